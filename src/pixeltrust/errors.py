@@ -1,0 +1,37 @@
+"""What can be wrong on the user's side.
+
+    PixeltrustError
+    ├── ConfigError     a setting that is unknown, of the wrong type or out of its range
+    ├── DataError       files or folders that cannot be used; names every one of them
+    └── RunError        a run folder that exists, is not one, or cannot be written
+
+The command line prints these in one line (or one list) without a traceback and exits with 2.
+A caller's mistake in Python (shapes, values of arguments) is a `ValueError`.
+"""
+
+from collections.abc import Sequence
+
+
+class PixeltrustError(Exception):
+    """Something the user can mend; its text says what, where and how."""
+
+
+class ConfigError(PixeltrustError):
+    """A setting that is unknown, of the wrong type or out of its range."""
+
+
+class DataError(PixeltrustError):
+    """Files or folders that cannot be used.
+
+    Args:
+        message: what is wrong, in one sentence.
+        faults: one sentence per fault, each naming its file; kept as `faults`.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
+        self.faults = list(faults)
+        super().__init__("\n  ".join([message, *self.faults]))
+
+
+class RunError(PixeltrustError):
+    """A run folder that exists already, is not one, or cannot be written."""

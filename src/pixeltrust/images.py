@@ -1,0 +1,211 @@
+"""Image and mask files: the only module that knows file formats.
+
+    image   uint8 (H, W, C), C = 1 or 3
+    labels  uint8 (H, W): the values as the file has them
+    size    (height, width) in pixels, after the EXIF orientation is applied
+"""
+
+import os
+from contextlib import contextmanager
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pixeltrust.errors import DataError, PixeltrustError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii.gz", ".nii")
+STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
+MAX_PIXELS = 300_000_000  # beyond this a file is taken for a decompression bomb
+_EXIF_ORIENTATION = 0x0112
+_EXIF_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
+
+Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself raises at twice this
+
+
+def image_suffix(path: Path) -> str | None:
+    """The known image ending of a path in lower case, or None: `scan.v2.NII.GZ` has `.nii.gz`."""
+    name = path.name.lower()
+    return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
+
+
+def case_id(path: Path) -> str:
+    """The id of a file's case: its name without the image ending."""
+    suffix = image_suffix(path)
+    return path.name[: -len(suffix)] if suffix else path.stem
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """(height, width) from the header alone, as `read_image` and `read_labels` will return it.
+
+    Raises:
+        DataError: the file is missing or is no image.
+    """
+    with _readable(path):
+        if _is_nifti(path):
+            return _nifti_plane_shape(_open_nifti(path).shape, path)
+        with Image.open(path) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED
+            return (width, height) if turned else (height, width)
+
+
+def read_image(path: Path, channels: int = 3) -> np.ndarray:
+    """An image as uint8 (H, W, channels).
+
+    8-bit images keep their values. Images of 16 bits or of floats are stretched so that their .5 and
+    99.5 percentiles become 0 and 255: their nominal range is seldom the one in use. Grey becomes colour by repetition,
+    colour becomes grey by the usual luma; alpha is dropped; EXIF orientation is applied.
+
+    Args:
+        channels: 1 (grey) or 3 (RGB).
+
+    Raises:
+        DataError: the file is missing, broken, or no image.
+    """
+    with _readable(path):
+        if _is_nifti(path):
+            return _as_channels(_stretched(_read_nifti_plane(path), path), channels)
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened)
+            if picture.mode.startswith(("I", "F")):
+                return _as_channels(_stretched(np.asarray(picture, dtype=np.float64), path), channels)
+            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
+    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def read_labels(path: Path) -> np.ndarray:
+    """A mask file's own values as uint8 (H, W).
+
+    Palette files give their indices, bilevel files 0 and 1, colour files their one value where all channels agree.
+
+    Raises:
+        DataError: the file is missing, broken, no mask (its channels differ), or has a value that is no whole number
+            of 0 … 255.
+    """
+    with _readable(path):
+        if _is_nifti(path):
+            values = _read_nifti_plane(path)
+        else:
+            with Image.open(path) as opened:
+                picture = ImageOps.exif_transpose(opened)
+                if picture.mode in ("LA", "PA", "RGBA"):
+                    picture = picture.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[picture.mode])
+                values = np.asarray(picture)
+        if values.ndim == 3:
+            if (values != values[..., :1]).any():
+                raise DataError(f"{path}: a colour picture, not a mask: its channels differ; save it as grey, one value per class")
+            values = values[..., 0]
+        if values.dtype != bool and not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
+            raise DataError(f"{path}: a mask holds whole numbers from 0 to 255, this one {values.min()} to {values.max()}")
+    return values.astype(np.uint8)
+
+
+def read_spacing_mm(path: Path) -> tuple[float, float] | None:
+    """(row, column) distance between pixel centres in mm where the file says so (NIfTI), else None."""
+    if not _is_nifti(path):
+        return None
+    with _readable(path):
+        row, column = _open_nifti(path).header.get_zooms()[:2]
+    return float(row), float(column)
+
+
+def write_png(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 (H, W) or (H, W, 3) as PNG, whole or not at all."""
+    with replacing(path) as unfinished:
+        Image.fromarray(pixels).save(unfinished, format="PNG")
+
+
+def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, C) at another (height, width): linear, averaging over what falls into one pixel when it shrinks."""
+    height, width = size
+    if pixels.shape[:2] == size:
+        return pixels
+    planes = [Image.fromarray(pixels[..., c]).resize((width, height), Image.Resampling.BILINEAR) for c in range(pixels.shape[2])]
+    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 labels (H, W) at another (height, width): every pixel gets the label that covers most of it.
+
+    No label that is not in `labels` can appear (which interpolation of the numbers would bring about); at equal
+    shares the lowest label wins.
+    """
+    height, width = size
+    if labels.shape == size:
+        return labels
+    present = np.unique(labels)
+    shares = [
+        np.asarray(Image.fromarray((labels == label).astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
+        for label in present
+    ]
+    return present[np.argmax(shares, axis=0)]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except PixeltrustError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not an image of a known format ({', '.join(SUFFIXES)})") from None
+    except ImportError as error:
+        raise DataError(f"{path}: reading it needs an extra: pip install 'pixeltrust[medical]' ({error})") from None
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
+        raise DataError(f"{path}: cannot be read: {error or type(error).__name__}") from None
+
+
+def _stretched(values: np.ndarray, path: Path) -> np.ndarray:
+    values = values.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise DataError(f"{path}: holds values that are not finite")
+    low, high = np.percentile(values, STRETCH_PERCENTILES)
+    if high <= low:
+        low, high = float(values.min()), float(values.max())
+    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
+    return (scaled.clip(0, 1) * 255).round().astype(np.uint8)
+
+
+def _as_channels(grey: np.ndarray, channels: int) -> np.ndarray:
+    return np.repeat(grey[..., None], channels, axis=-1)
+
+
+def _is_nifti(path: Path) -> bool:
+    return image_suffix(path) in (".nii", ".nii.gz")
+
+
+def _open_nifti(path: Path):  # noqa: ANN202 (nibabel is an extra, its types may be absent)
+    import nibabel
+
+    try:
+        return nibabel.load(path)
+    except nibabel.filebasedimages.ImageFileError as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def _nifti_plane_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
+    if len(shape) < 2 or any(extent != 1 for extent in shape[2:]):
+        raise DataError(f"{path}: a volume of shape {shape}; one plane (H, W) per file is what can be trained on")
+    return int(shape[0]), int(shape[1])
+
+
+def _read_nifti_plane(path: Path) -> np.ndarray:
+    opened = _open_nifti(path)
+    return np.asarray(opened.dataobj).reshape(_nifti_plane_shape(opened.shape, path))
