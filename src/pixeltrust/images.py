@@ -1,14 +1,15 @@
 """Image and mask files: the only module that knows file formats.
 
-    image   uint8 (H, W, C), C = 1 or 3
-    labels  uint8 (H, W): the values as the file has them
-    size    (height, width) in pixels, after the EXIF orientation is applied
+image   uint8 (H, W, C), C = 1 or 3
+labels  uint8 (H, W): the values as the file has them
+size    (height, width) in pixels, after the EXIF orientation is applied
 """
 
 import os
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -191,7 +192,7 @@ def _is_nifti(path: Path) -> bool:
     return image_suffix(path) in (".nii", ".nii.gz")
 
 
-def _open_nifti(path: Path):  # noqa: ANN202 (nibabel is an extra, its types may be absent)
+def _open_nifti(path: Path) -> Any:
     import nibabel
 
     try:

@@ -1,0 +1,216 @@
+"""The settings of a training run: one frozen dataclass, one TOML file, `key=value` on the command line."""
+
+import dataclasses
+import tomllib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from pixeltrust.errors import ConfigError
+
+MethodName = Literal["plain", "clean", "joint", "pixel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """What a run does. A setting that the method has no use for is legal; an unknown one is not.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of its range.
+    """
+
+    method: MethodName = "pixel"
+    """How a step uses the masks: `plain`, `clean`, `joint` or `pixel`."""
+
+    model: str = "unet"
+    """`unet` (widths 64 to 1024), `unet-small` (16 to 256), or `package.module:function`."""
+
+    classes: int = 1
+    """Logits per pixel: 1 is foreground against background; 2 or more are labels 0 … classes − 1."""
+
+    channels: Literal[1, 3] = 3
+    """Channels of the images as the network gets them: 1 grey, 3 colour."""
+
+    ignore_label: int | None = None
+    """The value in mask files that marks ignored pixels. Unset: 255, except in files of 0 and 255, where that is the foreground."""
+
+    image_size: int | tuple[int, int] = 96
+    """Pixels a side, or [height, width], of what the network trains on."""
+
+    batch_size: int = 16
+    """Noisy images in a step (for `plain`: images of the pool)."""
+
+    clean_batch_size: int = 16
+    """Clean images in a step."""
+
+    clean_weight: float = 0.0
+    """λ of `pixel`: how much the clean loss itself adds to the update; 0 is the paper."""
+
+    gains: Literal["exact", "finite-difference"] = "exact"
+    """How `pixel` takes the gains: forward mode, or a difference of two passes."""
+
+    epochs: int = 50
+    """Passes over the noisy cases; every method makes epochs × ceil(noisy cases / batch_size) updates."""
+
+    learning_rate: float = 1e-3
+    """The optimiser's, at the start."""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """torch's optimiser of that name."""
+
+    momentum: float = 0.9
+    """Of `sgd`."""
+
+    weight_decay: float = 0.0
+    """Of the optimiser."""
+
+    schedule: Literal["cosine", "constant", "step"] = "cosine"
+    """Of the learning rate over the updates: `cosine` to 0, `step` ×0.1 after each third, or `constant`."""
+
+    augment: Literal["flips-and-turns", "none"] = "flips-and-turns"
+    """Random flips and quarter turns (half turns where height and width differ) of every training image, or none."""
+
+    precision: Literal["32", "bf16"] = "32"
+    """`bf16` is mixed precision: passes in bfloat16, parameters, losses and weights in float32."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train."""
+
+    seed: int = 0
+    """Of everything random: initial parameters, held-out cases, order, augmentation, dropout; each has a stream of its own."""
+
+    val_fraction: float = 0.2
+    """Share of the clean cases held out to choose the best weights; fewer than 10 choose nothing, and are trained on instead."""
+
+    cache_gib: float = 4.0
+    """Decoded cases are kept in memory up to this size, beyond it in a memory-mapped file in the run folder."""
+
+    checkpoint_minutes: float = 5.0
+    """A checkpoint is written after every epoch, and within one after this time."""
+
+    weight_map_cases: int = 8
+    """Noisy cases whose weight maps are kept after every epoch, for the report; 0 for none."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _coerced(field.name, getattr(self, field.name)))
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                upper = "" if high == _ANY else f" to {high:g}"
+                raise ConfigError(f"{name} must be {low:g}{upper or ' or more'}, not {value!r}")
+        if self.learning_rate <= 0:
+            raise ConfigError(f"learning_rate must be above 0, not {self.learning_rate!r}")
+        if min(self.size) < 16:
+            raise ConfigError(f"image_size must be 16 or more, not {self.image_size!r}")
+        if self.ignore_label is not None and not 0 <= self.ignore_label <= 255:
+            raise ConfigError(f"ignore_label must be 0 to 255, not {self.ignore_label!r}")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of what the network trains on."""
+        return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+
+_ANY = float("inf")
+_RANGES = (
+    ("classes", 1, 254),
+    ("batch_size", 1, _ANY),
+    ("clean_batch_size", 1, _ANY),
+    ("clean_weight", 0, _ANY),
+    ("epochs", 1, _ANY),
+    ("momentum", 0, 1),
+    ("weight_decay", 0, _ANY),
+    ("seed", 0, 2**32 - 1),
+    ("val_fraction", 0, 0.9),
+    ("cache_gib", 0, _ANY),
+    ("checkpoint_minutes", 0, _ANY),
+    ("weight_map_cases", 0, 64),
+)
+_WORDS = {int: "a whole number", float: "a number", str: "a text", tuple[int, int]: "[height, width]"}
+_TYPES = typing.get_type_hints(Config)
+
+
+def read_config(file: Path | None = None, settings: Sequence[str] = ()) -> Config:
+    """The settings of a TOML file, then those of `key=value` texts, over the defaults.
+
+    Args:
+        file: TOML with settings at the top level.
+        settings: `key=value`, the value as TOML has it; a bare word is a string: `method=pixel`, `image_size=64`.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown (names the nearest known one), malformed or out of range.
+    """
+    values: dict[str, Any] = {}
+    if file is not None:
+        try:
+            values.update(tomllib.loads(file.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    source = f"{file}: " if file else ""
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: write it as key=value")
+        values[key.strip()] = _toml_value(value.strip())
+    return config_from(values, source)
+
+
+def config_from(values: Mapping[str, Any], source: str = "") -> Config:
+    """A Config from a mapping.
+
+    Raises:
+        ConfigError: as `read_config`.
+    """
+    for name in values:
+        if name not in _TYPES:
+            near = get_close_matches(name, _TYPES, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_TYPES)}"
+            raise ConfigError(f"{source}unknown setting {name!r}; {hint}")
+    return Config(**values)
+
+
+def to_toml(config: Config) -> str:
+    """The settings as the TOML text that `read_config` reads back; unset ones are left out."""
+    values = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
+    return tomli_w.dumps({name: list(value) if isinstance(value, tuple) else value for name, value in values.items()})
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _coerced(name: str, value: Any) -> Any:
+    """The value as its field's type has it (a list for a tuple, 1 for 1.0, 32 for "32"), or a ConfigError."""
+    expected = _TYPES[name]
+    for kind in typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,):
+        if typing.get_origin(kind) is Literal:
+            choices = typing.get_args(kind)
+            if not isinstance(value, bool):
+                for choice in choices:
+                    if str(value) == str(choice):
+                        return choice
+            near = get_close_matches(str(value), map(str, choices), n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}{hint}")
+        if kind is types.NoneType and value is None:
+            return None
+        if kind in (int, str) and type(value) is kind:
+            return value
+        if kind is float and type(value) in (int, float) and value == value:
+            return float(value)
+        if typing.get_origin(kind) is tuple and isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]:
+            return tuple(value)
+    kinds = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
+    raise ConfigError(f"{name} must be {' or '.join(_WORDS[kind] for kind in kinds if kind in _WORDS)}, not {value!r}")

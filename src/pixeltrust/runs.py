@@ -1,0 +1,192 @@
+"""A run folder: what training writes and everything else reads.
+
+    RUN/config.toml  environment.json  cases.csv  history.csv  steps.csv  checkpoint.pt  best.pt  model.pt  weight_maps.npz  report.html
+
+Every file is written beside and renamed, so a kill at any moment leaves either the old or the new one.
+"""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from pixeltrust.config import Config, read_config, to_toml
+from pixeltrust.errors import ConfigError, RunError
+from pixeltrust.images import replacing
+from pixeltrust.models import build_model
+
+FORMAT = 1  # of the run folder; a newer one is refused
+WEIGHTS = {"last": "model.pt", "best": "best.pt"}
+
+
+class Run:
+    """A run folder by its path; nothing is read or written before it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def config(self) -> Config:
+        """The settings of the run.
+
+        Raises:
+            RunError: the folder is no run.
+        """
+        if not (self.folder / "config.toml").is_file():
+            raise RunError(f"{self.folder}: not a run folder (it has no config.toml); `pixeltrust train` makes one")
+        return read_config(self.folder / "config.toml")
+
+    def finished(self) -> bool:
+        """Whether the last weights have been written."""
+        return (self.folder / WEIGHTS["last"]).is_file()
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """The folder exists during the block; one that the block leaves empty, or its cache, is removed again.
+
+        Raises:
+            RunError: it cannot be made.
+        """
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(self.folder / ".cache", ignore_errors=True)
+            if not any(self.folder.iterdir()):
+                self.folder.rmdir()
+
+    def weight_maps(self) -> dict[str, np.ndarray] | None:
+        """`ids` (N,), `epochs` (E,) and `maps` (E, N, H, W), in multiples of the average weight; None where none were kept."""
+        path = self.folder / "weight_maps.npz"
+        if not path.is_file():
+            return None
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def create(self, config: Config, cases: pd.DataFrame) -> None:
+        """Make the folder, with its settings, cases and environment.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.write_table("cases.csv", cases)
+            self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
+            self.write_text("config.toml", to_toml(config))
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file, UTF-8."""
+        with self._writing(), replacing(self.folder / name) as unfinished:
+            unfinished.write_text(text, encoding="utf-8")
+
+    def write_table(self, name: str, table: pd.DataFrame) -> None:
+        """Write a CSV file."""
+        with self._writing(), replacing(self.folder / name) as unfinished:
+            table.to_csv(unfinished, index=False)
+
+    def write_state(self, name: str, state: dict[str, Any]) -> None:
+        """Write tensors and plain values (`checkpoint.pt`, `model.pt`, `best.pt`)."""
+        with self._writing(), replacing(self.folder / name) as unfinished:
+            torch.save(state, unfinished)
+
+    def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
+        """Write an .npz file."""
+        with self._writing(), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    def read_state(self, name: str) -> dict[str, Any]:
+        """Read what `write_state` wrote, by weights-only rules: no code of the file runs.
+
+        Raises:
+            RunError: there is no such file, or it is broken.
+        """
+        path = self.folder / name
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            raise RunError(f"{path}: there is no such file; has the run got that far?") from None
+        except Exception as error:  # the unpickler and the zip reader raise whatever they like on a broken file
+            raise RunError(f"{path}: cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+
+    def read_table(self, name: str) -> pd.DataFrame:
+        """Read a CSV file of the run.
+
+        Raises:
+            RunError: there is none.
+        """
+        try:
+            return pd.read_csv(self.folder / name, keep_default_na=name != "cases.csv")
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.folder / name}: cannot be read: {error}") from None
+
+    def model(self, weights: str = "last") -> nn.Module:
+        """The trained network, in eval mode on the CPU.
+
+        Args:
+            weights: `last`, or `best` by the held-out clean cases.
+
+        Raises:
+            RunError: the run has no such weights.
+            ConfigError: the network of the settings cannot be built.
+        """
+        if weights not in WEIGHTS:
+            raise ConfigError(f"weights must be {' or '.join(WEIGHTS)}, not {weights!r}")
+        config = self.config()
+        if weights == "best" and not (self.folder / WEIGHTS["best"]).is_file():
+            raise RunError(f"{self.folder}: has no best weights: no clean cases were held out to choose by; use the last ones")
+        state = self.read_state(WEIGHTS[weights])
+        model = build_model(config.model, channels=config.channels, classes=config.classes)
+        try:
+            model.load_state_dict(state["model"])
+        except (KeyError, RuntimeError, TypeError) as error:
+            message = str(error).splitlines()[0]
+            raise RunError(f"{self.folder / WEIGHTS[weights]}: does not fit model = {config.model!r}: {message}") from None
+        return model.eval()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            where = error.filename or self.folder
+            raise RunError(f"{where}: cannot be written: {error.strerror or error}; choose another folder, or free the disk") from error
+
+
+def environment() -> dict[str, Any]:
+    """What the run depends on beside settings and data: machine, versions, the command."""
+    packages = ("pixeltrust", "torch", "monai", "lightning-fabric", "numpy", "pillow", "scikit-image")
+    return {
+        "format": FORMAT,
+        "command": sys.argv,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "packages": {name: _version(name) for name in packages},
+    }
+
+
+def parameters(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of the network's parameters and buffers, on the CPU."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

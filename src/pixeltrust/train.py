@@ -1,0 +1,395 @@
+"""Training: one loop for every method, epochs × ceil(noisy cases / batch_size) updates.
+
+What a step sees is a function of (seed, update) alone, so a run continues anywhere: a checkpoint holds the network, the optimiser,
+the number of the update, dropout's random state and the history so far.
+"""
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from rich.progress import Progress
+from torch import nn
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR
+
+from pixeltrust.cases import Case, Cases, read_cases, table_of
+from pixeltrust.config import Config, to_toml
+from pixeltrust.data import Pixels, augmented, endless_order, epoch_order, held_out
+from pixeltrust.errors import ConfigError, RunError
+from pixeltrust.losses import mean_over_counted, pixel_cross_entropy
+from pixeltrust.methods import METHODS, Feed, Method
+from pixeltrust.metrics import confusion, dice, mean_of_defined
+from pixeltrust.models import build_model
+from pixeltrust.progress import progress_bar
+from pixeltrust.runs import Run, parameters
+from pixeltrust.seeds import generator
+from pixeltrust.weights import Batch, pixel_weights
+
+MAP_EPOCHS = 12  # weight maps are kept after at most so many epochs, evenly spread
+MAP_CLEAN = 64  # clean cases that those weights are taken from, at most
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training run did; `str` of it is what a person wants to read at its end."""
+
+    run: Path
+    method: str
+    updates: int
+    seconds: float
+    """Of training, without decoding; over all sittings."""
+    images: int
+    """Noisy, clean and pool images that the steps have seen."""
+    val_dice: float
+    """At the last weights; NaN where nothing was held out."""
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        speed = f"{self.updates:,} updates in {self.seconds:,.0f} s, {self.images / max(self.seconds, 1e-9):,.0f} images/s"
+        chosen = "" if math.isnan(self.val_dice) else f"; Dice {self.val_dice:.3f} on the held-out clean cases"
+        return "\n".join([*self.notes, f"{self.method}: {speed}{chosen}", f"the run is in {self.run}"])
+
+
+@dataclass
+class _State:
+    """All that continuing needs."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+    update: int = 0
+    seconds: float = 0.0
+    images: int = 0
+    best_dice: float = -1.0
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def pack(self) -> dict[str, Any]:
+        plain = ("update", "seconds", "images", "best_dice", "epochs", "steps")
+        parts = {name: getattr(self, name).state_dict() for name in ("model", "optimizer", "schedule")}
+        return parts | {name: getattr(self, name) for name in plain} | {"random": torch.get_rng_state(), "cuda": _cuda_random_states()}
+
+    def unpack(self, packed: dict[str, Any]) -> None:
+        for name, value in packed.items():
+            if name in ("model", "optimizer", "schedule"):
+                getattr(self, name).load_state_dict(value)
+            elif name not in ("random", "cuda"):
+                setattr(self, name, value)
+        torch.set_rng_state(packed["random"])
+        if packed["cuda"]:
+            torch.cuda.set_rng_state_all(packed["cuda"])
+
+
+def train(data: Path, *, out: Path, config: Config | None = None, resume: bool = False, show_progress: bool = True) -> Trained:
+    """Train a network on a data folder, into a run folder.
+
+    Ctrl-C ends it after the update in hand, with a checkpoint; `resume` continues to the bit where it stopped (on a CPU).
+
+    Args:
+        data: a data folder or table of cases.
+        out: the run folder to make; with `resume` the one to continue. Starts over where no checkpoint was written, and succeeds at once
+            where the run has finished.
+        config: the settings; the defaults where not given.
+        show_progress: a progress bar on standard error.
+
+    Raises:
+        DataError: every fault of the data, in one go, before any training.
+        ConfigError: settings that cannot be used here.
+        RunError: `out` exists already, belongs to other settings, or cannot be written.
+        KeyboardInterrupt: Ctrl-C, after the checkpoint was written.
+    """
+    config = config or Config()
+    run = Run(Path(out))
+    packed = _earlier(run, config) if resume else None
+    if not resume:
+        _refuse_existing(run)
+    if resume and run.finished():
+        return replace(_summary(run, config, packed or run.read_state("checkpoint.pt"), []), notes=("the run had finished already",))
+    fabric = _fabric(config)
+    cases = read_cases(Path(data), show_progress=show_progress)
+    notes = [*cases.notes]
+    clean, held = held_out(cases.of("clean"), config)
+    notes.append(_split_note(cases, clean, held))
+    table = table_of([*cases.of("noisy"), *clean, *held, *cases.of("test")], {case.id for case in held})
+    with run.claimed():
+        loop = _Loop(run, config, fabric, _Streams(cases, clean, held, config, run.folder / ".cache"), show_progress)
+        if packed is None:
+            run.create(config, table)
+        else:
+            _refuse_other_cases(run, table)
+            loop.state.unpack(packed)
+            notes.append(f"continued after update {loop.state.update:,}")
+        loop.to_the_end()
+    return _summary(run, config, loop.state.pack(), notes)
+
+
+class _Streams:
+    """The batches of every update, for the methods and for choosing."""
+
+    def __init__(self, cases: Cases, clean: list[Case], held: list[Case], config: Config, cache: Path) -> None:
+        self.config = config
+        noisy = cases.of("noisy")
+        self.pixels = Pixels([*noisy, *clean, *held], config, cache)
+        self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
+        self.updates_per_epoch = -(-len(noisy) // config.batch_size)
+
+    def feed(self, update: int, to_device: Callable[[Batch], Batch]) -> Feed:
+        config = self.config
+
+        def batch(indices: np.ndarray, stream: str) -> Batch:
+            return to_device(augmented(self.pixels.batch(indices), config, update, stream))
+
+        def endless(cases: np.ndarray, size: int, stream: str) -> Batch:
+            return batch(endless_order(cases, size, update, config.seed, stream), stream)
+
+        return Feed(
+            noisy=lambda: batch(epoch_order(self.noisy, config.batch_size, update, config.seed, "noisy"), "noisy"),
+            clean=lambda: endless(self.clean, config.clean_batch_size, "clean"),
+            pool=lambda: endless(np.concatenate([self.noisy, self.clean]), config.batch_size, "pool"),
+        )
+
+    def map_cases(self) -> np.ndarray:
+        """Noisy cases, drawn by the seed, whose weight maps are kept."""
+        count = min(self.config.weight_map_cases, len(self.noisy))
+        return np.sort(generator(self.config.seed, "weight maps").permutation(self.noisy)[:count])
+
+
+class _Loop:
+    def __init__(self, run: Run, config: Config, fabric: Fabric, streams: _Streams, show_progress: bool) -> None:
+        self.run, self.config, self.fabric, self.streams, self.show_progress = run, config, fabric, streams, show_progress
+        self.method: Method = METHODS[config.method]
+        self.total = config.epochs * streams.updates_per_epoch
+        if not streams.pixels.mapped:
+            streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
+        torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
+        model = build_model(config.model, channels=config.channels, classes=config.classes)
+        torch.manual_seed(int(generator(config.seed, "dropout").integers(2**31)))
+        self.model = fabric.setup_module(model)
+        optimizer = _optimizer(model, config)
+        self.state = _State(model, optimizer, _schedule(optimizer, config, self.total))
+
+    def to_the_end(self) -> None:
+        """Run the updates that are left."""
+        saved_at = time.monotonic()
+        with _interruption() as interrupted, progress_bar(self.show_progress) as bar:
+            task = bar.add_task(f"training {self.config.method}", total=self.total, completed=self.state.update, note="")
+            while self.state.update < self.total:
+                self._update()
+                epoch_ended = self.state.update % self.streams.updates_per_epoch == 0
+                if epoch_ended:
+                    self._end_epoch()
+                if epoch_ended or interrupted.is_set() or time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes:
+                    self.run.write_state("checkpoint.pt", self.state.pack())
+                    saved_at = time.monotonic()
+                if interrupted.is_set() and self.state.update < self.total:
+                    raise KeyboardInterrupt
+                self._show(bar, task)
+        self.run.write_state("model.pt", {"model": parameters(self.state.model)})
+
+    def _update(self) -> None:
+        start = time.perf_counter()
+        state = self.state
+        self.model.train()
+        state.optimizer.zero_grad(set_to_none=True)
+        seen: list[int] = []
+
+        def to_device(batch: Batch) -> Batch:
+            seen.append(len(batch.images))
+            return Batch(*self.fabric.to_device((batch.images, batch.masks)))
+
+        rate = state.schedule.get_last_lr()[0]
+        outcome = self.method(self.model, self.streams.feed(state.update, to_device), self.config)
+        state.optimizer.step()
+        state.schedule.step()
+        state.update += 1
+        state.images += sum(seen)
+        state.steps.append({"update": state.update, "learning_rate": rate, **asdict(outcome)})
+        state.seconds += time.perf_counter() - start
+
+    def _end_epoch(self) -> None:
+        start = time.perf_counter()
+        state, per_epoch = self.state, self.streams.updates_per_epoch
+        epoch = state.update // per_epoch
+        val_loss, val_dice = self._validate()
+        state.epochs.append(
+            {"epoch": epoch, "update": state.update, **_means(state.steps[-per_epoch:]), "val_loss": val_loss, "val_dice": val_dice}
+        )
+        if val_dice > state.best_dice:
+            state.best_dice = val_dice
+            self.run.write_state("best.pt", {"model": parameters(state.model), "epoch": epoch, "val_dice": val_dice})
+        if self.config.method == "pixel" and epoch in map_epochs(self.config.epochs):
+            self._keep_weight_maps(epoch)
+        state.seconds += time.perf_counter() - start
+        state.epochs[-1]["seconds"] = round(state.seconds, 3)
+        self.run.write_table("history.csv", pd.DataFrame(state.epochs))
+        self.run.write_table("steps.csv", pd.DataFrame(state.steps))
+
+    def _validate(self) -> tuple[float, float]:
+        """Mean loss and mean Dice of the held-out clean cases, at the size of training; NaN where there are none."""
+        losses, scores = [], []
+        self.model.eval()
+        for start in range(0, len(self.streams.held), self.config.batch_size):
+            batch = self.streams.pixels.batch(self.streams.held[start : start + self.config.batch_size])
+            images, masks = self.fabric.to_device((batch.images, batch.masks))
+            with torch.no_grad():
+                logits = self.model(images)
+            losses += [float(mean_over_counted(loss, mask)) for loss, mask in zip(pixel_cross_entropy(logits, masks), masks, strict=True)]
+            predicted = (logits[:, 0] > 0).long() if self.config.classes == 1 else logits.argmax(1)
+            scores += [_mean_dice(p, m, self.config.classes) for p, m in zip(predicted.cpu().numpy(), batch.masks.numpy(), strict=True)]
+        return mean_of_defined(losses), mean_of_defined(scores)
+
+    def _keep_weight_maps(self, epoch: int) -> None:
+        """Weights of a few noisy cases, taken from many clean ones, as multiples of the average weight (so 1 is average)."""
+        chosen = self.streams.map_cases()
+        if not len(chosen):
+            return
+        self.model.eval()
+        noisy, clean = (
+            Batch(*self.fabric.to_device((batch.images, batch.masks)))
+            for batch in (self.streams.pixels.batch(chosen), self.streams.pixels.batch(self.streams.clean[:MAP_CLEAN]))
+        )
+        weights = pixel_weights(self.model, noisy=noisy, clean=clean, gains=self.config.gains)
+        maps = (weights * weights.numel()).half().cpu().numpy()[None]
+        ids = np.array([self.streams.pixels.cases[index].id for index in chosen])
+        earlier = self.run.weight_maps()
+        if earlier is not None:
+            kept = earlier["epochs"] < epoch
+            maps = np.concatenate([earlier["maps"][kept], maps])
+            epochs = np.append(earlier["epochs"][kept], epoch)
+        else:
+            epochs = np.array([epoch])
+        self.run.write_arrays("weight_maps.npz", ids=ids, epochs=epochs, maps=maps)
+
+    def _show(self, bar: Progress, task: Any) -> None:
+        last = self.state.epochs[-1] if self.state.epochs else {}
+        chosen = f", val Dice {last['val_dice']:.3f}" if last and not math.isnan(last["val_dice"]) else ""
+        epoch = self.state.update // self.streams.updates_per_epoch
+        note = f"epoch {epoch}/{self.config.epochs}, loss {self.state.steps[-1]['loss']:.3f}{chosen}"
+        bar.update(task, completed=self.state.update, note=note)
+
+
+def map_epochs(epochs: int) -> set[int]:
+    """The epochs (from 1) after which weight maps are kept: the first, the last, and evenly between."""
+    return {int(epoch) for epoch in np.linspace(1, epochs, min(MAP_EPOCHS, epochs)).round()}
+
+
+def _earlier(run: Run, config: Config) -> dict[str, Any] | None:
+    """The checkpoint to continue from; None to start over."""
+    if not (run.folder / "config.toml").exists():
+        return None
+    if to_toml(run.config()) != to_toml(config):
+        changed = [name for name, value in asdict(config).items() if getattr(run.config(), name) != value]
+        was = ", ".join(f"{name} = {getattr(run.config(), name)!r}, now {getattr(config, name)!r}" for name in changed)
+        raise RunError(f"{run.folder}: was started with other settings ({was}); give the same again, or another --out")
+    if not (run.folder / "checkpoint.pt").exists():
+        return None
+    return run.read_state("checkpoint.pt")
+
+
+def _refuse_other_cases(run: Run, table: pd.DataFrame) -> None:
+    columns = ["id", "role", "held_out"]
+    before, now = run.read_table("cases.csv")[columns].astype(str), table[columns].astype(str)
+    if before.values.tolist() != now.values.tolist():
+        changed = sorted(set(map(tuple, before.values)) ^ set(map(tuple, now.values)))[:3]
+        raise RunError(f"{run.folder}: was started with other cases ({changed} …): continue with the same data, or choose another --out")
+
+
+def _refuse_existing(run: Run) -> None:
+    if run.folder.exists() and (not run.folder.is_dir() or any(run.folder.iterdir())):
+        raise RunError(f"{run.folder}: exists already; continue it with --resume, or choose another --out")
+
+
+def _fabric(config: Config) -> Fabric:
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device = 'cuda', but torch sees no such device; use device = 'auto' or 'cpu'")
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device = 'mps', but torch sees no such device; use device = 'auto' or 'cpu'")
+    if config.gains == "finite-difference" and config.precision != "32":
+        raise ConfigError("gains = 'finite-difference' is noise in bf16; use gains = 'exact', or precision = '32'")
+    return Fabric(accelerator=config.device, devices=1, precision="32-true" if config.precision == "32" else "bf16-mixed")
+
+
+def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    match config.optimizer:
+        case "adam":
+            return torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        case "adamw":
+            return torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
+        case "sgd":
+            return torch.optim.SGD(trained, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, config: Config, total: int) -> LRScheduler:
+    match config.schedule:
+        case "cosine":
+            return CosineAnnealingLR(optimizer, T_max=total)
+        case "step":
+            return MultiStepLR(optimizer, milestones=[total // 3, 2 * total // 3])
+        case "constant":
+            return ConstantLR(optimizer, factor=1.0, total_iters=1)
+
+
+def _means(steps: list[dict[str, Any]]) -> dict[str, float]:
+    """Over the steps of an epoch; `all_zero` is counted."""
+    table = pd.DataFrame(steps)
+    means = {name: float(table[name].mean()) for name in ("loss", "clean_loss", "zero_share", "effective_pixels")}
+    return {"learning_rate": float(table["learning_rate"].iloc[-1]), **means, "all_zero_steps": int(table["all_zero"].sum())}
+
+
+def _mean_dice(predicted: np.ndarray, mask: np.ndarray, classes: int) -> float:
+    return mean_of_defined([dice(confusion(predicted=predicted, truth=mask, label=label)) for label in range(1, max(classes, 2))])
+
+
+def _split_note(cases: Cases, clean: list[Case], held: list[Case]) -> str:
+    chosen = f"{len(held):,} clean ones held out to choose by" if held else "too few clean cases to hold any out: the last weights count"
+    return f"{len(cases.of('noisy')):,} noisy and {len(clean):,} clean cases to train on, {chosen}"
+
+
+def _summary(run: Run, config: Config, packed: dict[str, Any], notes: list[str]) -> Trained:
+    idle = sum(bool(step["all_zero"]) for step in packed["steps"])
+    if idle:
+        notes = [*notes, f"in {idle:,} of {packed['update']:,} steps no noisy pixel helped: all weights were 0"]
+    return Trained(
+        run=run.folder,
+        method=config.method,
+        updates=packed["update"],
+        seconds=packed["seconds"],
+        images=packed["images"],
+        val_dice=packed["epochs"][-1]["val_dice"] if packed["epochs"] else math.nan,
+        notes=tuple(notes),
+    )
+
+
+def _cuda_random_states() -> list[torch.Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+
+@contextmanager
+def _interruption() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event instead of breaking off in mid-update; a second one breaks off at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def interrupt(number: int, frame: object) -> None:  # noqa: ARG001
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

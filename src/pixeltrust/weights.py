@@ -1,0 +1,195 @@
+"""A weight for every noisy pixel: does learning from it help on the clean masks?
+
+For clean loss L_c and noisy pixel losses ℓ_p, an imagined SGD step θ̂(ε) = θ − α ∇θ Σ_p ε_p ℓ_p changes the clean loss by
+
+    −∂L_c(θ̂(ε))/∂ε_p at ε = 0  =  α ⟨∇ℓ_p(θ), v⟩,   v = ∇L_c(θ).
+
+That is the gain of pixel p, and it is the derivative of ℓ_p along v. So one forward-mode pass of the noisy batch gives all gains;
+no network is copied, nothing is differentiated twice. Weights are u_p = max(0, gain_p), normalised: w_p = u_p / Σ_q u_q.
+
+    B images   C channels   K classes   *S spatial axes, (H, W) or (D, H, W)
+    images (B, C, *S)   masks (B, *S)   logits (B, K, *S)   gains, weights (B, *S)
+
+Source: Mirikharaji, Yan, Hamarneh, "Learning to Segment Skin Lesions from Noisy Annotations", arXiv 1906.03815, after Ren, Zeng,
+Yang, Urtasun, "Learning to Reweight Examples for Robust Deep Learning", ICML 2018. α cancels in the normalisation.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.autograd.forward_ad as forward_mode
+from torch import Tensor, nn
+
+from pixeltrust.losses import IGNORE, PixelLoss, mean_over_counted, pixel_cross_entropy
+from pixeltrust.tangents import Direction, TangentRule, buffers_kept, exact_tangent, finite_difference_tangent
+
+Gains = Literal["exact", "finite-difference"]
+_TANGENTS = {"exact": exact_tangent, "finite-difference": finite_difference_tangent}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images (B, C, *S) of a float dtype with their masks (B, *S), or (B, 1, *S): labels of any real dtype, 255 is ignored.
+
+    Raises:
+        ValueError: the shapes do not agree, or the two are swapped; names both shapes.
+    """
+
+    images: Tensor
+    masks: Tensor
+
+    def __post_init__(self) -> None:
+        batch, spatial = self.images.shape[:1], self.images.shape[2:]
+        shapes = f"images {tuple(self.images.shape)}, masks {tuple(self.masks.shape)}"
+        if not spatial or self.masks.shape not in (batch + spatial, (*batch, 1, *spatial)):
+            raise ValueError(f"images (B, C, *S) and masks (B, *S) do not agree (swapped?): {shapes}")
+        if not self.images.is_floating_point():
+            raise ValueError(f"images must be floats, these are {self.images.dtype} (swapped with the masks?): {shapes}")
+        # Channels-last strides, which images read from disk easily have, break the forward mode of GroupNorm.
+        object.__setattr__(self, "images", self.images.contiguous())
+        object.__setattr__(self, "masks", self.masks.reshape(batch + spatial))
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one `reweighted_step` saw; all detached.
+
+    loss: Σ w ℓ + λ L_c, a scalar.  clean_loss: L_c, a scalar.  weights, gains: (B, *S).  logits: (B, K, *S) of the noisy batch.
+    """
+
+    loss: Tensor
+    clean_loss: Tensor
+    weights: Tensor
+    gains: Tensor
+    logits: Tensor
+    counted: Tensor  # (B, *S), True where a pixel is not ignored
+
+    @property
+    def zero_share(self) -> float:
+        """Share of the counted pixels that have weight 0, 0 … 1; NaN where no pixel counts."""
+        return float((self.weights[self.counted] == 0).double().mean())
+
+    @property
+    def effective_pixels(self) -> float:
+        """1 / Σ w²: as many pixels of equal weight would average as well; 0 where all weights are 0."""
+        return 0.0 if self.all_zero else float(1 / self.weights.double().square().sum())
+
+    @property
+    def all_zero(self) -> bool:
+        """No noisy pixel helps the clean loss: the noisy part of the step did nothing."""
+        return not bool(self.weights.any())
+
+
+def pixel_gains(
+    model: nn.Module, *, noisy: Batch, clean: Batch, pixel_loss: PixelLoss = pixel_cross_entropy, gains: Gains = "exact"
+) -> Tensor:
+    """⟨∇ℓ_p, ∇L_c⟩ of every noisy pixel, (B, *S): how fast a step on its loss alone lowers the mean clean loss; 0 where ignored.
+
+    The model is left as it was: parameters, their .grad, buffers.
+
+    Raises:
+        ValueError: shapes or labels that do not agree; a clean batch of ignored pixels only; `gains` of another name.
+    """
+    with buffers_kept(model):
+        _, direction = _clean_gradient(model, clean, pixel_loss)
+        with torch.no_grad():
+            logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
+    return _gains(logits, tangent, noisy.masks, pixel_loss)
+
+
+def pixel_weights(
+    model: nn.Module, *, noisy: Batch, clean: Batch, pixel_loss: PixelLoss = pixel_cross_entropy, gains: Gains = "exact"
+) -> Tensor:
+    """Weights (B, *S) of the noisy pixels, ≥ 0, that sum to 1 over the batch, or are all 0 where no pixel helps. See `pixel_gains`."""
+    return normalised(pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=pixel_loss, gains=gains))
+
+
+def normalised(gains: Tensor) -> Tensor:
+    """max(0, gain) over its sum; all 0 where no gain is positive. (The largest is divided out first: tiny gains do not underflow.)"""
+    helpful = gains.clamp(min=0)
+    helpful = helpful / helpful.max().clamp(min=torch.finfo(helpful.dtype).tiny)
+    return helpful / helpful.sum().clamp(min=torch.finfo(helpful.dtype).tiny)
+
+
+def reweighted_step(
+    model: nn.Module,
+    *,
+    noisy: Batch,
+    clean: Batch,
+    clean_weight: float = 0.0,
+    pixel_loss: PixelLoss = pixel_cross_entropy,
+    gains: Gains = "exact",
+) -> Step:
+    """Add the gradient of Σ w ℓ + λ L_c to the parameters' .grad, as backward() does, with the weights of this very θ.
+
+    One clean pass and backward give v; one noisy pass gives logits and tangents at once; one backward trains. λ v costs
+    nothing more. The weights are constants of the backward, as in the paper.
+
+    Buffers (running statistics) change by the noisy pass, and by the clean pass if and only if λ > 0.
+
+    Args:
+        clean_weight: λ ≥ 0, the clean loss's share in the update; 0 is the paper.
+        pixel_loss: (logits, masks) to losses (B, *S); pixel by pixel, differentiable in forward and reverse mode.
+        gains: "exact" (forward mode) or "finite-difference" (cheaper, float32 only, about .1 % off).
+
+    Raises:
+        ValueError: as `pixel_gains`; λ < 0.
+    """
+    if clean_weight < 0:
+        raise ValueError(f"clean_weight must be 0 or more, not {clean_weight}")
+    rule = _tangent_rule(gains)
+    if clean_weight > 0:
+        clean_loss, direction = _clean_gradient(model, clean, pixel_loss)
+    else:
+        with buffers_kept(model):
+            clean_loss, direction = _clean_gradient(model, clean, pixel_loss)
+    with torch.enable_grad():
+        logits, tangent = rule(model, noisy.images, direction)
+        losses = pixel_loss(_at_least_float32(logits), noisy.masks)
+    gain = _gains(logits, tangent, noisy.masks, pixel_loss)
+    weights = normalised(gain)
+    noisy_loss = (weights * losses).sum()
+    noisy_loss.backward()
+    if clean_weight > 0:
+        for parameter, v in direction.items():
+            share = clean_weight * v
+            parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
+    return Step(
+        loss=noisy_loss.detach() + clean_weight * clean_loss,
+        clean_loss=clean_loss,
+        weights=weights,
+        gains=gain,
+        logits=logits.detach(),
+        counted=noisy.masks != IGNORE,
+    )
+
+
+def _tangent_rule(gains: str) -> TangentRule:
+    if gains not in _TANGENTS:
+        raise ValueError(f"gains must be one of {', '.join(map(repr, _TANGENTS))}, not {gains!r}")
+    return _TANGENTS[gains]
+
+
+def _clean_gradient(model: nn.Module, clean: Batch, pixel_loss: PixelLoss) -> tuple[Tensor, Direction]:
+    """L_c, the mean loss of the counted clean pixels, and v = ∇L_c for the parameters that it reaches."""
+    if not (clean.masks != IGNORE).any():
+        raise ValueError(f"the clean batch has no counted pixel: all of masks {tuple(clean.masks.shape)} is {IGNORE} (ignored)")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    with torch.enable_grad():
+        losses = pixel_loss(_at_least_float32(model(clean.images)), clean.masks)
+        loss = mean_over_counted(losses, clean.masks)
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    return loss.detach(), {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
+
+
+def _gains(logits: Tensor, tangent: Tensor, masks: Tensor, pixel_loss: PixelLoss) -> Tensor:
+    """The derivative of every pixel loss at `logits` along `tangent`, (B, *S), in float32 or better."""
+    with torch.no_grad(), forward_mode.dual_level():
+        dual = forward_mode.make_dual(_at_least_float32(logits.detach()), _at_least_float32(tangent))
+        gains = forward_mode.unpack_dual(pixel_loss(dual, masks)).tangent
+    return torch.zeros(masks.shape, device=logits.device) if gains is None else torch.where(masks == IGNORE, 0.0, gains)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))
