@@ -36,7 +36,7 @@ class Case:
     mask: Path
     role: Role
     group: str | None = None
-    """A patient, say: cases of one group are never on both sides of training and test, nor of training and choosing."""
+    """A patient, say: cases of one group are never on both sides of training and test."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,12 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
     faults: list[str] = []
     kinds: list[Kind] = []
     empty: Counter[str] = Counter()
-    decode = partial(_decode, classes=classes, ignore_label=ignore_label)
-    for case, outcome in in_threads(decode, cases.cases, text="decoding", shown=show_progress):
+    images = list(dict.fromkeys(case.image for case in cases.cases))
+    for _, picture in in_threads(read_image, images, text="decoding images", shown=show_progress):
+        if isinstance(picture, PixeltrustError):
+            faults.append(str(picture))
+    decode = partial(_decode_mask, classes=classes, ignore_label=ignore_label)
+    for case, outcome in in_threads(decode, cases.cases, text="decoding masks", shown=show_progress):
         if isinstance(outcome, PixeltrustError):
             faults.append(str(outcome))
         else:
@@ -156,21 +160,20 @@ def mixture_faults(kinds: Iterable[Kind]) -> list[str]:
     by_meaning = {kind.meaning: kind for kind in kinds}
     if "foreground" in by_meaning and "ignored" in by_meaning:
         return [
-            f"{by_meaning['ignored'].path} holds 0, 1 and 255, and {by_meaning['foreground'].path} 0 and 255: is 255 foreground or ignored? "
-            "Set ignore_label (255: ignored everywhere), or save the masks alike"
+            f"{by_meaning['ignored'].path} holds 0, 1 and 255, and {by_meaning['foreground'].path} 0 and 255: is 255 foreground "
+            "or ignored? Set ignore_label (255: ignored everywhere), or save the masks alike"
         ]
     return []
 
 
-def _decode(case: Case, classes: int, ignore_label: int | None) -> tuple[Kind, bool]:
-    read_image(case.image)
+def _decode_mask(case: Case, classes: int, ignore_label: int | None) -> tuple[Kind, bool]:
     labels, kind = decode_labels(case.mask, classes=classes, ignore_label=ignore_label)
     return kind, not ((labels != 0) & (labels != IGNORE)).any()
 
 
 def _table_of(data: Path) -> Path | None:
     if data.is_file():
-        if data.suffix not in (".csv", ".parquet"):
+        if data.suffix.lower() not in (".csv", ".parquet"):
             raise DataError(f"{data}: a data folder, or a .csv or .parquet table of cases, is needed")
         return data
     if not data.is_dir():
@@ -205,7 +208,7 @@ def _files_by_id(folder: Path, found: _Findings) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
-        if image_suffix(path) and path.is_file():
+        if image_suffix(path) and not path.is_dir():  # so a link to nowhere is a fault, not an entry to leave out
             by_id[case_id(path)].append(path)
         else:
             others.append(path.name)
@@ -223,7 +226,9 @@ def _cases_of_table(table: Path, found: _Findings) -> list[Case]:
     rows = _read_table(table)
     missing = [name for name in COLUMNS if name not in rows.columns]
     if missing:
-        raise DataError(f"{table}: no column {', '.join(missing)}; wanted: {', '.join(COLUMNS)}, and perhaps group")
+        raise DataError(
+            f"{table}: no column {', '.join(missing)}; wanted: {', '.join(COLUMNS)}, and perhaps group; found: {list(rows.columns)}"
+        )
     groups = rows["group"] if "group" in rows.columns else [""] * len(rows)
     cases = []
     for number, identity, image, mask, role, group in zip(
@@ -241,15 +246,17 @@ def _cases_of_table(table: Path, found: _Findings) -> list[Case]:
 
 def _read_table(table: Path) -> pd.DataFrame:
     try:
-        if table.suffix == ".csv":
-            return pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        return pd.read_parquet(table).fillna("").astype(str)
+        csv = table.suffix.lower() == ".csv"
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig") if csv else pd.read_parquet(table)
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{table}: cannot be read as a table: {error}") from None
+        raise DataError(f"{table}: cannot be read as a table: {str(error).strip()}") from None
+    if csv and not isinstance(rows.index, pd.RangeIndex):  # pandas has taken the ids for names of rows
+        raise DataError(f"{table}: its rows have more cells than its header")
+    return rows.astype(object).where(rows.notna(), "").astype(str)
 
 
 def _without_doubles(cases: list[Case], found: _Findings) -> list[Case]:
-    """One case per id: clean stands above noisy; a test case that also trains, or a role given twice, is a fault."""
+    """One case per id: clean stands above noisy; a test case that also trains, a role given twice, two images or groups are faults."""
     by_id: dict[str, list[Case]] = defaultdict(list)
     for case in cases:
         by_id[case.id].append(case)
@@ -258,6 +265,9 @@ def _without_doubles(cases: list[Case], found: _Findings) -> list[Case]:
         roles = {case.role: case for case in same}
         if len(roles) < len(same):
             found.faults.append(f"{identity}: {len(same)} rows of one id: {_some([str(case.mask) for case in same])}")
+        if len({(case.image, case.group) for case in same}) > 1:
+            named = [f"{case.image} (group {case.group})" for case in same]
+            found.faults.append(f"{identity}: rows of one id that differ in image or group: {_some(named)}")
         if "test" in roles and len(roles) > 1:
             other = roles.get("clean", roles.get("noisy"))
             assert other is not None
@@ -270,14 +280,13 @@ def _without_doubles(cases: list[Case], found: _Findings) -> list[Case]:
 
 
 def _compare_sizes(cases: list[Case], found: _Findings, show_progress: bool) -> None:
-    def sizes(case: Case) -> tuple[tuple[int, int], tuple[int, int]]:
-        return read_size(case.image), read_size(case.mask)
-
-    for case, outcome in in_threads(sizes, cases, text="reading headers", shown=show_progress):
-        if isinstance(outcome, PixeltrustError):
-            found.faults.append(str(outcome))
-        elif outcome[0] != outcome[1]:
-            (height, width), (mask_height, mask_width) = outcome
+    files = list(dict.fromkeys(path for case in cases for path in (case.image, case.mask)))
+    sizes = dict(in_threads(read_size, files, text="reading headers", shown=show_progress))
+    found.faults += [str(size) for size in sizes.values() if isinstance(size, PixeltrustError)]
+    for case in cases:
+        image, mask = sizes[case.image], sizes[case.mask]
+        if not isinstance(image, PixeltrustError) and not isinstance(mask, PixeltrustError) and image != mask:
+            (height, width), (mask_height, mask_width) = image, mask
             found.faults.append(f"{case.mask}: {mask_width}x{mask_height} pixels, its image {case.image} has {width}x{height}")
 
 

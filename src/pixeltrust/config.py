@@ -1,6 +1,7 @@
 """The settings of a training run: one frozen dataclass, one TOML file, `key=value` on the command line."""
 
 import dataclasses
+import sys
 import tomllib
 import types
 import typing
@@ -103,10 +104,10 @@ class Config:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
-                upper = "" if high == _ANY else f" to {high:g}"
+                upper = "" if high >= _FINITE else f" to {high:g}"
                 raise ConfigError(f"{name} must be {low:g}{upper or ' or more'}, not {value!r}")
-        if self.learning_rate <= 0:
-            raise ConfigError(f"learning_rate must be above 0, not {self.learning_rate!r}")
+        if not 0 < self.learning_rate <= _FINITE:
+            raise ConfigError(f"learning_rate must be above 0 and finite, not {self.learning_rate!r}")
         if min(self.size) < 16:
             raise ConfigError(f"image_size must be 16 or more, not {self.image_size!r}")
         if self.ignore_label is not None and not 0 <= self.ignore_label <= 255:
@@ -119,14 +120,15 @@ class Config:
 
 
 _ANY = float("inf")
+_FINITE = sys.float_info.max
 _RANGES = (
     ("classes", 1, 254),
     ("batch_size", 1, _ANY),
     ("clean_batch_size", 1, _ANY),
-    ("clean_weight", 0, _ANY),
+    ("clean_weight", 0, _FINITE),
     ("epochs", 1, _ANY),
     ("momentum", 0, 1),
-    ("weight_decay", 0, _ANY),
+    ("weight_decay", 0, _FINITE),
     ("seed", 0, 2**32 - 1),
     ("val_fraction", 0, 0.9),
     ("cache_gib", 0, _ANY),
@@ -150,18 +152,18 @@ def read_config(file: Path | None = None, settings: Sequence[str] = ()) -> Confi
     values: dict[str, Any] = {}
     if file is not None:
         try:
-            values.update(tomllib.loads(file.read_text(encoding="utf-8")))
+            values.update(tomllib.loads(file.read_text(encoding="utf-8-sig")))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{file}: not valid TOML: {error}") from None
-    source = f"{file}: " if file else ""
+        _refuse_unknown(values, f"{file}: ")
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--set {text}: write it as key=value")
         values[key.strip()] = _toml_value(value.strip())
-    return config_from(values, source)
+    return config_from(values)
 
 
 def config_from(values: Mapping[str, Any], source: str = "") -> Config:
@@ -170,12 +172,16 @@ def config_from(values: Mapping[str, Any], source: str = "") -> Config:
     Raises:
         ConfigError: as `read_config`.
     """
+    _refuse_unknown(values, source)
+    return Config(**values)
+
+
+def _refuse_unknown(values: Mapping[str, Any], source: str) -> None:
     for name in values:
         if name not in _TYPES:
             near = get_close_matches(name, _TYPES, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_TYPES)}"
             raise ConfigError(f"{source}unknown setting {name!r}; {hint}")
-    return Config(**values)
 
 
 def to_toml(config: Config) -> str:

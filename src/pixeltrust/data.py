@@ -47,6 +47,7 @@ class Pixels:
         }
         self._images, self._masks = arrays["images"], arrays["masks"]
         self._decoded = np.zeros(count, bool)
+        self._kinds: dict[str, Kind] = {}
 
     def decode(self, indices: Sequence[int] | np.ndarray, *, show_progress: bool = False) -> None:
         """Decode those of the cases that were not yet.
@@ -54,17 +55,17 @@ class Pixels:
         Raises:
             DataError: lists every file that cannot be used.
         """
-        missing = [int(index) for index in indices if not self._decoded[index]]
+        missing = sorted({int(index) for index in indices if not self._decoded[index]})
         if not missing:
             return
-        faults, kinds = [], []
+        faults = []
         for index, outcome in in_threads(self._decode_one, missing, text="decoding", shown=show_progress):
             if isinstance(outcome, PixeltrustError):
                 faults.append(str(outcome))
             else:
                 self._decoded[index] = True
-                kinds.append(outcome)
-        faults += mixture_faults(kinds)
+                self._kinds[outcome.meaning] = outcome
+        faults += mixture_faults(self._kinds.values())
         if faults:
             raise DataError(f"{len(faults)} of {len(missing)} cases cannot be used", faults)
 

@@ -6,10 +6,12 @@ size    (height, width) in pixels, after the EXIF orientation is applied
 """
 
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -32,9 +34,9 @@ def image_suffix(path: Path) -> str | None:
 
 
 def case_id(path: Path) -> str:
-    """The id of a file's case: its name without the image ending."""
+    """The id of a file's case: its name without the image ending, in composed characters (macOS writes é as two)."""
     suffix = image_suffix(path)
-    return path.name[: -len(suffix)] if suffix else path.stem
+    return normalize("NFC", path.name[: -len(suffix)] if suffix else path.stem)
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -46,10 +48,9 @@ def read_size(path: Path) -> tuple[int, int]:
     with _readable(path):
         if _is_nifti(path):
             return _nifti_plane_shape(_open_nifti(path).shape, path)
-        with Image.open(path) as opened:
+        with _opened(path) as opened:
             width, height = opened.size
-            turned = opened.getexif().get(_EXIF_ORIENTATION) in _EXIF_TURNED
-            return (width, height) if turned else (height, width)
+            return (width, height) if _turns_when_read(opened, path) else (height, width)
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
@@ -68,8 +69,9 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     with _readable(path):
         if _is_nifti(path):
             return _as_channels(_stretched(_read_nifti_plane(path), path), channels)
-        with Image.open(path) as opened:
+        with _opened(path) as opened:
             picture = ImageOps.exif_transpose(opened)
+            picture.info.pop("transparency", None)  # a palette's would make `convert` warn, of every file
             if picture.mode.startswith(("I", "F")):
                 return _as_channels(_stretched(np.asarray(picture, dtype=np.float64), path), channels)
             pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
@@ -89,7 +91,7 @@ def read_labels(path: Path) -> np.ndarray:
         if _is_nifti(path):
             values = _read_nifti_plane(path)
         else:
-            with Image.open(path) as opened:
+            with _opened(path) as opened:
                 picture = ImageOps.exif_transpose(opened)
                 if picture.mode in ("LA", "PA", "RGBA"):
                     picture = picture.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[picture.mode])
@@ -98,8 +100,10 @@ def read_labels(path: Path) -> np.ndarray:
             if (values != values[..., :1]).any():
                 raise DataError(f"{path}: a colour picture, not a mask: its channels differ; save it as grey, one value per class")
             values = values[..., 0]
-        if values.dtype != bool and not ((values >= 0) & (values <= 255) & (values == np.floor(values))).all():
-            raise DataError(f"{path}: a mask holds whole numbers from 0 to 255, this one {values.min()} to {values.max()}")
+        if values.dtype != bool:
+            wrong = values[~((values >= 0) & (values <= 255) & (values == np.floor(values)))]
+            if wrong.size:
+                raise DataError(f"{path}: a mask holds whole numbers from 0 to 255, this one has {wrong[0]}")
     return values.astype(np.uint8)
 
 
@@ -128,10 +132,11 @@ def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 labels (H, W) at another (height, width): every pixel gets the label that covers most of it.
+    """uint8 labels (H, W) at another (height, width): every pixel gets the label with the largest share of it.
 
-    No label that is not in `labels` can appear (which interpolation of the numbers would bring about); at equal
-    shares the lowest label wins.
+    Shares are weighed by the filter of `resize_image` (what is near a pixel's centre counts more than what is at its rim), so
+    that a mask stays in register with its image. No label that is not in `labels` can appear (which interpolation of the
+    numbers would bring about); at equal shares the lowest label wins.
     """
     height, width = size
     if labels.shape == size:
@@ -169,8 +174,38 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: not an image of a known format ({', '.join(SUFFIXES)})") from None
     except ImportError as error:
         raise DataError(f"{path}: reading it needs an extra: pip install 'pixeltrust[medical]' ({error})") from None
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise DataError(f"{path}: cannot be read: {error or type(error).__name__}") from None
+    except Exception as error:  # a broken file makes its reader raise anything: zlib.error, OverflowError, SyntaxError, …
+        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    # Given a name, Pillow 13 maps an uncompressed grey TIFF into memory, and scrambles it where it has an orientation.
+    with path.open("rb") as file, Image.open(file) as opened:
+        yield opened
+
+
+def _turns_when_read(opened: Image.Image, path: Path) -> bool:
+    """Whether `opened.size` is not yet that of the picture under its EXIF orientation."""
+    if opened.format == "TIFF":
+        return False  # Pillow has turned the size of a TIFF already
+    # PngImageFile's own getexif decodes the pixels, to look for an orientation behind them.
+    header_tells_all = opened.format == "PNG" and not _png_goes_on_behind_pixels(path)
+    exif = Image.Image.getexif(opened) if header_tells_all else opened.getexif()
+    return exif.get(_EXIF_ORIENTATION) in _EXIF_TURNED
+
+
+def _png_goes_on_behind_pixels(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(len(b"\x89PNG\r\n\x1a\n"))
+        pixels_seen = False
+        while len(head := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", head)
+            if pixels_seen and name not in (b"IDAT", b"IEND"):
+                return True
+            pixels_seen |= name == b"IDAT"
+            file.seek(length + 4, os.SEEK_CUR)
+    return False
 
 
 def _stretched(values: np.ndarray, path: Path) -> np.ndarray:
@@ -195,10 +230,7 @@ def _is_nifti(path: Path) -> bool:
 def _open_nifti(path: Path) -> Any:
     import nibabel
 
-    try:
-        return nibabel.load(path)
-    except nibabel.filebasedimages.ImageFileError as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+    return nibabel.load(path)
 
 
 def _nifti_plane_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
@@ -209,4 +241,7 @@ def _nifti_plane_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
 
 def _read_nifti_plane(path: Path) -> np.ndarray:
     opened = _open_nifti(path)
-    return np.asarray(opened.dataobj).reshape(_nifti_plane_shape(opened.shape, path))
+    plane = np.asarray(opened.dataobj).reshape(_nifti_plane_shape(opened.shape, path))
+    if plane.dtype.kind not in "biuf":
+        raise DataError(f"{path}: holds values of the type {plane.dtype}; one real number per pixel is what can be read")
+    return plane

@@ -52,8 +52,11 @@ def _labels(logits: Tensor, masks: Tensor) -> Tensor:
     if logits.ndim < 3 or masks.shape != (logits.shape[0], *logits.shape[2:]):
         raise ValueError(f"logits (B, K, *S) and masks (B, *S) do not agree: logits {tuple(logits.shape)}, masks {tuple(masks.shape)}")
     highest = max(logits.shape[1], 2) - 1
-    unknown = (masks != IGNORE) & ((masks < 0) | (masks > highest) | (masks != masks.round() if masks.is_floating_point() else False))
+    labels = masks.long()  # first: some dtypes cannot be compared, and in int8 a −1 equals 255
+    unknown = (labels != IGNORE) & ((labels < 0) | (labels > highest))
+    if masks.is_floating_point():
+        unknown |= masks != labels
     if unknown.any():
         values = masks[unknown].unique()[:5].tolist()
         raise ValueError(f"masks hold values that no class has: {values}; labels are 0 … {highest}, {IGNORE} is ignored")
-    return masks.long()
+    return labels

@@ -44,8 +44,10 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     try:
         build = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ConfigError(f"model = {name!r} cannot be loaded: {error}; is its package installed, or on PYTHONPATH?") from error
+    if not callable(build):
+        raise ConfigError(f"model = {name!r} is of type {type(build).__name__}, not a function")
     model = build(in_channels=channels, out_channels=classes)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model = {name!r} returned a {type(model).__name__}, not an nn.Module")

@@ -26,9 +26,9 @@ def progress_bar(shown: bool = True) -> Progress:
 
     The column `note` shows `task.fields["note"]`, where a task has one.
     """
-    note = TextColumn("{task.fields[note]}") if shown else TextColumn("")
+    note = TextColumn("{task.fields[note]}", markup=False) if shown else TextColumn("")
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         _Speed(),

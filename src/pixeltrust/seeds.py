@@ -10,6 +10,6 @@ def generator(seed: int, *name: str | int) -> np.random.Generator:
 
     Args:
         seed: 0 or more.
-        name: texts and whole numbers ≥ 0 that name the use.
+        name: texts and whole numbers ≥ 0 that name the use. NumPy cannot tell names apart that differ in a 0 at the end alone.
     """
     return np.random.default_rng([seed, *(crc32(part.encode()) if isinstance(part, str) else part for part in name)])

@@ -9,13 +9,14 @@ Nothing is copied but what a pass may change (buffers). The module holds the ver
 name it knows them by. torch.func.functional_call is not used: on modules registered twice it leaves plain tensors behind.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Direction: TypeAlias = dict[nn.Parameter, Tensor]
 TangentRule: TypeAlias = Callable[[nn.Module, Tensor, Direction], tuple[Tensor, Tensor]]
@@ -37,7 +38,7 @@ def exact_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tup
     with forward_mode.dual_level():
         duals = {parameter: forward_mode.make_dual(parameter, tangent) for parameter, tangent in direction.items()}
         try:
-            with _standing_in(model, duals):
+            with _standing_in(model, "_parameters", duals), _plain_attention():
                 output = model(images)
         except (NotImplementedError, RuntimeError) as error:
             if "forward AD" not in str(error) and "jvp" not in str(error):
@@ -50,69 +51,74 @@ def exact_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tup
 
 
 def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
-    """The same from two ordinary passes; the second leaves no trace (buffers, random numbers, graph).
+    """The same from two ordinary passes that draw the same random numbers; only the first leaves a trace (buffers, graph).
 
-    The step is h = 2 √ε / ‖v‖ of the logits' precision: 7e-4 in float32, where it agrees with the exact tangent to about .1 %.
+    The step is h = 2 √ε / ‖v‖ of the pass's precision: 7e-4 in float32, where it agrees with the exact tangent to about .1 %,
+    but for the few pixels whose activations pass a kink (ReLU, max pooling) within h.
 
     Raises:
-        ValueError: the logits have less than float32, where a difference is noise.
+        ValueError: some of the pass has less than float32, where a difference is noise.
     """
-    random_state = _random_state(images.device)
-    logits = model(images)
-    if torch.finfo(logits.dtype).eps > torch.finfo(torch.float32).eps:
-        raise ValueError(f'gains="finite-difference" is noise in {logits.dtype}; use gains="exact", or 32-bit precision')
     norm = direction_norm(direction)
+    with torch.random.fork_rng(_random_devices(images.device), enabled=norm > 0):
+        logits = model(images)
+    dtype = _coarsest_dtype(logits, direction)
+    if torch.finfo(dtype).eps > torch.finfo(torch.float32).eps:
+        raise ValueError(f'gains="finite-difference" is noise in {dtype}; use gains="exact", or 32-bit precision')
     if norm == 0:
         return logits, torch.zeros_like(logits).detach()
-    step = 2 * torch.finfo(logits.dtype).eps ** 0.5 / norm
-    with torch.no_grad(), buffers_kept(model), torch.random.fork_rng(_random_devices(images.device)):
-        _set_random_state(images.device, random_state)
+    step = 2 * torch.finfo(dtype).eps ** 0.5 / norm
+    with torch.no_grad(), buffers_kept(model):
         moved = {parameter: parameter + step * tangent for parameter, tangent in direction.items()}
-        with _standing_in(model, moved):
+        with _standing_in(model, "_parameters", moved):
             tangent = (model(images) - logits) / step
     return logits, tangent.detach()
 
 
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Whatever the block does to buffers (running statistics) is undone, in place."""
-    kept = {buffer: buffer.clone() for buffer in model.buffers()}
-    try:
+    """The block works on copies of the buffers (running statistics); the module's own are not touched, and are back after it."""
+    with _standing_in(model, "_buffers", {buffer: buffer.clone() for buffer in model.buffers()}):
         yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept.items():
-                buffer.copy_(value)
 
 
 @contextmanager
-def _standing_in(model: nn.Module, substitutes: dict[nn.Parameter, Tensor]) -> Iterator[None]:
-    """Every module finds a substitute where it keeps the parameter, under every name, until the block ends."""
+def _standing_in(model: nn.Module, kind: str, substitutes: Mapping[Any, Tensor]) -> Iterator[None]:
+    """Every module finds a substitute where it keeps the tensor, under every name, until the block ends. `kind` is its table."""
     places = [
-        (module._parameters, name, parameter)
-        for module in model.modules()
-        for name, parameter in module._parameters.items()
-        if parameter is not None and parameter in substitutes
+        (table, name, tensor)
+        for table in (getattr(module, kind) for module in model.modules())
+        for name, tensor in table.items()
+        if tensor is not None and tensor in substitutes
     ]
     try:
-        for parameters, name, parameter in places:
-            parameters[name] = substitutes[parameter]  # type: ignore[assignment]
+        for table, name, tensor in places:
+            table[name] = substitutes[tensor]
         yield
     finally:
-        for parameters, name, parameter in places:
-            parameters[name] = parameter
+        for table, name, tensor in places:
+            table[name] = tensor
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Attention by its formula, until the block ends: the fused kernels have no forward mode."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _coarsest_dtype(logits: Tensor, direction: Direction) -> torch.dtype:
+    """Of the logits, the parameters and autocast, the dtype that rounds most: a network may hand bf16 work out as float32."""
+    dtypes = {logits.dtype, *(parameter.dtype for parameter in direction)}
+    if torch.is_autocast_enabled(logits.device.type):
+        dtypes.add(torch.get_autocast_dtype(logits.device.type))
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _random_devices(device: torch.device) -> list[torch.device]:
     return [device] if device.type == "cuda" else []
-
-
-def _random_state(device: torch.device) -> Tensor:
-    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
-
-
-def _set_random_state(device: torch.device, state: Tensor) -> None:
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state, device)
-    else:
-        torch.set_rng_state(state)

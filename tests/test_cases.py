@@ -1,0 +1,513 @@
+"""A data folder or table becomes cases that are paired by id, do not overlap, and whose faults are all found in one go."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pixeltrust.cases import check, decode_labels, read_cases, table_of
+from pixeltrust.errors import DataError
+
+BLANK = np.zeros((6, 8), np.uint8)
+
+
+def put(path, pixels=BLANK):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
+    return path
+
+
+def folder(root, *, noisy=("n1", "n2"), clean=("c1", "c2"), test=("t1",), images=()):
+    """A sound data folder; the masks have a foreground pixel of value 1."""
+    mask = BLANK.copy()
+    mask[2, 3] = 1
+    for identity in {*noisy, *clean, *test, *images}:
+        put(root / "images" / f"{identity}.png", np.zeros((6, 8, 3)))
+    for role, ids in (("noisy", noisy), ("clean", clean), ("test", test)):
+        for identity in ids:
+            put(root / role / f"{identity}.png", mask)
+    return root
+
+
+def read(data):
+    return read_cases(data, show_progress=False)
+
+
+def checked(data, **options):
+    return check(data, show_progress=False, **options)
+
+
+def faults(act, data, **options):
+    with pytest.raises(DataError) as caught:
+        act(data, **options)
+    text = str(caught.value)
+    assert all(fault in text for fault in caught.value.faults)
+    return caught.value.faults
+
+
+def only(found, *words):
+    """The one fault in which all the words stand."""
+    matching = [fault for fault in found if all(str(word) in fault for word in words)]
+    assert len(matching) == 1, (words, found)
+    return matching[0]
+
+
+def csv(root, *rows, header="id,image,mask,role,group", name="cases.csv", encoding="utf-8"):
+    """A table over the files of `folder`, whose noisy, clean and test masks are its own where no row is given."""
+    path = root / name
+    path.write_bytes("\n".join([header, *rows]).encode(encoding))
+    return path
+
+
+def row(identity, role, *, image=None, mask=None, group=""):
+    return f"{identity},{image or f'images/{identity}.png'},{mask or f'{role}/{identity}.png'},{role},{group}"
+
+
+SOUND = (row("n1", "noisy"), row("c1", "clean"), row("t1", "test"))
+
+
+# Folders
+
+
+def test_cases_are_paired_by_id_and_not_by_order(tmp_path):
+    put(tmp_path / "images/a.jpg"), put(tmp_path / "images/b.png"), put(tmp_path / "images/c.tif"), put(tmp_path / "images/d.v2.bmp")
+    put(tmp_path / "noisy/d.v2.PNG"), put(tmp_path / "noisy/b.bmp"), put(tmp_path / "clean/c.png"), put(tmp_path / "test/a.TIFF")
+    found = read(tmp_path)
+    assert [(case.id, case.image.name, case.mask.name, case.role) for case in found.cases] == [
+        ("a", "a.jpg", "a.TIFF", "test"),
+        ("b", "b.png", "b.bmp", "noisy"),
+        ("c", "c.tif", "c.png", "clean"),
+        ("d.v2", "d.v2.bmp", "d.v2.PNG", "noisy"),
+    ]
+    assert [case.id for case in found.of("noisy")] == ["b", "d.v2"]
+    assert found.notes == ()
+
+
+def test_test_may_be_absent(tmp_path):
+    assert read(folder(tmp_path, test=())).of("test") == []
+
+
+def test_a_clean_and_noisy_case_trains_as_clean_and_that_is_said(tmp_path):
+    found = read(folder(tmp_path, noisy=("n1", "both"), clean=("c1", "both")))
+    assert [case.id for case in found.of("clean")] == ["both", "c1"]
+    assert [case.id for case in found.of("noisy")] == ["n1"]
+    assert found.notes == ("1 case with a clean and a noisy mask: trained as clean",)
+
+
+def test_images_without_masks_and_other_files_are_counted_and_hidden_ones_passed_over(tmp_path):
+    folder(tmp_path, images=("spare1", "spare2"))
+    (tmp_path / "noisy/Thumbs.db").write_bytes(b"")
+    (tmp_path / "noisy/n3.png").mkdir()
+    for name in (".DS_Store", "._n1.png", ".n9.png.unfinished", ".n8.png"):
+        (tmp_path / "noisy" / name).write_bytes(b"")
+    notes = read(tmp_path).notes
+    assert "2 images without any mask: not used" in notes
+    assert f"{tmp_path / 'noisy'}: 2 entries that are no images left out: Thumbs.db, n3.png" in notes
+    assert len(notes) == 2
+
+
+def test_an_id_is_the_same_however_its_accents_are_coded(tmp_path):
+    folder(tmp_path)
+    put(tmp_path / "images/é.png"), put(tmp_path / "noisy/e\N{COMBINING ACUTE ACCENT}.png")
+    assert "é" in [case.id for case in read(tmp_path).of("noisy")]
+
+
+def test_every_fault_of_a_folder_is_found_in_one_go(tmp_path):
+    folder(tmp_path, noisy=("n1", "n2"), clean=(), test=("t1", "n1"), images=("twice", "broken", "lost"))
+    put(tmp_path / "noisy/orphan.png")
+    put(tmp_path / "images/twice.jpg"), put(tmp_path / "noisy/twice.png")
+    put(tmp_path / "noisy/n2.png", np.zeros((6, 9)))
+    (tmp_path / "images/broken.png").write_bytes(b"no image")
+    (tmp_path / "noisy/broken.png").write_bytes(b"no mask")
+    (tmp_path / "noisy/lost.png").symlink_to(tmp_path / "elsewhere.png")
+    os.link(tmp_path / "noisy/n1.png", tmp_path / "noisy/n1.tif")
+    found = faults(read, tmp_path)
+    only(found, tmp_path / "noisy/orphan.png", "without an image", "images/orphan.*")
+    only(found, tmp_path / "images", "2 files of one id, twice", "twice.jpg", "twice.png")
+    only(found, tmp_path / "noisy", "2 files of one id, n1", "n1.png", "n1.tif")
+    only(found, tmp_path / "noisy/n2.png", "9x6 pixels", tmp_path / "images/n2.png", "8x6")
+    only(found, tmp_path / "images/broken.png", "not an image")
+    only(found, tmp_path / "noisy/broken.png", "not an image")
+    only(found, tmp_path / "noisy/lost.png", "no such file")
+    only(found, tmp_path / "test/n1.png", "test case that also trains", tmp_path / "noisy/n1.png")
+    only(found, tmp_path / "clean", "no usable clean mask")
+    assert len(found) == 9
+
+
+@pytest.mark.parametrize(("missing", "said"), [("noisy", "nothing to learn to trust"), ("clean", "expert masks are needed")])
+def test_no_noisy_and_no_clean_mask_is_a_fault(tmp_path, missing, said):
+    folder(tmp_path, **{missing: ()})
+    only(faults(read, tmp_path), tmp_path / missing, said)
+
+
+def test_a_test_image_that_trains_under_another_name_is_a_fault(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "images/t1.png").unlink()
+    (tmp_path / "images/t1.png").symlink_to(tmp_path / "images/c1.png")
+    assert only(faults(read, tmp_path), "both sides", "t1 tests", "c1 trains")
+
+
+def test_a_turned_photograph_fits_the_mask_drawn_on_what_is_seen(tmp_path):
+    folder(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((8, 6, 3), np.uint8)).save(tmp_path / "images/n1.png", exif=exif)
+    assert len(read(tmp_path).cases) == 5
+    Image.fromarray(np.zeros((6, 8, 3), np.uint8)).save(tmp_path / "images/n1.png", exif=exif)
+    only(faults(read, tmp_path), "noisy/n1.png", "8x6", "6x8")
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda root: root / "nowhere", "no such folder"),
+        (lambda root: root, "has no images/"),
+        (lambda root: put(root / "a.png"), "a .csv or .parquet table"),
+    ],
+)
+def test_what_is_no_data_folder_is_said_to_be_none(tmp_path, make, said):
+    data = make(tmp_path)
+    with pytest.raises(DataError, match=said) as caught:
+        read(data)
+    assert str(data) in str(caught.value)
+
+
+# Tables
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_csv_table_keeps_ids_as_text_and_counts_paths_from_its_own_folder(tmp_path, encoding, newline, monkeypatch):
+    folder(tmp_path / "data", noisy=("007", "NA"), clean=("1e3",), test=("ä, b",))
+    ids = (("007", "noisy"), ("NA", "noisy"), ("1e3", "clean"))
+    rows = [*(row(*pair) for pair in ids), '"ä, b","images/ä, b.png","test/ä, b.png",test,"Smith, J."']
+    table = tmp_path / "data" / "cases.csv"
+    table.write_bytes(newline.join(["id,image,mask,role,group", *rows, ""]).encode(encoding))
+    monkeypatch.chdir("/")
+    for data in (tmp_path / "data", table):
+        found = read(data)
+        assert [(case.id, case.role, case.group) for case in found.cases] == [
+            ("007", "noisy", None),
+            ("1e3", "clean", None),
+            ("NA", "noisy", None),
+            ("ä, b", "test", "Smith, J."),
+        ]
+        assert found.cases[0].image == tmp_path / "data/images/007.png"
+
+
+def test_ids_and_groups_stay_text_where_all_of_them_look_like_numbers(tmp_path):
+    folder(tmp_path, noisy=("007",), clean=("1.50",), test=("1e3",))
+    csv(tmp_path, row("007", "noisy", group="01"), row("1.50", "clean", group="1"), row("1e3", "test", group="1.0"))
+    assert [(case.id, case.group) for case in read(tmp_path).cases] == [("007", "01"), ("1.50", "1"), ("1e3", "1.0")]
+
+
+def test_absolute_paths_in_a_table_are_taken_as_they_are(tmp_path):
+    folder(tmp_path / "files")
+    (tmp_path / "tables").mkdir()
+    rows = [row(i, role, image=tmp_path / f"files/images/{i}.png", mask=tmp_path / f"files/{role}/{i}.png") for i, role in
+            (("n1", "noisy"), ("c1", "clean"))]  # fmt: skip
+    assert len(read(csv(tmp_path / "tables", *rows, name="mine.CSV")).cases) == 2
+
+
+@pytest.mark.parametrize(
+    "group",
+    [["p", None, "q"], [1, None, 2], [1.5, None, 2.5], pd.array([1, None, 2], dtype="Int64"), pd.Categorical(["p", None, "q"])],
+    ids=["text", "numbers", "floats", "nullable", "categories"],
+)
+def test_a_parquet_table_may_have_columns_of_any_type(tmp_path, group):
+    folder(tmp_path, noisy=("1",), clean=("2",), test=("3",))
+    roles = ["noisy", "clean", "test"]
+    table = pd.DataFrame(
+        {
+            "id": [1, 2, 3],
+            "image": [f"images/{i}.png" for i in (1, 2, 3)],
+            "mask": [f"{role}/{i}.png" for i, role in enumerate(roles, 1)],
+            "role": pd.Categorical(roles),
+            "group": group,
+        }
+    )
+    table.to_parquet(tmp_path / "cases.parquet")
+    for data in (tmp_path, tmp_path / "cases.parquet"):
+        cases = read(data).cases
+        assert [case.id for case in cases] == ["1", "2", "3"]
+        assert cases[0].group
+        assert cases[1].group is None
+
+
+def test_every_fault_of_a_table_is_found_in_one_go(tmp_path):
+    folder(tmp_path)
+    table = csv(
+        tmp_path,
+        *SOUND,
+        row("n2", "Noisy"),
+        ",images/n2.png,noisy/n2.png,noisy,",
+        row("../n2", "noisy"),
+        row("gone", "noisy"),
+        row("c2", "clean", group="p"),
+        row("t2", "test", image="images/n2.png", mask="test/t1.png", group="p"),
+        row("n1", "noisy"),
+        row("t1", "clean", image="images/t1.png", mask="clean/c1.png"),
+    )
+    found = faults(read, tmp_path)
+    only(found, f"{table}, row 5", "'Noisy'", "noisy, clean, test")
+    only(found, f"{table}, row 6", "must not be empty")
+    only(found, f"{table}, row 7", "no slash", "../n2")
+    only(found, tmp_path / "images/gone.png", "no such file")
+    only(found, tmp_path / "noisy/gone.png", "no such file")
+    only(found, "group p", "both sides", "t2 tests", "c2 trains")
+    only(found, "n1: 2 rows of one id")
+    only(found, "test/t1.png", "also trains", "clean/c1.png")
+    assert len(found) == 8
+
+
+def test_rows_of_one_id_must_agree_in_image_and_group(tmp_path):
+    folder(tmp_path)
+    rows = row("n1", "clean", mask="clean/c1.png", group="p"), row("n2", "clean", image="images/n1.png", mask="clean/c2.png")
+    csv(tmp_path, row("n1", "noisy"), row("n2", "noisy"), *rows)
+    found = faults(read, tmp_path)
+    only(found, "n1: rows of one id that differ in image or group", "group p")
+    only(found, "n2: rows of one id that differ in image or group", "images/n1.png", "images/n2.png")
+
+
+def test_a_case_with_two_masks_keeps_its_group(tmp_path):
+    folder(tmp_path)
+    csv(
+        tmp_path,
+        row("n2", "noisy"),
+        row("n1", "noisy", group="p"),
+        row("n1", "clean", mask="clean/c1.png", group="p"),
+        row("t1", "test", group="p"),
+    )
+    only(faults(read, tmp_path), "group p", "both sides")
+
+
+def test_a_short_row_has_no_group(tmp_path):
+    folder(tmp_path)
+    csv(tmp_path, "n1,images/n1.png,noisy/n1.png,noisy", "c1,images/c1.png,clean/c1.png,clean", "t1,images/t1.png,test/t1.png,test")
+    assert {case.group for case in read(tmp_path).cases} == {None}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,image,role\n1,a,noisy\n", "no column mask"),
+        ("id;image;mask;role\n1;a;b;noisy\n", "found: ['id;image;mask;role']"),
+        ("id, image, mask, role\n", "' image'"),
+        ("id,image,mask,role\n1,a,b,noisy,\n", "more cells than its header"),
+        ("id,image,mask,role\n1,a,b,noisy\n2,a,b,noisy,x,y\n", "cannot be read as a table"),
+        ("", "cannot be read as a table"),
+        ("id,image,mask,role\n", "no usable noisy mask"),
+    ],
+)
+def test_a_table_that_is_none_is_said_to_be_none(tmp_path, text, said):
+    table = tmp_path / "cases.csv"
+    table.write_text(text)
+    with pytest.raises(DataError) as caught:
+        read(table)
+    assert said in str(caught.value)
+    assert str(table) in str(caught.value)
+
+
+def test_a_table_in_another_encoding_and_a_broken_parquet_file_are_named(tmp_path):
+    folder(tmp_path)
+    for table in (csv(tmp_path, row("ä", "noisy"), encoding="latin-1"), tmp_path / "cases.parquet"):
+        if table.suffix == ".parquet":
+            table.write_bytes(b"PAR")
+        with pytest.raises(DataError, match="cannot be read as a table") as caught:
+            read(table)
+        assert str(table) in str(caught.value)
+
+
+def test_the_table_of_a_run_can_be_read_again(tmp_path):
+    first = read(folder(tmp_path / "data"))
+    table_of(first.cases, held_out={"c1"}).to_csv(tmp_path / "cases.csv", index=False)
+    assert read(tmp_path / "cases.csv").cases == first.cases
+    assert pd.read_csv(tmp_path / "cases.csv").set_index("id")["held_out"].to_dict() == {
+        "c1": True, "c2": False, "n1": False, "n2": False, "t1": False}  # fmt: skip
+
+
+# No overlap, whatever is asked for
+
+ids = st.sampled_from("abcd")
+table_rows = st.lists(
+    st.tuples(ids, st.sampled_from("wxyz"), st.sampled_from(["noisy", "clean", "test"]), st.sampled_from(["", "", "p", "q"])), max_size=8
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pictures")
+    for name in "wxyz":
+        put(root / f"{name}.png")
+    (root / "z.png").unlink()
+    (root / "z.png").symlink_to(root / "y.png")
+    return root
+
+
+def assert_sides_are_apart(cases):
+    tested = [case for case in cases if case.role == "test"]
+    trained = [case for case in cases if case.role != "test"]
+    for key in (lambda case: case.id, lambda case: case.image.resolve(), lambda case: case.group or object()):
+        assert not {key(case) for case in tested} & {key(case) for case in trained}
+    assert len({case.id for case in cases}) == len(cases)
+
+
+@given(table_rows)
+@settings(max_examples=150, deadline=None)
+def test_no_table_gives_one_id_image_or_group_to_both_sides(pictures, rows):
+    # One row of each training role more, so that many tables are sound.
+    rows = [("n", "w", "noisy", ""), ("c", "w", "clean", ""), *rows]
+    table = csv(pictures, *(row(i, role, image=f"{image}.png", mask="w.png", group=group) for i, image, role, group in rows))
+    try:
+        cases = read(table).cases
+    except DataError:
+        return
+    assert_sides_are_apart(cases)
+    assert {(case.id, case.role) for case in cases} <= {(i, role) for i, _, role, _ in rows}
+
+
+def test_sound_tables_are_not_refused(pictures):
+    sides = ("n", "w", "noisy", ""), ("c", "x", "clean", "p"), ("m", "x", "noisy", "p"), ("t", "y", "test", "q"), ("s", "z", "test", "q")
+    table = csv(pictures, *(row(i, role, image=f"{image}.png", mask="w.png", group=group) for i, image, role, group in sides))
+    assert len(read(table).cases) == 5
+
+
+@given(*(st.sets(ids) for _ in range(4)))
+@settings(max_examples=60, deadline=None)
+def test_no_folder_gives_one_id_to_both_sides(images, noisy, clean, test):
+    with tempfile.TemporaryDirectory() as root:
+        folder(Path(root), images=images)
+        for role, names in (("noisy", noisy), ("clean", clean), ("test", test)):
+            for name in names:
+                put(Path(root) / role / f"{name}.png")
+        masks = noisy | clean | test
+        sound = masks <= images and not test & (noisy | clean)
+        try:
+            cases = read(Path(root)).cases
+        except DataError:
+            assert not sound
+            return
+        assert sound
+        assert_sides_are_apart(cases)
+        assert {case.id for case in cases} == masks | {"n1", "n2", "c1", "c2", "t1"}
+
+
+# What check adds
+
+
+def test_check_finds_no_fault_where_there_is_none(tmp_path):
+    assert checked(folder(tmp_path)) == read(tmp_path)
+
+
+def test_check_decodes_every_file_and_reading_does_not(tmp_path):
+    folder(tmp_path, images=("j",))
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    for path in (tmp_path / "images/n1.jpg", tmp_path / "noisy/n1.png", tmp_path / "images/t1.jpg", tmp_path / "test/t1.png"):
+        (tmp_path / "images" / f"{path.stem}.png").unlink(missing_ok=True)
+        put(path, noise).write_bytes(path.read_bytes()[:-1500])
+    assert len(read(tmp_path).cases) == 5
+    found = faults(checked, tmp_path)
+    for path in ("images/n1.jpg", "noisy/n1.png", "images/t1.jpg", "test/t1.png"):
+        only(found, tmp_path / path, "cannot be read")
+    assert len(found) == 4
+
+
+def test_check_names_every_mask_with_values_that_no_class_has(tmp_path):
+    folder(tmp_path)
+    put(tmp_path / "noisy/n1.png", BLANK + np.arange(8) + 8 * (np.arange(6)[:, None] > 2) + (np.indices((6, 8)).sum(0) == 12))
+    put(tmp_path / "test/t1.png", 7 * (np.indices((6, 8)).sum(0) == 3))
+    only(faults(checked, tmp_path), "noisy/n1.png", "17 values (0, 1, 2, 3, 4, …)", "classes = 1")
+    found = faults(checked, tmp_path, classes=3)
+    only(found, "test/t1.png", "1 value (7)", "classes = 3 allows 0 to 2 and 255")
+    only(found, "noisy/n1.png", "14 values (3, 4, 5, 6, 7, …)")
+
+
+def test_check_counts_the_masks_without_foreground(tmp_path):
+    folder(tmp_path)
+    put(tmp_path / "noisy/n1.png"), put(tmp_path / "noisy/n2.png"), put(tmp_path / "test/t1.png", 255 * (BLANK + 1))
+    assert checked(tmp_path).notes == ("2 noisy masks without foreground: allowed",)
+    assert set(checked(tmp_path, ignore_label=255).notes) == {
+        "2 noisy masks without foreground: allowed",
+        "1 test mask without foreground: allowed",
+    }
+
+
+def test_two_meanings_of_255_in_one_folder_are_a_fault_until_ignore_label_is_set(tmp_path):
+    folder(tmp_path)
+    both = BLANK.copy()
+    both[0, :2] = 1, 255
+    put(tmp_path / "noisy/n1.png", both), put(tmp_path / "clean/c1.png", 255 * (both > 1))
+    only(faults(checked, tmp_path), "noisy/n1.png", "clean/c1.png", "Set ignore_label")
+    assert checked(tmp_path, ignore_label=255)
+    put(tmp_path / "clean/c1.png", both % 255)  # 0 and 1 says nothing of 255
+    assert checked(tmp_path)
+
+
+def test_check_tells_the_faults_of_the_headers_first(tmp_path):
+    folder(tmp_path, clean=())
+    only(faults(checked, tmp_path), "no usable clean mask")
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "ignore_label", "labels"),
+    [
+        ([0, 1], 1, None, [0, 1]),
+        ([0, 255], 1, None, [0, 1]),
+        ([0, 77], 1, None, [0, 1]),
+        ([0, 0], 1, None, [0, 0]),
+        ([255, 255], 1, None, [1, 1]),
+        ([0, 1, 255], 1, None, [0, 1, 255]),
+        ([0, 255], 1, 255, [0, 255]),
+        ([0, 77, 255], 1, 255, [0, 1, 255]),
+        ([0, 128, 255], 1, 128, [0, 255, 1]),
+        ([0, 1, 2, 255], 3, None, [0, 1, 2, 255]),
+        ([0, 1, 2, 9], 3, 9, [0, 1, 2, 255]),
+        ([0, 1, 255], 2, None, [0, 1, 255]),
+        ([0, 1, 253], 254, None, [0, 1, 253]),
+    ],
+)
+def test_values_become_labels(tmp_path, values, classes, ignore_label, labels):
+    decoded, _ = decode_labels(put(tmp_path / "m.png", [values]), classes=classes, ignore_label=ignore_label)
+    assert decoded.dtype == np.uint8
+    assert decoded.tolist() == [labels]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "ignore_label", "said"),
+    [
+        ([0, 1, 2], 1, None, "3 values (0, 1, 2)"),
+        ([0, 2, 255], 1, None, "3 values (0, 2, 255)"),
+        ([0, 1, 255], 1, 9, "3 values (0, 1, 255)"),
+        ([0, 3], 3, None, "1 value (3)"),
+        ([0, 255], 3, 9, "1 value (255)"),
+    ],
+)
+def test_values_that_no_class_has_are_refused_with_the_file(tmp_path, values, classes, ignore_label, said):
+    path = put(tmp_path / "m.png", [values])
+    with pytest.raises(DataError) as caught:
+        decode_labels(path, classes=classes, ignore_label=ignore_label)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+
+
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=12), st.integers(1, 4), st.none() | st.sampled_from([0, 1, 128, 255]))
+@settings(max_examples=200, deadline=None)
+def test_labels_are_classes_or_ignored_whatever_a_file_holds(tmp_path_factory, values, classes, ignore_label):
+    path = put(tmp_path_factory.getbasetemp() / "any.png", [values])
+    try:
+        labels, kind = decode_labels(path, classes=classes, ignore_label=ignore_label)
+    except DataError:
+        return
+    assert set(labels.ravel().tolist()) <= {*range(max(classes, 2)), 255}
+    assert (kind.meaning == "absent") or 255 in values
+    one_to_one = set(zip(values, labels.ravel().tolist(), strict=True))
+    assert len(one_to_one) == len(set(values)) == len({label for _, label in one_to_one})

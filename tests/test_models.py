@@ -1,0 +1,87 @@
+"""Networks by name: what is built, what is refused and in which words."""
+
+import pytest
+import torch
+from torch import nn
+
+from pixeltrust.errors import ConfigError
+from pixeltrust.models import WIDTHS, build_model
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+@pytest.mark.parametrize(("channels", "classes"), [(1, 3), (3, 1)])
+def test_every_name_builds_a_network_from_images_to_logits(name, channels, classes):
+    model = build_model(name, channels=channels, classes=classes).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, channels, 32, 48)).shape == (1, classes, 32, 48)
+
+
+def test_the_paper_s_network_has_31_million_parameters_and_the_small_one_2():
+    assert count(build_model("unet", channels=3, classes=1)) == pytest.approx(31e6, rel=0.03)
+    assert count(build_model("unet-small", channels=3, classes=1)) == pytest.approx(2e6, rel=0.05)
+
+
+@pytest.mark.parametrize("name", WIDTHS)
+def test_the_networks_have_no_batch_statistics_and_no_dropout(name):
+    model = build_model(name, channels=1, classes=1)
+    assert not list(model.buffers())
+    assert not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
+    assert {module.num_groups for module in model.modules() if isinstance(module, nn.GroupNorm)} == {8}
+
+
+def test_the_same_seed_builds_the_same_network():
+    models = []
+    for seed in (0, 0, 1):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            models.append(torch.cat([p.detach().flatten() for p in build_model("unet-small", channels=1, classes=1).parameters()]))
+    assert torch.equal(models[0], models[1])
+    assert not torch.equal(models[0], models[2])
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_and_the_known_ones():
+    with pytest.raises(ConfigError, match=r"model = 'unet-smal' is not known \(did you mean 'unet-small'\?\); known: unet, unet-small, or"):
+        build_model("unet-smal", channels=1, classes=1)
+    with pytest.raises(ConfigError, match=r"model = 'transformer' is not known; known: unet, unet-small, or package.module:function"):
+        build_model("transformer", channels=1, classes=1)
+
+
+@pytest.fixture
+def users_module(tmp_path, monkeypatch):
+    (tmp_path / "my_networks.py").write_text(
+        "from torch import nn\n\n"
+        "def tiny(in_channels, out_channels):\n    return nn.Conv2d(in_channels, out_channels, 1)\n\n"
+        "def words(in_channels, out_channels):\n    return 'a network'\n\n"
+        "number = 3\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return "my_networks"
+
+
+def test_a_function_of_the_user_s_is_called_with_the_channels(users_module):
+    model = build_model(f"{users_module}:tiny", channels=3, classes=5)
+    assert isinstance(model, nn.Conv2d)
+    assert (model.in_channels, model.out_channels) == (3, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no_such_package:f", "cannot be loaded: No module named 'no_such_package'"),
+        ("my_networks:huge", "cannot be loaded: module 'my_networks' has no attribute 'huge'"),
+        ("my_networks:words", "returned a str, not an nn.Module"),
+        ("my_networks:number", "is of type int, not a function"),
+        ("my_networks:", "cannot be loaded"),
+        (":tiny", "cannot be loaded"),
+        (".my_networks:tiny", "cannot be loaded"),
+    ],
+)
+def test_a_wrong_function_is_a_config_error_that_names_it(users_module, name, said):
+    with pytest.raises(ConfigError) as error:
+        build_model(name, channels=1, classes=1)
+    assert said in str(error.value)
+    assert repr(name) in str(error.value)

@@ -1,0 +1,105 @@
+"""Many files at once: in order, every fault kept, and nothing left running."""
+
+import threading
+import time
+
+import pytest
+
+from pixeltrust.errors import DataError, RunError
+from pixeltrust.progress import THREADS, all_in_threads, in_threads, progress_bar
+
+
+def slow_first(number):
+    time.sleep(0.05 if number == 0 else 0)
+    return number * number
+
+
+def odd_is_wrong(number):
+    if number % 2:
+        raise DataError(f"{number} is odd")
+    return number
+
+
+def test_results_come_in_the_order_of_the_items():
+    assert list(in_threads(slow_first, range(20), text="squares", shown=False)) == [(n, n * n) for n in range(20)]
+
+
+def test_no_items_are_no_results():
+    assert list(in_threads(slow_first, [], text="nothing", shown=False)) == []
+
+
+def test_the_work_is_shared_by_several_threads():
+    together = threading.Barrier(THREADS, timeout=5)  # passed only when so many wait at once
+    assert len(list(in_threads(lambda _: together.wait(), range(THREADS), text="waiting", shown=False))) == THREADS
+
+
+def test_an_error_of_the_users_takes_the_place_of_the_result():
+    outcomes = [outcome for _, outcome in in_threads(odd_is_wrong, range(4), text="looking", shown=False)]
+    assert [str(outcome) for outcome in outcomes] == ["0", "1 is odd", "2", "3 is odd"]
+    assert isinstance(outcomes[1], DataError)
+
+
+def test_an_error_of_our_own_ends_the_work():
+    started = []
+
+    def fails(number):
+        started.append(number)
+        time.sleep(0.01)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(fails, range(1000), text="failing", shown=False))
+    assert len(started) < 100
+
+
+def test_work_that_is_no_longer_wanted_is_not_begun():
+    started = []
+
+    def work(number):
+        started.append(number)
+        time.sleep(0.01)
+
+    before = threading.active_count()
+    outcomes = in_threads(work, range(1000), text="working", shown=False)
+    next(outcomes)
+    outcomes.close()
+    assert len(started) < 100
+    assert threading.active_count() == before
+
+
+def test_all_results_or_the_faults_of_all():
+    assert all_in_threads(slow_first, range(3), text="squares", complaint="wrong", shown=False) == [0, 1, 4]
+    with pytest.raises(DataError) as caught:
+        all_in_threads(odd_is_wrong, range(4), text="looking", complaint="2 are odd", shown=False)
+    assert caught.value.faults == ["1 is odd", "3 is odd"]
+    assert str(caught.value) == "2 are odd\n  1 is odd\n  3 is odd"
+
+
+def test_a_list_of_faults_is_not_nested():
+    def work(number):
+        raise DataError("several", ["a", "b"]) if number else RunError("one")
+
+    with pytest.raises(DataError) as caught:
+        all_in_threads(work, range(2), text="looking", complaint="wrong", shown=False)
+    assert caught.value.faults == ["one", "a", "b"]
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_nothing_of_the_bar_goes_to_standard_output(capsys, shown):
+    list(in_threads(slow_first, range(3), text="squares", shown=shown))
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert shown or captured.err == ""
+
+
+def test_a_bar_says_what_how_many_how_fast_and_its_note(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "NO_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    with progress_bar() as bar:
+        task = bar.add_task("training", total=10, note="epoch 1/2 [loss 0.5]")
+        bar.update(task, completed=3)
+        bar.console.width = 160
+        with bar.console.capture() as captured:
+            bar.console.print(bar.get_renderable())
+    for part in ("training", "3/10", "epoch 1/2 [loss 0.5]"):
+        assert part in captured.get()
