@@ -34,11 +34,74 @@ def main() -> None:
         sys.exit(130)
 
 
-@app.callback()
-def _options(version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False) -> None:
-    if version:
+def _print_version(asked: bool) -> None:
+    if asked:
         print(f"pixeltrust {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where the demo goes.")] = Path("demo"),
+    quiet: Quiet = False,
+) -> None:
+    """The whole job on made-up dermoscopy images, in minutes: simulate, train plain and with pixel weights, evaluate, report.
+
+    Example: pixeltrust demo --out demo
+    """
+    from pixeltrust.demo import demo
+
+    print(demo(out, show_progress=not quiet))
+
+
+@app.command()
+def simulate(
+    source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ (the truth) and maybe split.csv.")],
+    out: Annotated[Path, typer.Argument(help="The data folder to make.")],
+    noise: Annotated[
+        str,
+        typer.Option(
+            "--noise", help="triangle, heptagon, polygon-N, axes, axes-K, box, unsupervised, dilate, erode, shift, drop or coarse."
+        ),
+    ] = "triangle",
+    clean: Annotated[int, typer.Option("--clean", help="How many training cases keep their true mask.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Of the noise and of the choice of clean cases.")] = 0,
+    strength: Annotated[float | None, typer.Option("--strength", help="Of the noise: 0 none, 1 the kind's full form.")] = None,
+    target_dice: Annotated[float | None, typer.Option("--target-dice", help="Choose the strength for this mean Dice to the truth.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a data folder with simulated annotation noise from images whose true masks are known.
+
+    Example: pixeltrust simulate isic2017 lesions --noise triangle --clean 100
+    """
+    from pixeltrust.simulate import simulate
+
+    print(simulate(source, out, noise=noise, clean=clean, seed=seed, strength=strength, target_dice=target_dice, show_progress=not quiet))
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.")],
+    classes: Annotated[int, typer.Option("--classes", help="1: foreground and background; 2 or more: labels 0 … classes − 1.")] = 1,
+    ignore_label: Annotated[int | None, typer.Option("--ignore-label", help="The value of ignored pixels, if not 255.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Name every fault of a data folder, and say what is there.
+
+    Example: pixeltrust check lesions
+    """
+    from pixeltrust.cases import check
+
+    print(check(data, classes=classes, ignore_label=ignore_label, show_progress=not quiet))
 
 
 @app.command()
@@ -58,6 +121,76 @@ def train(
     from pixeltrust.train import train
 
     print(train(data, out=out, config=read_config(config, setting or []), resume=resume, show_progress=not quiet))
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images, or one image.")],
+    out: Annotated[Path, typer.Option("--out", help="Where the masks go: <id>.png, at the size of the image.")],
+    weights: Annotated[str, typer.Option("--weights", help="last, or best by the held-out clean cases.")] = "last",
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities, as 16-bit PNG.")] = False,
+    sliding_window: Annotated[bool, typer.Option("--sliding-window", help="Cover larger images window by window.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose mask is there already.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict a mask for every image of a folder.
+
+    Example: pixeltrust predict runs/pixel lesions/images --out predicted
+    """
+    from pixeltrust.predict import predict
+
+    print(
+        predict(
+            run,
+            images,
+            out=out,
+            weights=weights,
+            probabilities=probabilities,
+            sliding_window=sliding_window,
+            resume=resume,
+            show_progress=not quiet,
+        )
+    )
+
+
+@app.command()
+def evaluate(
+    predicted: Annotated[Path, typer.Argument(help="A folder of predicted masks.")],
+    truth: Annotated[Path, typer.Argument(help="A folder of true masks; its cases are measured.")],
+    out: Annotated[Path | None, typer.Option("--out", help="A CSV file to write, one row per case.")] = None,
+    classes: Annotated[int, typer.Option("--classes", help="1: foreground and background; 2 or more: labels 0 … classes − 1.")] = 1,
+    ignore_label: Annotated[int | None, typer.Option("--ignore-label", help="The value of ignored pixels, if not 255.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Measure predicted masks against the truth: per case, and the means with intervals.
+
+    Example: pixeltrust evaluate predicted lesions/test --out pixel.csv
+    """
+    from rich.console import Console
+
+    from pixeltrust.evaluate import evaluate
+
+    evaluation = evaluate(predicted, truth, classes=classes, ignore_label=ignore_label, out=out, show_progress=not quiet)
+    Console().print(evaluation.table())
+    for note in evaluation.notes:
+        print(note)
+    if out:
+        print(f"the cases are in {out}")
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="A run folder, or a demo's.")],
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder where not given.")] = None,
+) -> None:
+    """Write one self-contained HTML page about a run.
+
+    Example: pixeltrust report runs/pixel
+    """
+    from pixeltrust.report import report
+
+    print(f"the page is {report(folder, out=out)}")
 
 
 if __name__ == "__main__":

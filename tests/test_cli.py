@@ -1,0 +1,190 @@
+"""The commands on bad input: one clear line or list on standard error, exit code 2, no traceback, nothing half-written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.main import get_command
+
+import pixeltrust
+from pixeltrust.cli import app
+from pixeltrust.noise import KINDS
+
+TINY = ["--set", "model=unet-small", "--set", "image_size=16", "--set", "epochs=1", "--quiet"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A sound data folder: 6 noisy, 3 clean, 2 test cases of 24x20 pixels."""
+    folder = tmp_path / "données à moitié sûres"
+    random = np.random.default_rng(0)
+    for number, role in enumerate(["noisy"] * 6 + ["clean"] * 3 + ["test"] * 2):
+        for name in ("images", role):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / "images" / f"é{number}.jpg")
+        mask = np.zeros((20, 24), np.uint8)
+        mask[5:15, 6:18] = 255
+        Image.fromarray(mask).save(folder / role / f"é{number}.png")
+    return folder
+
+
+def missing_folder(data: Path) -> str:
+    data.rename(data.with_name("elsewhere"))
+    return "there is no such folder"
+
+
+def unpaired_files(data: Path) -> str:
+    (data / "images" / "é0.jpg").unlink()
+    (data / "images" / "é7.jpg").unlink()
+    return "é0.png: a mask without an image"
+
+
+def truncated_jpeg(data: Path) -> str:
+    image = data / "images" / "é1.jpg"
+    image.write_bytes(image.read_bytes()[:-200])
+    return "é1.jpg"
+
+
+def mask_of_another_size(data: Path) -> str:
+    Image.fromarray(np.zeros((20, 23), np.uint8)).save(data / "noisy" / "é2.png")
+    return "é2.png: 23x20 pixels"
+
+
+def mask_with_17_values(data: Path) -> str:
+    Image.fromarray((np.arange(480) % 17 * 15).astype(np.uint8).reshape(20, 24)).save(data / "noisy" / "é3.png")
+    return "17 values"
+
+
+def test_case_that_also_trains(data: Path) -> str:
+    (data / "clean" / "é9.png").write_bytes((data / "test" / "é9.png").read_bytes())
+    return "a test case that also trains"
+
+
+test_case_that_also_trains.__test__ = False  # a fault, not a test
+
+
+def zero_clean_masks(data: Path) -> str:
+    for mask in (data / "clean").iterdir():
+        mask.unlink()
+    return "no usable clean mask"
+
+
+FAULTS = [
+    missing_folder,
+    unpaired_files,
+    truncated_jpeg,
+    mask_of_another_size,
+    mask_with_17_values,
+    test_case_that_also_trains,
+    zero_clean_masks,
+]
+
+
+@pytest.mark.parametrize("command", ["check", "train"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_a_faulty_data_folder_is_named_and_nothing_is_written(fault, command, data, tmp_path, run_command):
+    said = fault(data)
+    code, _, error = run_command(command, data, *(["--out", tmp_path / "run", *TINY] if command == "train" else []))
+    assert code == 2
+    assert error.startswith("error: ")
+    assert said in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_all_faults_come_in_one_list(data, run_command):
+    said = [fault(data) for fault in (unpaired_files, mask_of_another_size, test_case_that_also_trains)]
+    _, _, error = run_command("check", data)
+    assert all(text in error for text in said)
+
+
+def test_a_sound_folder_is_described(data, run_command):
+    code, output, error = run_command("check", data, "--quiet")
+    assert (code, error) == (0, "")
+    assert "no faults; 6 noisy, 3 clean, 2 test cases" in output
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("lerning_rate=1", "did you mean 'learning_rate'?"),
+        ("method=pixle", "did you mean 'pixel'?"),
+        ("model=unet-smal", "did you mean 'unet-small'?"),
+        ("epochs=many", "epochs must be a whole number, not 'many'"),
+        ("epochs", "write it as key=value"),
+        ("device=cuda", "device = 'auto' or 'cpu'"),
+    ],
+)
+def test_a_bad_setting_is_named_before_anything_is_written(setting, said, data, tmp_path, run_command):
+    code, _, error = run_command("train", data, "--out", tmp_path / "run", *TINY, "--set", setting)
+    assert code == 2
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_output_that_cannot_be_written_is_named(data, tmp_path, run_command):
+    (tmp_path / "file").write_text("in the way")
+    code, _, error = run_command("train", data, "--out", tmp_path / "file" / "run", *TINY)
+    assert code == 2
+    assert error.startswith("error: ")
+    assert str(tmp_path / "file") in error
+    assert error.count("\n") == 1
+
+
+def test_a_run_folder_that_exists_is_left_alone(data, tmp_path, run_command):
+    assert run_command("train", data, "--out", tmp_path / "run", *TINY)[0] == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    code, _, error = run_command("train", data, "--out", tmp_path / "run", *TINY)
+    assert code == 2
+    assert "--resume" in error
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["predict", "nowhere", "images", "--out", "masks"], "nowhere: not a run folder"),
+        (["evaluate", "nowhere", "truth"], "nowhere"),
+        (["simulate", "nowhere", "out"], "nowhere"),
+        (["report", "nowhere"], "nowhere"),
+        (["train", "nowhere", "--out", "run", "--config", "no.toml"], "no.toml: cannot be read"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_what_is_not_there_is_named(words, said, tmp_path, monkeypatch, run_command):
+    monkeypatch.chdir(tmp_path)
+    code, output, error = run_command(*words)
+    assert (code, output) == (2, "")
+    assert said in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_command_has_an_example_and_every_noise_kind_is_in_the_help():
+    commands = get_command(app).commands
+    for name, command in commands.items():
+        assert f"Example: pixeltrust {name}" in command.help
+    (noise,) = (parameter.help for parameter in commands["simulate"].params if parameter.name == "noise")
+    assert all(kind in noise for kind in KINDS)
+
+
+def test_help_and_version_answer_without_loading_torch():
+    code = "\n".join(
+        [
+            "import sys; sys.argv = ['pixeltrust', '--version']",
+            "from pixeltrust.cli import main",
+            "try: main()",
+            "except SystemExit: print('torch' in sys.modules)",
+        ]
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == f"pixeltrust {pixeltrust.__version__}\nFalse\n"
+
+
+def test_the_public_names_are_these_four():
+    assert pixeltrust.__all__ == ["Batch", "__version__", "pixel_gains", "pixel_weights", "reweighted_step"]
+    assert all(hasattr(pixeltrust, name) for name in pixeltrust.__all__)

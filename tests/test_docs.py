@@ -1,0 +1,104 @@
+"""The documentation is kept true: commands run, tables equal the code. `python tests/test_docs.py` prints the settings table."""
+
+import ast
+import dataclasses
+import inspect
+import re
+import shlex
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from pixeltrust import config
+from pixeltrust.config import Config
+from pixeltrust.synthetic import write_source
+
+ROOT = Path(__file__).parents[1]
+QUICK = ["--set", "image_size=32", "--set", "epochs=1", "--set", "batch_size=8", "--set", "clean_batch_size=8"]
+
+
+def blocks(language: str, file: str = "README.md") -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(encoding="utf-8"), re.S | re.M)
+
+
+def settings_table() -> str:
+    """Every setting with its default and the docstring under its field."""
+    (body,) = (node.body for node in ast.parse(inspect.getsource(config)).body if isinstance(node, ast.ClassDef) and node.name == "Config")
+    texts = {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
+    rows = [f"| `{f.name}` | {'unset' if f.default is None else f'`{f.default}`'} | {texts[f.name]} |" for f in dataclasses.fields(Config)]
+    return "\n".join(["| setting | default | |", "|---|---|---|", *rows])
+
+
+def test_every_command_of_the_readme_runs_from_another_folder_with_spaces_and_umlauts(tmp_path, monkeypatch, run_command):
+    here = tmp_path / "Läsionen und mehr"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    write_source(Path("isic2017"), cases=160, size=32, show_progress=False)
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    assert len(lines) == 7
+    for line in sorted(lines, key=lambda line: "simulate" not in line):  # it makes the folder that the others use
+        program, *words = shlex.split(line, comments=True)
+        assert program == "pixeltrust"
+        code, _, error = run_command(*words, *(QUICK if words[0] == "train" else []))
+        assert code == 0, f"{line}: {error}"
+    assert len(list(Path("predicted").glob("*.png"))) == 160
+    assert Path("pixel.csv").read_text().startswith("id,dice,jaccard,sensitivity,specificity,accuracy,hausdorff95,surface_distance\n")
+    assert Path("runs/pixel/report.html").stat().st_size > 10_000
+
+
+def test_the_python_of_the_readme_runs(capsys):
+    (code,) = blocks("python")
+    model = torch.nn.Conv2d(3, 1, 3, padding=1)
+    names = {
+        "model": model,
+        "optimizer": torch.optim.SGD(model.parameters(), lr=0.1),
+        "noisy_images": torch.randn(2, 3, 8, 8),
+        "noisy_masks": torch.randint(0, 2, (2, 8, 8)),
+        "clean_images": torch.randn(2, 3, 8, 8),
+        "clean_masks": torch.randint(0, 2, (2, 8, 8)),
+    }
+    before = model.weight.detach().clone()
+    exec(code, names)
+    assert not torch.equal(before, model.weight)
+    assert len(capsys.readouterr().out.split()) == 3
+
+
+def test_the_settings_table_equals_the_code():
+    assert settings_table() in (ROOT / "docs/commands.md").read_text(encoding="utf-8"), "python tests/test_docs.py prints the table"
+
+
+def test_every_option_of_every_command_is_documented():
+    from typer.main import get_command
+
+    from pixeltrust.cli import app
+
+    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    for name, command in get_command(app).commands.items():
+        section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
+        assert section, f"docs/commands.md has no section {name}"
+        for parameter in command.params:
+            if parameter.opts[0].startswith("--") and parameter.name not in ("help", "quiet"):
+                assert f"`{parameter.opts[0]}" in section.group(1), f"{name}: {parameter.opts[0]}"
+
+
+@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_module_is_in_the_file_map():
+    listed = set(re.findall(r"`(\w+)(?:\.py|/)`", (ROOT / "README.md").read_text(encoding="utf-8")))
+    modules = {path.stem for path in (ROOT / "src/pixeltrust").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    assert modules - {"__init__"} <= listed
+
+
+if __name__ == "__main__":
+    print(settings_table())
