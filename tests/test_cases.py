@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pixeltrust.cases import check, decode_labels, read_cases, table_of
+from pixeltrust.cases import check, decode_labels, files_by_id, labels_of, read_cases, table_of
 from pixeltrust.errors import DataError
 
 BLANK = np.zeros((6, 8), np.uint8)
@@ -497,6 +497,48 @@ def test_values_that_no_class_has_are_refused_with_the_file(tmp_path, values, cl
         decode_labels(path, classes=classes, ignore_label=ignore_label)
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "may_ignore", "labels"),
+    [
+        ([0, 0], 1, True, [0, 0]),
+        ([0, 255], 1, True, [0, 1]),
+        ([0, 128], 1, False, [0, 1]),
+        ([255, 255], 1, True, [1, 1]),
+        ([0, 1, 255], 1, True, [0, 1, 255]),
+        ([0, 1, 2, 255], 3, True, [0, 1, 2, 255]),
+        ([0, 255], 2, True, [0, 255]),
+    ],
+)
+def test_the_values_of_truth_and_prediction_become_labels(values, classes, may_ignore, labels):
+    found, _ = labels_of(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [labels]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "may_ignore"),
+    [([0, 1, 255], 1, False), ([0, 1, 2], 1, True), ([1, 255], 1, True), ([0, 3], 3, True), ([0, 255], 2, False)],
+)
+def test_values_that_mean_nothing_are_refused_of_truth_and_prediction(values, classes, may_ignore):
+    with pytest.raises(ValueError, match="holds"):
+        labels_of(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
+
+
+def test_the_values_given_are_not_changed():
+    values = np.array([[0, 1, 9]], np.uint8)
+    for classes in (1, 2):
+        labels, _ = labels_of(values, classes=classes, ignore_label=9)
+        assert labels.tolist() == [[0, 1, 255]]
+    assert values.tolist() == [[0, 1, 9]]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
+    for path, said in ((tmp_path / "nowhere", "there is no such folder"), (put(tmp_path / "a.png"), "not a folder")):
+        with pytest.raises(DataError) as caught:
+            files_by_id(path)
+        assert str(caught.value) == f"{path}: {said}"
 
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=12), st.integers(1, 4), st.none() | st.sampled_from([0, 1, 128, 255]))

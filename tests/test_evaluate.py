@@ -14,7 +14,7 @@ from rich.console import Console
 
 from pixeltrust import metrics
 from pixeltrust.errors import DataError
-from pixeltrust.evaluate import evaluate, summarize, to_labels
+from pixeltrust.evaluate import evaluate, summarize
 
 COLUMNS = ["id", "dice", "jaccard", "sensitivity", "specificity", "accuracy", "hausdorff95", "surface_distance"]
 
@@ -136,6 +136,27 @@ def test_255_cannot_mean_ignored_in_one_file_and_foreground_in_another(folders):
     assert "c.png" not in text
 
 
+def test_ignore_label_says_what_255_means_in_such_a_mixture(folders):
+    ignoring, filled = square(), square(value=255)
+    ignoring[0] = 255
+    write(folders[0], a=square(value=255), b=square())
+    write(folders[1], a=ignoring, b=filled)
+    assert "Set ignore_label" in faults_of(folders)
+    cases = run(folders, ignore_label=255).cases
+    assert cases["dice"].fillna(-1).tolist() == [1, -1]  # b's only foreground is ignored
+    assert cases["accuracy"].tolist() == [1, 1]
+
+
+def test_any_value_can_be_the_ignored_one(folders):
+    truth = square(value=255)
+    truth[0] = 9
+    write(folders[0], a=square() | (truth == 9))
+    write(folders[1], a=truth)
+    assert run(folders, ignore_label=9).cases["dice"].tolist() == [1]
+    with pytest.raises(ValueError, match="ignore_label is 256"):
+        run(folders, ignore_label=256)
+
+
 def test_a_prediction_ignores_nothing(folders):
     ignoring = square()
     ignoring[0, 0] = 255
@@ -151,8 +172,8 @@ def test_masks_of_many_values_are_all_named_with_their_values(folders):
     write(folders[0], a=many, b=square(), c=square())
     write(folders[1], a=square(), b=many, c=square())
     text = faults_of(folders)
-    assert f"{folders[0] / 'a.png'}: holds the 16 values 0, 1, 2, 3, 4, …" in text
-    assert f"{folders[1] / 'b.png'}: holds the 16 values" in text
+    assert f"{folders[0] / 'a.png'}: holds 16 values (0, 1, 2, 3, 4, …)" in text
+    assert f"{folders[1] / 'b.png'}: holds 16 values" in text
     assert "c.png" not in text
 
 
@@ -160,7 +181,7 @@ def test_values_beyond_the_classes_are_named(folders):
     write(folders[0], a=square(value=2))
     write(folders[1], a=square(value=3))
     text = faults_of(folders, classes=3)
-    assert f"{folders[1] / 'a.png'}: holds 3" in text
+    assert f"{folders[1] / 'a.png'}: holds 1 value (3)" in text
     assert str(folders[0] / "a.png") not in text
     assert run(folders, classes=4).cases["dice"].tolist() == [0]
 
@@ -171,33 +192,6 @@ def test_with_more_classes_a_case_is_the_mean_over_its_classes(folders):
     write(folders[0], a=predicted)
     write(folders[1], a=truth)
     assert run(folders, classes=3).cases["dice"].tolist() == [(1 + 0.5) / 2]
-
-
-@pytest.mark.parametrize(
-    ("values", "classes", "may_ignore", "labels"),
-    [
-        ([0, 0], 1, True, [0, 0]),
-        ([0, 255], 1, True, [0, 1]),
-        ([0, 128], 1, False, [0, 1]),
-        ([255, 255], 1, True, [1, 1]),
-        ([0, 1, 255], 1, True, [0, 1, 255]),
-        ([0, 1, 2, 255], 3, True, [0, 1, 2, 255]),
-        ([0, 255], 2, True, [0, 255]),
-    ],
-)
-def test_a_files_values_become_labels(values, classes, may_ignore, labels):
-    found = to_labels(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
-    assert found.dtype == np.uint8
-    assert found.tolist() == [labels]
-
-
-@pytest.mark.parametrize(
-    ("values", "classes", "may_ignore"),
-    [([0, 1, 255], 1, False), ([0, 1, 2], 1, True), ([1, 255], 1, True), ([0, 3], 3, True), ([0, 255], 2, False)],
-)
-def test_values_that_mean_nothing_are_refused(values, classes, may_ignore):
-    with pytest.raises(ValueError, match="holds"):
-        to_labels(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
 
 
 def test_empty_cases_are_left_out_of_the_means_counted_and_said(folders):
@@ -232,8 +226,8 @@ def test_all_missing_doubled_and_misplaced_masks_are_told_at_once(folders):
     text = faults_of(folders)
     assert f"b: no mask in {folders[0]}" in text
     assert f"d: no mask in {folders[0]}" in text
-    assert f"{folders[0]}: a.png and a.tif have one id" in text
-    assert f"{folders[1]}: c.bmp and c.png have one id" in text
+    assert f"{folders[0]}: 2 files of one id, a: a.png, a.tif" in text
+    assert f"{folders[1]}: 2 files of one id, c: c.bmp, c.png" in text
 
 
 def test_all_sizes_that_differ_are_named(folders):

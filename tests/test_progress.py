@@ -67,6 +67,16 @@ def test_work_that_is_no_longer_wanted_is_not_begun():
     assert threading.active_count() == before
 
 
+def test_work_is_not_begun_long_before_its_turn():
+    begun = []
+    outcomes = in_threads(begun.append, range(1000), text="working", shown=False)
+    next(outcomes)
+    time.sleep(0.1)  # time enough for all of them, if they were under way
+    assert THREADS <= len(begun) < 100
+    assert len(list(outcomes)) == 999
+    assert sorted(begun) == list(range(1000))
+
+
 def test_all_results_or_the_faults_of_all():
     assert all_in_threads(slow_first, range(3), text="squares", complaint="wrong", shown=False) == [0, 1, 4]
     with pytest.raises(DataError) as caught:

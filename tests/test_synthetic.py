@@ -7,10 +7,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pixeltrust import synthetic
 from pixeltrust.errors import RunError
 from pixeltrust.images import read_image, read_labels
-from pixeltrust.synthetic import as_jpeg, cloud, dermoscopy, lesion_depth, write_source
+from pixeltrust.synthetic import dermoscopy, source, write_source
+from pixeltrust.synthetic.artefacts import ARTEFACTS
+from pixeltrust.synthetic.camera import as_jpeg
+from pixeltrust.synthetic.drawing import cloud, grid
+from pixeltrust.synthetic.lesion import lesion_depth
 
 CASES = 60
 
@@ -95,10 +98,10 @@ def test_skin_comes_in_many_tones(cases):
     assert (skins[:, 0] > skins[:, 2]).mean() > 0.9  # redder than blue
 
 
-@pytest.mark.parametrize("element", [element for element, _ in synthetic._ARTEFACTS])
+@pytest.mark.parametrize("element", [element for element, _ in ARTEFACTS])
 def test_every_artefact_changes_the_picture_but_hides_no_large_part_of_the_lesion(element):
     size = 64
-    y, x = synthetic._grid(size)
+    y, x = grid(size)
     mask = np.hypot(y, x) < 0.2
     image = np.full((size, size, 3), 0.7, dtype=np.float32)
     changed = np.zeros((size, size), dtype=bool)
@@ -160,7 +163,7 @@ def test_another_seed_draws_other_cases(tmp_path):
 
 @pytest.mark.parametrize(("share", "cases", "tests"), [(0, 20, 0), (1, 20, 20), (0.1, 100, 10), (0.29, 100, 29)])
 def test_the_share_of_test_cases_is_met(share, cases, tests):
-    assert sum(synthetic._is_test(i, share) for i in range(cases)) == tests
+    assert sum(source._is_test(i, share) for i in range(cases)) == tests
 
 
 def test_an_empty_folder_is_filled(tmp_path):
@@ -171,7 +174,7 @@ def test_an_empty_folder_is_filled(tmp_path):
 
 def test_a_folder_with_something_in_it_is_refused_and_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="has something in it already"):
+    with pytest.raises(RunError, match="exists and is not empty"):
         write_source(tmp_path, cases=1, size=32, show_progress=False)
     assert files_of(tmp_path) == {"notes.txt": b"mine"}
 
@@ -191,7 +194,7 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path, monkeypatch, failure
             return case
         raise failure
 
-    monkeypatch.setattr(synthetic, "dermoscopy", fails_the_second_time)
+    monkeypatch.setattr(source, "dermoscopy", fails_the_second_time)
     with pytest.raises(failure):
         write_source(tmp_path / "source", cases=3, size=32, show_progress=False)
     assert list(tmp_path.iterdir()) == []
@@ -204,10 +207,12 @@ def test_impossible_numbers_are_refused_before_anything_is_written(tmp_path, wro
     assert list(tmp_path.iterdir()) == []
 
 
-def test_progress_is_shown_on_standard_error_unless_told_otherwise(tmp_path, capsys):
+def test_progress_is_shown_on_standard_error_unless_told_otherwise(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal: elsewhere a bar that vanishes is never drawn
     write_source(tmp_path / "seen", cases=1, size=32)
-    write_source(tmp_path / "unseen", cases=1, size=32, show_progress=False)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert shown.err.count("drawing") == 1
+    assert "drawing" in shown.err
+    write_source(tmp_path / "unseen", cases=1, size=32, show_progress=False)
+    assert capsys.readouterr() == ("", "")
     assert inspect.signature(write_source).parameters["show_progress"].default is True

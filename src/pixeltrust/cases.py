@@ -51,6 +51,11 @@ class Cases:
         """The cases of one role, in the order of their ids."""
         return [case for case in self.cases if case.role == role]
 
+    def __str__(self) -> str:
+        counts = ", ".join(f"{len(self.of(role)):,} {role}" for role in ROLES)
+        groups = {case.group for case in self.cases if case.group}
+        return "\n".join([f"{self.data}: no faults; {counts} cases" + (f" in {len(groups):,} groups" if groups else ""), *self.notes])
+
 
 @dataclass
 class _Findings:
@@ -117,42 +122,68 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
     return Cases(cases.data, cases.cases, (*cases.notes, *without))
 
 
+Meaning = Literal["foreground", "ignored", "absent"]
+
+
 @dataclass(frozen=True)
 class Kind:
     """What 255 means in one file of a binary folder."""
 
     path: Path
-    meaning: Literal["foreground", "ignored", "absent"]
+    meaning: Meaning
 
 
-def decode_labels(path: Path, *, classes: int, ignore_label: int | None) -> tuple[np.ndarray, Kind]:
-    """A mask file as labels uint8 (H, W), 0 … max(classes, 2) − 1 and 255 for ignored, and what 255 means in the file.
-
-    With one class a file holds 0 and at most one other value, which is the foreground (255 too); a file with exactly 0, 1 and 255
-    has 255 ignored. With more, 0 … classes − 1, and 255 is ignored. `ignore_label`, where given, is the ignored value instead.
+def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ignore: bool = True) -> tuple[np.ndarray, Kind]:
+    """A mask file as labels uint8 (H, W), and what 255 means in the file; see `labels_of`.
 
     Raises:
         DataError: the file cannot be read, or holds a value that no class has.
     """
-    raw = read_labels(path)
-    present = set(np.flatnonzero(np.bincount(raw.ravel(), minlength=256)).tolist())
-    ignored = ignore_label if ignore_label is not None else IGNORE
+    try:
+        labels, meaning = labels_of(read_labels(path), classes=classes, ignore_label=ignore_label, may_ignore=may_ignore)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    return labels, Kind(path, meaning)
+
+
+def labels_of(values: np.ndarray, *, classes: int, ignore_label: int | None = None, may_ignore: bool = True) -> tuple[np.ndarray, Meaning]:
+    """A mask's values as labels 0 … max(classes, 2) − 1 and 255 for ignored, and what 255 means among the values.
+
+    With one class there are 0 and at most one other value, which is the foreground (255 too); of exactly 0, 1 and 255
+    the 255 is ignored. With more, 0 … classes − 1, and 255 is ignored. `ignore_label`, where given, is the ignored value instead.
+
+    Args:
+        values: uint8 (H, W), as the file has them.
+        classes: 1 (binary) or 2 … 255 with the background.
+        may_ignore: False where no value means ignored: a prediction ignores nothing.
+
+    Raises:
+        ValueError: a value that no class has.
+    """
+    present = frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    ignored = _ignored_value(present, classes, ignore_label) if may_ignore else None
     if classes > 1:
-        strange = sorted(present - {*range(classes), ignored})
+        strange = present - {*range(classes), ignored}
         if strange:
-            raise DataError(f"{path}: {_values(strange)} where classes = {classes} allows 0 to {classes - 1} and {ignored} for ignored")
-        return np.where(raw == ignored, np.uint8(IGNORE), raw), Kind(path, "ignored" if IGNORE in present else "absent")
-    if ignore_label is None and not {1, IGNORE} <= present:
-        ignored = -1  # 255, if it is there, is the foreground
-    foreground = present - {0, ignored}
-    if len(foreground) > 1:
-        raise DataError(f"{path}: {_values(sorted(present))} where classes = 1 allows 0 and one other (0, 1 and 255 with 255 ignored)")
-    labels = np.zeros_like(raw)
-    for value in foreground:
-        labels[raw == value] = 1
-    labels[raw == ignored] = IGNORE
-    meaning = "absent" if IGNORE not in present or ignore_label is not None else "foreground" if ignored == -1 else "ignored"
-    return labels, Kind(path, meaning)  # type: ignore[arg-type]
+            also = f" and {ignored} for ignored" if may_ignore else ""
+            raise ValueError(f"holds {_values(strange)} where classes = {classes} allows 0 to {classes - 1}{also}")
+        labels = values.copy()
+    else:
+        if len(present - {0, ignored}) > 1:
+            also = " (0, 1 and 255 with 255 ignored)" if may_ignore else ""
+            raise ValueError(f"holds {_values(present)} where classes = 1 allows 0 and one other{also}")
+        labels = (values != 0).astype(np.uint8)
+    if ignored is not None:
+        labels[values == ignored] = IGNORE
+    if IGNORE not in present or ignore_label is not None:
+        return labels, "absent"
+    return labels, "foreground" if ignored is None else "ignored"
+
+
+def _ignored_value(present: Collection[int], classes: int, ignore_label: int | None) -> int | None:
+    if ignore_label is not None:
+        return ignore_label
+    return IGNORE if classes > 1 or present == {0, 1, IGNORE} else None
 
 
 def mixture_faults(kinds: Iterable[Kind]) -> list[str]:
@@ -184,10 +215,10 @@ def _table_of(data: Path) -> Path | None:
 def _cases_of_folder(data: Path, found: _Findings) -> list[Case]:
     if not (data / "images").is_dir():
         raise DataError(f"{data}: not a data folder: it has no images/ (wanted: images/, noisy/, clean/ and perhaps test/)")
-    images = _files_by_id(data / "images", found)
+    images = _listed(data / "images", found)
     cases, used = [], set()
     for role in ROLES:
-        for identity, mask in _files_by_id(data / role, found).items():
+        for identity, mask in _listed(data / role, found).items():
             if identity in images:
                 cases.append(Case(identity, images[identity], mask, role))
                 used.add(identity)
@@ -199,31 +230,55 @@ def _cases_of_folder(data: Path, found: _Findings) -> list[Case]:
     return cases
 
 
-def _files_by_id(folder: Path, found: _Findings) -> dict[str, Path]:
-    """The image files of a folder by id; two of one id are a fault, other files are counted. An absent folder has none."""
+def _listed(folder: Path, found: _Findings) -> dict[str, Path]:
+    """The files of a folder by id; an absent folder has none."""
     if not folder.is_dir():
         return {}
+    listing = files_by_id(folder)
+    found.faults += listing.faults
+    found.notes += listing.notes
+    return listing.files
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The image files of a folder by the id of their case, the first of each, and what was noticed."""
+
+    files: dict[str, Path]
+    faults: list[str]
+    notes: list[str]
+
+
+def files_by_id(folder: Path) -> Listing:
+    """The image files of a folder; two of one id are a fault, other entries a note, hidden files nothing.
+
+    Raises:
+        DataError: there is no such folder, or it cannot be read.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder}: not a folder" if folder.exists() else f"{folder}: there is no such folder")
+    try:
+        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from None
     by_id: dict[str, list[Path]] = defaultdict(list)
     others = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+    for path in entries:
         if image_suffix(path) and not path.is_dir():  # so a link to nowhere is a fault, not an entry to leave out
             by_id[case_id(path)].append(path)
         else:
             others.append(path.name)
-    found.faults += [
+    faults = [
         f"{folder}: {len(paths)} files of one id, {identity}: {', '.join(path.name for path in paths)}"
         for identity, paths in by_id.items()
         if len(paths) > 1
     ]
-    if others:
-        found.notes.append(f"{folder}: {_count(len(others), 'entry', 'entries')} that are no images left out: {_some(others)}")
-    return {identity: paths[0] for identity, paths in by_id.items()}
+    notes = [f"{folder}: {_count(len(others), 'entry', 'entries')} that are no images left out: {_some(others)}"] if others else []
+    return Listing({identity: paths[0] for identity, paths in by_id.items()}, faults, notes)
 
 
 def _cases_of_table(table: Path, found: _Findings) -> list[Case]:
-    rows = _read_table(table)
+    rows = read_table(table)
     missing = [name for name in COLUMNS if name not in rows.columns]
     if missing:
         raise DataError(
@@ -244,7 +299,12 @@ def _cases_of_table(table: Path, found: _Findings) -> list[Case]:
     return cases
 
 
-def _read_table(table: Path) -> pd.DataFrame:
+def read_table(table: Path) -> pd.DataFrame:
+    """A .csv or .parquet file, every cell a text, an empty one where it has nothing.
+
+    Raises:
+        DataError: it cannot be read.
+    """
     try:
         csv = table.suffix.lower() == ".csv"
         rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig") if csv else pd.read_parquet(table)
@@ -300,8 +360,8 @@ def _compare_sides(cases: list[Case], found: _Findings) -> None:
         ]
 
 
-def _values(present: list[int]) -> str:
-    return f"{_count(len(present), 'value')} ({_some([str(value) for value in present])})"
+def _values(present: Collection[int]) -> str:
+    return f"{_count(len(present), 'value')} ({_some([str(value) for value in sorted(present)])})"
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pixeltrust.errors import DataError, PixeltrustError
+from pixeltrust.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii.gz", ".nii")
 STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
@@ -34,9 +35,13 @@ def image_suffix(path: Path) -> str | None:
 
 
 def case_id(path: Path) -> str:
-    """The id of a file's case: its name without the image ending, in composed characters (macOS writes é as two)."""
+    """The id of a file's case: its name without the image ending, as text that can be compared and written.
+
+    That is in composed characters (macOS writes é as two), and with escapes for bytes that are no valid UTF-8.
+    """
     suffix = image_suffix(path)
-    return normalize("NFC", path.name[: -len(suffix)] if suffix else path.stem)
+    name = path.name[: -len(suffix)] if suffix else path.stem
+    return normalize("NFC", os.fsencode(name).decode("utf-8", errors="backslashreplace"))
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -147,19 +152,6 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         for label in present
     ]
     return present[np.argmax(shares, axis=0)]
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        yield unfinished
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager

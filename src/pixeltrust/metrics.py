@@ -24,7 +24,8 @@ import torch
 from monai.metrics import get_mask_edges, get_surface_distance
 from scipy import stats
 
-IGNORED = 255
+from pixeltrust.losses import IGNORE
+
 METRICS = ("dice", "jaccard", "sensitivity", "specificity", "accuracy", "hausdorff95", "surface_distance")
 _BOOTSTRAP_CELLS = 10_000_000  # resampled values held at once: 80 MB
 
@@ -61,7 +62,7 @@ def confusion(*, predicted: Labels, truth: Labels, label: int = 1) -> Confusion:
         ValueError: the shapes differ.
     """
     _check_shapes(predicted, truth)
-    counted = truth != IGNORED
+    counted = truth != IGNORE
     found, real = (predicted == label) & counted, truth == label
     true_positives, positives, trues = int((found & real).sum()), int(found.sum()), int(real.sum())
     return Confusion(
@@ -122,7 +123,7 @@ def boundary_distances(*, predicted: Labels, truth: Labels, label: int = 1, spac
     _check_shapes(predicted, truth)
     if spacing is not None and (len(spacing) != truth.ndim or not all(0 < step < np.inf for step in spacing)):
         raise ValueError(f"spacing {spacing} needs one number above 0 for each of the {truth.ndim} axes")
-    real, found = _numpy(truth) == label, (_numpy(predicted) == label) & (_numpy(truth) != IGNORED)
+    real, found = _numpy(truth) == label, (_numpy(predicted) == label) & (_numpy(truth) != IGNORE)
     if not (real.any() and found.any()):
         return BoundaryDistances(to_truth=np.empty(0), to_predicted=np.empty(0))
     box = _bounding_box(real | found)
@@ -165,7 +166,7 @@ def case_metrics(*, predicted: Labels, truth: Labels, classes: int = 1, spacing:
     """
     per_class = [_class_metrics(predicted=predicted, truth=truth, label=label, spacing=spacing) for label in range(1, max(classes, 2))]
     means = {name: mean_of_defined([values[name] for values in per_class]) for name in METRICS}
-    counted = truth != IGNORED
+    counted = truth != IGNORE
     return means | {"accuracy": _ratio(int(((predicted == truth) & counted).sum()), int(counted.sum()))}
 
 

@@ -1,7 +1,9 @@
 """Long work: a bar with speed and remaining time on standard error, and many files at once in threads."""
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,7 +14,8 @@ from pixeltrust.errors import DataError, PixeltrustError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-THREADS = 4  # decoding releases the interpreter's lock
+THREADS = min(8, os.cpu_count() or 1)  # decoding releases the interpreter's lock
+_AHEAD = 4 * THREADS  # so many items are begun or done before their turn: a million results do not pile up
 
 
 class _Speed(ProgressColumn):
@@ -22,7 +25,7 @@ class _Speed(ProgressColumn):
 
 
 def progress_bar(shown: bool = True) -> Progress:
-    """A rich progress bar on standard error that vanishes when its work is done.
+    """A rich progress bar on standard error that vanishes when its work is done; none where that is not a terminal.
 
     The column `note` shows `task.fields["note"]`, where a task has one.
     """
@@ -36,7 +39,8 @@ def progress_bar(shown: bool = True) -> Progress:
         TimeRemainingColumn(),
         note,
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True, disable=not shown)
+    console = Console(stderr=True)
+    return Progress(*columns, console=console, transient=True, disable=not shown or not console.is_terminal)
 
 
 def in_threads(
@@ -59,7 +63,7 @@ def in_threads(
     try:
         with progress_bar(shown) as bar:
             task = bar.add_task(text, total=len(items), note="")
-            for item, outcome in zip(items, pool.map(attempt, items), strict=True):
+            for item, outcome in _in_order(pool, attempt, items):
                 bar.advance(task)
                 yield item, outcome
     finally:
@@ -79,9 +83,26 @@ def all_in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, tex
     faults: list[str] = []
     for _, outcome in in_threads(work, items, text=text, shown=shown):
         if isinstance(outcome, PixeltrustError):
-            faults += getattr(outcome, "faults", None) or [str(outcome)]
+            faults += faults_of(outcome)
         else:
             results.append(outcome)
     if faults:
         raise DataError(complaint, faults)
     return results
+
+
+def faults_of(error: PixeltrustError) -> list[str]:
+    """The faults that an error lists, or itself as the only one."""
+    return getattr(error, "faults", None) or [str(error)]
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
+    """Each item with its result, in the order of the items, at most `_AHEAD` of them under way."""
+    waiting: deque[tuple[Item, Future[Result]]] = deque()
+    for item in items:
+        if len(waiting) == _AHEAD:
+            first, future = waiting.popleft()
+            yield first, future.result()
+        waiting.append((item, pool.submit(work, item)))
+    for first, future in waiting:
+        yield first, future.result()

@@ -16,23 +16,22 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.images import case_id, image_suffix, read_image, read_labels, read_size, write_png
+from pixeltrust.files import check_free, whole_folder
+from pixeltrust.images import read_image, write_png
+from pixeltrust.metrics import mean_of_defined
 from pixeltrust.noise import Noise
 from pixeltrust.noise import noise as noise_named
+from pixeltrust.progress import all_in_threads
 from pixeltrust.seeds import generator
+from pixeltrust.sources import SourceCase, read_source, read_truth
 
 TARGET_TOLERANCE = 0.01  # how near the mean Dice comes to `target_dice`
 _SEARCH_TOLERANCE = 0.002
@@ -41,11 +40,8 @@ _SAMPLE_CASES = 200  # the strength is sought on so many, held in memory, and co
 _SAMPLE_PIXELS = 200_000_000  # and on fewer where they are large
 _CORRECTIONS = 4
 _STRONGEST = 16.0
-_THREADS = min(4, os.cpu_count() or 1)
 _MEASURES = ["dice", "false_positive_share", "false_negative_share"]
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+_COMPLAINT = "These files of the source cannot be used:"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +82,6 @@ class SimulationSummary:
         )
 
 
-@dataclass(frozen=True)
-class _Case:
-    id: str
-    image: Path
-    mask: Path
-    trains: bool
-
-
 def simulate(
     source: Path,
     out: Path,
@@ -129,21 +117,20 @@ def simulate(
     _check_settings(clean, seed, strength, target_dice)
     source, out = Path(source), Path(out)
     _check_out(source, out)
-    with _progress(show_progress) as progress:
-        cases = _read_source(source, progress)
-        noisy_cases, clean_cases, test_cases = _parts(cases, clean, seed, source)
-        draw = _Draw(function, seed, needs_image=callable(noise) or noise == "unsupervised")
-        with _whole_folder(out) as folder:
-            if target_dice is None:
-                strength = 1.0 if strength is None else strength
-                rows = _write_noisy(noisy_cases, draw, strength, folder, progress)
-            else:
-                strength, rows = _write_at_target(noisy_cases, draw, target_dice, name, folder, progress)
-            _write_true(clean_cases, folder / "clean", progress)
-            _write_true(test_cases, folder / "test", progress)
-            _link_images(cases, folder / "images", progress)
-            summary = _summary(rows, out, name, strength, seed, {"clean": len(clean_cases), "test": len(test_cases)})
-            _write_record(folder, rows, summary, source, target_dice)
+    cases = read_source(source, show_progress=show_progress)
+    noisy_cases, clean_cases, test_cases = _parts(cases, clean, seed, source)
+    draw = _Draw(function, seed, needs_image=callable(noise) or noise == "unsupervised")
+    with whole_folder(out) as folder:
+        if target_dice is None:
+            strength = 1.0 if strength is None else strength
+            rows = _write_noisy(noisy_cases, draw, strength, folder, show_progress)
+        else:
+            strength, rows = _write_at_target(noisy_cases, draw, target_dice, name, folder, show_progress)
+        _write_true(clean_cases, folder / "clean", show_progress)
+        _write_true(test_cases, folder / "test", show_progress)
+        _link_images(cases, folder / "images", show_progress)
+        summary = _summary(rows, out, name, strength, seed, {"clean": len(clean_cases), "test": len(test_cases)})
+        _write_record(folder, rows, summary, source, target_dice)
     return summary
 
 
@@ -171,91 +158,16 @@ def _check_settings(clean: int, seed: int, strength: float | None, target_dice: 
 
 
 def _check_out(source: Path, out: Path) -> None:
+    """Before the source is read, not after it."""
     if out.resolve().is_relative_to(source.resolve()):
         raise RunError(f"{out}: lies in the source {source}, which is left as it is; choose a folder outside it")
-    try:
-        if out.exists() and not out.is_dir():
-            raise RunError(f"{out}: exists and is no folder; choose another name")
-        if out.exists() and any(out.iterdir()):
-            raise RunError(f"{out}: exists and is not empty; choose another folder or remove it")
-    except OSError as error:
-        raise RunError(f"{out}: cannot be used: {error.strerror or error}") from None
+    check_free(out)
 
 
-# --- the source ---------------------------------------------------------------------------------------------------
+# --- the cases ----------------------------------------------------------------------------------------------------
 
 
-def _read_source(source: Path, progress: Progress) -> list[_Case]:
-    """Every case of the source, in the order of the ids, after every file has been found fit."""
-    faults: list[str] = []
-    images, masks = (_files_by_id(source / part, faults) for part in ("images", "masks"))
-    splits = _read_splits(source / "split.csv", faults)
-    faults += [f"{images[one]}: has no mask in {source / 'masks'}" for one in sorted(images.keys() - masks.keys())]
-    faults += [f"{masks[one]}: has no image in {source / 'images'}" for one in sorted(masks.keys() - images.keys())]
-    paired = sorted(images.keys() & masks.keys())
-    if splits is not None:
-        faults += [f"{source / 'split.csv'}: {one} has no files" for one in splits if one not in images.keys() | masks.keys()]
-        faults += [f"{images[one]}: has no row in {source / 'split.csv'}" for one in paired if one not in splits]
-    cases = [_Case(one, images[one], masks[one], splits is None or splits.get(one) == "train") for one in paired]
-    faults += [fault for found in _each(_faults_of_files, cases, "checking", progress) for fault in found]
-    if faults:
-        raise DataError(f"{source}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", faults)
-    if not cases:
-        raise DataError(f"{source}: has no images in images/ with masks in masks/")
-    return cases
-
-
-def _files_by_id(folder: Path, faults: list[str]) -> dict[str, Path]:
-    """The image files of a folder by their case's id; hidden files and others are passed over."""
-    try:
-        files = sorted(path for path in folder.iterdir() if image_suffix(path) and path.is_file() and path.name[0] != ".")
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read ({error.strerror or error}); a source has images/ and masks/") from None
-    found: dict[str, Path] = {}
-    for path in files:
-        if case_id(path) in found:
-            faults.append(f"{path}: has the id of {found[case_id(path)].name}")
-        found.setdefault(case_id(path), path)
-    return found
-
-
-def _read_splits(path: Path, faults: list[str]) -> dict[str, str] | None:
-    """The split of every id, or None without a file."""
-    if not path.exists():
-        return None
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{path}: cannot be read as a table: {error}") from None
-    if not {"id", "split"} <= set(table.columns):
-        raise DataError(f"{path}: needs the columns id and split, has {', '.join(map(str, table.columns))}")
-    splits: dict[str, str] = {}
-    for one, split in zip(table["id"].str.strip(), table["split"].str.strip(), strict=True):
-        if one in splits:
-            faults.append(f"{path}: {one} has two rows")
-        if not split:
-            faults.append(f"{path}: {one} has no split")
-        splits[one] = split
-    return splits
-
-
-def _faults_of_files(case: _Case) -> list[str]:
-    try:
-        labels = read_labels(case.mask)
-        size = read_size(case.image)
-    except DataError as error:
-        return [str(error)]
-    values = np.unique(labels)
-    faults = []
-    if np.count_nonzero(values) > 1:
-        shown = ", ".join(map(str, values[:6])) + (" …" if len(values) > 6 else "")
-        faults.append(f"{case.mask}: not binary: a true mask holds 0 and one other value, this one {shown}")
-    if labels.shape != size:
-        faults.append(f"{case.mask}: of size {labels.shape}, its image of size {size}")
-    return faults
-
-
-def _parts(cases: list[_Case], clean: int, seed: int, source: Path) -> tuple[list[_Case], list[_Case], list[_Case]]:
+def _parts(cases: list[SourceCase], clean: int, seed: int, source: Path) -> tuple[list[SourceCase], list[SourceCase], list[SourceCase]]:
     """(noisy, clean, test) cases."""
     training = [case for case in cases if case.trains]
     if clean >= len(training):
@@ -283,12 +195,11 @@ class _Draw:
     seed: int
     needs_image: bool
 
-    def read(self, case: _Case) -> tuple[np.ndarray, np.ndarray | None]:
+    def read(self, case: SourceCase) -> tuple[np.ndarray, np.ndarray | None]:
         """The true mask uint8 0/1 (H, W), and the image uint8 (H, W, 3) where the noise looks at it."""
-        truth = (read_labels(case.mask) > 0).astype(np.uint8)
-        return truth, read_image(case.image) if self.needs_image else None
+        return read_truth(case), read_image(case.image) if self.needs_image else None
 
-    def noisy(self, case: _Case, truth: np.ndarray, image: np.ndarray | None, strength: float) -> np.ndarray:
+    def noisy(self, case: SourceCase, truth: np.ndarray, image: np.ndarray | None, strength: float) -> np.ndarray:
         """The noisy mask uint8 0/1 (H, W)."""
         found = np.asarray(self.function(truth, generator(self.seed, "noise", case.id), strength, image))
         if found.shape != truth.shape or not np.isin(found, (0, 1)).all():
@@ -296,37 +207,40 @@ class _Draw:
         return found.astype(np.uint8)
 
 
-def _write_noisy(cases: list[_Case], draw: _Draw, strength: float, folder: Path, progress: Progress) -> pd.DataFrame:
+def _write_noisy(cases: list[SourceCase], draw: _Draw, strength: float, folder: Path, show_progress: bool) -> pd.DataFrame:
     """Writes the noisy masks; a row per case: id and how it differs from the truth."""
     (folder / "noisy").mkdir(exist_ok=True)
 
-    def write(case: _Case) -> tuple[float, float, float]:
+    def write(case: SourceCase) -> tuple[float, float, float]:
         truth, image = draw.read(case)
         noisy = draw.noisy(case, truth, image, strength)
         write_png(folder / "noisy" / f"{case.id}.png", noisy * 255)
         return _measures(truth, noisy)
 
-    rows = pd.DataFrame(_each(write, cases, "noisy masks", progress), columns=_MEASURES)
+    measured = all_in_threads(write, cases, text="noisy masks", complaint=_COMPLAINT, shown=show_progress)
+    rows = pd.DataFrame(measured, columns=_MEASURES)
     rows.insert(0, "id", [case.id for case in cases])
     return rows
 
 
 def _write_at_target(
-    cases: list[_Case], draw: _Draw, target: float, name: str, folder: Path, progress: Progress
+    cases: list[SourceCase], draw: _Draw, target: float, name: str, folder: Path, show_progress: bool
 ) -> tuple[float, pd.DataFrame]:
     """The noisy masks at the strength that gives the target, sought on a sample and corrected on all of them."""
     sample = _sample(cases, draw)
 
     def sample_dice(strength: float) -> float:
-        made = _each(lambda one: _measures(one[1], draw.noisy(*one, strength))[0], sample, "strength", progress)
-        return float(pd.Series(made).mean())
+        def dice(one: tuple[SourceCase, np.ndarray, np.ndarray | None]) -> float:
+            return _measures(one[1], draw.noisy(*one, strength))[0]
+
+        return mean_of_defined(all_in_threads(dice, sample, text="strength", complaint=_COMPLAINT, shown=show_progress))
 
     sample_target, tried = target, math.nan
     for _ in range(_CORRECTIONS):
         strength = _strength_for(sample_target, sample_dice)
         if strength == tried:
             break
-        rows = _write_noisy(cases, draw, strength, folder, progress)
+        rows = _write_noisy(cases, draw, strength, folder, show_progress)
         reached, tried = float(rows["dice"].mean()), strength
         if math.isnan(reached):
             raise ConfigError("target_dice: none of the noisy cases has a true mask with foreground, so there is no Dice to aim at")
@@ -337,7 +251,7 @@ def _write_at_target(
     raise ConfigError(f"target_dice: {name} at {full} gives a mean Dice of {reached:.3f}; {target:g} cannot be reached with it")
 
 
-def _sample(cases: list[_Case], draw: _Draw) -> list[tuple[_Case, np.ndarray, np.ndarray | None]]:
+def _sample(cases: list[SourceCase], draw: _Draw) -> list[tuple[SourceCase, np.ndarray, np.ndarray | None]]:
     """Some cases with their truth and image, chosen by the seed."""
     sample, pixels = [], 0
     for i in generator(draw.seed, "target").permutation(len(cases))[:_SAMPLE_CASES]:
@@ -383,45 +297,27 @@ def _measures(truth: np.ndarray, noisy: np.ndarray) -> tuple[float, float, float
 # --- what is written ----------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to write to that becomes `out` when the block ends well, and vanishes when it does not."""
-    target = out.resolve()
-    unfinished = target.with_name(f".{target.name}.unfinished-{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.mkdir()
-        yield unfinished
-        if target.exists():
-            target.rmdir()  # empty: it was checked; where it no longer is, this fails
-        unfinished.rename(target)
-    except OSError as error:
-        raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _write_true(cases: list[_Case], folder: Path, progress: Progress) -> None:
+def _write_true(cases: list[SourceCase], folder: Path, show_progress: bool) -> None:
     if not cases:
         return
     folder.mkdir()
 
-    def write(case: _Case) -> None:
-        write_png(folder / f"{case.id}.png", (read_labels(case.mask) > 0).astype(np.uint8) * 255)
+    def write(case: SourceCase) -> None:
+        write_png(folder / f"{case.id}.png", read_truth(case) * np.uint8(255))
 
-    list(_each(write, cases, f"{folder.name} masks", progress))
+    all_in_threads(write, cases, text=f"{folder.name} masks", complaint=_COMPLAINT, shown=show_progress)
 
 
-def _link_images(cases: list[_Case], folder: Path, progress: Progress) -> None:
+def _link_images(cases: list[SourceCase], folder: Path, show_progress: bool) -> None:
     folder.mkdir()
 
-    def link(case: _Case) -> None:
+    def link(case: SourceCase) -> None:
         try:
             os.link(case.image.resolve(), folder / case.image.name)
         except OSError:  # another disk, or one without hard links
             shutil.copy2(case.image, folder / case.image.name)
 
-    list(_each(link, cases, "images", progress))
+    all_in_threads(link, cases, text="images", complaint=_COMPLAINT, shown=show_progress)
 
 
 def _summary(rows: pd.DataFrame, out: Path, noise: str, strength: float, seed: int, counts: dict[str, int]) -> SimulationSummary:
@@ -460,24 +356,3 @@ def _write_record(folder: Path, rows: pd.DataFrame, summary: SimulationSummary, 
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else round(value, 6)
-
-
-# --- progress -----------------------------------------------------------------------------------------------------
-
-
-def _progress(shown: bool) -> Progress:
-    columns = (TextColumn("{task.description:12s}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not shown, transient=True)
-
-
-def _each(function: Callable[[Item], Result], items: Sequence[Item], description: str, progress: Progress) -> Iterator[Result]:
-    """The function's results in the order of the items, from a few threads; the first error stops the rest."""
-    task = progress.add_task(description, total=len(items))
-    executor = ThreadPoolExecutor(_THREADS)
-    try:
-        for result in executor.map(function, items):
-            progress.advance(task)
-            yield result
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-        progress.remove_task(task)

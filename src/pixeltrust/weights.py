@@ -28,7 +28,7 @@ Gains = Literal["exact", "finite-difference"]
 _TANGENTS = {"exact": exact_tangent, "finite-difference": finite_difference_tangent}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
 class Batch:
     """Images (B, C, *S) of a float dtype with their masks (B, *S), or (B, 1, *S): labels of any real dtype, 255 is ignored.
 
@@ -52,7 +52,7 @@ class Batch:
         object.__setattr__(self, "masks", self.masks.reshape(batch + spatial))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
 class Step:
     """What one `reweighted_step` saw; all detached.
 
