@@ -15,7 +15,7 @@ from pixeltrust.errors import DataError, PixeltrustError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 THREADS = min(8, os.cpu_count() or 1)  # decoding releases the interpreter's lock
-_AHEAD = 4 * THREADS  # so many items are begun or done before their turn: a million results do not pile up
+AHEAD = 4 * THREADS  # so many items are begun or done before their turn: a million results do not pile up
 
 
 class _Speed(ProgressColumn):
@@ -63,7 +63,7 @@ def in_threads(
     try:
         with progress_bar(shown) as bar:
             task = bar.add_task(text, total=len(items), note="")
-            for item, outcome in _in_order(pool, attempt, items):
+            for item, outcome in zip(items, in_order(pool, attempt, items), strict=True):
                 bar.advance(task)
                 yield item, outcome
     finally:
@@ -96,13 +96,12 @@ def faults_of(error: PixeltrustError) -> list[str]:
     return getattr(error, "faults", None) or [str(error)]
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result]]:
-    """Each item with its result, in the order of the items, at most `_AHEAD` of them under way."""
-    waiting: deque[tuple[Item, Future[Result]]] = deque()
+def in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = AHEAD) -> Iterator[Result]:
+    """The results in the order of the items, at most `ahead` of them in work or waiting."""
+    waiting: deque[Future[Result]] = deque()
     for item in items:
-        if len(waiting) == _AHEAD:
-            first, future = waiting.popleft()
-            yield first, future.result()
-        waiting.append((item, pool.submit(work, item)))
-    for first, future in waiting:
-        yield first, future.result()
+        waiting.append(pool.submit(work, item))
+        if len(waiting) >= ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()

@@ -1,0 +1,249 @@
+"""The whole job on made-up images: simulate, train plain and with pixel weights, predict, evaluate, report.
+
+    OUT/  demo.json  source/  data/  runs/<method>/  to-predict/  predictions/<method>/  <method>.csv  report.html
+
+Both methods train the same network from the same start, on the same masks, for the same number of updates. Nothing of the outcome is
+settled beforehand: the page and the summary say what came out.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pixeltrust.config import Config
+from pixeltrust.errors import RunError
+from pixeltrust.evaluate import evaluate
+from pixeltrust.files import replacing
+from pixeltrust.images import case_id
+from pixeltrust.metrics import bootstrap_interval, mean_of_defined
+from pixeltrust.predict import predict
+from pixeltrust.report import report
+from pixeltrust.runs import Run
+from pixeltrust.simulate import simulate
+from pixeltrust.synthetic import write_source
+from pixeltrust.train import train
+
+FORMAT = 1  # of demo.json
+METHODS = ("plain", "pixel")
+SHOWN = 4  # noisy cases in the gallery of the page
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What the demo makes and trains."""
+
+    cases: int = 370
+    test_share: float = 80 / 370
+    clean: int = 50
+    size: int = 96
+    """Pixels a side of the images."""
+    noise: str = "triangle"
+    model: str = "unet-small"
+    image_size: int = 64
+    """Pixels a side of what the network trains on."""
+    epochs: int = 7
+    learning_rate: float = 1e-3
+    clean_weight: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One method's line of the summary."""
+
+    method: str
+    dice: float
+    """Mean over the test cases."""
+    low: float
+    high: float
+    """95 % interval of the mean."""
+    seconds: float
+    """Of training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What the demo found; `str` of it is what a person wants to read at its end."""
+
+    rows: tuple[Row, ...]
+    difference: float
+    """Mean over the test cases of the Dice of pixel weights minus that of plain training."""
+    difference_low: float
+    difference_high: float
+    page: Path
+
+    def __str__(self) -> str:
+        lines = [f"{'method':<8}{'Dice':>6}  {'95 % interval':<16}{'training':>9}"]
+        lines += [f"{row.method:<8}{row.dice:>6.3f}  {row.low:.3f} … {row.high:.3f}   {row.seconds:>7.0f} s" for row in self.rows]
+        interval = f"{self.difference:+.3f} [{self.difference_low:+.3f} … {self.difference_high:+.3f}]"
+        return "\n".join([*lines, f"pixel minus plain, case by case: {interval}", f"the page is {self.page}"])
+
+
+def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> Demo:
+    """Do the whole job in a folder; one that was stopped goes on where it was.
+
+    Args:
+        out: a new or empty folder, or that of an earlier demo of the same plan.
+        plan: sizes and settings; about four minutes on two cores where not given.
+        show_progress: a line per stage and progress bars, on standard error.
+
+    Raises:
+        RunError: `out` holds something else, or cannot be written.
+        KeyboardInterrupt: Ctrl-C; call it again to go on.
+    """
+    work = _Work(Path(out).resolve(), plan or Plan(), show_progress)
+    work.claim()
+    work.stage(1, f"drawing {work.plan.cases} made-up images", work.draw)
+    work.stage(2, f"simulating {work.plan.noise} masks", work.simulate)
+    for number, method in enumerate(METHODS, start=3):
+        work.stage(number, f"training {method}", partial(work.train, method))
+    work.stage(5, "predicting and measuring the test cases", work.measure)
+    work.stage(6, "writing the page", work.write_page)
+    return work.summary()
+
+
+class _Work:
+    def __init__(self, out: Path, plan: Plan, show_progress: bool) -> None:
+        self.out, self.plan, self.show_progress = out, plan, show_progress
+        self.record: dict[str, Any] = {"format": FORMAT, "plan": asdict(plan), "finished": False}
+
+    def claim(self) -> None:
+        """Make the folder, or recognise it as an earlier demo of the same plan."""
+        path = self.out / "demo.json"
+        if path.is_file():
+            self.record = _read_record(path)
+            if self.record["plan"] != asdict(self.plan):
+                raise RunError(f"{self.out}: a demo with other settings was started here; choose another --out")
+        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+            raise RunError(f"{self.out}: has something in it that is no demo; choose a new or empty folder")
+        else:
+            try:
+                self.out.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(f"{self.out}: cannot be made: {error.strerror or error}") from None
+            self._write_record()
+
+    def stage(self, number: int, text: str, work: Callable[[], None]) -> None:
+        if self.show_progress:
+            print(f"{number}/6 {text}", file=sys.stderr, flush=True)
+        try:
+            work()
+        except OSError as error:
+            raise RunError(f"{error.filename or self.out}: cannot be read or written: {error.strerror or error}") from None
+
+    def draw(self) -> None:
+        plan = self.plan
+        if not (self.out / "source").exists():  # it appears when everything is in it
+            write_source(
+                self.out / "source",
+                cases=plan.cases,
+                seed=plan.seed,
+                size=plan.size,
+                test_share=plan.test_share,
+                show_progress=self.show_progress,
+            )
+
+    def simulate(self) -> None:
+        plan = self.plan
+        if not (self.out / "data").exists():  # as above
+            simulate(
+                self.out / "source",
+                self.out / "data",
+                noise=plan.noise,
+                clean=plan.clean,
+                seed=plan.seed,
+                show_progress=self.show_progress,
+            )
+
+    def train(self, method: str) -> None:
+        plan, out = self.plan, self.out / "runs" / method
+        config = Config(
+            method=method,  # type: ignore[arg-type]
+            model=plan.model,
+            image_size=plan.image_size,
+            epochs=plan.epochs,
+            learning_rate=plan.learning_rate,
+            clean_weight=plan.clean_weight,
+            seed=plan.seed,
+        )
+        if not Run(out).finished():  # then what was predicted, if anything, is of another network
+            self.record["finished"] = False
+            shutil.rmtree(self.out / "predictions" / method, ignore_errors=True)
+        train(self.out / "data", out=out, config=config, resume=out.exists(), show_progress=self.show_progress)
+
+    def measure(self) -> None:
+        """Predictions of the test cases and of a few noisy ones, and the numbers of the test cases."""
+        if self.record["finished"] and all((self.out / f"{method}.csv").is_file() for method in METHODS):
+            return
+        self.record["shown"] = self._shown()
+        images = self._gathered()
+        for method in METHODS:
+            predictions = self.out / "predictions" / method
+            predict(self.out / "runs" / method, images, out=predictions, resume=predictions.exists(), show_progress=self.show_progress)
+            evaluate(predictions, self.out / "data" / "test", out=self.out / f"{method}.csv", show_progress=self.show_progress)
+        self.record["finished"] = True
+        self._write_record()
+
+    def write_page(self) -> None:
+        report(self.out)
+
+    def summary(self) -> Demo:
+        scores = {method: pd.read_csv(self.out / f"{method}.csv")["dice"].to_numpy() for method in METHODS}
+        rows = []
+        for method, values in scores.items():
+            low, high = bootstrap_interval(values)
+            seconds = float(Run(self.out / "runs" / method).read_table("history.csv")["seconds"].iloc[-1])
+            rows.append(Row(method=method, dice=mean_of_defined(values), low=low, high=high, seconds=seconds))
+        difference = scores["pixel"] - scores["plain"]
+        low, high = bootstrap_interval(difference)
+        return Demo(
+            rows=tuple(rows),
+            difference=mean_of_defined(difference),
+            difference_low=low,
+            difference_high=high,
+            page=self.out / "report.html",
+        )
+
+    def _shown(self) -> list[str]:
+        """Noisy cases for the gallery: the first whose weight maps were kept; the seed of the run has drawn them."""
+        maps = Run(self.out / "runs" / "pixel").weight_maps()
+        return [] if maps is None else [str(one) for one in maps["ids"][:SHOWN]]
+
+    def _gathered(self) -> Path:
+        """A folder of links to (or copies of) the images to predict."""
+        data, folder = self.out / "data", self.out / "to-predict"
+        folder.mkdir(exist_ok=True)
+        wanted = {*self.record["shown"], *(case_id(path) for path in (data / "test").iterdir())}
+        for image in sorted((data / "images").iterdir()):
+            if case_id(image) in wanted and not (folder / image.name).exists():
+                _link(image, folder / image.name)
+        return folder
+
+    def _write_record(self) -> None:
+        with replacing(self.out / "demo.json") as unfinished:
+            unfinished.write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT or "plan" not in record or "finished" not in record:
+            raise ValueError(f"of format {record['format']}, wanted {FORMAT}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: cannot be read as the record of a demo ({error}); choose another --out") from None
+    return record
+
+
+def _link(image: Path, to: Path) -> None:
+    try:
+        to.hardlink_to(image)
+    except OSError:  # another disk, or one without links
+        with replacing(to) as unfinished:
+            shutil.copyfile(image, unfinished)

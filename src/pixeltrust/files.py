@@ -1,0 +1,61 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from pixeltrust.errors import RunError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        yield unfinished
+        with unfinished.open("rb") as written:
+            os.fsync(written.fileno())
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `out` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        RunError: `out` is in use already (see `check_free`), or it or something in it cannot be written.
+    """
+    check_free(out)
+    target = out.resolve()
+    # A name of its own, so that two processes with one `out` do not fill one folder; the slower of them fails.
+    unfinished = target.with_name(f".{target.name}.unfinished-{token_hex(4)}")
+    try:
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        if target.exists():
+            target.rmdir()  # empty: it was checked; where it no longer is, this fails
+        unfinished.rename(target)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def check_free(out: Path) -> None:
+    """Whether a new folder may appear at `out`: nothing is there, or an empty folder.
+
+    Raises:
+        RunError: something is there, or one cannot look.
+    """
+    try:
+        if out.exists() and not out.is_dir():
+            raise RunError(f"{out}: exists and is no folder; choose another name")
+        if out.exists() and any(out.iterdir()):
+            raise RunError(f"{out}: exists and is not empty; choose another folder or remove it")
+    except OSError as error:
+        raise RunError(f"{out}: cannot be used: {error.strerror or error}") from None

@@ -1,0 +1,403 @@
+"""A mask for every image of a folder, by the network of a run.
+
+K classes   (h, w) the size the network works at: that of training, or with sliding windows the image's own   (H, W) the image's own
+probabilities float32 (K, h, w), then a plane at a time (H, W): of the foreground when K = 1, else of each class
+
+Decoding, network and writing overlap, each a bounded number of images ahead of the next, so memory does not grow with the folder.
+"""
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor, nn
+
+from pixeltrust.config import Config
+from pixeltrust.errors import ConfigError, DataError, RunError
+from pixeltrust.images import case_id, image_suffix, read_image, resize_image, write_png
+from pixeltrust.progress import THREADS, progress_bar
+from pixeltrust.runs import Run
+
+OVERLAP = 0.5  # of neighbouring windows
+FULL_SCALE = 65535  # a probability of 1 in its 16-bit file
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a prediction did; `str` of it is what a person wants to read at its end."""
+
+    count: int
+    """Images predicted now."""
+    skipped: int
+    """Images whose files were there already."""
+    seconds: float
+    """Of predicting: decoding, network and writing."""
+    out: Path
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        speed = f"{_count(self.count, 'image')} in {self.seconds:,.1f} s, {self.count / max(self.seconds, 1e-9):,.3g} images/s"
+        skipped = f"{_count(self.skipped, 'image')} predicted earlier, left as they are" if self.skipped else ""
+        done = "; ".join(part for part in (speed if self.count else "", skipped) if part)
+        return "\n".join([*self.notes, done, f"the masks are in {self.out}"])
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A decoded image: uint8 (h, w, C) as the network gets it, and the size (H, W) of its mask."""
+
+    id: str
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
+@dataclass
+class _Tally:
+    """What is known only when all images have been seen."""
+
+    faults: list[str] = field(default_factory=list)
+    windowed: int = 0
+    small: int = 0
+
+
+def predict(
+    run: Path,
+    images: Path,
+    *,
+    out: Path,
+    weights: str = "last",
+    probabilities: bool = False,
+    sliding_window: bool = False,
+    batch_size: int | None = None,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Predicted:
+    """Write out/<id>.png for every image, a mask at the image's own size.
+
+    The image is resized to the size of training, the probabilities are resized back, and then a pixel is foreground where its
+    probability is above ½, or of the most probable class (at equal probabilities the lowest). Ctrl-C leaves whole files only.
+
+    Args:
+        run: a run folder whose training has finished (or has best weights so far).
+        images: a folder of images, not looked into deeper, or one image file.
+        out: a folder that does not exist or is empty. Masks are 0 and 255 when classes = 1, else the labels' numbers.
+        weights: `last`, or `best` by the held-out clean cases.
+        probabilities: also write out/probabilities/<id>.png when classes = 1, else out/probabilities/<class>/<id>.png: 16-bit
+            grey, 0 to 65535 for 0 to 1.
+        sliding_window: images larger than the size of training are not shrunk: windows of that size cover them at their own
+            resolution, half overlapping, their probabilities blended with Gaussian weights. Images smaller than a window in
+            height or width are resized as without it.
+        batch_size: images (or windows) in one pass; the run's where not given. Changes speed and memory only.
+        resume: `out` may hold files: an image whose mask (and probabilities, where asked for) exists is skipped. Earlier files
+            are taken to be of the same run and options.
+        show_progress: a progress bar on standard error.
+
+    Raises:
+        DataError: `images` is missing, without images or with two files of one id; or images cannot be read: then after all
+            others were written, and every one is named.
+        RunError: `run` is none or has not finished, its network does not fit its settings, or `out` cannot be used.
+        ConfigError: `weights` or `batch_size` is none that there is.
+    """
+    out = Path(out)
+    config, model, notes = _network(Run(Path(run)), weights)
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
+    files, left_out = _files_by_id(Path(images))
+    _check_out(out, Path(images), resume)
+    fabric, moved = _fabric(config)
+    network = _Network(fabric, model, config, batch_size or config.batch_size)
+    todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
+    _make_folders(out, config, probabilities)
+    start = time.perf_counter()
+    tally = _predict_all(network, todo, out, probabilities, sliding_window, show_progress)
+    if tally.faults:
+        others = len(files) - len(tally.faults)
+        written = f"{_count(others, 'other mask')} written, in {out}" if others else "nothing was written"
+        raise DataError(f"{len(tally.faults):,} of {_count(len(files), 'image')} cannot be read; {written}", tally.faults)
+    notes += [*left_out, *moved, *_window_notes(tally, config, sliding_window)]
+    if probabilities:
+        notes.append(f"probabilities, 16-bit grey with {FULL_SCALE} for 1, are in {out / 'probabilities'}")
+    return Predicted(len(todo), len(files) - len(todo), time.perf_counter() - start, out, tuple(notes))
+
+
+class _Network:
+    """The network on its device: uint8 pictures of one size in, probabilities on the CPU out.
+
+    Raises:
+        RunError: it does not take such images, or does not give K logits per pixel.
+    """
+
+    def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int) -> None:
+        self.config, self.batch_size, self.device = config, batch_size, fabric.device
+        self.model = fabric.setup_module(model).eval()
+        self._try_out()
+
+    def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
+        """(B, K, h, w) of B pictures (h, w, C)."""
+        return self._checked(self._probabilities(_tensor(pixels).to(self.device)).cpu().numpy())
+
+    def probabilities_by_windows(self, pixels: np.ndarray) -> np.ndarray:
+        """(K, h, w) of one picture (h, w, C) that is no smaller than a window; only windows go to the device."""
+        from monai.inferers import sliding_window_inference
+
+        blended = sliding_window_inference(
+            _tensor([pixels]),
+            self.config.size,
+            self.batch_size,
+            self._probabilities,
+            overlap=OVERLAP,
+            mode="gaussian",
+            sw_device=self.device,
+            device=torch.device("cpu"),
+        )
+        assert isinstance(blended, Tensor)
+        return self._checked(blended[0].numpy())
+
+    @torch.no_grad()
+    def _probabilities(self, images: Tensor) -> Tensor:
+        try:
+            logits = self.model(images).float()
+        except torch.OutOfMemoryError:
+            raise RunError(f"{self.device}: out of memory with {len(images)} images in one pass; use a smaller batch size") from None
+        return logits.sigmoid() if self.config.classes == 1 else logits.softmax(1)
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """One pass before any file is read or written, so that a network that does not fit is said at once."""
+        config, size = self.config, self.config.size
+        images = torch.zeros(1, config.channels, *size, device=self.device)
+        taken = f"model = {config.model!r} with images (B, {config.channels}, {size[0]}, {size[1]})"
+        try:
+            logits = self.model(images)
+        except Exception as error:  # a user's network raises whatever it likes
+            raise RunError(f"{taken} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
+        wanted = (1, config.classes, *size)
+        if not isinstance(logits, Tensor) or logits.shape != wanted:
+            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise RunError(f"{taken} gives {got} for one image where classes = {config.classes} needs logits {wanted}")
+
+    def _checked(self, probabilities: np.ndarray) -> np.ndarray:
+        if not np.isfinite(probabilities).all():
+            raise RunError("the network gives values that are not finite: its training diverged; train with a lower learning_rate")
+        return probabilities
+
+
+def _predict_all(
+    network: _Network, files: dict[str, Path], out: Path, with_probabilities: bool, sliding_window: bool, show_progress: bool
+) -> _Tally:
+    config, tally = network.config, _Tally()
+    # What waits is of the training size, or with sliding windows as large as the files are.
+    ahead = THREADS if sliding_window else max(THREADS, network.batch_size)
+
+    def decode(case: tuple[str, Path]) -> _Picture | DataError:
+        try:
+            pixels = read_image(case[1], config.channels)
+        except DataError as error:
+            return error
+        size = pixels.shape[0], pixels.shape[1]
+        return _Picture(case[0], pixels if sliding_window and _holds_window(size, config) else resize_image(pixels, config.size), size)
+
+    def write(outcome: tuple[_Picture, np.ndarray]) -> None:
+        _write(*outcome, out, with_probabilities)
+
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        with progress_bar(show_progress) as bar:
+            task = bar.add_task("predicting", total=len(files), note="")
+            outcomes = _outcomes(network, _in_order(pool, decode, files.items(), ahead), tally)
+            for written, _ in enumerate(_in_order(pool, write, outcomes, ahead), start=1):
+                bar.update(task, completed=written + len(tally.faults))
+    finally:
+        pool.shutdown(cancel_futures=True)  # and wait: what is being written becomes whole
+    return tally
+
+
+def _outcomes(network: _Network, pictures: Iterable[_Picture | DataError], tally: _Tally) -> Iterator[tuple[_Picture, np.ndarray]]:
+    """Every picture that could be decoded, with its probabilities (K, h, w)."""
+    batch: list[_Picture] = []
+
+    def flushed() -> Iterator[tuple[_Picture, np.ndarray]]:
+        if batch:
+            yield from zip(batch, network.probabilities([picture.pixels for picture in batch]), strict=True)
+            batch.clear()
+
+    for picture in pictures:
+        if isinstance(picture, DataError):
+            tally.faults.append(str(picture))
+        elif picture.pixels.shape[:2] != network.config.size:
+            tally.windowed += 1
+            yield picture, network.probabilities_by_windows(picture.pixels)
+        else:
+            tally.small += not _holds_window(picture.size, network.config)
+            batch.append(picture)
+            if len(batch) == network.batch_size:
+                yield from flushed()
+    yield from flushed()
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
+    """The results in the order of the items, at most `ahead` of them in work or waiting."""
+    pending: deque[Future[Result]] = deque()
+    for item in items:
+        pending.append(pool.submit(work, item))
+        if len(pending) >= ahead:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()
+
+
+def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabilities: bool) -> None:
+    """The mask comes last: where it is, the case is complete."""
+    classes = len(probabilities)
+    mask, highest = np.zeros(picture.size, np.uint8), np.full(picture.size, 0.5 if classes == 1 else -1.0, np.float32)
+    try:
+        for label in range(classes):  # a plane at a time: K planes of a large image would be much
+            plane = _resized(probabilities[label], picture.size)
+            if with_probabilities:
+                path = _probability_files(picture.id, out, classes)[label]
+                write_png(path, (plane.clip(0, 1) * FULL_SCALE).round().astype(np.uint16))
+            above = plane > highest
+            mask[above] = 255 if classes == 1 else label
+            np.copyto(highest, plane, where=above)
+        write_png(_mask_file(picture.id, out), mask)
+    except OSError as error:
+        raise _cannot_write(out, error) from error
+
+
+def _resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 (h, w) at (H, W): linear, averaging where it shrinks, by the filter of `resize_image`, so in register with the image."""
+    if plane.shape == size:
+        return plane
+    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def _tensor(pixels: list[np.ndarray]) -> Tensor:
+    """uint8 B × (h, w, C) as float (B, C, h, w) of 0 … 1, as in training."""
+    return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()).float() / 255
+
+
+def _holds_window(size: tuple[int, int], config: Config) -> bool:
+    return size[0] >= config.size[0] and size[1] >= config.size[1]
+
+
+def _window_notes(tally: _Tally, config: Config, sliding_window: bool) -> list[str]:
+    if not sliding_window:
+        return []
+    height, width = config.size
+    notes = [f"{_count(tally.windowed, 'image')} covered by windows of {width}x{height} pixels"]
+    if tally.small:
+        notes.append(f"{_count(tally.small, 'image')} smaller than a window in height or width: resized to {width}x{height} instead")
+    return notes
+
+
+# --- the run ------------------------------------------------------------------------------------------------------
+
+
+def _network(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
+    """Settings and network of a run, and what should be said of them."""
+    config, notes = run.config(), []
+    if not run.finished():
+        if weights != "best" or not (run.folder / "best.pt").is_file():
+            raise RunError(f"{run.folder}: its training has not finished; continue it first, by `pixeltrust train` with --resume")
+        notes.append(f"{run.folder}: its training has not finished; these are its best weights so far")
+    return config, run.model(weights), notes
+
+
+def _fabric(config: Config) -> tuple[Fabric, list[str]]:
+    """The run's device and precision; the CPU, and a note, where that device is not here."""
+    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}.get(config.device, False)
+    notes = [f"trained with device = {config.device!r}, which is not here: predicted on the CPU"] if absent else []
+    precision = "32-true" if config.precision == "32" else "bf16-mixed"
+    return Fabric(accelerator="cpu" if absent else config.device, devices=1, precision=precision), notes  # type: ignore[arg-type]
+
+
+# --- the files ----------------------------------------------------------------------------------------------------
+
+
+def _files_by_id(images: Path) -> tuple[dict[str, Path], list[str]]:
+    """The image files by id, in the order of the ids, and a note of what else lies there."""
+    if images.is_file():
+        if image_suffix(images) is None:
+            raise DataError(f"{images}: the name is not that of an image; known endings: .png, .jpg, .tif, .bmp, .nii.gz")
+        return {case_id(images): images}, []
+    by_id: dict[str, list[Path]] = defaultdict(list)
+    others = []
+    for path in _entries(images):
+        if image_suffix(path) and not path.is_dir():  # so a link to nowhere is a fault, not an entry to leave out
+            by_id[case_id(path)].append(path)
+        else:
+            others.append(path.name)
+    if not by_id:
+        hint = f"; is {images / 'images'} meant?" if (images / "images").is_dir() else ""
+        raise DataError(f"{images}: there is no image in it{hint}")
+    doubles = [f"{identity}: {', '.join(path.name for path in paths)}" for identity, paths in sorted(by_id.items()) if len(paths) > 1]
+    if doubles:
+        raise DataError(f"{images}: {_count(len(doubles), 'id')} with two files or more; masks are named by id", doubles)
+    named = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
+    notes = [f"{images}: {_count(len(others), 'entry', 'entries')} that are no images left out: {named}"] if others else []
+    return {identity: by_id[identity][0] for identity in sorted(by_id)}, notes
+
+
+def _entries(images: Path) -> list[Path]:
+    try:
+        return sorted(path for path in images.iterdir() if not path.name.startswith("."))
+    except FileNotFoundError:
+        raise DataError(f"{images}: there is no such folder or image") from None
+    except OSError as error:
+        raise DataError(f"{images}: cannot be read: {error.strerror or error}") from None
+
+
+def _check_out(out: Path, images: Path, resume: bool) -> None:
+    try:
+        if out.exists() and not out.is_dir():
+            raise RunError(f"{out}: exists and is no folder; choose another name")
+        if out.resolve() == (images if images.is_dir() else images.parent).resolve():
+            raise RunError(f"{out}: is where the images are, and masks have the images' names; choose another folder")
+        if not resume and out.is_dir() and any(out.iterdir()):
+            raise RunError(f"{out}: exists and is not empty; continue it with --resume, or choose another --out")
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+
+
+def _make_folders(out: Path, config: Config, with_probabilities: bool) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if with_probabilities:
+            for path in _probability_files("", out, config.classes):
+                path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_write(out, error) from None
+
+
+def _cannot_write(out: Path, error: OSError) -> RunError:
+    where = error.filename or out
+    return RunError(f"{where}: cannot be written: {error.strerror or error}; choose another folder, or free the disk")
+
+
+def _mask_file(identity: str, out: Path) -> Path:
+    return out / f"{identity}.png"
+
+
+def _probability_files(identity: str, out: Path, classes: int) -> list[Path]:
+    folder = out / "probabilities"
+    return [folder / f"{identity}.png"] if classes == 1 else [folder / str(label) / f"{identity}.png" for label in range(classes)]
+
+
+def _is_done(identity: str, out: Path, config: Config, with_probabilities: bool) -> bool:
+    wanted = [_mask_file(identity, out), *(_probability_files(identity, out, config.classes) if with_probabilities else [])]
+    return all(path.is_file() for path in wanted)
+
+
+def _count(number: int, singular: str, plural: str | None = None) -> str:
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"

@@ -1,0 +1,265 @@
+"""One page about a run or a demo: complete, alone, true to the files, and fit for a phone."""
+
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pixeltrust.cases import Case, table_of
+from pixeltrust.config import Config, to_toml
+from pixeltrust.errors import RunError
+from pixeltrust.images import write_png
+from pixeltrust.metrics import METRICS, bootstrap_interval
+from pixeltrust.report import report
+
+MARKUP = "a<img src=x onerror=alert(1)>&b"
+LONG = "a-name-without-any-place-to-break-it-" * 4
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Sources(HTMLParser):
+    """What a page loads, and its pictures without words."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.loaded, self.wordless = [], 0
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.loaded += [values[name] for name in ("src", "href", "srcset", "data", "action") if values.get(name)]
+        self.wordless += tag == "img" and not values.get("alt")
+
+
+def words(html):
+    """The text a reader sees, in one line."""
+    body = re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def assert_alone(html):
+    page = Sources(html)
+    assert page.loaded
+    assert all(source.startswith("data:image/") for source in page.loaded)
+    assert page.wordless == 0
+    assert not re.search(r"https?://|@import|url\(|<script", html)
+
+
+def write_case(folder, one, *, radius=9, size=24):
+    """An image and a mask file of the id, in folder/images and folder/masks."""
+    y, x = np.ogrid[:size, :size]
+    mask = (y - size / 2) ** 2 + (x - size / 2) ** 2 < radius**2
+    for part, pixels in (("images", np.where(mask[..., None], 90, 200) + np.zeros(3)), ("masks", mask * 255)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        write_png(folder / part / f"{one}.png", pixels.astype(np.uint8))
+    return folder / "images" / f"{one}.png", folder / "masks" / f"{one}.png"
+
+
+def history(epochs=3, *, method="pixel", val_dice=0.6, idle=0):
+    weighted = method == "pixel"
+    rows = [
+        {
+            "epoch": epoch,
+            "update": 10 * epoch,
+            "loss": 1 / epoch,
+            "zero_share": 0.1 * epoch if weighted else np.nan,
+            "effective_pixels": 900.0 if weighted else np.nan,
+            "all_zero_steps": idle,
+            "val_dice": val_dice + 0.01 * epoch,
+            "seconds": (4.0 if weighted else 2.0) * epoch,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def write_run(folder, cases, *, method="pixel", epochs=3, held=2, finished=True, **of_history):
+    folder.mkdir(parents=True)
+    (folder / "config.toml").write_text(to_toml(Config(method=method, epochs=epochs, image_size=16)))
+    held_ids = [case.id for case in cases if case.role == "clean"][:held]
+    table_of(cases, held_ids).to_csv(folder / "cases.csv", index=False)
+    history(epochs, method=method, **of_history).to_csv(folder / "history.csv", index=False)
+    noisy = [case.id for case in cases if case.role == "noisy"]
+    if method == "pixel":
+        maps = np.random.default_rng(0).exponential(size=(epochs, len(noisy), 16, 16)).astype(np.float16)
+        maps[:, :, :4] = 0
+        np.savez(folder / "weight_maps.npz", ids=np.array(noisy), epochs=np.arange(1, epochs + 1), maps=maps)
+    if finished:
+        (folder / "model.pt").touch()
+    return folder
+
+
+def make_cases(folder, noisy=(MARKUP, LONG)):
+    roles = [*((one, "noisy") for one in noisy), *((f"c{i}", "clean") for i in range(3)), *((f"t{i}", "test") for i in range(6))]
+    return [Case(one, *write_case(folder, one), role) for one, role in roles]
+
+
+def write_demo(folder, *, advantage=0.1, shown=(MARKUP, LONG)):
+    """A finished demo of six test cases in which pixel weights are better by about `advantage`."""
+    source = folder / "source"
+    cases = make_cases(source, shown)
+    for method in ("plain", "pixel"):
+        write_run(folder / "runs" / method, cases, method=method)
+        shutil.copytree(source / "masks", folder / "predictions" / method)
+        plain = 0.6 + 0.03 * np.arange(6)
+        dice = plain + (method == "pixel") * (advantage + 0.02 * np.array([-1, 1, 0, 0, 2, -2]))
+        scores = pd.DataFrame({"id": [f"t{i}" for i in range(6)]} | dict.fromkeys(METRICS, 0.5) | {"dice": dice})
+        scores.to_csv(folder / f"{method}.csv", index=False)
+    (folder / "data").mkdir()
+    shutil.copytree(source / "masks", folder / "data" / "noisy")
+    record = {"format": 1, "finished": True, "plan": {"noise": "triangle", "model": "unet-small"}, "shown": list(shown)}
+    (folder / "demo.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_a_runs_page_stands_alone_and_lies_in_its_folder(tmp_path):
+    run = write_run(tmp_path / "run", make_cases(tmp_path))
+    assert report(run) == run / "report.html"
+    html = (run / "report.html").read_text(encoding="utf-8")
+    assert_alone(html)
+    assert 'name="viewport"' in html
+    assert not list(run.glob(".*"))
+
+
+def test_a_runs_page_tells_counts_numbers_and_settings(tmp_path):
+    text = words(report(write_run(tmp_path / "run", make_cases(tmp_path))).read_text(encoding="utf-8"))
+    assert "2 noisy cases and 1 clean case" in text
+    assert "Dice of 0.630 on the held-out clean cases" in text
+    assert "mean of 2 held-out clean cases" in text
+    assert "Seconds per update 0.4" in text
+    assert "learning_rate 0.001" in text
+
+
+def test_weight_maps_are_shown_early_midway_and_late(tmp_path):
+    text = words(report(write_run(tmp_path / "run", make_cases(tmp_path), epochs=9)).read_text(encoding="utf-8"))
+    assert re.findall(r"epoch (\d+)", text)[:3] == ["1", "5", "9"]
+    assert text.count("noisy mask epoch 1") == 2
+
+
+def test_files_that_are_gone_are_said_to_be_gone(tmp_path):
+    run = write_run(tmp_path / "run", make_cases(tmp_path))
+    shutil.rmtree(tmp_path / "images")
+    html = report(run).read_text(encoding="utf-8")
+    assert f"the mask of {MARKUP}, {LONG} cannot be read any more" in words(html)
+    assert html.count("image/png") == 6  # the maps of two cases at three moments
+
+
+def test_steps_without_weights_are_counted_and_explained(tmp_path):
+    text = words(report(write_run(tmp_path / "run", make_cases(tmp_path), idle=2)).read_text(encoding="utf-8"))
+    assert "In 6 of 30 steps (20%) no noisy pixel would have lowered" in text
+
+
+def test_a_run_without_held_out_cases_says_that_nothing_was_chosen(tmp_path):
+    run = write_run(tmp_path / "run", make_cases(tmp_path), held=0, val_dice=np.nan)
+    text = words(report(run).read_text(encoding="utf-8"))
+    assert "Too few clean cases (3) to hold any out" in text
+    assert "Dice at the last weights" not in text
+
+
+def test_an_unfinished_run_has_a_page_that_says_so(tmp_path):
+    text = words(report(write_run(tmp_path / "run", make_cases(tmp_path), finished=False)).read_text(encoding="utf-8"))
+    assert "The run is not finished" in text
+
+
+def test_a_plain_run_has_a_page_without_weights(tmp_path):
+    html = report(write_run(tmp_path / "run", make_cases(tmp_path), method="plain")).read_text(encoding="utf-8")
+    assert "Weights over training" not in html
+    assert "Share of pixels" not in html
+
+
+def test_a_demos_page_stands_alone_and_tells_its_numbers(tmp_path):
+    demo = write_demo(tmp_path / "demo")
+    html = report(demo).read_text(encoding="utf-8")
+    assert_alone(html)
+    text = words(html)
+    plain, pixel = (pd.read_csv(demo / f"{method}.csv")["dice"].to_numpy() for method in ("plain", "pixel"))
+    for values, sign in ((plain, ""), (pixel, ""), (pixel - plain, "+")):
+        low, high = bootstrap_interval(values)
+        assert f"{values.mean():{sign}.3f} {low:{sign}.3f} … {high:{sign}.3f}" in text
+    assert "Cost of an update × 2.0 0.4 s with weights, 0.2 s plain" in text
+
+
+@pytest.mark.parametrize(("advantage", "said"), [(0.1, "did better"), (-0.1, "did worse"), (0.0, "cannot be told apart")])
+def test_the_headline_says_what_came_out(tmp_path, advantage, said):
+    html = report(write_demo(tmp_path / "demo", advantage=advantage)).read_text(encoding="utf-8")
+    assert said in words(html.split("<h1>")[1].split("</h1>")[0])
+
+
+def test_test_cases_are_shown_from_the_worst_to_the_best_difference(tmp_path):
+    html = report(write_demo(tmp_path / "demo")).read_text(encoding="utf-8")
+    shown = re.findall(r"<h3>(t\d) <small>difference in Dice ([+−][\d.]+)", html)
+    assert shown[0] == ("t5", "+0.060")
+    assert shown[-1] == ("t4", "+0.140")
+    assert html.count("a test case has no weights") == len(shown)
+
+
+def test_markup_in_an_id_is_text(tmp_path):
+    for folder in (write_run(tmp_path / "run", make_cases(tmp_path)), write_demo(tmp_path / "demo")):
+        html = report(folder).read_text(encoding="utf-8")
+        assert "<img src=x" not in html
+        assert MARKUP in words(html)
+
+
+def test_out_names_the_file(tmp_path):
+    run = write_run(tmp_path / "run", make_cases(tmp_path))
+    assert report(run, out=tmp_path / "page.html") == tmp_path / "page.html"
+    assert not (run / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_the_users_to_mend(tmp_path):
+    run = write_run(tmp_path / "run", make_cases(tmp_path))
+    with pytest.raises(RunError, match="cannot be written"):
+        report(run, out=tmp_path / "nowhere" / "page.html")
+
+
+def test_a_folder_that_is_neither_is_told_what_was_wanted(tmp_path):
+    with pytest.raises(RunError, match=r"neither a run folder \(it has no config.toml\) nor a demo \(it has no demo.json\)"):
+        report(tmp_path)
+
+
+def test_a_run_before_its_first_epoch_has_nothing_to_report(tmp_path):
+    run = write_run(tmp_path / "run", make_cases(tmp_path))
+    (run / "history.csv").unlink()
+    with pytest.raises(RunError, match="no epoch has ended"):
+        report(run)
+
+
+@pytest.mark.parametrize("record", ["{", '{"finished": false}', "[]"])
+def test_a_demo_that_is_broken_or_not_at_its_end_is_refused(tmp_path, record):
+    (tmp_path / "demo.json").write_text(record)
+    with pytest.raises(RunError, match="demo"):
+        report(tmp_path)
+
+
+def test_numbers_of_other_cases_are_refused(tmp_path):
+    demo = write_demo(tmp_path / "demo")
+    pd.read_csv(demo / "plain.csv")[1:].to_csv(demo / "plain.csv", index=False)
+    with pytest.raises(RunError, match="of other cases"):
+        report(demo)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
+def test_pages_fit_a_phone_and_a_desktop_without_sideways_scrolling(tmp_path):
+    (tmp_path / "see").mkdir()
+    measure = "<script>onload=()=>{const d=document,e=d.documentElement;parent.postMessage([location.pathname,innerWidth,e.scrollWidth,"
+    measure += "[...d.images].filter(i=>!i.naturalWidth).length],'*')}</script>"
+    for name, folder in (("run", write_run(tmp_path / "run", make_cases(tmp_path))), ("demo", write_demo(tmp_path / "demo"))):
+        (tmp_path / "see" / f"{name}.html").write_text(report(folder).read_text(encoding="utf-8") + measure)
+    frames = [f'<iframe src="{name}.html" style="width:{width}px;border:0"></iframe>' for name in ("run", "demo") for width in (390, 1200)]
+    note = "<script>onmessage=e=>{const p=document.createElement('p');p.textContent=e.data.join(' ');document.body.append(p)}</script>"
+    (tmp_path / "see" / "all.html").write_text(f"<body>{note}{''.join(frames)}</body>")
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    flags += " --disable-sync --virtual-time-budget=20000 --dump-dom"
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'see' / 'all.html'}"]
+    seen = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    measured = re.findall(r"<p>\S*/(\w+)\.html (\d+) (\d+) (\d+)</p>", seen)
+    assert sorted((name, int(width)) for name, width, *_ in measured) == [("demo", 390), ("demo", 1200), ("run", 390), ("run", 1200)]
+    for name, width, needed, broken in measured:
+        assert int(needed) <= int(width), f"{name} needs {needed} px of {width}"
+        assert int(broken) == 0
