@@ -236,6 +236,16 @@ def test_probabilities_are_16_bit_files_from_0_to_65535(run, images, out):
     assert str(out / "probabilities") in str(done)
 
 
+@pytest.mark.parametrize("shape", [(32, 48), (8, 8), (40, 10)])
+def test_probabilities_are_resized_linearly_averaging_where_they_shrink(tmp_path, images, out, shape):
+    save(images / "a.png", half_red(*shape))
+    run_predict(make_run(tmp_path / "run", "left_half"), images, out, probabilities=True)
+    worked_at = LeftHalf()(torch.zeros(1, 3, SIZE, SIZE)).sigmoid()
+    expected = nn.functional.interpolate(worked_at, shape, mode="bilinear", align_corners=False, antialias=True)[0, 0]
+    stored = np.asarray(Image.open(out / "probabilities" / "a.png")) / 65535
+    assert np.abs(stored - expected.numpy()).max() < 1e-5  # half a step of 16 bits is 8e-6
+
+
 def test_probabilities_of_classes_have_a_folder_each_and_sum_to_one(tmp_path, images, out):
     many(images, count=2)
     run_predict(make_run(tmp_path / "run", classes=3), images, out, probabilities=True)
@@ -341,6 +351,21 @@ def test_windows_of_classes_give_what_the_whole_image_gives(tmp_path, images, ou
     run_predict(make_run(tmp_path / "run", classes=3), images, tmp_path / "windows", sliding_window=True)
     run_predict(make_run(tmp_path / "whole", classes=3, image_size=40), images, out)
     assert np.array_equal(read_labels(tmp_path / "windows" / "0.png"), read_labels(out / "0.png"))
+
+
+def test_windows_overlap_by_half_and_count_by_their_distance_from_the_middle(tmp_path, images, out):
+    save(images / "a.png", half_red(SIZE, 40))  # windows begin at columns 0, 8, 16 and 24
+    run_predict(make_run(tmp_path / "run", "counted"), images, out, probabilities=True, sliding_window=True)
+    from_middle = np.arange(SIZE) - 7.5
+    weight = np.exp(-(from_middle**2 + 0.5**2) / (2 * (SIZE / 8) ** 2)).clip(1e-3)  # of row 8; MONAI's deviation and least weight
+    window = 1 / (1 + np.exp(np.where(from_middle < 0, -9.0, 9.0)))
+    total, weights = np.zeros(40), np.zeros(40)
+    for begin in (0, 8, 16, 24):
+        total[begin : begin + SIZE] += weight * window
+        weights[begin : begin + SIZE] += weight
+    stored = np.asarray(Image.open(out / "probabilities" / "a.png"))[8] / 65535
+    assert np.abs(stored - total / weights).max() < 1e-5  # half a step of 16 bits is 8e-6
+    assert Counted.passes == (1, 4)  # the trial, then all windows in one batch
 
 
 def test_windows_see_the_image_at_its_own_resolution(tmp_path, images):
@@ -509,10 +534,10 @@ def test_a_missing_folder_an_empty_one_and_a_data_folder_are_told_apart(run, tmp
 def test_two_files_of_one_id_are_named(run, images, out):
     for name in ("a.png", "a.jpg", "b.png", normalize("NFC", "é.png"), normalize("NFD", "é.bmp")):
         save(images / name, half_red(SIZE, SIZE))
-    with pytest.raises(DataError, match="2 ids with two files or more") as caught:
+    with pytest.raises(DataError, match="an id must have one file") as caught:
         run_predict(run, images, out)
-    assert caught.value.faults[0] == "a: a.jpg, a.png"
-    assert caught.value.faults[1].startswith("é: ")
+    assert caught.value.faults[0].endswith("2 files of one id, a: a.jpg, a.png")
+    assert "2 files of one id, é: " in caught.value.faults[1]
     assert not out.exists()
 
 

@@ -7,12 +7,10 @@ Decoding, network and writing overlap, each a bounded number of images ahead of 
 """
 
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,17 +18,15 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
+from pixeltrust.cases import files_by_id
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.images import case_id, image_suffix, read_image, resize_image, write_png
-from pixeltrust.progress import THREADS, progress_bar
+from pixeltrust.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
+from pixeltrust.progress import THREADS, in_order, progress_bar
 from pixeltrust.runs import Run
 
 OVERLAP = 0.5  # of neighbouring windows
 FULL_SCALE = 65535  # a probability of 1 in its 16-bit file
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -113,7 +109,7 @@ def predict(
     config, model, notes = _network(Run(Path(run)), weights)
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
-    files, left_out = _files_by_id(Path(images))
+    files, left_out = _files(Path(images))
     _check_out(out, Path(images), resume)
     fabric, moved = _fabric(config)
     network = _Network(fabric, model, config, batch_size or config.batch_size)
@@ -215,8 +211,8 @@ def _predict_all(
     try:
         with progress_bar(show_progress) as bar:
             task = bar.add_task("predicting", total=len(files), note="")
-            outcomes = _outcomes(network, _in_order(pool, decode, files.items(), ahead), tally)
-            for written, _ in enumerate(_in_order(pool, write, outcomes, ahead), start=1):
+            outcomes = _outcomes(network, in_order(pool, decode, files.items(), ahead=ahead), tally)
+            for written, _ in enumerate(in_order(pool, write, outcomes, ahead=ahead), start=1):
                 bar.update(task, completed=written + len(tally.faults))
     finally:
         pool.shutdown(cancel_futures=True)  # and wait: what is being written becomes whole
@@ -244,17 +240,6 @@ def _outcomes(network: _Network, pictures: Iterable[_Picture | DataError], tally
             if len(batch) == network.batch_size:
                 yield from flushed()
     yield from flushed()
-
-
-def _in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """The results in the order of the items, at most `ahead` of them in work or waiting."""
-    pending: deque[Future[Result]] = deque()
-    for item in items:
-        pending.append(pool.submit(work, item))
-        if len(pending) >= ahead:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabilities: bool) -> None:
@@ -325,37 +310,19 @@ def _fabric(config: Config) -> tuple[Fabric, list[str]]:
 # --- the files ----------------------------------------------------------------------------------------------------
 
 
-def _files_by_id(images: Path) -> tuple[dict[str, Path], list[str]]:
+def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
     """The image files by id, in the order of the ids, and a note of what else lies there."""
     if images.is_file():
         if image_suffix(images) is None:
-            raise DataError(f"{images}: the name is not that of an image; known endings: .png, .jpg, .tif, .bmp, .nii.gz")
+            raise DataError(f"{images}: the name is not that of an image; known endings: {', '.join(SUFFIXES)}")
         return {case_id(images): images}, []
-    by_id: dict[str, list[Path]] = defaultdict(list)
-    others = []
-    for path in _entries(images):
-        if image_suffix(path) and not path.is_dir():  # so a link to nowhere is a fault, not an entry to leave out
-            by_id[case_id(path)].append(path)
-        else:
-            others.append(path.name)
-    if not by_id:
+    listing = files_by_id(images)
+    if listing.faults:
+        raise DataError(f"{images}: masks are named by id, so an id must have one file", listing.faults)
+    if not listing.files:
         hint = f"; is {images / 'images'} meant?" if (images / "images").is_dir() else ""
         raise DataError(f"{images}: there is no image in it{hint}")
-    doubles = [f"{identity}: {', '.join(path.name for path in paths)}" for identity, paths in sorted(by_id.items()) if len(paths) > 1]
-    if doubles:
-        raise DataError(f"{images}: {_count(len(doubles), 'id')} with two files or more; masks are named by id", doubles)
-    named = ", ".join(others[:5]) + (", …" if len(others) > 5 else "")
-    notes = [f"{images}: {_count(len(others), 'entry', 'entries')} that are no images left out: {named}"] if others else []
-    return {identity: by_id[identity][0] for identity in sorted(by_id)}, notes
-
-
-def _entries(images: Path) -> list[Path]:
-    try:
-        return sorted(path for path in images.iterdir() if not path.name.startswith("."))
-    except FileNotFoundError:
-        raise DataError(f"{images}: there is no such folder or image") from None
-    except OSError as error:
-        raise DataError(f"{images}: cannot be read: {error.strerror or error}") from None
+    return dict(sorted(listing.files.items())), listing.notes
 
 
 def _check_out(out: Path, images: Path, resume: bool) -> None:
