@@ -7,13 +7,16 @@ Every file is written beside and renamed, so a kill at any moment leaves either 
 
 import json
 import os
+import pickle
 import platform
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from pixeltrust.cases import COLUMNS
 from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.images import replacing
@@ -28,6 +32,8 @@ from pixeltrust.models import build_model
 
 FORMAT = 1  # of the run folder; a newer one is refused
 WEIGHTS = {"last": "model.pt", "best": "best.pt"}
+CACHE = ".cache"
+_BEFORE_SETTINGS = (CACHE, "environment.json", "cases.csv")  # what `create` and `claimed` have made before config.toml stands
 
 
 class Run:
@@ -40,11 +46,18 @@ class Run:
         """The settings of the run.
 
         Raises:
-            RunError: the folder is no run.
+            RunError: the folder is no run, or one of a later version.
         """
         if not (self.folder / "config.toml").is_file():
             raise RunError(f"{self.folder}: not a run folder (it has no config.toml); `pixeltrust train` makes one")
+        self._refuse_later_format()
         return read_config(self.folder / "config.toml")
+
+    def unbegun(self) -> bool:
+        """Whether the folder is absent, empty, or holds only what a run leaves that was killed before its settings were written."""
+        if not self.folder.is_dir():
+            return not self.folder.exists()
+        return all(path.name in _BEFORE_SETTINGS or path.name.endswith(".unfinished") for path in self.folder.iterdir())
 
     def finished(self) -> bool:
         """Whether the last weights have been written."""
@@ -52,27 +65,38 @@ class Run:
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
-        """The folder exists during the block; one that the block leaves empty, or its cache, is removed again.
+        """The folder exists during the block, and in it one for the cache; afterwards that is removed, and a folder left empty too.
 
         Raises:
-            RunError: it cannot be made.
+            RunError: it cannot be made, or not be written to.
         """
         with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / CACHE).mkdir(parents=True, exist_ok=True)
         try:
             yield
         finally:
-            shutil.rmtree(self.folder / ".cache", ignore_errors=True)
-            if not any(self.folder.iterdir()):
+            self.drop_cache()
+            with suppress(OSError):  # it is not empty
                 self.folder.rmdir()
 
+    def drop_cache(self) -> None:
+        """Remove the decoded cases, which a kill leaves behind."""
+        shutil.rmtree(self.folder / CACHE, ignore_errors=True)
+
     def weight_maps(self) -> dict[str, np.ndarray] | None:
-        """`ids` (N,), `epochs` (E,) and `maps` (E, N, H, W), in multiples of the average weight; None where none were kept."""
+        """`ids` (N,), `epochs` (E,) and `maps` (E, N, H, W), in multiples of the average weight; None where none were kept.
+
+        Raises:
+            RunError: the file is broken.
+        """
         path = self.folder / "weight_maps.npz"
         if not path.is_file():
             return None
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in ("ids", "epochs", "maps")}
+        except Exception as error:  # as in `read_state`
+            raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
 
     def create(self, config: Config, cases: pd.DataFrame) -> None:
         """Make the folder, with its settings, cases and environment.
@@ -82,8 +106,8 @@ class Run:
         """
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.write_table("cases.csv", cases)
             self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
+            self.write_table("cases.csv", cases)
             self.write_text("config.toml", to_toml(config))
 
     def write_text(self, name: str, text: str) -> None:
@@ -110,15 +134,21 @@ class Run:
         """Read what `write_state` wrote, by weights-only rules: no code of the file runs.
 
         Raises:
-            RunError: there is no such file, or it is broken.
+            RunError: there is no such file, it is broken, or holds anything but tensors and plain values.
         """
         path = self.folder / name
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings(action="ignore"):  # about how a stranger's file was pickled
+                state = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise RunError(f"{path}: there is no such file; has the run got that far?") from None
+        except (pickle.UnpicklingError, EOFError, KeyError):  # torch's own text advises to run the code of such a file
+            raise RunError(f"{path}: refused: it is broken, or holds more than tensors and plain values, which could run code") from None
         except Exception as error:  # the unpickler and the zip reader raise whatever they like on a broken file
-            raise RunError(f"{path}: cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+            raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
+        if not isinstance(state, dict):
+            raise RunError(f"{path}: holds a {type(state).__name__}, not what a run writes")
+        return state
 
     def read_table(self, name: str) -> pd.DataFrame:
         """Read a CSV file of the run.
@@ -127,9 +157,11 @@ class Run:
             RunError: there is none.
         """
         try:
-            return pd.read_csv(self.folder / name, keep_default_na=name != "cases.csv")
+            if name == "cases.csv":  # an id is a text, 007 and NA too
+                return pd.read_csv(self.folder / name, dtype=dict.fromkeys((*COLUMNS, "group"), str), keep_default_na=False)
+            return pd.read_csv(self.folder / name)
         except (OSError, ValueError) as error:
-            raise RunError(f"{self.folder / name}: cannot be read: {error}") from None
+            raise RunError(f"{self.folder / name}: cannot be read: {one_line(error)}") from None
 
     def model(self, weights: str = "last") -> nn.Module:
         """The trained network, in eval mode on the CPU.
@@ -151,9 +183,17 @@ class Run:
         try:
             model.load_state_dict(state["model"])
         except (KeyError, RuntimeError, TypeError) as error:
-            message = str(error).splitlines()[0]
-            raise RunError(f"{self.folder / WEIGHTS[weights]}: does not fit model = {config.model!r}: {message}") from None
+            raise RunError(f"{self.folder / WEIGHTS[weights]}: does not fit model = {config.model!r}: {one_line(error)}") from None
         return model.eval()
+
+    def _refuse_later_format(self) -> None:
+        path = self.folder / "environment.json"
+        try:
+            written = json.loads(path.read_text(encoding="utf-8"))["format"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # the record of a machine is nothing that reading a run needs
+        if isinstance(written, int) and written > FORMAT:
+            raise RunError(f"{self.folder}: was written by a later pixeltrust (format {written}, this one knows {FORMAT}); update it")
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -183,6 +223,11 @@ def environment() -> dict[str, Any]:
 def parameters(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the network's parameters and buffers, on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error, without its line breaks and not too much of it."""
+    return shorten(str(error), 200, placeholder=" …") or type(error).__name__
 
 
 def _version(name: str) -> str | None:

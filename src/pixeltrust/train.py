@@ -19,21 +19,21 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from rich.progress import Progress
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, MultiStepLR
 
 from pixeltrust.cases import Case, Cases, read_cases, table_of
 from pixeltrust.config import Config, to_toml
 from pixeltrust.data import Pixels, augmented, endless_order, epoch_order, held_out
 from pixeltrust.errors import ConfigError, RunError
-from pixeltrust.losses import mean_over_counted, pixel_cross_entropy
+from pixeltrust.losses import IGNORE, mean_over_counted, pixel_cross_entropy
 from pixeltrust.methods import METHODS, Feed, Method
 from pixeltrust.metrics import confusion, dice, mean_of_defined
 from pixeltrust.models import build_model
 from pixeltrust.progress import progress_bar
-from pixeltrust.runs import Run, parameters
+from pixeltrust.runs import CACHE, Run, one_line, parameters
 from pixeltrust.seeds import generator
-from pixeltrust.weights import Batch, pixel_weights
+from pixeltrust.weights import Batch, normalised, pixel_gains
 
 MAP_EPOCHS = 12  # weight maps are kept after at most so many epochs, evenly spread
 MAP_CLEAN = 64  # clean cases that those weights are taken from, at most
@@ -86,8 +86,8 @@ class _State:
             elif name not in ("random", "cuda"):
                 setattr(self, name, value)
         torch.set_rng_state(packed["random"])
-        if packed["cuda"]:
-            torch.cuda.set_rng_state_all(packed["cuda"])
+        for device, state in zip(range(len(_cuda_random_states())), packed["cuda"], strict=False):  # there may be other devices now
+            torch.cuda.set_rng_state(state, device)
 
 
 def train(data: Path, *, out: Path, config: Config | None = None, resume: bool = False, show_progress: bool = True) -> Trained:
@@ -113,7 +113,8 @@ def train(data: Path, *, out: Path, config: Config | None = None, resume: bool =
     packed = _earlier(run, config) if resume else None
     if not resume:
         _refuse_existing(run)
-    if resume and run.finished():
+    elif run.finished():
+        run.drop_cache()
         return replace(_summary(run, config, packed or run.read_state("checkpoint.pt"), []), notes=("the run had finished already",))
     fabric = _fabric(config)
     cases = read_cases(Path(data), show_progress=show_progress)
@@ -122,12 +123,12 @@ def train(data: Path, *, out: Path, config: Config | None = None, resume: bool =
     notes.append(_split_note(cases, clean, held))
     table = table_of([*cases.of("noisy"), *clean, *held, *cases.of("test")], {case.id for case in held})
     with run.claimed():
-        loop = _Loop(run, config, fabric, _Streams(cases, clean, held, config, run.folder / ".cache"), show_progress)
+        loop = _Loop(run, config, fabric, _Streams(cases, clean, held, config, run.folder / CACHE), show_progress)
         if packed is None:
             run.create(config, table)
         else:
             _refuse_other_cases(run, table)
-            loop.state.unpack(packed)
+            _continue(loop.state, packed, run)
             notes.append(f"continued after update {loop.state.update:,}")
         loop.to_the_end()
     return _summary(run, config, loop.state.pack(), notes)
@@ -174,7 +175,7 @@ class _Loop:
         torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
         model = build_model(config.model, channels=config.channels, classes=config.classes)
         torch.manual_seed(int(generator(config.seed, "dropout").integers(2**31)))
-        self.model = fabric.setup_module(model)
+        self.model = fabric.setup_module(model if config.precision == "32" else _InBfloat16(model))
         optimizer = _optimizer(model, config)
         self.state = _State(model, optimizer, _schedule(optimizer, config, self.total))
 
@@ -205,7 +206,7 @@ class _Loop:
 
         def to_device(batch: Batch) -> Batch:
             seen.append(len(batch.images))
-            return Batch(*self.fabric.to_device((batch.images, batch.masks)))
+            return self._to_device(batch)
 
         rate = state.schedule.get_last_lr()[0]
         outcome = self.method(self.model, self.streams.feed(state.update, to_device), self.config)
@@ -238,12 +239,13 @@ class _Loop:
         """Mean loss and mean Dice of the held-out clean cases, at the size of training; NaN where there are none."""
         losses, scores = [], []
         self.model.eval()
-        for start in range(0, len(self.streams.held), self.config.batch_size):
-            batch = self.streams.pixels.batch(self.streams.held[start : start + self.config.batch_size])
-            images, masks = self.fabric.to_device((batch.images, batch.masks))
+        for piece in _pieces(self.streams.held, self.config.batch_size):
+            batch = self.streams.pixels.batch(piece)
+            there = self._to_device(batch)
             with torch.no_grad():
-                logits = self.model(images)
-            losses += [float(mean_over_counted(loss, mask)) for loss, mask in zip(pixel_cross_entropy(logits, masks), masks, strict=True)]
+                logits = self.model(there.images)
+            cross_entropy = pixel_cross_entropy(logits, there.masks)
+            losses += [float(mean_over_counted(loss, mask)) for loss, mask in zip(cross_entropy, there.masks, strict=True)]
             predicted = (logits[:, 0] > 0).long() if self.config.classes == 1 else logits.argmax(1)
             scores += [_mean_dice(p, m, self.config.classes) for p, m in zip(predicted.cpu().numpy(), batch.masks.numpy(), strict=True)]
         return mean_of_defined(losses), mean_of_defined(scores)
@@ -253,13 +255,8 @@ class _Loop:
         chosen = self.streams.map_cases()
         if not len(chosen):
             return
-        self.model.eval()
-        noisy, clean = (
-            Batch(*self.fabric.to_device((batch.images, batch.masks)))
-            for batch in (self.streams.pixels.batch(chosen), self.streams.pixels.batch(self.streams.clean[:MAP_CLEAN]))
-        )
-        weights = pixel_weights(self.model, noisy=noisy, clean=clean, gains=self.config.gains)
-        maps = (weights * weights.numel()).half().cpu().numpy()[None]
+        weights = normalised(self._gains_by_many(chosen, self.streams.clean[:MAP_CLEAN]))
+        maps = (weights * weights.numel()).clamp(max=torch.finfo(torch.half).max).half().cpu().numpy()[None]
         ids = np.array([self.streams.pixels.cases[index].id for index in chosen])
         earlier = self.run.weight_maps()
         if earlier is not None:
@@ -270,12 +267,40 @@ class _Loop:
             epochs = np.array([epoch])
         self.run.write_arrays("weight_maps.npz", ids=ids, epochs=epochs, maps=maps)
 
+    def _gains_by_many(self, noisy: np.ndarray, clean: np.ndarray) -> Tensor:
+        """Gains of noisy cases by the sum of clean losses (the sum of their gains), in batches no larger than those of a step."""
+        self.model.eval()
+        noisy_batches = [self._to_device(self.streams.pixels.batch(piece)) for piece in _pieces(noisy, self.config.batch_size)]
+        total = torch.zeros(len(noisy), *self.config.size, device=self.fabric.device)
+        for piece in _pieces(clean, self.config.clean_batch_size):
+            batch = self._to_device(self.streams.pixels.batch(piece))
+            counted = (batch.masks != IGNORE).sum()
+            if counted:
+                gains = [pixel_gains(self.model, noisy=noisy, clean=batch, gains=self.config.gains) for noisy in noisy_batches]
+                total += counted * torch.cat(gains)
+        return total
+
+    def _to_device(self, batch: Batch) -> Batch:
+        return Batch(*self.fabric.to_device((batch.images, batch.masks)))
+
     def _show(self, bar: Progress, task: Any) -> None:
         last = self.state.epochs[-1] if self.state.epochs else {}
         chosen = f", val Dice {last['val_dice']:.3f}" if last and not math.isnan(last["val_dice"]) else ""
         epoch = self.state.update // self.streams.updates_per_epoch
         note = f"epoch {epoch}/{self.config.epochs}, loss {self.state.steps[-1]['loss']:.3f}{chosen}"
         bar.update(task, completed=self.state.update, note=note)
+
+
+class _InBfloat16(nn.Module):
+    """Mixed precision by autocast alone: Fabric's own allows no backward but its own, and the gains need `torch.autograd.grad`."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.network(images).float()
 
 
 def map_epochs(epochs: int) -> set[int]:
@@ -286,6 +311,8 @@ def map_epochs(epochs: int) -> set[int]:
 def _earlier(run: Run, config: Config) -> dict[str, Any] | None:
     """The checkpoint to continue from; None to start over."""
     if not (run.folder / "config.toml").exists():
+        if not run.unbegun():
+            raise RunError(f"{run.folder}: exists and is no run that could continue (it has no config.toml); choose another --out")
         return None
     if to_toml(run.config()) != to_toml(config):
         changed = [name for name, value in asdict(config).items() if getattr(run.config(), name) != value]
@@ -300,8 +327,16 @@ def _refuse_other_cases(run: Run, table: pd.DataFrame) -> None:
     columns = ["id", "role", "held_out"]
     before, now = run.read_table("cases.csv")[columns].astype(str), table[columns].astype(str)
     if before.values.tolist() != now.values.tolist():
-        changed = sorted(set(map(tuple, before.values)) ^ set(map(tuple, now.values)))[:3]
-        raise RunError(f"{run.folder}: was started with other cases ({changed} …): continue with the same data, or choose another --out")
+        changed = sorted({row[0] for row in set(map(tuple, before.values)) ^ set(map(tuple, now.values))})
+        some = ", ".join(changed[:5]) + (", …" if len(changed) > 5 else "")
+        raise RunError(f"{run.folder}: was started with other cases ({some}); continue with the same data, or choose another --out")
+
+
+def _continue(state: _State, packed: dict[str, Any], run: Run) -> None:
+    try:
+        state.unpack(packed)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"{run.folder / 'checkpoint.pt'}: does not fit this network and these settings: {one_line(error)}") from None
 
 
 def _refuse_existing(run: Run) -> None:
@@ -314,9 +349,9 @@ def _fabric(config: Config) -> Fabric:
         raise ConfigError("device = 'cuda', but torch sees no such device; use device = 'auto' or 'cpu'")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device = 'mps', but torch sees no such device; use device = 'auto' or 'cpu'")
-    if config.gains == "finite-difference" and config.precision != "32":
+    if config.method == "pixel" and config.gains == "finite-difference" and config.precision != "32":
         raise ConfigError("gains = 'finite-difference' is noise in bf16; use gains = 'exact', or precision = '32'")
-    return Fabric(accelerator=config.device, devices=1, precision="32-true" if config.precision == "32" else "bf16-mixed")
+    return Fabric(accelerator=config.device, devices=1)
 
 
 def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
@@ -347,6 +382,10 @@ def _means(steps: list[dict[str, Any]]) -> dict[str, float]:
     return {"learning_rate": float(table["learning_rate"].iloc[-1]), **means, "all_zero_steps": int(table["all_zero"].sum())}
 
 
+def _pieces(values: np.ndarray, size: int) -> list[np.ndarray]:
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
 def _mean_dice(predicted: np.ndarray, mask: np.ndarray, classes: int) -> float:
     return mean_of_defined([dice(confusion(predicted=predicted, truth=mask, label=label)) for label in range(1, max(classes, 2))])
 
@@ -360,6 +399,9 @@ def _summary(run: Run, config: Config, packed: dict[str, Any], notes: list[str])
     idle = sum(bool(step["all_zero"]) for step in packed["steps"])
     if idle:
         notes = [*notes, f"in {idle:,} of {packed['update']:,} steps no noisy pixel helped: all weights were 0"]
+    diverged = sum(not math.isfinite(step["loss"]) for step in packed["steps"])
+    if diverged:
+        notes = [*notes, f"in {diverged:,} of {packed['update']:,} steps the loss was not a finite number: lower learning_rate"]
     return Trained(
         run=run.folder,
         method=config.method,
@@ -372,7 +414,7 @@ def _summary(run: Run, config: Config, packed: dict[str, Any], notes: list[str])
 
 
 def _cuda_random_states() -> list[torch.Tensor]:
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
 
 
 @contextmanager

@@ -1,0 +1,97 @@
+"""Trains in a child process that is killed (SIGKILL) at a given moment: `python killed_runs.py DATA OUT MOMENTS`, MOMENTS a JSON list.
+
+A moment is {"name", "settings", "at"}, `at` one of
+    ["update", n]          in the middle of update n
+    ["half", file, n]      when half of the n-th writing of that file is on the disk
+    ["before", file, n]    when all of it is, beside the old one
+    ["after", file, n]     when it has taken the old one's place
+    ["seconds", s]         whenever
+Every run goes on in a second child, killed at the same moment of its own.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from pixeltrust import runs, train
+from tiny import configured
+
+torch.set_num_threads(1)
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def arm(kind, *details):
+    """Make this process die at the moment."""
+    counts = {"update": 0, "file": 0}
+    if kind == "seconds":
+        return
+    if kind == "update":
+        for name, method in list(train.METHODS.items()):
+
+            def dying(model, feed, config, method=method):
+                counts["update"] += 1
+                outcome = method(model, feed, config)
+                return die() if counts["update"] == details[0] else outcome
+
+            train.METHODS[name] = dying
+        return
+    name, number = details
+    real_replacing = runs.replacing
+
+    class Watched:
+        """`replacing` that dies on the way."""
+
+        def __init__(self, path):
+            self.path, self.real = path, real_replacing(path)
+            counts["file"] += path.name == name
+            self.now = path.name == name and counts["file"] == number
+
+        def __enter__(self):
+            self.unfinished = self.real.__enter__()
+            return self.unfinished
+
+        def __exit__(self, *error):
+            if self.now and kind == "half":
+                os.truncate(self.unfinished, self.unfinished.stat().st_size // 2)
+            if self.now and kind in ("half", "before"):
+                die()
+            result = self.real.__exit__(*error)
+            if self.now:
+                die()
+            return result
+
+    runs.replacing = Watched
+
+
+def sitting(data, out, settings, at):
+    """One child; its exit status."""
+    child = os.fork()
+    if child == 0:
+        arm(*at)
+        train.train(data, out=out, config=configured(**settings), resume=True, show_progress=False)
+        os._exit(0)
+    if at[0] == "seconds":
+        time.sleep(at[1])
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+
+def main():
+    data, out, moments = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    for moment in moments:
+        deaths = 0
+        while deaths < 2 and sitting(data, out / moment["name"], moment["settings"], moment["at"]):
+            deaths += 1
+        print(json.dumps({"name": moment["name"], "deaths": deaths}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,818 @@
+"""Training: the number of updates, to-the-bit continuation after any stop, what chooses and what never does, that each setting counts."""
+
+import dataclasses
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+import tiny
+from pixeltrust import data as data_module
+from pixeltrust import train as train_module
+from pixeltrust.cases import Case
+from pixeltrust.config import Config, to_toml
+from pixeltrust.errors import ConfigError, DataError, RunError
+from pixeltrust.methods import Outcome
+from pixeltrust.metrics import confusion, dice
+from pixeltrust.runs import Run
+from pixeltrust.train import map_epochs, train
+from pixeltrust.weights import pixel_weights
+from tiny import configured, draw
+
+METHODS = ("plain", "clean", "joint", "pixel")
+SCHEDULES = ("cosine", "constant", "step")
+UPDATES = 9  # of `configured()`: 3 epochs of 4, 4 and 2 noisy images
+FILES = {"config.toml", "environment.json", "cases.csv", "history.csv", "steps.csv", "checkpoint.pt", "best.pt", "model.pt"}
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("made") / "data")
+
+
+@pytest.fixture(scope="module")
+def straight(data, tmp_path_factory):
+    """Settings to the folder of a run of them that nothing stopped; each is trained once."""
+    root, done = tmp_path_factory.mktemp("straight"), {}
+
+    def run(**settings):
+        key = to_toml(configured(**settings))
+        if key not in done:
+            done[key] = root / str(len(done))
+            trained(data, done[key], **settings)
+        return done[key]
+
+    return run
+
+
+def trained(data, out, *, resume=False, **settings):
+    return train(data, out=out, config=configured(**settings), resume=resume, show_progress=False)
+
+
+def state_of(run, name="model.pt"):
+    return Run(run).read_state(name)["model"]
+
+
+def same_weights(one, other, name="model.pt"):
+    one, other = state_of(one, name), state_of(other, name)
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def history(run):
+    return pd.read_csv(run / "history.csv").drop(columns="seconds")
+
+
+def assert_same_run(one, other):
+    """Bitwise the same, but for the seconds."""
+    assert same_weights(one, other)
+    pd.testing.assert_frame_equal(history(one), history(other), check_exact=True)
+    for name in ("steps.csv", "config.toml", "cases.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+    if (one / "best.pt").exists():
+        assert same_weights(one, other, "best.pt")
+    if (one / "weight_maps.npz").exists():
+        maps, others = Run(one).weight_maps(), Run(other).weight_maps()
+        assert all(np.array_equal(maps[name], others[name]) for name in maps)
+
+
+def at_update(monkeypatch, number, act):
+    """Call `act` in the middle of update `number` of this process."""
+    count = Counter()
+    for name, method in list(train_module.METHODS.items()):
+
+        def stepping(model, feed, config, method=method):
+            count["updates"] += 1
+            outcome = method(model, feed, config)
+            if count["updates"] == number:
+                act()
+            return outcome
+
+        monkeypatch.setitem(train_module.METHODS, name, stepping)
+
+
+def press_ctrl_c():
+    signal.raise_signal(signal.SIGINT)
+
+
+def interrupted(data, out, update, resume=False, **settings):
+    """Train, with Ctrl-C in the middle of an update (counted from where this sitting begins)."""
+    with pytest.MonkeyPatch.context() as patch:
+        at_update(patch, update, press_ctrl_c)
+        with pytest.raises(KeyboardInterrupt):
+            trained(data, out, resume=resume, **settings)
+
+
+# How many updates, of what
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("batch_size", "per_epoch"), [(4, 3), (5, 2), (16, 1)])
+def test_every_method_makes_as_many_updates_as_noisy_batches_fill_the_epochs(data, tmp_path, method, batch_size, per_epoch):
+    done = trained(data, tmp_path / "run", method=method, batch_size=batch_size, epochs=2)
+    assert done.updates == 2 * per_epoch
+    assert history(tmp_path / "run")["update"].tolist() == [per_epoch, 2 * per_epoch]
+    assert len(pd.read_csv(tmp_path / "run" / "steps.csv")) == 2 * per_epoch
+    noisy, clean = 2 * 10, 2 * per_epoch * 3
+    assert done.images == {"plain": 2 * per_epoch * batch_size, "clean": clean, "joint": noisy + clean, "pixel": noisy + clean}[method]
+
+
+def test_an_update_is_the_optimisers_step_along_the_methods_gradient(data, tmp_path, monkeypatch):
+    seen = {}
+
+    def looking(model, feed, config):
+        batch = feed.pool()
+        seen["before"] = {name.removeprefix("_forward_module."): p.detach().clone() for name, p in model.named_parameters()}
+        logits = model(batch.images)[:, 0]
+        losses = F.binary_cross_entropy_with_logits(logits, batch.masks.float())
+        losses.backward()
+        seen["gradients"] = {name.removeprefix("_forward_module."): p.grad.clone() for name, p in model.named_parameters()}
+        return Outcome(loss=float(losses.detach()))
+
+    monkeypatch.setitem(train_module.METHODS, "plain", looking)
+    sgd = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "learning_rate": 0.3, "epochs": 1, "batch_size": 16}
+    trained(data, tmp_path / "run", method="plain", **sgd)
+    for name, value in state_of(tmp_path / "run").items():
+        gradient = seen["gradients"][name.removeprefix("module.")]
+        torch.testing.assert_close(value, seen["before"][name] - 0.3 * gradient)
+
+
+def test_the_learning_rate_follows_its_schedule(straight):
+    rates = {name: pd.read_csv(straight(method="plain", schedule=name) / "steps.csv")["learning_rate"].to_numpy() for name in SCHEDULES}
+    np.testing.assert_allclose(rates["cosine"], 1e-3 * (1 + np.cos(np.pi * np.arange(UPDATES) / UPDATES)) / 2)
+    np.testing.assert_allclose(rates["constant"], 1e-3)
+    np.testing.assert_allclose(rates["step"], np.repeat([1e-3, 1e-4, 1e-5], 3))
+
+
+# Continuing
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_stopped_by_ctrl_c_twice_continues_to_the_bit(data, straight, tmp_path, method, schedule):
+    settings = {"method": method, "schedule": schedule}
+    out = tmp_path / "run"
+    interrupted(data, out, 2, **settings)
+    assert len(Run(out).read_state("checkpoint.pt")["steps"]) == 2
+    assert not (out / "model.pt").exists()
+    interrupted(data, out, 4, resume=True, **settings)
+    done = trained(data, out, resume=True, **settings)
+    assert done.updates == UPDATES
+    assert "continued after update 6" in str(done)
+    assert_same_run(out, straight(**settings))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_every_optimiser_continues_to_the_bit(data, straight, tmp_path, optimizer):
+    settings = {"method": "plain", "optimizer": optimizer}
+    interrupted(data, tmp_path / "run", 5, **settings)
+    trained(data, tmp_path / "run", resume=True, **settings)
+    assert_same_run(tmp_path / "run", straight(**settings))
+
+
+def test_ctrl_c_in_the_last_update_changes_nothing(data, straight, tmp_path, monkeypatch):
+    at_update(monkeypatch, UPDATES, press_ctrl_c)
+    trained(data, tmp_path / "run", method="plain")
+    assert_same_run(tmp_path / "run", straight(method="plain"))
+
+
+def test_a_second_ctrl_c_breaks_off_at_once_and_the_run_continues(data, straight, tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        at_update(patch, 5, lambda: (press_ctrl_c(), press_ctrl_c()))
+        with pytest.raises(KeyboardInterrupt):
+            trained(data, tmp_path / "run", method="plain")
+    assert Run(tmp_path / "run").read_state("checkpoint.pt")["update"] == 3
+    trained(data, tmp_path / "run", resume=True, method="plain")
+    assert_same_run(tmp_path / "run", straight(method="plain"))
+
+
+def test_ctrl_c_works_as_before_when_training_has_ended(data, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    interrupted(data, tmp_path / "run", 1, method="plain")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("cache_gib", [0.0, 4.0])
+def test_ctrl_c_while_decoding_leaves_no_run_folder(data, tmp_path, monkeypatch, cache_gib):
+    def pressed(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_module.Pixels, "decode", pressed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(data, tmp_path / "run", cache_gib=cache_gib)
+    # Cases in a mapped file are decoded when first asked for: by then the run has begun.
+    assert (tmp_path / "run").exists() == (cache_gib == 0)
+    assert not (tmp_path / "run" / ".cache").exists()
+
+
+KILLS = [
+    *[(method, ["update", number]) for method in ("plain", "pixel") for number in (1, 5)],
+    ("pixel", ["half", "checkpoint.pt", 1]),
+    ("pixel", ["half", "checkpoint.pt", 2]),
+    ("pixel", ["before", "checkpoint.pt", 3]),
+    ("plain", ["after", "checkpoint.pt", 2]),
+    ("plain", ["half", "best.pt", 1]),
+    ("pixel", ["half", "weight_maps.npz", 2]),
+    ("plain", ["after", "history.csv", 3]),
+    ("plain", ["half", "config.toml", 1]),
+    ("plain", ["after", "environment.json", 1]),
+    ("plain", ["after", "config.toml", 1]),
+    ("pixel", ["half", "model.pt", 1]),
+    ("plain", ["after", "model.pt", 1]),
+    *[("pixel", ["seconds", seconds]) for seconds in np.random.default_rng(0).uniform(0.02, 0.4, 3).round(3).tolist()],
+]
+
+
+@pytest.fixture(scope="module")
+def killed(data, tmp_path_factory):
+    """Runs that were killed up to twice at the moments of KILLS, as (folder, deaths) by the number of the moment."""
+    root = tmp_path_factory.mktemp("killed")
+    moments = [
+        {"name": str(number), "settings": {"method": method, "checkpoint_minutes": 0.0 if number % 2 else 5.0}, "at": at}
+        for number, (method, at) in enumerate(KILLS)
+    ]
+    command = [sys.executable, str(HERE / "killed_runs.py"), str(data), str(root), json.dumps(moments)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr
+    deaths = {line["name"]: line["deaths"] for line in map(json.loads, ended.stdout.splitlines())}
+    return [(root / moment["name"], deaths[moment["name"]], moment["settings"]) for moment in moments]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed runs are forked")
+@pytest.mark.parametrize("number", range(len(KILLS)), ids=[f"{method} {' '.join(map(str, at))}" for method, at in KILLS])
+def test_a_run_killed_at_any_moment_continues_to_the_bit(data, straight, killed, number):
+    out, deaths, settings = killed[number]
+    assert deaths >= 1 or KILLS[number][1][0] == "seconds"
+    trained(data, out, resume=True, **settings)
+    for unfinished in out.glob(".*.unfinished"):  # of a file that is not written again
+        unfinished.unlink()
+    assert_same_run(out, straight(**settings))
+
+
+def command_line(*arguments, **environment):
+    command = [sys.executable, "-m", "pixeltrust.cli", "train", *map(str, arguments)]
+    paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+
+
+def test_ctrl_c_on_the_command_line_exits_with_130_and_resume_finishes(data, tmp_path, straight):
+    settings = {"method": "pixel", "model": "tiny:signalling"}
+    (tmp_path / "settings.toml").write_text(to_toml(configured(**settings)))
+    arguments = [data, "--out", tmp_path / "run", "--config", tmp_path / "settings.toml", "--quiet"]
+    stopped = command_line(*arguments, TINY_SIGINT_AT="9")
+    assert stopped.returncode == 130
+    assert "Traceback" not in stopped.stderr
+    assert len(stopped.stderr.splitlines()) <= 1
+    assert (tmp_path / "run" / "checkpoint.pt").exists()
+    assert not (tmp_path / "run" / "model.pt").exists()
+    trained(data, tmp_path / "run", resume=True, **settings)
+    assert_same_run(tmp_path / "run", straight(**settings))
+
+
+def test_a_finished_run_is_resumed_by_saying_so(data, straight, tmp_path):
+    shutil.copytree(straight(method="plain"), tmp_path / "run")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    done = trained(tmp_path / "data that is gone", tmp_path / "run", resume=True, method="plain")
+    assert "finished already" in str(done)
+    assert done.updates == UPDATES
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder", "settings", "a cache", "tables"])
+def test_resume_without_a_checkpoint_starts_over(data, straight, tmp_path, left):
+    out = tmp_path / "run"
+    if left != "nothing":
+        out.mkdir()
+    if left == "settings":
+        (out / "config.toml").write_text(to_toml(configured(method="plain")))
+    if left == "a cache":
+        (out / ".cache").mkdir()
+        (out / ".cache" / "images.uint8").write_bytes(b"half")
+    if left == "tables":
+        shutil.copy(straight(method="plain") / "cases.csv", out)
+    assert "continued" not in str(trained(data, out, resume=True, method="plain"))
+    assert_same_run(out, straight(method="plain"))
+
+
+def test_resume_with_other_settings_names_them(data, tmp_path):
+    interrupted(data, tmp_path / "run", 1, method="plain")
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    with pytest.raises(RunError, match=r"method = 'plain', now 'pixel'.*seed = 0, now 1") as caught:
+        trained(data, tmp_path / "run", resume=True, method="pixel", seed=1)
+    assert "epochs" not in str(caught.value)
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("change", ["one gone", "one more", "another role"])
+def test_resume_with_other_cases_names_them(tmp_path, change):
+    data = draw(tmp_path / "data")
+    interrupted(data, tmp_path / "run", 1, method="plain")
+    if change == "one gone":
+        (data / "noisy" / "003.png").unlink()
+    elif change == "another role":
+        (data / "noisy" / "003.png").rename(data / "test" / "003.png")
+    else:
+        shutil.copy(data / "images" / "004.png", data / "images" / "003b.png")
+        shutil.copy(data / "noisy" / "004.png", data / "noisy" / "003b.png")
+    with pytest.raises(RunError, match=r"other cases.*003"):
+        trained(data, tmp_path / "run", resume=True, method="plain")
+    assert not (tmp_path / "run" / ".cache").exists()
+
+
+def test_data_may_move_between_two_sittings(data, straight, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    interrupted(tmp_path / "data", tmp_path / "run", 4, method="plain")
+    (tmp_path / "data").rename(tmp_path / "moved")
+    trained(tmp_path / "moved", tmp_path / "run", resume=True, method="plain")
+    assert same_weights(tmp_path / "run", straight(method="plain"))
+
+
+def test_resume_with_a_network_that_has_changed_is_one_line(data, tmp_path, monkeypatch):
+    interrupted(data, tmp_path / "run", 2, method="plain")
+    monkeypatch.setattr(tiny, "network", lambda *, in_channels, out_channels: torch.nn.Conv2d(in_channels, out_channels, 1))
+    with pytest.raises(RunError, match=r"checkpoint\.pt: does not fit") as caught:
+        trained(data, tmp_path / "run", resume=True, method="plain")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x05\x06" + bytes(18)])
+def test_resume_with_a_broken_checkpoint_is_one_line(data, tmp_path, content):
+    interrupted(data, tmp_path / "run", 1, method="plain")
+    (tmp_path / "run" / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(RunError, match=r"checkpoint\.pt"):
+        trained(data, tmp_path / "run", resume=True, method="plain")
+
+
+# Where a run may go
+
+
+def test_an_existing_folder_is_refused_without_resume(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="exists already"):
+        trained(data, tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["notes.txt"]
+
+
+def test_a_folder_that_is_no_run_is_refused_with_resume_and_not_touched(data, tmp_path):
+    (tmp_path / "home" / ".cache").mkdir(parents=True)
+    (tmp_path / "home" / ".cache" / "precious").write_text("mine")
+    (tmp_path / "home" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="no run that could continue"):
+        trained(data, tmp_path / "home", resume=True)
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == ["home/.cache", "home/notes.txt"]
+    assert (tmp_path / "home" / ".cache" / "precious").exists()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_below_a_file_is_one_error_before_any_decoding(data, tmp_path, monkeypatch, resume):
+    monkeypatch.setattr(data_module, "read_image", None)
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file" / "run", tmp_path / "file"):
+        with pytest.raises(RunError) as caught:
+            trained(data, out, resume=resume)
+        assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_place_is_one_error_before_any_decoding(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(data_module, "read_image", None)
+    (tmp_path / "locked").mkdir(mode=0o500)
+    for out in (tmp_path / "locked", tmp_path / "locked" / "run"):
+        with pytest.raises(RunError, match="cannot be written"):
+            trained(data, out)
+
+
+def test_a_fault_found_while_decoding_leaves_no_run_folder(tmp_path):
+    data = draw(tmp_path / "data")
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(data / "noisy" / "002.png")
+    with pytest.raises(DataError, match=r"002\.png"):
+        trained(data, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_is_full_is_one_error_and_the_run_continues(data, straight, tmp_path, monkeypatch):
+    real, saved = torch.save, Counter()
+
+    def full(state, path):
+        saved[path.name] += 1
+        if saved[".checkpoint.pt.unfinished"] == 2:
+            raise OSError(28, "No space left on device", str(path))
+        real(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RunError, match="No space left"):
+        trained(data, tmp_path / "run", method="plain")
+    monkeypatch.undo()
+    trained(data, tmp_path / "run", resume=True, method="plain")
+    assert_same_run(tmp_path / "run", straight(method="plain"))
+
+
+# Every setting counts
+
+CHANGES = {
+    "method": {"method": "joint"},
+    "model": {"model": "tiny:wider"},
+    "classes": {"classes": 2},
+    "channels": {"channels": 1},
+    "ignore_label": {"ignore_label": 0},
+    "image_size": {"image_size": 24},
+    "batch_size": {"batch_size": 5},
+    "clean_batch_size": {"clean_batch_size": 2},
+    "clean_weight": {"clean_weight": 0.5},
+    "gains": {"gains": "finite-difference"},
+    "epochs": {"epochs": 4},
+    "learning_rate": {"learning_rate": 2e-3},
+    "optimizer": {"optimizer": "sgd"},
+    "momentum": {"momentum": 0.5},
+    "weight_decay": {"weight_decay": 0.1},
+    "schedule": {"schedule": "constant"},
+    "augment": {"augment": "none"},
+    "precision": {"precision": "bf16"},
+    "seed": {"seed": 1},
+    "val_fraction": {"val_fraction": 0.75},  # 10 of 14 held out, not 11
+}
+BASES = {"momentum": {"optimizer": "sgd"}}
+NOT_NUMBERS = {"device", "cache_gib", "checkpoint_minutes", "weight_map_cases"}
+
+
+def test_every_setting_has_its_test():
+    assert {field.name for field in dataclasses.fields(Config)} == CHANGES.keys() | NOT_NUMBERS
+
+
+@pytest.fixture(scope="module")
+def small_labels(tmp_path_factory):
+    """The same data with masks of 0 and 1, which any number of classes can read."""
+    return draw(tmp_path_factory.mktemp("labels") / "data", foreground=1)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_setting_changes_what_is_learned(straight, small_labels, tmp_path, name):
+    base = {"method": "pixel", **BASES.get(name, {})}
+    done = trained(small_labels, tmp_path / "run", **{**base, **CHANGES[name]})
+    assert not same_weights(tmp_path / "run", straight(**base))
+    if name != "classes":
+        assert all(value.isfinite().all() for value in state_of(tmp_path / "run").values())
+    assert done.updates == {"batch_size": 6, "epochs": 12}.get(name, UPDATES)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"), [("momentum", "pixel"), ("clean_weight", "plain"), ("gains", "joint"), ("clean_batch_size", "plain")]
+)
+def test_a_setting_that_the_method_has_no_use_for_changes_nothing(data, straight, tmp_path, name, method):
+    trained(data, tmp_path / "run", method=method, **CHANGES[name])
+    assert same_weights(tmp_path / "run", straight(method=method))
+
+
+def test_decoded_cases_in_a_mapped_file_train_the_same(data, straight, tmp_path, monkeypatch):
+    made = []
+    real = np.memmap
+    monkeypatch.setattr(np, "memmap", lambda path, *rest, **options: made.append(path.parent) or real(path, *rest, **options))
+    trained(data, tmp_path / "run", method="pixel", cache_gib=0)
+    assert set(made) == {tmp_path / "run" / ".cache"}
+    assert same_weights(tmp_path / "run", straight(method="pixel"))
+    pd.testing.assert_frame_equal(history(tmp_path / "run"), history(straight(method="pixel")), check_exact=True)
+    assert not (tmp_path / "run" / ".cache").exists()
+
+
+@pytest.mark.parametrize(("minutes", "written"), [(0.0, UPDATES), (1e-9, UPDATES), (5.0, 3)])
+def test_a_checkpoint_is_written_after_every_epoch_and_within_one_after_some_time(data, straight, tmp_path, monkeypatch, minutes, written):
+    real, names = Run.write_state, Counter()
+
+    def counting(run, name, state):
+        names[name] += 1
+        real(run, name, state)
+
+    monkeypatch.setattr(Run, "write_state", counting)
+    trained(data, tmp_path / "run", method="plain", checkpoint_minutes=minutes)
+    assert names["checkpoint.pt"] == written
+    assert same_weights(tmp_path / "run", straight(method="plain"))
+
+
+def test_cpu_is_what_auto_means_where_there_is_nothing_else(data, straight, tmp_path):
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        pytest.skip("there is an accelerator here")
+    trained(data, tmp_path / "run", method="plain", device="auto")
+    assert same_weights(tmp_path / "run", straight(method="plain"))
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_a_device_that_is_absent_is_refused_before_the_data_is_read(tmp_path, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match=f"device = '{device}'"):
+        trained(tmp_path / "absent", tmp_path / "run", device=device)
+    assert not (tmp_path / "run").exists()
+
+
+def test_finite_differences_in_bf16_are_refused_where_they_would_be_taken(data, tmp_path):
+    settings = {"gains": "finite-difference", "precision": "bf16"}
+    with pytest.raises(ConfigError, match="finite-difference"):
+        trained(data, tmp_path / "pixel", method="pixel", **settings)
+    trained(data, tmp_path / "plain", method="plain", epochs=1, **settings)
+    assert (tmp_path / "plain" / "model.pt").exists()
+
+
+def test_mixed_precision_keeps_the_parameters_in_float32(data, tmp_path):
+    trained(data, tmp_path / "run", method="pixel", precision="bf16", epochs=1)
+    assert {value.dtype for value in state_of(tmp_path / "run").values()} == {torch.float32}
+
+
+# Randomness
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_gives_the_same_bits(data, straight, tmp_path, method):
+    torch.manual_seed(123)  # what went on before does not matter
+    trained(data, tmp_path / "run", method=method)
+    assert_same_run(tmp_path / "run", straight(method=method))
+
+
+class _Seen:
+    """What the steps saw: (stream, update) → the ids of the batch and its images."""
+
+    def __init__(self, monkeypatch, data):
+        self.ids_of = {}
+        for path in (data / "images").iterdir():
+            self.ids_of[int(np.asarray(Image.open(path)).astype(int).sum())] = path.stem
+        assert len(self.ids_of) == len(list((data / "images").iterdir()))
+        self.batches, self.images = {}, {}
+        real = train_module.augmented
+
+        def looking(batch, config, update, stream):
+            result = real(batch, config, update, stream)
+            sums = (result.images * 255).round().long().flatten(1).sum(1).tolist()
+            self.batches[stream, update] = [self.ids_of[value] for value in sums]
+            self.images[stream, update] = result.images
+            return result
+
+        monkeypatch.setattr(train_module, "augmented", looking)
+
+
+def test_the_noisy_batches_do_not_change_with_what_happens_to_the_clean_cases(data, tmp_path, monkeypatch):
+    seen = []
+    for number, settings in enumerate(({}, {"val_fraction": 0.0}, {"clean_batch_size": 7}, {"method": "joint"}, {"model": "tiny:wider"})):
+        seen.append(_Seen(monkeypatch, data))
+        trained(data, tmp_path / str(number), **{"method": "pixel", **settings})
+        monkeypatch.undo()
+    for other in seen[1:]:
+        for update in range(UPDATES):
+            assert other.batches["noisy", update] == seen[0].batches["noisy", update]
+            assert torch.equal(other.images["noisy", update], seen[0].images["noisy", update])
+
+
+def test_the_initial_network_depends_on_the_seed_alone(data, tmp_path):
+    firsts = []
+    for number, settings in enumerate(({}, {"val_fraction": 0.0}, {"method": "joint"}, {"batch_size": 5}, {"seed": 1})):
+        out = tmp_path / str(number)
+        trained(data, out, **{"optimizer": "sgd", "learning_rate": 1e-30, "epochs": 1, "method": "plain", **settings})
+        firsts.append(state_of(out)["0.weight"])
+    assert all(torch.equal(first, firsts[0]) for first in firsts[1:-1])
+    assert not torch.equal(firsts[-1], firsts[0])
+
+
+# What chooses, and what never does
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_held_out_and_test_cases_are_in_no_batch_and_all_others_are(data, tmp_path, monkeypatch, method):
+    seen = _Seen(monkeypatch, data)
+    trained(data, tmp_path / "run", method=method)
+    cases = Run(tmp_path / "run").read_table("cases.csv")
+    roles = {role: set(cases["id"][(cases["role"] == role) & ~cases["held_out"]]) for role in ("noisy", "clean")}
+    assert (len(roles["noisy"]), len(roles["clean"]), cases["held_out"].sum()) == (10, 3, 11)
+    used = {stream: {name for (s, _), names in seen.batches.items() if s == stream for name in names} for stream, _ in seen.batches}
+    expected = {"noisy": roles["noisy"], "clean": roles["clean"], "pool": roles["noisy"] | roles["clean"]}
+    wanted = {"plain": ["pool"], "clean": ["clean"], "joint": ["noisy", "clean"], "pixel": ["noisy", "clean"]}[method]
+    assert used == {stream: expected[stream] for stream in wanted}
+
+
+def test_test_masks_are_never_decoded_nor_matter(data, straight, tmp_path, monkeypatch):
+    shutil.copytree(data, tmp_path / "data")
+    for path in (tmp_path / "data" / "test").iterdir():
+        Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path)  # no mask at all, of the right size
+    decoded = []
+    for name in ("read_image", "decode_labels"):
+        real = getattr(data_module, name)
+        monkeypatch.setattr(data_module, name, lambda path, *a, real=real, **k: decoded.append(path) or real(path, *a, **k))
+    trained(tmp_path / "data", tmp_path / "run", method="pixel")
+    tested = {path.stem for path in (data / "test").iterdir()}
+    assert len(decoded) == 2 * 24
+    assert not {path.stem for path in decoded} & tested
+    assert same_weights(tmp_path / "run", straight(method="pixel"))
+    pd.testing.assert_frame_equal(history(tmp_path / "run"), history(straight(method="pixel")), check_exact=True)
+
+
+def held_out_cases(data, run):
+    cases = Run(run).read_table("cases.csv")
+    for identity in cases["id"][cases["held_out"]]:
+        image = torch.tensor(np.asarray(Image.open(data / "images" / f"{identity}.png")).copy()).permute(2, 0, 1)[None] / 255
+        yield image, np.asarray(Image.open(data / "clean" / f"{identity}.png")) // 255
+
+
+def test_the_history_measures_the_last_weights_on_the_held_out_cases(data, straight):
+    run = straight(method="clean", learning_rate=0.03, epochs=15)
+    model = Run(run).model()
+    losses, scores = [], []
+    for image, mask in held_out_cases(data, run):
+        logits = model(image).detach()
+        losses.append(F.binary_cross_entropy_with_logits(logits[0, 0], torch.tensor(mask).float()).item())
+        found = logits[0, 0].numpy() > 0
+        scores.append(2 * (found & (mask == 1)).sum() / (found.sum() + mask.sum()))
+    last = history(run).iloc[-1]
+    assert last["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)  # float32, in another order
+    assert last["val_dice"] == pytest.approx(np.mean(scores), rel=1e-9)
+    assert 0.1 < last["val_dice"] < 1
+
+
+def test_the_best_weights_are_those_of_the_epoch_with_the_highest_dice(data, tmp_path, monkeypatch):
+    dices = iter([0.3, 0.7, 0.7, float("nan"), 0.6])
+    kept = []
+
+    def validated(loop):
+        kept.append({name: value.clone() for name, value in loop.state.model.state_dict().items()})
+        return 0.1, next(dices)
+
+    monkeypatch.setattr(train_module._Loop, "_validate", validated)
+    done = trained(data, tmp_path / "run", method="plain", epochs=5)
+    best = Run(tmp_path / "run").read_state("best.pt")
+    assert (best["epoch"], best["val_dice"]) == (2, 0.7)
+    assert all(torch.equal(value, best["model"][name]) for name, value in kept[1].items())
+    assert all(torch.equal(value, state_of(tmp_path / "run")[name]) for name, value in kept[4].items())
+    assert done.val_dice == 0.6
+
+
+def test_with_fewer_than_10_held_out_nothing_chooses_and_that_is_said(data, tmp_path):
+    done = trained(data, tmp_path / "run", method="plain", val_fraction=0.5)
+    assert not (tmp_path / "run" / "best.pt").exists()
+    assert "the last weights count" in str(done)
+    assert math.isnan(done.val_dice)
+    assert history(tmp_path / "run")[["val_loss", "val_dice"]].isna().all(axis=None)
+    assert not Run(tmp_path / "run").read_table("cases.csv")["held_out"].any()
+
+
+# What is written
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_folder_holds_what_it_promises(straight, method):
+    names = {path.name for path in straight(method=method).iterdir()}
+    assert names == FILES | ({"weight_maps.npz"} if method == "pixel" else set())
+    assert Run(straight(method=method)).config() == configured(method=method)
+
+
+def test_history_has_a_row_per_epoch_and_steps_one_per_update(straight):
+    rows, steps = pd.read_csv(straight(method="pixel") / "history.csv"), pd.read_csv(straight(method="pixel") / "steps.csv")
+    measured = ["loss", "clean_loss", "zero_share", "effective_pixels"]
+    assert steps.columns.tolist() == ["update", "learning_rate", *measured, "all_zero"]
+    ends = ["val_loss", "val_dice", "seconds"]
+    assert rows.columns.tolist() == ["epoch", "update", "learning_rate", *measured, "all_zero_steps", *ends]
+    assert rows["epoch"].tolist() == [1, 2, 3]
+    assert rows["update"].tolist() == [3, 6, 9]
+    assert steps["update"].tolist() == list(range(1, UPDATES + 1))
+    for epoch in range(3):
+        part = steps.iloc[3 * epoch : 3 * epoch + 3]
+        for name in measured:
+            assert rows[name][epoch] == pytest.approx(part[name].mean(), rel=1e-9)
+    assert rows["seconds"].is_monotonic_increasing
+    assert steps[measured].notna().all(axis=None)
+
+
+def test_measures_that_a_method_does_not_have_stay_empty(straight):
+    rows = history(straight(method="plain"))
+    assert rows[["clean_loss", "zero_share", "effective_pixels"]].isna().all(axis=None)
+    assert rows[["loss", "val_loss", "val_dice"]].notna().all(axis=None)
+    assert history(straight(method="joint"))["clean_loss"].notna().all()
+
+
+def test_the_summary_tells_updates_speed_dice_and_place(data, tmp_path):
+    done = trained(data, tmp_path / "run", method="plain")
+    for part in ("10 noisy and 3 clean", "11 clean ones held out", "9 updates", "images/s", f"{done.val_dice:.3f}", str(tmp_path / "run")):
+        assert part in str(done)
+
+
+def test_weight_maps_are_multiples_of_the_average_weight_by_all_clean_cases(data, straight):
+    run = Run(straight(method="pixel", weight_map_cases=3))
+    kept = run.weight_maps()
+    assert kept["maps"].shape == (3, 3, 16, 16)
+    assert kept["epochs"].tolist() == [1, 2, 3]
+    assert set(kept["ids"]) < {f"{number:03}" for number in range(10)}
+    np.testing.assert_allclose(kept["maps"].astype(float).mean((1, 2, 3)), 1, rtol=1e-3)  # they are kept in half precision
+    assert (kept["maps"] >= 0).all()
+    cases = run.read_table("cases.csv")
+    clean = cases["id"][(cases["role"] == "clean") & ~cases["held_out"]]
+    chosen = [(identity, "noisy") for identity in kept["ids"]] + [(identity, "clean") for identity in clean]
+    cases = [Case(name, data / "images" / f"{name}.png", data / role / f"{name}.png", role) for name, role in chosen]
+    read = data_module.Pixels(cases, configured(), data)
+    weights = pixel_weights(run.model(), noisy=read.batch(np.arange(3)), clean=read.batch(np.arange(3, 6)))
+    np.testing.assert_allclose(kept["maps"][-1].astype(float), weights.numpy() * weights.numel(), rtol=2e-3, atol=1e-4)
+
+
+def test_weight_maps_by_batches_equal_those_by_all_at_once(data, straight, tmp_path):
+    settings = {"method": "pixel", "optimizer": "sgd", "learning_rate": 1e-30, "val_fraction": 0.0, "weight_map_cases": 10, "epochs": 1}
+    maps = []
+    for sizes in ({"batch_size": 3, "clean_batch_size": 4}, {"batch_size": 10, "clean_batch_size": 14}):
+        trained(data, tmp_path / str(len(maps)), **settings, **sizes)
+        maps.append(Run(tmp_path / str(len(maps))).weight_maps()["maps"].astype(float))
+    np.testing.assert_allclose(maps[0], maps[1], rtol=5e-3, atol=1e-3)
+
+
+def test_no_weight_maps_are_kept_where_none_are_asked_for(straight):
+    assert Run(straight(method="pixel", weight_map_cases=0)).weight_maps() is None
+
+
+def test_one_pixel_may_have_all_the_weight(data, tmp_path, monkeypatch):
+    def on_one(gains):
+        weights = torch.zeros_like(gains)
+        weights[0, 0, 0] = 1
+        return weights
+
+    monkeypatch.setattr(train_module, "normalised", on_one)
+    trained(data, tmp_path / "run", method="pixel", image_size=96, epochs=1, weight_map_cases=10)
+    maps = Run(tmp_path / "run").weight_maps()["maps"]  # 92,160 times the average is beyond half precision
+    assert np.isfinite(maps).all()
+    assert (maps > 0).sum() == 1
+
+
+@pytest.mark.parametrize(("epochs", "kept"), [(1, [1]), (3, [1, 2, 3]), (12, [*range(1, 13)]), (50, 12), (1000, 12)])
+def test_weight_maps_are_kept_after_at_most_12_epochs_evenly_from_first_to_last(epochs, kept):
+    chosen = sorted(map_epochs(epochs))
+    if isinstance(kept, list):
+        assert chosen == kept
+    else:
+        assert len(chosen) == kept
+        assert (chosen[0], chosen[-1]) == (1, epochs)
+        assert np.ptp(np.diff(chosen)) <= 1
+
+
+def test_steps_in_which_no_noisy_pixel_helps_are_counted_and_said(tmp_path):
+    data = draw(tmp_path / "data")
+    for path in (data / "noisy").iterdir():
+        Image.fromarray(np.full((16, 16), 255, np.uint8)).save(path)
+    done = trained(data, tmp_path / "run", method="pixel", ignore_label=255)
+    assert "in 9 of 9 steps no noisy pixel helped" in str(done)
+    assert history(tmp_path / "run")["all_zero_steps"].tolist() == [3, 3, 3]
+    assert pd.read_csv(tmp_path / "run" / "steps.csv")["all_zero"].all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_loss_that_is_no_number_is_said_and_breaks_nothing(data, tmp_path, method):
+    done = trained(data, tmp_path / "run", method=method, model="tiny:overflowing")
+    assert "in 9 of 9 steps the loss was not a finite number" in str(done)
+    assert history(tmp_path / "run")["loss"].isna().all()
+
+
+def test_a_loss_that_stays_finite_is_not_remarked_on(data, tmp_path):
+    assert "finite number" not in str(trained(data, tmp_path / "run", epochs=1))
+
+
+def test_ids_that_look_like_numbers_continue(tmp_path):
+    data = draw(tmp_path / "data", prefix="0")
+    interrupted(data, tmp_path / "run", 2, method="plain")
+    assert trained(data, tmp_path / "run", resume=True, method="plain").updates == UPDATES
+
+
+def test_training_in_a_thread_is_the_same(data, straight, tmp_path):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(trained(data, tmp_path / "run", method="plain")))
+    thread.start()
+    thread.join()
+    assert done
+    assert_same_run(tmp_path / "run", straight(method="plain"))
+
+
+# That it learns
+
+
+def test_pixel_learns_what_the_clean_masks_show_where_plain_learns_what_the_noisy_ones_do(tmp_path):
+    data = draw(tmp_path / "data", noisy=60, clean=8, test=20)
+    settings = {"model": "tiny:without_dropout", "learning_rate": 0.02, "batch_size": 6, "clean_batch_size": 8, "epochs": 25}
+    scores = {}
+    for method in ("plain", "pixel"):
+        trained(data, tmp_path / method, method=method, weight_map_cases=0, **settings)
+        model = Run(tmp_path / method).model()
+        each = []
+        for path in sorted((data / "test").iterdir()):
+            image = torch.tensor(np.asarray(Image.open(data / "images" / path.name)).copy()).permute(2, 0, 1)[None] / 255
+            found = (model(image)[0, 0].detach().numpy() > 0).astype(np.uint8)
+            each.append(dice(confusion(predicted=found, truth=np.asarray(Image.open(path)) // 255)))
+        scores[method] = np.mean(each)
+    assert scores["pixel"] > scores["plain"] + 0.1
+    assert scores["pixel"] > 0.85

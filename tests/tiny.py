@@ -1,0 +1,97 @@
+"""Small enough to train in a test: a network of a few hundred parameters (model = "tiny:network") and made-up images.
+
+An image is a bright bump on noise. Its true mask is where the bump is above .35; the noisy masks take .75, so they are all too small.
+"""
+
+import os
+import signal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from pixeltrust.config import Config
+
+SIZE = 16
+FORWARDS = 0  # of `signalling` networks in this process
+
+
+def network(*, in_channels, out_channels, width=6, dropout=0.2):
+    return nn.Sequential(
+        nn.Conv2d(in_channels, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Conv2d(width, width, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(width, out_channels, 1),
+    )
+
+
+def wider(*, in_channels, out_channels):
+    return network(in_channels=in_channels, out_channels=out_channels, width=8)
+
+
+def without_dropout(*, in_channels, out_channels):
+    return network(in_channels=in_channels, out_channels=out_channels, dropout=0)
+
+
+def signalling(*, in_channels, out_channels):
+    """Sends its own process SIGINT at forward pass number $TINY_SIGINT_AT, if that is set."""
+    model = network(in_channels=in_channels, out_channels=out_channels)
+
+    def count(module, inputs):
+        global FORWARDS
+        FORWARDS += 1
+        if os.environ.get("TINY_SIGINT_AT") == str(FORWARDS):
+            signal.raise_signal(signal.SIGINT)
+
+    model.register_forward_pre_hook(count)
+    return model
+
+
+class _Overflowing(nn.Module):
+    def __init__(self, out_channels):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((out_channels, 1, 1), 1e30))
+
+    def forward(self, images):
+        return (images.mean(1, keepdim=True) * self.scale) * self.scale - self.scale * self.scale
+
+
+def overflowing(*, in_channels, out_channels):
+    """Its loss is not finite: the logits are infinity less infinity."""
+    return _Overflowing(out_channels)
+
+
+def draw(folder, *, noisy=10, clean=14, test=3, size=SIZE, seed=0, foreground=255, prefix=""):
+    """A data folder; returns it."""
+    draws = np.random.default_rng(seed)
+    for name in ("images", "noisy", "clean", "test"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    rows, columns = np.mgrid[:size, :size]
+    roles = ["noisy"] * noisy + ["clean"] * clean + ["test"] * test
+    for number, role in enumerate(roles):
+        row, column = draws.uniform(size * 0.3, size * 0.7, 2)
+        bump = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * (size * draws.uniform(0.15, 0.25)) ** 2))
+        grey = 200 * bump + draws.normal(20, 6, (size, size))
+        colours = np.stack([grey, 0.7 * grey + draws.normal(0, 6, grey.shape), draws.normal(100, 20, grey.shape)], -1)
+        Image.fromarray(colours.clip(0, 255).astype(np.uint8)).save(folder / "images" / f"{prefix}{number:03}.png")
+        mask = foreground * (bump > (0.75 if role == "noisy" else 0.35)).astype(np.uint8)
+        Image.fromarray(mask.astype(np.uint8)).save(folder / role / f"{prefix}{number:03}.png")
+    return folder
+
+
+def configured(**settings):
+    """9 updates: 3 epochs of 4, 4 and 2 noisy images; of 14 clean cases 11 are held out."""
+    small = {
+        "model": "tiny:network",
+        "image_size": SIZE,
+        "batch_size": 4,
+        "clean_batch_size": 3,
+        "epochs": 3,
+        "val_fraction": 0.8,
+        "weight_map_cases": 2,
+        "device": "cpu",
+    }
+    return Config(**{**small, **settings})
