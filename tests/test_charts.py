@@ -13,8 +13,11 @@ from PIL import Image
 from pixeltrust import charts
 from pixeltrust.charts import MOST, OUTLINES, PANEL_PIXELS, dice_strips, differences, heat, heat_legend, overlay, training_curves
 
-PLAIN = pd.DataFrame({"update": [10, 20], "loss": [0.7, 0.25], "val_dice": [0.4, 0.5], "zero_share": np.nan, "effective_pixels": np.nan})
-PIXEL = pd.DataFrame({"update": [10, 20], "loss": [0.6, 0.125], "val_dice": [0.5, 0.75], "zero_share": [0.5, 0.3], "effective_pixels": [9, 1200]})
+UPDATES = {"update": [10, 20]}
+PLAIN = pd.DataFrame(UPDATES | {"loss": [0.7, 0.25], "val_dice": [0.4, 0.5], "zero_share": np.nan, "effective_pixels": np.nan})
+PIXEL = pd.DataFrame(
+    {"update": [10, 20], "loss": [0.6, 0.125], "val_dice": [0.5, 0.75], "zero_share": [0.5, 0.3], "effective_pixels": [9, 1200]}
+)
 
 
 def pixels(png):

@@ -118,17 +118,24 @@ def write_demo(folder, *, advantage=0.1, shown=(MARKUP, LONG)):
     return folder
 
 
-def test_a_runs_page_stands_alone_and_lies_in_its_folder(tmp_path):
-    run = write_run(tmp_path / "run", make_cases(tmp_path))
-    assert report(run) == run / "report.html"
-    html = (run / "report.html").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """The pages of a run and of a demo, read by several tests."""
+    folder = tmp_path_factory.mktemp("pages")
+    run, demo = write_run(folder / "run", make_cases(folder)), write_demo(folder / "demo")
+    return {"run": report(run), "demo": report(demo)}
+
+
+def test_a_runs_page_stands_alone_and_lies_in_its_folder(pages):
+    assert pages["run"].name == "report.html"
+    assert not list(pages["run"].parent.glob(".*"))
+    html = pages["run"].read_text(encoding="utf-8")
     assert_alone(html)
     assert 'name="viewport"' in html
-    assert not list(run.glob(".*"))
 
 
-def test_a_runs_page_tells_counts_numbers_and_settings(tmp_path):
-    text = words(report(write_run(tmp_path / "run", make_cases(tmp_path))).read_text(encoding="utf-8"))
+def test_a_runs_page_tells_counts_numbers_and_settings(pages):
+    text = words(pages["run"].read_text(encoding="utf-8"))
     assert "2 noisy cases and 1 clean case" in text
     assert "Dice of 0.630 on the held-out clean cases" in text
     assert "mean of 2 held-out clean cases" in text
@@ -138,7 +145,7 @@ def test_a_runs_page_tells_counts_numbers_and_settings(tmp_path):
 
 def test_weight_maps_are_shown_early_midway_and_late(tmp_path):
     text = words(report(write_run(tmp_path / "run", make_cases(tmp_path), epochs=9)).read_text(encoding="utf-8"))
-    assert re.findall(r"epoch (\d+)", text)[:3] == ["1", "5", "9"]
+    assert re.findall(r"epoch (\d+) \d+% at 0", text)[:3] == ["1", "5", "9"]
     assert text.count("noisy mask epoch 1") == 2
 
 
@@ -173,12 +180,11 @@ def test_a_plain_run_has_a_page_without_weights(tmp_path):
     assert "Share of pixels" not in html
 
 
-def test_a_demos_page_stands_alone_and_tells_its_numbers(tmp_path):
-    demo = write_demo(tmp_path / "demo")
-    html = report(demo).read_text(encoding="utf-8")
+def test_a_demos_page_stands_alone_and_tells_its_numbers(pages):
+    html = pages["demo"].read_text(encoding="utf-8")
     assert_alone(html)
     text = words(html)
-    plain, pixel = (pd.read_csv(demo / f"{method}.csv")["dice"].to_numpy() for method in ("plain", "pixel"))
+    plain, pixel = (pd.read_csv(pages["demo"].parent / f"{method}.csv")["dice"].to_numpy() for method in ("plain", "pixel"))
     for values, sign in ((plain, ""), (pixel, ""), (pixel - plain, "+")):
         low, high = bootstrap_interval(values)
         assert f"{values.mean():{sign}.3f} {low:{sign}.3f} … {high:{sign}.3f}" in text
@@ -187,21 +193,21 @@ def test_a_demos_page_stands_alone_and_tells_its_numbers(tmp_path):
 
 @pytest.mark.parametrize(("advantage", "said"), [(0.1, "did better"), (-0.1, "did worse"), (0.0, "cannot be told apart")])
 def test_the_headline_says_what_came_out(tmp_path, advantage, said):
-    html = report(write_demo(tmp_path / "demo", advantage=advantage)).read_text(encoding="utf-8")
+    html = report(write_demo(tmp_path / "demo", advantage=advantage, shown=())).read_text(encoding="utf-8")
     assert said in words(html.split("<h1>")[1].split("</h1>")[0])
 
 
-def test_test_cases_are_shown_from_the_worst_to_the_best_difference(tmp_path):
-    html = report(write_demo(tmp_path / "demo")).read_text(encoding="utf-8")
+def test_test_cases_are_shown_from_the_worst_to_the_best_difference(pages):
+    html = pages["demo"].read_text(encoding="utf-8")
     shown = re.findall(r"<h3>(t\d) <small>difference in Dice ([+−][\d.]+)", html)
     assert shown[0] == ("t5", "+0.060")
     assert shown[-1] == ("t4", "+0.140")
     assert html.count("a test case has no weights") == len(shown)
 
 
-def test_markup_in_an_id_is_text(tmp_path):
-    for folder in (write_run(tmp_path / "run", make_cases(tmp_path)), write_demo(tmp_path / "demo")):
-        html = report(folder).read_text(encoding="utf-8")
+def test_markup_in_an_id_is_text(pages):
+    for page in pages.values():
+        html = page.read_text(encoding="utf-8")
         assert "<img src=x" not in html
         assert MARKUP in words(html)
 
@@ -237,6 +243,13 @@ def test_a_demo_that_is_broken_or_not_at_its_end_is_refused(tmp_path, record):
         report(tmp_path)
 
 
+def test_a_demo_without_its_images_names_the_folder_that_is_gone(tmp_path):
+    demo = write_demo(tmp_path / "demo")
+    shutil.rmtree(demo / "source" / "images")
+    with pytest.raises(RunError, match="images: cannot be read"):
+        report(demo)
+
+
 def test_numbers_of_other_cases_are_refused(tmp_path):
     demo = write_demo(tmp_path / "demo")
     pd.read_csv(demo / "plain.csv")[1:].to_csv(demo / "plain.csv", index=False)
@@ -245,12 +258,12 @@ def test_numbers_of_other_cases_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
-def test_pages_fit_a_phone_and_a_desktop_without_sideways_scrolling(tmp_path):
+def test_pages_fit_a_phone_and_a_desktop_without_sideways_scrolling(pages, tmp_path):
     (tmp_path / "see").mkdir()
     measure = "<script>onload=()=>{const d=document,e=d.documentElement;parent.postMessage([location.pathname,innerWidth,e.scrollWidth,"
     measure += "[...d.images].filter(i=>!i.naturalWidth).length],'*')}</script>"
-    for name, folder in (("run", write_run(tmp_path / "run", make_cases(tmp_path))), ("demo", write_demo(tmp_path / "demo"))):
-        (tmp_path / "see" / f"{name}.html").write_text(report(folder).read_text(encoding="utf-8") + measure)
+    for name, page in pages.items():
+        (tmp_path / "see" / f"{name}.html").write_text(page.read_text(encoding="utf-8") + measure, encoding="utf-8")
     frames = [f'<iframe src="{name}.html" style="width:{width}px;border:0"></iframe>' for name in ("run", "demo") for width in (390, 1200)]
     note = "<script>onmessage=e=>{const p=document.createElement('p');p.textContent=e.data.join(' ');document.body.append(p)}</script>"
     (tmp_path / "see" / "all.html").write_text(f"<body>{note}{''.join(frames)}</body>")

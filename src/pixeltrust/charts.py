@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter, StrMethodFormatter
 from PIL import Image
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
@@ -52,7 +52,7 @@ _FROM_ZERO = ("zero_share", "effective_pixels")
 _ANCHORS = ((0.0, "#7f3b08"), (0.25, "#d0832c"), (0.5, "#f4f1ea"), (0.75, "#4c8fbd"), (1.0, "#08315e"))
 _HEAT = LinearSegmentedColormap.from_list("trust", _ANCHORS)
 _FONTS = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pixeltrust",
     "font.size": 9.5,
@@ -108,8 +108,9 @@ def differences(values: np.ndarray, *, better: str, worse: str) -> Chart:
     axes.bar(np.arange(len(ordered)), ordered, width=1.0, color=[_colour(name) for name in names])
     axes.axhline(0, color=_ink("ink"), linewidth=0.8)
     won, lost = int((ordered > 0).sum()), int((ordered < 0).sum())
-    axes.text(0.98, 0.96, f"{better} better: {won}", transform=axes.transAxes, ha="right", va="top", color=_colour(better), fontweight="bold")
-    axes.text(0.02, 0.04, f"{worse} better: {lost}", transform=axes.transAxes, va="bottom", color=_colour(worse), fontweight="bold")
+    bold: Any = {"transform": axes.transAxes, "fontweight": "bold"}
+    axes.text(0.98, 0.96, f"{better} better: {won}", ha="right", va="top", color=_colour(better), **bold)
+    axes.text(0.02, 0.04, f"{worse} better: {lost}", va="bottom", color=_colour(worse), **bold)
     axes.set(xticks=[], xlabel="test cases, sorted", xlim=(-0.6, len(ordered) - 0.4))
     axes.margins(y=0.2)
     text = f"{better} is better in {won} and {worse} in {lost} of {len(ordered)} cases"
@@ -198,9 +199,9 @@ def _curves(column: str, title: str, histories: Mapping[str, pd.DataFrame]) -> C
     if column in _FROM_ZERO:
         axes.set_ylim(0, max(table[column].max() for table in known.values()) * 1.15 or 1)
     if column == "zero_share":
-        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.3g} %")
     if column == "effective_pixels":
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:,.0f}")
     axes.set_xlabel("updates")
     axes.set_xlim(left=0)
     _label_ends(axes, {name: (table["update"].iloc[-1], table[column].iloc[-1]) for name, table in known.items()})
@@ -214,9 +215,8 @@ def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
     gap, last = 0.11 * (high - low), -np.inf
     for name, (x, y) in sorted(ends.items(), key=lambda item: item[1][1]):
         last = max(y, last + gap)
-        axes.annotate(
-            name, (x, last), xytext=(6, 0), textcoords="offset points", color=_colour(name), fontweight="bold", va="center", annotation_clip=False
-        )
+        beside: Any = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "annotation_clip": False}
+        axes.annotate(name, (x, last), color=_colour(name), fontweight="bold", **beside)
 
 
 def _chart(height: float = HEIGHT) -> tuple[Figure, Axes]:

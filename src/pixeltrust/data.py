@@ -4,7 +4,8 @@ N cases   C channels   (H, W) the size that is trained on
 images uint8 (N, C, H, W)   masks uint8 (N, H, W), labels with 255 for ignored
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixeltrust.cases import Case, Kind, decode_labels, mixture_faults
+from pixeltrust.cases import Case, Cases, Kind, decode_labels, mixture_faults
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, PixeltrustError
 from pixeltrust.images import read_image, resize_image, resize_labels
@@ -151,3 +152,50 @@ def held_out(clean: Sequence[Case], config: Config) -> tuple[list[Case], list[Ca
 
 
 MIN_HELD_OUT = 10  # with fewer, the choice is mostly luck
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The batches of one update, each made when asked for."""
+
+    noisy: Callable[[], Batch]
+    clean: Callable[[], Batch]
+    pool: Callable[[], Batch]
+    """From one shuffled pool of noisy and clean cases."""
+
+
+class Streams:
+    """The batches of every update, for the methods and for choosing.
+
+    Args:
+        cases: of the whole data folder; the noisy ones are trained on.
+        clean, held: the clean cases to train on, and those held out.
+        cache: where a memory-mapped file may go.
+    """
+
+    def __init__(self, cases: Cases, clean: list[Case], held: list[Case], config: Config, cache: Path) -> None:
+        self.config = config
+        noisy = cases.of("noisy")
+        self.pixels = Pixels([*noisy, *clean, *held], config, cache)
+        self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
+        self.updates_per_epoch = -(-len(noisy) // config.batch_size)
+
+    def feed(self, update: int, to_device: Callable[[Batch], Batch]) -> Feed:
+        config = self.config
+
+        def batch(indices: np.ndarray, stream: str) -> Batch:
+            return to_device(augmented(self.pixels.batch(indices), config, update, stream))
+
+        def endless(cases: np.ndarray, size: int, stream: str) -> Batch:
+            return batch(endless_order(cases, size, update, config.seed, stream), stream)
+
+        return Feed(
+            noisy=lambda: batch(epoch_order(self.noisy, config.batch_size, update, config.seed, "noisy"), "noisy"),
+            clean=lambda: endless(self.clean, config.clean_batch_size, "clean"),
+            pool=lambda: endless(np.concatenate([self.noisy, self.clean]), config.batch_size, "pool"),
+        )
+
+    def map_cases(self) -> np.ndarray:
+        """Noisy cases, drawn by the seed, whose weight maps are kept."""
+        count = min(self.config.weight_map_cases, len(self.noisy))
+        return np.sort(generator(self.config.seed, "weight maps").permutation(self.noisy)[:count])

@@ -10,18 +10,9 @@ from typing import TypeAlias
 from torch import nn
 
 from pixeltrust.config import Config
+from pixeltrust.data import Feed
 from pixeltrust.losses import mean_over_counted, pixel_cross_entropy
 from pixeltrust.weights import Batch, reweighted_step
-
-
-@dataclass(frozen=True)
-class Feed:
-    """The batches of one update, each made when asked for."""
-
-    noisy: Callable[[], Batch]
-    clean: Callable[[], Batch]
-    pool: Callable[[], Batch]
-    """From one shuffled pool of noisy and clean cases."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,10 +24,10 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 
 from pixeltrust.cases import Case, Cases, read_cases, table_of
 from pixeltrust.config import Config, to_toml
-from pixeltrust.data import Pixels, augmented, endless_order, epoch_order, held_out
+from pixeltrust.data import Streams, held_out
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.losses import IGNORE, mean_over_counted, pixel_cross_entropy
-from pixeltrust.methods import METHODS, Feed, Method
+from pixeltrust.methods import METHODS, Method
 from pixeltrust.metrics import confusion, dice, mean_of_defined
 from pixeltrust.models import build_model
 from pixeltrust.progress import progress_bar
@@ -123,7 +123,7 @@ def train(data: Path, *, out: Path, config: Config | None = None, resume: bool =
     notes.append(_split_note(cases, clean, held))
     table = table_of([*cases.of("noisy"), *clean, *held, *cases.of("test")], {case.id for case in held})
     with run.claimed():
-        loop = _Loop(run, config, fabric, _Streams(cases, clean, held, config, run.folder / CACHE), show_progress)
+        loop = _Loop(run, config, fabric, Streams(cases, clean, held, config, run.folder / CACHE), show_progress)
         if packed is None:
             run.create(config, table)
         else:
@@ -134,39 +134,8 @@ def train(data: Path, *, out: Path, config: Config | None = None, resume: bool =
     return _summary(run, config, loop.state.pack(), notes)
 
 
-class _Streams:
-    """The batches of every update, for the methods and for choosing."""
-
-    def __init__(self, cases: Cases, clean: list[Case], held: list[Case], config: Config, cache: Path) -> None:
-        self.config = config
-        noisy = cases.of("noisy")
-        self.pixels = Pixels([*noisy, *clean, *held], config, cache)
-        self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
-        self.updates_per_epoch = -(-len(noisy) // config.batch_size)
-
-    def feed(self, update: int, to_device: Callable[[Batch], Batch]) -> Feed:
-        config = self.config
-
-        def batch(indices: np.ndarray, stream: str) -> Batch:
-            return to_device(augmented(self.pixels.batch(indices), config, update, stream))
-
-        def endless(cases: np.ndarray, size: int, stream: str) -> Batch:
-            return batch(endless_order(cases, size, update, config.seed, stream), stream)
-
-        return Feed(
-            noisy=lambda: batch(epoch_order(self.noisy, config.batch_size, update, config.seed, "noisy"), "noisy"),
-            clean=lambda: endless(self.clean, config.clean_batch_size, "clean"),
-            pool=lambda: endless(np.concatenate([self.noisy, self.clean]), config.batch_size, "pool"),
-        )
-
-    def map_cases(self) -> np.ndarray:
-        """Noisy cases, drawn by the seed, whose weight maps are kept."""
-        count = min(self.config.weight_map_cases, len(self.noisy))
-        return np.sort(generator(self.config.seed, "weight maps").permutation(self.noisy)[:count])
-
-
 class _Loop:
-    def __init__(self, run: Run, config: Config, fabric: Fabric, streams: _Streams, show_progress: bool) -> None:
+    def __init__(self, run: Run, config: Config, fabric: Fabric, streams: Streams, show_progress: bool) -> None:
         self.run, self.config, self.fabric, self.streams, self.show_progress = run, config, fabric, streams, show_progress
         self.method: Method = METHODS[config.method]
         self.total = config.epochs * streams.updates_per_epoch

@@ -1,0 +1,143 @@
+"""The demo: the whole job in a folder, told as it came out, and continued where it was stopped."""
+
+import json
+import re
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from torch import nn
+
+from pixeltrust import demo as demo_module
+from pixeltrust.config import read_config
+from pixeltrust.demo import Demo, Plan, Row, demo
+from pixeltrust.errors import RunError
+from pixeltrust.metrics import bootstrap_interval
+
+
+def tiny_network(in_channels, out_channels):
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+TOY = Plan(cases=24, test_share=0.25, clean=4, size=32, model=f"{__name__}:tiny_network", image_size=16, epochs=1, seed=3)
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    out = tmp_path_factory.mktemp("toy") / "demo"
+    return out, demo(out, plan=TOY, show_progress=False)
+
+
+def stamps(out):
+    """When every file but the page was written."""
+    return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and path.name != "report.html"}
+
+
+def test_the_whole_job_leaves_its_files(toy):
+    out, _ = toy
+    for name in (
+        "source/split.csv",
+        "data/simulation.json",
+        "runs/plain/model.pt",
+        "runs/pixel/weight_maps.npz",
+        "report.html",
+    ):
+        assert (out / name).is_file(), name
+    test = {path.name for path in (out / "data" / "test").iterdir()}
+    shown = {f"{one}.png" for one in json.loads((out / "demo.json").read_text())["shown"]}
+    assert len(test) == 6
+    assert shown <= {path.name for path in (out / "data" / "noisy").iterdir()}
+    for method in ("plain", "pixel"):
+        assert {path.name for path in (out / "predictions" / method).iterdir()} == test | shown
+        assert len(pd.read_csv(out / f"{method}.csv")) == 6
+
+
+def test_both_methods_differ_in_nothing_but_the_method(toy):
+    out, _ = toy
+    plain, pixel = (read_config(out / "runs" / method / "config.toml") for method in ("plain", "pixel"))
+    assert replace(plain, method="pixel") == pixel
+    updates = [pd.read_csv(out / "runs" / method / "history.csv")["update"].iloc[-1] for method in ("plain", "pixel")]
+    assert updates[0] == updates[1] > 0
+
+
+def test_summary_and_page_hold_the_numbers_of_the_tables(toy):
+    out, found = toy
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for row in found.rows:
+        scores = pd.read_csv(out / f"{row.method}.csv")["dice"]
+        assert (row.dice, row.low, row.high) == (scores.mean(), *bootstrap_interval(scores.to_numpy()))
+        assert f"{row.dice:.3f}" in str(found)
+        assert f'<p class="value">{row.dice:.3f}</p>' in page
+    assert str(out / "report.html") in str(found)
+
+
+def test_a_finished_demo_is_not_done_again(toy):
+    out, found = toy
+    before = stamps(out)
+    (out / "report.html").unlink()
+    assert demo(out, plan=TOY, show_progress=False) == found
+    assert stamps(out) == before
+    assert (out / "report.html").is_file()
+
+
+def test_a_demo_stopped_in_training_goes_on_where_it_was(tmp_path, monkeypatch, toy):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(demo_module, "predict", stop)
+        with pytest.raises(KeyboardInterrupt):
+            demo(tmp_path, plan=TOY, show_progress=False)
+    before = stamps(tmp_path)
+    found = demo(tmp_path, plan=TOY, show_progress=False)
+    kept = {path: stamp for path, stamp in stamps(tmp_path).items() if path.parts[-2] in ("plain", "pixel", "images") and path in before}
+    assert kept
+    assert all(before[path] == stamp for path, stamp in kept.items())
+    assert [row.dice for row in found.rows] == [row.dice for row in toy[1].rows]
+
+
+def test_stages_are_announced_on_standard_error(toy, capsys):
+    demo(toy[0], plan=TOY, show_progress=True)
+    told = capsys.readouterr()
+    assert re.findall(r"^(\d)/6 ", told.err, flags=re.MULTILINE) == list("123456")
+    assert "1/6 drawing 24 made-up images" in told.err
+    assert told.out == ""
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(RunError, match="has something in it that is no demo"):
+        demo(tmp_path, plan=TOY, show_progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_demo_of_other_settings_is_left_alone(toy):
+    before = stamps(toy[0])
+    with pytest.raises(RunError, match="with other settings"):
+        demo(toy[0], plan=replace(TOY, epochs=2), show_progress=False)
+    assert stamps(toy[0]) == before
+
+
+@pytest.mark.parametrize("record", ["{", "[]", '{"format": 1}', '{"format": 99, "plan": {}, "finished": true}'])
+def test_a_record_that_is_no_demos_is_refused(tmp_path, record):
+    (tmp_path / "demo.json").write_text(record)
+    with pytest.raises(RunError, match=r"demo\.json: cannot be read"):
+        demo(tmp_path, plan=TOY, show_progress=False)
+
+
+def test_a_file_in_the_way_is_the_users_to_mend(tmp_path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(RunError):
+            demo(out, plan=TOY, show_progress=False)
+
+
+def test_the_summary_is_plain_about_a_loss(tmp_path):
+    rows = (
+        Row(method="plain", dice=0.9, low=0.85, high=0.95, seconds=30),
+        Row(method="pixel", dice=0.8, low=0.7, high=0.9, seconds=100),
+    )
+    text = str(Demo(rows=rows, difference=-0.1, difference_low=-0.15, difference_high=-0.05, page=tmp_path))
+    assert "-0.100 [-0.150 … -0.050]" in text
+    lines = text.splitlines()
+    assert len({len(line) for line in lines[:3]}) == 1
