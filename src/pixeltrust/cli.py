@@ -9,6 +9,8 @@ import typer
 from pixeltrust import __version__
 from pixeltrust.errors import PixeltrustError
 
+INTERRUPTED = 130  # the exit code of Ctrl-C
+
 app = typer.Typer(
     name="pixeltrust",
     help="Train segmentation networks on masks that cannot all be trusted.",
@@ -29,9 +31,10 @@ def main() -> None:
     except PixeltrustError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer makes a silent exit of Ctrl-C
+            print("stopped; what is finished is kept, --resume continues where a command has it", file=sys.stderr)
+        raise
 
 
 def _print_version(asked: bool) -> None:

@@ -24,7 +24,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 
 from pixeltrust.cases import Case, Cases, read_cases, table_of
 from pixeltrust.config import Config, to_toml
-from pixeltrust.data import Streams, held_out
+from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.losses import IGNORE, mean_over_counted, pixel_cross_entropy
 from pixeltrust.methods import METHODS, Method
@@ -360,7 +360,9 @@ def _mean_dice(predicted: np.ndarray, mask: np.ndarray, classes: int) -> float:
 
 
 def _split_note(cases: Cases, clean: list[Case], held: list[Case]) -> str:
-    chosen = f"{len(held):,} clean ones held out to choose by" if held else "too few clean cases to hold any out: the last weights count"
+    chosen = (
+        f"{len(held):,} clean ones held out to choose by" if held else f"none held out ({MIN_HELD_OUT} at least): the last weights count"
+    )
     return f"{len(cases.of('noisy')):,} noisy and {len(clean):,} clean cases to train on, {chosen}"
 
 
