@@ -11,7 +11,8 @@ help:  ## Show what there is to make
 
 setup: $(READY)  ## Make the virtual environment in .venv
 
-# Exact versions come from the constraints file: without it pip may fetch several gigabytes of CUDA packages.
+# The constraints file pins the versions that are tested. Where pip finds only torch's CUDA build, that is several gigabytes: on a CPU
+# machine put torch's CPU build of the pinned version within pip's reach (PIP_FIND_LINKS) before `make setup`.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

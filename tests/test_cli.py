@@ -96,7 +96,8 @@ def test_a_faulty_data_folder_is_named_and_nothing_is_written(fault, command, da
 
 
 def test_all_faults_come_in_one_list(data, run_command):
-    said = [fault(data) for fault in (unpaired_files, mask_of_another_size, test_case_that_also_trains)]
+    faults = (unpaired_files, truncated_jpeg, mask_of_another_size, mask_with_17_values, test_case_that_also_trains)
+    said = [fault(data) for fault in faults]
     _, _, error = run_command("check", data)
     assert all(text in error for text in said)
 
@@ -124,6 +125,35 @@ def test_a_bad_setting_is_named_before_anything_is_written(setting, said, data, 
     assert said in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        ("two_logits", "needs logits (1, 1, 16, 16)"),
+        ("without_forward_mode", 'use gains="finite-difference"'),
+        ("with_other_arguments", "in_channels"),
+    ],
+)
+def test_a_network_that_does_not_fit_is_named_before_anything_is_written(network, said, data, tmp_path, run_command):
+    code, _, error = run_command("train", data, "--out", tmp_path / "run", *TINY, "--set", f"model=tiny:{network}")
+    assert code == 2
+    assert said in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("words", [["--classes", "0"], ["--ignore-label", "999"]])
+def test_options_out_of_their_range_are_refused(words, data, run_command):
+    assert run_command("check", data, *words)[0] == 2
+    assert run_command("evaluate", data / "noisy", data / "noisy", *words)[0] == 2
+
+
+def test_a_demo_that_cannot_be_written_is_one_line(tmp_path, run_command):
+    (tmp_path / "file").write_text("in the way")
+    code, _, error = run_command("demo", "--out", tmp_path / "file" / "demo")
+    assert code == 2
+    assert error.count("\n") == 1
 
 
 def test_an_output_that_cannot_be_written_is_named(data, tmp_path, run_command):
@@ -188,3 +218,9 @@ def test_help_and_version_answer_without_loading_torch():
 def test_the_public_names_are_these_four():
     assert pixeltrust.__all__ == ["Batch", "__version__", "pixel_gains", "pixel_weights", "reweighted_step"]
     assert all(hasattr(pixeltrust, name) for name in pixeltrust.__all__)
+
+
+def test_a_module_is_loaded_when_it_is_asked_for():
+    code = "import pixeltrust; print(pixeltrust.train.train.__name__, hasattr(pixeltrust, 'nonsense'))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "train False\n"

@@ -327,6 +327,15 @@ def test_nothing_is_held_out_where_whole_groups_leave_fewer_than_10():
     assert held_out(cases, configured()) == (cases, [])
 
 
+def test_a_group_with_noisy_cases_is_not_held_out():
+    cases = clean_cases(60, lambda number: f"patient {number}")
+    noisy = [replace(case, id=f"noisy {case.id}", role="noisy") for case in cases[:40]]
+    train, held = held_out(cases, configured(), noisy=noisy)
+    assert len(held) == 12
+    assert not {case.group for case in held} & {case.group for case in noisy}
+    assert sorted(case.id for case in [*train, *held]) == [case.id for case in cases]
+
+
 def test_a_group_that_is_called_as_an_ungrouped_case_is_another():
     cases = clean_cases(60, lambda number: f"{number - 30:03}" if number >= 30 else None)
     held = {case.id for case in held_out(cases, configured())[1]}

@@ -593,7 +593,7 @@ def test_a_run_that_has_not_finished_says_how_to_continue(tmp_path, images, out)
 )
 def test_a_network_that_does_not_fit_is_an_error_before_anything_is_written(tmp_path, images, out, network, settings, message):
     many(images, count=1)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(ConfigError, match=message):
         run_predict(make_run(tmp_path / "run", network, **settings), images, out)
     assert not out.exists()
 

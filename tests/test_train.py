@@ -211,7 +211,7 @@ def test_ctrl_c_while_decoding_leaves_no_run_folder(data, tmp_path, monkeypatch,
     def pressed(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train_module.Pixels, "decode", pressed)
+    monkeypatch.setattr(data_module.Pixels, "decode", pressed)
     with pytest.raises(KeyboardInterrupt):
         trained(data, tmp_path / "run", cache_gib=cache_gib)
     # Cases in a mapped file are decoded when first asked for: by then the run has begun.
@@ -555,7 +555,7 @@ class _Seen:
             self.ids_of[int(np.asarray(Image.open(path)).astype(int).sum())] = path.stem
         assert len(self.ids_of) == len(list((data / "images").iterdir()))
         self.batches, self.images = {}, {}
-        real = train_module.augmented
+        real = data_module.augmented
 
         def looking(batch, config, update, stream):
             result = real(batch, config, update, stream)
@@ -564,7 +564,7 @@ class _Seen:
             self.images[stream, update] = result.images
             return result
 
-        monkeypatch.setattr(train_module, "augmented", looking)
+        monkeypatch.setattr(data_module, "augmented", looking)
 
 
 def test_the_noisy_batches_do_not_change_with_what_happens_to_the_clean_cases(data, tmp_path, monkeypatch):

@@ -36,6 +36,39 @@ def without_dropout(*, in_channels, out_channels):
     return network(in_channels=in_channels, out_channels=out_channels, dropout=0)
 
 
+def two_logits(*, in_channels, out_channels):
+    return network(in_channels=in_channels, out_channels=2)
+
+
+class _Reversing(torch.autograd.Function):
+    """Has a backward, but no forward mode."""
+
+    @staticmethod
+    def forward(context, values):
+        return values * 2
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * 2
+
+
+class _WithoutForwardMode(nn.Module):
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.layer = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, images):
+        return _Reversing.apply(self.layer(images))
+
+
+def without_forward_mode(*, in_channels, out_channels):
+    return _WithoutForwardMode(in_channels, out_channels)
+
+
+def with_other_arguments(channels):
+    raise AssertionError("never called")
+
+
 def signalling(*, in_channels, out_channels):
     """Sends its own process SIGINT at forward pass number $TINY_SIGINT_AT, if that is set."""
     model = network(in_channels=in_channels, out_channels=out_channels)

@@ -6,6 +6,7 @@ The longer work is in modules of its own: `pixeltrust.train.train`, `pixeltrust.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ def __getattr__(name: str) -> Any:
     """Load torch only when one of the four names, or a module, is asked for."""
     if name in __all__:
         return getattr(import_module("pixeltrust.weights"), name)
+    if find_spec(f"pixeltrust.{name}"):
+        return import_module(f"pixeltrust.{name}")
     raise AttributeError(f"module 'pixeltrust' has no attribute {name!r}")
 
 

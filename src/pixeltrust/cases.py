@@ -62,6 +62,11 @@ class _Findings:
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    def raise_faults(self, data: Path) -> None:
+        faults = list(dict.fromkeys(self.faults))  # a broken file is met by its header and again by its pixels
+        if faults:
+            raise DataError(f"{data}: {_count(len(faults), 'fault')}", faults)
+
 
 def read_cases(data: Path, *, show_progress: bool = True) -> Cases:
     """The cases of a data folder or table, by names and image headers; no pixel is decoded.
@@ -73,6 +78,43 @@ def read_cases(data: Path, *, show_progress: bool = True) -> Cases:
         DataError: lists every fault: two files of one id, a mask without an image, a mask of another size, a test id that also
             trains, a group on both sides, no clean or no noisy case, and so on.
     """
+    cases, found = _read(data, show_progress)
+    found.raise_faults(data)
+    return cases
+
+
+def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show_progress: bool = True) -> Cases:
+    """Every fault of a data folder: those that `read_cases` finds, and those of decoding every file, in one go.
+
+    Args:
+        classes, ignore_label: as in `Config`.
+        show_progress: a progress bar on standard error.
+
+    Raises:
+        DataError: lists every fault.
+    """
+    cases, found = _read(data, show_progress)
+    kinds: list[Kind] = []
+    empty: Counter[str] = Counter()
+    images = list(dict.fromkeys(case.image for case in cases.cases))
+    for _, picture in in_threads(read_image, images, text="decoding images", shown=show_progress):
+        if isinstance(picture, PixeltrustError):
+            found.faults.append(str(picture))
+    decode = partial(_decode_mask, classes=classes, ignore_label=ignore_label)
+    for case, outcome in in_threads(decode, cases.cases, text="decoding masks", shown=show_progress):
+        if isinstance(outcome, PixeltrustError):
+            found.faults.append(str(outcome))
+        else:
+            kinds.append(outcome[0])
+            empty[case.role] += outcome[1]
+    found.faults += mixture_faults(kinds)
+    found.raise_faults(data)
+    without = [f"{_count(count, f'{role} mask')} without foreground: allowed" for role, count in empty.items() if count]
+    return Cases(cases.data, cases.cases, (*cases.notes, *without))
+
+
+def _read(data: Path, show_progress: bool) -> tuple[Cases, _Findings]:
+    """What can be paired, and everything that was found on the way, by names and headers."""
     found = _Findings()
     table = _table_of(data)
     cases = _cases_of_table(table, found) if table else _cases_of_folder(data, found)
@@ -85,41 +127,7 @@ def read_cases(data: Path, *, show_progress: bool = True) -> Cases:
                 role
             ]
             found.faults.append(f"{table or data / role}: no usable {role} mask; {use}")
-    if found.faults:
-        raise DataError(f"{data}: {_count(len(found.faults), 'fault')}", found.faults)
-    return Cases(data, tuple(cases), tuple(found.notes))
-
-
-def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show_progress: bool = True) -> Cases:
-    """Every fault of a data folder: `read_cases`, and then every file decoded.
-
-    Args:
-        classes, ignore_label: as in `Config`.
-        show_progress: a progress bar on standard error.
-
-    Raises:
-        DataError: lists every fault.
-    """
-    cases = read_cases(data, show_progress=show_progress)
-    faults: list[str] = []
-    kinds: list[Kind] = []
-    empty: Counter[str] = Counter()
-    images = list(dict.fromkeys(case.image for case in cases.cases))
-    for _, picture in in_threads(read_image, images, text="decoding images", shown=show_progress):
-        if isinstance(picture, PixeltrustError):
-            faults.append(str(picture))
-    decode = partial(_decode_mask, classes=classes, ignore_label=ignore_label)
-    for case, outcome in in_threads(decode, cases.cases, text="decoding masks", shown=show_progress):
-        if isinstance(outcome, PixeltrustError):
-            faults.append(str(outcome))
-        else:
-            kinds.append(outcome[0])
-            empty[case.role] += outcome[1]
-    faults += mixture_faults(kinds)
-    if faults:
-        raise DataError(f"{data}: {_count(len(faults), 'fault')}", faults)
-    without = [f"{_count(count, f'{role} mask')} without foreground: allowed" for role, count in empty.items() if count]
-    return Cases(cases.data, cases.cases, (*cases.notes, *without))
+    return Cases(data, tuple(cases), tuple(found.notes)), found
 
 
 Meaning = Literal["foreground", "ignored", "absent"]

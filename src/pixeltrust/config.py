@@ -96,7 +96,7 @@ class Config:
     """A checkpoint is written after every epoch, and within one after this time."""
 
     weight_map_cases: int = 8
-    """Noisy cases whose weight maps are kept after every epoch, for the report; 0 for none."""
+    """Noisy cases whose weight maps are kept, after at most 12 epochs spread evenly, for the report; 0 for none."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -104,8 +104,8 @@ class Config:
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if not low <= value <= high:
-                upper = "" if high >= _FINITE else f" to {high:g}"
-                raise ConfigError(f"{name} must be {low:g}{upper or ' or more'}, not {value!r}")
+                upper = "" if high >= _FINITE else f" to {high}"
+                raise ConfigError(f"{name} must be {low}{upper or ' or more'}, not {value!r}")
         if not 0 < self.learning_rate <= _FINITE:
             raise ConfigError(f"learning_rate must be above 0 and finite, not {self.learning_rate!r}")
         if min(self.size) < 16:

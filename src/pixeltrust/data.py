@@ -129,10 +129,11 @@ def augmented(batch: Batch, config: Config, update: int, stream: str) -> Batch:
     return Batch(turned(batch.images, turns), turned(batch.masks, turns))
 
 
-def held_out(clean: Sequence[Case], config: Config) -> tuple[list[Case], list[Case]]:
+def held_out(clean: Sequence[Case], config: Config, *, noisy: Sequence[Case] = ()) -> tuple[list[Case], list[Case]]:
     """Clean cases to train on, and those held out to choose by, (train, held out).
 
-    round(val_fraction × clean) are held out, whole groups only, so it can be fewer; below 10 none are.
+    round(val_fraction × clean) are held out, whole groups only, and no group that has noisy cases, so it can be fewer; below 10
+    none are.
     """
     wanted = round(config.val_fraction * len(clean))
     if wanted < MIN_HELD_OUT:
@@ -140,7 +141,8 @@ def held_out(clean: Sequence[Case], config: Config) -> tuple[list[Case], list[Ca
     groups: dict[str, list[Case]] = {}
     for case in clean:
         groups.setdefault(f"group {case.group}" if case.group else f"case {case.id}", []).append(case)
-    names = sorted(groups)
+    trained = {f"group {case.group}" for case in noisy if case.group}
+    names = sorted(groups.keys() - trained)
     chosen: list[Case] = []
     for name in generator(config.seed, "held out").permutation(len(names)):
         if len(chosen) + len(groups[names[name]]) <= wanted:

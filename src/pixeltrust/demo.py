@@ -117,18 +117,18 @@ class _Work:
     def claim(self) -> None:
         """Make the folder, or recognise it as an earlier demo of the same plan."""
         path = self.out / "demo.json"
-        if path.is_file():
-            self.record = _read_record(path)
-            if self.record["plan"] != asdict(self.plan):
-                raise RunError(f"{self.out}: a demo with other settings was started here; choose another --out")
-        elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-            raise RunError(f"{self.out}: has something in it that is no demo; choose a new or empty folder")
-        else:
-            try:
+        try:
+            if path.is_file():
+                self.record = _read_record(path)
+                if self.record["plan"] != asdict(self.plan):
+                    raise RunError(f"{self.out}: a demo with other settings was started here; choose another --out")
+            elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
+                raise RunError(f"{self.out}: has something in it that is no demo; choose a new or empty folder")
+            else:
                 self.out.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise RunError(f"{self.out}: cannot be made: {error.strerror or error}") from None
-            self._write_record()
+                self._write_record()
+        except OSError as error:
+            raise RunError(f"{self.out}: cannot be made or read: {error.strerror or error}; choose another --out") from None
 
     def stage(self, number: int, text: str, work: Callable[[], None]) -> None:
         if self.show_progress:

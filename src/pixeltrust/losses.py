@@ -58,5 +58,8 @@ def _labels(logits: Tensor, masks: Tensor) -> Tensor:
         unknown |= masks != labels
     if unknown.any():
         values = masks[unknown].unique()[:5].tolist()
-        raise ValueError(f"masks hold values that no class has: {values}; labels are 0 … {highest}, {IGNORE} is ignored")
+        raise ValueError(
+            f"masks {tuple(masks.shape)} hold values that no class has: {values}; labels are 0 … {highest}, {IGNORE} is ignored "
+            f"(images and masks swapped? the logits are {tuple(logits.shape)})"
+        )
     return labels

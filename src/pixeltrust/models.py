@@ -6,6 +6,7 @@ A network takes images (B, C, *S) and gives logits (B, K, *S).
 import importlib
 from difflib import get_close_matches
 
+import torch
 from torch import nn
 
 from pixeltrust.errors import ConfigError
@@ -48,7 +49,38 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
         raise ConfigError(f"model = {name!r} cannot be loaded: {error}; is its package installed, or on PYTHONPATH?") from error
     if not callable(build):
         raise ConfigError(f"model = {name!r} is of type {type(build).__name__}, not a function")
-    model = build(in_channels=channels, out_channels=classes)
+    try:
+        model = build(in_channels=channels, out_channels=classes)
+    except Exception as error:  # a user's function raises whatever it likes
+        raise ConfigError(
+            f"model = {name!r}: calling it with in_channels={channels}, out_channels={classes} failed: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model = {name!r} returned a {type(model).__name__}, not an nn.Module")
     return model
+
+
+def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, int]) -> None:
+    """One pass over an empty image, so that a network that does not fit is known before anything is read or written.
+
+    Its mode, buffers and the random numbers are as before.
+
+    Raises:
+        ConfigError: the network fails, or does not give logits (1, classes, *size).
+    """
+    first = next(model.parameters(), torch.empty(0))
+    images = torch.zeros(1, channels, *size, device=first.device)
+    taken = f"the network with images (B, {channels}, {size[0]}, {size[1]})"
+    training = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
+            logits = model.eval()(images)
+    except Exception as error:  # a user's network raises whatever it likes
+        raise ConfigError(f"{taken} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
+    finally:
+        model.train(training)
+    wanted = (1, classes, *size)
+    if not isinstance(logits, torch.Tensor) or logits.shape != wanted:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ConfigError(f"{taken} gives {got} for one image where classes = {classes} needs logits {wanted}")

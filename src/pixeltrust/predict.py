@@ -22,6 +22,7 @@ from pixeltrust.cases import files_by_id
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
+from pixeltrust.models import try_out
 from pixeltrust.progress import THREADS, in_order, progress_bar
 from pixeltrust.runs import Run
 
@@ -137,7 +138,7 @@ class _Network:
     def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int) -> None:
         self.config, self.batch_size, self.device = config, batch_size, fabric.device
         self.model = fabric.setup_module(model).eval()
-        self._try_out()
+        try_out(self.model, channels=config.channels, classes=config.classes, size=config.size)
 
     def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
         """(B, K, h, w) of B pictures (h, w, C)."""
@@ -167,21 +168,6 @@ class _Network:
         except torch.OutOfMemoryError:
             raise RunError(f"{self.device}: out of memory with {len(images)} images in one pass; use a smaller batch size") from None
         return logits.sigmoid() if self.config.classes == 1 else logits.softmax(1)
-
-    @torch.no_grad()
-    def _try_out(self) -> None:
-        """One pass before any file is read or written, so that a network that does not fit is said at once."""
-        config, size = self.config, self.config.size
-        images = torch.zeros(1, config.channels, *size, device=self.device)
-        taken = f"model = {config.model!r} with images (B, {config.channels}, {size[0]}, {size[1]})"
-        try:
-            logits = self.model(images)
-        except Exception as error:  # a user's network raises whatever it likes
-            raise RunError(f"{taken} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
-        wanted = (1, config.classes, *size)
-        if not isinstance(logits, Tensor) or logits.shape != wanted:
-            got = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise RunError(f"{taken} gives {got} for one image where classes = {config.classes} needs logits {wanted}")
 
     def _checked(self, probabilities: np.ndarray) -> np.ndarray:
         if not np.isfinite(probabilities).all():

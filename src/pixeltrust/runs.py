@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from pixeltrust.cases import COLUMNS
 from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
-from pixeltrust.images import replacing
+from pixeltrust.files import replacing
 from pixeltrust.models import build_model
 
 FORMAT = 1  # of the run folder; a newer one is refused

@@ -29,7 +29,7 @@ from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.losses import IGNORE, mean_over_counted, pixel_cross_entropy
 from pixeltrust.methods import METHODS, Method
 from pixeltrust.metrics import confusion, dice, mean_of_defined
-from pixeltrust.models import build_model
+from pixeltrust.models import build_model, try_out
 from pixeltrust.progress import progress_bar
 from pixeltrust.runs import CACHE, Run, one_line, parameters
 from pixeltrust.seeds import generator
@@ -119,7 +119,7 @@ def train(data: Path, *, out: Path, config: Config | None = None, resume: bool =
     fabric = _fabric(config)
     cases = read_cases(Path(data), show_progress=show_progress)
     notes = [*cases.notes]
-    clean, held = held_out(cases.of("clean"), config)
+    clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     notes.append(_split_note(cases, clean, held))
     table = table_of([*cases.of("noisy"), *clean, *held, *cases.of("test")], {case.id for case in held})
     with run.claimed():
@@ -139,10 +139,13 @@ class _Loop:
         self.run, self.config, self.fabric, self.streams, self.show_progress = run, config, fabric, streams, show_progress
         self.method: Method = METHODS[config.method]
         self.total = config.epochs * streams.updates_per_epoch
-        if not streams.pixels.mapped:
-            streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
         torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
         model = build_model(config.model, channels=config.channels, classes=config.classes)
+        try_out(model, channels=config.channels, classes=config.classes, size=config.size)
+        if config.method == "pixel":
+            _try_gains(model, config)
+        if not streams.pixels.mapped:
+            streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
         torch.manual_seed(int(generator(config.seed, "dropout").integers(2**31)))
         self.model = fabric.setup_module(model if config.precision == "32" else _InBfloat16(model))
         optimizer = _optimizer(model, config)
@@ -178,7 +181,11 @@ class _Loop:
             return self._to_device(batch)
 
         rate = state.schedule.get_last_lr()[0]
-        outcome = self.method(self.model, self.streams.feed(state.update, to_device), self.config)
+        try:
+            outcome = self.method(self.model, self.streams.feed(state.update, to_device), self.config)
+        except torch.OutOfMemoryError:
+            sizes = f"batch_size = {self.config.batch_size}, clean_batch_size = {self.config.clean_batch_size}"
+            raise RunError(f"out of memory in update {state.update + 1} with {sizes}: choose smaller ones, in a new run") from None
         state.optimizer.step()
         state.schedule.step()
         state.update += 1
@@ -321,6 +328,15 @@ def _fabric(config: Config) -> Fabric:
     if config.method == "pixel" and config.gains == "finite-difference" and config.precision != "32":
         raise ConfigError("gains = 'finite-difference' is noise in bf16; use gains = 'exact', or precision = '32'")
     return Fabric(accelerator=config.device, devices=1)
+
+
+def _try_gains(model: nn.Module, config: Config) -> None:
+    """The gains of one empty image, so that a network that has none is known before anything is written."""
+    batch = Batch(torch.zeros(1, config.channels, *config.size), torch.zeros(1, *config.size))
+    try:
+        pixel_gains(model.eval(), noisy=batch, clean=batch, gains=config.gains)
+    except ValueError as error:
+        raise ConfigError(f"method = 'pixel' cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}") from error
 
 
 def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
