@@ -1,5 +1,7 @@
 """What a step sees is decoded once and is a function of seed, stream and update alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
