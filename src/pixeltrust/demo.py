@@ -91,7 +91,7 @@ def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> 
 
     Args:
         out: a new or empty folder, or that of an earlier demo of the same plan.
-        plan: sizes and settings; about four minutes on two cores where not given.
+        plan: sizes and settings; about two minutes on two cores where not given.
         show_progress: a line per stage and progress bars, on standard error.
 
     Raises:

@@ -132,7 +132,7 @@ def reweighted_step(
     Args:
         clean_weight: λ ≥ 0, the clean loss's share in the update; 0 is the paper.
         pixel_loss: (logits, masks) to losses (B, *S); pixel by pixel, differentiable in forward and reverse mode.
-        gains: "exact" (forward mode) or "finite-difference" (cheaper, float32 only; most within .1 % of the largest gain).
+        gains: "exact" (forward mode) or "finite-difference" (cheaper, float32 only; see `tangents` for its error).
 
     Raises:
         ValueError: as `pixel_gains`; λ < 0.
