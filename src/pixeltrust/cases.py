@@ -7,7 +7,7 @@ A case is paired by id, never by order. One in clean/ and in noisy/ is trained a
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from pixeltrust.errors import DataError, PixeltrustError
+from pixeltrust.errors import DataError, PixeltrustError, count, some
 from pixeltrust.images import case_id, image_suffix, read_image, read_labels, read_size
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import in_threads
@@ -65,7 +65,7 @@ class _Findings:
     def raise_faults(self, data: Path) -> None:
         faults = list(dict.fromkeys(self.faults))  # a broken file is met by its header and again by its pixels
         if faults:
-            raise DataError(f"{data}: {_count(len(faults), 'fault')}", faults)
+            raise DataError(f"{data}: {count(len(faults), 'fault')}", faults)
 
 
 def read_cases(data: Path, *, show_progress: bool = True) -> Cases:
@@ -109,7 +109,7 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
             empty[case.role] += outcome[1]
     found.faults += mixture_faults(kinds)
     found.raise_faults(data)
-    without = [f"{_count(count, f'{role} mask')} without foreground: allowed" for role, count in empty.items() if count]
+    without = [f"{count(number, f'{role} mask')} without foreground: allowed" for role, number in empty.items() if number]
     return Cases(cases.data, cases.cases, (*cases.notes, *without))
 
 
@@ -234,7 +234,7 @@ def _cases_of_folder(data: Path, found: _Findings) -> list[Case]:
                 found.faults.append(f"{mask}: a mask without an image: no images/{identity}.*")
     unused = len(images) - len(used)
     if unused:
-        found.notes.append(f"{_count(unused, 'image')} without any mask: not used")
+        found.notes.append(f"{count(unused, 'image')} without any mask: not used")
     return cases
 
 
@@ -281,7 +281,7 @@ def files_by_id(folder: Path) -> Listing:
         for identity, paths in by_id.items()
         if len(paths) > 1
     ]
-    notes = [f"{folder}: {_count(len(others), 'entry', 'entries')} that are no images left out: {_some(others)}"] if others else []
+    notes = [f"{folder}: {count(len(others), 'entry', 'entries')} that are no images left out: {some(others)}"] if others else []
     return Listing({identity: paths[0] for identity, paths in by_id.items()}, faults, notes)
 
 
@@ -332,10 +332,10 @@ def _without_doubles(cases: list[Case], found: _Findings) -> list[Case]:
     for identity, same in by_id.items():
         roles = {case.role: case for case in same}
         if len(roles) < len(same):
-            found.faults.append(f"{identity}: {len(same)} rows of one id: {_some([str(case.mask) for case in same])}")
+            found.faults.append(f"{identity}: {len(same)} rows of one id: {some([case.mask for case in same])}")
         if len({(case.image, case.group) for case in same}) > 1:
             named = [f"{case.image} (group {case.group})" for case in same]
-            found.faults.append(f"{identity}: rows of one id that differ in image or group: {_some(named)}")
+            found.faults.append(f"{identity}: rows of one id that differ in image or group: {some(named)}")
         if "test" in roles and len(roles) > 1:
             other = roles.get("clean", roles.get("noisy"))
             assert other is not None
@@ -343,7 +343,7 @@ def _without_doubles(cases: list[Case], found: _Findings) -> list[Case]:
         both += "clean" in roles and "noisy" in roles
         kept.append(roles.get("clean") or roles.get("noisy") or roles["test"])
     if both:
-        found.notes.append(f"{_count(both, 'case')} with a clean and a noisy mask: trained as clean")
+        found.notes.append(f"{count(both, 'case')} with a clean and a noisy mask: trained as clean")
     return kept
 
 
@@ -369,15 +369,7 @@ def _compare_sides(cases: list[Case], found: _Findings) -> None:
 
 
 def _values(present: Collection[int]) -> str:
-    return f"{_count(len(present), 'value')} ({_some([str(value) for value in sorted(present)])})"
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
-
-
-def _count(number: int, singular: str, plural: str | None = None) -> str:
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+    return f"{count(len(present), 'value')} ({some(sorted(present))})"
 
 
 def table_of(cases: Iterable[Case], held_out: Collection[str] = ()) -> pd.DataFrame:

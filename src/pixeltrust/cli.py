@@ -21,6 +21,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+Classes = Annotated[int, typer.Option("--classes", min=1, max=254, help="1: foreground and background; 2 or more: labels 0 … classes − 1.")]
+IgnoreLabel = Annotated[int | None, typer.Option("--ignore-label", min=0, max=255, help="The value of ignored pixels, if not 255.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
@@ -92,12 +94,8 @@ def simulate(
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.")],
-    classes: Annotated[
-        int, typer.Option("--classes", min=1, max=254, help="1: foreground and background; 2 or more: labels 0 … classes − 1.")
-    ] = 1,
-    ignore_label: Annotated[
-        int | None, typer.Option("--ignore-label", min=0, max=255, help="The value of ignored pixels, if not 255.")
-    ] = None,
+    classes: Classes = 1,
+    ignore_label: IgnoreLabel = None,
     quiet: Quiet = False,
 ) -> None:
     """Name every fault of a data folder, and say what is there.
@@ -164,12 +162,8 @@ def evaluate(
     predicted: Annotated[Path, typer.Argument(help="A folder of predicted masks.")],
     truth: Annotated[Path, typer.Argument(help="A folder of true masks; its cases are measured.")],
     out: Annotated[Path | None, typer.Option("--out", help="A CSV file to write, one row per case.")] = None,
-    classes: Annotated[
-        int, typer.Option("--classes", min=1, max=254, help="1: foreground and background; 2 or more: labels 0 … classes − 1.")
-    ] = 1,
-    ignore_label: Annotated[
-        int | None, typer.Option("--ignore-label", min=0, max=255, help="The value of ignored pixels, if not 255.")
-    ] = None,
+    classes: Classes = 1,
+    ignore_label: IgnoreLabel = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure predicted masks against the truth: per case, and the means with intervals.

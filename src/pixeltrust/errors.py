@@ -35,3 +35,13 @@ class DataError(PixeltrustError):
 
 class RunError(PixeltrustError):
     """A run folder that exists already, is not one, or cannot be written."""
+
+
+def count(number: int, singular: str, plural: str | None = None) -> str:
+    """`1 case`, `1,200 cases`."""
+    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
+
+
+def some(things: Sequence[object], most: int = 5) -> str:
+    """The first of them, and … if there are more."""
+    return ", ".join(map(str, things[:most])) + (", …" if len(things) > most else "")

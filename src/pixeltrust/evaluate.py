@@ -1,7 +1,7 @@
 """A folder of predicted masks measured against a folder of true ones, paired by id."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,13 +12,12 @@ from rich.table import Table
 
 from pixeltrust import images, metrics
 from pixeltrust.cases import Kind, Listing, decode_labels, files_by_id, mixture_faults
-from pixeltrust.errors import DataError
+from pixeltrust.errors import DataError, count, some
 from pixeltrust.files import replacing
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads
 
 FEW_CASES = 20  # below this many the intervals are markedly too narrow
-_NAMED = 5  # of a list in a note, this many by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ class Evaluation:
 
     def table(self) -> Table:
         """The summary, to be printed by rich."""
-        table = Table(title=f"{_cases(len(self.cases))}, distances in {self.unit}", title_justify="left")
+        table = Table(title=f"{count(len(self.cases), 'case')}, distances in {self.unit}", title_justify="left")
         table.add_column("metric")
         for heading in ("mean", "95 % interval", "median", "cases", "undefined"):
             table.add_column(heading, justify="right")
@@ -199,13 +198,13 @@ def _write_csv(out: Path, cases: pd.DataFrame) -> None:
 
 def _unused_notes(unused: list[str]) -> Iterable[str]:
     if unused:
-        yield f"Not measured, for lack of a true mask: {len(unused)} predicted ({_listed(unused)})."
+        yield f"Not measured, for lack of a true mask: {len(unused)} predicted ({some(unused)})."
 
 
 def _unit_notes(spacings: list[tuple[float, float] | None]) -> Iterable[str]:
     without = spacings.count(None)
     if 0 < without < len(spacings):
-        unknown = f"{_cases(without)} of {len(spacings)} without a pixel size in mm"
+        unknown = f"{count(without, 'case')} of {len(spacings)} without a pixel size in mm"
         yield f"Distances are in pixels for all cases: {unknown}."
 
 
@@ -221,16 +220,7 @@ def _case_notes(cases: pd.DataFrame) -> Iterable[str]:
 
 def _named(cases: pd.DataFrame, chosen: pd.Series) -> str:
     ids = cases.loc[chosen, "id"].tolist()
-    return f"{_cases(len(ids))} ({_listed(ids)})"
-
-
-def _listed(things: Sequence[object]) -> str:
-    shown = ", ".join(str(thing) for thing in things[:_NAMED])
-    return shown if len(things) <= _NAMED else f"{shown}, …"
-
-
-def _cases(number: int) -> str:
-    return "1 case" if number == 1 else f"{number:,} cases"
+    return f"{count(len(ids), 'case')} ({some(ids)})"
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pixeltrust.cases import files_by_id
 from pixeltrust.config import Config
-from pixeltrust.errors import ConfigError, DataError, RunError
+from pixeltrust.errors import ConfigError, DataError, RunError, count
 from pixeltrust.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
 from pixeltrust.models import try_out
 from pixeltrust.progress import THREADS, in_order, progress_bar
@@ -44,8 +44,8 @@ class Predicted:
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
-        speed = f"{_count(self.count, 'image')} in {self.seconds:,.1f} s, {self.count / max(self.seconds, 1e-9):,.3g} images/s"
-        skipped = f"{_count(self.skipped, 'image')} predicted earlier, left as they are" if self.skipped else ""
+        speed = f"{count(self.count, 'image')} in {self.seconds:,.1f} s, {self.count / max(self.seconds, 1e-9):,.3g} images/s"
+        skipped = f"{count(self.skipped, 'image')} predicted earlier, left as they are" if self.skipped else ""
         done = "; ".join(part for part in (speed if self.count else "", skipped) if part)
         return "\n".join([*self.notes, done, f"the masks are in {self.out}"])
 
@@ -120,8 +120,8 @@ def predict(
     tally = _predict_all(network, todo, out, probabilities, sliding_window, show_progress)
     if tally.faults:
         others = len(files) - len(tally.faults)
-        written = f"{_count(others, 'other mask')} written, in {out}" if others else "nothing was written"
-        raise DataError(f"{len(tally.faults):,} of {_count(len(files), 'image')} cannot be read; {written}", tally.faults)
+        written = f"{count(others, 'other mask')} written, in {out}" if others else "nothing was written"
+        raise DataError(f"{len(tally.faults):,} of {count(len(files), 'image')} cannot be read; {written}", tally.faults)
     notes += [*left_out, *moved, *_window_notes(tally, config, sliding_window)]
     if probabilities:
         notes.append(f"probabilities, 16-bit grey with {FULL_SCALE} for 1, are in {out / 'probabilities'}")
@@ -266,9 +266,9 @@ def _window_notes(tally: _Tally, config: Config, sliding_window: bool) -> list[s
     if not sliding_window:
         return []
     height, width = config.size
-    notes = [f"{_count(tally.windowed, 'image')} covered by windows of {width}x{height} pixels"]
+    notes = [f"{count(tally.windowed, 'image')} covered by windows of {width}x{height} pixels"]
     if tally.small:
-        notes.append(f"{_count(tally.small, 'image')} smaller than a window in height or width: resized to {width}x{height} instead")
+        notes.append(f"{count(tally.small, 'image')} smaller than a window in height or width: resized to {width}x{height} instead")
     return notes
 
 
@@ -350,7 +350,3 @@ def _probability_files(identity: str, out: Path, classes: int) -> list[Path]:
 def _is_done(identity: str, out: Path, config: Config, with_probabilities: bool) -> bool:
     wanted = [_mask_file(identity, out), *(_probability_files(identity, out, config.classes) if with_probabilities else [])]
     return all(path.is_file() for path in wanted)
-
-
-def _count(number: int, singular: str, plural: str | None = None) -> str:
-    return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
