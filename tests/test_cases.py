@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pixeltrust.cases import check, decode_labels, files_by_id, labels_of, read_cases, table_of
+from pixeltrust.cases import Case, check, decode_labels, files_by_id, labels_of, read_cases, table_of
 from pixeltrust.errors import DataError
 
 BLANK = np.zeros((6, 8), np.uint8)
@@ -553,3 +553,12 @@ def test_labels_are_classes_or_ignored_whatever_a_file_holds(tmp_path_factory, v
     assert (kind.meaning == "absent") or 255 in values
     one_to_one = set(zip(values, labels.ravel().tolist(), strict=True))
     assert len(one_to_one) == len(set(values)) == len({label for _, label in one_to_one})
+
+
+def test_the_record_of_a_run_can_be_read_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    case = Case("a", Path("data/images/a.png"), Path("data/noisy/a.png"), "noisy")
+    record = table_of([case], held_out={"b"})
+    assert record["image"].tolist() == [str(tmp_path / "data/images/a.png")]
+    assert record["mask"].tolist() == [str(tmp_path / "data/noisy/a.png")]
+    assert record["held_out"].tolist() == [False]

@@ -373,6 +373,11 @@ def _values(present: Collection[int]) -> str:
 
 
 def table_of(cases: Iterable[Case], held_out: Collection[str] = ()) -> pd.DataFrame:
-    """The cases as a table with the columns of `cases.csv`, and whether a case was held out of training; for the record of a run."""
-    rows = [(case.id, str(case.image), str(case.mask), case.role, case.group or "", case.id in held_out) for case in cases]
+    """The cases as a table with the columns of `cases.csv`, and whether a case was held out of training; for the record of a run.
+
+    Paths are absolute: a run is read from anywhere.
+    """
+    rows = [
+        (case.id, str(case.image.absolute()), str(case.mask.absolute()), case.role, case.group or "", case.id in held_out) for case in cases
+    ]
     return pd.DataFrame(rows, columns=[*COLUMNS, "group", "held_out"])
