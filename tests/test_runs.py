@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from pixeltrust.models import build_model
 from pixeltrust.runs import FORMAT, Run, environment, parameters
 from tiny import configured
 
-CASES = table_of([Case("007", "a.png", "b.png", "noisy"), Case("NA", "c,d.png", "e.png", "clean", "1e5")], {"NA"})
+CASES = table_of([Case("007", Path("a.png"), Path("b.png"), "noisy"), Case("NA", Path("c,d.png"), Path("e.png"), "clean", "1e5")], {"NA"})
 
 
 @pytest.fixture
