@@ -42,6 +42,8 @@ def main() -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     cases = pd.concat(tables, ignore_index=True)
     cases.to_csv(RESULTS / "cases.csv", index=False, float_format="%.6f")
+    for seed in arguments.seeds:
+        shutil.copy(arguments.out / f"data-{seed}" / "simulation.json", RESULTS / f"simulation-{seed}.json")
     per_run = pd.DataFrame([run_row(arguments.out, cases, method, seed) for method, seed in runs])
     per_run.to_csv(RESULTS / "runs.csv", index=False)
     record = {name: value for name, value in environment().items() if name not in ("command", "threads")}

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def test_images_are_links_where_the_disk_allows_and_copies_elsewhere(source, tmp
     def refuse(*_):
         raise OSError("another disk")
 
-    monkeypatch.setattr(simulate_module.os, "link", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     run(source, tmp_path / "copied")
     assert not (tmp_path / "copied/images/a00.png").samefile(source / "images/a00.png")
     assert contents(tmp_path / "linked") == contents(tmp_path / "copied")

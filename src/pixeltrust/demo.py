@@ -20,7 +20,7 @@ import pandas as pd
 from pixeltrust.config import Config
 from pixeltrust.errors import RunError
 from pixeltrust.evaluate import evaluate
-from pixeltrust.files import replacing
+from pixeltrust.files import link_or_copy, replacing
 from pixeltrust.images import case_id
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 from pixeltrust.predict import predict
@@ -223,7 +223,7 @@ class _Work:
         wanted = {*self.record["shown"], *(case_id(path) for path in (data / "test").iterdir())}
         for image in sorted((data / "images").iterdir()):
             if case_id(image) in wanted and not (folder / image.name).exists():
-                _link(image, folder / image.name)
+                link_or_copy(image, folder / image.name)
         return folder
 
     def _write_record(self) -> None:
@@ -239,11 +239,3 @@ def _read_record(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read as the record of a demo ({error}); choose another --out") from None
     return record
-
-
-def _link(image: Path, to: Path) -> None:
-    try:
-        to.hardlink_to(image)
-    except OSError:  # another disk, or one without links
-        with replacing(to) as unfinished:
-            shutil.copyfile(image, unfinished)

@@ -59,3 +59,12 @@ def check_free(out: Path) -> None:
             raise RunError(f"{out}: exists and is not empty; choose another folder or remove it")
     except OSError as error:
         raise RunError(f"{out}: cannot be used: {error.strerror or error}") from None
+
+
+def link_or_copy(file: Path, to: Path) -> None:
+    """The file under another name: a hard link, or a copy (whole or not at all) where the disk allows none."""
+    try:
+        to.hardlink_to(file.resolve())
+    except OSError:  # another disk, or one without hard links
+        with replacing(to) as unfinished:
+            shutil.copy2(file, unfinished)

@@ -103,8 +103,8 @@ def predict(
     Raises:
         DataError: `images` is missing, without images or with two files of one id; or images cannot be read: then after all
             others were written, and every one is named.
-        RunError: `run` is none or has not finished, its network does not fit its settings, or `out` cannot be used.
-        ConfigError: `weights` or `batch_size` is none that there is.
+        RunError: `run` is none or has not finished, its weights do not fit its network, or `out` cannot be used.
+        ConfigError: `weights` or `batch_size` is none that there is, or the network does not fit the settings.
     """
     out = Path(out)
     config, model, notes = _network(Run(Path(run)), weights)
@@ -132,7 +132,7 @@ class _Network:
     """The network on its device: uint8 pictures of one size in, probabilities on the CPU out.
 
     Raises:
-        RunError: it does not take such images, or does not give K logits per pixel.
+        ConfigError: it does not take such images, or does not give K logits per pixel.
     """
 
     def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int) -> None:

@@ -14,8 +14,6 @@ there they are undefined, and such cases are left out of every mean and counted.
 
 import json
 import math
-import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.files import check_free, whole_folder
+from pixeltrust.files import check_free, link_or_copy, whole_folder
 from pixeltrust.images import read_image, write_png
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.noise import Noise
@@ -312,10 +310,7 @@ def _link_images(cases: list[SourceCase], folder: Path, show_progress: bool) -> 
     folder.mkdir()
 
     def link(case: SourceCase) -> None:
-        try:
-            os.link(case.image.resolve(), folder / case.image.name)
-        except OSError:  # another disk, or one without hard links
-            shutil.copy2(case.image, folder / case.image.name)
+        link_or_copy(case.image, folder / case.image.name)
 
     all_in_threads(link, cases, text="images", complaint=_COMPLAINT, shown=show_progress)
 
