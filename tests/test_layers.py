@@ -7,7 +7,7 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
-    ("errors", "seeds", "losses", "metrics", "noise", "models", "tangents", "weights"),
+    ("errors", "seeds", "losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
     ("config", "progress", "files", "images"),
     ("cases", "sources", "runs"),
     ("data", "methods"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pixeltrust.tangents import buffers_kept, direction_norm, exact_tangent, finite_difference_tangent
+from pixeltrust.tangents import buffers_kept, exact_tangent, finite_difference_tangent
 from pixeltrust.weights import pixel_gains, reweighted_step
 from reference import PlainUNet, assert_equal_to_rounding, batch, differentiated_gains, network, seeded
 
@@ -200,10 +200,3 @@ def test_attention_falls_back_to_its_formula_for_the_pass_alone(training, fast, 
     assert_equal_to_rounding(pixel_gains(model, noisy=noisy, clean=clean), differentiated_gains(model, noisy=noisy, clean=clean))
     assert (torch.backends.mha.get_fastpath_enabled(), torch.backends.cuda.flash_sdp_enabled()) == before
     assert before[0] is fast
-
-
-def test_the_norm_of_a_direction_is_over_all_its_tensors():
-    model = Square()
-    assert direction_norm({model.a: torch.tensor([3.0, 0.0]), model.b: torch.tensor([[4.0]])}) == 5
-    assert direction_norm({}) == 0
-    assert direction_norm({model.a: torch.full((4,), 4e4, dtype=torch.float16)}) == 8e4  # more than float16 holds

@@ -2,7 +2,8 @@
 
 A direction v has one tensor per parameter that it moves. The tangent of the logits along v is d/dh f(θ + h v) at h = 0.
 
-    exact               dual numbers (θ, v) through the network, torch's forward mode
+    exact               dual numbers (θ, v) through the network, by the rules of `duals`
+                        where it cannot be followed by them, by torch's own forward mode: as right, but slower
     finite-difference   (f(θ + h v) − f(θ)) / h, on separate tensors: θ itself is never touched
 
 Nothing is copied but what a pass may change (buffers). The module holds the very same Parameter objects afterwards, under every
@@ -10,21 +11,22 @@ name it knows them by. torch.func.functional_call is not used: on modules regist
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.utils import get_total_norm
+
+from pixeltrust.duals import Tangents, Unfollowed, plain_attention
 
 Direction: TypeAlias = dict[nn.Parameter, Tensor]
 TangentRule: TypeAlias = Callable[[nn.Module, Tensor, Direction], tuple[Tensor, Tensor]]
 
 
-def direction_norm(direction: Direction) -> float:
-    """‖v‖, accumulated in float32 or better."""
-    return float(torch.stack([v.float().norm() for v in direction.values()]).norm()) if direction else 0.0
+_FOLLOWED: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()  # by the rules of `duals`; absent: not known yet
 
 
 def exact_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
@@ -35,17 +37,29 @@ def exact_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tup
     Raises:
         ValueError: the network has an operation without forward mode; names it and the way out.
     """
-    with forward_mode.dual_level():
+    if not _FOLLOWED.get(model, True):
+        return forward_mode_tangent(model, images, direction)
+    kept = nullcontext() if model in _FOLLOWED else _restored_after(Unfollowed, model)
+    try:
+        with _explained(model), torch.enable_grad(), kept, Tangents(direction) as tangents:
+            logits, tangent = tangents.dual(model(images))
+    except Unfollowed:
+        _FOLLOWED[model] = False
+        return forward_mode_tangent(model, images, direction)
+    _FOLLOWED[model] = True
+    return logits if torch.is_grad_enabled() else logits.detach(), torch.zeros_like(logits).detach() if tangent is None else tangent
+
+
+def forward_mode_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
+    """The same by torch's forward mode, for any network that has it; in grad mode torch records the tangents as well.
+
+    Raises:
+        ValueError: as `exact_tangent`.
+    """
+    with _explained(model), forward_mode.dual_level():
         duals = {parameter: forward_mode.make_dual(parameter, tangent) for parameter, tangent in direction.items()}
-        try:
-            with _standing_in(model, "_parameters", duals), _plain_attention():
-                output = model(images)
-        except (NotImplementedError, RuntimeError) as error:
-            if "forward AD" not in str(error) and "jvp" not in str(error):
-                raise
-            raise ValueError(
-                f'{type(model).__name__} has an operation without forward-mode derivative; use gains="finite-difference" ({error})'
-            ) from error
+        with _standing_in(model, "_parameters", duals), plain_attention():
+            output = model(images)
         logits, tangent = forward_mode.unpack_dual(output)
     return logits, torch.zeros_like(logits).detach() if tangent is None else tangent.detach()
 
@@ -54,24 +68,26 @@ def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direc
     """The same from two ordinary passes that draw the same random numbers; only the first leaves a trace (buffers, graph).
 
     The step is h = 2 √ε / ‖v‖ of the pass's precision: 7e-4 in float32. There the median error is about .1 % of the largest
-    value; pixels whose activations pass a kink (ReLU, max pooling) within h can be several per cent off.
+    value; pixels whose activations pass a kink (ReLU, max pooling) within h can be several per cent off. On a GPU both passes are
+    of full float32, whatever torch may do elsewhere: TF32 makes a difference useless.
 
     Raises:
         ValueError: some of the pass has less than float32, where a difference is noise.
     """
-    norm = direction_norm(direction)
-    with torch.random.fork_rng(_random_devices(images.device), enabled=norm > 0):
-        logits = model(images)
-    dtype = _coarsest_dtype(logits, direction)
-    if torch.finfo(dtype).eps > torch.finfo(torch.float32).eps:
-        raise ValueError(f'gains="finite-difference" is noise in {dtype}; use gains="exact", or 32-bit precision')
-    if norm == 0:
-        return logits, torch.zeros_like(logits).detach()
-    step = 2 * torch.finfo(dtype).eps ** 0.5 / norm
-    with torch.no_grad(), buffers_kept(model):
-        moved = {parameter: parameter + step * tangent for parameter, tangent in direction.items()}
-        with _standing_in(model, "_parameters", moved):
-            tangent = (model(images) - logits) / step
+    norm = float(get_total_norm([tangent.float() for tangent in direction.values()])) if direction else 0.0
+    with _full_float32():
+        with torch.random.fork_rng(_random_devices(images.device), enabled=norm > 0):
+            logits = model(images)
+        dtype = _coarsest_dtype(logits, direction)
+        if torch.finfo(dtype).eps > torch.finfo(torch.float32).eps:
+            raise ValueError(f'gains="finite-difference" is noise in {dtype}; use gains="exact", or 32-bit precision')
+        if norm == 0:
+            return logits, torch.zeros_like(logits).detach()
+        step = 2 * torch.finfo(dtype).eps ** 0.5 / norm
+        with torch.no_grad(), buffers_kept(model):
+            moved = {parameter: torch.add(parameter, tangent, alpha=step) for parameter, tangent in direction.items()}
+            with _standing_in(model, "_parameters", moved):
+                tangent = model(images).sub_(logits).div_(step)
     return logits, tangent.detach()
 
 
@@ -101,15 +117,43 @@ def _standing_in(model: nn.Module, kind: str, substitutes: Mapping[Any, Tensor])
 
 
 @contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Attention by its formula, until the block ends: the fused kernels have no forward mode."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+def _restored_after(error: type[Exception], model: nn.Module) -> Iterator[None]:
+    """The buffers are as before if the block fails so."""
+    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
+        yield
+    except error:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+        raise
+
+
+@contextmanager
+def _explained(model: nn.Module) -> Iterator[None]:
+    """An operation without forward mode is named, with the way out."""
+    try:
+        yield
+    except (NotImplementedError, RuntimeError) as error:
+        if "forward AD" not in str(error) and "jvp" not in str(error):
+            raise
+        raise ValueError(
+            f'{type(model).__name__} has an operation without forward-mode derivative; use gains="finite-difference" ({error})'
+        ) from error
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No TF32 until the block ends."""
+    kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
+    before = [kind.fp32_precision for kind in kinds]
+    try:
+        for kind in kinds:
+            kind.fp32_precision = "ieee"
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        for kind, precision in zip(kinds, before, strict=True):
+            kind.fp32_precision = precision
 
 
 def _coarsest_dtype(logits: Tensor, direction: Direction) -> torch.dtype:

@@ -14,7 +14,9 @@ Source: Mirikharaji, Yan, Hamarneh, "Learning to Segment Skin Lesions from Noisy
 Yang, Urtasun, "Learning to Reweight Examples for Robust Deep Learning", ICML 2018. α cancels in the normalisation.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -93,7 +95,7 @@ def pixel_gains(
         ValueError: shapes or labels that do not agree; a clean batch of ignored pixels only; `gains` of another name.
     """
     with buffers_kept(model):
-        _, direction = _clean_gradient(model, clean, pixel_loss)
+        _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss)
         with torch.no_grad():
             logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
     return _gains(logits, tangent, noisy.masks, pixel_loss)
@@ -139,49 +141,77 @@ def reweighted_step(
     """
     if clean_weight < 0:
         raise ValueError(f"clean_weight must be 0 or more, not {clean_weight}")
-    rule = _tangent_rule(gains)
+    _tangent_rule(gains)
+    with nullcontext() if clean_weight > 0 else buffers_kept(model):
+        clean_loss, direction = clean_gradient(model, clean, pixel_loss=pixel_loss)
+    noisy_loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains)
     if clean_weight > 0:
-        clean_loss, direction = _clean_gradient(model, clean, pixel_loss)
-    else:
-        with buffers_kept(model):
-            clean_loss, direction = _clean_gradient(model, clean, pixel_loss)
+        for parameter, v in direction.items():
+            share = torch.mul(v, clean_weight, out=torch.empty_like(parameter))  # in the parameter's own memory format
+            parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
+    direction.clear()  # the backward needs the memory
+    noisy_loss.backward()
+    return replace(step, loss=step.loss + clean_weight * clean_loss)
+
+
+def clean_gradient(
+    model: nn.Module, clean: Batch, *, pixel_loss: PixelLoss = pixel_cross_entropy, along: Iterable[nn.Parameter] | None = None
+) -> tuple[Tensor, Direction]:
+    """L_c, the mean loss of the counted clean pixels, and v = ∇L_c for those of the parameters that it reaches.
+
+    Args:
+        along: the parameters to take; all that require a gradient where not given. Fewer make gains cheaper, and approximate.
+
+    Raises:
+        ValueError: all clean pixels are ignored.
+    """
+    if not (clean.masks != IGNORE).any():
+        raise ValueError(f"the clean batch has no counted pixel: all of masks {tuple(clean.masks.shape)} is {IGNORE} (ignored)")
+    trained = [parameter for parameter in (model.parameters() if along is None else along) if parameter.requires_grad]
     with torch.enable_grad():
-        logits, tangent = rule(model, noisy.images, direction)
+        losses = pixel_loss(_at_least_float32(model(clean.images)), clean.masks)
+        loss = mean_over_counted(losses, clean.masks)
+        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+    return loss.detach(), {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
+
+
+def step_along(
+    direction: Direction,
+    model: nn.Module,
+    *,
+    noisy: Batch,
+    clean_loss: Tensor,
+    pixel_loss: PixelLoss = pixel_cross_entropy,
+    gains: Gains = "exact",
+) -> Step:
+    """The noisy half of `reweighted_step`: add the gradient of Σ w ℓ to .grad, with the weights that `direction` gives.
+
+    Raises:
+        ValueError: as `pixel_gains`.
+    """
+    loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains)
+    loss.backward()
+    return step
+
+
+def _weighted_loss(
+    direction: Direction, model: nn.Module, noisy: Batch, clean_loss: Tensor, pixel_loss: PixelLoss, gains: Gains
+) -> tuple[Tensor, Step]:
+    """Σ w ℓ with its graph, and what was seen on the way to it."""
+    with torch.enable_grad():
+        logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
         losses = pixel_loss(_at_least_float32(logits), noisy.masks)
         gain = _gains(logits, tangent, noisy.masks, pixel_loss)
         weights = normalised(gain)
-        noisy_loss = (weights * losses).sum()
-    noisy_loss.backward()
-    if clean_weight > 0:
-        for parameter, v in direction.items():
-            share = clean_weight * v
-            parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
-    return Step(
-        loss=noisy_loss.detach() + clean_weight * clean_loss,
-        clean_loss=clean_loss,
-        weights=weights,
-        gains=gain,
-        logits=logits.detach(),
-        counted=noisy.masks != IGNORE,
-    )
+        loss = (weights * losses).sum()
+    seen = {"gains": gain, "weights": weights, "logits": logits.detach(), "counted": noisy.masks != IGNORE}
+    return loss, Step(loss=loss.detach(), clean_loss=clean_loss, **seen)
 
 
 def _tangent_rule(gains: str) -> TangentRule:
     if gains not in _TANGENTS:
         raise ValueError(f"gains must be one of {', '.join(map(repr, _TANGENTS))}, not {gains!r}")
     return _TANGENTS[gains]
-
-
-def _clean_gradient(model: nn.Module, clean: Batch, pixel_loss: PixelLoss) -> tuple[Tensor, Direction]:
-    """L_c, the mean loss of the counted clean pixels, and v = ∇L_c for the parameters that it reaches."""
-    if not (clean.masks != IGNORE).any():
-        raise ValueError(f"the clean batch has no counted pixel: all of masks {tuple(clean.masks.shape)} is {IGNORE} (ignored)")
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with torch.enable_grad():
-        losses = pixel_loss(_at_least_float32(model(clean.images)), clean.masks)
-        loss = mean_over_counted(losses, clean.masks)
-        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-    return loss.detach(), {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
 
 
 def _gains(logits: Tensor, tangent: Tensor, masks: Tensor, pixel_loss: PixelLoss) -> Tensor:
