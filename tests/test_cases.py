@@ -1,6 +1,7 @@
 """A data folder or table becomes cases that are paired by id, do not overlap, and whose faults are all found in one go."""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -9,10 +10,15 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageFile
 
-from pixeltrust.cases import Case, check, decode_labels, files_by_id, labels_of, read_cases, table_of
+from pixeltrust import cases as cases_module
+from pixeltrust.cases import Case, CaseList, check, files_by_id, read_cases, table_of
+from pixeltrust.config import Config
+from pixeltrust.data import Streams, held_out
 from pixeltrust.errors import DataError
+from pixeltrust.images import read_size
+from pixeltrust.runs import Run
 
 BLANK = np.zeros((6, 8), np.uint8)
 
@@ -454,86 +460,6 @@ def test_check_tells_the_faults_of_the_headers_first(tmp_path):
     only(faults(checked, tmp_path), "no usable clean mask")
 
 
-# Values
-
-
-@pytest.mark.parametrize(
-    ("values", "classes", "ignore_label", "labels"),
-    [
-        ([0, 1], 1, None, [0, 1]),
-        ([0, 255], 1, None, [0, 1]),
-        ([0, 77], 1, None, [0, 1]),
-        ([0, 0], 1, None, [0, 0]),
-        ([255, 255], 1, None, [1, 1]),
-        ([0, 1, 255], 1, None, [0, 1, 255]),
-        ([0, 255], 1, 255, [0, 255]),
-        ([0, 77, 255], 1, 255, [0, 1, 255]),
-        ([0, 128, 255], 1, 128, [0, 255, 1]),
-        ([0, 1, 2, 255], 3, None, [0, 1, 2, 255]),
-        ([0, 1, 2, 9], 3, 9, [0, 1, 2, 255]),
-        ([0, 1, 255], 2, None, [0, 1, 255]),
-        ([0, 1, 253], 254, None, [0, 1, 253]),
-    ],
-)
-def test_values_become_labels(tmp_path, values, classes, ignore_label, labels):
-    decoded, _ = decode_labels(put(tmp_path / "m.png", [values]), classes=classes, ignore_label=ignore_label)
-    assert decoded.dtype == np.uint8
-    assert decoded.tolist() == [labels]
-
-
-@pytest.mark.parametrize(
-    ("values", "classes", "ignore_label", "said"),
-    [
-        ([0, 1, 2], 1, None, "3 values (0, 1, 2)"),
-        ([0, 2, 255], 1, None, "3 values (0, 2, 255)"),
-        ([0, 1, 255], 1, 9, "3 values (0, 1, 255)"),
-        ([0, 3], 3, None, "1 value (3)"),
-        ([0, 255], 3, 9, "1 value (255)"),
-    ],
-)
-def test_values_that_no_class_has_are_refused_with_the_file(tmp_path, values, classes, ignore_label, said):
-    path = put(tmp_path / "m.png", [values])
-    with pytest.raises(DataError) as caught:
-        decode_labels(path, classes=classes, ignore_label=ignore_label)
-    assert str(path) in str(caught.value)
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("values", "classes", "may_ignore", "labels"),
-    [
-        ([0, 0], 1, True, [0, 0]),
-        ([0, 255], 1, True, [0, 1]),
-        ([0, 128], 1, False, [0, 1]),
-        ([255, 255], 1, True, [1, 1]),
-        ([0, 1, 255], 1, True, [0, 1, 255]),
-        ([0, 1, 2, 255], 3, True, [0, 1, 2, 255]),
-        ([0, 255], 2, True, [0, 255]),
-    ],
-)
-def test_the_values_of_truth_and_prediction_become_labels(values, classes, may_ignore, labels):
-    found, _ = labels_of(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
-    assert found.dtype == np.uint8
-    assert found.tolist() == [labels]
-
-
-@pytest.mark.parametrize(
-    ("values", "classes", "may_ignore"),
-    [([0, 1, 255], 1, False), ([0, 1, 2], 1, True), ([1, 255], 1, True), ([0, 3], 3, True), ([0, 255], 2, False)],
-)
-def test_values_that_mean_nothing_are_refused_of_truth_and_prediction(values, classes, may_ignore):
-    with pytest.raises(ValueError, match="holds"):
-        labels_of(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
-
-
-def test_the_values_given_are_not_changed():
-    values = np.array([[0, 1, 9]], np.uint8)
-    for classes in (1, 2):
-        labels, _ = labels_of(values, classes=classes, ignore_label=9)
-        assert labels.tolist() == [[0, 1, 255]]
-    assert values.tolist() == [[0, 1, 9]]
-
-
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
     for path, said in ((tmp_path / "nowhere", "there is no such folder"), (put(tmp_path / "a.png"), "not a folder")):
         with pytest.raises(DataError) as caught:
@@ -541,18 +467,91 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
         assert str(caught.value) == f"{path}: {said}"
 
 
-@given(st.lists(st.integers(0, 255), min_size=1, max_size=12), st.integers(1, 4), st.none() | st.sampled_from([0, 1, 128, 255]))
-@settings(max_examples=200, deadline=None)
-def test_labels_are_classes_or_ignored_whatever_a_file_holds(tmp_path_factory, values, classes, ignore_label):
-    path = put(tmp_path_factory.getbasetemp() / "any.png", [values])
-    try:
-        labels, kind = decode_labels(path, classes=classes, ignore_label=ignore_label)
-    except DataError:
-        return
-    assert set(labels.ravel().tolist()) <= {*range(max(classes, 2)), 255}
-    assert (kind.meaning == "absent") or 255 in values
-    one_to_one = set(zip(values, labels.ravel().tolist(), strict=True))
-    assert len(one_to_one) == len(set(values)) == len({label for _, label in one_to_one})
+# Many cases
+
+
+def test_a_table_becomes_exactly_these_cases(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "sub").mkdir()
+    absolute = tmp_path / "images/t1.png"
+    table = csv(
+        tmp_path,
+        row("z", "noisy", image="images/n1.png", mask="noisy/n1.png", group="p"),
+        row("Z", "clean", image="images/c1.png", mask="clean/c1.png"),
+        row("é", "noisy", image="./images//n2.png", mask="sub/../noisy/n2.png"),
+        row("n1", "noisy"),
+        row("n1", "clean", mask="clean/c2.png"),
+        row("10", "test", image=absolute, mask="test/t1.png", group="q"),
+        row("9", "test", image=absolute, mask="test/t1.png", group="q"),
+    )
+    found = read(table)
+    assert list(found.cases) == [
+        Case("10", absolute, tmp_path / "test/t1.png", "test", "q"),
+        Case("9", absolute, tmp_path / "test/t1.png", "test", "q"),
+        Case("Z", tmp_path / "images/c1.png", tmp_path / "clean/c1.png", "clean"),
+        Case("n1", tmp_path / "images/n1.png", tmp_path / "clean/c2.png", "clean"),
+        Case("z", tmp_path / "images/n1.png", tmp_path / "noisy/n1.png", "noisy", "p"),
+        Case("é", tmp_path / "images/n2.png", tmp_path / "sub/../noisy/n2.png", "noisy"),
+    ]
+    assert found.notes == ("1 case with a clean and a noisy mask: trained as clean",)
+    assert str(found) == f"{table}: no faults; 2 noisy, 2 clean, 2 test cases in 2 groups\n{found.notes[0]}"
+
+
+def test_a_list_of_cases_behaves_as_a_list_that_cannot_be_changed(tmp_path):
+    plain = [Case(f"{number}", Path("i.png"), Path(f"{number}.png"), "clean", "p" if number % 2 else None) for number in range(6)]
+    cases = CaseList.of(plain)
+    assert (cases == plain, plain == cases, cases == plain[:-1], cases == plain[::-1]) == (True, True, False, False)
+    assert [cases[place] for place in (0, 5, -1)] == [plain[place] for place in (0, 5, -1)]
+    assert cases[1:5:2] == plain[1:5:2]
+    assert cases[np.array([4, 0, 4])] == [plain[4], plain[0], plain[4]]
+    assert cases[::-1][np.arange(6) < 2] == [plain[5], plain[4]]
+    assert cases[4:] + cases[:2] == plain[4:] + plain[:2]
+    assert cases[:0] == []
+    assert plain[3] in cases
+    with pytest.raises(IndexError):
+        cases[6]
+    with pytest.raises(TypeError):
+        cases[0] = plain[1]
+    with pytest.raises(ValueError, match="different tables"):
+        cases + CaseList.of(plain)
+
+
+def test_before_the_first_update_no_pixel_is_decoded_and_no_case_made_and_every_file_is_opened_once(tmp_path, monkeypatch):
+    count = 20_000
+    folder(tmp_path, test=("t1", "t2"))
+    roles = np.array(["noisy", "noisy", "clean", "test"])[np.arange(count) % 4]
+    names = np.char.add(np.char.replace(np.char.replace(roles, "noisy", "n"), "clean", "c"), "1")
+    names = np.char.replace(names, "test1", "t2")
+    columns = {"id": [f"case {number}" for number in range(count)], "role": roles, "group": np.char.add("of ", roles)}
+    paths = {"image": [f"images/{name}.png" for name in names], "mask": [f"{r}/{name}.png" for r, name in zip(roles, names, strict=True)]}
+    pd.DataFrame({**columns, **paths}).to_parquet(tmp_path / "cases.parquet")
+    opened, made = [], []
+    monkeypatch.setattr(cases_module, "read_size", lambda path: opened.append(path) or read_size(path))
+    monkeypatch.setattr(cases_module, "Case", lambda *fields: made.append(fields) or Case(*fields))
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda opened: pytest.fail("decoded"))
+    config = Config(image_size=16, cache_gib=0)
+    cases = read(tmp_path)
+    clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
+    streams = Streams(cases, clean, held, config, tmp_path / "run" / "cache")
+    record = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
+    Run(tmp_path / "run").create(config, record)
+    assert len(cases.cases) == len(record) == count
+    assert len(streams.pixels.cases) == 15_000
+    assert sorted(opened) == sorted({tmp_path / path for path in [*paths["image"], *paths["mask"]]})
+    assert made == []
+    assert cases.cases[7].id
+    assert len(made) == 1
+
+
+@pytest.mark.skipif(os.name != "posix" or sys.platform == "darwin", reason="this system has no such names")
+def test_a_file_whose_name_is_no_valid_text_is_read_and_recorded(tmp_path):
+    folder(tmp_path)
+    for role in ("images", "noisy"):
+        put(tmp_path / role / os.fsdecode(b"l\xe4sion.png"))
+    cases = read(tmp_path).of("noisy")
+    assert cases[0].image == tmp_path / "images" / os.fsdecode(b"l\xe4sion.png")
+    assert cases[0].image.exists()
+    assert table_of(cases)["mask"][0] == str(tmp_path / "noisy" / "l\\xe4sion.png")
 
 
 def test_the_record_of_a_run_can_be_read_from_any_folder(tmp_path, monkeypatch):

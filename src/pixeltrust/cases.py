@@ -1,30 +1,41 @@
-"""A data folder, or a table, becomes a list of cases; every fault of it is found in one go.
+"""A data folder, or a table, becomes cases; every fault of it is found in one go.
 
     DATA/images/<id>.*   DATA/noisy/<id>.*   DATA/clean/<id>.*   DATA/test/<id>.*
     or DATA (a .csv or .parquet file, or DATA/cases.csv, DATA/cases.parquet): id, image, mask, role, optionally group
 
-A case is paired by id, never by order. One in clean/ and in noisy/ is trained as clean.
+A case is paired by id, never by order. One in clean/ and in noisy/ is trained as clean. Millions of cases are a few columns, and
+what is asked of all of them is asked of the columns.
 """
 
+import operator
+import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, get_args, overload
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pixeltrust.errors import DataError, PixeltrustError, count, some
-from pixeltrust.images import case_id, image_suffix, read_image, read_labels, read_size
+from pixeltrust.images import case_id, image_suffix, read_image, read_size
+from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import in_threads
+from pixeltrust.tables import read_table
 
 Role = Literal["noisy", "clean", "test"]
 ROLES: tuple[Role, ...] = get_args(Role)
 TABLES = ("cases.csv", "cases.parquet")
 COLUMNS = ("id", "image", "mask", "role")
+_NEEDED: dict[Role, str] = {
+    "noisy": "there is nothing to learn to trust",
+    "clean": "a few expert masks are needed: 10 or more, best 50 to 100",
+}
 
 
 @dataclass(frozen=True)
@@ -39,21 +50,109 @@ class Case:
     """A patient, say: cases of one group are never on both sides of training and test."""
 
 
+class CaseList(Sequence[Case]):
+    """Cases as rows of a table, in any order; a `Case` is made when it is asked for.
+
+    The table has texts for id and group (empty: none), and for image, mask and role a number, whose path or name is kept once. A slice
+    or an array of places gives another list over the same table.
+    """
+
+    def __init__(self, table: pa.RecordBatch, rows: np.ndarray | None = None) -> None:
+        self._table = table
+        self._columns = dict(zip(table.schema.names, table.columns, strict=True))
+        self._rows = np.arange(table.num_rows, dtype=np.int32) if rows is None else rows
+
+    @classmethod
+    def of(cls, cases: Iterable[Case]) -> "CaseList":
+        """Cases that were made one by one."""
+        return cls(_table([(case.id, case.image, case.mask, case.role, case.group or "") for case in cases], Path()))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, places: int) -> Case: ...
+    @overload
+    def __getitem__(self, places: slice | np.ndarray) -> "CaseList": ...
+    def __getitem__(self, places: int | slice | np.ndarray) -> "Case | CaseList":
+        if isinstance(places, slice | np.ndarray):
+            return CaseList(self._table, self._rows[places])
+        row = int(self._rows[places])
+        identity, image, mask, role, group = (column[row].as_py() for column in self._columns.values())
+        return Case(identity, _path(image), _path(mask), role, group or None)
+
+    def __add__(self, other: "CaseList") -> "CaseList":
+        if self._table is not other._table:
+            raise ValueError("lists of cases of different tables cannot be joined")
+        return CaseList(self._table, np.concatenate([self._rows, other._rows]))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CaseList | list | tuple) and len(self) == len(other) and all(map(operator.eq, self, other))
+
+    def texts(self, name: Literal["id", "group"]) -> pd.Series:
+        """A column of texts, of these cases in their order."""
+        return self._columns[name].take(self._rows).to_pandas()
+
+    def numbers(self, name: Literal["image", "mask", "role"]) -> np.ndarray:
+        """A column of numbers, of these cases in their order: places in `files()`, or in `ROLES`."""
+        return self._columns[name].indices.to_numpy()[self._rows]
+
+    def files(self, numbers: np.ndarray | None = None) -> list[Path]:
+        """The files that have these numbers; all of the table where not given."""
+        names = self._columns["image"].dictionary
+        return [_path(name) for name in (names if numbers is None else names.take(numbers)).to_pylist()]
+
+    def by_id(self) -> "CaseList":
+        """Sorted by id, in a table of its own that holds these cases alone."""
+        order = pc.sort_indices(self._columns["id"].take(self._rows)).to_numpy()
+        return CaseList(self._table.take(pa.array(self._rows[order])))
+
+
+def _table(rows: pd.DataFrame | list[tuple[str, Path, Path, Role, str]], folder: Path) -> pa.RecordBatch:
+    """The table of a `CaseList` from rows of id, image, mask, role and group; paths count from the folder."""
+    texts = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=[*COLUMNS, "group"], dtype=object)
+    numbers: dict[bytes, int] = {}
+
+    def numbered(paths: pd.Series) -> np.ndarray:
+        places, distinct = pd.factorize(paths)
+        return np.array([numbers.setdefault(os.fsencode(folder / path), len(numbers)) for path in distinct], np.int32)[places]
+
+    images, masks = numbered(texts["image"]), numbered(texts["mask"])
+    files = pa.array(list(numbers), pa.large_binary())
+    columns = {
+        "id": _array(texts["id"]),
+        "image": pa.DictionaryArray.from_arrays(images, files),
+        "mask": pa.DictionaryArray.from_arrays(masks, files),
+        "role": pa.DictionaryArray.from_arrays(pd.Categorical(texts["role"], ROLES).codes, pa.array(ROLES)),
+        "group": _array(texts["group"]),
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _array(texts: pd.Series) -> pa.Array:
+    array = pa.array(texts, pa.large_string())
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def _path(name: bytes) -> Path:
+    return Path(os.fsdecode(name))
+
+
 @dataclass(frozen=True)
 class Cases:
     """All cases of a data folder, sorted by id, and what was noticed while reading it."""
 
     data: Path
-    cases: tuple[Case, ...]
+    cases: CaseList
     notes: tuple[str, ...] = ()
 
-    def of(self, role: Role) -> list[Case]:
+    def of(self, role: Role) -> CaseList:
         """The cases of one role, in the order of their ids."""
-        return [case for case in self.cases if case.role == role]
+        return self.cases[self.cases.numbers("role") == ROLES.index(role)]
 
     def __str__(self) -> str:
         counts = ", ".join(f"{len(self.of(role)):,} {role}" for role in ROLES)
-        groups = {case.group for case in self.cases if case.group}
+        groups = set(self.cases.texts("group").unique()) - {""}
         return "\n".join([f"{self.data}: no faults; {counts} cases" + (f" in {len(groups):,} groups" if groups else ""), *self.notes])
 
 
@@ -96,7 +195,7 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
     cases, found = _read(data, show_progress)
     kinds: list[Kind] = []
     empty: Counter[str] = Counter()
-    images = list(dict.fromkeys(case.image for case in cases.cases))
+    images = cases.cases.files(pd.unique(cases.cases.numbers("image")))
     for _, picture in in_threads(read_image, images, text="decoding images", shown=show_progress):
         if isinstance(picture, PixeltrustError):
             found.faults.append(str(picture))
@@ -117,92 +216,15 @@ def _read(data: Path, show_progress: bool) -> tuple[Cases, _Findings]:
     """What can be paired, and everything that was found on the way, by names and headers."""
     found = _Findings()
     table = _table_of(data)
-    cases = _cases_of_table(table, found) if table else _cases_of_folder(data, found)
-    cases = sorted(_without_doubles(cases, found), key=lambda case: case.id)
-    _compare_sizes(cases, found, show_progress)
-    _compare_sides(cases, found)
-    for role in ("noisy", "clean"):
-        if not any(case.role == role for case in cases):
-            use = {"noisy": "there is nothing to learn to trust", "clean": "a few expert masks are needed: 10 or more, best 50 to 100"}[
-                role
-            ]
+    rows = _cases_of_table(table, found) if table else _cases_of_folder(data, found)
+    single = _without_doubles(rows, found).by_id()
+    cases = Cases(data, single, tuple(found.notes))
+    _compare_sizes(single, found, show_progress)
+    _compare_sides(single, found)
+    for role, use in _NEEDED.items():
+        if not cases.of(role):
             found.faults.append(f"{table or data / role}: no usable {role} mask; {use}")
-    return Cases(data, tuple(cases), tuple(found.notes)), found
-
-
-Meaning = Literal["foreground", "ignored", "absent"]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What 255 means in one file of a binary folder."""
-
-    path: Path
-    meaning: Meaning
-
-
-def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ignore: bool = True) -> tuple[np.ndarray, Kind]:
-    """A mask file as labels uint8 (H, W), and what 255 means in the file; see `labels_of`.
-
-    Raises:
-        DataError: the file cannot be read, or holds a value that no class has.
-    """
-    try:
-        labels, meaning = labels_of(read_labels(path), classes=classes, ignore_label=ignore_label, may_ignore=may_ignore)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
-    return labels, Kind(path, meaning)
-
-
-def labels_of(values: np.ndarray, *, classes: int, ignore_label: int | None = None, may_ignore: bool = True) -> tuple[np.ndarray, Meaning]:
-    """A mask's values as labels 0 … max(classes, 2) − 1 and 255 for ignored, and what 255 means among the values.
-
-    With one class there are 0 and at most one other value, which is the foreground (255 too); of exactly 0, 1 and 255
-    the 255 is ignored. With more, 0 … classes − 1, and 255 is ignored. `ignore_label`, where given, is the ignored value instead.
-
-    Args:
-        values: uint8 (H, W), as the file has them.
-        classes: 1 (binary) or 2 … 255 with the background.
-        may_ignore: False where no value means ignored: a prediction ignores nothing.
-
-    Raises:
-        ValueError: a value that no class has.
-    """
-    present = frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
-    ignored = _ignored_value(present, classes, ignore_label) if may_ignore else None
-    if classes > 1:
-        strange = present - {*range(classes), ignored}
-        if strange:
-            also = f" and {ignored} for ignored" if may_ignore else ""
-            raise ValueError(f"holds {_values(strange)} where classes = {classes} allows 0 to {classes - 1}{also}")
-        labels = values.copy()
-    else:
-        if len(present - {0, ignored}) > 1:
-            also = " (0, 1 and 255 with 255 ignored)" if may_ignore else ""
-            raise ValueError(f"holds {_values(present)} where classes = 1 allows 0 and one other{also}")
-        labels = (values != 0).astype(np.uint8)
-    if ignored is not None:
-        labels[values == ignored] = IGNORE
-    if IGNORE not in present or ignore_label is not None:
-        return labels, "absent"
-    return labels, "foreground" if ignored is None else "ignored"
-
-
-def _ignored_value(present: Collection[int], classes: int, ignore_label: int | None) -> int | None:
-    if ignore_label is not None:
-        return ignore_label
-    return IGNORE if classes > 1 or present == {0, 1, IGNORE} else None
-
-
-def mixture_faults(kinds: Iterable[Kind]) -> list[str]:
-    """A fault if 255 is the foreground of some files and ignored in others: which one a file of 0 and 255 means is then unknown."""
-    by_meaning = {kind.meaning: kind for kind in kinds}
-    if "foreground" in by_meaning and "ignored" in by_meaning:
-        return [
-            f"{by_meaning['ignored'].path} holds 0, 1 and 255, and {by_meaning['foreground'].path} 0 and 255: is 255 foreground "
-            "or ignored? Set ignore_label (255: ignored everywhere), or save the masks alike"
-        ]
-    return []
+    return cases, found
 
 
 def _decode_mask(case: Case, classes: int, ignore_label: int | None) -> tuple[Kind, bool]:
@@ -220,22 +242,23 @@ def _table_of(data: Path) -> Path | None:
     return next((data / name for name in TABLES if (data / name).is_file()), None)
 
 
-def _cases_of_folder(data: Path, found: _Findings) -> list[Case]:
+def _cases_of_folder(data: Path, found: _Findings) -> CaseList:
     if not (data / "images").is_dir():
         raise DataError(f"{data}: not a data folder: it has no images/ (wanted: images/, noisy/, clean/ and perhaps test/)")
     images = _listed(data / "images", found)
-    cases, used = [], set()
+    rows: list[tuple[str, Path, Path, Role, str]] = []
+    used = set()
     for role in ROLES:
         for identity, mask in _listed(data / role, found).items():
             if identity in images:
-                cases.append(Case(identity, images[identity], mask, role))
+                rows.append((identity, images[identity], mask, role, ""))
                 used.add(identity)
             else:
                 found.faults.append(f"{mask}: a mask without an image: no images/{identity}.*")
     unused = len(images) - len(used)
     if unused:
         found.notes.append(f"{count(unused, 'image')} without any mask: not used")
-    return cases
+    return CaseList(_table(rows, Path()))
 
 
 def _listed(folder: Path, found: _Findings) -> dict[str, Path]:
@@ -285,51 +308,35 @@ def files_by_id(folder: Path) -> Listing:
     return Listing({identity: paths[0] for identity, paths in by_id.items()}, faults, notes)
 
 
-def _cases_of_table(table: Path, found: _Findings) -> list[Case]:
+def _cases_of_table(table: Path, found: _Findings) -> CaseList:
     rows = read_table(table)
     missing = [name for name in COLUMNS if name not in rows.columns]
     if missing:
         raise DataError(
             f"{table}: no column {', '.join(missing)}; wanted: {', '.join(COLUMNS)}, and perhaps group; found: {list(rows.columns)}"
         )
-    groups = rows["group"] if "group" in rows.columns else [""] * len(rows)
-    cases = []
-    for number, identity, image, mask, role, group in zip(
-        range(2, len(rows) + 2), rows["id"], rows["image"], rows["mask"], rows["role"], groups, strict=True
-    ):
+    rows = rows.reindex(columns=[*COLUMNS, "group"], fill_value="")
+    strange = ~rows["role"].isin(ROLES)
+    slashed = rows["id"].isin([".", ".."]) | rows["id"].str.contains(r"[/\\]")
+    wrong = strange | slashed | (rows["id"] == "") | (rows["image"] == "") | (rows["mask"] == "")
+    for number, identity, role in zip(np.flatnonzero(wrong) + 2, rows["id"][wrong], rows["role"][wrong], strict=True):
         where = f"{table}, row {number}"
         if role not in ROLES:
             found.faults.append(f"{where}: role {role!r}; wanted: {', '.join(ROLES)}")
-        elif not identity or not image or not mask or identity in (".", "..") or set(identity) & set("/\\"):
-            found.faults.append(f"{where}: id, image and mask must not be empty, and an id has no slash (id {identity!r})")
         else:
-            cases.append(Case(identity, table.parent / image, table.parent / mask, role, group or None))
-    return cases
+            found.faults.append(f"{where}: id, image and mask must not be empty, and an id has no slash (id {identity!r})")
+    return CaseList(_table(rows[~wrong], table.parent))
 
 
-def read_table(table: Path) -> pd.DataFrame:
-    """A .csv or .parquet file, every cell a text, an empty one where it has nothing.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    try:
-        csv = table.suffix.lower() == ".csv"
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig") if csv else pd.read_parquet(table)
-    except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{table}: cannot be read as a table: {str(error).strip()}") from None
-    if csv and not isinstance(rows.index, pd.RangeIndex):  # pandas has taken the ids for names of rows
-        raise DataError(f"{table}: its rows have more cells than its header")
-    return rows.astype(object).where(rows.notna(), "").astype(str)
-
-
-def _without_doubles(cases: list[Case], found: _Findings) -> list[Case]:
+def _without_doubles(cases: CaseList, found: _Findings) -> CaseList:
     """One case per id: clean stands above noisy; a test case that also trains, a role given twice, two images or groups are faults."""
-    by_id: dict[str, list[Case]] = defaultdict(list)
-    for case in cases:
-        by_id[case.id].append(case)
-    kept, both = [], 0
-    for identity, same in by_id.items():
+    places: dict[str, list[int]] = defaultdict(list)
+    for place in np.flatnonzero(cases.texts("id").duplicated(keep=False)).tolist():
+        places[cases[place].id].append(place)
+    left_out: list[int] = []
+    both = 0
+    for identity, of_id in places.items():
+        same = [cases[place] for place in of_id]
         roles = {case.role: case for case in same}
         if len(roles) < len(same):
             found.faults.append(f"{identity}: {len(same)} rows of one id: {some([case.mask for case in same])}")
@@ -341,35 +348,42 @@ def _without_doubles(cases: list[Case], found: _Findings) -> list[Case]:
             assert other is not None
             found.faults.append(f"{roles['test'].mask}: a test case that also trains: {other.mask}")
         both += "clean" in roles and "noisy" in roles
-        kept.append(roles.get("clean") or roles.get("noisy") or roles["test"])
+        kept = same.index(roles.get("clean") or roles.get("noisy") or roles["test"])
+        left_out += of_id[:kept] + of_id[kept + 1 :]
     if both:
         found.notes.append(f"{count(both, 'case')} with a clean and a noisy mask: trained as clean")
-    return kept
+    return cases[np.delete(np.arange(len(cases)), left_out)] if left_out else cases
 
 
-def _compare_sizes(cases: list[Case], found: _Findings, show_progress: bool) -> None:
-    files = list(dict.fromkeys(path for case in cases for path in (case.image, case.mask)))
-    sizes = dict(in_threads(read_size, files, text="reading headers", shown=show_progress))
-    found.faults += [str(size) for size in sizes.values() if isinstance(size, PixeltrustError)]
-    for case in cases:
-        image, mask = sizes[case.image], sizes[case.mask]
-        if not isinstance(image, PixeltrustError) and not isinstance(mask, PixeltrustError) and image != mask:
-            (height, width), (mask_height, mask_width) = image, mask
-            found.faults.append(f"{case.mask}: {mask_width}x{mask_height} pixels, its image {case.image} has {width}x{height}")
+def _compare_sizes(cases: CaseList, found: _Findings, show_progress: bool) -> None:
+    images, masks = cases.numbers("image"), cases.numbers("mask")
+    numbers = pd.unique(np.stack([images, masks], axis=1).ravel())
+    sizes = np.full((numbers.max(initial=-1) + 1, 2), -1)  # stays so where a file cannot be read
+    read = in_threads(read_size, cases.files(numbers), text="reading headers", shown=show_progress)
+    for number, (_, size) in zip(numbers, read, strict=True):
+        if isinstance(size, PixeltrustError):
+            found.faults.append(str(size))
+        else:
+            sizes[number] = size
+    readable = sizes.min(axis=1) >= 0
+    differ = readable[images] & readable[masks] & (sizes[images] != sizes[masks]).any(axis=1)
+    for place in np.flatnonzero(differ).tolist():
+        case, (height, width), (mask_height, mask_width) = cases[place], sizes[images[place]], sizes[masks[place]]
+        found.faults.append(f"{case.mask}: {mask_width}x{mask_height} pixels, its image {case.image} has {width}x{height}")
 
 
-def _compare_sides(cases: list[Case], found: _Findings) -> None:
+def _compare_sides(cases: CaseList, found: _Findings) -> None:
     """No group, and no image file, on both sides of training and test."""
-    for name, key in (("group", lambda case: case.group), ("image", lambda case: case.image.resolve())):
-        tested = {key(case): case for case in cases if case.role == "test" and key(case)}
-        crossing = {key(case): case for case in cases if case.role != "test" and key(case) in tested}
+    images, numbers = pd.factorize(cases.numbers("image"))
+    real, paths = pd.factorize(np.array([str(path.resolve()) for path in cases.files(numbers)], object))
+    tests: np.ndarray = cases.numbers("role") == ROLES.index("test")
+    for name, (keys, values) in (("group", pd.factorize(cases.texts("group"))), ("image", (real[images], paths))):
+        both = np.intersect1d(keys[tests], keys[~tests])
+        places = np.flatnonzero(np.isin(keys, [key for key in both if values[key]])).tolist()
+        tested, trained = ({keys[place]: cases[place].id for place in places if tests[place] == side} for side in (True, False))
         found.faults += [
-            f"{name} {value} is on both sides: case {tested[value].id} tests, case {case.id} trains" for value, case in crossing.items()
+            f"{name} {values[key]} is on both sides: case {tested[key]} tests, case {identity} trains" for key, identity in trained.items()
         ]
-
-
-def _values(present: Collection[int]) -> str:
-    return f"{count(len(present), 'value')} ({some(sorted(present))})"
 
 
 def table_of(cases: Iterable[Case], held_out: Collection[str] = ()) -> pd.DataFrame:
@@ -377,7 +391,9 @@ def table_of(cases: Iterable[Case], held_out: Collection[str] = ()) -> pd.DataFr
 
     Paths are absolute: a run is read from anywhere.
     """
-    rows = [
-        (case.id, str(case.image.absolute()), str(case.mask.absolute()), case.role, case.group or "", case.id in held_out) for case in cases
-    ]
-    return pd.DataFrame(rows, columns=[*COLUMNS, "group", "held_out"])
+    listed = cases if isinstance(cases, CaseList) else CaseList.of(cases)
+    files = pa.array([os.fsencode(path.absolute()).decode(errors="backslashreplace") for path in listed.files()], pa.large_string())
+    paths = {name: pd.arrays.ArrowExtensionArray(pa.DictionaryArray.from_arrays(listed.numbers(name), files)) for name in ("image", "mask")}
+    roles = pd.Categorical.from_codes(listed.numbers("role"), pd.Index(ROLES))
+    ids = listed.texts("id")
+    return pd.DataFrame({"id": ids, **paths, "role": roles, "group": listed.texts("group"), "held_out": ids.isin(held_out)})

@@ -4,24 +4,27 @@ N cases   C channels   (H, W) the size that is trained on
 images uint8 (N, C, H, W)   masks uint8 (N, H, W), labels with 255 for ignored
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pixeltrust.cases import Case, Cases, Kind, decode_labels, mixture_faults
+from pixeltrust.cases import Case, CaseList, Cases
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, PixeltrustError
 from pixeltrust.images import read_image, resize_image, resize_labels
+from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.progress import in_threads
 from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch
 
 TURNS = 8  # the symmetries of a square: number % 4 quarter turns, then mirrored if number ≥ 4
+_FLIPPED = ((), (-1,), (-2, -1), (-2,), (-1,), (-2, -1), (-2,), ())  # axes, by symmetry; the odd ones are then transposed
+CPU = torch.device("cpu")
 
 
 class Pixels:
@@ -34,7 +37,7 @@ class Pixels:
     """
 
     def __init__(self, cases: Sequence[Case], config: Config, folder: Path) -> None:
-        self.cases = list(cases)
+        self.cases = cases
         self.config = config
         count, (height, width) = len(self.cases), config.size
         self.gib = count * (config.channels + 1) * height * width / 2**30
@@ -49,6 +52,7 @@ class Pixels:
         self._images, self._masks = arrays["images"], arrays["masks"]
         self._decoded = np.zeros(count, bool)
         self._kinds: dict[str, Kind] = {}
+        self._decoding = Lock()  # batches are made in the background too
 
     def decode(self, indices: Sequence[int] | np.ndarray, *, show_progress: bool = False) -> None:
         """Decode those of the cases that were not yet.
@@ -56,9 +60,12 @@ class Pixels:
         Raises:
             DataError: lists every file that cannot be used.
         """
-        missing = sorted({int(index) for index in indices if not self._decoded[index]})
-        if not missing:
-            return
+        with self._decoding:
+            missing = sorted({int(index) for index in indices if not self._decoded[index]})
+            if missing:
+                self._decode(missing, show_progress)
+
+    def _decode(self, missing: list[int], show_progress: bool) -> None:
         faults = []
         for index, outcome in in_threads(self._decode_one, missing, text="decoding", shown=show_progress):
             if isinstance(outcome, PixeltrustError):
@@ -70,10 +77,11 @@ class Pixels:
         if faults:
             raise DataError(f"{len(faults)} of {len(missing)} cases cannot be used", faults)
 
-    def batch(self, indices: np.ndarray) -> Batch:
-        """The cases of `indices` (B,) as float images (B, C, H, W) of 0 … 1 and labels (B, H, W)."""
+    def batch(self, indices: np.ndarray, device: torch.device = CPU) -> Batch:
+        """The cases of `indices` (B,) as float images (B, C, H, W) of 0 … 1 and labels (B, H, W); what travels is bytes."""
         self.decode(indices)
-        return Batch(torch.from_numpy(self._images[indices]).float() / 255, torch.from_numpy(self._masks[indices]))
+        images, masks = (sent(torch.from_numpy(array[indices]), device) for array in (self._images, self._masks))
+        return Batch(images.float().div_(255), masks)
 
     def _decode_one(self, index: int) -> Kind:
         case, config = self.cases[index], self.config
@@ -88,9 +96,10 @@ def endless_order(cases: np.ndarray, batch_size: int, update: int, seed: int, st
 
     A function of its arguments alone, so that a run continues anywhere. With few cases a batch may repeat one.
     """
-    positions = np.arange(update * batch_size, (update + 1) * batch_size)
-    rounds, places = np.divmod(positions, len(cases))
-    return np.array([cases[_permutation(len(cases), seed, stream, int(r))[place]] for r, place in zip(rounds, places, strict=True)])
+    start, stop, count = update * batch_size, (update + 1) * batch_size, len(cases)
+    shuffled = _permutation if count > batch_size else _permutation.__wrapped__  # the many rounds of few cases would fill the cache
+    rounds = range(start // count, -(-stop // count))
+    return cases[np.concatenate([shuffled(count, seed, stream, r)[max(0, start - r * count) : stop - r * count] for r in rounds])]
 
 
 def epoch_order(cases: np.ndarray, batch_size: int, update: int, seed: int, stream: str) -> np.ndarray:
@@ -100,7 +109,12 @@ def epoch_order(cases: np.ndarray, batch_size: int, update: int, seed: int, stre
     return cases[order[number * batch_size : (number + 1) * batch_size]]
 
 
-@lru_cache(maxsize=16)
+def pieces(values: np.ndarray, size: int) -> list[np.ndarray]:
+    """The values in order, `size` at a time."""
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+@lru_cache(maxsize=8)  # the current round of three streams, and the next
 def _permutation(count: int, seed: int, stream: str, number: int) -> np.ndarray:
     return generator(seed, stream, number).permutation(count)
 
@@ -114,11 +128,19 @@ def drawn_turns(count: int, size: tuple[int, int], draws: np.random.Generator) -
 def turned(values: Tensor, turns: np.ndarray) -> Tensor:
     """Each of (B, …, H, W) by its own symmetry: quarter turns, then a mirror."""
     result = torch.empty_like(values)
-    for turn in np.unique(turns):
-        chosen = torch.from_numpy(np.flatnonzero(turns == turn))
-        part = torch.rot90(values[chosen], int(turn) % 4, (-2, -1))
-        result[chosen] = part.flip(-1) if turn >= 4 else part
+    order = sent(torch.from_numpy(np.argsort(turns, kind="stable")), values.device)
+    distinct, counts = np.unique(turns, return_counts=True)
+    for turn, chosen in zip(distinct, order.split(counts.tolist()), strict=True):
+        part = values[chosen]
+        if _FLIPPED[turn]:
+            part = part.flip(_FLIPPED[turn])
+        result[chosen] = part.transpose(-2, -1) if turn % 2 else part
     return result
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; nothing here waits for its work."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def augmented(batch: Batch, config: Config, update: int, stream: str) -> Batch:
@@ -129,7 +151,7 @@ def augmented(batch: Batch, config: Config, update: int, stream: str) -> Batch:
     return Batch(turned(batch.images, turns), turned(batch.masks, turns))
 
 
-def held_out(clean: Sequence[Case], config: Config, *, noisy: Sequence[Case] = ()) -> tuple[list[Case], list[Case]]:
+def held_out(clean: CaseList, config: Config, *, noisy: CaseList | None = None) -> tuple[CaseList, CaseList]:
     """Clean cases to train on, and those held out to choose by, (train, held out).
 
     round(val_fraction × clean) are held out, whole groups only, and no group that has noisy cases, so it can be fewer; below 10
@@ -137,33 +159,23 @@ def held_out(clean: Sequence[Case], config: Config, *, noisy: Sequence[Case] = (
     """
     wanted = round(config.val_fraction * len(clean))
     if wanted < MIN_HELD_OUT:
-        return list(clean), []
-    groups: dict[str, list[Case]] = {}
-    for case in clean:
-        groups.setdefault(f"group {case.group}" if case.group else f"case {case.id}", []).append(case)
-    trained = {f"group {case.group}" for case in noisy if case.group}
+        return clean, clean[:0]
+    groups: dict[str, list[int]] = {}
+    for place, (identity, group) in enumerate(zip(clean.texts("id"), clean.texts("group"), strict=True)):
+        groups.setdefault(f"group {group}" if group else f"case {identity}", []).append(place)
+    trained = {f"group {group}" for group in noisy.texts("group").unique()} if noisy else set()
     names = sorted(groups.keys() - trained)
-    chosen: list[Case] = []
+    chosen: list[int] = []
     for name in generator(config.seed, "held out").permutation(len(names)):
         if len(chosen) + len(groups[names[name]]) <= wanted:
             chosen += groups[names[name]]
     if len(chosen) < MIN_HELD_OUT:
-        return list(clean), []
-    ids = {case.id for case in chosen}
-    return [case for case in clean if case.id not in ids], [case for case in clean if case.id in ids]
+        return clean, clean[:0]
+    held = np.isin(np.arange(len(clean)), chosen)
+    return clean[~held], clean[held]
 
 
 MIN_HELD_OUT = 10  # with fewer, the choice is mostly luck
-
-
-@dataclass(frozen=True)
-class Feed:
-    """The batches of one update, each made when asked for."""
-
-    noisy: Callable[[], Batch]
-    clean: Callable[[], Batch]
-    pool: Callable[[], Batch]
-    """From one shuffled pool of noisy and clean cases."""
 
 
 class Streams:
@@ -175,27 +187,28 @@ class Streams:
         cache: where a memory-mapped file may go.
     """
 
-    def __init__(self, cases: Cases, clean: list[Case], held: list[Case], config: Config, cache: Path) -> None:
+    def __init__(self, cases: Cases, clean: CaseList, held: CaseList, config: Config, cache: Path) -> None:
         self.config = config
         noisy = cases.of("noisy")
-        self.pixels = Pixels([*noisy, *clean, *held], config, cache)
+        self.pixels = Pixels(noisy + clean + held, config, cache)
         self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
         self.updates_per_epoch = -(-len(noisy) // config.batch_size)
 
-    def feed(self, update: int, to_device: Callable[[Batch], Batch]) -> Feed:
+    @cached_property
+    def pool(self) -> np.ndarray:
+        """The noisy and clean cases that are trained on; made once, as they may be very many."""
+        return np.concatenate([self.noisy, self.clean])
+
+    def batch(self, stream: str, update: int, device: torch.device = CPU) -> Batch:
+        """The batch of `noisy`, `clean` or `pool` in an update."""
         config = self.config
-
-        def batch(indices: np.ndarray, stream: str) -> Batch:
-            return to_device(augmented(self.pixels.batch(indices), config, update, stream))
-
-        def endless(cases: np.ndarray, size: int, stream: str) -> Batch:
-            return batch(endless_order(cases, size, update, config.seed, stream), stream)
-
-        return Feed(
-            noisy=lambda: batch(epoch_order(self.noisy, config.batch_size, update, config.seed, "noisy"), "noisy"),
-            clean=lambda: endless(self.clean, config.clean_batch_size, "clean"),
-            pool=lambda: endless(np.concatenate([self.noisy, self.clean]), config.batch_size, "pool"),
-        )
+        if stream == "noisy":
+            indices = epoch_order(self.noisy, config.batch_size, update, config.seed, stream)
+        elif stream == "clean":
+            indices = endless_order(self.clean, config.clean_batch_size, update, config.seed, stream)
+        else:
+            indices = endless_order(self.pool, config.batch_size, update, config.seed, stream)
+        return augmented(self.pixels.batch(indices, device), config, update, stream)
 
     def map_cases(self) -> np.ndarray:
         """Noisy cases, drawn by the seed, whose weight maps are kept."""

@@ -11,9 +11,10 @@ import pandas as pd
 from rich.table import Table
 
 from pixeltrust import images, metrics
-from pixeltrust.cases import Kind, Listing, decode_labels, files_by_id, mixture_faults
+from pixeltrust.cases import Listing, files_by_id
 from pixeltrust.errors import DataError, count, some
 from pixeltrust.files import replacing
+from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads
 

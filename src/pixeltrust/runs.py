@@ -29,6 +29,7 @@ from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.files import replacing
 from pixeltrust.models import build_model
+from pixeltrust.tables import write_csv
 
 FORMAT = 1  # of the run folder; a newer one is refused
 WEIGHTS = {"last": "model.pt", "best": "best.pt"}
@@ -107,7 +108,8 @@ class Run:
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
-            self.write_table("cases.csv", cases)
+            with replacing(self.folder / "cases.csv") as unfinished:
+                write_csv(cases, unfinished)
             self.write_text("config.toml", to_toml(config))
 
     def write_text(self, name: str, text: str) -> None:

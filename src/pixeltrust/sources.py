@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pixeltrust.cases import decode_labels, files_by_id, read_table
+from pixeltrust.cases import files_by_id
 from pixeltrust.errors import DataError, PixeltrustError
 from pixeltrust.images import read_size
+from pixeltrust.labels import decode_labels
 from pixeltrust.progress import faults_of, in_threads
+from pixeltrust.tables import read_table
 
 
 @dataclass(frozen=True)

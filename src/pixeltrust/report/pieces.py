@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust import __version__
-from pixeltrust.cases import decode_labels
 from pixeltrust.charts import Chart, heat, overlay
 from pixeltrust.config import Config
+from pixeltrust.labels import decode_labels
 from pixeltrust.metrics import bootstrap_interval
 
 

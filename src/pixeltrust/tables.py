@@ -1,0 +1,46 @@
+"""Tables in files: CSV and parquet, of which every cell is read as text."""
+
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+from pyarrow import csv
+
+from pixeltrust.errors import DataError
+
+
+def read_table(table: Path) -> pd.DataFrame:
+    """A .csv or .parquet file, every cell a text, an empty one where it has nothing.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        is_csv = table.suffix.lower() == ".csv"
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig") if is_csv else pd.read_parquet(table)
+    except (OSError, ValueError, pd.errors.ParserError) as error:
+        raise DataError(f"{table}: cannot be read as a table: {str(error).strip()}") from None
+    if is_csv and not isinstance(rows.index, pd.RangeIndex):  # pandas has taken the ids for names of rows
+        raise DataError(f"{table}: its rows have more cells than its header")
+    return rows.apply(_as_text)
+
+
+def _as_text(cells: pd.Series) -> pd.Series:
+    if isinstance(cells.dtype, pd.StringDtype):
+        return cells.fillna("")
+    if isinstance(cells.dtype, pd.CategoricalDtype):
+        texts = pd.Index([*map(str, cells.cat.categories), ""])  # the code of a cell that has nothing is −1
+        return pd.Series(texts.take(cells.cat.codes.to_numpy()), cells.index)
+    return cells.astype(object).where(cells.notna(), "").astype(str)
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """A table of texts and truth values as pandas writes it, by Arrow where no cell needs quotes: that takes a tenth of the time."""
+    texts = table.astype(dict.fromkeys(table.select_dtypes(bool), str))
+    try:
+        with path.open("wb") as file:
+            table[:0].to_csv(file, index=False)
+            options = csv.WriteOptions(include_header=False, quoting_style="none")
+            csv.write_csv(pa.Table.from_pandas(texts, preserve_index=False), file, options)
+    except pa.ArrowInvalid:
+        table.to_csv(path, index=False)

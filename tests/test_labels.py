@@ -1,0 +1,106 @@
+"""What the values of a mask file mean: classes, ignored, or a fault."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pixeltrust.errors import DataError
+from pixeltrust.labels import decode_labels, labels_of
+
+
+def put(path, pixels):
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "ignore_label", "labels"),
+    [
+        ([0, 1], 1, None, [0, 1]),
+        ([0, 255], 1, None, [0, 1]),
+        ([0, 77], 1, None, [0, 1]),
+        ([0, 0], 1, None, [0, 0]),
+        ([255, 255], 1, None, [1, 1]),
+        ([0, 1, 255], 1, None, [0, 1, 255]),
+        ([0, 255], 1, 255, [0, 255]),
+        ([0, 77, 255], 1, 255, [0, 1, 255]),
+        ([0, 128, 255], 1, 128, [0, 255, 1]),
+        ([0, 1, 2, 255], 3, None, [0, 1, 2, 255]),
+        ([0, 1, 2, 9], 3, 9, [0, 1, 2, 255]),
+        ([0, 1, 255], 2, None, [0, 1, 255]),
+        ([0, 1, 253], 254, None, [0, 1, 253]),
+    ],
+)
+def test_values_become_labels(tmp_path, values, classes, ignore_label, labels):
+    decoded, _ = decode_labels(put(tmp_path / "m.png", [values]), classes=classes, ignore_label=ignore_label)
+    assert decoded.dtype == np.uint8
+    assert decoded.tolist() == [labels]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "ignore_label", "said"),
+    [
+        ([0, 1, 2], 1, None, "3 values (0, 1, 2)"),
+        ([0, 2, 255], 1, None, "3 values (0, 2, 255)"),
+        ([0, 1, 255], 1, 9, "3 values (0, 1, 255)"),
+        ([0, 3], 3, None, "1 value (3)"),
+        ([0, 255], 3, 9, "1 value (255)"),
+    ],
+)
+def test_values_that_no_class_has_are_refused_with_the_file(tmp_path, values, classes, ignore_label, said):
+    path = put(tmp_path / "m.png", [values])
+    with pytest.raises(DataError) as caught:
+        decode_labels(path, classes=classes, ignore_label=ignore_label)
+    assert str(path) in str(caught.value)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "may_ignore", "labels"),
+    [
+        ([0, 0], 1, True, [0, 0]),
+        ([0, 255], 1, True, [0, 1]),
+        ([0, 128], 1, False, [0, 1]),
+        ([255, 255], 1, True, [1, 1]),
+        ([0, 1, 255], 1, True, [0, 1, 255]),
+        ([0, 1, 2, 255], 3, True, [0, 1, 2, 255]),
+        ([0, 255], 2, True, [0, 255]),
+    ],
+)
+def test_the_values_of_truth_and_prediction_become_labels(values, classes, may_ignore, labels):
+    found, _ = labels_of(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
+    assert found.dtype == np.uint8
+    assert found.tolist() == [labels]
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "may_ignore"),
+    [([0, 1, 255], 1, False), ([0, 1, 2], 1, True), ([1, 255], 1, True), ([0, 3], 3, True), ([0, 255], 2, False)],
+)
+def test_values_that_mean_nothing_are_refused_of_truth_and_prediction(values, classes, may_ignore):
+    with pytest.raises(ValueError, match="holds"):
+        labels_of(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
+
+
+def test_the_values_given_are_not_changed():
+    values = np.array([[0, 1, 9]], np.uint8)
+    for classes in (1, 2):
+        labels, _ = labels_of(values, classes=classes, ignore_label=9)
+        assert labels.tolist() == [[0, 1, 255]]
+    assert values.tolist() == [[0, 1, 9]]
+
+
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=12), st.integers(1, 4), st.none() | st.sampled_from([0, 1, 128, 255]))
+@settings(max_examples=200, deadline=None)
+def test_labels_are_classes_or_ignored_whatever_a_file_holds(tmp_path_factory, values, classes, ignore_label):
+    path = put(tmp_path_factory.getbasetemp() / "any.png", [values])
+    try:
+        labels, kind = decode_labels(path, classes=classes, ignore_label=ignore_label)
+    except DataError:
+        return
+    assert set(labels.ravel().tolist()) <= {*range(max(classes, 2)), 255}
+    assert (kind.meaning == "absent") or 255 in values
+    one_to_one = set(zip(values, labels.ravel().tolist(), strict=True))
+    assert len(one_to_one) == len(set(values)) == len({label for _, label in one_to_one})
