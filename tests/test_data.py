@@ -1,6 +1,8 @@
 """What a step sees is decoded once and is a function of seed, stream and update alone."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,12 +12,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pixeltrust import data as data_module
-from pixeltrust.cases import Case
+from pixeltrust.cases import Case, CaseList, read_cases
 from pixeltrust.config import Config
 from pixeltrust.data import (
     MIN_HELD_OUT,
     TURNS,
     Pixels,
+    Streams,
     augmented,
     drawn_turns,
     endless_order,
@@ -26,6 +29,7 @@ from pixeltrust.data import (
 from pixeltrust.errors import DataError
 from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch
+from tiny import draw
 
 SIZE = 16
 IN_MEMORY, MAPPED = {"cache_gib": 4.0}, {"cache_gib": 0.0}
@@ -47,6 +51,12 @@ def made(root, count=6, size=(SIZE, SIZE), channels=3):
         Image.fromarray(255 * draws.integers(0, 2, size, dtype=np.uint8)).save(case.mask)
         cases.append(case)
     return cases
+
+
+def split(root):
+    """A data folder of 5 noisy and 3 clean cases, as `Streams` wants it: (all, clean, held out)."""
+    cases = read_cases(draw(root / "data", noisy=5, clean=3), show_progress=False)
+    return cases, *held_out(cases.of("clean"), configured())
 
 
 def stored(case):
@@ -113,6 +123,23 @@ def test_every_case_is_decoded_once_and_only_when_needed(tmp_path, decoded, stor
     pixels.decode(range(6))
     pixels.batch(np.arange(6))
     assert sorted(decoded) == [f"{number}-image.png" for number in range(6)]
+
+
+@STORES
+def test_bytes_go_to_the_device_and_become_numbers_there(tmp_path, monkeypatch, store):
+    sent = []
+    monkeypatch.setattr(data_module, "sent", lambda values, device: sent.append((values.dtype, device)) or values.to(device))
+    batch = Pixels(made(tmp_path / "data"), configured(**store), tmp_path / "cache").batch(np.arange(3), torch.device("meta"))
+    assert sent == [(torch.uint8, torch.device("meta"))] * 2
+    assert (batch.images.device.type, batch.masks.device.type) == ("meta", "meta")
+
+
+def test_threads_that_want_the_same_case_decode_it_once(tmp_path, decoded):
+    pixels = Pixels(made(tmp_path / "data"), configured(), tmp_path / "cache")
+    with ThreadPoolExecutor(4) as pool:
+        batches = list(pool.map(lambda _: pixels.batch(np.arange(6)), range(4)))
+    assert len(decoded) == 6
+    assert all(torch.equal(batch.images, batches[0].images) for batch in batches)
 
 
 @STORES
@@ -210,7 +237,53 @@ def test_drawing_leaves_the_cases_as_they_were():
     assert min(endless_order(cases, 30, 2, 0, "clean")) == 0
 
 
+@pytest.fixture
+def shuffled(monkeypatch):
+    """How many numbers each shuffle has put in order so far."""
+    counts = []
+
+    class Counting:
+        def __init__(self, *name):
+            self.real = generator(*name)
+
+        def permutation(self, count):
+            counts.append(count)
+            return self.real.permutation(count)
+
+    monkeypatch.setattr(data_module, "generator", Counting)
+    data_module._permutation.cache_clear()
+    return counts
+
+
+@pytest.mark.parametrize("few", [1, 3, 40])
+def test_no_update_shuffles_all_cases_again_however_few_the_clean_ones_are(shuffled, few):
+    many, clean = np.arange(10_000), np.arange(few)
+    for update in range(20):
+        epoch_order(many, 16, update, 0, "noisy")
+        endless_order(many, 16, update, 0, "pool")
+        endless_order(clean, 40, update, 0, "clean")
+    assert shuffled.count(len(many)) == 2
+    assert sum(shuffled) - 2 * len(many) <= 21 * 40
+
+
+def test_the_pool_is_put_together_once(tmp_path, monkeypatch):
+    streams = Streams(*split(tmp_path), configured(batch_size=4), tmp_path / "cache")
+    first = streams.batch("pool", 0)
+    assert streams.pool.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert streams.pool is streams.pool
+    assert torch.equal(streams.batch("pool", 0).images, first.images)
+
+
 # Turns
+
+
+@given(st.lists(st.integers(0, 7), min_size=1, max_size=6))
+@settings(max_examples=50, deadline=None)
+def test_a_symmetry_is_quarter_turns_and_then_a_mirror(turns):
+    values = torch.arange(len(turns) * 2 * 25, dtype=torch.uint8).reshape(len(turns), 2, 5, 5)
+    for value, turn, result in zip(values, turns, turned(values, np.array(turns)), strict=True):
+        quarters = torch.rot90(value, turn % 4, (-2, -1))
+        assert torch.equal(result, quarters.flip(-1) if turn >= 4 else quarters)
 
 
 def corner(turn):
@@ -290,7 +363,7 @@ def test_without_augmentation_a_batch_stays_as_it_is():
 
 
 def clean_cases(count, group=lambda number: None):
-    return [Case(f"{number:03}", None, None, "clean", group(number)) for number in range(count)]
+    return CaseList.of(Case(f"{number:03}", Path("i.png"), Path("m.png"), "clean", group(number)) for number in range(count))
 
 
 @pytest.mark.parametrize(
@@ -331,7 +404,7 @@ def test_nothing_is_held_out_where_whole_groups_leave_fewer_than_10():
 
 def test_a_group_with_noisy_cases_is_not_held_out():
     cases = clean_cases(60, lambda number: f"patient {number}")
-    noisy = [replace(case, id=f"noisy {case.id}", role="noisy") for case in cases[:40]]
+    noisy = CaseList.of(replace(case, id=f"noisy {case.id}", role="noisy") for case in cases[:40])
     train, held = held_out(cases, configured(), noisy=noisy)
     assert len(held) == 12
     assert not {case.group for case in held} & {case.group for case in noisy}

@@ -7,10 +7,10 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
-    ("errors", "seeds", "losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
-    ("config", "progress", "files", "images"),
-    ("cases", "sources", "runs"),
-    ("data", "methods"),
+    ("errors", "seeds", "clock", "losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
+    ("config", "progress", "files", "tables", "images", "optimizers"),
+    ("labels", "cases", "sources", "runs", "checkpoints"),
+    ("data", "feeds", "methods", "validation", "weight_maps"),
     ("train", "predict", "evaluate", "simulate", "synthetic"),
     ("charts",),
     ("report", "demo"),

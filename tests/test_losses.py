@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pixeltrust.losses import mean_over_counted, pixel_cross_entropy
+from pixeltrust.losses import cross_entropy_of_labels, mean_over_counted, pixel_cross_entropy
 
 SHAPES = [(5, 7), (3, 5, 4)]
 
@@ -54,6 +54,12 @@ def test_one_logit_is_two_classes_of_which_background_scores_zero():
     logits, masks = random_case(1, (5, 7))
     pair = torch.cat([torch.zeros_like(logits), logits], 1)
     torch.testing.assert_close(pixel_cross_entropy(logits, masks), pixel_cross_entropy(pair, masks), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_masks_that_are_known_to_be_right_have_the_same_losses(classes):
+    logits, masks = random_case(classes, (5, 7))
+    assert torch.equal(cross_entropy_of_labels(logits, masks.to(torch.uint8)), pixel_cross_entropy(logits, masks))
 
 
 def test_losses_worked_by_hand():

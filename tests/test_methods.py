@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 
+from pixeltrust import methods as methods_module
 from pixeltrust import weights as weights_module
 from pixeltrust.config import Config
-from pixeltrust.methods import METHODS, Feed
+from pixeltrust.feeds import Feed
+from pixeltrust.methods import METHODS
+from pixeltrust.weights import Batch, Step
 from reference import PlainUNet, assert_equal_to_rounding, batch, clamped, clean_mean, differentiated_gains, reference_gradients, seeded
 
 CLASSES = pytest.mark.parametrize("classes", [1, 3])
@@ -116,14 +119,14 @@ def test_a_share_of_the_clean_loss_is_added_to_loss_and_gradient():
 
 def test_without_that_share_only_the_direction_of_the_clean_gradient_counts(monkeypatch):
     """A clean loss of twice the size has the same weights, so the same update: it never enters the update itself."""
-    real = weights_module._clean_gradient
+    real = weights_module.clean_gradient
 
-    def doubled(*arguments):
-        loss, direction = real(*arguments)
+    def doubled(*arguments, **options):
+        loss, direction = real(*arguments, **options)
         return 2 * loss, {parameter: 2 * v for parameter, v in direction.items()}
 
     once, gradients, _ = stepped("pixel")
-    monkeypatch.setattr(weights_module, "_clean_gradient", doubled)
+    monkeypatch.setattr(weights_module, "clean_gradient", doubled)
     twice, same, _ = stepped("pixel")
     assert twice.clean_loss == 2 * once.clean_loss
     assert twice.loss == pytest.approx(once.loss, rel=1e-9)
@@ -155,3 +158,38 @@ def test_a_step_adds_to_the_gradients_that_are_there(method):
         parameter.grad = torch.ones_like(parameter)
     _, added, _ = stepped(method, model=model)
     assert_same(added, {name: gradient + 1 for name, gradient in alone.items()})
+
+
+def without_values():
+    """A feed whose tensors have shapes and no values: whoever looks at one fails."""
+    images = torch.empty(2, 1, 8, 8, dtype=torch.float64, device="meta")
+    made = Batch(images, torch.empty(2, 8, 8, dtype=torch.uint8, device="meta"))
+    return Feed(noisy=lambda: made, clean=lambda: made, pool=lambda: made)
+
+
+@pytest.mark.parametrize("method", ["plain", "clean", "joint"])
+def test_a_step_does_not_wait_for_its_numbers(method):
+    outcome = METHODS[method](network().to("meta"), without_values(), Config())
+    assert outcome.loss.shape == ()
+
+
+def test_what_pixel_reports_does_not_wait_for_its_numbers(monkeypatch):
+    values = torch.empty(2, 8, 8, device="meta")
+    step = Step(values.sum(), values.sum(), values, values, values[:, None], values != 0)
+    monkeypatch.setattr(methods_module, "reweighted_step", lambda *_, **__: step)
+    outcome = METHODS["pixel"](network(), without_values(), Config())
+    assert all(value.shape == () for value in vars(outcome).values())
+
+
+@pytest.mark.parametrize("noisy_masks", ["some ignored", "all ignored", "as they are"])
+def test_pixel_reports_what_the_step_says_of_itself(monkeypatch, noisy_masks):
+    noisy, steps = batch(**NOISY), []
+    if noisy_masks != "as they are":
+        noisy.masks[: 2 if noisy_masks == "some ignored" else None] = 255
+    real = methods_module.reweighted_step
+    monkeypatch.setattr(methods_module, "reweighted_step", lambda *a, **k: steps.append(real(*a, **k)) or steps[-1])
+    outcome = METHODS["pixel"](network(), Feed(noisy=lambda: noisy, clean=lambda: batch(**CLEAN), pool=lambda: noisy), Config())
+    assert outcome.loss == float(steps[0].loss)
+    assert outcome.all_zero is steps[0].all_zero
+    assert outcome.effective_pixels == steps[0].effective_pixels
+    assert outcome.zero_share == pytest.approx(steps[0].zero_share, rel=1e-12, nan_ok=True)

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +24,16 @@ from torch.nn import functional as F
 import tiny
 from pixeltrust import data as data_module
 from pixeltrust import train as train_module
+from pixeltrust import weight_maps as weight_maps_module
 from pixeltrust.cases import Case
+from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.methods import Outcome
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.runs import Run
-from pixeltrust.train import map_epochs, train
+from pixeltrust.train import train
+from pixeltrust.weight_maps import map_epochs
 from pixeltrust.weights import pixel_weights
 from tiny import configured, draw
 
@@ -73,7 +78,8 @@ def same_weights(one, other, name="model.pt"):
 
 
 def history(run):
-    return pd.read_csv(run / "history.csv").drop(columns="seconds")
+    table = pd.read_csv(run / "history.csv")
+    return table.drop(columns=[name for name in table if name.startswith("seconds")])
 
 
 def assert_same_run(one, other):
@@ -156,6 +162,33 @@ def test_the_learning_rate_follows_its_schedule(straight):
     np.testing.assert_allclose(rates["cosine"], 1e-3 * (1 + np.cos(np.pi * np.arange(UPDATES) / UPDATES)) / 2)
     np.testing.assert_allclose(rates["constant"], 1e-3)
     np.testing.assert_allclose(rates["step"], np.repeat([1e-3, 1e-4, 1e-5], 3))
+
+
+def test_another_step_than_the_methods_can_be_given(data, straight, tmp_path):
+    seen = []
+
+    def clean_twice(model, feed, config):
+        seen.append((len(feed.clean().images), config))
+        return train_module.METHODS["clean"](model, feed, config)
+
+    out = tmp_path / "run"
+    done = train(data, out=out, config=configured(method="plain"), method=clean_twice, show_progress=False)
+    assert seen == [(3, configured(method="plain"))] * UPDATES
+    assert done.images == 2 * 3 * UPDATES
+    assert same_weights(out, straight(method="clean"))
+    assert Run(out).config().method == "plain"
+
+
+def test_a_step_may_report_tensors_and_the_tables_hold_numbers(data, straight, tmp_path):
+    def reporting(model, feed, config):
+        outcome = train_module.METHODS["pixel"](model, feed, config)
+        kinds = {bool: torch.bool, float: torch.float64}
+        return Outcome(**{name: torch.tensor(value, dtype=kinds[type(value)]) for name, value in vars(outcome).items()})
+
+    train(data, out=tmp_path / "run", config=configured(method="pixel"), method=reporting, show_progress=False)
+    assert_same_run(tmp_path / "run", straight(method="pixel"))
+    for row in Run(tmp_path / "run").read_state("checkpoint.pt")["steps"]:
+        assert {type(value) for value in row.values()} <= {int, float, bool}
 
 
 # Continuing
@@ -359,6 +392,16 @@ def test_resume_with_a_broken_checkpoint_is_one_line(data, tmp_path, content):
         trained(data, tmp_path / "run", resume=True, method="plain")
 
 
+def test_a_checkpoint_that_knows_only_the_sum_of_the_seconds_continues(data, straight, tmp_path):
+    interrupted(data, tmp_path / "run", 4, method="plain")
+    packed = Run(tmp_path / "run").read_state("checkpoint.pt")
+    Run(tmp_path / "run").write_state("checkpoint.pt", packed | {"seconds": 1000.0})
+    done = trained(data, tmp_path / "run", resume=True, method="plain")
+    assert 1000 < sum(done.seconds.values()) < 1100
+    assert done.seconds["other"] >= 1000
+    assert_same_run(tmp_path / "run", straight(method="plain"))
+
+
 # Where a run may go
 
 
@@ -407,6 +450,17 @@ def test_a_fault_found_while_decoding_leaves_no_run_folder(tmp_path):
     with pytest.raises(DataError, match=r"002\.png"):
         trained(data, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_fault_in_a_mapped_case_is_said_as_elsewhere_and_leaves_no_thread(tmp_path):
+    data = draw(tmp_path / "data")
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(data / "noisy" / "002.png")
+    before = threading.active_count()
+    with pytest.raises(DataError, match=r"1 of \d cases cannot be used(.|\n)*002\.png"):
+        trained(data, tmp_path / "run", method="joint", cache_gib=0)
+    assert threading.active_count() == before
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(data / "noisy" / "002.png")
+    assert trained(data, tmp_path / "run", resume=True, method="joint", cache_gib=0).updates == UPDATES
 
 
 def test_a_disk_that_is_full_is_one_error_and_the_run_continues(data, straight, tmp_path, monkeypatch):
@@ -525,10 +579,25 @@ def test_a_device_that_is_absent_is_refused_before_the_data_is_read(tmp_path, mo
 
 def test_finite_differences_in_bf16_are_refused_where_they_would_be_taken(data, tmp_path):
     settings = {"gains": "finite-difference", "precision": "bf16"}
-    with pytest.raises(ConfigError, match="finite-difference"):
-        trained(data, tmp_path / "pixel", method="pixel", **settings)
+    with pytest.raises(ConfigError, match=r"finite-difference.*use gains = 'exact', or precision = '32'") as caught:
+        trained(tmp_path / "absent", tmp_path / "pixel", method="pixel", **settings)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "pixel").exists()
     trained(data, tmp_path / "plain", method="plain", epochs=1, **settings)
     assert (tmp_path / "plain" / "model.pt").exists()
+
+
+@pytest.mark.parametrize(("processor", "lacking"), [({"avx2": True}, True), ({"avx512_bf16": True}, False), ({"bf16": True}, False)])
+def test_bf16_on_a_processor_without_it_is_remarked_on_before_training(data, tmp_path, monkeypatch, capsys, processor, lacking):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    monkeypatch.setattr(train_module, "read_cases", lambda *_, **__: pytest.fail(capsys.readouterr().err or "nothing was said"))
+    with pytest.raises(pytest.fail.Exception, match="slower.*use precision = '32'" if lacking else "nothing was said"):
+        train(data, out=tmp_path / "run", config=configured(precision="bf16"))
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    done = trained(data, tmp_path / "run", method="plain", precision="bf16", epochs=1)
+    assert ("use precision = '32'" in str(done)) == lacking
+    assert "use precision" not in str(trained(data, tmp_path / "32", method="plain", epochs=1))
 
 
 def test_mixed_precision_keeps_the_parameters_in_float32(data, tmp_path):
@@ -647,11 +716,11 @@ def test_the_best_weights_are_those_of_the_epoch_with_the_highest_dice(data, tmp
     dices = iter([0.3, 0.7, 0.7, float("nan"), 0.6])
     kept = []
 
-    def validated(loop):
-        kept.append({name: value.clone() for name, value in loop.state.model.state_dict().items()})
+    def validated(model, streams, *, device):
+        kept.append({name: value.clone() for name, value in model.state_dict().items()})
         return 0.1, next(dices)
 
-    monkeypatch.setattr(train_module._Loop, "_validate", validated)
+    monkeypatch.setattr(train_module, "validate", validated)
     done = trained(data, tmp_path / "run", method="plain", epochs=5)
     best = Run(tmp_path / "run").read_state("best.pt")
     assert (best["epoch"], best["val_dice"]) == (2, 0.7)
@@ -683,7 +752,7 @@ def test_history_has_a_row_per_epoch_and_steps_one_per_update(straight):
     rows, steps = pd.read_csv(straight(method="pixel") / "history.csv"), pd.read_csv(straight(method="pixel") / "steps.csv")
     measured = ["loss", "clean_loss", "zero_share", "effective_pixels"]
     assert steps.columns.tolist() == ["update", "learning_rate", *measured, "all_zero"]
-    ends = ["val_loss", "val_dice", "seconds"]
+    ends = ["val_loss", "val_dice", "seconds", *(f"seconds_{part}" for part in PARTS)]
     assert rows.columns.tolist() == ["epoch", "update", "learning_rate", *measured, "all_zero_steps", *ends]
     assert rows["epoch"].tolist() == [1, 2, 3]
     assert rows["update"].tolist() == [3, 6, 9]
@@ -707,6 +776,87 @@ def test_the_summary_tells_updates_speed_dice_and_place(data, tmp_path):
     done = trained(data, tmp_path / "run", method="plain")
     for part in ("10 noisy and 3 clean", "11 clean ones held out", "9 updates", "images/s", f"{done.val_dice:.3f}", str(tmp_path / "run")):
         assert part in str(done)
+
+
+def test_the_time_is_told_by_part_over_all_sittings(data, tmp_path):
+    out = tmp_path / "run"
+    interrupted(data, out, 4, method="pixel")
+    first = Run(out).read_state("checkpoint.pt")["seconds"]
+    done = trained(data, out, resume=True, method="pixel")
+    assert all(done.seconds[part] > first[part] > 0 for part in PARTS)
+    rows = pd.read_csv(out / "history.csv")
+    parts = rows[[f"seconds_{part}" for part in PARTS]]
+    np.testing.assert_allclose(parts.sum(axis=1), rows["seconds"], atol=0.005)  # each is rounded to milliseconds
+    assert all(parts[name].is_monotonic_increasing for name in parts)
+    assert rows["seconds"].iloc[-1] <= sum(done.seconds.values()) + 0.001
+    lines = str(done).splitlines()
+    assert lines[-2].startswith("time: step ")
+    assert "images/s" in lines[-3]
+
+
+@pytest.mark.parametrize(
+    ("part", "module", "name"),
+    [
+        ("batches", data_module, "augmented"),
+        ("validation", train_module, "validate"),
+        ("validation", train_module, "keep_weight_maps"),
+        ("saving", Run, "write_state"),
+        ("saving", Run, "write_table"),
+        ("optimiser", torch.optim.Adam, "step"),
+    ],
+)
+def test_what_takes_long_is_found_in_its_part(data, tmp_path, monkeypatch, part, module, name):
+    real, late = getattr(module, name), threading.Event()
+
+    def slow(*arguments, **options):
+        if not late.is_set():
+            late.set()
+            time.sleep(0.5)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(module, name, slow)
+    if name == "write_table":
+        late.set()  # the table of cases is written before the loop begins
+        monkeypatch.setattr(train_module, "validate", lambda *_, **__: late.clear() or (0.0, 0.0))
+    seconds = trained(data, tmp_path / "run", method="pixel", epochs=1).seconds
+    assert seconds[part] >= 0.5
+
+
+def test_a_slow_step_is_found_in_step(data, tmp_path, monkeypatch):
+    at_update(monkeypatch, 2, lambda: time.sleep(0.5))
+    assert trained(data, tmp_path / "run", method="plain", epochs=1).seconds["step"] >= 0.5
+
+
+@pytest.mark.parametrize(("seconds", "looks"), [(1000.0, 3), (0.0, UPDATES)])
+def test_the_bar_looks_at_the_loss_after_an_epoch_and_within_one_after_some_time(data, tmp_path, monkeypatch, seconds, looks):
+    notes = []
+
+    class Bar:
+        disable = False
+
+        def add_task(self, *_, **__):
+            return 0
+
+        def update(self, task, *, completed, note):
+            notes.append((completed, note))
+
+    monkeypatch.setattr(train_module, "progress_bar", lambda shown: nullcontext(Bar()))
+    monkeypatch.setattr(train_module, "SHOWN_EVERY", seconds)
+    trained(data, tmp_path / "run", method="plain")
+    assert len(notes) == looks
+    last = history(tmp_path / "run").iloc[-1]
+    loss = pd.read_csv(tmp_path / "run" / "steps.csv")["loss"].iloc[-1]
+    assert notes[-1] == (UPDATES, f"epoch 3/3, loss {loss:.3f}, val Dice {last['val_dice']:.3f}")
+
+
+@pytest.mark.parametrize("ended", ["well", "by ctrl-c"])
+def test_no_thread_is_left_when_training_ends(data, tmp_path, ended):
+    before = threading.active_count()
+    if ended == "well":
+        trained(data, tmp_path / "run", method="joint")
+    else:
+        interrupted(data, tmp_path / "run", 2, method="joint")
+    assert threading.active_count() == before
 
 
 def test_weight_maps_are_multiples_of_the_average_weight_by_all_clean_cases(data, straight):
@@ -745,7 +895,7 @@ def test_one_pixel_may_have_all_the_weight(data, tmp_path, monkeypatch):
         weights[0, 0, 0] = 1
         return weights
 
-    monkeypatch.setattr(train_module, "normalised", on_one)
+    monkeypatch.setattr(weight_maps_module, "normalised", on_one)
     trained(data, tmp_path / "run", method="pixel", image_size=96, epochs=1, weight_map_cases=10)
     maps = Run(tmp_path / "run").weight_maps()["maps"]  # 92,160 times the average is beyond half precision
     assert np.isfinite(maps).all()

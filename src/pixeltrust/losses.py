@@ -31,7 +31,16 @@ def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     Raises:
         ValueError: a label that no class has.
     """
-    labels = _labels(logits, masks)
+    return cross_entropy_of_labels(logits, _labels(logits, masks))
+
+
+def cross_entropy_of_labels(logits: Tensor, masks: Tensor) -> Tensor:
+    """The same for masks whose values are known to be right; looking at them would wait for the device.
+
+    Args:
+        masks: (B, *S), labels 0 … max(K, 2) − 1 of a whole-number dtype; 255 is ignored.
+    """
+    labels = masks.long()
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if scores.shape[1] == 1:
         margin = torch.where(labels == 1, -scores[:, 0], scores[:, 0])

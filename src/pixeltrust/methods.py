@@ -5,25 +5,29 @@ A method is any function (model, feed, config) → Outcome; the loop does the re
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from pixeltrust.config import Config
-from pixeltrust.data import Feed
-from pixeltrust.losses import mean_over_counted, pixel_cross_entropy
+from pixeltrust.feeds import Feed
+from pixeltrust.losses import cross_entropy_of_labels, mean_over_counted
 from pixeltrust.weights import Batch, reweighted_step
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step reports; NaN where the method has no such thing."""
+    """What a step reports; NaN where the method has no such thing.
 
-    loss: float
-    clean_loss: float = float("nan")
-    zero_share: float = float("nan")
-    effective_pixels: float = float("nan")
-    all_zero: bool = False
+    A tensor without axes will do for a number: it is looked at later, so that the step does not wait for the device.
+    """
+
+    loss: float | Tensor
+    clean_loss: float | Tensor = float("nan")
+    zero_share: float | Tensor = float("nan")
+    effective_pixels: float | Tensor = float("nan")
+    all_zero: bool | Tensor = False
 
 
 Method: TypeAlias = Callable[[nn.Module, Feed, Config], Outcome]
@@ -49,20 +53,35 @@ def joint(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG
 
 def pixel(model: nn.Module, feed: Feed, config: Config) -> Outcome:
     """The paper: Σ w ℓ on the noisy batch, weights from the clean batch, plus λ times the clean loss."""
-    step = reweighted_step(model, noisy=feed.noisy(), clean=feed.clean(), clean_weight=config.clean_weight, gains=config.gains)
+    step = reweighted_step(
+        model,
+        noisy=feed.noisy(),
+        clean=feed.clean(),
+        clean_weight=config.clean_weight,
+        pixel_loss=cross_entropy_of_labels,
+        gains=config.gains,
+    )
+    helps = step.weights.any()
+    weights = step.weights.to(torch.float32 if step.weights.device.type == "mps" else torch.float64)  # which mps does not have
+    zeros = ((weights == 0) & step.counted).sum(dtype=weights.dtype)
     return Outcome(
-        loss=float(step.loss),
-        clean_loss=float(step.clean_loss),
-        zero_share=step.zero_share,
-        effective_pixels=step.effective_pixels,
-        all_zero=step.all_zero,
+        loss=_reported(step.loss),
+        clean_loss=_reported(step.clean_loss),
+        zero_share=_reported(zeros / step.counted.sum()),
+        effective_pixels=_reported(torch.where(helps, 1 / weights.square().sum(), 0.0)),
+        all_zero=_reported(~helps),
     )
 
 
 METHODS: dict[str, Method] = {"plain": plain, "clean": clean, "joint": joint, "pixel": pixel}
 
 
-def _backward_mean(model: nn.Module, batch: Batch, share: float = 1.0) -> float:
-    loss = mean_over_counted(pixel_cross_entropy(model(batch.images), batch.masks), batch.masks)
+def _backward_mean(model: nn.Module, batch: Batch, share: float = 1.0) -> float | Tensor:
+    loss = mean_over_counted(cross_entropy_of_labels(model(batch.images), batch.masks), batch.masks)
     (share * loss).backward()
-    return float(loss.detach())
+    return _reported(loss.detach())
+
+
+def _reported(value: Tensor) -> Any:
+    """A number at once on the CPU, where nothing waits; elsewhere the tensor, for later."""
+    return value.item() if value.device.type == "cpu" else value

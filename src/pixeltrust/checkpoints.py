@@ -1,0 +1,107 @@
+"""What a checkpoint holds, and whether a run may continue from it."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from pixeltrust.clock import PARTS
+from pixeltrust.config import Config, to_toml
+from pixeltrust.errors import RunError
+from pixeltrust.runs import Run, one_line
+
+_WITH_STATE = ("model", "optimizer", "schedule")
+_PLAIN = ("update", "images", "best_dice", "seconds", "epochs", "steps")
+
+
+@dataclass
+class State:
+    """All that continuing needs."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: LRScheduler
+    update: int = 0
+    images: int = 0
+    best_dice: float = -1.0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
+    """By part, over all sittings."""
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    _settled: int = field(default=0, init=False)
+
+    def settle(self) -> None:
+        """Turn what the last steps left on the device into numbers; this waits for it."""
+        for step in self.steps[self._settled :]:
+            step |= {name: value.item() for name, value in step.items() if isinstance(value, Tensor)}
+        self._settled = len(self.steps)
+
+    def pack(self) -> dict[str, Any]:
+        """As tensors and plain values."""
+        self.settle()
+        parts = {name: getattr(self, name).state_dict() for name in _WITH_STATE}
+        return parts | {name: getattr(self, name) for name in _PLAIN} | {"random": torch.get_rng_state(), "cuda": _cuda_random_states()}
+
+    def unpack(self, packed: dict[str, Any], run: Run) -> None:
+        """Continue from what `pack` gave, here or on another machine; what an older version did not keep stays as it is.
+
+        Raises:
+            RunError: it is of another network, or of other settings.
+        """
+        try:
+            for name in _WITH_STATE:
+                getattr(self, name).load_state_dict(packed[name])
+            torch.set_rng_state(packed["random"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise RunError(f"{run.folder / 'checkpoint.pt'}: does not fit this network and these settings: {one_line(error)}") from None
+        for device, state in zip(range(len(_cuda_random_states())), packed["cuda"], strict=False):  # there may be other devices now
+            torch.cuda.set_rng_state(state, device)
+        packed = packed | {"seconds": seconds_by_part(packed)}
+        for name in _PLAIN:
+            setattr(self, name, packed.get(name, getattr(self, name)))
+
+
+def seconds_by_part(packed: dict[str, Any]) -> dict[str, float]:
+    """Those of a checkpoint; where an older version kept the sum alone, all of it is `other`."""
+    seconds = packed["seconds"]
+    return dict.fromkeys(PARTS, 0.0) | (seconds if isinstance(seconds, dict) else {"other": seconds})
+
+
+def earlier(run: Run, config: Config) -> dict[str, Any] | None:
+    """The checkpoint to continue from; None to start over.
+
+    Raises:
+        RunError: the folder is no run, or one with other settings, or its checkpoint is broken.
+    """
+    if not (run.folder / "config.toml").exists():
+        if not run.unbegun():
+            raise RunError(f"{run.folder}: exists and is no run that could continue (it has no config.toml); choose another --out")
+        return None
+    if to_toml(run.config()) != to_toml(config):
+        changed = [name for name, value in asdict(config).items() if getattr(run.config(), name) != value]
+        was = ", ".join(f"{name} = {getattr(run.config(), name)!r}, now {getattr(config, name)!r}" for name in changed)
+        raise RunError(f"{run.folder}: was started with other settings ({was}); give the same again, or another --out")
+    if not (run.folder / "checkpoint.pt").exists():
+        return None
+    return run.read_state("checkpoint.pt")
+
+
+def refuse_other_cases(run: Run, table: pd.DataFrame) -> None:
+    """Whether the run was started with the cases of this table.
+
+    Raises:
+        RunError: it was not; names some of the cases that differ.
+    """
+    columns = ["id", "role", "held_out"]
+    before, now = run.read_table("cases.csv")[columns].astype(str), table[columns].astype(str)
+    if before.values.tolist() != now.values.tolist():
+        changed = sorted({row[0] for row in set(map(tuple, before.values)) ^ set(map(tuple, now.values))})
+        some = ", ".join(changed[:5]) + (", …" if len(changed) > 5 else "")
+        raise RunError(f"{run.folder}: was started with other cases ({some}); continue with the same data, or choose another --out")
+
+
+def _cuda_random_states() -> list[Tensor]:
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []

@@ -1,0 +1,54 @@
+"""Weights of a few noisy cases over training, for the report.
+
+N cases   E epochs   (H, W) the size that is trained on   maps (E, N, H, W), multiples of the average weight
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pixeltrust.data import Pixels, Streams, pieces
+from pixeltrust.losses import IGNORE
+from pixeltrust.runs import Run
+from pixeltrust.weights import normalised, pixel_gains
+
+MAP_EPOCHS = 12  # weight maps are kept after at most so many epochs, evenly spread
+MAP_CLEAN = 64  # clean cases that those weights are taken from, at most
+
+
+def map_epochs(epochs: int) -> set[int]:
+    """The epochs (from 1) after which weight maps are kept: the first, the last, and evenly between."""
+    return {int(epoch) for epoch in np.linspace(1, epochs, min(MAP_EPOCHS, epochs)).round()}
+
+
+def keep_weight_maps(run: Run, model: nn.Module, streams: Streams, *, epoch: int, device: torch.device) -> None:
+    """Add the maps of this epoch to the run's, in place of later ones: weights taken from many clean cases, 1 is average."""
+    chosen = streams.map_cases()
+    if not len(chosen):
+        return
+    weights = normalised(_gains_by_many(model, streams.pixels, chosen, streams.clean[:MAP_CLEAN], device))
+    maps = (weights * weights.numel()).clamp(max=torch.finfo(torch.half).max).half().cpu().numpy()[None]
+    ids = np.array([streams.pixels.cases[index].id for index in chosen])
+    earlier = run.weight_maps()
+    if earlier is not None:
+        kept = earlier["epochs"] < epoch
+        maps = np.concatenate([earlier["maps"][kept], maps])
+        epochs = np.append(earlier["epochs"][kept], epoch)
+    else:
+        epochs = np.array([epoch])
+    run.write_arrays("weight_maps.npz", ids=ids, epochs=epochs, maps=maps)
+
+
+def _gains_by_many(model: nn.Module, pixels: Pixels, noisy: np.ndarray, clean: np.ndarray, device: torch.device) -> Tensor:
+    """Gains (N, H, W) of noisy cases by the sum of clean losses (the sum of their gains), in batches no larger than those of a step."""
+    config = pixels.config
+    model.eval()
+    noisy_batches = [pixels.batch(piece, device) for piece in pieces(noisy, config.batch_size)]
+    total = torch.zeros(len(noisy), *config.size, device=device)
+    for piece in pieces(clean, config.clean_batch_size):
+        batch = pixels.batch(piece, device)
+        counted = (batch.masks != IGNORE).sum()
+        if counted:
+            gains = [pixel_gains(model, noisy=noisy_batch, clean=batch, gains=config.gains) for noisy_batch in noisy_batches]
+            total += counted * torch.cat(gains)
+    return total
