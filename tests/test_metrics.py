@@ -169,7 +169,8 @@ def test_distances_equal_monais_own_functions(predicted, truth):
         warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
         hausdorff = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=[2.0, 0.5])
         surface = compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=[2.0, 0.5])
-    assert distances(predicted, truth, (2.0, 0.5)) == pytest.approx((hausdorff.item(), surface.item()), rel=1e-5)
+    # MONAI interpolates percentiles in float32, which cancels near 0
+    assert distances(predicted, truth, (2.0, 0.5)) == pytest.approx((hausdorff.item(), surface.item()), rel=1e-4)
 
 
 def test_a_boundary_anywhere_within_an_ignored_band_costs_nothing():
