@@ -550,6 +550,21 @@ def test_a_finite_difference_in_bf16_is_refused_in_words(function, outgoing):
         function(model, gains="finite-difference", **batches)
 
 
+def test_finite_differences_are_refused_where_a_network_casts_inside_itself():
+    class Casting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = network("plain", dtype=torch.float32)
+
+        def forward(self, images):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return self.network(images).float()
+
+    batches = {"noisy": batch(1, dtype=torch.float32), "clean": batch(2, dtype=torch.float32)}
+    with pytest.raises(ValueError, match=r"noise in torch\.bfloat16"):
+        reweighted_step(Casting(), gains="finite-difference", **batches)
+
+
 def test_a_finite_difference_with_bf16_parameters_is_refused():
     batches = {"noisy": batch(1, dtype=torch.bfloat16), "clean": batch(2, dtype=torch.bfloat16)}
     with pytest.raises(ValueError, match=r"noise in torch\.bfloat16"):

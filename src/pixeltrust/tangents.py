@@ -19,6 +19,7 @@ import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
+from torch.overrides import TorchFunctionMode
 
 from pixeltrust.duals import Tangents, Unfollowed, plain_attention
 
@@ -65,30 +66,31 @@ def forward_mode_tangent(model: nn.Module, images: Tensor, direction: Direction)
 
 
 def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
-    """The same from two ordinary passes that draw the same random numbers; only the first leaves a trace (buffers, graph).
+    """The same from two ordinary passes that draw the same random numbers; only the second, at θ, leaves a trace (buffers, graph).
 
-    The step is h = 2 √ε / ‖v‖ of the pass's precision: 7e-4 in float32. There the median error is about .1 % of the largest
-    value; pixels whose activations pass a kink (ReLU, max pooling) within h can be several per cent off. On a GPU both passes are
-    of full float32, whatever torch may do elsewhere: TF32 makes a difference useless.
+    The step is h = 2 √ε / ‖v‖ of the precision: 7e-4 in float32. There the median error is about .1 % of the largest value;
+    pixels whose activations pass a kink (ReLU, max pooling) within h can be several per cent off. On a GPU both passes are of full
+    float32, whatever torch may do elsewhere: TF32 makes a difference useless.
 
     Raises:
         ValueError: some of the pass has less than float32, where a difference is noise.
     """
     norm = float(get_total_norm([tangent.float() for tangent in direction.values()])) if direction else 0.0
+    if norm == 0:
+        logits = model(images)
+        return logits, torch.zeros_like(logits).detach()
+    precision = _Precision(direction)
+    step = 2 * torch.finfo(precision.coarsest).eps ** 0.5 / norm
     with _full_float32():
-        with torch.random.fork_rng(_random_devices(images.device), enabled=norm > 0):
-            logits = model(images)
-        dtype = _coarsest_dtype(logits, direction)
-        if torch.finfo(dtype).eps > torch.finfo(torch.float32).eps:
-            raise ValueError(f'gains="finite-difference" is noise in {dtype}; use gains="exact", or 32-bit precision')
-        if norm == 0:
-            return logits, torch.zeros_like(logits).detach()
-        step = 2 * torch.finfo(dtype).eps ** 0.5 / norm
-        with torch.no_grad(), buffers_kept(model):
+        with torch.no_grad(), torch.random.fork_rng(_random_devices(images.device)), buffers_kept(model), precision:
             moved = {parameter: torch.add(parameter, tangent, alpha=step) for parameter, tangent in direction.items()}
             with _standing_in(model, "_parameters", moved):
-                tangent = model(images).sub_(logits).div_(step)
-    return logits, tangent.detach()
+                tangent = model(images)  # before the recorded pass, when memory is free
+            del moved
+        if torch.finfo(precision.coarsest).eps > torch.finfo(torch.float32).eps:
+            raise ValueError(f'gains="finite-difference" is noise in {precision.coarsest}; use gains="exact", or 32-bit precision')
+        logits = model(images)
+    return logits, tangent.sub_(logits.detach()).div_(step)
 
 
 @contextmanager
@@ -156,12 +158,23 @@ def _full_float32() -> Iterator[None]:
             kind.fp32_precision = precision
 
 
-def _coarsest_dtype(logits: Tensor, direction: Direction) -> torch.dtype:
-    """Of the logits, the parameters and autocast, the dtype that rounds most: a network may hand bf16 work out as float32."""
-    dtypes = {logits.dtype, *(parameter.dtype for parameter in direction)}
-    if torch.is_autocast_enabled(logits.device.type):
-        dtypes.add(torch.get_autocast_dtype(logits.device.type))
-    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
+class _Precision(TorchFunctionMode):
+    """While entered, notes the dtype that rounds most, of all that is computed: a network may hand bf16 work out as float32."""
+
+    def __init__(self, direction: Direction) -> None:
+        super().__init__()
+        self.coarsest = torch.float64
+        for parameter in direction:
+            self._note(parameter)
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point():
+            self._note(result)
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        self.coarsest = max(self.coarsest, tensor.dtype, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _random_devices(device: torch.device) -> list[torch.device]:
