@@ -1,0 +1,238 @@
+"""Cheaper ways to the weights, tried on ISIC 2017 with triangle noise: what they cost, how far their gains are off, the Dice they end at.
+
+    python benchmarks/modes.py SOURCE OUT --seeds 0 1 2 --jobs 2
+
+SOURCE has images/, masks/ and split.csv. One thread a job. What is finished is not run again; a stopped training starts over, for some
+of these ways carry something from step to step. Results, small files only, go to results/modes/: cases.csv (a row per way, seed and
+case), runs.csv (a row per run), agreement.csv (a row per way and measurement during real training), table.md.
+"""
+
+import argparse
+import json
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from pixeltrust.config import Config
+from pixeltrust.data import Feed
+from pixeltrust.evaluate import evaluate
+from pixeltrust.losses import pixel_cross_entropy
+from pixeltrust.methods import METHODS, Outcome
+from pixeltrust.metrics import bootstrap_interval
+from pixeltrust.predict import predict
+from pixeltrust.runs import Run, environment
+from pixeltrust.simulate import simulate
+from pixeltrust.train import train
+from pixeltrust.weights import Batch, Step, clean_gradient, pixel_gains, step_along
+
+SETTINGS = {"method": "pixel", "model": "unet-small", "image_size": 32, "epochs": 5}
+RESULTS = Path(__file__).parents[1] / "results" / "modes"
+DECODER = ("upcat_", "final_conv")  # of MONAI's BasicUNet
+MEASURED_EVERY = 50  # updates
+
+
+class Way:
+    """A step with weights from less work; remembers what it reuses."""
+
+    def __init__(self, *, gains="exact", along: tuple[str, ...] = (), clean_every: int = 1, visits: int = 1, share: float = 1.0) -> None:
+        self.gains, self.along, self.clean_every, self.visits, self.share = gains, along, clean_every, visits, share
+        self.updates = 0
+
+    def __call__(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG002
+        if self.updates % self.visits == 0:
+            if self.updates % (self.clean_every * self.visits) == 0:
+                parameters = [p for name, p in model.named_parameters() if not self.along or any(part in name for part in self.along)]
+                self.clean_loss, self.direction = clean_gradient(model, feed.clean(), along=parameters)
+            self.noisy = part_of(feed.noisy(), self.share)
+            step = step_along(self.direction, model, noisy=self.noisy, clean_loss=self.clean_loss, gains=self.gains)
+            self.weights = step.weights
+            outcome = outcome_of(step)
+        else:  # the same images once more, by the weights they had
+            losses = pixel_cross_entropy(model(self.noisy.images), self.noisy.masks)
+            loss = (self.weights * losses).sum()
+            loss.backward()
+            outcome = Outcome(loss=float(loss.detach()))
+        self.updates += 1
+        return outcome
+
+
+class Observed:
+    """The exact method, and now and then how far the others' gains are off at that very moment of a real training."""
+
+    def __init__(self) -> None:
+        self.updates, self.rows = 0, []
+        self.earlier: list[dict[nn.Parameter, Tensor]] = []  # the directions of the last updates, newest first
+        self.last: tuple[Batch, Tensor] | None = None  # the noisy batch of the last update, and its gains then
+
+    def __call__(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG002
+        noisy, clean = feed.noisy(), feed.clean()
+        if self.updates % MEASURED_EVERY == MEASURED_EVERY - 1:
+            self.rows += [{"update": self.updates + 1, **row} for row in self.measured(model, noisy, clean)]
+        clean_loss, direction = clean_gradient(model, clean)
+        step = step_along(direction, model, noisy=noisy, clean_loss=clean_loss)
+        self.earlier, self.last = [direction, *self.earlier[:7]], (noisy, step.gains)
+        self.updates += 1
+        return outcome_of(step)
+
+    def measured(self, model: nn.Module, noisy: Batch, clean: Batch) -> Iterator[dict[str, object]]:
+        exact = pixel_gains(model, noisy=noisy, clean=clean)
+        gradients = [None if p.grad is None else p.grad.clone() for p in model.parameters()]
+        parts = {"decoder": DECODER, "head": ("final_conv",)}
+        directions = {
+            name: clean_gradient(model, clean, along=[p for n, p in model.named_parameters() if any(q in n for q in part)])[1]
+            for name, part in parts.items()
+        }
+        directions |= {f"clean gradient of {age} updates ago": self.earlier[age - 1] for age in (1, 2, 4, 8) if age <= len(self.earlier)}
+        now = clean_gradient(model, clean)[1]
+        for name, direction in directions.items():
+            yield {"way": name, **agreement(step_along(direction, model, noisy=noisy, clean_loss=exact.sum()).gains, exact)}
+        if self.last:
+            images, gains = self.last
+            yield {"way": "gains of one update ago", **agreement(gains, pixel_gains(model, noisy=images, clean=clean))}
+        difference = step_along(now, model, noisy=noisy, clean_loss=exact.sum(), gains="finite-difference").gains
+        yield {"way": "finite difference", **agreement(difference, exact)}
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+
+
+def agreement(gains: Tensor, exact: Tensor) -> dict[str, float]:
+    """Cosine of the gains and of the weights, and the share of equal signs, against the exact ones."""
+    cosine = nn.functional.cosine_similarity
+    return {
+        "cosine": float(cosine(gains.flatten(), exact.flatten(), dim=0)),
+        "weights_cosine": float(cosine(gains.clamp(min=0).flatten(), exact.clamp(min=0).flatten(), dim=0)),
+        "same_sign": float((gains.sign() == exact.sign()).float().mean()),
+        "relative_error": float((gains - exact).norm() / exact.norm()),
+    }
+
+
+def part_of(batch: Batch, share: float) -> Batch:
+    count = max(1, round(share * len(batch.images)))
+    return Batch(batch.images[:count], batch.masks[:count])
+
+
+def outcome_of(step: Step) -> Outcome:
+    return Outcome(
+        loss=float(step.loss),
+        clean_loss=float(step.clean_loss),
+        zero_share=step.zero_share,
+        effective_pixels=step.effective_pixels,
+        all_zero=step.all_zero,
+    )
+
+
+WAYS: dict[str, Callable[[], Callable[..., Outcome]]] = {
+    "exact": Observed,
+    "finite difference": lambda: Way(gains="finite-difference"),
+    "clean gradient kept for 2 updates": lambda: Way(clean_every=2),
+    "clean gradient kept for 4 updates": lambda: Way(clean_every=4),
+    "noisy batch visited twice": lambda: Way(visits=2),
+    "half of the noisy batch": lambda: Way(share=0.5),
+    "decoder only": lambda: Way(along=DECODER),
+    "head only": lambda: Way(along=("final_conv",)),
+    "joint": lambda: METHODS["joint"],
+    "plain": lambda: METHODS["plain"],
+    "clean": lambda: METHODS["clean"],
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    arguments = parser.parse_args()
+    for seed in arguments.seeds:
+        if not (arguments.out / f"data-{seed}").exists():
+            simulate(arguments.source, arguments.out / f"data-{seed}", noise="triangle", clean=100, seed=seed, show_progress=False)
+    runs = [(arguments.out, way, seed) for seed in arguments.seeds for way in arguments.ways]
+    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        folders = list(pool.map(one_run, *zip(*runs, strict=True)))
+    collect(folders)
+
+
+def one_run(out: Path, way: str, seed: int) -> Path:
+    """Train, predict and evaluate, if that is not done yet; a folder with cases.csv, run.json and perhaps agreement.csv."""
+    torch.set_num_threads(1)
+    folder = out / "ways" / f"{way.replace(' ', '-')}-{seed}"
+    if (folder / "run.json").exists():
+        return folder
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    data, method = out / f"data-{seed}", WAYS[way]()
+    start = time.process_time()
+    trained = train(data, out=folder / "run", config=Config(**SETTINGS, seed=seed), method=method, show_progress=False)
+    seconds = time.process_time() - start
+    shown = folder / "images"
+    shown.mkdir()
+    for mask in (data / "test").iterdir():
+        image = next((data / "images").glob(f"{mask.stem}.*"))
+        (shown / image.name).symlink_to(image.resolve())
+    predict(folder / "run", shown, out=folder / "predicted", show_progress=False)
+    evaluate(folder / "predicted", data / "test", out=folder / "cases.csv", show_progress=False)
+    if isinstance(method, Observed):
+        pd.DataFrame(method.rows).to_csv(folder / "agreement.csv", index=False, float_format="%.6f")
+    idle = int(Run(folder / "run").read_table("history.csv").all_zero_steps.sum())
+    row = {"way": way, "seed": seed, "updates": trained.updates, "cpu_seconds": round(seconds, 1), "val_dice": trained.val_dice}
+    (folder / "run.json").write_text(json.dumps(row | {"all_zero_steps": idle}))
+    return folder
+
+
+def collect(folders: list[Path]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    runs = pd.DataFrame([json.loads((folder / "run.json").read_text()) for folder in folders])
+    tables = [pd.read_csv(f / "cases.csv").assign(way=r.way, seed=r.seed) for f, r in zip(folders, runs.itertuples(), strict=True)]
+    cases = pd.concat(tables, ignore_index=True)
+    runs["dice"] = [round(table.dice.mean(), 4) for table in tables]
+    cases.to_csv(RESULTS / "cases.csv", index=False, float_format="%.6f")
+    runs.to_csv(RESULTS / "runs.csv", index=False)
+    measured = [(f, r) for f, r in zip(folders, runs.itertuples(), strict=True) if (f / "agreement.csv").exists()]
+    agreements = pd.concat([pd.read_csv(f / "agreement.csv").assign(seed=r.seed) for f, r in measured], ignore_index=True)
+    agreements.to_csv(RESULTS / "agreement.csv", index=False)
+    record = {name: value for name, value in environment().items() if name not in ("command", "threads")}
+    (RESULTS / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    text = dice_table(cases, runs) + "\n" + agreement_table(agreements)
+    (RESULTS / "table.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def dice_table(cases: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """Per way: Dice per seed and overall, and the difference to exact paired by case (each case averaged over the seeds)."""
+    by_case = cases.groupby(["way", "id"]).dice.mean().unstack("way")
+    seeds = sorted(runs.seed.unique())
+    lines = [
+        "| way | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean Dice, 95 % interval | minus exact | held-out clean Dice |",
+        "|---" * (len(seeds) + 4) + "|",
+    ]
+    for way in by_case.columns[by_case.mean().argsort()[::-1]]:
+        of_way = runs[runs.way == way].set_index("seed")
+        low, high = bootstrap_interval(by_case[way].to_numpy())
+        difference = by_case[way] - by_case["exact"]
+        below, above = bootstrap_interval(difference.to_numpy())
+        against = "–" if way == "exact" else f"{difference.mean():+.3f} ({below:+.3f} to {above:+.3f})"
+        per_seed = " | ".join(f"{of_way.dice[seed]:.3f}" for seed in seeds)
+        mean = f"{by_case[way].mean():.3f} ({low:.3f} to {high:.3f})"
+        lines.append(f"| {way} | {per_seed} | {mean} | {against} | {of_way.val_dice.mean():.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def agreement_table(agreements: pd.DataFrame) -> str:
+    """Medians over the measurements of all seeds, and the worst tenth."""
+    lines = ["| gains by | cosine | worst tenth | cosine of weights | same sign | relative error |", "|---|---|---|---|---|---|"]
+    for way, rows in agreements.groupby("way", sort=False):
+        values = f"{rows.cosine.median():.4f} | {rows.cosine.quantile(0.1):.4f} | {rows.weights_cosine.median():.4f}"
+        lines.append(f"| {way} | {values} | {rows.same_sign.median():.3f} | {rows.relative_error.median():.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
