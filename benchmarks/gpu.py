@@ -29,9 +29,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import kinds
+import measuring
 import step
 import torch
-from step import Cell
+from kinds import Cell
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -70,8 +72,8 @@ class Plan:
 
 def plan_of(device: str, toy: bool) -> Plan:
     if toy:
-        cells = [Cell(network="step:tiny", size=16, noisy=2, clean=2, precision="bf16", device=device)]
-        sizes = {"network": "step:tiny", "size": 32, "batch": 4, "made_up": 30, "clean": 10, "copies": 2, "matrix": 256, "rounds": 2}
+        cells = [Cell(network="kinds:tiny", size=16, noisy=2, clean=2, precision="bf16", device=device)]
+        sizes = {"network": "kinds:tiny", "size": 32, "batch": 4, "made_up": 30, "clean": 10, "copies": 2, "matrix": 256, "rounds": 2}
         return Plan(device=device, cells=tuple(cells), **sizes)
     return Plan(device=device, cells=tuple(cells_of(device)))
 
@@ -165,10 +167,12 @@ def share(plan: Plan, data: Path | None, out: Path, end: float) -> dict[str, Any
     """FLOP of a step, its FLOP a second, and their share of the rate of a large product."""
     rate = matmul_rate(plan)
     cell = Cell(network=plan.network, size=plan.size, noisy=plan.batch, clean=plan.batch, precision="bf16", device=plan.device)
-    kinds = ("plain", "both", "exact")
-    record = step.measure(cell, kinds=kinds, rounds=plan.rounds, agreement=False, seconds=min(plan.cell_seconds, end - time.monotonic()))
+    compared = ("plain", "both", "exact")
+    record = measuring.measure(
+        cell, kinds=compared, rounds=plan.rounds, agreement=False, seconds=min(plan.cell_seconds, end - time.monotonic())
+    )
     rows = []
-    for kind in kinds:
+    for kind in compared:
         if kind in record.get("seconds", ()):
             flop, seconds = flop_of(cell, kind), statistics.median(record["seconds"][kind])
             reached = {"teraflop_a_second": flop / seconds / 1e12, "share_of_rate": flop / seconds / rate}
@@ -186,10 +190,10 @@ def matmul_rate(plan: Plan) -> float:
 
 
 def flop_of(cell: Cell, kind: str) -> int:
-    _, model = step.trained(cell, updates=0)
-    noisy, clean = step.batches(cell)
+    _, model = kinds.trained(cell, updates=0)
+    noisy, clean = kinds.batches(cell)
     with FlopCounterMode(display=False) as counter:
-        step.take(kind, model, noisy, clean)
+        kinds.take(kind, model, noisy, clean)
     return counter.get_total_flops()
 
 
@@ -219,8 +223,8 @@ def variants(plan: Plan, data: Path | None, out: Path, end: float) -> list[dict[
 
 def ordinary(cell: Cell, *, last: bool, compiled: bool) -> Callable[[], None]:
     """A step of `both`, of a network of its own."""
-    _, model = step.trained(cell, updates=0)
-    images, masks = zip(*((batch.images, batch.masks) for batch in step.batches(cell)), strict=True)
+    _, model = kinds.trained(cell, updates=0)
+    images, masks = zip(*((batch.images, batch.masks) for batch in kinds.batches(cell)), strict=True)
     if last:
         model = model.to(memory_format=torch.channels_last)
         images = tuple(some.to(memory_format=torch.channels_last) for some in images)
@@ -239,11 +243,11 @@ def clocked(works: dict[str, Callable[[], Any]], plan: Plan, repeats: int = 3) -
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(plan.rounds + 1):
         for name, work in works.items():
-            step.synchronise(plan.device)
+            measuring.synchronise(plan.device)
             start = time.perf_counter()
             for _ in range(repeats):
                 work()
-            step.synchronise(plan.device)
+            measuring.synchronise(plan.device)
             times[name].append((time.perf_counter() - start) / repeats)
     return {name: statistics.median(taken[1:]) for name, taken in times.items()}
 

@@ -140,15 +140,17 @@ def set_up(table: Path, folder: Path, traced: bool) -> dict[str, float]:
 
 def steps(figure: Path) -> pd.DataFrame:
     """A row per curve, point and kind of step: the median and quartiles of its milliseconds, and its peak memory above the idle state."""
+    import measuring
     import step
+    from kinds import Cell
 
     rows, known = [], {}
     for curve, values in STEPS.items():
         for value in values:
             sizes = {**USUAL, curve: value}
-            cell = step.Cell(network="unet-small", size=sizes["size"], noisy=sizes["batch"], clean=sizes["batch"], classes=sizes["classes"])
+            cell = Cell(network="unet-small", size=sizes["size"], noisy=sizes["batch"], clean=sizes["batch"], classes=sizes["classes"])
             if cell not in known:  # the curves meet in one point
-                known[cell] = step.measure(cell, kinds=tuple(KINDS), rounds=9, warm_updates=1, seconds=12, agreement=False)
+                known[cell] = measuring.measure(cell, kinds=tuple(KINDS), rounds=9, warm_updates=1, seconds=12, agreement=False)
                 print(step.line(known[cell]), flush=True)
             rows += [{"curve": curve, "value": value, **row} for row in step_rows(known[cell])]
     table = pd.DataFrame(rows)

@@ -4,7 +4,8 @@
 
 SOURCE has images/, masks/ and split.csv. One thread a job. What is finished is not run again; a stopped training starts over, for some
 of these ways carry something from step to step. Results, small files only, go to results/modes/: cases.csv (a row per way, seed and
-case), runs.csv (a row per run), agreement.csv (a row per way and measurement during real training), table.md.
+case), runs.csv (a row per run), agreement.csv (a row per way and measurement during real training), costs.csv (a row per way and round,
+measured by itself at the end; with --again once more), table.md.
 """
 
 import argparse
@@ -12,12 +13,15 @@ import json
 import multiprocessing
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
+from kinds import Cell, batches, trained
 from torch import Tensor, nn
 
 from pixeltrust.config import Config
@@ -128,19 +132,21 @@ def outcome_of(step: Step) -> Outcome:
     )
 
 
-WAYS: dict[str, Callable[[], Callable[..., Outcome]]] = {
-    "exact": Observed,
-    "finite difference": lambda: Way(gains="finite-difference"),
-    "clean gradient kept for 2 updates": lambda: Way(clean_every=2),
-    "clean gradient kept for 4 updates": lambda: Way(clean_every=4),
-    "noisy batch visited twice": lambda: Way(visits=2),
-    "half of the noisy batch": lambda: Way(share=0.5),
-    "decoder only": lambda: Way(along=DECODER),
-    "head only": lambda: Way(along=("final_conv",)),
-    "joint": lambda: METHODS["joint"],
-    "plain": lambda: METHODS["plain"],
-    "clean": lambda: METHODS["clean"],
+WAYS: dict[str, dict[str, Any]] = {  # settings of `Way`
+    "exact": {},
+    "finite difference": {"gains": "finite-difference"},
+    "clean gradient kept for 2 updates": {"clean_every": 2},
+    "clean gradient kept for 4 updates": {"clean_every": 4},
+    "noisy batch visited twice": {"visits": 2},
+    "half of the noisy batch": {"share": 0.5},
+    "decoder only": {"along": DECODER},
+    "head only": {"along": ("final_conv",)},
 }
+CYCLE = 4  # updates after which every way begins anew
+
+
+def step_of(way: str) -> Callable[..., Outcome]:
+    return METHODS[way] if way in METHODS else Way(**WAYS[way])
 
 
 def main() -> None:
@@ -149,7 +155,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--ways", nargs="+", default=list(WAYS), choices=[*WAYS, *METHODS])
+    parser.add_argument("--again", action="store_true", help="measure the costs also where the results have them")
     arguments = parser.parse_args()
     for seed in arguments.seeds:
         if not (arguments.out / f"data-{seed}").exists():
@@ -157,7 +164,44 @@ def main() -> None:
     runs = [(arguments.out, way, seed) for seed in arguments.seeds for way in arguments.ways]
     with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         folders = list(pool.map(one_run, *zip(*runs, strict=True)))
+    if arguments.again or not (RESULTS / "costs.csv").exists():
+        RESULTS.mkdir(parents=True, exist_ok=True)
+        costs(arguments.ways).to_csv(RESULTS / "costs.csv", index=False, float_format="%.4f")
     collect(folders)
+
+
+@dataclass
+class Repeated:
+    """A feed that gives the same batches for ever."""
+
+    batches: tuple[Batch, Batch]
+
+    def noisy(self) -> Batch:
+        return self.batches[0]
+
+    def clean(self) -> Batch:
+        return self.batches[1]
+
+
+def costs(ways: Sequence[str], rounds: int = 9) -> pd.DataFrame:
+    """Seconds of an update without its optimiser, the mean of as many as the longest cycle of a way, all in one round robin.
+
+    8 + 8 images of 96x96, as in step.py; `joint` is ordinary training on both batches.
+    """
+    torch.set_num_threads(1)
+    _, model = trained(Cell(network="unet-small"), updates=5)
+    feed, config, rows = Repeated(batches(Cell(network="unet-small"))), Config(**SETTINGS), []
+    steps = {way: step_of(way) for way in dict.fromkeys(["joint", *ways])}
+    for number in range(rounds + 1):
+        turn = number % len(steps)
+        for way in (*list(steps)[turn:], *list(steps)[:turn]):
+            start = time.perf_counter()
+            for _ in range(CYCLE):
+                model.zero_grad()
+                steps[way](model, feed, config)
+            if number:  # the first is dropped
+                rows.append({"round": number, "way": way, "seconds": (time.perf_counter() - start) / CYCLE})
+    return pd.DataFrame(rows)
 
 
 def one_run(out: Path, way: str, seed: int) -> Path:
@@ -168,9 +212,9 @@ def one_run(out: Path, way: str, seed: int) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    data, method = out / f"data-{seed}", WAYS[way]()
+    data, method = out / f"data-{seed}", Observed() if way == "exact" else step_of(way)
     start = time.process_time()
-    trained = train(data, out=folder / "run", config=Config(**SETTINGS, seed=seed), method=method, show_progress=False)
+    training = train(data, out=folder / "run", config=Config(**SETTINGS, seed=seed), method=method, show_progress=False)
     seconds = time.process_time() - start
     shown = folder / "images"
     shown.mkdir()
@@ -182,7 +226,7 @@ def one_run(out: Path, way: str, seed: int) -> Path:
     if isinstance(method, Observed):
         pd.DataFrame(method.rows).to_csv(folder / "agreement.csv", index=False, float_format="%.6f")
     idle = int(Run(folder / "run").read_table("history.csv").all_zero_steps.sum())
-    row = {"way": way, "seed": seed, "updates": trained.updates, "cpu_seconds": round(seconds, 1), "val_dice": trained.val_dice}
+    row = {"way": way, "seed": seed, "updates": training.updates, "cpu_seconds": round(seconds, 1), "val_dice": training.val_dice}
     (folder / "run.json").write_text(json.dumps(row | {"all_zero_steps": idle}))
     return folder
 
@@ -200,19 +244,26 @@ def collect(folders: list[Path]) -> None:
     agreements.to_csv(RESULTS / "agreement.csv", index=False)
     record = {name: value for name, value in environment().items() if name not in ("command", "threads")}
     (RESULTS / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    text = dice_table(cases, runs) + "\n" + agreement_table(agreements)
+    text = dice_table(cases, runs, pd.read_csv(RESULTS / "costs.csv")) + "\n" + agreement_table(agreements)
     (RESULTS / "table.md").write_text(text, encoding="utf-8")
     print(text)
 
 
-def dice_table(cases: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """Per way: Dice per seed and overall, and the difference to exact paired by case (each case averaged over the seeds)."""
+def dice_table(cases: pd.DataFrame, runs: pd.DataFrame, costs: pd.DataFrame) -> str:
+    """Per way: time over `joint`, Dice per seed and overall, and the difference to exact paired by case (averaged over the seeds)."""
+    seconds = costs.pivot(index="round", columns="way", values="seconds")
+    times = seconds.div(seconds["joint"], axis=0).quantile([0.25, 0.5, 0.75])
     by_case = cases.groupby(["way", "id"]).dice.mean().unstack("way")
     seeds = sorted(runs.seed.unique())
-    lines = [
-        "| way | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean Dice, 95 % interval | minus exact | held-out clean Dice |",
-        "|---" * (len(seeds) + 4) + "|",
+    columns = [
+        "way",
+        "time over `joint`",
+        *(f"seed {seed}" for seed in seeds),
+        "mean Dice, 95 % interval",
+        "minus exact",
+        "held-out clean Dice",
     ]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for way in by_case.columns[by_case.mean().argsort()[::-1]]:
         of_way = runs[runs.way == way].set_index("seed")
         low, high = bootstrap_interval(by_case[way].to_numpy())
@@ -221,7 +272,10 @@ def dice_table(cases: pd.DataFrame, runs: pd.DataFrame) -> str:
         against = "–" if way == "exact" else f"{difference.mean():+.3f} ({below:+.3f} to {above:+.3f})"
         per_seed = " | ".join(f"{of_way.dice[seed]:.3f}" for seed in seeds)
         mean = f"{by_case[way].mean():.3f} ({low:.3f} to {high:.3f})"
-        lines.append(f"| {way} | {per_seed} | {mean} | {against} | {of_way.val_dice.mean():.3f} |")
+        faster, usual, slower = times[way]
+        lines.append(
+            f"| {way} | {usual:.2f} ({faster:.2f}–{slower:.2f}) | {per_seed} | {mean} | {against} | {of_way.val_dice.mean():.3f} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -2,46 +2,34 @@
 
 import json
 import sys
-from pathlib import Path
 
+import gpu
+import kinds
+import measuring
 import pytest
+import step
 import torch
 
+from pixeltrust import Batch
 from reference import NETWORKS, seeded
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-TINY = ["--networks", "step:tiny", "--sizes", "16", "--shapes", "2+3", "--device", "cpu", "--rounds", "2", "--warm-updates", "2"]
+TINY = ["--networks", "kinds:tiny", "--sizes", "16", "--shapes", "2+3", "--device", "cpu", "--rounds", "2", "--warm-updates", "2"]
 
 
-@pytest.fixture
-def step(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import step
-
-    return step
-
-
-@pytest.fixture
-def gpu(step):
-    import gpu
-
-    return gpu
-
-
-def test_every_kind_of_step_is_measured_and_in_the_table(step, tmp_path):
+def test_every_kind_of_step_is_measured_and_in_the_table(tmp_path):
     step.main([*TINY, "--out", str(tmp_path)])
     (record,) = json.loads((tmp_path / "cells.json").read_text())
     assert record["failures"] == {}
-    assert list(record["seconds"]) == list(record["cpu_seconds"]) == list(record["peak_mib"]) == list(step.KINDS)
+    assert list(record["seconds"]) == list(record["cpu_seconds"]) == list(record["peak_mib"]) == list(kinds.KINDS)
     assert all(len(times) == 2 and min(times) > 0 for times in record["seconds"].values())
     assert step.ratios(record, "both") == [1, 1]
     assert json.loads((tmp_path / "environment.json").read_text())["cpu"]
     table = (tmp_path / "table.md").read_text()
-    assert "step:tiny, 16x16, 2+3, fp32" in table
-    assert all(f"| `{kind}` |" in table for kind in step.KINDS)
+    assert "kinds:tiny, 16x16, 2+3, fp32" in table
+    assert all(f"| `{kind}` |" in table for kind in kinds.KINDS)
 
 
-def test_a_cell_is_measured_again_only_when_asked(step, tmp_path):
+def test_a_cell_is_measured_again_only_when_asked(tmp_path):
     words = [*TINY, "--out", str(tmp_path), "--kinds", "plain"]
     step.main(words)
     first = (tmp_path / "cells.json").read_text()
@@ -54,9 +42,9 @@ def test_a_cell_is_measured_again_only_when_asked(step, tmp_path):
 
 
 @pytest.mark.parametrize(("precision", "far"), [("fp64", 1e-12), ("fp32", 1e-4)])  # what rounding leaves of a cosine, and to spare
-def test_all_exact_kinds_have_the_weights_of_the_textbook(step, precision, far):
-    cell = step.Cell(network="step:tiny", size=16, noisy=2, clean=2, precision=precision)
-    record = step.measure(cell, rounds=1, warm_rounds=0, memory=False)
+def test_all_exact_kinds_have_the_weights_of_the_textbook(precision, far):
+    cell = kinds.Cell(network="kinds:tiny", size=16, noisy=2, clean=2, precision=precision)
+    record = measuring.measure(cell, rounds=1, warm_rounds=0, memory=False)
     assert record["reference"] == "float64"
     for kind in ("exact", "exact-unfused", "torch-duals", "differentiated"):
         assert record["agreement"][kind]["cosine"] > 1 - far, kind
@@ -64,32 +52,32 @@ def test_all_exact_kinds_have_the_weights_of_the_textbook(step, precision, far):
     assert set(record["agreement"]) == {"exact", "exact-unfused", "torch-duals", "differentiated", "finite-difference"}
 
 
-def test_what_fails_is_said_in_a_word_and_the_rest_is_measured(step):
-    refused = step.measure(step.Cell(network="step:tiny", size=16, precision="bf16"), rounds=1, memory=False)
+def test_what_fails_is_said_in_a_word_and_the_rest_is_measured():
+    refused = measuring.measure(kinds.Cell(network="kinds:tiny", size=16, precision="bf16"), rounds=1, memory=False)
     assert refused["failures"]["finite-difference"]["word"] == "refused"
     assert "refused" in step.table([refused])
-    assert set(step.KINDS) - set(refused["seconds"]) == {"finite-difference"}
-    no_forward_mode = step.measure(step.Cell(network="tiny:without_forward_mode", size=16), rounds=1, memory=False)
+    assert set(kinds.KINDS) - set(refused["seconds"]) == {"finite-difference"}
+    no_forward_mode = measuring.measure(kinds.Cell(network="tiny:without_forward_mode", size=16), rounds=1, memory=False)
     assert no_forward_mode["failures"]["exact"]["word"] == "no forward mode"
     assert {"plain", "both", "finite-difference"} <= set(no_forward_mode["seconds"])
 
 
-def test_a_process_that_dies_takes_only_its_kind_with_it(step):
-    with pytest.raises(step.Failure) as failure:
-        step._in_fresh_process(sys.exit, 3)
+def test_a_process_that_dies_takes_only_its_kind_with_it():
+    with pytest.raises(measuring.Failure) as failure:
+        measuring._in_fresh_process(sys.exit, 3)
     assert failure.value.word == "died"
 
 
-def test_the_textbook_step_leaves_modules_that_are_registered_twice_as_they_were(step):
+def test_the_textbook_step_leaves_modules_that_are_registered_twice_as_they_were():
     network = seeded(NETWORKS["dyn-unet"], 2, 1, dtype=torch.float32)
     before = [(name, id(p)) for name, p in network.named_parameters(remove_duplicate=False)]
-    noisy, clean = (step.Batch(torch.randn(1, 1, 16, 16), torch.randint(0, 2, (1, 16, 16))) for _ in range(2))
-    step.differentiated(network, noisy, clean)
+    noisy, clean = (Batch(torch.randn(1, 1, 16, 16), torch.randint(0, 2, (1, 16, 16))) for _ in range(2))
+    kinds.differentiated(network, noisy, clean)
     assert [(name, id(p)) for name, p in network.named_parameters(remove_duplicate=False)] == before
     assert all(p.grad is not None for p in network.parameters())
 
 
-def test_the_gpu_benchmark_runs_as_a_toy(gpu, tmp_path, capsys):
+def test_the_gpu_benchmark_runs_as_a_toy(tmp_path, capsys):
     gpu.main(["--toy", "--device", "cpu", "--out", str(tmp_path)])
     results = json.loads((tmp_path / "gpu.json").read_text())
     assert [row["method"] for row in results["training"]] == ["pixel", "plain", "joint", "pixel"]
@@ -104,6 +92,6 @@ def test_the_gpu_benchmark_runs_as_a_toy(gpu, tmp_path, capsys):
     assert "images/s" in capsys.readouterr().out
 
 
-def test_the_gpu_benchmark_says_what_its_budget_had_no_room_for(gpu, tmp_path, capsys):
+def test_the_gpu_benchmark_says_what_its_budget_had_no_room_for(tmp_path, capsys):
     gpu.main(["--toy", "--device", "cpu", "--out", str(tmp_path), "--budget-seconds", "0"])
     assert capsys.readouterr().out.count("not measured") == len(gpu.PARTS)

@@ -1,13 +1,16 @@
 """The forward-mode rules against torch's own forward mode, operation by operation, in float64."""
 
+import copy
 import weakref
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from pixeltrust import pixel_gains
+from pixeltrust import pixel_gains, reweighted_step
 from pixeltrust.duals import Tangents, Unfollowed, following, linear, pointwise, products
 from pixeltrust.duals.other import any_other
 from pixeltrust.tangents import buffers_kept, exact_tangent, forward_mode_tangent
@@ -316,3 +319,28 @@ def test_a_network_that_is_not_all_differentiable_keeps_its_frozen_parts():
     _, direction = clean_gradient(model, batch(2))
     expected = forward_mode_tangent(model, batch(1).images, direction)[1]
     assert_equal_to_rounding(exact_tangent(model, batch(1).images, direction)[1], expected)
+
+
+class Checkpointed(nn.Module):
+    """The network's layers are not kept for the backward, but computed again there."""
+
+    def __init__(self, layers):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, images):
+        for layer in self.layers:
+            images = checkpoint(layer, images, use_reentrant=False)
+        return images
+
+
+@pytest.mark.parametrize("wrapped", [Checkpointed, partial(torch.compile, backend="eager")], ids=["checkpointed", "compiled"])
+@pytest.mark.parametrize("gains", ["exact", "finite-difference"])
+def test_a_wrapped_network_gives_the_same_step(wrapped, gains):
+    noisy, clean = batch(1), batch(2)
+    layers = seeded(lambda: nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv2d(4, 1, 1))).double()
+    expected = reweighted_step(plain := copy.deepcopy(layers), noisy=noisy, clean=clean, gains=gains)
+    step = reweighted_step(wrapped(layers), noisy=noisy, clean=clean, gains=gains)
+    assert_equal_to_rounding(step.weights, expected.weights)
+    for parameter, wanted in zip(layers.parameters(), plain.parameters(), strict=True):
+        assert_equal_to_rounding(parameter.grad, wanted.grad)

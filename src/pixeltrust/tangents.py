@@ -7,11 +7,13 @@ A direction v has one tensor per parameter that it moves. The tangent of the log
     finite-difference   (f(θ + h v) − f(θ)) / h, on separate tensors: θ itself is never touched
 
 Nothing is copied but what a pass may change (buffers). The module holds the very same Parameter objects afterwards, under every
-name it knows them by. torch.func.functional_call is not used: on modules registered twice it leaves plain tensors behind.
+name it knows them by. torch.func.functional_call is not used: on modules registered twice it leaves plain tensors behind. Of a network
+from torch.compile, the passes here run uncompiled.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
@@ -42,7 +44,7 @@ def exact_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tup
         return forward_mode_tangent(model, images, direction)
     kept = nullcontext() if model in _FOLLOWED else _restored_after(Unfollowed, model)
     try:
-        with _explained(model), torch.enable_grad(), kept, Tangents(direction) as tangents:
+        with _explained(model), _uncompiled(), torch.enable_grad(), kept, Tangents(direction) as tangents:
             logits, tangent = tangents.dual(model(images))
     except Unfollowed:
         _FOLLOWED[model] = False
@@ -57,7 +59,7 @@ def forward_mode_tangent(model: nn.Module, images: Tensor, direction: Direction)
     Raises:
         ValueError: as `exact_tangent`.
     """
-    with _explained(model), forward_mode.dual_level():
+    with _explained(model), _uncompiled(), forward_mode.dual_level():
         duals = {parameter: forward_mode.make_dual(parameter, tangent) for parameter, tangent in direction.items()}
         with _standing_in(model, "_parameters", duals), plain_attention():
             output = model(images)
@@ -81,7 +83,7 @@ def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direc
         return logits, torch.zeros_like(logits).detach()
     precision = _Precision(direction)
     step = 2 * torch.finfo(precision.coarsest).eps ** 0.5 / norm
-    with _full_float32():
+    with _full_float32(), _uncompiled():
         with torch.no_grad(), torch.random.fork_rng(_random_devices(images.device)), buffers_kept(model), precision:
             moved = {parameter: torch.add(parameter, tangent, alpha=step) for parameter, tangent in direction.items()}
             with _standing_in(model, "_parameters", moved):
@@ -142,6 +144,11 @@ def _explained(model: nn.Module) -> Iterator[None]:
         raise ValueError(
             f'{type(model).__name__} has an operation without forward-mode derivative; use gains="finite-difference" ({error})'
         ) from error
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """What torch.compile has made of networks is left aside: it would compile the rules too, and again for every moved parameter."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager
