@@ -25,8 +25,8 @@ from kinds import Cell, batches, trained
 from torch import Tensor, nn
 
 from pixeltrust.config import Config
-from pixeltrust.data import Feed
 from pixeltrust.evaluate import evaluate
+from pixeltrust.feeds import Feed
 from pixeltrust.losses import pixel_cross_entropy
 from pixeltrust.methods import METHODS, Outcome
 from pixeltrust.metrics import bootstrap_interval

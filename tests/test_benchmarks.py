@@ -1,7 +1,9 @@
 """The benchmarks that measure steps run, at toy size, and their figures are of the right kind. (How fast anything is, no test says.)"""
 
+import importlib
 import json
 import sys
+from pathlib import Path
 
 import gpu
 import kinds
@@ -95,3 +97,8 @@ def test_the_gpu_benchmark_runs_as_a_toy(tmp_path, capsys):
 def test_the_gpu_benchmark_says_what_its_budget_had_no_room_for(tmp_path, capsys):
     gpu.main(["--toy", "--device", "cpu", "--out", str(tmp_path), "--budget-seconds", "0"])
     assert capsys.readouterr().out.count("not measured") == len(gpu.PARTS)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in Path(step.__file__).parent.glob("*.py")))
+def test_every_benchmark_fits_the_library(name):
+    importlib.import_module(name)
