@@ -32,6 +32,7 @@ VALUES = {
     "batch_size": counts,
     "clean_batch_size": counts,
     "clean_weight": positive,
+    "along": st.text(),
     "epochs": counts,
     "learning_rate": st.floats(1e-300, 1e300),
     "momentum": shares,

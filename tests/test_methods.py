@@ -10,7 +10,7 @@ from pixeltrust import weights as weights_module
 from pixeltrust.config import Config
 from pixeltrust.feeds import Feed
 from pixeltrust.methods import METHODS
-from pixeltrust.weights import Batch, Step
+from pixeltrust.weights import Batch, Step, pixel_weights
 from reference import PlainUNet, assert_equal_to_rounding, batch, clamped, clean_mean, differentiated_gains, reference_gradients, seeded
 
 CLASSES = pytest.mark.parametrize("classes", [1, 3])
@@ -137,6 +137,13 @@ def test_pixel_takes_its_gains_as_the_setting_says():
     exact, difference = (stepped("pixel", gains=gains)[0] for gains in ("exact", "finite-difference"))
     assert exact.effective_pixels != difference.effective_pixels
     assert exact.effective_pixels == pytest.approx(difference.effective_pixels, rel=0.01)
+
+
+def test_pixel_takes_its_gains_along_the_parts_that_the_setting_names():
+    model = network()
+    head = list(model.head.parameters())
+    weights = pixel_weights(model, noisy=batch(**NOISY), clean=batch(**CLEAN), along=head)
+    assert stepped("pixel", along="head")[0].effective_pixels == pytest.approx(float(1 / weights.square().sum()), rel=1e-9)
 
 
 def test_a_step_in_which_no_noisy_pixel_helps_says_so_and_has_no_gradient():

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pixeltrust.errors import ConfigError
-from pixeltrust.models import WIDTHS, build_model
+from pixeltrust.models import WIDTHS, build_model, parameters_along
 
 
 def count(model):
@@ -85,3 +85,17 @@ def test_a_wrong_function_is_a_config_error_that_names_it(users_module, name, sa
         build_model(name, channels=1, classes=1)
     assert said in str(error.value)
     assert repr(name) in str(error.value)
+
+
+def test_the_parameters_of_named_parts_whatever_wraps_the_network():
+    network = build_model("unet-small", channels=1, classes=1)
+    chosen = {id(p) for name, p in network.named_parameters() if name.startswith(("upcat_", "final_conv"))}
+    assert len(chosen) > 10
+    for model in (network, nn.Sequential(network)):
+        assert {id(p) for p in parameters_along(model, "upcat_, final_conv")} == chosen
+        assert parameters_along(model, "") is None
+
+
+def test_a_part_that_is_not_in_the_network_is_an_error_that_names_those_that_are():
+    with pytest.raises(ConfigError, match=r"along = 'final_conv,decoder'.*'decoder'; the network's parts: conv_0, down_1, .*final_conv"):
+        parameters_along(build_model("unet-small", channels=1, classes=1), "final_conv,decoder")

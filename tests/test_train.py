@@ -493,6 +493,7 @@ CHANGES = {
     "clean_batch_size": {"clean_batch_size": 2},
     "clean_weight": {"clean_weight": 0.5},
     "gains": {"gains": "finite-difference"},
+    "along": {"along": "5"},
     "epochs": {"epochs": 4},
     "learning_rate": {"learning_rate": 2e-3},
     "optimizer": {"optimizer": "sgd"},

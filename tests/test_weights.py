@@ -497,6 +497,34 @@ def test_logits_of_another_size_than_the_masks_are_an_error(function):
         function(model, noisy=batch(1), clean=batch(2))
 
 
+@pytest.mark.parametrize("gains", ["exact", "finite-difference"])
+def test_gains_along_some_parameters_and_along_the_others_add_up(gains):
+    """Each is an inner product over its own parameters."""
+    model, batches = network("basic-unet"), {"noisy": batch(1), "clean": batch(2), "gains": gains}
+    parameters = list(model.parameters())
+    parts = [pixel_gains(model, along=iter(some), **batches) for some in (parameters[:5], parameters[5:])]
+    whole = pixel_gains(model, **batches)
+    torch.testing.assert_close(sum(parts), whole, rtol=0, atol=(1e-12 if gains == "exact" else 1e-6) * float(whole.abs().max()))
+    assert all(float((part - whole).abs().max()) > 0.01 * float(whole.abs().max()) for part in parts)
+
+
+@pytest.mark.parametrize("clean_weight", [0, 0.7])
+def test_a_step_along_some_parameters_updates_all(clean_weight):
+    model, noisy, clean = network("basic-unet"), batch(1), batch(2)
+    some = list(model.parameters())[-4:]
+    step = reweighted_step(model, noisy=noisy, clean=clean, clean_weight=clean_weight, along=some)
+    assert_equal_to_rounding(step.weights, pixel_weights(model, noisy=noisy, clean=clean, along=some))
+    expected = reference_gradients(model, weights=step.weights, noisy=noisy, clean=clean, clean_weight=clean_weight)
+    for name, parameter in model.named_parameters():
+        assert_equal_to_rounding(parameter.grad, expected[name])
+
+
+def test_gains_along_nothing_are_an_error():
+    model = network("plain").requires_grad_(False)
+    with pytest.raises(ValueError, match="along has no parameter that requires a gradient; leave it out"):
+        pixel_gains(model, noisy=batch(1), clean=batch(2), along=model.parameters())
+
+
 def test_unknown_gains_and_a_negative_clean_weight_are_errors():
     batches = {"noisy": batch(1), "clean": batch(2)}
     for function in FUNCTIONS:

@@ -56,6 +56,9 @@ class Config:
     gains: Literal["exact", "finite-difference"] = "exact"
     """How `pixel` takes the gains: forward mode, or a difference of two passes."""
 
+    along: str = ""
+    """Parts of the network along which `pixel` takes its gains, as their parameters' names begin, with commas between; empty: all."""
+
     epochs: int = 50
     """Passes over the noisy cases; every method makes epochs × ceil(noisy cases / batch_size) updates."""
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pixeltrust.config import Config
 from pixeltrust.feeds import Feed
 from pixeltrust.losses import cross_entropy_of_labels, mean_over_counted
+from pixeltrust.models import parameters_along
 from pixeltrust.weights import Batch, reweighted_step
 
 
@@ -60,6 +61,7 @@ def pixel(model: nn.Module, feed: Feed, config: Config) -> Outcome:
         clean_weight=config.clean_weight,
         pixel_loss=cross_entropy_of_labels,
         gains=config.gains,
+        along=parameters_along(model, config.along),
     )
     helps = step.weights.any()
     weights = step.weights.to(torch.float32 if step.weights.device.type == "mps" else torch.float64)  # which mps does not have

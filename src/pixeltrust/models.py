@@ -61,6 +61,24 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
     return model
 
 
+def parameters_along(model: nn.Module, along: str) -> list[nn.Parameter] | None:
+    """The parameters of the named parts of a network, or None (all of them) where none is named.
+
+    Args:
+        along: how their names begin, commas between; a wrapper's name before that does not matter.
+
+    Raises:
+        ConfigError: a name that fits no parameter; names those there are.
+    """
+    parts = [part.strip() for part in along.split(",") if part.strip()]
+    named = {f".{name}": parameter for name, parameter in model.named_parameters()}
+    for part in parts:
+        if not any(f".{part}" in name for name in named):
+            known = ", ".join(dict.fromkeys(name.split(".")[1] for name in named))
+            raise ConfigError(f"along = {along!r}: no parameter's name begins with {part!r}; the network's parts: {known}")
+    return [parameter for name, parameter in named.items() if any(f".{part}" in name for part in parts)] if parts else None
+
+
 def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, int]) -> None:
     """One pass over an empty image, so that a network that does not fit is known before anything is read or written.
 

@@ -30,7 +30,7 @@ from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.feeds import Ahead, Feed
 from pixeltrust.methods import METHODS, Method
-from pixeltrust.models import build_model, try_out
+from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
 from pixeltrust.progress import progress_bar
 from pixeltrust.runs import CACHE, Run, parameters
@@ -275,7 +275,7 @@ def _try_gains(model: nn.Module, config: Config) -> None:
     """The gains of one empty image, so that a network that has none is known before anything is written."""
     batch = Batch(torch.zeros(1, config.channels, *config.size), torch.zeros(1, *config.size))
     try:
-        pixel_gains(model.eval(), noisy=batch, clean=batch, gains=config.gains)
+        pixel_gains(model.eval(), noisy=batch, clean=batch, gains=config.gains, along=parameters_along(model, config.along))
     except ValueError as error:
         raise ConfigError(f"method = 'pixel' cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}") from error
 

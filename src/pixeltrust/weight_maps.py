@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pixeltrust.data import Pixels, Streams, pieces
 from pixeltrust.losses import IGNORE
+from pixeltrust.models import parameters_along
 from pixeltrust.runs import Run
 from pixeltrust.weights import normalised, pixel_gains
 
@@ -43,12 +44,13 @@ def _gains_by_many(model: nn.Module, pixels: Pixels, noisy: np.ndarray, clean: n
     """Gains (N, H, W) of noisy cases by the sum of clean losses (the sum of their gains), in batches no larger than those of a step."""
     config = pixels.config
     model.eval()
+    along = parameters_along(model, config.along)
     noisy_batches = [pixels.batch(piece, device) for piece in pieces(noisy, config.batch_size)]
     total = torch.zeros(len(noisy), *config.size, device=device)
     for piece in pieces(clean, config.clean_batch_size):
         batch = pixels.batch(piece, device)
         counted = (batch.masks != IGNORE).sum()
         if counted:
-            gains = [pixel_gains(model, noisy=noisy_batch, clean=batch, gains=config.gains) for noisy_batch in noisy_batches]
+            gains = [pixel_gains(model, noisy=noisy_batch, clean=batch, gains=config.gains, along=along) for noisy_batch in noisy_batches]
             total += counted * torch.cat(gains)
     return total

@@ -85,27 +85,43 @@ class Step:
 
 
 def pixel_gains(
-    model: nn.Module, *, noisy: Batch, clean: Batch, pixel_loss: PixelLoss = pixel_cross_entropy, gains: Gains = "exact"
+    model: nn.Module,
+    *,
+    noisy: Batch,
+    clean: Batch,
+    pixel_loss: PixelLoss = pixel_cross_entropy,
+    gains: Gains = "exact",
+    along: Iterable[nn.Parameter] | None = None,
 ) -> Tensor:
     """⟨∇ℓ_p, ∇L_c⟩ of every noisy pixel, (B, *S): how fast a step on its loss alone lowers the mean clean loss; 0 where ignored.
 
     The model is left as it was: parameters, their .grad, buffers.
 
+    Args:
+        along: the parameters over which the product is taken, those of a decoder say: cheaper, and approximate. All where not given.
+
     Raises:
-        ValueError: shapes or labels that do not agree; a clean batch of ignored pixels only; `gains` of another name.
+        ValueError: shapes or labels that do not agree; a clean batch of ignored pixels only; `gains` of another name; `along` has
+            nothing that is trained.
     """
     with buffers_kept(model):
-        _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss)
+        _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss, along=along)
         with torch.no_grad():
             logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
     return _gains(logits, tangent, noisy.masks, pixel_loss)
 
 
 def pixel_weights(
-    model: nn.Module, *, noisy: Batch, clean: Batch, pixel_loss: PixelLoss = pixel_cross_entropy, gains: Gains = "exact"
+    model: nn.Module,
+    *,
+    noisy: Batch,
+    clean: Batch,
+    pixel_loss: PixelLoss = pixel_cross_entropy,
+    gains: Gains = "exact",
+    along: Iterable[nn.Parameter] | None = None,
 ) -> Tensor:
     """Weights (B, *S) of the noisy pixels, ≥ 0, that sum to 1 over the batch, or are all 0 where no pixel helps. See `pixel_gains`."""
-    return normalised(pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=pixel_loss, gains=gains))
+    return normalised(pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=pixel_loss, gains=gains, along=along))
 
 
 def normalised(gains: Tensor) -> Tensor:
@@ -123,6 +139,7 @@ def reweighted_step(
     clean_weight: float = 0.0,
     pixel_loss: PixelLoss = pixel_cross_entropy,
     gains: Gains = "exact",
+    along: Iterable[nn.Parameter] | None = None,
 ) -> Step:
     """Add the gradient of Σ w ℓ + λ L_c to the parameters' .grad, as backward() does, with the weights of this very θ.
 
@@ -135,6 +152,7 @@ def reweighted_step(
         clean_weight: λ ≥ 0, the clean loss's share in the update; 0 is the paper.
         pixel_loss: (logits, masks) to losses (B, *S); pixel by pixel, differentiable in forward and reverse mode.
         gains: "exact" (forward mode) or "finite-difference" (cheaper, float32 only; see `tangents` for its error).
+        along: as in `pixel_gains`. The update is of all parameters nevertheless.
 
     Raises:
         ValueError: as `pixel_gains`; λ < 0.
@@ -142,14 +160,16 @@ def reweighted_step(
     if clean_weight < 0:
         raise ValueError(f"clean_weight must be 0 or more, not {clean_weight}")
     _tangent_rule(gains)
+    along = None if along is None else list(along)
     with nullcontext() if clean_weight > 0 else buffers_kept(model):
-        clean_loss, direction = clean_gradient(model, clean, pixel_loss=pixel_loss)
+        clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=None if clean_weight > 0 else along)
+    direction = gradient if along is None else {parameter: gradient[parameter] for parameter in along if parameter in gradient}
     noisy_loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains)
     if clean_weight > 0:
-        for parameter, v in direction.items():
+        for parameter, v in gradient.items():
             share = torch.mul(v, clean_weight, out=torch.empty_like(parameter))  # in the parameter's own memory format
             parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
-    direction.clear()  # the backward needs the memory
+    del direction, gradient  # the backward needs the memory
     noisy_loss.backward()
     return replace(step, loss=step.loss + clean_weight * clean_loss)
 
@@ -160,14 +180,16 @@ def clean_gradient(
     """L_c, the mean loss of the counted clean pixels, and v = ∇L_c for those of the parameters that it reaches.
 
     Args:
-        along: the parameters to take; all that require a gradient where not given. Fewer make gains cheaper, and approximate.
+        along: as in `pixel_gains`.
 
     Raises:
-        ValueError: all clean pixels are ignored.
+        ValueError: all clean pixels are ignored; `along` has nothing that is trained.
     """
     if not (clean.masks != IGNORE).any():
         raise ValueError(f"the clean batch has no counted pixel: all of masks {tuple(clean.masks.shape)} is {IGNORE} (ignored)")
     trained = [parameter for parameter in (model.parameters() if along is None else along) if parameter.requires_grad]
+    if along is not None and not trained:
+        raise ValueError("along has no parameter that requires a gradient; leave it out to take all of them")
     with torch.enable_grad():
         losses = pixel_loss(_at_least_float32(model(clean.images)), clean.masks)
         loss = mean_over_counted(losses, clean.masks)
