@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from pixeltrust import runs, train
-from tiny import configured
+from tiny import acting_at, configured
 
 torch.set_num_threads(1)
 
@@ -30,18 +30,11 @@ def die():
 
 def arm(kind, *details):
     """Make this process die at the moment."""
-    counts = {"update": 0, "file": 0}
+    counts = {"file": 0}
     if kind == "seconds":
         return
     if kind == "update":
-        for name, method in list(train.METHODS.items()):
-
-            def dying(model, feed, config, method=method):
-                counts["update"] += 1
-                outcome = method(model, feed, config)
-                return die() if counts["update"] == details[0] else outcome
-
-            train.METHODS[name] = dying
+        train.build_method = acting_at(details[0], die, train.build_method)
         return
     name, number = details
     real_replacing = runs.replacing

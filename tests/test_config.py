@@ -33,6 +33,7 @@ VALUES = {
     "clean_batch_size": counts,
     "clean_weight": positive,
     "along": st.text(),
+    "finetune_share": shares,
     "epochs": counts,
     "learning_rate": st.floats(1e-300, 1e300),
     "momentum": shares,
@@ -169,7 +170,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_every_setting(name):
 
 
 def test_a_wrong_choice_names_the_choices_and_the_nearest():
-    refused(lambda: Config(method="pixels"), "plain, clean, joint, pixel", "'pixels'", "did you mean 'pixel'?")
+    refused(lambda: Config(method="pixels"), "plain, clean, joint, finetuned", "'pixels'", "did you mean 'pixel'?")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What each compared method adds to .grad in one step, against the table of methods worked out by hand with torch's own losses."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from pixeltrust import methods as methods_module
 from pixeltrust import weights as weights_module
 from pixeltrust.config import Config
 from pixeltrust.feeds import Feed
-from pixeltrust.methods import METHODS
+from pixeltrust.methods import METHODS, build_method
 from pixeltrust.weights import Batch, Step, pixel_weights
 from reference import PlainUNet, assert_equal_to_rounding, batch, clamped, clean_mean, differentiated_gains, reference_gradients, seeded
 
@@ -40,7 +41,8 @@ def stepped(method, classes=1, model=None, only=("noisy", "clean", "pool"), **se
     """The outcome, the gradients by name, and what was asked for."""
     model = model or network(classes)
     feed, asked = fed(classes, only)
-    outcome = METHODS[method](model, feed, Config(**settings))
+    config = Config(method=method, **settings)
+    outcome = build_method(model, config)(model, feed, config)
     return outcome, {name: p.grad for name, p in model.named_parameters()}, asked
 
 
@@ -139,6 +141,30 @@ def test_pixel_takes_its_gains_as_the_setting_says():
     assert exact.effective_pixels == pytest.approx(difference.effective_pixels, rel=0.01)
 
 
+@CLASSES
+@pytest.mark.parametrize("clean_weight", [0.0, 0.7])
+def test_image_weighs_the_mean_loss_of_every_image(classes, clean_weight):
+    """Against the weights of Ren et al. by the differentiated step: gains of the images' summed losses, over their counted pixels."""
+    outcome, gradients, _ = stepped("image", classes, only=("noisy", "clean"), clean_weight=clean_weight)
+    noisy, clean = batch(**NOISY, classes=classes), batch(**CLEAN, classes=classes)
+    counted = (noisy.masks != 255).double()
+    numbers = counted.sum((1, 2))
+    weights = clamped(differentiated_gains(network(classes), noisy=noisy, clean=clean, per_image=True) / numbers)
+    shared = (weights / numbers).view(-1, 1, 1) * counted
+    assert_equal_to_rounding(outcome.weights, shared)
+    assert_same(gradients, reference_gradients(network(classes), weights=shared, noisy=noisy, clean=clean, clean_weight=clean_weight))
+
+
+@pytest.mark.parametrize(("share", "update", "stream"), [(0.5, 4, "pool"), (0.5, 5, "clean"), (0.0, 9, "pool"), (1.0, 0, "clean")])
+def test_finetuned_is_plain_and_in_its_last_share_clean(share, update, stream):
+    feed, asked = fed()
+    model, config = network(), Config(finetune_share=share)
+    METHODS["finetuned"](model, replace(feed, update=update, updates=10), config)
+    assert asked == [stream]
+    expected = by_hand(1, (1.0, POOL if stream == "pool" else CLEAN))
+    assert_same({name: p.grad for name, p in model.named_parameters()}, expected)
+
+
 def test_pixel_takes_its_gains_along_the_parts_that_the_setting_names():
     model = network()
     head = list(model.head.parameters())
@@ -185,7 +211,7 @@ def test_what_pixel_reports_does_not_wait_for_its_numbers(monkeypatch):
     step = Step(values.sum(), values.sum(), values, values, values[:, None], values != 0)
     monkeypatch.setattr(methods_module, "reweighted_step", lambda *_, **__: step)
     outcome = METHODS["pixel"](network(), without_values(), Config())
-    assert all(value.shape == () for value in vars(outcome).values())
+    assert all(value.shape == () for value in outcome.numbers().values())
 
 
 @pytest.mark.parametrize("noisy_masks", ["some ignored", "all ignored", "as they are"])

@@ -29,15 +29,14 @@ from pixeltrust.cases import Case
 from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
 from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.methods import Outcome
+from pixeltrust.methods import METHODS, Outcome, pixel
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.runs import Run
 from pixeltrust.train import train
 from pixeltrust.weight_maps import map_epochs
 from pixeltrust.weights import pixel_weights
-from tiny import configured, draw
+from tiny import acting_at, configured, draw
 
-METHODS = ("plain", "clean", "joint", "pixel")
 SCHEDULES = ("cosine", "constant", "step")
 UPDATES = 9  # of `configured()`: 3 epochs of 4, 4 and 2 noisy images
 FILES = {"config.toml", "environment.json", "cases.csv", "history.csv", "steps.csv", "checkpoint.pt", "best.pt", "model.pt"}
@@ -98,17 +97,7 @@ def assert_same_run(one, other):
 
 def at_update(monkeypatch, number, act):
     """Call `act` in the middle of update `number` of this process."""
-    count = Counter()
-    for name, method in list(train_module.METHODS.items()):
-
-        def stepping(model, feed, config, method=method):
-            count["updates"] += 1
-            outcome = method(model, feed, config)
-            if count["updates"] == number:
-                act()
-            return outcome
-
-        monkeypatch.setitem(train_module.METHODS, name, stepping)
+    monkeypatch.setattr(train_module, "build_method", acting_at(number, act, train_module.build_method))
 
 
 def press_ctrl_c():
@@ -149,7 +138,7 @@ def test_an_update_is_the_optimisers_step_along_the_methods_gradient(data, tmp_p
         seen["gradients"] = {name.removeprefix("_forward_module."): p.grad.clone() for name, p in model.named_parameters()}
         return Outcome(loss=float(losses.detach()))
 
-    monkeypatch.setitem(train_module.METHODS, "plain", looking)
+    monkeypatch.setattr(train_module, "build_method", lambda model, config: looking)
     sgd = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "learning_rate": 0.3, "epochs": 1, "batch_size": 16}
     trained(data, tmp_path / "run", method="plain", **sgd)
     for name, value in state_of(tmp_path / "run").items():
@@ -169,7 +158,7 @@ def test_another_step_than_the_methods_can_be_given(data, straight, tmp_path):
 
     def clean_twice(model, feed, config):
         seen.append((len(feed.clean().images), config))
-        return train_module.METHODS["clean"](model, feed, config)
+        return METHODS["clean"](model, feed, config)
 
     out = tmp_path / "run"
     done = train(data, out=out, config=configured(method="plain"), method=clean_twice, show_progress=False)
@@ -181,9 +170,9 @@ def test_another_step_than_the_methods_can_be_given(data, straight, tmp_path):
 
 def test_a_step_may_report_tensors_and_the_tables_hold_numbers(data, straight, tmp_path):
     def reporting(model, feed, config):
-        outcome = train_module.METHODS["pixel"](model, feed, config)
+        numbers = pixel(model, feed, config).numbers()
         kinds = {bool: torch.bool, float: torch.float64}
-        return Outcome(**{name: torch.tensor(value, dtype=kinds[type(value)]) for name, value in vars(outcome).items()})
+        return Outcome(**{name: torch.tensor(value, dtype=kinds[type(value)]) for name, value in numbers.items()})
 
     train(data, out=tmp_path / "run", config=configured(method="pixel"), method=reporting, show_progress=False)
     assert_same_run(tmp_path / "run", straight(method="pixel"))
@@ -494,6 +483,7 @@ CHANGES = {
     "clean_weight": {"clean_weight": 0.5},
     "gains": {"gains": "finite-difference"},
     "along": {"along": "5"},
+    "finetune_share": {"finetune_share": 0.5},
     "epochs": {"epochs": 4},
     "learning_rate": {"learning_rate": 2e-3},
     "optimizer": {"optimizer": "sgd"},
@@ -505,7 +495,7 @@ CHANGES = {
     "seed": {"seed": 1},
     "val_fraction": {"val_fraction": 0.75},  # 10 of 14 held out, not 11
 }
-BASES = {"momentum": {"optimizer": "sgd"}}
+BASES = {"momentum": {"optimizer": "sgd"}, "finetune_share": {"method": "finetuned"}}
 NOT_NUMBERS = {"device", "cache_gib", "checkpoint_minutes", "weight_map_cases"}
 
 
@@ -671,7 +661,7 @@ def test_held_out_and_test_cases_are_in_no_batch_and_all_others_are(data, tmp_pa
     assert (len(roles["noisy"]), len(roles["clean"]), cases["held_out"].sum()) == (10, 3, 11)
     used = {stream: {name for (s, _), names in seen.batches.items() if s == stream for name in names} for stream, _ in seen.batches}
     expected = {"noisy": roles["noisy"], "clean": roles["clean"], "pool": roles["noisy"] | roles["clean"]}
-    wanted = {"plain": ["pool"], "clean": ["clean"], "joint": ["noisy", "clean"], "pixel": ["noisy", "clean"]}[method]
+    wanted = {"plain": ["pool"], "clean": ["clean"], "finetuned": ["pool", "clean"]}.get(method, ["noisy", "clean"])
     assert used == {stream: expected[stream] for stream in wanted}
 
 

@@ -527,6 +527,8 @@ def test_gains_along_nothing_are_an_error():
 
 def test_unknown_gains_and_a_negative_clean_weight_are_errors():
     batches = {"noisy": batch(1), "clean": batch(2)}
+    with pytest.raises(ValueError, match="per must be 'pixel' or 'image', not 'case'"):
+        reweighted_step(network("plain"), **batches, per="case")
     for function in FUNCTIONS:
         with pytest.raises(ValueError, match="gains must be one of 'exact', 'finite-difference', not 'double'"):
             function(network("plain"), gains="double", **batches)

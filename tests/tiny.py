@@ -40,6 +40,32 @@ def two_logits(*, in_channels, out_channels):
     return network(in_channels=in_channels, out_channels=2)
 
 
+def acting_at(number, act, build):
+    """`methods.build_method`, whose methods call `act` at the end of step `number`."""
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 1
+        if steps == number:
+            act()
+
+    def building(model, config):
+        method = build(model, config)
+        if isinstance(method, nn.Module):
+            method.register_forward_hook(lambda *_: count())
+            return method
+
+        def stepping(model, feed, config):
+            outcome = method(model, feed, config)
+            count()
+            return outcome
+
+        return stepping
+
+    return building
+
+
 class _Reversing(torch.autograd.Function):
     """Has a backward, but no forward mode."""
 

@@ -13,7 +13,7 @@ from pixeltrust.config import Config, to_toml
 from pixeltrust.errors import RunError
 from pixeltrust.runs import Run, one_line
 
-_WITH_STATE = ("model", "optimizer", "schedule")
+_WITH_STATE = ("model", "optimizer", "schedule", "memory")
 _PLAIN = ("update", "images", "best_dice", "seconds", "epochs", "steps")
 
 
@@ -24,6 +24,8 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
+    memory: nn.Module = field(default_factory=nn.Module)
+    """What the method remembers from step to step; empty for most."""
     update: int = 0
     images: int = 0
     best_dice: float = -1.0
@@ -53,7 +55,7 @@ class State:
         """
         try:
             for name in _WITH_STATE:
-                getattr(self, name).load_state_dict(packed[name])
+                getattr(self, name).load_state_dict(packed.get(name, {}) if name == "memory" else packed[name])
             torch.set_rng_state(packed["random"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise RunError(f"{run.folder / 'checkpoint.pt'}: does not fit this network and these settings: {one_line(error)}") from None

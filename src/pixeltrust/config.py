@@ -15,7 +15,7 @@ import tomli_w
 
 from pixeltrust.errors import ConfigError
 
-MethodName = Literal["plain", "clean", "joint", "pixel"]
+MethodName = Literal["plain", "clean", "joint", "finetuned", "image", "pixel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class Config:
     """
 
     method: MethodName = "pixel"
-    """How a step uses the masks: `plain`, `clean`, `joint` or `pixel`."""
+    """How a step uses the masks; the methods are in the table above."""
 
     model: str = "unet"
     """`unet` (widths 64 to 1024), `unet-small` (16 to 256), or `package.module:function`."""
@@ -51,13 +51,16 @@ class Config:
     """Clean images in a step."""
 
     clean_weight: float = 0.0
-    """λ of `pixel`: how much the clean loss itself adds to the update; 0 is the paper."""
+    """λ of `pixel` and `image`: how much the clean loss itself adds to the update; 0 is the paper."""
 
     gains: Literal["exact", "finite-difference"] = "exact"
-    """How `pixel` takes the gains: forward mode, or a difference of two passes."""
+    """How `pixel` and `image` take the gains: forward mode, or a difference of two passes."""
 
     along: str = ""
-    """Parts of the network along which `pixel` takes its gains, as their parameters' names begin, with commas between; empty: all."""
+    """Parts of the network along which the gains are taken, as their parameters' names begin, with commas between; empty: all."""
+
+    finetune_share: float = 1 / 3
+    """Share of the updates, the last ones, that `finetuned` makes on clean batches alone."""
 
     epochs: int = 50
     """Passes over the noisy cases; every method makes epochs × ceil(noisy cases / batch_size) updates."""
@@ -129,6 +132,7 @@ _RANGES = (
     ("batch_size", 1, _ANY),
     ("clean_batch_size", 1, _ANY),
     ("clean_weight", 0, _FINITE),
+    ("finetune_share", 0, 1),
     ("epochs", 1, _ANY),
     ("momentum", 0, 1),
     ("weight_decay", 0, _FINITE),

@@ -10,12 +10,16 @@ from pixeltrust.weights import Batch
 
 @dataclass(frozen=True)
 class Feed:
-    """The batches of one update, each made when asked for, or before."""
+    """The batches of one update, each made when asked for, or before; and which update it is."""
 
     noisy: Callable[[], Batch]
     clean: Callable[[], Batch]
     pool: Callable[[], Batch]
     """From one shuffled pool of noisy and clean cases."""
+    update: int = 0
+    """Updates made before this one."""
+    updates: int = 1
+    """Of the whole training."""
 
 
 class Ahead:

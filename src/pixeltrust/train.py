@@ -29,7 +29,7 @@ from pixeltrust.config import Config
 from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.feeds import Ahead, Feed
-from pixeltrust.methods import METHODS, Method
+from pixeltrust.methods import TAKE_GAINS, Method, build_method
 from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
 from pixeltrust.progress import progress_bar
@@ -82,8 +82,9 @@ def train(
         out: the run folder to make; with `resume` the one to continue. Starts over where no checkpoint was written, and succeeds at once
             where the run has finished.
         config: the settings; the defaults where not given.
-        method: another step than that of `config.method`: any function (model, feed, config) to Outcome that adds to .grad. All else
-            goes by the settings (with `pixel`, weight maps too). The run folder does not know it: to continue, give it again.
+        method: another step than that of `config.method`: any function (model, feed, config) to Outcome that adds to .grad, or an
+            nn.Module that does so and remembers something (see `methods`). All else goes by the settings (with `pixel`, weight maps
+            too). The run folder does not know it: to continue, give it again.
         show_progress: a progress bar on standard error.
 
     Raises:
@@ -111,7 +112,7 @@ def train(
     table = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
     with run.claimed():
         streams = Streams(cases, clean, held, config, run.folder / CACHE)
-        loop = _Loop(run, config, fabric, streams, method or METHODS[config.method], show_progress)
+        loop = _Loop(run, config, fabric, streams, method, show_progress)
         if packed is None:
             run.create(config, table)
         else:
@@ -123,21 +124,23 @@ def train(
 
 
 class _Loop:
-    def __init__(self, run: Run, config: Config, fabric: Fabric, streams: Streams, method: Method, show_progress: bool) -> None:
-        self.run, self.config, self.streams, self.method, self.show_progress = run, config, streams, method, show_progress
+    def __init__(self, run: Run, config: Config, fabric: Fabric, streams: Streams, method: Method | None, show_progress: bool) -> None:
+        self.run, self.config, self.streams, self.show_progress = run, config, streams, show_progress
         self.device = fabric.device
         self.total = config.epochs * streams.updates_per_epoch
         torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
         model = build_model(config.model, channels=config.channels, classes=config.classes)
         try_out(model, channels=config.channels, classes=config.classes, size=config.size)
-        if config.method == "pixel":
+        if config.method in TAKE_GAINS:
             _try_gains(model, config)
         if not streams.pixels.mapped:
             streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
         torch.manual_seed(int(generator(config.seed, "dropout").integers(2**31)))
         self.model = fabric.setup_module(model if config.precision == "32" else _InBfloat16(model))
-        optimizer = build_optimizer(model, config)
-        self.state = State(model, optimizer, build_schedule(optimizer, config, self.total))
+        self.method = method or build_method(model, config)
+        memory = self.method.to(self.device) if isinstance(self.method, nn.Module) else nn.Module()
+        optimizer = build_optimizer(nn.ModuleList([model, memory]), config)
+        self.state = State(model, optimizer, build_schedule(optimizer, config, self.total), memory)
 
     def to_the_end(self) -> None:
         """Run the updates that are left."""
@@ -176,7 +179,8 @@ class _Loop:
             return made
 
         rate = state.schedule.get_last_lr()[0]
-        feed = Feed(noisy=partial(batch, "noisy"), clean=partial(batch, "clean"), pool=partial(batch, "pool"))
+        streams = {name: partial(batch, name) for name in ("noisy", "clean", "pool")}
+        feed = Feed(**streams, update=state.update, updates=self.total)
         try:
             with clock.part("step"):
                 outcome = self.method(self.model, feed, self.config)
@@ -188,7 +192,7 @@ class _Loop:
             state.schedule.step()
         state.update += 1
         state.images += sum(seen)
-        state.steps.append({"update": state.update, "learning_rate": rate, **vars(outcome)})
+        state.steps.append({"update": state.update, "learning_rate": rate, **outcome.numbers()})
 
     def _end_epoch(self, clock: Clock) -> None:
         self._settle(clock)
@@ -255,7 +259,7 @@ def _fabric(config: Config) -> Fabric:
         raise ConfigError("device = 'cuda', but torch sees no such device; use device = 'auto' or 'cpu'")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device = 'mps', but torch sees no such device; use device = 'auto' or 'cpu'")
-    if config.method == "pixel" and config.gains == "finite-difference" and config.precision != "32":
+    if config.method in TAKE_GAINS and config.gains == "finite-difference" and config.precision != "32":
         raise ConfigError("gains = 'finite-difference' is noise in bf16; use gains = 'exact', or precision = '32'")
     return Fabric(accelerator=config.device, devices=1)
 
@@ -277,13 +281,15 @@ def _try_gains(model: nn.Module, config: Config) -> None:
     try:
         pixel_gains(model.eval(), noisy=batch, clean=batch, gains=config.gains, along=parameters_along(model, config.along))
     except ValueError as error:
-        raise ConfigError(f"method = 'pixel' cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"method = {config.method!r} cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _means(steps: list[dict[str, Any]]) -> dict[str, float]:
     """Over the steps of an epoch; `all_zero` is counted."""
     table = pd.DataFrame(steps)
-    means = {name: float(table[name].mean()) for name in ("loss", "clean_loss", "zero_share", "effective_pixels")}
+    means = {str(name): float(table[name].mean()) for name in table if name not in ("update", "learning_rate", "all_zero")}
     return {"learning_rate": float(table["learning_rate"].iloc[-1]), **means, "all_zero_steps": int(table["all_zero"].sum())}
 
 

@@ -17,7 +17,7 @@ Yang, Urtasun, "Learning to Reweight Examples for Robust Deep Learning", ICML 20
 from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_mode
@@ -27,6 +27,7 @@ from pixeltrust.losses import IGNORE, PixelLoss, mean_over_counted, pixel_cross_
 from pixeltrust.tangents import Direction, TangentRule, buffers_kept, exact_tangent, finite_difference_tangent
 
 Gains = Literal["exact", "finite-difference"]
+Per = Literal["pixel", "image"]
 _TANGENTS = {"exact": exact_tangent, "finite-difference": finite_difference_tangent}
 
 
@@ -131,6 +132,17 @@ def normalised(gains: Tensor) -> Tensor:
     return helpful / helpful.sum().clamp(min=torch.finfo(helpful.dtype).tiny)
 
 
+def per_image(gains: Tensor, masks: Tensor) -> Tensor:
+    """The mean gain of every image, shared out evenly over its counted pixels, (B, *S): the gain of the image's mean loss.
+
+    Normalised, these are the image weights of Ren et al.: Σ w ℓ is then the weighted mean of the images' mean losses.
+    """
+    counted = (masks != IGNORE).to(gains.dtype)
+    numbers = counted.flatten(1).sum(1).clamp(min=1)
+    shares = gains.flatten(1).sum(1) / numbers.square()
+    return counted * shares.view(-1, *(1,) * (gains.ndim - 1))
+
+
 def reweighted_step(
     model: nn.Module,
     *,
@@ -140,6 +152,7 @@ def reweighted_step(
     pixel_loss: PixelLoss = pixel_cross_entropy,
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
+    per: Per = "pixel",
 ) -> Step:
     """Add the gradient of Σ w ℓ + λ L_c to the parameters' .grad, as backward() does, with the weights of this very θ.
 
@@ -153,18 +166,21 @@ def reweighted_step(
         pixel_loss: (logits, masks) to losses (B, *S); pixel by pixel, differentiable in forward and reverse mode.
         gains: "exact" (forward mode) or "finite-difference" (cheaper, float32 only; see `tangents` for its error).
         along: as in `pixel_gains`. The update is of all parameters nevertheless.
+        per: "pixel", or "image": one weight for all pixels of an image (Ren et al.; see `per_image`).
 
     Raises:
-        ValueError: as `pixel_gains`; λ < 0.
+        ValueError: as `pixel_gains`; λ < 0; `per` of another name.
     """
     if clean_weight < 0:
         raise ValueError(f"clean_weight must be 0 or more, not {clean_weight}")
+    if per not in get_args(Per):
+        raise ValueError(f"per must be 'pixel' or 'image', not {per!r}")
     _tangent_rule(gains)
     along = None if along is None else list(along)
     with nullcontext() if clean_weight > 0 else buffers_kept(model):
         clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=None if clean_weight > 0 else along)
     direction = gradient if along is None else {parameter: gradient[parameter] for parameter in along if parameter in gradient}
-    noisy_loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains)
+    noisy_loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, per)
     if clean_weight > 0:
         for parameter, v in gradient.items():
             share = torch.mul(v, clean_weight, out=torch.empty_like(parameter))  # in the parameter's own memory format
@@ -211,20 +227,20 @@ def step_along(
     Raises:
         ValueError: as `pixel_gains`.
     """
-    loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains)
+    loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, "pixel")
     loss.backward()
     return step
 
 
 def _weighted_loss(
-    direction: Direction, model: nn.Module, noisy: Batch, clean_loss: Tensor, pixel_loss: PixelLoss, gains: Gains
+    direction: Direction, model: nn.Module, noisy: Batch, clean_loss: Tensor, pixel_loss: PixelLoss, gains: Gains, per: Per
 ) -> tuple[Tensor, Step]:
     """Σ w ℓ with its graph, and what was seen on the way to it."""
     with torch.enable_grad():
         logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
         losses = pixel_loss(_at_least_float32(logits), noisy.masks)
         gain = _gains(logits, tangent, noisy.masks, pixel_loss)
-        weights = normalised(gain)
+        weights = normalised(gain if per == "pixel" else per_image(gain, noisy.masks))
         loss = (weights * losses).sum()
     seen = {"gains": gain, "weights": weights, "logits": logits.detach(), "counted": noisy.masks != IGNORE}
     return loss, Step(loss=loss.detach(), clean_loss=clean_loss, **seen)
