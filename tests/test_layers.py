@@ -12,7 +12,7 @@ LAYERS = (
     ("labels", "cases", "sources", "runs", "checkpoints"),
     ("data", "feeds", "methods", "validation", "weight_maps"),
     ("train", "predict", "evaluate", "simulate", "synthetic"),
-    ("charts",),
+    ("charts", "benchmark"),
     ("report", "demo"),
     ("cli",),
 )

@@ -123,7 +123,9 @@ def test_every_method_makes_as_many_updates_as_noisy_batches_fill_the_epochs(dat
     assert history(tmp_path / "run")["update"].tolist() == [per_epoch, 2 * per_epoch]
     assert len(pd.read_csv(tmp_path / "run" / "steps.csv")) == 2 * per_epoch
     noisy, clean = 2 * 10, 2 * per_epoch * 3
-    assert done.images == {"plain": 2 * per_epoch * batch_size, "clean": clean, "joint": noisy + clean, "pixel": noisy + clean}[method]
+    first = round(2 / 3 * done.updates)
+    expected = {"plain": done.updates * batch_size, "clean": clean, "finetuned": first * batch_size + (done.updates - first) * 3}
+    assert done.images == expected.get(method, noisy + clean)
 
 
 def test_an_update_is_the_optimisers_step_along_the_methods_gradient(data, tmp_path, monkeypatch):

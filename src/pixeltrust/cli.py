@@ -183,6 +183,26 @@ def evaluate(
 
 
 @app.command()
+def benchmark(
+    source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ and split.csv, or a data folder or table of your own.")],
+    out: Annotated[Path, typer.Option("--out", help="Where everything goes.")],
+    config: Annotated[Path | None, typer.Option("--config", help="A TOML file: methods, noise, clean, seeds, and settings.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="One of these, key=value; may be repeated.")] = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", help="Trainings at once; as many as GPUs, or cores, if not given.")] = None,
+    on: Annotated[str, typer.Option("--on", help="local, or ray (a cluster).")] = "local",
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods over kinds of noise, numbers of clean masks and seeds; a stopped benchmark continues by the same command.
+
+    Example: pixeltrust benchmark isic2017 --config grid.toml --out benchmark
+    """
+    from pixeltrust.benchmark import benchmark, read_grid
+
+    grid = read_grid(config, setting or [])
+    print(benchmark(source, out=out, grid=grid, jobs=jobs, on=on, show_progress=not quiet))
+
+
+@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or a demo's.")],
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder where not given.")] = None,

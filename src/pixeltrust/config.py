@@ -158,19 +158,36 @@ def read_config(file: Path | None = None, settings: Sequence[str] = ()) -> Confi
     """
     values: dict[str, Any] = {}
     if file is not None:
-        try:
-            values.update(tomllib.loads(file.read_text(encoding="utf-8-sig")))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-        except tomllib.TOMLDecodeError as error:
-            raise ConfigError(f"{file}: not valid TOML: {error}") from None
+        values.update(read_toml(file))
         _refuse_unknown(values, f"{file}: ")
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {text}: write it as key=value")
-        values[key.strip()] = _toml_value(value.strip())
+    values.update(map(setting, settings))
     return config_from(values)
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """What a TOML file holds.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from None
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """The name and value of a `key=value` text; a bare word is a string.
+
+    Raises:
+        ConfigError: it is written in another way.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: write it as key=value")
+    return key.strip(), _toml_value(value.strip())
 
 
 def config_from(values: Mapping[str, Any], source: str = "") -> Config:
@@ -191,10 +208,15 @@ def _refuse_unknown(values: Mapping[str, Any], source: str) -> None:
             raise ConfigError(f"{source}unknown setting {name!r}; {hint}")
 
 
-def to_toml(config: Config) -> str:
-    """The settings as the TOML text that `read_config` reads back; unset ones are left out."""
+def values_of(config: Config) -> dict[str, Any]:
+    """The settings as plain values that `config_from` takes back; unset ones are left out."""
     values = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
-    return tomli_w.dumps({name: list(value) if isinstance(value, tuple) else value for name, value in values.items()})
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def to_toml(config: Config) -> str:
+    """The settings as the TOML text that `read_config` reads back."""
+    return tomli_w.dumps(values_of(config))
 
 
 def _toml_value(text: str) -> Any:

@@ -116,7 +116,7 @@ def simulate(
     source, out = Path(source), Path(out)
     _check_out(source, out)
     cases = read_source(source, show_progress=show_progress)
-    noisy_cases, clean_cases, test_cases = _parts(cases, clean, seed, source)
+    noisy_cases, clean_cases, test_cases = split_roles(cases, clean=clean, seed=seed, source=source)
     draw = _Draw(function, seed, needs_image=callable(noise) or noise == "unsupervised")
     with whole_folder(out) as folder:
         if target_dice is None:
@@ -165,8 +165,14 @@ def _check_out(source: Path, out: Path) -> None:
 # --- the cases ----------------------------------------------------------------------------------------------------
 
 
-def _parts(cases: list[SourceCase], clean: int, seed: int, source: Path) -> tuple[list[SourceCase], list[SourceCase], list[SourceCase]]:
-    """(noisy, clean, test) cases."""
+def split_roles(
+    cases: list[SourceCase], *, clean: int, seed: int, source: Path
+) -> tuple[list[SourceCase], list[SourceCase], list[SourceCase]]:
+    """(noisy, clean, test) cases of a source; the seed draws the clean ones.
+
+    Raises:
+        DataError: no training case would be left to be noisy.
+    """
     training = [case for case in cases if case.trains]
     if clean >= len(training):
         raise DataError(

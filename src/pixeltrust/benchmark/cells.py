@@ -1,0 +1,203 @@
+"""One cell: train, predict, evaluate; a job by itself, in a process of its own.
+
+    OUT/cells/<cell>/  spec.json  cases.csv  truth.csv (of a source)  run/  predicted/  test.csv  cell.json  log.txt  failed.json
+
+`python -m pixeltrust.benchmark FOLDER` does what spec.json says and writes cell.json last of all: a cell that has it is finished.
+A cell that was stopped continues its training where it was.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+from torch import Tensor, nn
+
+from pixeltrust.benchmark.grid import Cell, masks_of
+from pixeltrust.benchmark.pruning import pruned, seconds_of_halves
+from pixeltrust.cases import Case, read_cases
+from pixeltrust.config import Config, config_from, values_of
+from pixeltrust.data import Streams, held_out
+from pixeltrust.errors import PixeltrustError
+from pixeltrust.evaluate import evaluate
+from pixeltrust.feeds import Feed
+from pixeltrust.files import link_or_copy, replacing
+from pixeltrust.images import image_suffix
+from pixeltrust.losses import IGNORE
+from pixeltrust.methods import METHODS, TAKE_GAINS, Method, Outcome
+from pixeltrust.metrics import mean_of_defined
+from pixeltrust.predict import predict
+from pixeltrust.runs import CACHE, one_line
+from pixeltrust.tables import write_csv
+from pixeltrust.train import train
+
+GRACE = 60.0  # seconds that a stopped cell has for its last update and checkpoint
+
+
+def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, truth: pd.DataFrame | None) -> None:
+    """All that a cell needs, for a process that knows its folder alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("cases.csv", table), ("truth.csv", truth)):
+        if rows is not None:
+            with replacing(folder / name) as unfinished:
+                write_csv(rows, unfinished)
+    _write_json(folder / "spec.json", {"cell": asdict(cell), "config": values_of(config)})
+
+
+def finished(folder: Path) -> bool:
+    """Whether the cell has come to its end."""
+    return (folder / "cell.json").is_file()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a cell wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def run_cell(folder: Path) -> None:
+    """Do what is left to be done of a cell.
+
+    Raises:
+        PixeltrustError: its training, prediction or measurement cannot be done.
+    """
+    with FileLock(folder / ".lock"):  # another process, left over from a stopped benchmark, may be at its last update
+        if not finished(folder):
+            (folder / "failed.json").unlink(missing_ok=True)
+            _work(folder)
+
+
+def _work(folder: Path) -> None:
+    spec = read_json(folder / "spec.json")
+    cell, config = Cell(**spec["cell"]), config_from(spec["config"])
+    run, fresh, began = folder / "run", not (folder / "run").exists(), time.process_time()
+    data, settings = pruned(folder, config) if masks_of(cell.method) == "pruned" else (folder / "cases.csv", config)
+    method = _watched(folder, config) if config.method in TAKE_GAINS and (folder / "truth.csv").is_file() else None
+    trained = train(data, out=run, config=settings, method=method, resume=True, show_progress=False)
+    cpu = time.process_time() - began
+    cases = _measure(folder, config)
+    cell_record = {
+        **asdict(cell),
+        **{name: mean_of_defined(cases[name].to_numpy()) for name in ("dice", "jaccard")},
+        "val_dice": trained.val_dice,
+        "updates": trained.updates,
+        "seconds": sum(trained.seconds.values()) + seconds_of_halves(folder),
+        "cpu_seconds": cpu if fresh else None,  # of a training in one sitting
+        "notes": list(trained.notes),
+    }
+    _write_json(folder / "cell.json", cell_record)
+    (run / "checkpoint.pt").unlink(missing_ok=True)  # three times the size of the network, and nothing is left to continue
+
+
+def _measure(folder: Path, config: Config) -> pd.DataFrame:
+    """Predict and evaluate the test cases, at their own size, with the last weights."""
+    images, masks, predicted = (folder / name for name in ("test-images", "test-masks", "predicted"))
+    for gathered in (images, masks, predicted):
+        shutil.rmtree(gathered, ignore_errors=True)
+    for case in read_cases(folder / "cases.csv", show_progress=False).of("test"):
+        _gather(case, images, masks)
+    predict(folder / "run", images, out=predicted, show_progress=False)
+    evaluation = evaluate(
+        predicted, masks, classes=config.classes, ignore_label=config.ignore_label, out=folder / "test.csv", show_progress=False
+    )
+    for gathered in (images, masks):
+        shutil.rmtree(gathered)
+    return evaluation.cases
+
+
+def _gather(case: Case, images: Path, masks: Path) -> None:
+    for file, folder in ((case.image, images), (case.mask, masks)):
+        folder.mkdir(exist_ok=True)
+        link_or_copy(file, folder / f"{case.id}{image_suffix(file)}")
+
+
+# --- what the weights do, where the truth is known ----------------------------------------------------------------
+
+
+def _watched(folder: Path, config: Config) -> Method:
+    """The method of the settings, whose steps also report how they weigh pixels that are truly wrong."""
+    method = METHODS[config.method]
+    assert not isinstance(method, type)
+    cases = read_cases(folder / "truth.csv", show_progress=False)
+    clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
+    truth = Streams(cases, clean, held, config, folder / CACHE)
+
+    def watched(model: nn.Module, feed: Feed, config: Config) -> Outcome:
+        seen = feed.noisy()
+        outcome = method(model, replace(feed, noisy=lambda: seen), config)
+        assert outcome.weights is not None
+        true = truth.batch("noisy", feed.update).masks  # the same images in the same turns
+        return replace(outcome, more={**outcome.more, **weight_of_wrong(outcome.weights.cpu(), seen.masks.cpu(), true)})
+
+    return watched
+
+
+def weight_of_wrong(weights: Tensor, masks: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
+    """How pixels are weighed whose mask is not the truth; all (B, *S), ignored pixels left out.
+
+    Returns:
+        wrong_pixels: their share of all pixels.  wrong_weight: their share of the weight; NaN where all weights are 0.
+        wrong_weighed, right_weighed: the share of wrong and of right pixels that have a weight above 0.
+    """
+    counted = (masks != IGNORE) & (truth != IGNORE)
+    wrong, right = counted & (masks != truth), counted & (masks == truth)
+    weighed = weights > 0
+    return {
+        "wrong_pixels": wrong.sum() / counted.sum(),
+        "wrong_weight": weights[wrong].sum() / weights[counted].sum(),
+        "wrong_weighed": weighed[wrong].float().mean(),
+        "right_weighed": weighed[right].float().mean(),
+    }
+
+
+# --- the process --------------------------------------------------------------------------------------------------
+
+
+def attempt(folder: Path) -> str | None:
+    """`run_cell`, and why it failed, which failed.json keeps; None where it did not.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; its checkpoint is written.
+    """
+    try:
+        run_cell(folder)
+    except Exception as error:  # whatever it is, the other cells go on
+        traceback.print_exc()
+        text = str(error) if isinstance(error, PixeltrustError) else f"{type(error).__name__}: {one_line(error)}"
+        with suppress(OSError):  # a full disk, say, of which the log may tell
+            _write_json(folder / "failed.json", {"error": text})
+        return text
+    return None
+
+
+def main(folder: Path) -> int:
+    """The cell of a folder as a process: 0 done, 1 failed, 130 stopped, by Ctrl-C or because standard input closed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        return 1 if attempt(folder) else 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end of standard input; when that closes, it is gone: stop, so that nobody works unseen."""
+    with suppress(OSError):
+        while os.read(0, 1):  # not by sys.stdin, whose lock would be held when the process ends
+            pass
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(GRACE)
+    os._exit(130)
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

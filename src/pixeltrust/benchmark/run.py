@@ -1,0 +1,174 @@
+"""The whole benchmark: check everything, run what is not finished, gather what is."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from pixeltrust.benchmark.cells import finished, read_json, write_spec
+from pixeltrust.benchmark.grid import CEILING, Cell, Grid
+from pixeltrust.benchmark.jobs import PLACES, Launcher, Local, OnRay, run_all
+from pixeltrust.benchmark.masks import FolderMasks, Masks, SourceMasks
+from pixeltrust.errors import ConfigError, RunError, count
+from pixeltrust.files import replacing
+from pixeltrust.progress import progress_bar
+from pixeltrust.runs import environment
+
+FORMAT = 1  # of benchmark.json
+COLUMNS = ("method", "noise", "clean", "seed", "dice", "seconds", "status")
+"""The first columns of cells.csv."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark:
+    """What a benchmark did; `str` of it is what a person wants to read at its end."""
+
+    out: Path
+    cells: pd.DataFrame
+    """A row per cell of the grid: `COLUMNS`, then jaccard, val_dice, updates, cpu_seconds, error. status: done or failed."""
+
+    def __str__(self) -> str:
+        failed = self.cells[self.cells["status"] == "failed"]
+        lines = [f"{row.method}, {row.noise}, {row.clean} clean, seed {row.seed} failed: {row.error}" for row in failed.itertuples()]
+        done = f"{count(len(self.cells) - len(failed), 'cell')} done"
+        again = f", {len(failed):,} failed (the same command tries them again)" if len(failed) else ""
+        return "\n".join([*lines, f"{done}{again}; the results are in {self.out}"])
+
+
+def benchmark(source: Path, *, out: Path, grid: Grid, jobs: int | None = None, on: str = "local", show_progress: bool = True) -> Benchmark:
+    """Run a grid; what is finished in `out` is not run again, so a stopped benchmark continues and a larger grid adds to it.
+
+    Args:
+        source: a folder with known truth (images/, masks/, split.csv), or a data folder or table with noisy, clean and test cases.
+        out: a new or empty folder, or that of a benchmark of the same source and settings.
+        grid: what is compared.
+        jobs: cells at once; as many as GPUs, or cores, where not given.
+        on: `local`, or `ray`.
+        show_progress: a progress bar on standard error.
+
+    Raises:
+        ConfigError, DataError: the grid cannot be run on this source; before any training.
+        RunError: `out` is of another benchmark, in use, or cannot be written.
+        KeyboardInterrupt: Ctrl-C; every running cell has ended after its update in hand, and continues next time.
+    """
+    source, out = Path(source), Path(out)
+    launcher = launcher_of(on, jobs)
+    with claimed(out, source, grid):
+        masks = masks_from(source, out, show_progress=show_progress)
+        grid = masks.completed(grid)
+        run_cells(grid.cells(), grid, masks, out, launcher, show_progress=show_progress)
+        return Benchmark(out=out, cells=gather(grid.cells(), out))
+
+
+def launcher_of(on: str, jobs: int | None) -> Launcher:
+    """Where the cells run.
+
+    Raises:
+        ConfigError: there is no such place.
+    """
+    if on not in PLACES:
+        raise ConfigError(f"--on must be {' or '.join(PLACES)}, not {on!r}")
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs must be 1 or more, not {jobs}")
+    return OnRay(jobs) if on == "ray" else Local(jobs)
+
+
+def masks_from(source: Path, out: Path, *, show_progress: bool) -> Masks:
+    """A source, or a user's own data, by what lies there."""
+    if (source / "masks").is_dir() and not (source / "noisy").is_dir():
+        return SourceMasks(source, out, show_progress=show_progress)
+    return FolderMasks(source, show_progress=show_progress)
+
+
+@contextmanager
+def claimed(out: Path, source: Path, grid: Grid) -> Iterator[None]:
+    """The folder of this benchmark, made or recognised, for this process alone."""
+    record = {"format": FORMAT, "source": str(source.resolve()), "settings": dict(grid.settings), "variants": dict(grid.variants)}
+    try:
+        known = (out / "benchmark.json").is_file()
+        if not known and out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
+            raise RunError(f"{out}: has something in it that is no benchmark; choose a new or empty folder")
+        out.mkdir(parents=True, exist_ok=True)
+        with FileLock(out / ".lock", timeout=0):
+            if known:
+                _refuse_another(out, record)
+            _write(out / "benchmark.json", {**record, "grid": grid.record()})
+            _write(out / "environment.json", environment())
+            yield
+    except Timeout:
+        raise RunError(f"{out}: another process is at work on this benchmark; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise RunError(f"{error.filename or out}: cannot be read or written: {error.strerror or error}") from None
+
+
+def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launcher: Launcher, *, show_progress: bool) -> None:
+    """Run those that are not finished, as many at once as the launcher has place for; a line on standard error for each that fails."""
+    folders = {folder_of(cell, out): cell for cell in cells}
+    waiting = [folder for folder in folders if not finished(folder)]
+
+    def ready(folder: Path) -> None:
+        cell = folders[folder]
+        masks.prepare(cell)
+        table = masks.table(cell, true=cell.method == CEILING)
+        write_spec(folder, cell, grid.config(cell), table, masks.table(cell, true=True) if masks.knows_truth else None)
+
+    with progress_bar(show_progress) as bar:
+        task = bar.add_task("benchmark", total=len(folders), completed=len(folders) - len(waiting), note="")
+        failed = 0
+        for folder, error in run_all(waiting, launcher, ready):
+            failed += error is not None
+            if error and show_progress:
+                bar.console.print(f"{folder.name} failed: {error}", markup=False, highlight=False)
+            note = f"last: {folder.name}" + (f"; {failed:,} failed" if failed else "")
+            bar.update(task, advance=1, note=note)
+            write_cells(out, gather(cells, out))
+
+
+def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
+    """A row per cell; see `Benchmark.cells`. Cells that have not been run have the status `not run`."""
+    rows = pd.DataFrame([_row(cell, folder_of(cell, out)) for cell in cells])
+    return rows[[*COLUMNS, *(name for name in rows if name not in COLUMNS)]]
+
+
+def write_cells(out: Path, cells: pd.DataFrame) -> None:
+    """cells.csv, whole or not at all."""
+    with replacing(out / "cells.csv") as unfinished:
+        cells.to_csv(unfinished, index=False)
+
+
+def folder_of(cell: Cell, out: Path) -> Path:
+    """Where a cell works."""
+    return out.absolute() / "cells" / cell.name
+
+
+def _row(cell: Cell, folder: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": cell.method, "noise": cell.noise, "clean": cell.clean, "seed": cell.seed}
+    row |= {"fold": cell.fold} if cell.fold is not None else {}
+    names = ("dice", "seconds", "jaccard", "val_dice", "updates", "cpu_seconds")
+    if finished(folder):
+        done = read_json(folder / "cell.json")
+        return row | {"status": "done", **{name: done[name] for name in names}, "error": ""}
+    failed = (folder / "failed.json").is_file()
+    error = read_json(folder / "failed.json")["error"] if failed else ""
+    return row | {"status": "failed" if failed else "not run", **dict.fromkeys(names), "error": error}
+
+
+def _refuse_another(out: Path, record: dict[str, Any]) -> None:
+    try:
+        before = json.loads((out / "benchmark.json").read_text(encoding="utf-8"))
+        changed = [name for name in record if before[name] != record[name]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{out / 'benchmark.json'}: cannot be read as the record of a benchmark ({error}); choose another --out") from None
+    if changed:
+        what = ", ".join(f"{name} = {before[name]!r}, now {record[name]!r}" for name in changed)
+        raise RunError(f"{out}: was started with another {what}; give the same again (axes may grow), or another --out")
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    with replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
