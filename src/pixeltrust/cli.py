@@ -188,6 +188,7 @@ def benchmark(
     out: Annotated[Path, typer.Option("--out", help="Where everything goes.")],
     config: Annotated[Path | None, typer.Option("--config", help="A TOML file: methods, noise, clean, seeds, and settings.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="One of these, key=value; may be repeated.")] = None,
+    ask: Annotated[bool, typer.Option("--question", help="Does it help on my data? By cross-validation over the clean cases.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Trainings at once; as many as GPUs, or cores, if not given.")] = None,
     on: Annotated[str, typer.Option("--on", help="local, or ray (a cluster).")] = "local",
     quiet: Quiet = False,
@@ -196,10 +197,10 @@ def benchmark(
 
     Example: pixeltrust benchmark isic2017 --config grid.toml --out benchmark
     """
-    from pixeltrust.benchmark import benchmark, read_grid
+    from pixeltrust.benchmark import benchmark, launcher_of, question, read_grid
 
-    grid = read_grid(config, setting or [])
-    print(benchmark(source, out=out, grid=grid, jobs=jobs, on=on, show_progress=not quiet))
+    work = question if ask else benchmark
+    print(work(source, out=out, grid=read_grid(config, setting or []), launcher=launcher_of(on, jobs), show_progress=not quiet))
 
 
 @app.command()

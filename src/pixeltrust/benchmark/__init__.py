@@ -8,7 +8,10 @@ cells     one training and its measurement     jobs     many of them, here or on
 pruning   a rival: cleanlab's cross-validated pruning
 """
 
+from pixeltrust.benchmark.answers import Answer
 from pixeltrust.benchmark.grid import Cell, Grid, read_grid
+from pixeltrust.benchmark.jobs import launcher_of
+from pixeltrust.benchmark.question import question
 from pixeltrust.benchmark.run import Benchmark, benchmark
 
-__all__ = ["Benchmark", "Cell", "Grid", "benchmark", "read_grid"]
+__all__ = ["Answer", "Benchmark", "Cell", "Grid", "benchmark", "launcher_of", "question", "read_grid"]

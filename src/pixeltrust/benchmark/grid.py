@@ -12,7 +12,7 @@ clean_weight = 0.5
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -54,18 +54,16 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A benchmark's axes and settings.
+    """A benchmark's axes and settings. An empty axis is left to what runs it (see `filled`).
 
     Raises:
         ConfigError: a method, noise or setting that is not known, an axis that is empty or names something twice, numbers out of range.
     """
 
-    methods: tuple[str, ...] = ("plain", "clean", "finetuned", "pixel")
+    methods: tuple[str, ...] = ()
     noise: tuple[str, ...] = ()
-    """Empty: as the source has it (`Masks.completed`)."""
     clean: tuple[int, ...] = ()
-    """Empty: as the source has it."""
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Training settings that all methods share."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -90,6 +88,11 @@ class Grid:
                 raise ConfigError(f"{name}: a grid has {name}s, a list; or [variants.NAME] with a method and its settings")
         for method in (*self.methods, *self.variants):
             self.config(Cell(method=method, noise="", clean=0, seed=0))
+
+    def filled(self, **axes: tuple[Any, ...]) -> "Grid":
+        """With these axes where its own are empty."""
+        missing: dict[str, Any] = {name: values for name, values in axes.items() if not getattr(self, name)}
+        return replace(self, **missing)
 
     def cells(self) -> list[Cell]:
         """All cells: noise by noise, within it by number of clean masks, by seed, by method."""
@@ -124,13 +127,13 @@ def masks_of(method: str) -> Masks:
     return {CEILING: "true", "pruned": "pruned"}.get(method, "noisy")  # type: ignore[return-value]
 
 
-def read_grid(file: Path | None = None, settings: Sequence[str] = (), **defaults: Any) -> Grid:
-    """The grid of a TOML file, then of `key=value` texts, over the defaults.
+def read_grid(file: Path | None = None, settings: Sequence[str] = ()) -> Grid:
+    """The grid of a TOML file, and of `key=value` texts over that.
 
     Raises:
         ConfigError: as `Grid`; the file cannot be read.
     """
-    values = {**defaults, **(read_toml(file) if file else {}), **dict(map(setting, settings))}
+    values = {**(read_toml(file) if file else {}), **dict(map(setting, settings))}
     axes = {one.name for one in fields(Grid)} - {"settings"}
     return Grid(
         **{name: values[name] for name in axes & values.keys()},
@@ -140,7 +143,7 @@ def read_grid(file: Path | None = None, settings: Sequence[str] = (), **defaults
 
 def _axis(name: str, kind: type, values: Any) -> tuple[Any, ...]:
     listed = tuple(values) if isinstance(values, list | tuple) else (values,)
-    if (not listed and name not in ("noise", "clean")) or any(type(value) is not kind for value in listed):
+    if any(type(value) is not kind for value in listed):
         words = {str: "texts", int: "whole numbers"}[kind]
         raise ConfigError(f"{name} must be a list of {words}, not {values!r}")
     doubled = {value for value in listed if listed.count(value) > 1}

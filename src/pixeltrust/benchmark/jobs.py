@@ -39,6 +39,19 @@ class Launcher(Protocol):
         """Let every cell end after its update in hand."""
 
 
+def launcher_of(on: str, jobs: int | None) -> Launcher:
+    """Where cells run: `local` or `ray`, so many at once.
+
+    Raises:
+        ConfigError: there is no such place.
+    """
+    if on not in PLACES:
+        raise ConfigError(f"--on must be {' or '.join(PLACES)}, not {on!r}")
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs must be 1 or more, not {jobs}")
+    return OnRay(jobs) if on == "ray" else Local(jobs)
+
+
 def run_all(folders: Sequence[Path], launch: Launcher, ready: Callable[[Path], None]) -> Iterator[tuple[Path, str | None]]:
     """Every cell with why it failed (None: it did not), as they end.
 

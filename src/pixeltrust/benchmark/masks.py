@@ -6,10 +6,8 @@ Which cases are clean is drawn by the seed from one shuffled list, so the 10 cle
 a seed have the same ones.
 """
 
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
@@ -25,6 +23,7 @@ from pixeltrust.seeds import generator
 from pixeltrust.simulate import simulate, split_roles
 from pixeltrust.sources import SourceCase, read_source
 
+NOISE = "noise"
 Rows = Iterable[tuple[str, Path, Path, Role, str]]
 
 
@@ -48,21 +47,24 @@ class Masks(Protocol):
         """The cases of a cell, the columns of a table of cases; with `true` masks for the noisy ones."""
 
 
+def is_source(folder: Path) -> bool:
+    """Whether it is a source with known truth, by what lies there, and not a user's data folder or table."""
+    return (folder / "masks").is_dir() and not (folder / "noisy").is_dir()
+
+
 class SourceMasks:
     """Of a source, a folder with known truth: images/, masks/, perhaps split.csv."""
 
     knows_truth = True
 
     def __init__(self, source: Path, out: Path, *, show_progress: bool = True) -> None:
-        self.source, self.folder = source.absolute(), out.absolute() / "noise"
+        self.source, self.folder = source.absolute(), out.absolute() / NOISE
         self.cases = read_source(self.source, show_progress=show_progress)
         self._locks: dict[Path, Lock] = defaultdict(Lock)
-        for stale in self.folder.glob(".*.unfinished-*"):  # what a kill left
-            shutil.rmtree(stale, ignore_errors=True)
 
     def completed(self, grid: Grid) -> Grid:
         """As `Masks.completed`: triangles and 100 clean cases where not given."""
-        grid = replace(grid, noise=grid.noise or ("triangle",), clean=grid.clean or (100,))
+        grid = grid.filled(noise=("triangle",), clean=(100,))
         if GIVEN in grid.noise:
             raise ConfigError(f"noise: {GIVEN!r} is for a data folder; {self.source} is a source with known truth: name kinds of noise")
         if all(case.trains for case in self.cases):
@@ -107,7 +109,7 @@ class FolderMasks:
 
     def completed(self, grid: Grid) -> Grid:
         """As `Masks.completed`: the noise as it is, and all clean cases where not given."""
-        grid = replace(grid, noise=grid.noise or (GIVEN,), clean=grid.clean or (len(self.clean),))
+        grid = grid.filled(noise=(GIVEN,), clean=(len(self.clean),))
         if grid.noise != (GIVEN,):
             raise ConfigError(f"noise: {self.data} has noisy masks of its own; leave `noise` out (or give a source with images/, masks/)")
         if CEILING in grid.methods:

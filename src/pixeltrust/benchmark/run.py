@@ -1,6 +1,7 @@
 """The whole benchmark: check everything, run what is not finished, gather what is."""
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from filelock import FileLock, Timeout
 
 from pixeltrust.benchmark.cells import finished, read_json, write_spec
 from pixeltrust.benchmark.grid import CEILING, Cell, Grid
-from pixeltrust.benchmark.jobs import PLACES, Launcher, Local, OnRay, run_all
-from pixeltrust.benchmark.masks import FolderMasks, Masks, SourceMasks
-from pixeltrust.errors import ConfigError, RunError, count
+from pixeltrust.benchmark.jobs import Launcher, Local, run_all
+from pixeltrust.benchmark.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
+from pixeltrust.errors import RunError, count
 from pixeltrust.files import replacing
 from pixeltrust.progress import progress_bar
 from pixeltrust.runs import environment
 
+METHODS = ("plain", "joint", "clean", "finetuned", "image", "pixel", "pixel+clean")
+SEEDS = (0, 1, 2)
 FORMAT = 1  # of benchmark.json
 COLUMNS = ("method", "noise", "clean", "seed", "dice", "seconds", "status")
 """The first columns of cells.csv."""
@@ -40,15 +43,16 @@ class Benchmark:
         return "\n".join([*lines, f"{done}{again}; the results are in {self.out}"])
 
 
-def benchmark(source: Path, *, out: Path, grid: Grid, jobs: int | None = None, on: str = "local", show_progress: bool = True) -> Benchmark:
+def benchmark(
+    source: Path, *, out: Path, grid: Grid | None = None, launcher: Launcher | None = None, show_progress: bool = True
+) -> Benchmark:
     """Run a grid; what is finished in `out` is not run again, so a stopped benchmark continues and a larger grid adds to it.
 
     Args:
         source: a folder with known truth (images/, masks/, split.csv), or a data folder or table with noisy, clean and test cases.
         out: a new or empty folder, or that of a benchmark of the same source and settings.
         grid: what is compared.
-        jobs: cells at once; as many as GPUs, or cores, where not given.
-        on: `local`, or `ray`.
+        launcher: where the cells run (see `jobs`); processes on this machine where not given.
         show_progress: a progress bar on standard error.
 
     Raises:
@@ -57,30 +61,17 @@ def benchmark(source: Path, *, out: Path, grid: Grid, jobs: int | None = None, o
         KeyboardInterrupt: Ctrl-C; every running cell has ended after its update in hand, and continues next time.
     """
     source, out = Path(source), Path(out)
-    launcher = launcher_of(on, jobs)
+    grid = (grid or Grid()).filled(methods=METHODS, seeds=SEEDS)
+    masks = masks_from(source, out, show_progress=show_progress)
+    grid = masks.completed(grid)
     with claimed(out, source, grid):
-        masks = masks_from(source, out, show_progress=show_progress)
-        grid = masks.completed(grid)
-        run_cells(grid.cells(), grid, masks, out, launcher, show_progress=show_progress)
+        run_cells(grid.cells(), grid, masks, out, launcher or Local(), show_progress=show_progress)
         return Benchmark(out=out, cells=gather(grid.cells(), out))
-
-
-def launcher_of(on: str, jobs: int | None) -> Launcher:
-    """Where the cells run.
-
-    Raises:
-        ConfigError: there is no such place.
-    """
-    if on not in PLACES:
-        raise ConfigError(f"--on must be {' or '.join(PLACES)}, not {on!r}")
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"--jobs must be 1 or more, not {jobs}")
-    return OnRay(jobs) if on == "ray" else Local(jobs)
 
 
 def masks_from(source: Path, out: Path, *, show_progress: bool) -> Masks:
     """A source, or a user's own data, by what lies there."""
-    if (source / "masks").is_dir() and not (source / "noisy").is_dir():
+    if is_source(source):
         return SourceMasks(source, out, show_progress=show_progress)
     return FolderMasks(source, show_progress=show_progress)
 
@@ -97,6 +88,8 @@ def claimed(out: Path, source: Path, grid: Grid) -> Iterator[None]:
         with FileLock(out / ".lock", timeout=0):
             if known:
                 _refuse_another(out, record)
+            for stale in (out / NOISE).glob(".*.unfinished-*"):  # what a kill left
+                shutil.rmtree(stale, ignore_errors=True)
             _write(out / "benchmark.json", {**record, "grid": grid.record()})
             _write(out / "environment.json", environment())
             yield
