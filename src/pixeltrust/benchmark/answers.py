@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
+from scipy import stats
 
 from pixeltrust.errors import count
 
