@@ -95,6 +95,13 @@ def with_other_arguments(channels):
     raise AssertionError("never called")
 
 
+def fatal(*, in_channels, out_channels):
+    """Kills its own process (SIGKILL) at the first pass that trains."""
+    model = network(in_channels=in_channels, out_channels=out_channels)
+    model.register_forward_pre_hook(lambda module, inputs: os.kill(os.getpid(), signal.SIGKILL) if module.training else None)
+    return model
+
+
 def signalling(*, in_channels, out_channels):
     """Sends its own process SIGINT at forward pass number $TINY_SIGINT_AT, if that is set."""
     model = network(in_channels=in_channels, out_channels=out_channels)
@@ -123,8 +130,8 @@ def overflowing(*, in_channels, out_channels):
     return _Overflowing(out_channels)
 
 
-def draw(folder, *, noisy=10, clean=14, test=3, size=SIZE, seed=0, foreground=255, prefix=""):
-    """A data folder; returns it."""
+def draw(folder, *, noisy=10, clean=14, test=3, size=SIZE, seed=0, foreground=255, prefix="", noisy_above=0.75):
+    """A data folder; returns it. A noisy mask is where the bump is above `noisy_above`."""
     draws = np.random.default_rng(seed)
     for name in ("images", "noisy", "clean", "test"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -136,7 +143,7 @@ def draw(folder, *, noisy=10, clean=14, test=3, size=SIZE, seed=0, foreground=25
         grey = 200 * bump + draws.normal(20, 6, (size, size))
         colours = np.stack([grey, 0.7 * grey + draws.normal(0, 6, grey.shape), draws.normal(100, 20, grey.shape)], -1)
         Image.fromarray(colours.clip(0, 255).astype(np.uint8)).save(folder / "images" / f"{prefix}{number:03}.png")
-        mask = foreground * (bump > (0.75 if role == "noisy" else 0.35)).astype(np.uint8)
+        mask = foreground * (bump > (noisy_above if role == "noisy" else 0.35)).astype(np.uint8)
         Image.fromarray(mask.astype(np.uint8)).save(folder / role / f"{prefix}{number:03}.png")
     return folder
 

@@ -1,7 +1,8 @@
 """From a table of Dice to an answer in words: which method to use, how sure that is, what the noise seems to cost.
 
-A method helps if its difference to `plain`, case by case, is above 0 by an interval of Student's t that allows for the number of methods
-tried (Bonferroni). There is no difference if no method can be better by more than `MARGIN`. Otherwise the cases do not suffice to tell.
+Every method's difference to `plain`, case by case, has an interval of Student's t that allows for the number of methods tried (Bonferroni).
+If no interval reaches above `MARGIN`, there is no difference worth having. Else a method helps if its interval is above 0. Otherwise the
+cases do not suffice to tell.
 """
 
 import math
@@ -87,10 +88,10 @@ def answer_of(scores: pd.DataFrame) -> Answer:
     rows = tuple(sorted([plain, *compared], key=lambda row: -row.dice))
     best = compared[0]
     verdict: Verdict
-    if best.low > 0:
-        verdict, method, words = "helps", best.method, _helps(compared, plain, len(scores))
-    elif max(row.high for row in compared) < MARGIN:
+    if max(row.high for row in compared) < MARGIN:
         verdict, method, words = "no difference", "plain", _no_difference(compared, len(scores))
+    elif best.low > 0:
+        verdict, method, words = "helps", best.method, _helps(compared, plain, len(scores))
     else:
         verdict, method, words = "too few to tell", rows[0].method, _cannot_tell(best, plain, len(scores))
     return Answer(verdict=verdict, method=method, words=words, cases=len(scores), rows=rows)

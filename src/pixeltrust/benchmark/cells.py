@@ -173,10 +173,15 @@ def attempt(folder: Path) -> str | None:
     except Exception as error:  # whatever it is, the other cells go on
         traceback.print_exc()
         text = str(error) if isinstance(error, PixeltrustError) else f"{type(error).__name__}: {one_line(error)}"
-        with suppress(OSError):  # a full disk, say, of which the log may tell
-            _write_json(folder / "failed.json", {"error": text})
+        note_failure(folder, text)
         return text
     return None
+
+
+def note_failure(folder: Path, error: str) -> None:
+    """Keep why a cell failed, in failed.json."""
+    with suppress(OSError):  # a full disk, say, of which the log may tell
+        _write_json(folder / "failed.json", {"error": error})
 
 
 def main(folder: Path) -> int:

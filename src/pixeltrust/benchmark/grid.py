@@ -83,6 +83,9 @@ class Grid:
                     raise ConfigError(f"noise: {error}") from None
         for clash in (set(self.variants) & {*get_args(MethodName), *VARIANTS}) | {name for name in self.variants if not _is_name(name)}:
             raise ConfigError(f"variants.{clash}: choose another name, of letters, digits, + and -, that no method has yet")
+        for name, settings in self.variants.items():
+            if not isinstance(settings, Mapping) or "method" not in settings:
+                raise ConfigError(f"variants.{name}: needs a method, that of another, and settings; not {settings!r}")
         for name in ("method", "seed"):
             if name in self.settings:
                 raise ConfigError(f"{name}: a grid has {name}s, a list; or [variants.NAME] with a method and its settings")
@@ -135,6 +138,9 @@ def read_grid(file: Path | None = None, settings: Sequence[str] = ()) -> Grid:
     """
     values = {**(read_toml(file) if file else {}), **dict(map(setting, settings))}
     axes = {one.name for one in fields(Grid)} - {"settings"}
+    for name in axes & values.keys():
+        if not values[name]:
+            raise ConfigError(f"{name} is empty; leave it out for what is usual")
     return Grid(
         **{name: values[name] for name in axes & values.keys()},
         settings={name: value for name, value in values.items() if name not in axes},

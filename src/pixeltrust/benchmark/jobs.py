@@ -98,8 +98,8 @@ class Local:
         with (folder / "log.txt").open("ab") as log, self._gpu() as shown:
             streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
             # In a session of its own, so that Ctrl-C reaches it once, from here.
-            process = subprocess.Popen(command, start_new_session=True, env={**self._environment, **shown}, **streams)
-            code = self._waited(process)
+            with subprocess.Popen(command, start_new_session=True, env={**self._environment, **shown}, **streams) as process:
+                code = self._waited(process)
         return None if finished(folder) else _why(folder, code)
 
     def stop(self) -> None:

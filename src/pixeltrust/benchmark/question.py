@@ -22,7 +22,7 @@ from pixeltrust.benchmark.jobs import Launcher, Local
 from pixeltrust.benchmark.masks import FOLDS, FolderMasks, is_source
 from pixeltrust.benchmark.run import claimed, folder_of, gather, run_cells, write_cells
 from pixeltrust.config import Config
-from pixeltrust.errors import ConfigError, RunError, count
+from pixeltrust.errors import ConfigError, RunError, count, some
 from pixeltrust.files import replacing
 
 METHODS = ("plain", "joint", "clean", "finetuned", "pixel+clean")
@@ -82,9 +82,8 @@ def _scores(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
     """A row per clean case, a column per method: the mean Dice over the seeds."""
     missing = [cell.name for cell in cells if not finished(folder_of(cell, out))]
     if missing:
-        raise RunError(
-            f"{out}: no answer yet, as {count(len(missing), 'training')} failed (the same command tries again): {', '.join(missing)}"
-        )
+        failed = f"{count(len(missing), 'training')} failed ({some(missing)}; each has a log.txt)"
+        raise RunError(f"{out}: no answer yet: {failed}; the same command tries them again")
     tables = [pd.read_csv(folder_of(cell, out) / "test.csv", dtype={"id": str}).assign(method=cell.method) for cell in cells]
     scores = pd.concat(tables).pivot_table(index="id", columns="method", values="dice", aggfunc="mean")
     return scores[list(dict.fromkeys(cell.method for cell in cells))]

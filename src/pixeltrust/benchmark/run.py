@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from pixeltrust.benchmark.cells import finished, read_json, write_spec
+from pixeltrust.benchmark.cells import finished, note_failure, read_json, write_spec
 from pixeltrust.benchmark.grid import CEILING, Cell, Grid
 from pixeltrust.benchmark.jobs import Launcher, Local, run_all
 from pixeltrust.benchmark.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
@@ -114,7 +114,9 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
         task = bar.add_task("benchmark", total=len(folders), completed=len(folders) - len(waiting), note="")
         failed = 0
         for folder, error in run_all(waiting, launcher, ready):
-            failed += error is not None
+            if error:
+                failed += 1
+                note_failure(folder, error)  # of a process that was killed nobody else can
             if error and show_progress:
                 bar.console.print(f"{folder.name} failed: {error}", markup=False, highlight=False)
             note = f"last: {folder.name}" + (f"; {failed:,} failed" if failed else "")

@@ -1,0 +1,356 @@
+"""Grids that run, stop, fail and go on; what a cell keeps; what weights do to pixels that are truly wrong."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+from pixeltrust.benchmark import Cell, Grid, benchmark, launcher_of
+from pixeltrust.benchmark import run as run_module
+from pixeltrust.benchmark.cells import attempt, read_json, weight_of_wrong
+from pixeltrust.benchmark.jobs import Local
+from pixeltrust.benchmark.masks import SourceMasks
+from pixeltrust.config import read_config
+from pixeltrust.errors import ConfigError, RunError
+from pixeltrust.runs import Run
+from pixeltrust.synthetic import write_source
+
+HERE = Path(__file__).parent
+TINY = {
+    "model": "tiny:network",
+    "image_size": 16,
+    "batch_size": 4,
+    "clean_batch_size": 3,
+    "epochs": 2,
+    "weight_map_cases": 2,
+    "device": "cpu",
+}
+
+
+class Here:
+    """A launcher that runs the cells in this process, one after the other, and knows which."""
+
+    jobs = 1
+
+    def __init__(self):
+        self.ran = []
+
+    def __call__(self, folder):
+        self.ran.append(folder.name)
+        return attempt(folder)
+
+    def stop(self):
+        pass
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """14 training and 6 test cases with known truth."""
+    folder = tmp_path_factory.mktemp("made") / "source"
+    write_source(folder, cases=20, size=32, test_share=0.3, seed=0, show_progress=False)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def networks_of_the_tests(monkeypatch):
+    """Processes find `tiny:network` too."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
+
+
+def grid(**axes):
+    settings = {**TINY, **axes.pop("settings", {})}
+    return Grid(**{"methods": ("plain", "pixel"), "noise": ("triangle",), "clean": (4,), "seeds": (0,), "settings": settings, **axes})
+
+
+def done(source, out, launcher=None, **axes):
+    return benchmark(source, out=out, grid=grid(**axes), launcher=launcher or Here(), show_progress=False)
+
+
+@pytest.fixture(scope="module")
+def finished(source, tmp_path_factory):
+    """A benchmark of every kind of masks, run to its end."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    return done(source, out, methods=("plain", "finetuned", "image", "pixel", "ceiling"), seeds=(0, 1))
+
+
+# What is kept
+
+
+def test_every_cell_has_its_row_with_what_was_measured(finished):
+    table = pd.read_csv(finished.out / "cells.csv")
+    assert table.columns[:7].tolist() == ["method", "noise", "clean", "seed", "dice", "seconds", "status"]
+    assert table["status"].tolist() == ["done"] * 10
+    assert table["updates"].tolist() == [2 * 3] * 10  # 10 noisy cases in batches of 4
+    for row in table.itertuples():
+        cases = pd.read_csv(finished.out / "cells" / f"{row.method}-triangle-4-{row.seed}" / "test.csv")
+        assert len(cases) == 6
+        assert row.dice == pytest.approx(cases["dice"].mean())
+    assert (table["seconds"] > 0).all()
+    assert "10 cells done" in str(finished)
+
+
+def test_a_cell_keeps_its_settings_its_clean_cases_and_its_history(finished):
+    folder = finished.out / "cells" / "pixel-triangle-4-1"
+    config = read_config(folder / "run" / "config.toml")
+    assert (config.method, config.seed, config.image_size) == ("pixel", 1, 16)
+    cases = Run(folder / "run").read_table("cases.csv")
+    assert (cases["role"] == "clean").sum() == 4
+    assert len(pd.read_csv(folder / "run" / "history.csv")) == 2
+    assert len(list((folder / "predicted").glob("*.png"))) == 6
+    assert not (folder / "run" / "checkpoint.pt").exists()
+    assert read_json(folder / "cell.json")["method"] == "pixel"
+
+
+def test_all_methods_of_a_seed_start_from_the_same_clean_cases(finished):
+    for seed in (0, 1):
+        folders = finished.out.glob(f"cells/*-{seed}")
+        clean = [Run(folder / "run").read_table("cases.csv").query("role == 'clean'")["id"].tolist() for folder in folders]
+        assert len(clean) == 5
+        assert all(ids == clean[0] for ids in clean)
+
+
+def test_the_ceiling_is_plain_training_on_the_true_masks(finished, source):
+    cases = Run(finished.out / "cells" / "ceiling-triangle-4-0" / "run").read_table("cases.csv")
+    assert {Path(mask).parent for mask in cases["mask"]} == {source / "masks"}
+    assert read_config(finished.out / "cells" / "ceiling-triangle-4-0" / "run" / "config.toml").method == "plain"
+
+
+# What the weights do
+
+
+def test_the_weight_of_wrong_pixels_by_hand():
+    masks = torch.tensor([[[1, 1, 0, 255]], [[0, 0, 1, 1]]])
+    truth = torch.tensor([[[1, 0, 0, 0]], [[1, 0, 1, 255]]])  # wrong: the second of the first, the first of the second
+    weights = torch.tensor([[[0.3, 0.1, 0.0, 0.9]], [[0.0, 0.2, 0.4, 0.5]]])
+    shares = weight_of_wrong(weights, masks, truth)
+    assert shares["wrong_pixels"] == pytest.approx(2 / 6)
+    assert shares["wrong_weight"] == pytest.approx(0.1 / 1.0)
+    assert shares["wrong_weighed"] == pytest.approx(1 / 2)
+    assert shares["right_weighed"] == pytest.approx(3 / 4)
+
+
+def test_without_any_weight_wrong_pixels_have_no_share_of_it():
+    shares = weight_of_wrong(torch.zeros(1, 2, 2), torch.ones(1, 2, 2).long(), torch.zeros(1, 2, 2).long())
+    assert shares["wrong_weight"].isnan()
+    assert shares["wrong_weighed"] == 0
+
+
+@pytest.mark.parametrize("method", ["pixel", "image"])
+def test_steps_that_weigh_pixels_tell_how_they_weigh_wrong_ones(finished, source, method):
+    """The share of wrong pixels is that of the noisy masks, taken from the files; over an epoch every noisy case is seen once."""
+    folder = finished.out / "cells" / f"{method}-triangle-4-0"
+    steps = pd.read_csv(folder / "run" / "steps.csv")
+    assert steps[["wrong_weight", "wrong_weighed", "right_weighed"]].apply(lambda values: values.between(0, 1)).all(axis=None)
+    cases = Run(folder / "run").read_table("cases.csv").query("role == 'noisy'")
+    small = lambda path: np.asarray(Image.open(path).convert("L").resize((16, 16), Image.Resampling.BILINEAR)) > 127  # noqa: E731
+    wrong = [(small(row.mask) != small(source / "masks" / f"{row.id}.png")).mean() for row in cases.itertuples()]
+    seen = np.average(steps["wrong_pixels"][:3], weights=[4, 4, 2])
+    assert seen == pytest.approx(np.mean(wrong), abs=0.01)
+    assert "wrong_weight" in pd.read_csv(folder / "run" / "history.csv")
+
+
+def test_watching_the_weights_changes_nothing_that_is_learned(finished, tmp_path):
+    from pixeltrust.train import train
+
+    folder = finished.out / "cells" / "pixel-triangle-4-0"
+    config = read_config(folder / "run" / "config.toml")
+    train(folder / "cases.csv", out=tmp_path / "run", config=config, show_progress=False)
+    one, other = (Run(run).read_state("model.pt")["model"] for run in (tmp_path / "run", folder / "run"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+# Going on
+
+
+def test_what_is_finished_is_not_run_again_and_axes_may_grow(source, tmp_path):
+    first = Here()
+    done(source, tmp_path / "out", first)
+    assert first.ran == ["plain-triangle-4-0", "pixel-triangle-4-0"]
+    second = Here()
+    result = done(source, tmp_path / "out", second, methods=("plain", "clean", "pixel"), seeds=(0, 2))
+    assert second.ran == ["clean-triangle-4-0", "plain-triangle-4-2", "clean-triangle-4-2", "pixel-triangle-4-2"]
+    assert result.cells["status"].tolist() == ["done"] * 6
+
+
+def test_other_settings_or_another_source_in_the_same_folder_are_refused(source, tmp_path):
+    done(source, tmp_path / "out", methods=("plain",))
+    with pytest.raises(RunError, match=r"was started with another settings = .*'epochs': 2.*, now .*'epochs': 3"):
+        done(source, tmp_path / "out", methods=("plain",), settings={"epochs": 3})
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_not_touched(source, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match="has something in it that is no benchmark"):
+        done(source, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_grid_that_cannot_run_leaves_no_folder(source, tmp_path):
+    with pytest.raises(Exception, match="99 clean cases"):
+        done(source, tmp_path / "out", clean=(99,))
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_processes_do_not_work_on_one_benchmark(source, tmp_path):
+    with (
+        run_module.claimed(tmp_path / "out", source, grid()),
+        pytest.raises(RunError, match="another process is at work on this benchmark"),
+    ):
+        done(source, tmp_path / "out")
+
+
+# What fails
+
+
+def test_a_cell_that_fails_is_told_of_and_does_not_stop_the_others(source, tmp_path):
+    variants = {"broken": {"method": "plain", "model": "tiny:two_logits"}}
+    result = done(source, tmp_path / "out", methods=("broken", "plain"), variants=variants)
+    table = pd.read_csv(tmp_path / "out" / "cells.csv")
+    assert table["status"].tolist() == ["failed", "done"]
+    assert "classes = 1 needs logits (1, 1, 16, 16)" in table["error"][0]
+    assert "broken, triangle, 4 clean, seed 0 failed: " in str(result)
+    assert "1 failed (the same command tries them again)" in str(result)
+    again = Here()
+    done(source, tmp_path / "out", again, methods=("broken", "plain"), variants=variants)
+    assert again.ran == ["broken-triangle-4-0"]
+
+
+def test_a_process_that_is_killed_is_told_of_and_does_not_stop_the_others(source, tmp_path):
+    variants = {"fatal": {"method": "plain", "model": "tiny:fatal"}}
+    result = done(source, tmp_path / "out", Local(2), methods=("fatal", "plain"), variants=variants)
+    assert result.cells["status"].tolist() == ["failed", "done"]
+    assert result.cells["error"][0] == "its process was killed (SIGKILL): out of memory?"
+
+
+def test_an_unknown_place_and_a_wrong_number_of_jobs_are_refused():
+    with pytest.raises(ConfigError, match="--on must be local or ray, not 'moon'"):
+        launcher_of("moon", None)
+    with pytest.raises(ConfigError, match="--jobs must be 1 or more, not 0"):
+        launcher_of("local", 0)
+
+
+# Killed and continued
+
+
+COMMAND = [sys.executable, "-m", "pixeltrust.cli", "benchmark"]
+
+
+def started(source, out, seeds=(0, 1)):
+    """The command line as a process of its own."""
+    words = [f"--set={name}={value}" for name, value in {**TINY, "epochs": 40}.items()]
+    axes = [f"--set=seeds={list(seeds)}", '--set=methods=["plain", "pixel"]', "--set=clean=[4]"]
+    return subprocess.Popen([*COMMAND, str(source), "--out", str(out), "--jobs=2", *axes, *words], stderr=subprocess.PIPE, text=True)
+
+
+def run_to_its_end(source, out):
+    process = started(source, out)
+    _, error = process.communicate()
+    assert process.returncode == 0, error
+
+
+def results(out):
+    table = pd.read_csv(out / "cells.csv")
+    return table.drop(columns=["seconds", "cpu_seconds"])
+
+
+def test_a_grid_killed_three_times_gives_the_same_table_as_one_that_nothing_disturbed(source, tmp_path):
+    run_to_its_end(source, tmp_path / "straight")
+    chance = random.Random(4)
+    for _ in range(3):
+        process = started(source, tmp_path / "killed")
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "killed").glob("cells/*/run/config.toml")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 3))
+        process.kill()
+        process.communicate()
+    run_to_its_end(source, tmp_path / "killed")
+    pd.testing.assert_frame_equal(results(tmp_path / "killed"), results(tmp_path / "straight"), check_exact=True)
+    for name in ("plain-triangle-4-0", "pixel-triangle-4-1"):
+        one, other = (Run(tmp_path / where / "cells" / name / "run").read_state("model.pt")["model"] for where in ("killed", "straight"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_ctrl_c_stops_the_cells_after_their_update_and_says_so(source, tmp_path):
+    process = started(source, tmp_path / "out")
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("cells/*/run/config.toml")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert error.strip().endswith("stopped; what is finished is kept, --resume continues where a command has it")
+    begun = [folder for folder in (tmp_path / "out" / "cells").iterdir() if (folder / "run" / "config.toml").exists()]
+    assert begun
+    for folder in begun:
+        assert (folder / "run" / "checkpoint.pt").exists() or (folder / "cell.json").exists()
+        assert not (folder / "failed.json").exists()
+
+
+# Pruning and Ray
+
+
+def test_pruning_ignores_pixels_that_contradict_networks_that_never_saw_them(source, tmp_path):
+    pytest.importorskip("cleanlab", reason="cleanlab is not installed")
+    out = tmp_path / "out"
+    settings = {"epochs": 40, "learning_rate": 1e-2}
+    result = done(source, out, methods=("pruned",), noise=("erode",), settings=settings)
+    assert result.cells["status"].tolist() == ["done"]
+    folder = out / "cells" / "pruned-erode-4-0"
+    cases = pd.read_csv(folder / "cases.csv", dtype={"id": str})
+    ignored = {
+        row.id: np.asarray(Image.open(folder / "pruned" / f"{row.id}.png")) == 255 for row in cases.query("role != 'test'").itertuples()
+    }
+    clean = set(cases.query("role == 'clean'")["id"])
+    assert not any(ignored[one].any() for one in clean)
+    assert any(mask.any() for one, mask in ignored.items() if one not in clean)
+    assert read_config(folder / "run" / "config.toml").ignore_label == 255
+    table = read_json(folder / "cell.json")
+    assert table["seconds"] > float(pd.read_csv(folder / "run" / "history.csv")["seconds"].iloc[-1])
+
+
+def test_pruning_without_cleanlab_names_the_extra(source, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cleanlab", None)
+    result = done(source, tmp_path / "out", methods=("pruned",))
+    assert result.cells["error"][0] == "methods: 'pruned' needs cleanlab: install the extra, pip install 'pixeltrust[rivals]'"
+
+
+def test_ray_without_ray_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'pixeltrust\[ray\]'"):
+        launcher_of("ray", None)
+
+
+@pytest.mark.filterwarnings("ignore")  # Ray's own
+def test_a_grid_on_ray_gives_the_same_table(source, tmp_path, finished):
+    ray = pytest.importorskip("ray", reason="Ray is not installed: the extra is [ray]")
+    variants = {"broken": {"method": "plain", "model": "tiny:two_logits"}}
+    try:
+        result = done(source, tmp_path / "out", launcher_of("ray", 2), methods=("plain", "broken"), variants=variants)
+    finally:
+        ray.shutdown()
+    assert result.cells["status"].tolist() == ["done", "failed"]
+    assert "classes = 1 needs logits" in result.cells["error"][1]
+    assert result.cells["dice"][0] == finished.cells.query("method == 'plain' and seed == 0")["dice"].item()
+
+
+def test_a_cell_names_its_folder():
+    assert Cell(method="pixel+clean", noise="axes-3", clean=10, seed=2).name == "pixel+clean-axes-3-10-2"
+    assert Cell(method="plain", noise="given", clean=10, seed=0, fold=3).name == "plain-given-10-0-fold3"
+
+
+def test_the_record_of_a_benchmark_is_readable(finished, source):
+    record = json.loads((finished.out / "benchmark.json").read_text())
+    assert record["source"] == str(source)
+    assert record["grid"]["methods"] == ["plain", "finetuned", "image", "pixel", "ceiling"]
+    assert SourceMasks(source, finished.out, show_progress=False).knows_truth

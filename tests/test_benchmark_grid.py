@@ -1,0 +1,245 @@
+"""What a benchmark compares, and which cases and masks its cells get."""
+
+from collections import Counter
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pixeltrust.benchmark import Cell, Grid, read_grid
+from pixeltrust.benchmark.grid import VARIANTS
+from pixeltrust.benchmark.masks import FOLDS, FolderMasks, SourceMasks, fold_of
+from pixeltrust.cases import read_cases
+from pixeltrust.config import MethodName
+from pixeltrust.errors import ConfigError, DataError
+from pixeltrust.synthetic import write_source
+from tiny import draw
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """17 training and 7 test cases with known truth."""
+    folder = tmp_path_factory.mktemp("made") / "source"
+    write_source(folder, cases=24, size=32, test_share=0.3, seed=0, show_progress=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("made") / "data", noisy=8, clean=13, test=3)
+
+
+def cell(**axes):
+    return Cell(**{"method": "plain", "noise": "triangle", "clean": 5, "seed": 0, **axes})
+
+
+# The grid
+
+
+def test_a_grid_has_a_cell_for_every_combination_and_each_a_folder_of_its_own():
+    grid = Grid(methods=("plain", "pixel"), noise=("triangle", "axes-3"), clean=(10, 20), seeds=(0, 7))
+    cells = grid.cells()
+    assert len(cells) == len({cell.name for cell in cells}) == 16
+    assert cells[0] == Cell(method="plain", noise="triangle", clean=10, seed=0)
+    assert [cell.noise for cell in cells] == ["triangle"] * 8 + ["axes-3"] * 8
+
+
+def test_a_file_gives_axes_settings_and_variants_and_set_stands_above_it(tmp_path):
+    file = tmp_path / "grid.toml"
+    file.write_text('methods = ["plain", "mine"]\nclean = [50]\nepochs = 7\n[variants.mine]\nmethod = "pixel"\nclean_weight = 0.5\n')
+    grid = read_grid(file, ["epochs=9", "seeds=[3]"])
+    assert (grid.methods, grid.clean, grid.seeds, grid.noise) == (("plain", "mine"), (50,), (3,), ())
+    config = grid.config(cell(method="mine", seed=3))
+    assert (config.method, config.clean_weight, config.epochs, config.seed) == ("pixel", 0.5, 9, 3)
+    assert grid.config(cell(seed=3)).clean_weight == 0
+
+
+@pytest.mark.parametrize("method", [*get_args(MethodName), *VARIANTS])
+def test_every_method_of_training_and_every_variant_can_be_compared(method):
+    Grid(methods=(method,))
+
+
+def test_pixel_with_the_clean_loss_is_pixel_with_a_share_of_it():
+    config = Grid().config(cell(method="pixel+clean"))
+    assert (config.method, config.clean_weight) == ("pixel", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["methods=[]"], "methods is empty"),
+        (['methods=["plian"]'], "methods: 'plian' is not known; did you mean 'plain'?"),
+        (['methods=["plain", "plain"]'], "methods: plain stands there twice"),
+        (['noise=["trangle"]'], "noise: no noise of the kind 'trangle'; did you mean 'triangle'?"),
+        (['clean=["ten"]'], "clean must be a list of whole numbers"),
+        (["seeds=[0, -1]"], "seeds: whole numbers from 0, not -1"),
+        (["seeds=[true]"], "seeds must be a list of whole numbers"),
+        (["epohcs=3"], "unknown setting 'epohcs'; did you mean 'epochs'?"),
+        (["methods=plain", "epochs=0"], "epochs must be 1 or more"),
+        (["method=plain"], "method: a grid has methods, a list"),
+        (["seed=1"], "seed: a grid has seeds, a list"),
+        (['variants={plain = {method = "pixel"}}'], "variants.plain: choose another name"),
+        (['variants={"../x" = {method = "pixel"}}'], "variants.../x: choose another name"),
+        (["variants={mine = {clean_weight = 1.0}}"], "variants.mine: needs a method"),
+        (['variants={mine = {method = "pixle"}}'], "method must be one of"),
+    ],
+)
+def test_a_wrong_grid_is_one_line_that_names_the_value(settings, said):
+    with pytest.raises(ConfigError) as error:
+        read_grid(None, settings).filled(methods=("plain",))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_grid_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent.toml: cannot be read"):
+        read_grid(tmp_path / "absent.toml")
+
+
+# The masks of a source
+
+
+def test_a_cell_of_a_source_has_noisy_masks_its_clean_ones_and_the_tests(source, tmp_path):
+    masks = SourceMasks(source, tmp_path, show_progress=False)
+    masks.prepare(cell())
+    table = masks.table(cell())
+    assert Counter(table["role"]) == {"noisy": 12, "clean": 5, "test": 7}
+    for row in table.itertuples():
+        true = row.mask.parent == source / "masks"
+        assert true == (row.role != "noisy")
+    noisy = table[table.role == "noisy"]
+    changed = [
+        (np.asarray(Image.open(row.mask)) != np.asarray(Image.open(source / "masks" / f"{row.id}.png"))).any() for row in noisy.itertuples()
+    ]
+    assert np.mean(changed) > 0.9
+    table.to_csv(tmp_path / "cases.csv", index=False)
+    assert len(read_cases(tmp_path / "cases.csv", show_progress=False).cases) == 24
+
+
+def test_all_methods_of_a_seed_have_the_same_cases_and_few_clean_ones_are_among_more(source, tmp_path):
+    masks = SourceMasks(source, tmp_path, show_progress=False)
+    tables = [masks.table(one) for one in (cell(), cell(method="pixel"), cell(noise="box"), cell(clean=8), cell(seed=1))]
+    first, same, other_noise, more, other_seed = ({*table["id"][table["role"] == "clean"]} for table in tables)
+    assert first == same == other_noise
+    assert first < more
+    assert first != other_seed
+
+
+def test_the_ceiling_learns_from_true_masks_and_needs_no_noise(source, tmp_path):
+    masks = SourceMasks(source, tmp_path, show_progress=False)
+    masks.prepare(cell(method="ceiling"))
+    assert not (tmp_path / "noise").exists()
+    table = masks.table(cell(method="ceiling"), true=True)
+    assert {path.parent for path in table["mask"]} == {source / "masks"}
+    assert table["id"].tolist() == masks.table(cell())["id"].tolist()
+
+
+def test_noise_is_made_once_for_a_kind_and_seed(source, tmp_path):
+    masks = SourceMasks(source, tmp_path, show_progress=False)
+    masks.prepare(cell())
+    made = (tmp_path / "noise" / "triangle-0" / "simulation.csv").stat().st_mtime_ns
+    masks.prepare(cell(clean=3, method="pixel"))
+    assert (tmp_path / "noise" / "triangle-0" / "simulation.csv").stat().st_mtime_ns == made
+
+
+def test_a_source_fills_empty_axes_and_refuses_what_it_cannot_give(source, tmp_path):
+    masks = SourceMasks(source, tmp_path, show_progress=False)
+    with pytest.raises(DataError, match="100 clean cases asked for, but it has 17 for training"):
+        masks.completed(Grid(methods=("plain",)))
+    assert masks.completed(Grid(methods=("plain",), clean=(4,))).noise == ("triangle",)
+    with pytest.raises(ConfigError, match="'given' is for a data folder"):
+        masks.completed(Grid(methods=("plain",), noise=("given",), clean=(4,)))
+    with pytest.raises(ConfigError, match="clean: numbers from 1, not 0"):
+        masks.completed(Grid(methods=("plain",), clean=(0,)))
+
+
+def test_a_source_without_tests_or_with_an_overlapping_split_is_refused(source, tmp_path):
+    write_source(tmp_path / "plain", cases=4, size=32, show_progress=False)
+    (tmp_path / "plain" / "split.csv").unlink(missing_ok=True)
+    with pytest.raises(DataError, match="has no test cases to measure on"):
+        SourceMasks(tmp_path / "plain", tmp_path, show_progress=False).completed(Grid(methods=("plain",), clean=(1,)))
+    ids = [path.stem for path in (tmp_path / "plain" / "images").iterdir()]
+    rows = [{"id": one, "split": "train"} for one in ids] + [{"id": ids[0], "split": "val"}]
+    pd.DataFrame(rows).to_csv(tmp_path / "plain" / "split.csv", index=False)
+    with pytest.raises(DataError, match=f"{ids[0]} has two rows"):
+        SourceMasks(tmp_path / "plain", tmp_path, show_progress=False)
+
+
+# The masks of a data folder
+
+
+def test_a_data_folder_gives_its_noise_as_it_is_and_some_or_all_of_its_clean_cases(data):
+    masks = FolderMasks(data, show_progress=False)
+    grid = masks.completed(Grid(methods=("plain",)))
+    assert (grid.noise, grid.clean) == (("given",), (13,))
+    table = masks.table(cell(noise="given", clean=6))
+    assert Counter(table["role"]) == {"noisy": 8, "clean": 6, "test": 3}
+    assert {path.is_absolute() for path in table["mask"]} == {True}
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        ({"noise": ("box",)}, "has noisy masks of its own"),
+        ({"methods": ("ceiling",)}, "'ceiling' needs true masks"),
+        ({"clean": (14,)}, "has 13 clean cases, so 1 to 13, not 14"),
+    ],
+)
+def test_a_data_folder_refuses_what_it_cannot_give(data, axes, said):
+    with pytest.raises(ConfigError, match=said):
+        FolderMasks(data, show_progress=False).completed(Grid(**{"methods": ("plain",), **axes}))
+
+
+def test_a_data_folder_without_tests_is_told_of_the_question(tmp_path):
+    draw(tmp_path / "data", test=0)
+    with pytest.raises(DataError, match="--question"):
+        FolderMasks(tmp_path / "data", show_progress=False).completed(Grid(methods=("plain",)))
+
+
+# Folds
+
+
+def test_every_clean_case_is_tested_in_one_fold_and_trained_on_in_all_others(data):
+    masks = FolderMasks(data, show_progress=False)
+    tables = [masks.table(cell(noise="given", clean=13, fold=fold)) for fold in range(FOLDS)]
+    tested = [set(table["id"][table["role"] == "test"]) for table in tables]
+    clean = {case.id for case in masks.clean}
+    assert set.union(*tested) == clean
+    assert sum(map(len, tested)) == 13
+    for table, out in zip(tables, tested, strict=True):
+        assert set(table["id"][table["role"] == "clean"]) == clean - out
+        assert (table["role"] == "noisy").sum() == 8
+
+
+def test_folds_keep_groups_together_and_are_as_equal_as_that_allows():
+    groups = ["a"] * 5 + ["b"] * 3 + list("cdefghij")
+    folds = fold_of(groups, seed=0)
+    assert len(set(folds[:5])) == len(set(folds[5:8])) == 1
+    assert sorted(np.bincount(folds, minlength=FOLDS)) == [3, 4, 4, 5]
+    assert (folds == fold_of(groups, seed=0)).all()
+    assert (folds != fold_of(groups, seed=1)).any()
+
+
+def test_noisy_cases_of_a_tested_group_are_left_out(tmp_path):
+    folder = draw(tmp_path / "data", noisy=8, clean=12, test=0)
+    rows = [
+        {
+            "id": path.stem,
+            "image": f"images/{path.name}",
+            "mask": f"{role}/{path.name}",
+            "role": role,
+            "group": f"patient {int(path.stem) % 8}",
+        }
+        for role in ("noisy", "clean")
+        for path in sorted((folder / role).iterdir())
+    ]
+    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
+    masks = FolderMasks(folder, show_progress=False)
+    for fold in range(FOLDS):
+        table = masks.table(cell(noise="given", clean=12, fold=fold))
+        table.to_csv(tmp_path / "fold.csv", index=False)
+        read_cases(tmp_path / "fold.csv", show_progress=False)  # a group on both sides would be a fault
+        out = set(table["group"][table["role"] == "test"])
+        assert (table["role"] == "noisy").sum() == 8 - len(out)
