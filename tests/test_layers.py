@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
     ("errors", "seeds", "clock", "losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
-    ("config", "progress", "files", "tables", "images", "optimizers"),
+    ("config", "progress", "files", "downloads", "tables", "images", "optimizers"),
     ("labels", "cases", "sources", "runs", "checkpoints"),
     ("data", "feeds", "methods", "validation", "weight_maps"),
     ("train", "predict", "evaluate", "simulate", "synthetic"),
