@@ -181,6 +181,7 @@ def test_a_run_folder_that_exists_is_left_alone(data, tmp_path, run_command):
         (["evaluate", "nowhere", "truth"], "nowhere"),
         (["simulate", "nowhere", "out"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
+        (["fetch", "isic2016", "out"], "no data set of the name 'isic2016' is known; known: isic2017, isic2018"),
         (["train", "nowhere", "--out", "run", "--config", "no.toml"], "no.toml: cannot be read"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,

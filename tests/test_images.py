@@ -23,6 +23,7 @@ from pixeltrust.images import (
     read_spacing_mm,
     resize_image,
     resize_labels,
+    write_jpeg,
     write_png,
 )
 
@@ -423,6 +424,28 @@ def test_images_are_resized_linearly_and_averaged_when_they_shrink():
     assert resize_image(ramp, (1, 4))[0, :, 0].tolist() == [0, 25, 75, 100]
     checkers = (255 * (np.indices((64, 64)).sum(0) % 2)).astype(np.uint8)[..., None]
     assert np.abs(resize_image(checkers, (8, 8)).astype(int) - 127.5).max() < 2  # a pick of single pixels would be 0 or 255
+
+
+def test_by_area_a_new_pixel_is_the_plain_mean_of_its_own_area():
+    shrunk = resize_image(COLOUR, (4, 5), by_area=True)
+    means = COLOUR.reshape(4, 3, 5, 4, 3).mean(axis=(1, 3))
+    assert np.abs(shrunk - means).max() < 1  # Pillow rounds twice: after it has averaged along the rows, and along the columns
+    assert (resize_image(COLOUR, (4, 5)) != shrunk).any()
+
+
+def test_by_area_a_new_label_is_that_of_more_than_half_of_its_own_area():
+    labels = np.zeros((4, 8), np.uint8)
+    labels[0, :3] = 1  # 3 of 4
+    labels[0, 4:6] = 1  # 2 of 4: equal shares, so the lowest
+    assert resize_labels(labels, (4, 2), by_area=True).tolist() == [[1, 0], [0, 0], [0, 0], [0, 0]]
+
+
+def test_a_written_jpeg_is_nearly_the_picture_and_keeps_sharp_colours(tmp_path):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:, ::2, 0] = 200  # red stripes of a pixel's width: gone where colours are stored at half the resolution
+    write_jpeg(tmp_path / "a.jpg", pixels)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - pixels).max() <= 12
+    assert [path.name for path in tmp_path.iterdir()] == ["a.jpg"]
 
 
 def test_channels_are_resized_apart():

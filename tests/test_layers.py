@@ -8,10 +8,10 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
     ("errors", "seeds", "clock", "losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
-    ("config", "progress", "files", "tables", "images", "optimizers"),
+    ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
     ("labels", "cases", "sources", "runs", "checkpoints"),
     ("data", "feeds", "methods", "validation", "weight_maps"),
-    ("train", "predict", "evaluate", "simulate", "synthetic"),
+    ("train", "predict", "evaluate", "simulate", "archives", "synthetic"),
     ("charts", "benchmark"),
     ("report", "demo"),
     ("cli",),

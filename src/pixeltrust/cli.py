@@ -35,7 +35,10 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # typer makes a silent exit of Ctrl-C
-            print("stopped; what is finished is kept, --resume continues where a command has it", file=sys.stderr)
+            print(
+                "stopped; what is finished is kept; --resume continues where a command has it, the same call where it has not",
+                file=sys.stderr,
+            )
         raise
 
 
@@ -64,6 +67,24 @@ def demo(
     from pixeltrust.demo import demo
 
     print(demo(out, show_progress=not quiet))
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="isic2017 or isic2018.")],
+    out: Annotated[Path, typer.Argument(help="The folder to make, with images/, masks/ and split.csv.")],
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Reduce images and masks to so many pixels a side.")] = None,
+    archives: Annotated[Path | None, typer.Option("--archives", help="Where the archives are, or go and stay.")] = None,
+    keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Leave the archives in OUT.archives.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Download a published data set and make a source of it; a stopped download goes on when called again.
+
+    Example: pixeltrust fetch isic2017 isic2017 --size 256
+    """
+    from pixeltrust.archives import fetch
+
+    print(fetch(dataset, out, size=size, archives=archives, keep_archives=keep_archives, show_progress=not quiet))
 
 
 @app.command()

@@ -3,6 +3,7 @@
     PixeltrustError
     ├── ConfigError     a setting that is unknown, of the wrong type or out of its range
     ├── DataError       files or folders that cannot be used; names every one of them
+    ├── FetchError      a file on the web that cannot be had, or is not the one that was published
     └── RunError        a run folder that exists, is not one, or cannot be written
 
 The command line prints these in one line (or one list) without a traceback and exits with 2.
@@ -31,6 +32,10 @@ class DataError(PixeltrustError):
     def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
         self.faults = list(faults)
         super().__init__("\n  ".join([message, *self.faults]))
+
+
+class FetchError(PixeltrustError):
+    """A file on the web that cannot be had, or is not the one that was published."""
 
 
 class RunError(PixeltrustError):

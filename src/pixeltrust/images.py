@@ -127,31 +127,47 @@ def write_png(path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(unfinished, format="PNG")
 
 
-def resize_image(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W, C) at another (height, width): linear, averaging over what falls into one pixel when it shrinks."""
+def write_jpeg(path: Path, pixels: np.ndarray, *, quality: int = 95) -> None:
+    """Write uint8 (H, W, 3) as JPEG with its colours at full resolution, whole or not at all."""
+    with replacing(path) as unfinished:
+        Image.fromarray(pixels).save(unfinished, format="JPEG", quality=quality, subsampling=0)
+
+
+def resize_image(pixels: np.ndarray, size: tuple[int, int], *, by_area: bool = False) -> np.ndarray:
+    """uint8 (H, W, C) at another (height, width): linear, averaging over what falls into one pixel when it shrinks.
+
+    Args:
+        by_area: True for the plain mean over the area of each new pixel, where otherwise its surroundings count too.
+    """
     height, width = size
     if pixels.shape[:2] == size:
         return pixels
-    planes = [Image.fromarray(pixels[..., c]).resize((width, height), Image.Resampling.BILINEAR) for c in range(pixels.shape[2])]
+    planes = [Image.fromarray(pixels[..., c]).resize((width, height), _filter(by_area)) for c in range(pixels.shape[2])]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
-def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_labels(labels: np.ndarray, size: tuple[int, int], *, by_area: bool = False) -> np.ndarray:
     """uint8 labels (H, W) at another (height, width): every pixel gets the label with the largest share of it.
 
     Shares are weighed by the filter of `resize_image` (what is near a pixel's centre counts more than what is at its rim), so
     that a mask stays in register with its image. No label that is not in `labels` can appear (which interpolation of the
     numbers would bring about); at equal shares the lowest label wins.
+
+    Args:
+        by_area: as for `resize_image`. Labels of 0 and 1 are then 1 where more than half of the new pixel's area was.
     """
     height, width = size
     if labels.shape == size:
         return labels
     present = np.unique(labels)
     shares = [
-        np.asarray(Image.fromarray((labels == label).astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR))
-        for label in present
+        np.asarray(Image.fromarray((labels == label).astype(np.float32)).resize((width, height), _filter(by_area))) for label in present
     ]
     return present[np.argmax(shares, axis=0)]
+
+
+def _filter(by_area: bool) -> Image.Resampling:
+    return Image.Resampling.BOX if by_area else Image.Resampling.BILINEAR
 
 
 @contextmanager
