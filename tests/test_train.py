@@ -38,6 +38,7 @@ from pixeltrust.weights import pixel_weights
 from tiny import acting_at, configured, draw
 
 SCHEDULES = ("cosine", "constant", "step")
+ON_THE_POOL = ("plain", "dice-ce", "gce", "mae", "sce", "nr-dice", "t-loss")
 UPDATES = 9  # of `configured()`: 3 epochs of 4, 4 and 2 noisy images
 FILES = {"config.toml", "environment.json", "cases.csv", "history.csv", "steps.csv", "checkpoint.pt", "best.pt", "model.pt"}
 HERE = Path(__file__).parent
@@ -112,6 +113,13 @@ def interrupted(data, out, update, resume=False, **settings):
             trained(data, out, resume=resume, **settings)
 
 
+def streams_of(method):
+    """What its steps ask for."""
+    if method in ON_THE_POOL:
+        return ["pool"]
+    return {"clean": ["clean"], "finetuned": ["pool", "clean"]}.get(method, ["noisy", "clean"])
+
+
 # How many updates, of what
 
 
@@ -122,8 +130,10 @@ def test_every_method_makes_as_many_updates_as_noisy_batches_fill_the_epochs(dat
     assert done.updates == 2 * per_epoch
     assert history(tmp_path / "run")["update"].tolist() == [per_epoch, 2 * per_epoch]
     assert len(pd.read_csv(tmp_path / "run" / "steps.csv")) == 2 * per_epoch
-    noisy, clean = 2 * 10, 2 * per_epoch * 3
-    assert done.images == {"plain": 2 * per_epoch * batch_size, "clean": clean, "joint": noisy + clean, "pixel": noisy + clean}[method]
+    pool, first = 2 * per_epoch * batch_size, round(2 / 3 * 2 * per_epoch)
+    in_stream = {"noisy": 2 * 10, "clean": 2 * per_epoch * 3, "pool": pool}
+    finetuned = first * batch_size + (2 * per_epoch - first) * 3
+    assert done.images == (finetuned if method == "finetuned" else sum(in_stream[stream] for stream in streams_of(method)))
 
 
 def test_an_update_is_the_optimisers_step_along_the_methods_gradient(data, tmp_path, monkeypatch):
@@ -661,8 +671,7 @@ def test_held_out_and_test_cases_are_in_no_batch_and_all_others_are(data, tmp_pa
     assert (len(roles["noisy"]), len(roles["clean"]), cases["held_out"].sum()) == (10, 3, 11)
     used = {stream: {name for (s, _), names in seen.batches.items() if s == stream for name in names} for stream, _ in seen.batches}
     expected = {"noisy": roles["noisy"], "clean": roles["clean"], "pool": roles["noisy"] | roles["clean"]}
-    wanted = {"plain": ["pool"], "clean": ["clean"], "finetuned": ["pool", "clean"]}.get(method, ["noisy", "clean"])
-    assert used == {stream: expected[stream] for stream in wanted}
+    assert used == {stream: expected[stream] for stream in streams_of(method)}
 
 
 def test_test_masks_are_never_decoded_nor_matter(data, straight, tmp_path, monkeypatch):
