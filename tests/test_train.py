@@ -31,6 +31,7 @@ from pixeltrust.config import Config, to_toml
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.methods import METHODS, Outcome, pixel
 from pixeltrust.metrics import confusion, dice
+from pixeltrust.optimizers import build_optimizer
 from pixeltrust.runs import Run
 from pixeltrust.train import train
 from pixeltrust.weight_maps import map_epochs
@@ -265,6 +266,9 @@ KILLS = [
     ("plain", ["after", "config.toml", 1]),
     ("pixel", ["half", "model.pt", 1]),
     ("plain", ["after", "model.pt", 1]),
+    ("mean-teacher", ["update", 5]),
+    ("mean-teacher", ["half", "checkpoint.pt", 2]),
+    ("t-loss", ["update", 5]),
     *[("pixel", ["seconds", seconds]) for seconds in np.random.default_rng(0).uniform(0.02, 0.4, 3).round(3).tolist()],
 ]
 
@@ -604,6 +608,38 @@ def test_bf16_on_a_processor_without_it_is_remarked_on_before_training(data, tmp
 def test_mixed_precision_keeps_the_parameters_in_float32(data, tmp_path):
     trained(data, tmp_path / "run", method="pixel", precision="bf16", epochs=1)
     assert {value.dtype for value in state_of(tmp_path / "run").values()} == {torch.float32}
+
+
+def test_a_teacher_runs_in_the_precision_of_its_student(data, tmp_path, monkeypatch):
+    passes, real = [], tiny.network
+
+    def watched(**settings):
+        model = real(**settings)
+        model[0].register_forward_hook(lambda module, _, out: passes.append((torch.is_grad_enabled(), module.training, out.dtype)))
+        return model
+
+    monkeypatch.setattr(tiny, "network", watched)
+    trained(data, tmp_path / "run", method="mean-teacher", precision="bf16", epochs=1)
+    teachers, students = (False, True, torch.bfloat16), (True, True, torch.bfloat16)
+    assert [made for made in passes if made[1]] == [students, teachers, students] * 3  # on clean images; both on noisy ones
+    assert not any("teacher" in name for name in state_of(tmp_path / "run"))
+
+
+def test_what_is_kept_of_a_mean_teachers_run_is_the_student(data, straight, tmp_path, monkeypatch):
+    students = []
+    monkeypatch.setattr(train_module, "build_optimizer", lambda both, *rest: students.append(both[0]) or build_optimizer(both, *rest))
+    trained(data, tmp_path / "run", method="mean-teacher")
+    assert all(torch.equal(value, students[0].state_dict()[name]) for name, value in state_of(tmp_path / "run").items())
+    assert state_of(tmp_path / "run").keys() == state_of(straight(method="plain")).keys()
+    assert same_weights(tmp_path / "run", straight(method="mean-teacher"))
+
+
+def test_what_a_method_reports_beyond_the_usual_is_in_the_tables(straight):
+    for method, name in (("t-loss", "nu"), ("mean-teacher", "consistency")):
+        steps = pd.read_csv(straight(method=method) / "steps.csv")
+        assert (steps[name] > 0).all()
+        assert steps[name].nunique() == UPDATES
+        assert history(straight(method=method))[name][0] == pytest.approx(steps[name][:3].mean())
 
 
 # Randomness

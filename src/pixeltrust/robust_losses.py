@@ -109,7 +109,7 @@ def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor) -> Tensor:
     others = found - truth
     squares = (others.square().sum(1) + others.sum(1).square()) / 2  # class 0 has minus the sum of the others
     total = squares.flatten(1).sum(1)
-    free = others.shape[1] * (masks != IGNORE).flatten(1).sum(1)
+    free = others.shape[1] * (masks != IGNORE).flatten(1).sum(1, dtype=total.dtype)
     # log ν is taken out of both logarithms: what is large in ν's gradient then cancels here, and not in float32.
     spread = (nu + free) / 2 * (nu + total).log() - nu / 2 * nu.log() + free / 2 * math.log(math.pi)
     return (torch.lgamma(nu / 2) - torch.lgamma((nu + free) / 2) + spread).sum() / free.sum().clamp(min=1)
