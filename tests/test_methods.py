@@ -1,17 +1,23 @@
 """What each compared method adds to .grad in one step, against the table of methods worked out by hand with torch's own losses."""
 
 import math
+from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from pixeltrust import methods as methods_module
 from pixeltrust import weights as weights_module
 from pixeltrust.config import Config
 from pixeltrust.feeds import Feed
-from pixeltrust.methods import METHODS, build_method
+from pixeltrust.methods import METHODS, build_method, consistency_weight
+from pixeltrust.optimizers import build_optimizer
+from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch, Step, pixel_weights
+from published import PUBLISHED
 from reference import PlainUNet, assert_equal_to_rounding, batch, clamped, clean_mean, differentiated_gains, reference_gradients, seeded
 
 CLASSES = pytest.mark.parametrize("classes", [1, 3])
@@ -42,8 +48,14 @@ def stepped(method, classes=1, model=None, only=("noisy", "clean", "pool"), **se
     model = model or network(classes)
     feed, asked = fed(classes, only)
     config = Config(method=method, **settings)
-    outcome = build_method(model, config)(model, feed, config)
+    outcome = built(model, config)(model, feed, config)
     return outcome, {name: p.grad for name, p in model.named_parameters()}, asked
+
+
+def built(model, config):
+    """The method; what it trains itself is in float64, as the networks here are."""
+    method = build_method(model, config)
+    return method.double() if isinstance(method, torch.nn.Module) else method
 
 
 def by_hand(classes, *shares):
@@ -76,6 +88,19 @@ def test_plain_follows_the_mean_loss_of_one_batch_of_the_pool(classes):
     assert_same(gradients, by_hand(classes, (1.0, POOL)))
     assert outcome.loss == pytest.approx(mean_loss(classes, POOL), rel=1e-9)
     assert all(math.isnan(value) for value in (outcome.clean_loss, outcome.zero_share, outcome.effective_pixels))
+
+
+@CLASSES
+@pytest.mark.parametrize("method", PUBLISHED)
+def test_a_rivals_loss_takes_the_place_of_plains(method, classes):
+    outcome, gradients, asked = stepped(method, classes, only=("pool",))
+    assert asked == ["pool"]
+    model, data = network(classes), batch(**POOL, classes=classes)
+    loss = PUBLISHED[method](model(data.images), data.masks)
+    loss.backward()
+    assert_same(gradients, {name: p.grad for name, p in model.named_parameters()})
+    assert outcome.loss == pytest.approx(loss.item(), rel=1e-9)
+    assert math.isnan(outcome.clean_loss)
 
 
 @CLASSES
@@ -165,6 +190,116 @@ def test_finetuned_is_plain_and_in_its_last_share_clean(share, update, stream):
     assert_same({name: p.grad for name, p in model.named_parameters()}, expected)
 
 
+# What remembers
+
+
+def test_nu_of_the_t_loss_is_trained_along_and_stays_above_zero():
+    model, config, (feed, _) = network(), Config(method="t-loss", learning_rate=0.5), fed()
+    method = built(model, config)
+    optimizer = build_optimizer(torch.nn.ModuleList([model, method]), config)
+    reported = []
+    for _ in range(12):
+        optimizer.zero_grad()
+        reported.append(method(model, feed, config).more["nu"])
+        optimizer.step()
+    assert reported[0] == pytest.approx(math.e)
+    assert all(nu > 0 for nu in reported)
+    assert len(set(reported)) == 12
+    data = batch(**POOL)
+    nu = torch.tensor(math.e + 1e-8, dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(PUBLISHED["t-loss"](network()(data.images).detach(), data.masks, nu), nu)
+    first = built(network(), config)
+    first(network(), feed, config)
+    assert first.log_nu.grad.item() == pytest.approx(math.e * slope.item(), rel=1e-9)
+
+
+def noise_of(update, shape, seed=0):
+    return 0.025 * torch.from_numpy(generator(seed, "teacher noise", update).standard_normal((2, *shape), "float32")).double()
+
+
+@CLASSES
+def test_a_mean_teacher_is_the_average_of_its_student_and_teaches_it_probabilities(classes):
+    """Against a student that is moved by hand: the average, the noise, the ramp and the gradient of every step."""
+    config, (feed, asked) = Config(method="mean-teacher", seed=5), fed(classes, only=("noisy", "clean"))
+    student, average = network(classes), network(classes)
+    method = built(student, config)
+    noisy, clean = batch(**NOISY, classes=classes), batch(**CLEAN, classes=classes)
+    for update in range(4):
+        with torch.no_grad():
+            for own, value in zip(average.parameters(), student.parameters(), strict=True):
+                own.copy_(0.99 * own + 0.01 * value)
+        reference = deepcopy(student)
+        probabilities = torch.sigmoid if classes == 1 else (lambda logits: torch.softmax(logits, 1))
+        taught, learned = noise_of(update, noisy.images.shape, seed=5)
+        aim = probabilities(average(noisy.images + taught)).detach()
+        consistency = F.mse_loss(probabilities(reference(noisy.images + learned)), aim)
+        weight = 0.1 * math.exp(-5 * (1 - min(1, update / (0.4 * 5))) ** 2)
+        clean_loss = clean_mean(reference(clean.images), clean.masks)
+        (clean_loss + weight * consistency).backward()
+        outcome = method(student, replace(feed, update=update, updates=5), config)
+        assert_same({n: p.grad for n, p in student.named_parameters()}, {n: p.grad for n, p in reference.named_parameters()})
+        assert outcome.loss == pytest.approx((clean_loss + weight * consistency).item(), rel=1e-9)
+        assert outcome.clean_loss == pytest.approx(clean_loss.item(), rel=1e-9)
+        assert outcome.more["consistency"] == pytest.approx(consistency.item(), rel=1e-9)
+        assert outcome.more["consistency"] > 0  # in the first step too: the two see other noise
+        with torch.no_grad():
+            for value in student.parameters():
+                value -= 0.5 * value.grad
+                value.grad = None
+    assert asked == ["clean", "noisy"] * 4
+
+
+def test_a_mean_teacher_does_not_look_at_the_noisy_masks():
+    noisy, clean = batch(**NOISY), batch(**CLEAN)
+    blind = Feed(noisy=lambda: SimpleNamespace(images=noisy.images), clean=lambda: clean, pool=None)
+    model, config = network(), Config(method="mean-teacher")
+    outcome = built(model, config)(model, blind, config)
+    expected, gradients, _ = stepped("mean-teacher")
+    assert outcome.numbers() == pytest.approx(expected.numbers(), rel=1e-12, nan_ok=True)
+    assert_same({name: p.grad for name, p in model.named_parameters()}, gradients)
+
+
+def test_a_mean_teacher_has_no_gradient_and_is_not_trained():
+    model, config, (feed, _) = network(), Config(method="mean-teacher"), fed()
+    method = built(model, config)
+    method(model, feed, config)
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in method.parameters())
+    (group,) = build_optimizer(torch.nn.ModuleList([model, method]), config).param_groups
+    assert {id(parameter) for parameter in group["params"]} == {id(parameter) for parameter in model.parameters()}
+
+
+def test_a_mean_teacher_sees_noise_that_seed_and_update_decide():
+    consistency = {}
+    for name, (seed, update) in {"one": (0, 3), "again": (0, 3), "later": (0, 4), "other": (1, 3)}.items():
+        model, config, (feed, _) = network(), Config(method="mean-teacher", seed=seed), fed()
+        consistency[name] = built(model, config)(model, replace(feed, update=update, updates=10), config).more["consistency"]
+    assert consistency["one"] == consistency["again"]
+    assert len(set(consistency.values())) == 3
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_mean_teacher_has_the_buffers_and_the_mode_of_its_student(training):
+    """With running statistics far from the initial ones, that shows where they are used: in eval mode."""
+    model = seeded(PlainUNet, 2, 1, norm="batch")
+    config, (feed, _) = Config(method="mean-teacher"), fed()
+    method = built(model, config)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.fill_(9.0)
+    model.train(training)
+    expected = deepcopy(model)
+    outcome = method(model, feed, config)
+    images = batch(**NOISY).images
+    taught, learned = noise_of(0, images.shape)
+    difference = expected(images + taught).sigmoid() - expected(images + learned).sigmoid()
+    assert outcome.more["consistency"] == pytest.approx(difference.square().mean().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(("update", "share"), [(0, math.exp(-5)), (200, math.exp(-1.25)), (400, 1), (401, 1), (1000, 1)])
+def test_consistency_counts_more_and_more_in_the_first_two_fifths_of_training(update, share):
+    assert consistency_weight(update, 1000) == pytest.approx(0.1 * share)
+
+
 def test_pixel_takes_its_gains_along_the_parts_that_the_setting_names():
     model = network()
     head = list(model.head.parameters())
@@ -200,10 +335,14 @@ def without_values():
     return Feed(noisy=lambda: made, clean=lambda: made, pool=lambda: made)
 
 
-@pytest.mark.parametrize("method", ["plain", "clean", "joint"])
+@pytest.mark.parametrize("method", ["plain", "clean", "joint", "mean-teacher", *PUBLISHED])
 def test_a_step_does_not_wait_for_its_numbers(method):
-    outcome = METHODS[method](network().to("meta"), without_values(), Config())
+    model, config = network().to("meta"), Config(method=method)
+    method = built(model, config)
+    method = method.to("meta") if isinstance(method, torch.nn.Module) else method
+    outcome = method(model, without_values(), config)
     assert outcome.loss.shape == ()
+    assert all(value.shape == () for value in outcome.more.values())
 
 
 def test_what_pixel_reports_does_not_wait_for_its_numbers(monkeypatch):

@@ -31,6 +31,7 @@ from pixeltrust.config import Config, to_toml
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.methods import METHODS, Outcome, pixel
 from pixeltrust.metrics import confusion, dice
+from pixeltrust.optimizers import build_optimizer
 from pixeltrust.runs import Run
 from pixeltrust.train import train
 from pixeltrust.weight_maps import map_epochs
@@ -38,6 +39,7 @@ from pixeltrust.weights import pixel_weights
 from tiny import acting_at, configured, draw
 
 SCHEDULES = ("cosine", "constant", "step")
+ON_THE_POOL = ("plain", "dice-ce", "gce", "mae", "sce", "nr-dice", "t-loss")
 UPDATES = 9  # of `configured()`: 3 epochs of 4, 4 and 2 noisy images
 FILES = {"config.toml", "environment.json", "cases.csv", "history.csv", "steps.csv", "checkpoint.pt", "best.pt", "model.pt"}
 HERE = Path(__file__).parent
@@ -112,6 +114,13 @@ def interrupted(data, out, update, resume=False, **settings):
             trained(data, out, resume=resume, **settings)
 
 
+def streams_of(method):
+    """What its steps ask for."""
+    if method in ON_THE_POOL:
+        return ["pool"]
+    return {"clean": ["clean"], "finetuned": ["pool", "clean"]}.get(method, ["noisy", "clean"])
+
+
 # How many updates, of what
 
 
@@ -122,10 +131,10 @@ def test_every_method_makes_as_many_updates_as_noisy_batches_fill_the_epochs(dat
     assert done.updates == 2 * per_epoch
     assert history(tmp_path / "run")["update"].tolist() == [per_epoch, 2 * per_epoch]
     assert len(pd.read_csv(tmp_path / "run" / "steps.csv")) == 2 * per_epoch
-    noisy, clean = 2 * 10, 2 * per_epoch * 3
-    first = round(2 / 3 * done.updates)
-    expected = {"plain": done.updates * batch_size, "clean": clean, "finetuned": first * batch_size + (done.updates - first) * 3}
-    assert done.images == expected.get(method, noisy + clean)
+    pool, first = 2 * per_epoch * batch_size, round(2 / 3 * 2 * per_epoch)
+    in_stream = {"noisy": 2 * 10, "clean": 2 * per_epoch * 3, "pool": pool}
+    finetuned = first * batch_size + (2 * per_epoch - first) * 3
+    assert done.images == (finetuned if method == "finetuned" else sum(in_stream[stream] for stream in streams_of(method)))
 
 
 def test_an_update_is_the_optimisers_step_along_the_methods_gradient(data, tmp_path, monkeypatch):
@@ -257,6 +266,9 @@ KILLS = [
     ("plain", ["after", "config.toml", 1]),
     ("pixel", ["half", "model.pt", 1]),
     ("plain", ["after", "model.pt", 1]),
+    ("mean-teacher", ["update", 5]),
+    ("mean-teacher", ["half", "checkpoint.pt", 2]),
+    ("t-loss", ["update", 5]),
     *[("pixel", ["seconds", seconds]) for seconds in np.random.default_rng(0).uniform(0.02, 0.4, 3).round(3).tolist()],
 ]
 
@@ -598,6 +610,38 @@ def test_mixed_precision_keeps_the_parameters_in_float32(data, tmp_path):
     assert {value.dtype for value in state_of(tmp_path / "run").values()} == {torch.float32}
 
 
+def test_a_teacher_runs_in_the_precision_of_its_student(data, tmp_path, monkeypatch):
+    passes, real = [], tiny.network
+
+    def watched(**settings):
+        model = real(**settings)
+        model[0].register_forward_hook(lambda module, _, out: passes.append((torch.is_grad_enabled(), module.training, out.dtype)))
+        return model
+
+    monkeypatch.setattr(tiny, "network", watched)
+    trained(data, tmp_path / "run", method="mean-teacher", precision="bf16", epochs=1)
+    teachers, students = (False, True, torch.bfloat16), (True, True, torch.bfloat16)
+    assert [made for made in passes if made[1]] == [students, teachers, students] * 3  # on clean images; both on noisy ones
+    assert not any("teacher" in name for name in state_of(tmp_path / "run"))
+
+
+def test_what_is_kept_of_a_mean_teachers_run_is_the_student(data, straight, tmp_path, monkeypatch):
+    students = []
+    monkeypatch.setattr(train_module, "build_optimizer", lambda both, *rest: students.append(both[0]) or build_optimizer(both, *rest))
+    trained(data, tmp_path / "run", method="mean-teacher")
+    assert all(torch.equal(value, students[0].state_dict()[name]) for name, value in state_of(tmp_path / "run").items())
+    assert state_of(tmp_path / "run").keys() == state_of(straight(method="plain")).keys()
+    assert same_weights(tmp_path / "run", straight(method="mean-teacher"))
+
+
+def test_what_a_method_reports_beyond_the_usual_is_in_the_tables(straight):
+    for method, name in (("t-loss", "nu"), ("mean-teacher", "consistency")):
+        steps = pd.read_csv(straight(method=method) / "steps.csv")
+        assert (steps[name] > 0).all()
+        assert steps[name].nunique() == UPDATES
+        assert history(straight(method=method))[name][0] == pytest.approx(steps[name][:3].mean())
+
+
 # Randomness
 
 
@@ -663,8 +707,7 @@ def test_held_out_and_test_cases_are_in_no_batch_and_all_others_are(data, tmp_pa
     assert (len(roles["noisy"]), len(roles["clean"]), cases["held_out"].sum()) == (10, 3, 11)
     used = {stream: {name for (s, _), names in seen.batches.items() if s == stream for name in names} for stream, _ in seen.batches}
     expected = {"noisy": roles["noisy"], "clean": roles["clean"], "pool": roles["noisy"] | roles["clean"]}
-    wanted = {"plain": ["pool"], "clean": ["clean"], "finetuned": ["pool", "clean"]}.get(method, ["noisy", "clean"])
-    assert used == {stream: expected[stream] for stream in wanted}
+    assert used == {stream: expected[stream] for stream in streams_of(method)}
 
 
 def test_test_masks_are_never_decoded_nor_matter(data, straight, tmp_path, monkeypatch):

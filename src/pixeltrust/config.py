@@ -15,7 +15,21 @@ import tomli_w
 
 from pixeltrust.errors import ConfigError
 
-MethodName = Literal["plain", "clean", "joint", "finetuned", "image", "pixel"]
+MethodName = Literal[
+    "plain",
+    "clean",
+    "joint",
+    "finetuned",
+    "dice-ce",
+    "gce",
+    "mae",
+    "sce",
+    "nr-dice",
+    "t-loss",
+    "mean-teacher",
+    "image",
+    "pixel",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +59,7 @@ class Config:
     """Pixels a side, or [height, width], of what the network trains on."""
 
     batch_size: int = 16
-    """Noisy images in a step (for `plain`: images of the pool)."""
+    """Noisy images in a step (for `plain` and those like it: images of the pool)."""
 
     clean_batch_size: int = 16
     """Clean images in a step."""

@@ -4,18 +4,40 @@ A method is any function (model, feed, config) → Outcome; the loop does the re
 nn.Module, made from the network and the settings: its parameters are trained along, and its state goes into the checkpoints.
 """
 
+import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pixeltrust.config import Config
+from pixeltrust.data import sent
 from pixeltrust.feeds import Feed
-from pixeltrust.losses import cross_entropy_of_labels, mean_over_counted
+from pixeltrust.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
 from pixeltrust.models import parameters_along
+from pixeltrust.robust_losses import (
+    absolute_error,
+    dice_cross_entropy,
+    generalised_cross_entropy,
+    noise_robust_dice,
+    probabilities,
+    student_t,
+    symmetric_cross_entropy,
+)
+from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch, Per, reweighted_step
+
+T_LOSS_LOG_NU = 1.0  # where the T-Loss's code begins; ν itself is then e
+T_LOSS_MIN_NU = 1e-8
+TEACHER_DECAY = 0.99  # of its average, per update
+TEACHER_NOISE = 0.025  # standard deviation, of images 0 … 1: a tenth of theirs, roughly, as PyMIC has it
+TEACHER_WEIGHT = 0.1  # of the consistency at the end, as in PyMIC and SSL4MIS
+TEACHER_RAMP = 0.4  # share of the updates in which that weight is reached
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
@@ -67,6 +89,92 @@ def finetuned(model: nn.Module, feed: Feed, config: Config) -> Outcome:
     return plain(model, feed, config) if feed.update < first else clean(model, feed, config)
 
 
+def dice_ce(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
+    """As `plain`, with the field's usual loss: Dice plus cross-entropy."""
+    batch = feed.pool()
+    return Outcome(loss=_backward(dice_cross_entropy(model(batch.images), batch.masks)))
+
+
+def gce(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
+    """As `plain`, with generalised cross-entropy (Zhang & Sabuncu 2018)."""
+    return Outcome(loss=_backward_mean(model, feed.pool(), pixel_loss=generalised_cross_entropy))
+
+
+def mae(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
+    """As `plain`, with the mean absolute error (Ghosh et al. 2017)."""
+    return Outcome(loss=_backward_mean(model, feed.pool(), pixel_loss=absolute_error))
+
+
+def sce(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
+    """As `plain`, with symmetric cross-entropy (Wang et al. 2019)."""
+    return Outcome(loss=_backward_mean(model, feed.pool(), pixel_loss=symmetric_cross_entropy))
+
+
+def nr_dice(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
+    """As `plain`, with the noise-robust Dice loss (Wang et al. 2020)."""
+    batch = feed.pool()
+    return Outcome(loss=_backward(noise_robust_dice(model(batch.images), batch.masks)))
+
+
+class TLoss(nn.Module):
+    """As `plain`, with the T-Loss (Gonzalez-Jimenez et al. 2023), whose ν is trained along; reports `nu`."""
+
+    def __init__(self, model: nn.Module, config: Config) -> None:  # noqa: ARG002
+        super().__init__()
+        self.log_nu = nn.Parameter(torch.tensor(T_LOSS_LOG_NU))
+
+    def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG002
+        batch = feed.pool()
+        nu = self.log_nu.exp() + T_LOSS_MIN_NU
+        loss = _backward(student_t(model(batch.images), batch.masks, nu=nu))
+        return Outcome(loss=loss, more={"nu": _reported(nu.detach())})
+
+
+class MeanTeacher(nn.Module):
+    """Cross-entropy on a clean batch, and on the images of a noisy one consistency with a teacher; its masks are not looked at.
+
+    The teacher is the exponential average of the network (its buffers are the network's). Consistency is the mean squared difference of
+    the two's probabilities, each under Gaussian noise of its own on the images; its weight rises as exp(−5 (1 − t)²). Reports
+    `consistency`.
+
+    Source: A. Tarvainen, H. Valpola, "Mean teachers are better role models", NeurIPS 2017; the ramp is of S. Laine, T. Aila, ICLR 2017.
+    """
+
+    def __init__(self, model: nn.Module, config: Config) -> None:  # noqa: ARG002
+        super().__init__()
+        self.teacher = copy.deepcopy(model).requires_grad_(False)
+
+    def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
+        self._follow(model)
+        clean_loss = _backward_mean(model, feed.clean())
+        consistency = self._consistency(model, feed, config)
+        weight = consistency_weight(feed.update, feed.updates)
+        value = _backward(consistency, share=weight)
+        return Outcome(loss=clean_loss + weight * value, clean_loss=clean_loss, more={"consistency": value})
+
+    @torch.no_grad()
+    def _follow(self, model: nn.Module) -> None:
+        """The last update's network goes into the average. (torch's AveragedModel does the same, but waits for the device.)"""
+        self.teacher.train(model.training)
+        get_ema_multi_avg_fn(TEACHER_DECAY)(list(self.teacher.parameters()), list(model.parameters()), 0)
+        for own, students in zip(self.teacher.buffers(), model.buffers(), strict=True):
+            own.copy_(students)
+
+    def _consistency(self, model: nn.Module, feed: Feed, config: Config) -> Tensor:
+        images = feed.noisy().images
+        draws = generator(config.seed, "teacher noise", feed.update).standard_normal((2, *images.shape), np.float32)
+        noise = TEACHER_NOISE * sent(torch.from_numpy(draws), images.device).to(images.dtype)
+        with torch.no_grad():
+            taught = probabilities(self.teacher(images + noise[0]))
+        return (probabilities(model(images + noise[1])) - taught).square().mean()
+
+
+def consistency_weight(update: int, updates: int) -> float:
+    """Of `MeanTeacher` in an update of so many."""
+    progress = min(1.0, update / (TEACHER_RAMP * updates))
+    return TEACHER_WEIGHT * math.exp(-5 * (1 - progress) ** 2)
+
+
 def image(model: nn.Module, feed: Feed, config: Config) -> Outcome:
     """One weight for every noisy image (Ren et al. 2018), from the clean batch, plus λ times the clean loss."""
     return _reweighted(model, feed, config, "image")
@@ -82,6 +190,13 @@ METHODS: dict[str, Method | type[nn.Module]] = {
     "clean": clean,
     "joint": joint,
     "finetuned": finetuned,
+    "dice-ce": dice_ce,
+    "gce": gce,
+    "mae": mae,
+    "sce": sce,
+    "nr-dice": nr_dice,
+    "t-loss": TLoss,
+    "mean-teacher": MeanTeacher,
     "image": image,
     "pixel": pixel,
 }
@@ -118,8 +233,12 @@ def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per) -> Outco
     )
 
 
-def _backward_mean(model: nn.Module, batch: Batch, share: float = 1.0) -> float | Tensor:
-    loss = mean_over_counted(cross_entropy_of_labels(model(batch.images), batch.masks), batch.masks)
+def _backward_mean(model: nn.Module, batch: Batch, share: float = 1.0, pixel_loss: PixelLoss = cross_entropy_of_labels) -> float | Tensor:
+    losses = pixel_loss(model(batch.images), batch.masks)
+    return _backward(mean_over_counted(losses, batch.masks), share)
+
+
+def _backward(loss: Tensor, share: float = 1.0) -> float | Tensor:
     (share * loss).backward()
     return _reported(loss.detach())
 

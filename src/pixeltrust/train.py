@@ -136,8 +136,9 @@ class _Loop:
         if not streams.pixels.mapped:
             streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
         torch.manual_seed(int(generator(config.seed, "dropout").integers(2**31)))
-        self.model = fabric.setup_module(model if config.precision == "32" else _InBfloat16(model))
-        self.method = method or build_method(model, config)
+        network = model if config.precision == "32" else _InBfloat16(model)
+        self.model = fabric.setup_module(network)
+        self.method = method or build_method(network, config)
         memory = self.method.to(self.device) if isinstance(self.method, nn.Module) else nn.Module()
         optimizer = build_optimizer(nn.ModuleList([model, memory]), config)
         self.state = State(model, optimizer, build_schedule(optimizer, config, self.total), memory)
