@@ -12,8 +12,8 @@ LAYERS = (
     ("labels", "cases", "sources", "runs", "checkpoints"),
     ("data", "feeds", "methods", "validation", "weight_maps"),
     ("train", "predict", "evaluate", "simulate", "archives", "synthetic"),
-    ("charts", "benchmark"),
-    ("report", "demo"),
+    ("charts", "outcome"),
+    ("report", "demo", "benchmark"),
     ("cli",),
 )
 """A module imports from lower rows, or from its left in its own row."""

@@ -10,7 +10,7 @@ be legible on a phone. Panels are PNG pictures of one case, enlarged, with outli
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +28,9 @@ from skimage.segmentation import find_boundaries
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 
 WIDTH, HEIGHT = 3.9, 2.55  # inches of one chart; at 96 px an inch 374 px, the width of a phone
+PRINTED_DPI = 160  # of the PNG pictures
 PANEL_PIXELS = 256  # the longer side of a panel
+_DASH = 7  # pixels of a panel
 MOST = 8.0  # the weight, in averages, at which the colours of `heat` end
 
 # Okabe and Ito's palette, told apart by all common kinds of colour vision; the second of each pair is for dark pages.
@@ -37,10 +39,22 @@ COLOURS = {
     "pixel": ("#0072b2", "#56b4e9"),
     "clean": ("#00805f", "#22c19a"),
     "joint": ("#a8497c", "#dd92bb"),
+    "robust": ("#7a6a00", "#d2c04a"),
+    "own": ("#6a4fb3", "#b3a2f2"),
     "ink": ("#1c1b19", "#eceae4"),
     "faint": ("#77736a", "#a29e94"),
     "line": ("#dcd8cf", "#3b3a36"),
 }
+FAMILIES = {
+    "plain": ("plain",),
+    "clean": ("clean", "finetuned"),
+    "joint": ("joint",),
+    "pixel": ("pixel", "image", "pixel+clean"),
+    "robust": ("dice-ce", "gce", "mae", "nr-dice", "sce", "t-loss", "pruned", "mean-teacher"),
+    "ink": ("ceiling",),
+}
+"""Methods that share a colour; `marker_of` tells them apart. Any other name is a method of somebody's own."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "d")
 OUTLINES = {"noisy": (240, 228, 66), "true": (255, 255, 255), "plain": (240, 140, 30), "pixel": (70, 180, 255), "predicted": (70, 180, 255)}
 _QUANTITIES = {
     "loss": "Loss on the training batches",
@@ -91,13 +105,13 @@ def dice_strips(scores: Mapping[str, np.ndarray]) -> Chart:
         defined = np.asarray(values)[~np.isnan(values)]
         (low, high), mean = bootstrap_interval(defined), mean_of_defined(defined)
         axes.scatter(defined, row + spread.uniform(-0.17, 0.17, len(defined)), s=9, color=_colour(name), alpha=0.5, linewidths=0)
-        axes.plot([low, high], [row, row], color=_ink("ink"), linewidth=2.2, solid_capstyle="butt")
-        axes.plot(mean, row, marker="D", markersize=5, color=_ink("ink"))
+        axes.plot([low, high], [row, row], color=ink("ink"), linewidth=2.2, solid_capstyle="butt")
+        axes.plot(mean, row, marker="D", markersize=5, color=ink("ink"))
         axes.text(0.0, row - 0.3, f"{name}  mean {mean:.3f}", transform=axes.get_yaxis_transform(), color=_colour(name), fontweight="bold")
         words.append(f"{name}: mean {mean:.3f}, 95 % interval {low:.3f} to {high:.3f}, {len(defined)} cases")
     axes.set(ylim=(len(scores) - 0.6, -0.6), yticks=[], xlabel="Dice, a dot per test case")
     axes.spines["left"].set_visible(False)
-    return Chart(title="Dice of every test case", svg=_svg(figure), text="; ".join(words))
+    return Chart(title="Dice of every test case", svg=svg(figure), text="; ".join(words))
 
 
 def differences(values: np.ndarray, *, better: str, worse: str) -> Chart:
@@ -106,7 +120,7 @@ def differences(values: np.ndarray, *, better: str, worse: str) -> Chart:
     figure, axes = _chart()
     names = np.where(ordered > 0, better, worse)
     axes.bar(np.arange(len(ordered)), ordered, width=1.0, color=[_colour(name) for name in names])
-    axes.axhline(0, color=_ink("ink"), linewidth=0.8)
+    axes.axhline(0, color=ink("ink"), linewidth=0.8)
     won, lost = int((ordered > 0).sum()), int((ordered < 0).sum())
     bold: Any = {"transform": axes.transAxes, "fontweight": "bold"}
     axes.text(0.98, 0.96, f"{better} better: {won}", ha="right", va="top", color=_colour(better), **bold)
@@ -114,7 +128,7 @@ def differences(values: np.ndarray, *, better: str, worse: str) -> Chart:
     axes.set(xticks=[], xlabel="test cases, sorted", xlim=(-0.6, len(ordered) - 0.4))
     axes.margins(y=0.2)
     text = f"{better} is better in {won} and {worse} in {lost} of {len(ordered)} cases"
-    return Chart(title=f"Dice of {better} minus {worse}, case by case", svg=_svg(figure), text=text)
+    return Chart(title=f"Dice of {better} minus {worse}, case by case", svg=svg(figure), text=text)
 
 
 def heat_legend() -> Chart:
@@ -126,7 +140,7 @@ def heat_legend() -> Chart:
     for spine in axes.spines.values():
         spine.set_visible(False)
     text = f"brown: weight 0, left out; pale: the average weight; dark blue: {MOST:g} times the average or more"
-    return Chart(title="Weight of a pixel, in multiples of the average", svg=_svg(figure), text=text)
+    return Chart(title="Weight of a pixel, in multiples of the average", svg=svg(figure), text=text)
 
 
 def overlay(image: np.ndarray, masks: Mapping[str, np.ndarray] | None = None) -> bytes:
@@ -145,21 +159,32 @@ def overlay(image: np.ndarray, masks: Mapping[str, np.ndarray] | None = None) ->
     return _png(picture)
 
 
-def heat(weights: np.ndarray, mask: np.ndarray | None = None) -> bytes:
-    """Weights as colours, as PNG: brown below the average, blue above it, the outline of `mask` in black.
+def heat(
+    weights: np.ndarray, mask: np.ndarray | None = None, *, true: np.ndarray | None = None, shape: tuple[int, int] | None = None
+) -> bytes:
+    """Weights as colours, as PNG: brown below the average, blue above it, the outline of `mask` in black, that of `true` broken.
 
     The colours run evenly from 0 to 1 and by the logarithm from 1 to `MOST`.
 
     Args:
         weights: float (H, W), in multiples of the average.
         mask: bool, of any size; the mask whose pixels are weighed.
+        true: bool, of any size; the true mask.
+        shape: (height, width) whose proportions the picture has; those of `weights` where not given.
     """
-    size = _panel_size(*weights.shape)
+    size = _panel_size(*(shape or weights.shape))
     place = _position(_enlarged(weights.astype(np.float32), size, Image.Resampling.NEAREST))
     picture = (_HEAT(place)[..., :3] * 255).round().astype(np.uint8)
+    if true is not None:
+        rows, columns = np.indices(picture.shape[:2])
+        picture[_thicker(_inner_line(true, size)) & ((rows + columns) // _DASH % 2 == 0)] = 0
     if mask is not None:
-        picture[_thicker(find_boundaries(_enlarged(mask.astype(np.float32), size) > 0.5, mode="inner"))] = 0
+        picture[_thicker(_inner_line(mask, size))] = 0
     return _png(picture)
+
+
+def _inner_line(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    return find_boundaries(_enlarged(mask.astype(np.float32), size) > 0.5, mode="inner")
 
 
 def _position(weights: np.ndarray) -> np.ndarray:
@@ -206,7 +231,7 @@ def _curves(column: str, title: str, histories: Mapping[str, pd.DataFrame]) -> C
     axes.set_xlim(left=0)
     _label_ends(axes, {name: (table["update"].iloc[-1], table[column].iloc[-1]) for name, table in known.items()})
     ends = "; ".join(f"{name}: {table[column].iloc[0]:.4g} at first, {table[column].iloc[-1]:.4g} at last" for name, table in known.items())
-    return Chart(title=title, svg=_svg(figure), text=f"{title} over the updates. {ends}")
+    return Chart(title=title, svg=svg(figure), text=f"{title} over the updates. {ends}")
 
 
 def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
@@ -220,28 +245,64 @@ def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
 
 
 def _chart(height: float = HEIGHT) -> tuple[Figure, Axes]:
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-    axes.tick_params(colors=_ink("faint"), length=0)
-    axes.xaxis.label.set_color(_ink("faint"))
-    for spine in axes.spines.values():
-        spine.set_color(_ink("line"))
-    axes.grid(axis="y", color=_ink("line"), linewidth=0.7)
+    figure, (axes,) = panels(1, height=height)
     return figure, axes
+
+
+def panels(number: int, *, height: float = HEIGHT, columns: int = 3) -> tuple[Figure, list[Axes]]:
+    """A figure with several charts side by side, each as wide as a phone."""
+    columns = min(columns, number)
+    rows = -(-number // columns)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(WIDTH * columns, height * rows), layout="constrained")
+        FigureCanvasSVG(figure)
+        every = [figure.add_subplot(rows, columns, place + 1) for place in range(number)]
+    for axes in every:
+        axes.tick_params(colors=ink("faint"), length=0)
+        axes.xaxis.label.set_color(ink("faint"))
+        axes.yaxis.label.set_color(ink("faint"))
+        for spine in axes.spines.values():
+            spine.set_color(ink("line"))
+        axes.grid(axis="y", color=ink("line"), linewidth=0.7)
+    return figure, every
+
+
+def family_of(method: str) -> str:
+    """The name of its colour."""
+    return next((family for family, methods in FAMILIES.items() if method in methods), "own")
+
+
+def marker_of(method: str, among: Sequence[str]) -> str:
+    """A shape that no other method of its colour has.
+
+    Args:
+        among: all methods there are, in an order that stays.
+    """
+    family = family_of(method)
+    members = FAMILIES.get(family) or [one for one in among if family_of(one) == family]
+    return MARKERS[list(members).index(method) % len(MARKERS)]
 
 
 def _colour(name: str) -> str:
     """The light colour of a method, or of a run that carries its name."""
-    return COLOURS.get(name, COLOURS["pixel"])[0]
+    family = family_of(name)
+    return ink("pixel" if family == "own" else family)
 
 
-def _ink(name: str) -> str:
+def ink(name: str) -> str:
+    """The light colour of a name of `COLOURS`, which `svg` puts in the reader's hands."""
     return COLOURS[name][0]
 
 
-def _svg(figure: Figure) -> str:
+def png(figure: Figure) -> bytes:
+    """A picture on white."""
+    file = io.BytesIO()
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(file, format="png", dpi=PRINTED_DPI, facecolor="white", metadata={"Software": None})
+    return file.getvalue()
+
+
+def svg(figure: Figure) -> str:
     """SVG text whose colours follow the reader's setting and whose fonts are the reader's."""
     file = io.StringIO()
     with matplotlib.rc_context(_STYLE):

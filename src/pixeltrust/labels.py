@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from pixeltrust.config import Config
 from pixeltrust.errors import DataError, count, some
 from pixeltrust.images import read_labels
 from pixeltrust.losses import IGNORE
@@ -33,6 +34,16 @@ def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ign
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
     return labels, Kind(path, meaning)
+
+
+def foreground(path: Path, config: Config) -> np.ndarray:
+    """Where a mask file has foreground (of any class), bool (H, W).
+
+    Raises:
+        DataError: as `decode_labels`.
+    """
+    labels, _ = decode_labels(path, classes=config.classes, ignore_label=config.ignore_label)
+    return (labels > 0) & (labels < IGNORE)
 
 
 def labels_of(values: np.ndarray, *, classes: int, ignore_label: int | None = None, may_ignore: bool = True) -> tuple[np.ndarray, Meaning]:

@@ -11,6 +11,7 @@ import pandas as pd
 from pixeltrust.charts import dice_strips, differences, heat_legend, training_curves
 from pixeltrust.errors import RunError
 from pixeltrust.images import case_id, image_suffix, read_image
+from pixeltrust.labels import foreground
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 from pixeltrust.report.pieces import (
     Number,
@@ -18,7 +19,6 @@ from pixeltrust.report.pieces import (
     Shown,
     cases_by_role,
     facts,
-    foreground,
     idle_notes,
     interval,
     many,

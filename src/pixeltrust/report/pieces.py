@@ -3,7 +3,6 @@
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -13,7 +12,6 @@ import pandas as pd
 from pixeltrust import __version__
 from pixeltrust.charts import Chart, heat, overlay
 from pixeltrust.config import Config
-from pixeltrust.labels import decode_labels
 from pixeltrust.metrics import bootstrap_interval
 
 
@@ -55,12 +53,6 @@ def weighed(title: str, one: str, weights: np.ndarray, mask: np.ndarray | None) 
     text = f"the weights of {one}: {zero:.0%} of its pixels have weight 0, the largest is {float(weights.max()):.1f} times the average"
     source = data_uri(heat(weights.astype(np.float32), mask), "image/png")
     return Panel(title=title, text=text, source=source, note=f"{zero:.0%} at 0")
-
-
-def foreground(path: Path, config: Config) -> np.ndarray:
-    """Where a mask file has foreground (of any class)."""
-    labels, _ = decode_labels(path, classes=config.classes, ignore_label=config.ignore_label)
-    return (labels > 0) & (labels < 255)
 
 
 def pictures(charts: Iterable[Chart]) -> list[dict[str, str]]:

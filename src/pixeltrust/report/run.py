@@ -9,13 +9,13 @@ from pixeltrust.charts import heat_legend, training_curves
 from pixeltrust.config import Config
 from pixeltrust.errors import PixeltrustError, RunError
 from pixeltrust.images import read_image
+from pixeltrust.labels import foreground
 from pixeltrust.report.pieces import (
     Number,
     Shown,
     cases_by_role,
     duration,
     facts,
-    foreground,
     idle_notes,
     many,
     outlined,

@@ -1,0 +1,283 @@
+"""The numbers of a benchmark: tables in, tables out.
+
+    cells     a row per cell: method, noise, clean, seed, (fold,) status, seconds, updates, cpu_seconds, error
+    scores    a row per cell and test case: method, noise, clean, seed, id, dice, jaccard
+    table     one method's Dice in one group: ids × seeds; NaN where it is not defined
+    group     all methods of one noise and one number of clean masks
+
+A case counts once: its Dice is averaged over the seeds first. Comparisons are made case by case and seed by seed, on what both sides have.
+Intervals and tests say what other test cases would have changed, not what another training would: for that there is the spread over seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from pixeltrust.metrics import bootstrap_interval, mean_of_defined
+
+GROUP = ["noise", "clean"]
+CEILING = "ceiling"
+"""Trained on true masks, which nobody with noisy ones has: no rival, and never the best."""
+BASE = "plain"
+SHARES = ("wrong_pixels", "wrong_weight", "wrong_weighed", "right_weighed")
+LEVEL = 0.05  # of the tests, after the correction
+
+_DIFFERENCE = ("", "_low", "_high", "_min", "_max", "_seeds", "_cases", "_p", "_p_holm")
+COLUMNS = (
+    *("noise", "clean", "method", "seeds", "seeds_failed", "seeds_not_run", "cases", "undefined"),
+    *("dice", "dice_low", "dice_high", "dice_min", "dice_max", "dice_sd", "jaccard"),
+    *("rival", *(f"minus_{other}{name}" for other in ("rival", "plain") for name in _DIFFERENCE)),
+    *("cost", "cost_min", "cost_max", "cost_seeds", "cost_from", "cost_over"),
+)
+"""Of the summary; see `summarized`."""
+
+Numbers = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All that came out of a benchmark, as tables."""
+
+    cells: pd.DataFrame
+    scores: pd.DataFrame
+    shares: pd.DataFrame
+    """A row per noise, clean, method and epoch: `SHARES`, each the mean over seeds, and wrong_weight's range."""
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """See `summarized`."""
+        return summarized(self.cells, self.scores)
+
+    @cached_property
+    def seed_means(self) -> pd.DataFrame:
+        """The mean Dice of every seed: noise, clean, method, seed, dice."""
+        return self.scores.groupby([*GROUP, "method", "seed"], sort=False)["dice"].mean().reset_index()
+
+
+def summarized(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """A row per noise, clean and method, in the order of the cells; numbers that there are none of are NaN.
+
+    Returns:
+        seeds, seeds_failed, seeds_not_run: how many are done, or not and why.
+        cases, undefined: test cases in the mean; Dice of cases and seeds that are not defined, and in no mean.
+        dice, dice_low, dice_high: the mean over cases and its 95 % bootstrap interval.
+        dice_min, dice_max, dice_sd: of the seeds' means; the standard deviation (n − 1) from two seeds on.
+        jaccard: the mean over cases.
+        rival, minus_rival, minus_rival_…: the best other method of the group, and the difference to it: see `compared`.
+        minus_plain, minus_plain_…: the difference to plain training.
+        cost, cost_…: see `cost_over`.
+    """
+    rows = []
+    for (noise, clean), group in cells.groupby(GROUP, sort=False):
+        of_group = scores[(scores["noise"] == noise) & (scores["clean"] == clean)].merge(_done(group), on=["method", "seed"])
+        rows += [{"noise": noise, "clean": clean, **row} for row in _group_rows(group, of_group)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"rival": "str", "cost_from": "str", "cost_over": "str"})
+
+
+def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
+    seeds = {str(method): seed_states(rows) for method, rows in cells.groupby("method", sort=False)}
+    dice, jaccard = (tables_of(scores, value, seeds) for value in ("dice", "jaccard"))
+    undefined = scores["dice"].isna().groupby(scores["method"]).sum()
+    own = {method: _own(table, jaccard[method]) | {"undefined": undefined[method]} for method, table in dice.items()}
+    order = ranked({method: numbers["dice"] for method, numbers in own.items()})
+    rivals = {method: other for method in dice if (other := next((one for one in order if one != method), None))}
+    plain = {method: BASE for method in dice if BASE in dice and method != BASE}
+    parts = [
+        {method: states.counts() for method, states in seeds.items()},
+        own,
+        {method: {"rival": rival} for method, rival in rivals.items()},
+        _named("minus_rival", _against(dice, rivals, best=order[0] if order else None)),
+        _named("minus_plain", _against(dice, plain)),
+        _cost_rows(cells, seeds),
+    ]
+    return [{"method": method} | {name: value for part in parts for name, value in part.get(method, {}).items()} for method in seeds]
+
+
+def _done(cells: pd.DataFrame) -> pd.DataFrame:
+    """The methods and seeds whose cells (folds) are all done."""
+    done = (cells["status"] == "done").groupby([cells["method"], cells["seed"]]).all()
+    return done[done].index.to_frame(index=False)
+
+
+def _named(what: str, rows: Mapping[str, Numbers]) -> dict[str, Numbers]:
+    return {method: {f"{what}{name}": value for name, value in row.items()} for method, row in rows.items()}
+
+
+# --- seeds and cases ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """Of one method in one group."""
+
+    done: tuple[int, ...]
+    failed: tuple[int, ...]
+    not_run: tuple[int, ...]
+
+    def counts(self) -> Numbers:
+        return {"seeds": len(self.done), "seeds_failed": len(self.failed), "seeds_not_run": len(self.not_run)}
+
+
+def seed_states(cells: pd.DataFrame) -> Seeds:
+    """Which seeds are done (with all their folds, where there are folds), failed, or not run to their end."""
+    worst = {seed: set(rows["status"]) for seed, rows in _by_seed(cells)}
+    failed = tuple(seed for seed, statuses in worst.items() if "failed" in statuses)
+    done = tuple(seed for seed, statuses in worst.items() if statuses == {"done"})
+    return Seeds(done, failed, tuple(seed for seed in worst if seed not in done + failed))
+
+
+def _by_seed(cells: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
+    return [(int(seed), cells[cells["seed"] == seed]) for seed in cells["seed"].unique()]
+
+
+def tables_of(scores: pd.DataFrame, value: str, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
+    """The table of every method that has seeds which are done."""
+    table = scores.pivot(index="id", columns=["method", "seed"], values=value)
+    columns = {method: [(method, seed) for seed in states.done if (method, seed) in table] for method, states in seeds.items()}
+    return {method: table[chosen].droplevel("method", axis="columns") for method, chosen in columns.items() if chosen}
+
+
+def _own(dice: pd.DataFrame, jaccard: pd.DataFrame) -> Numbers:
+    means = dice.mean(axis=1).to_numpy()
+    by_seed = dice.mean(axis=0)
+    low, high = bootstrap_interval(means)
+    return {
+        "cases": int((~np.isnan(means)).sum()),
+        "dice": mean_of_defined(means),
+        "dice_low": low,
+        "dice_high": high,
+        "dice_min": by_seed.min(),
+        "dice_max": by_seed.max(),
+        "dice_sd": by_seed.std(ddof=1),
+        "jaccard": mean_of_defined(jaccard.mean(axis=1).to_numpy()),
+    }
+
+
+def ranked(dice: Mapping[str, float]) -> list[str]:
+    """Methods that are competitors, the highest Dice first; those without one are left out."""
+    known = [method for method, value in dice.items() if method != CEILING and not np.isnan(value)]
+    return sorted(known, key=lambda method: -dice[method])
+
+
+# --- differences --------------------------------------------------------------------------------------------------
+
+
+def compared(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
+    """Our Dice minus theirs in every case and seed that both have, averaged over the seeds, then over the cases.
+
+    Returns:
+        "": the mean difference.  _low, _high: its 95 % bootstrap interval over cases.  _cases, _seeds: how many both have.
+        _min, _max: the mean difference of the seed in which it is least and most.
+        _p: of Wilcoxon's signed-rank test over the cases, two-sided.
+    """
+    seeds, ids = ours.columns.intersection(theirs.columns), ours.index.intersection(theirs.index)
+    differences = ours.loc[ids, seeds] - theirs.loc[ids, seeds]
+    by_seed = differences.mean(axis=0)
+    by_case = differences.mean(axis=1).dropna().to_numpy(dtype=np.float64)
+    low, high = bootstrap_interval(by_case)
+    return {
+        "": mean_of_defined(by_case),
+        "_low": low,
+        "_high": high,
+        "_min": by_seed.min(),
+        "_max": by_seed.max(),
+        "_seeds": len(seeds),
+        "_cases": len(by_case),
+        "_p": signed_rank(by_case),
+    }
+
+
+def signed_rank(differences: np.ndarray) -> float:
+    """p of Wilcoxon's signed-rank test (two-sided) that paired differences lie around 0; 1 where all are 0, NaN where there is none.
+
+    Source: F. Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1 (1945).
+    """
+    if not len(differences):
+        return float("nan")
+    if not np.any(differences):
+        return 1.0
+    return float(stats.wilcoxon(differences).pvalue)
+
+
+def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """p values, corrected for their number; NaN stays and does not count.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979).
+    """
+    values = np.asarray(p, dtype=np.float64)
+    corrected = np.full(len(values), np.nan)
+    order = [place for place in np.argsort(values, kind="stable") if not np.isnan(values[place])]
+    steps = [(len(order) - rank) * values[place] for rank, place in enumerate(order)]
+    corrected[order] = np.minimum(1.0, np.maximum.accumulate(steps)) if steps else []
+    return corrected
+
+
+def _against(dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *, best: str | None = None) -> dict[str, Numbers]:
+    """Every method `compared` with its other one; _p_holm: p, corrected for the number of comparisons.
+
+    Args:
+        best: its comparison is that of its other one with it, and counts once.
+    """
+    rows = {method: compared(dice[method], dice[other]) for method, other in others.items()}
+    family = [method for method in rows if method != best]
+    corrected = dict(zip(family, holm([rows[method]["_p"] for method in family]), strict=True))
+    if best in rows:
+        corrected[best] = corrected[others[best]]
+    return {method: {**row, "_p_holm": corrected[method]} for method, row in rows.items()}
+
+
+# --- cost ---------------------------------------------------------------------------------------------------------
+
+
+def costs(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
+    """Seconds per update of every method, by seed: columns `cpu` (NaN where it is not known) and `clock`; folds together."""
+    by_seed = cells.groupby(["method", "seed"], sort=False)[["updates", "seconds", "cpu_seconds"]]
+    sums, known = by_seed.sum(), by_seed.count().eq(by_seed.size(), axis=0).all(axis=1)
+    both = pd.DataFrame({"cpu": (sums["cpu_seconds"] / sums["updates"]).where(known), "clock": sums["seconds"] / sums["updates"]})
+    done = {method: [(method, seed) for seed in states.done] for method, states in seeds.items()}
+    return {method: both.loc[rows].droplevel("method") for method, rows in done.items() if rows}
+
+
+def cost_over(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
+    """Our seconds per update over theirs, seed by seed: of the processor in the seeds in which both know it, else by the clock in all.
+
+    Returns:
+        cost, cost_min, cost_max: the median over seeds, and the range; cost_seeds: how many; cost_from: `cpu` or `clock`.
+    """
+    ratios = (ours / theirs).dropna(how="all")
+    kind = "cpu" if ratios["cpu"].notna().any() else "clock"
+    known = ratios[kind].dropna()
+    if known.empty:
+        return {}
+    middle, low, high = known.median(), known.min(), known.max()
+    return {"cost": middle, "cost_min": low, "cost_max": high, "cost_seeds": len(known), "cost_from": kind}
+
+
+def _cost_rows(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, Numbers]:
+    tables = costs(cells, seeds)
+    base = cost_base(tables)
+    return {method: {**cost_over(table, tables[base]), "cost_over": base} for method, table in tables.items() if base is not None}
+
+
+def cost_base(tables: Mapping[str, pd.DataFrame]) -> str | None:
+    """What costs are told in multiples of: `plain`, or the cheapest method of those with the most seeds; None where there is none."""
+    if BASE in tables:
+        return BASE
+    rivals = [method for method in tables if method != CEILING]
+    return min(rivals, key=lambda method: (-len(tables[method]), tables[method]["clock"].median()), default=None)
+
+
+# --- weights ------------------------------------------------------------------------------------------------------
+
+
+def mean_shares(histories: pd.DataFrame) -> pd.DataFrame:
+    """`Outcome.shares` of a table with a row per noise, clean, method, seed and epoch."""
+    by_epoch = histories.groupby([*GROUP, "method", "epoch"], sort=False)
+    ranges = {"wrong_weight_min": ("wrong_weight", "min"), "wrong_weight_max": ("wrong_weight", "max")}
+    means = {name: (name, "mean") for name in SHARES}
+    return by_epoch.agg(seeds=("seed", "nunique"), **means, **ranges).reset_index()
