@@ -233,7 +233,7 @@ def test_a_mean_teacher_is_the_average_of_its_student_and_teaches_it_probabiliti
         taught, learned = noise_of(update, noisy.images.shape, seed=5)
         aim = probabilities(average(noisy.images + taught)).detach()
         consistency = F.mse_loss(probabilities(reference(noisy.images + learned)), aim)
-        weight = 0.1 * math.exp(-5 * (1 - min(1, update / (0.4 * 5))) ** 2)
+        weight = math.exp(-5 * (1 - min(1, update / (0.4 * 5))) ** 2)
         clean_loss = clean_mean(reference(clean.images), clean.masks)
         (clean_loss + weight * consistency).backward()
         outcome = method(student, replace(feed, update=update, updates=5), config)
@@ -297,7 +297,7 @@ def test_a_mean_teacher_has_the_buffers_and_the_mode_of_its_student(training):
 
 @pytest.mark.parametrize(("update", "share"), [(0, math.exp(-5)), (200, math.exp(-1.25)), (400, 1), (401, 1), (1000, 1)])
 def test_consistency_counts_more_and_more_in_the_first_two_fifths_of_training(update, share):
-    assert consistency_weight(update, 1000) == pytest.approx(0.1 * share)
+    assert consistency_weight(update, 1000) == pytest.approx(share)
 
 
 def test_pixel_takes_its_gains_along_the_parts_that_the_setting_names():

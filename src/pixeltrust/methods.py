@@ -37,7 +37,7 @@ T_LOSS_LOG_NU = 1.0  # where the T-Loss's code begins; ν itself is then e
 T_LOSS_MIN_NU = 1e-8
 TEACHER_DECAY = 0.99  # of its average, per update
 TEACHER_NOISE = 0.025  # standard deviation, of images 0 … 1: a tenth of theirs, roughly, as PyMIC has it
-TEACHER_WEIGHT = 0.1  # of the consistency at the end, as in PyMIC and SSL4MIS
+TEACHER_WEIGHT = 1.0  # of the consistency at the end
 TEACHER_RAMP = 0.4  # share of the updates in which that weight is reached
 
 
