@@ -15,6 +15,7 @@ from pixeltrust.benchmark.cells import finished, note_failure, read_json, write_
 from pixeltrust.benchmark.grid import CEILING, Cell, Grid
 from pixeltrust.benchmark.jobs import Launcher, Local, run_all
 from pixeltrust.benchmark.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
+from pixeltrust.benchmark.telling import telling
 from pixeltrust.errors import RunError, count
 from pixeltrust.files import replacing
 from pixeltrust.progress import progress_bar
@@ -65,7 +66,8 @@ def benchmark(
     masks = masks_from(source, out, show_progress=show_progress)
     grid = masks.completed(grid)
     with claimed(out, source, grid):
-        run_cells(grid.cells(), grid, masks, out, launcher or Local(), show_progress=show_progress)
+        with telling(out):
+            run_cells(grid.cells(), grid, masks, out, launcher or Local(), show_progress=show_progress)
         return Benchmark(out=out, cells=gather(grid.cells(), out))
 
 

@@ -4,11 +4,12 @@
 
 reading      the folder of a benchmark as tables      statistics   means, intervals, paired tests, cost: tables in, tables out
 words        sentences, and tables in Markdown        figures      the charts
-pictures     weight maps and predicted masks          writing      all of it into the folder
+pictures     weight maps of fixed images              examples     test cases with what methods predict
+writing      all of it into the folder
 """
 
-from pixeltrust.outcome.reading import outcome_of
+from pixeltrust.outcome.reading import is_benchmark, outcome_of
 from pixeltrust.outcome.statistics import CEILING, Outcome
 from pixeltrust.outcome.writing import write_outcome
 
-__all__ = ["CEILING", "Outcome", "outcome_of", "write_outcome"]
+__all__ = ["CEILING", "Outcome", "is_benchmark", "outcome_of", "write_outcome"]

@@ -16,11 +16,12 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pixeltrust.charts import HEIGHT, WIDTH, Chart, family_of, ink, marker_of, panels, png, svg
 from pixeltrust.outcome.statistics import CEILING
-from pixeltrust.outcome.words import Row, number, rows_of, span, title
+from pixeltrust.outcome.words import Row, noise_name, number, rows_of, span, title
 
 ROW = 0.235  # inches of a method's row
 LETTER = 8.5  # points, of what stands in a chart
 _POINTS = 72  # in an inch
+_OF_PIXELS = "share of pixels"
 
 Draw = Callable[[Axes, pd.DataFrame, Sequence[str]], str]
 """Draws one panel from its rows, in styles that hang on all methods; returns what it shows, in words."""
@@ -36,9 +37,9 @@ class Drawing:
     text: str
     figure: Figure
 
-    def chart(self) -> Chart:
-        """For a page."""
-        return Chart(title=self.title, svg=svg(self.figure), text=self.text)
+    def chart(self, title: str | None = None) -> Chart:
+        """For a page, under another title where it is given."""
+        return Chart(title=title or self.title, svg=svg(self.figure), text=self.text)
 
     def png(self) -> bytes:
         """For everything else."""
@@ -62,15 +63,14 @@ def drawn(
 # --- what is drawn ------------------------------------------------------------------------------------------------
 
 
-def dice_figure(groups: Sequence[pd.DataFrame], seed_means: pd.DataFrame, *, name: str = "dice") -> Drawing:
+def dice_figure(groups: Sequence[pd.DataFrame], seed_means: pd.DataFrame, methods: Sequence[str], *, name: str = "dice") -> Drawing:
     """The Dice of every method with its interval, the means of its seeds as small rings.
 
     Args:
         groups: see `words.groups`.
         seed_means: the mean Dice of every seed: noise, clean, method, seed, dice.
     """
-    methods = _methods(groups)
-    height = 0.75 + ROW * len(methods)
+    height = 0.75 + ROW * max(map(len, groups))
 
     def draw(axes: Axes, group: pd.DataFrame, methods: Sequence[str]) -> str:
         of_group = seed_means[(seed_means["noise"] == group["noise"].iloc[0]) & (seed_means["clean"] == group["clean"].iloc[0])]
@@ -80,11 +80,11 @@ def dice_figure(groups: Sequence[pd.DataFrame], seed_means: pd.DataFrame, *, nam
     return drawn(name, "Dice on the test cases", {title(group): group for group in groups}, draw, methods, height=height)
 
 
-def clean_figure(summary: pd.DataFrame, *, name: str = "clean-counts") -> Drawing:
+def clean_figure(summary: pd.DataFrame, methods: Sequence[str], *, name: str = "clean-counts") -> Drawing:
     """The Dice of every method against the number of clean masks."""
-    methods = list(summary["method"].unique())
-    tables = {str(noise): rows for noise, rows in summary.dropna(subset=["dice"]).groupby("noise", sort=False)}
-    return drawn(name, "Dice against the number of clean masks", tables, _clean_lines, methods, height=_height_for(len(methods)))
+    tables = {noise_name(str(noise)): rows for noise, rows in summary.dropna(subset=["dice"]).groupby("noise", sort=False)}
+    height = max(HEIGHT, 0.9 + 0.17 * summary["method"].nunique())
+    return drawn(name, "Dice against the number of clean masks", tables, _clean_lines, methods, height=height)
 
 
 def weights_figure(shares: pd.DataFrame, methods: Sequence[str], *, name: str = "wrong-weight") -> Drawing:
@@ -93,19 +93,10 @@ def weights_figure(shares: pd.DataFrame, methods: Sequence[str], *, name: str = 
     return drawn(name, "Wrong pixels: their share of the weight", tables, _share_lines, methods)
 
 
-def cost_figure(groups: Sequence[pd.DataFrame], *, name: str = "cost") -> Drawing:
+def cost_figure(groups: Sequence[pd.DataFrame], methods: Sequence[str], *, name: str = "cost") -> Drawing:
     """The Dice of every method against what its update costs."""
-    methods = _methods(groups)
-    height = max(HEIGHT, 1.3 + 0.2 * len(methods))
+    height = max(HEIGHT, 1.3 + 0.2 * max(map(len, groups)))
     return drawn(name, "Dice against the cost of an update", {title(group): group for group in groups}, _cost_dots, methods, height=height)
-
-
-def _methods(groups: Sequence[pd.DataFrame]) -> list[str]:
-    return list(dict.fromkeys(method for group in groups for method in sorted(group["method"])))
-
-
-def _height_for(labels: int) -> float:
-    return max(HEIGHT, 0.9 + 0.17 * labels)
 
 
 # --- panels -------------------------------------------------------------------------------------------------------
@@ -165,7 +156,7 @@ def _share_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> str:
     ends, words = {}, []
     pixels = rows.groupby("epoch")["wrong_pixels"].mean()
     axes.plot(pixels.index, pixels, color=ink("ink"), linewidth=1.5, linestyle="--")
-    ends["of the pixels"] = (float(pixels.index[-1]), float(pixels.iloc[-1]))
+    ends[_OF_PIXELS] = (float(pixels.index[-1]), float(pixels.iloc[-1]))
     for method, line in rows.groupby("method", sort=False):
         colour, known = ink(family_of(str(method))), line.dropna(subset=["wrong_weight"])
         axes.fill_between(known["epoch"], known["wrong_weight_min"], known["wrong_weight_max"], color=colour, alpha=0.18, linewidth=0)
@@ -211,7 +202,7 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
     names = sorted(ends, key=lambda name: ends[name][1])
     heights = pushed_apart([ends[name][1] for name in names], gap=gap, low=low, high=high)
     for name, height in zip(names, heights, strict=True):
-        colour = ink("ink" if name == "of the pixels" else family_of(name))
+        colour = ink("ink" if name == _OF_PIXELS else family_of(name))
         line: Any = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "shrinkA": 1, "shrinkB": 2, "relpos": (0, 0.5)}
         moved = abs(height - ends[name][1]) > gap / 3
         axes.annotate(

@@ -57,7 +57,7 @@ def weighed_cases(folder: Path, most: int) -> Iterator[Weighed]:
     if kept is None or not len(kept["epochs"]):
         return
     moments = sorted({0, (len(kept["epochs"]) - 1) // 2, len(kept["epochs"]) - 1})
-    paths, truths = (_files(folder / name) for name in ("cases.csv", "truth.csv"))
+    paths, truths = (files_of(folder / name) for name in ("cases.csv", "truth.csv"))
     for place, one in list(enumerate(map(str, kept["ids"])))[:most]:
         try:
             image, noisy = read_image(paths[one][0]), foreground(paths[one][1], config)
@@ -68,7 +68,7 @@ def weighed_cases(folder: Path, most: int) -> Iterator[Weighed]:
         yield Weighed(id=one, image=image, noisy=noisy, true=true, epochs=epochs, maps=kept["maps"][moments, place].astype(np.float32))
 
 
-def _files(table: Path) -> dict[str, tuple[Path, Path]]:
+def files_of(table: Path) -> dict[str, tuple[Path, Path]]:
     """Image and mask of every case of a table; none where there is no table."""
     if not table.is_file():
         return {}

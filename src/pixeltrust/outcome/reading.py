@@ -5,6 +5,7 @@ OUT/  cells.csv  cells/<cell>/  spec.json  cell.json (of a finished one)  failed
 
 import json
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def read_cells(out: Path) -> pd.DataFrame:
         training on processors alone), error, folder.
 
     Raises:
-        RunError: it is no benchmark, none of its cells has begun, or its records cannot be read.
+        RunError: it is no benchmark, it has no cells yet, or its records cannot be read.
     """
     if not is_benchmark(out):
         raise RunError(f"{out}: not the folder of a benchmark (it has no benchmark.json)")
@@ -54,17 +55,19 @@ def read_cells(out: Path) -> pd.DataFrame:
     begun = {_key(spec): path.parent for path in sorted((out / "cells").glob("*/spec.json")) if (spec := _json(path)["cell"])}
     keys = [*listed, *(key for key in begun if key not in listed)]
     if not keys:
-        raise RunError(f"{out}: none of its cells has begun, so there is nothing to tell yet")
+        raise RunError(f"{out}: it has no cells yet, so there is nothing to tell")
     rows = [dict(zip([*CELL, "fold"], key, strict=True)) | _state(begun.get(key)) for key in keys]
     return pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, float))
 
 
 def _listed(out: Path) -> dict[tuple[Any, ...], None]:
-    """The cells of cells.csv, in their order."""
-    if not (out / "cells.csv").is_file():
-        return {}
-    rows = _read(out / "cells.csv", dtype={"method": str, "noise": str}, keep_default_na=False)
-    return {_key(row): None for row in rows.to_dict("records")}
+    """The cells of cells.csv, in their order; before there is one, those of the grid."""
+    if (out / "cells.csv").is_file():
+        rows = _read(out / "cells.csv", dtype={"method": str, "noise": str}, keep_default_na=False)
+        return {_key(row): None for row in rows.to_dict("records")}
+    grid = _json(out / "benchmark.json").get("grid", {})
+    axes = [grid.get(name, []) for name in ("noise", "clean", "seeds", "methods")]
+    return {(method, noise, clean, seed, 0): None for noise, clean, seed, method in product(*axes)}
 
 
 def _key(cell: dict[Any, Any]) -> tuple[Any, ...]:

@@ -14,6 +14,8 @@ from pixeltrust.errors import count
 from pixeltrust.outcome.statistics import BASE, CEILING, GROUP, LEVEL
 
 OURS = "pixel"
+GIVEN = "given"
+"""The noise of a user's own masks."""
 Verdict = Literal["apart", "one seed", "seeds disagree", "not apart", "not compared"]
 Row = Any
 """A row of the summary, as `itertuples` gives it."""
@@ -59,12 +61,22 @@ def rows_of(group: pd.DataFrame) -> list[Row]:
 def title(group: pd.DataFrame) -> str:
     """Of a group: its noise and its number of clean masks."""
     first = rows_of(group)[0]
-    return f"{first.noise}, {count(first.clean, 'clean mask')}"
+    return f"{noise_name(first.noise)}, {count(first.clean, 'clean mask')}"
+
+
+def noise_name(noise: str) -> str:
+    """As a person says it."""
+    return "noisy masks as they came" if noise == GIVEN else noise
 
 
 def competitors(group: pd.DataFrame) -> list[Row]:
     """The rows of methods that have a Dice and are rivals, the best first."""
     return [row for row in rows_of(group) if row.method != CEILING and not np.isnan(row.dice)]
+
+
+def several_counts(summary: pd.DataFrame) -> bool:
+    """Whether there is a number of clean masks to compare with another."""
+    return summary.dropna(subset=["dice"])["clean"].nunique() > 1
 
 
 # --- sentences ----------------------------------------------------------------------------------------------------
@@ -101,7 +113,9 @@ def _winner(rows: Sequence[Row]) -> Iterable[str]:
     if np.isnan(best.minus_rival):
         yield "The two have no seed and case in common, so they cannot be compared."
         return
-    yield f"Case by case the difference is {_difference(best, 'rival')}. {_VERDICTS[verdict(best)].format(**_seed_range(best))}"
+    shared = "" if best.seeds == second.seeds == best.minus_rival_seeds else f", on {count(int(best.minus_rival_seeds), 'seed')} both have,"
+    verdict_words = _VERDICTS[verdict(best)].format(**_seed_range(best))
+    yield f"Case by case{shared} the difference is {_difference(best, 'rival')}. {verdict_words}"
 
 
 _VERDICTS: dict[Verdict, str] = {
@@ -200,7 +214,7 @@ def _ordinal(place: int) -> str:
 def headings(group: pd.DataFrame) -> list[str]:
     """Of the columns of `cells_of`."""
     bases = [row.cost_over for row in rows_of(group) if not np.isnan(row.cost)]
-    over = f", in updates of {bases[0]}" if bases else ""
+    over = f" / {bases[0]}" if bases else ""
     return ["method", "Dice", "by seed", "Jaccard", "seeds", "minus best rival", "p", f"minus {BASE}", "p", f"cost{over}"]
 
 
@@ -251,16 +265,16 @@ def markdown(summary: pd.DataFrame) -> str:
 # --- numbers ------------------------------------------------------------------------------------------------------
 
 
-def number(value: float, *, signed: bool = False) -> str:
-    """With three decimals and a true minus; – where there is none."""
+def number(value: float, *, digits: int = 3, signed: bool = False) -> str:
+    """With so many decimals and a true minus; – where there is none."""
     if np.isnan(value):
         return "–"
-    return (f"{value:+.3f}" if signed else f"{value:.3f}").replace("-", "−")
+    return (f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}").replace("-", "−")
 
 
-def span(low: float, high: float, *, signed: bool = False) -> str:
+def span(low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
     """From … to."""
-    return "no interval" if np.isnan(low) else f"{number(low, signed=signed)} … {number(high, signed=signed)}"
+    return "no interval" if np.isnan(low) else f"{number(low, digits=digits, signed=signed)} … {number(high, digits=digits, signed=signed)}"
 
 
 def p_value(p: float, *, equals: bool = False) -> str:

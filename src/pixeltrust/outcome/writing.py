@@ -3,15 +3,13 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
-
 from pixeltrust.errors import RunError
 from pixeltrust.files import replacing
 from pixeltrust.outcome.figures import Drawing, clean_figure, cost_figure, dice_figure, weights_figure
 from pixeltrust.outcome.pictures import CASES, first_with_maps, maps_figure, weighed_cases
 from pixeltrust.outcome.reading import outcome_of
 from pixeltrust.outcome.statistics import Outcome
-from pixeltrust.outcome.words import groups, markdown
+from pixeltrust.outcome.words import groups, markdown, several_counts
 
 
 def write_outcome(out: Path) -> Outcome:
@@ -37,24 +35,19 @@ def drawings(outcome: Outcome) -> Iterator[Drawing]:
     for clean, rows in outcome.summary.groupby("clean", sort=True):
         shown = [group for group in groups(rows) if group["dice"].notna().any()]
         if shown:
-            yield dice_figure(shown, outcome.seed_means, name=f"dice-{clean}")
+            yield dice_figure(shown, outcome.seed_means, methods, name=f"dice-{clean}")
         costed = [group for group in shown if group["cost"].notna().any()]
         if costed:
-            yield cost_figure(costed, name=f"cost-{clean}")
+            yield cost_figure(costed, methods, name=f"cost-{clean}")
         shares = outcome.shares[outcome.shares["clean"] == clean]
         if len(shares):
             yield weights_figure(shares, methods, name=f"wrong-weight-{clean}")
     if several_counts(outcome.summary):
-        yield clean_figure(outcome.summary)
+        yield clean_figure(outcome.summary, methods)
     folder = first_with_maps(outcome.cells)
     cases = list(weighed_cases(folder, CASES)) if folder is not None else []
     if folder is not None and cases:
         yield maps_figure(cases, heading=f"Weights over training: {folder.name}")
-
-
-def several_counts(summary: pd.DataFrame) -> bool:
-    """Whether there is a number of clean masks to compare with another."""
-    return summary.dropna(subset=["dice"])["clean"].nunique() > 1
 
 
 def _write_figures(folder: Path, every: Iterator[Drawing]) -> None:

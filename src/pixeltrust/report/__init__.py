@@ -1,35 +1,54 @@
-"""One page about a run, or about a demo: a single HTML file with everything in it, that needs no network."""
+"""One page about a run, a benchmark or a demo: a single HTML file with everything in it, that needs no network."""
 
 from pathlib import Path
 
 from pixeltrust.errors import RunError
 from pixeltrust.files import replacing
+from pixeltrust.outcome import Outcome, is_benchmark, outcome_of, write_outcome
+from pixeltrust.report.benchmark import benchmark_page
 from pixeltrust.report.demo import demo_page
 from pixeltrust.report.run import run_page
 from pixeltrust.runs import Run
 
 
 def report(folder: Path, *, out: Path | None = None) -> Path:
-    """Write one self-contained HTML page about a run folder or a demo.
+    """Write one self-contained HTML page about a run, a benchmark or a demo.
 
     Args:
-        folder: a run folder (`pixeltrust train`) or the folder of a demo (`pixeltrust demo`).
+        folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`), of which what is there by now is told, or a demo.
         out: the file to write; report.html in the folder where not given.
 
     Returns:
         The file written.
 
     Raises:
-        RunError: the folder is neither, is not far enough, or the page cannot be written.
+        RunError: the folder is none of these, is not far enough, or the page cannot be written.
     """
     folder = Path(folder)
     if (folder / "demo.json").is_file():
         html = demo_page(folder)
+    elif is_benchmark(folder):
+        html = benchmark_page(folder, outcome_of(folder))
     elif (folder / "config.toml").is_file():
         html = run_page(Run(folder))
     else:
-        raise RunError(f"{folder}: neither a run folder (it has no config.toml) nor a demo (it has no demo.json); nothing to report on")
-    out = Path(out) if out is not None else folder / "report.html"
+        missing = "neither a run folder (it has no config.toml) nor a benchmark (no benchmark.json) nor a demo (no demo.json)"
+        raise RunError(f"{folder}: {missing}; nothing to report on")
+    return _written(html, Path(out) if out is not None else folder / "report.html")
+
+
+def tell(folder: Path) -> Outcome:
+    """What came out of a benchmark by now, written into its folder: summary.csv, shares.csv, tables.md, figures/ and report.html.
+
+    Raises:
+        RunError: it is no benchmark, its records cannot be read, or it cannot be written to.
+    """
+    outcome = write_outcome(folder)
+    _written(benchmark_page(folder, outcome), folder / "report.html")
+    return outcome
+
+
+def _written(html: str, out: Path) -> Path:
     try:
         with replacing(out) as unfinished:
             unfinished.write_text(html, encoding="utf-8")

@@ -13,6 +13,8 @@ from pixeltrust.errors import RunError
 from pixeltrust.images import case_id, image_suffix, read_image
 from pixeltrust.labels import foreground
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
+from pixeltrust.outcome.examples import evenly_spread
+from pixeltrust.outcome.words import number
 from pixeltrust.report.pieces import (
     Number,
     Panel,
@@ -22,13 +24,11 @@ from pixeltrust.report.pieces import (
     idle_notes,
     interval,
     many,
-    number,
     outlined,
     per_update,
     picture,
     pictures,
     rendered,
-    signed,
     weighed,
 )
 from pixeltrust.runs import Run
@@ -67,7 +67,7 @@ def demo_page(folder: Path) -> str:
         curves=pictures(training_curves(histories)),
         scale=picture(heat_legend()),
         noisy=[drawn.noisy(one) for one in record["shown"]],
-        test=[drawn.test(one) for one in _spread(pd.Series(pixel - plain, index=scores["pixel"]["id"]), TEST_CASES)],
+        test=[drawn.test(one) for one in evenly_spread(pd.Series(pixel - plain, index=scores["pixel"]["id"]), TEST_CASES)],
         facts=facts(runs["pixel"].config(), leave_out=("method",)),
     )
 
@@ -131,7 +131,11 @@ def _demo_numbers(plain: np.ndarray, pixel: np.ndarray, histories: Mapping[str, 
     return [
         Number(what="Dice, plain training", value=f"{mean_of_defined(plain):.3f}", interval=interval(plain), method="plain"),
         Number(what="Dice, pixel weights", value=f"{mean_of_defined(pixel):.3f}", interval=interval(pixel), method="pixel"),
-        Number(what="Difference, case by case", value=signed(mean_of_defined(difference)), interval=interval(difference, signed=True)),
+        Number(
+            what="Difference, case by case",
+            value=number(mean_of_defined(difference), signed=True),
+            interval=interval(difference, signed=True),
+        ),
         Number(
             what="Cost of an update",
             value=f"× {cost['pixel'] / cost['plain']:.1f}",
@@ -146,11 +150,19 @@ def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
         plain, pixel = (scores[method][column].to_numpy(float) for method in ("plain", "pixel"))
         columns = ((plain, False), (pixel, False), (pixel - plain, True))
         cells = [
-            {"value": number(mean_of_defined(values), digits, signed), "interval": interval(values, digits=digits, signed=signed)}
+            {
+                "value": number(mean_of_defined(values), digits=digits, signed=signed),
+                "interval": interval(values, digits=digits, signed=signed),
+            }
             for values, signed in columns
         ]
         rows.append({"name": name, "cells": cells})
     return rows
+
+
+def _table_cell(values: np.ndarray, *, digits: int, signed: bool) -> dict[str, str]:
+    mean = number(mean_of_defined(values), digits=digits, signed=signed)
+    return {"value": mean, "interval": interval(values, digits=digits, signed=signed)}
 
 
 def _undefined_notes(scores: Mapping[str, pd.DataFrame]) -> Iterable[str]:
@@ -158,13 +170,6 @@ def _undefined_notes(scores: Mapping[str, pd.DataFrame]) -> Iterable[str]:
         missing = int((table["surface_distance"].isna() & table["dice"].notna()).sum())
         if missing:
             yield f"{method}: {many(missing, 'test')} with nothing found, so Dice 0 and no distance; the mean distance leaves them out."
-
-
-def _spread(values: pd.Series, count: int) -> list[str]:
-    """Ids, evenly spread over the order of their values."""
-    ordered = values.dropna().sort_values(kind="stable").index
-    places = np.linspace(0, len(ordered) - 1, min(count, len(ordered))).round().astype(int)
-    return [str(ordered[place]) for place in places]
 
 
 class _Drawn:
@@ -196,7 +201,9 @@ class _Drawn:
             Panel(title="weights", text="a test case has no weights"),
             *self._predictions(one, image),
         ]
-        return Shown(title=one, panels=panels, note=f"difference in Dice {signed(self.dice['pixel'][one] - self.dice['plain'][one])}")
+        return Shown(
+            title=one, panels=panels, note=f"difference in Dice {number(self.dice['pixel'][one] - self.dice['plain'][one], signed=True)}"
+        )
 
     def _predictions(self, one: str, image: np.ndarray) -> Iterable[Panel]:
         for method in ("plain", "pixel"):

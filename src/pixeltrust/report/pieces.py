@@ -1,5 +1,6 @@
 """What pages are made of: numbers with intervals, panels, pictures, and the templates that hold them."""
 
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -8,11 +9,13 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
+from markupsafe import Markup, escape
 
 from pixeltrust import __version__
 from pixeltrust.charts import Chart, heat, overlay
 from pixeltrust.config import Config
 from pixeltrust.metrics import bootstrap_interval
+from pixeltrust.outcome.words import span
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +51,18 @@ def outlined(title: str, text: str, image: np.ndarray, *, note: str = "", **mask
     return Panel(title=title, text=text, source=data_uri(overlay(image, masks), "image/png"), note=note)
 
 
-def weighed(title: str, one: str, weights: np.ndarray, mask: np.ndarray | None) -> Panel:
+def weighed(
+    title: str,
+    one: str,
+    weights: np.ndarray,
+    mask: np.ndarray | None,
+    *,
+    true: np.ndarray | None = None,
+    shape: tuple[int, int] | None = None,
+) -> Panel:
     zero = float((weights == 0).mean())
     text = f"the weights of {one}: {zero:.0%} of its pixels have weight 0, the largest is {float(weights.max()):.1f} times the average"
-    source = data_uri(heat(weights.astype(np.float32), mask), "image/png")
+    source = data_uri(heat(weights.astype(np.float32), mask, true=true, shape=shape), "image/png")
     return Panel(title=title, text=text, source=source, note=f"{zero:.0%} at 0")
 
 
@@ -103,22 +114,18 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def signed(value: float) -> str:
-    return number(value, 3, signed=True)
-
-
-def number(value: float, digits: int, signed: bool = False) -> str:
-    if np.isnan(value):
-        return "–"
-    return (f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}").replace("-", "−")
-
-
 def interval(values: np.ndarray, *, digits: int = 3, signed: bool = False) -> str:
-    low, high = bootstrap_interval(values)
-    return "no interval" if np.isnan(low) else f"{number(low, digits, signed)} … {number(high, digits, signed)}"
+    return span(*bootstrap_interval(values), digits=digits, signed=signed)
+
+
+def with_marks(text: str) -> Markup:
+    """`code` and **bold** of a text, as HTML; everything else is text."""
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked))
 
 
 def rendered(template: str, **values: Any) -> str:
     loader = jinja2.PackageLoader("pixeltrust", "templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.filters["marks"] = with_marks
     return pages.get_template(template).render(version=__version__, **values)
