@@ -112,6 +112,7 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
         table = masks.table(cell, true=cell.method == CEILING)
         write_spec(folder, cell, grid.config(cell), table, masks.table(cell, true=True) if masks.knows_truth else None)
 
+    write_cells(out, gather(cells, out))
     with progress_bar(show_progress) as bar:
         task = bar.add_task("benchmark", total=len(folders), completed=len(folders) - len(waiting), note="")
         failed = 0
