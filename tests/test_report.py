@@ -51,6 +51,29 @@ def assert_alone(html):
     assert not re.search(r"https?://|@import|url\(|<script", html)
 
 
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
+
+
+def seen_in_chromium(pages, folder, *, widths):
+    """(name, width, width that the page needs, broken pictures) of every page at every width, as a browser shows them."""
+    see = folder / "see"
+    see.mkdir()
+    measure = "<script>onload=()=>{const d=document,e=d.documentElement;parent.postMessage([location.pathname,innerWidth,e.scrollWidth,"
+    measure += "[...d.images].filter(i=>!i.naturalWidth).length],'*')}</script>"
+    for name, page in pages.items():
+        (see / f"{name}.html").write_text(page.read_text(encoding="utf-8") + measure, encoding="utf-8")
+    frames = [f'<iframe src="{name}.html" style="width:{width}px;border:0"></iframe>' for name in pages for width in widths]
+    note = "<script>onmessage=e=>{const p=document.createElement('p');p.textContent=e.data.join(' ');document.body.append(p)}</script>"
+    (see / "all.html").write_text(f"<body>{note}{''.join(frames)}</body>")
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+    flags += " --disable-sync --virtual-time-budget=20000 --dump-dom"
+    command = [CHROMIUM, *flags.split(), f"--user-data-dir={folder / 'profile'}", f"file://{see / 'all.html'}"]
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    measured = [(name, *map(int, rest)) for name, *rest in re.findall(r"<p>\S*/(\w+)\.html (\d+) (\d+) (\d+)</p>", shown)]
+    assert sorted((name, width) for name, width, *_ in measured) == sorted((name, width) for name in pages for width in widths)
+    return measured
+
+
 def write_case(folder, one, *, radius=9, size=24):
     """An image and a mask file of the id, in folder/images and folder/masks."""
     y, x = np.ogrid[:size, :size]
@@ -225,7 +248,7 @@ def test_a_page_that_cannot_be_written_is_the_users_to_mend(tmp_path):
 
 
 def test_a_folder_that_is_neither_is_told_what_was_wanted(tmp_path):
-    with pytest.raises(RunError, match=r"neither a run folder \(it has no config.toml\) nor a demo \(it has no demo.json\)"):
+    with pytest.raises(RunError, match=r"neither a run folder \(it has no config.toml\) nor a benchmark .* nor a demo \(no demo.json\)"):
         report(tmp_path)
 
 
@@ -257,22 +280,8 @@ def test_numbers_of_other_cases_are_refused(tmp_path):
         report(demo)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
+@needs_chromium
 def test_pages_fit_a_phone_and_a_desktop_without_sideways_scrolling(pages, tmp_path):
-    (tmp_path / "see").mkdir()
-    measure = "<script>onload=()=>{const d=document,e=d.documentElement;parent.postMessage([location.pathname,innerWidth,e.scrollWidth,"
-    measure += "[...d.images].filter(i=>!i.naturalWidth).length],'*')}</script>"
-    for name, page in pages.items():
-        (tmp_path / "see" / f"{name}.html").write_text(page.read_text(encoding="utf-8") + measure, encoding="utf-8")
-    frames = [f'<iframe src="{name}.html" style="width:{width}px;border:0"></iframe>' for name in ("run", "demo") for width in (390, 1200)]
-    note = "<script>onmessage=e=>{const p=document.createElement('p');p.textContent=e.data.join(' ');document.body.append(p)}</script>"
-    (tmp_path / "see" / "all.html").write_text(f"<body>{note}{''.join(frames)}</body>")
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
-    flags += " --disable-sync --virtual-time-budget=20000 --dump-dom"
-    command = [CHROMIUM, *flags.split(), f"--user-data-dir={tmp_path / 'profile'}", f"file://{tmp_path / 'see' / 'all.html'}"]
-    seen = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
-    measured = re.findall(r"<p>\S*/(\w+)\.html (\d+) (\d+) (\d+)</p>", seen)
-    assert sorted((name, int(width)) for name, width, *_ in measured) == [("demo", 390), ("demo", 1200), ("run", 390), ("run", 1200)]
-    for name, width, needed, broken in measured:
-        assert int(needed) <= int(width), f"{name} needs {needed} px of {width}"
-        assert int(broken) == 0
+    for name, width, needed, broken in seen_in_chromium(pages, tmp_path, widths=(390, 1200)):
+        assert needed <= width, f"{name} needs {needed} px of {width}"
+        assert broken == 0

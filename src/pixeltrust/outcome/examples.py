@@ -12,7 +12,7 @@ from pixeltrust.images import read_image
 from pixeltrust.labels import foreground
 from pixeltrust.outcome.pictures import files_of
 from pixeltrust.outcome.statistics import BASE, CEILING
-from pixeltrust.outcome.words import OURS, competitors, rows_of, title
+from pixeltrust.outcome.words import OURS, competitors, of_group, rows_of, title
 from pixeltrust.runs import Run
 
 PREDICTIONS = 4  # of a case
@@ -70,8 +70,8 @@ def example_of(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | 
 
 def _folders(cells: pd.DataFrame, group: pd.DataFrame) -> dict[int, dict[str, Path]]:
     """Of the finished cells of a group (of its first fold, where there are folds), by seed and method."""
-    of_group = cells[(cells["noise"] == group["noise"].iloc[0]) & (cells["clean"] == group["clean"].iloc[0])]
-    done = of_group[(of_group["status"] == "done") & (of_group["fold"] == of_group["fold"].min())]
+    all_of_it = of_group(cells, group)
+    done = all_of_it[(all_of_it["status"] == "done") & (all_of_it["fold"] == all_of_it["fold"].min())]
     folders: dict[int, dict[str, Path]] = {}
     for row in rows_of(done):
         folders.setdefault(row.seed, {})[row.method] = Path(row.folder)

@@ -5,7 +5,7 @@ Colour is never all that tells two methods apart: methods of one colour have dif
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
+from scipy.optimize import isotonic_regression
 
 from pixeltrust.charts import HEIGHT, WIDTH, Chart, family_of, ink, marker_of, panels, png, svg
 from pixeltrust.outcome.statistics import CEILING
-from pixeltrust.outcome.words import Row, noise_name, number, rows_of, span, title
+from pixeltrust.outcome.words import Row, noise_name, number, of_group, rows_of, span, title
 
 ROW = 0.235  # inches of a method's row
 LETTER = 8.5  # points, of what stands in a chart
@@ -73,8 +74,7 @@ def dice_figure(groups: Sequence[pd.DataFrame], seed_means: pd.DataFrame, method
     height = 0.75 + ROW * max(map(len, groups))
 
     def draw(axes: Axes, group: pd.DataFrame, methods: Sequence[str]) -> str:
-        of_group = seed_means[(seed_means["noise"] == group["noise"].iloc[0]) & (seed_means["clean"] == group["clean"].iloc[0])]
-        seeds = {str(method): rows["dice"].to_numpy() for method, rows in of_group.groupby("method")}
+        seeds = {str(method): rows["dice"].to_numpy() for method, rows in of_group(seed_means, group).groupby("method")}
         return _dice_rows(axes, rows_of(group), seeds, methods)
 
     return drawn(name, "Dice on the test cases", {title(group): group for group in groups}, draw, methods, height=height)
@@ -109,6 +109,7 @@ def _dice_rows(axes: Axes, rows: Sequence[Row], seeds: Mapping[str, np.ndarray],
             state = "failed" if row.seeds_failed else "not run"
             axes.text(0.02, place, state, transform=axes.get_yaxis_transform(), va="center", fontsize=LETTER, color=ink("faint"))
             continue
+        axes.axhline(place, color=ink("line"), linewidth=0.7, zorder=0)
         axes.plot([row.dice_low, row.dice_high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         axes.scatter(seeds.get(row.method, []), _beside(place, seeds.get(row.method, [])), s=10, facecolors="none", edgecolors=ink("faint"))
         axes.plot(row.dice, place, marker=marker_of(row.method, methods), markersize=6, color=colour, zorder=3)
@@ -118,6 +119,7 @@ def _dice_rows(axes: Axes, rows: Sequence[Row], seeds: Mapping[str, np.ndarray],
         label.set(color=ink(family_of(row.method)), fontweight="bold")
     axes.set(ylim=(len(rows) - 0.5, -0.6), xlabel="Dice: mean, 95 % interval; rings: seeds")
     axes.spines["left"].set_visible(False)
+    axes.grid(False, axis="y")  # the methods that have a Dice have a line each
     axes.grid(axis="x", color=ink("line"), linewidth=0.7)
     return "; ".join(map(_row_words, rows))
 
@@ -170,7 +172,7 @@ def _share_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> str:
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.3g} %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch (band: range of the seeds)")
+    axes.set(xlabel="epoch (band: range of the seeds)" if rows["seeds"].max() > 1 else "epoch")
     label_ends(axes, ends)
     return f"wrong pixels are {pixels.mean():.1%} of the pixels; " + "; ".join(words)
 
@@ -220,19 +222,10 @@ def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
 
 
 def pushed_apart(values: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
-    """Ascending values moved as little as need be for a gap between each two, within low … high as far as they fit."""
-    places = list(values)
-    for _ in range(2 * len(places)):
-        for below, above in pairwise(range(len(places))):
-            short = gap - (places[above] - places[below])
-            if short > 0:
-                places[below] -= short / 2
-                places[above] += short / 2
-    for index in range(len(places)):  # from below, then from above
-        places[index] = max(places[index], low + gap * index)
-    for index in reversed(range(len(places))):
-        places[index] = min(places[index], high - gap * (len(places) - 1 - index))
-    return places
+    """Ascending values moved as little as need be (in squares) for a gap between each two, within low … high if they fit there."""
+    steps = gap * np.arange(len(values))
+    places = isotonic_regression(np.asarray(values) - steps).x  # without the gaps they need only ascend
+    return list(places.clip(low, max(low, high - gap * (len(values) - 1))) + steps)
 
 
 def _height(axes: Axes) -> float:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image
 
-from pixeltrust.charts import heat, ink, overlay, panels
+from pixeltrust.charts import MOST, heat, ink, overlay, panels
 from pixeltrust.errors import PixeltrustError
 from pixeltrust.images import read_image
 from pixeltrust.labels import foreground
@@ -89,7 +89,7 @@ def maps_figure(cases: Sequence[Weighed], *, name: str = "weight-maps", heading:
         for panel in shown:
             _bare(panel)
     figure.supxlabel(
-        "brown: weight 0, left out; pale: the average; dark blue: 8 times the average. Line: noisy mask, broken: true mask",
+        f"dark brown: weight 0, left out; pale: the average; dark blue: {MOST:g} times that. Line: noisy mask, broken: true mask",
         fontsize=LETTER - 1,
         color=ink("faint"),
     )

@@ -17,6 +17,7 @@ OURS = "pixel"
 GIVEN = "given"
 """The noise of a user's own masks."""
 Verdict = Literal["apart", "one seed", "seeds disagree", "not apart", "not compared"]
+TIED: tuple[Verdict, ...] = ("not apart", "seeds disagree")
 Row = Any
 """A row of the summary, as `itertuples` gives it."""
 
@@ -103,6 +104,25 @@ def verdict(row: Row, other: str = "rival") -> Verdict:
     return "apart" if least > 0 or most < 0 else "seeds disagree"
 
 
+def told_of_weights(shares: pd.DataFrame) -> list[str]:
+    """What wrong pixels weigh in a group, in a sentence; none where that is not known.
+
+    Args:
+        shares: the rows of `Outcome.shares` of the group.
+    """
+    known = shares.dropna(subset=["wrong_weight"])
+    parts = []
+    for method, rows in known.groupby("method", sort=False):
+        first, last = rows.sort_values("epoch")["wrong_weight"].iloc[[0, -1]]
+        parts.append(f"{last:.1%} of the weight of `{method}` in the last epoch ({first:.1%} in the first)")
+    return [f"Wrong pixels are {known['wrong_pixels'].mean():.1%} of the noisy pixels, and have {', '.join(parts)}."] if parts else []
+
+
+def of_group(table: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
+    """The rows of another table that belong to a group."""
+    return table[(table["noise"] == group["noise"].iloc[0]) & (table["clean"] == group["clean"].iloc[0])]
+
+
 def _winner(rows: Sequence[Row]) -> Iterable[str]:
     best = rows[0]
     if len(rows) == 1:
@@ -134,9 +154,11 @@ def _seed_range(row: Row) -> dict[str, str]:
 
 def _tied(rows: Sequence[Row]) -> Iterable[str]:
     """Those behind the second that cannot be told from the best either."""
-    tied = [row.method for row in rows[2:] if verdict(row) in ("not apart", "seeds disagree")]
-    if tied:
+    tied = [row.method for row in rows[2:] if verdict(row) in TIED]
+    if tied and verdict(rows[0]) in TIED:
         yield f"Nor can {_listed(tied, 'or')} be told from `{rows[0].method}`."
+    elif tied:
+        yield f"{_listed(tied)} cannot be told from `{rows[0].method}`, though."
 
 
 def _over_plain(rows: Sequence[Row]) -> Iterable[str]:
@@ -169,9 +191,12 @@ def _ceiling(group: pd.DataFrame) -> Iterable[str]:
 
 def _missing(group: pd.DataFrame) -> Iterable[str]:
     for state, column in (("Failed", "seeds_failed"), ("Not run", "seeds_not_run")):
-        names = [f"`{row.method}` ({_of(getattr(row, column), row)})" for row in rows_of(group) if getattr(row, column)]
+        names: dict[str, list[str]] = {}
+        for row in rows_of(group):
+            if getattr(row, column):
+                names.setdefault(_of(getattr(row, column), row), []).append(row.method)
         if names:
-            yield f"{state}: {', '.join(names)}."
+            yield f"{state}: {'; '.join(f'{_listed(methods)} ({seeds})' for seeds, methods in names.items())}."
     done = group[group["seeds"] > 0]
     if done["seeds"].nunique() > 1 or (done["minus_rival_seeds"] < done["seeds"]).any():
         yield "Not all methods have the same seeds; a comparison uses those that both have."
@@ -198,7 +223,7 @@ def _clock(row: Row) -> str:
     return "processor time" if row.cost_from == "cpu" else "by the clock, which other work on the machine disturbs"
 
 
-def _listed(names: Sequence[str], last: str) -> str:
+def _listed(names: Sequence[str], last: str = "and") -> str:
     quoted = [f"`{name}`" for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
 
@@ -251,14 +276,14 @@ def _cost_cell(row: Row) -> Shown:
     return Shown(f"{row.cost:.2f}", ", ".join(filter(None, [spread, clock])))
 
 
-def markdown(summary: pd.DataFrame) -> str:
-    """All groups: a sentence, and a table sorted by Dice."""
+def markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
+    """All groups: what came out in words, and a table sorted by Dice."""
     parts = ["# Outcome", "\n".join(f"- {line}" for line in HOW_TO_READ)]
     for group in groups(summary):
         names = headings(group)
         lines = [names, ["---"] * len(names), *([str(cell) for cell in cells_of(row)] for row in rows_of(group))]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts += [f"## {title(group)}", " ".join(told(group)), table]
+        parts += [f"## {title(group)}", " ".join([*told(group), *told_of_weights(of_group(shares, group))]), table]
     return "\n\n".join(parts) + "\n"
 
 

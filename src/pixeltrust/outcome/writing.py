@@ -22,7 +22,7 @@ def write_outcome(out: Path) -> Outcome:
     try:
         _write(out / "summary.csv", outcome.summary.to_csv(index=False, float_format="%.6g"))
         _write(out / "shares.csv", outcome.shares.to_csv(index=False, float_format="%.6g"))
-        _write(out / "tables.md", markdown(outcome.summary))
+        _write(out / "tables.md", markdown(outcome.summary, outcome.shares))
         _write_figures(out / "figures", drawings(outcome))
     except OSError as error:
         raise RunError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None

@@ -26,11 +26,13 @@ from pixeltrust.outcome.words import (
     headings,
     noise_name,
     number,
+    of_group,
     rows_of,
     several_counts,
     span,
     title,
     told,
+    told_of_weights,
     verdict,
 )
 from pixeltrust.report.pieces import Number, Panel, Shown, facts, outlined, picture, pictures, rendered, weighed
@@ -166,7 +168,7 @@ def _failures(cells: pd.DataFrame) -> list[str]:
 def _group(group: pd.DataFrame, outcome: Outcome, methods: Sequence[str]) -> dict[str, Any]:
     return {
         "title": title(group),
-        "sentences": " ".join(told(group)),
+        "sentences": " ".join([*told(group), *told_of_weights(of_group(outcome.shares, group))]),
         "headings": headings(group),
         "rows": [cells_of(row) for row in rows_of(group)],
         "charts": pictures(_group_charts(group, outcome, methods)),
@@ -178,8 +180,7 @@ def _group_charts(group: pd.DataFrame, outcome: Outcome, methods: Sequence[str])
         yield dice_figure([group], outcome.seed_means, methods).chart("Dice on the test cases")
     if group["cost"].nunique() > 1:
         yield cost_figure([group], methods).chart("Dice against the cost of an update")
-    shares = outcome.shares
-    shares = shares[(shares["noise"] == group["noise"].iloc[0]) & (shares["clean"] == group["clean"].iloc[0])]
+    shares = of_group(outcome.shares, group)
     if len(shares):
         yield weights_figure(shares, methods).chart("Wrong pixels: their share of the weight")
 
