@@ -51,7 +51,7 @@ def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, tr
         if rows is not None:
             with replacing(folder / name) as unfinished:
                 write_csv(rows, unfinished)
-    _write_json(folder / "spec.json", {"cell": asdict(cell), "config": values_of(config)})
+    write_json(folder / "spec.json", {"cell": asdict(cell), "config": values_of(config)})
 
 
 def finished(folder: Path) -> bool:
@@ -94,7 +94,7 @@ def _work(folder: Path) -> None:
         "cpu_seconds": cpu if fresh else None,  # of a training in one sitting
         "notes": list(trained.notes),
     }
-    _write_json(folder / "cell.json", cell_record)
+    write_json(folder / "cell.json", cell_record)
     (run / "checkpoint.pt").unlink(missing_ok=True)  # three times the size of the network, and nothing is left to continue
 
 
@@ -181,7 +181,7 @@ def attempt(folder: Path) -> str | None:
 def note_failure(folder: Path, error: str) -> None:
     """Keep why a cell failed, in failed.json."""
     with suppress(OSError):  # a full disk, say, of which the log may tell
-        _write_json(folder / "failed.json", {"error": error})
+        write_json(folder / "failed.json", {"error": error})
 
 
 def main(folder: Path) -> int:
@@ -203,6 +203,7 @@ def _end_with_parent() -> None:
     os._exit(130)
 
 
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Plain values as JSON, whole or not at all."""
     with replacing(path) as unfinished:
         unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

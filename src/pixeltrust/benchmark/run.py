@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from pixeltrust.benchmark.cells import finished, note_failure, read_json, write_spec
+from pixeltrust.benchmark.cells import finished, note_failure, read_json, write_json, write_spec
 from pixeltrust.benchmark.grid import CEILING, Cell, Grid
 from pixeltrust.benchmark.jobs import Launcher, Local, run_all
 from pixeltrust.benchmark.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
@@ -92,8 +92,8 @@ def claimed(out: Path, source: Path, grid: Grid) -> Iterator[None]:
                 _refuse_another(out, record)
             for stale in (out / NOISE).glob(".*.unfinished-*"):  # what a kill left
                 shutil.rmtree(stale, ignore_errors=True)
-            _write(out / "benchmark.json", {**record, "grid": grid.record()})
-            _write(out / "environment.json", environment())
+            write_json(out / "benchmark.json", {**record, "grid": grid.record()})
+            write_json(out / "environment.json", environment())
             yield
     except Timeout:
         raise RunError(f"{out}: another process is at work on this benchmark; wait for it, or choose another --out") from None
@@ -165,8 +165,3 @@ def _refuse_another(out: Path, record: dict[str, Any]) -> None:
     if changed:
         what = ", ".join(f"{name} = {before[name]!r}, now {record[name]!r}" for name in changed)
         raise RunError(f"{out}: was started with another {what}; give the same again (axes may grow), or another --out")
-
-
-def _write(path: Path, values: dict[str, Any]) -> None:
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
