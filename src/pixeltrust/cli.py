@@ -226,10 +226,10 @@ def benchmark(
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or a demo's.")],
+    folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark or a demo.")],
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder where not given.")] = None,
 ) -> None:
-    """Write one self-contained HTML page about a run.
+    """Write one self-contained HTML page about a run, a benchmark or a demo.
 
     Example: pixeltrust report runs/pixel
     """
