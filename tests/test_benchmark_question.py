@@ -111,6 +111,7 @@ def test_it_helps_where_all_noisy_masks_are_far_too_small(tmp_path):
     record = json.loads((tmp_path / "out" / "answer.json").read_text())
     assert record["verdict"] == "helps"
     assert (tmp_path / "out" / "answer.md").read_text().startswith("It helps.")
+    assert "It helps. Use <code>clean</code>" in (tmp_path / "out" / "report.html").read_text()
     measured = pd.read_csv(tmp_path / "out" / "scores.csv", dtype={"id": str})
     assert set(measured["id"]) == {path.stem for path in (data / "clean").iterdir()}
     assert measured["plain"].mean() == pytest.approx(answer.rows[-1].dice, abs=1e-6)

@@ -3,7 +3,7 @@
 The clean cases are cut into folds; every method learns from the noisy cases and the clean ones of the other folds, and is measured on the
 fold that it has not seen. So every clean case has one Dice per method (and seed), and methods are compared case by case.
 
-    OUT/  as of a benchmark, and answer.json  answer.md  scores.csv (id, then a column of Dice per method)
+    OUT/  as of a benchmark, its page begins with the answer; answer.json  answer.md  scores.csv (id, a column of Dice per method)
 """
 
 import json
@@ -21,6 +21,7 @@ from pixeltrust.benchmark.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.benchmark.jobs import Launcher, Local
 from pixeltrust.benchmark.masks import FOLDS, FolderMasks, is_source
 from pixeltrust.benchmark.run import claimed, folder_of, gather, run_cells, write_cells
+from pixeltrust.benchmark.telling import telling
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, RunError, count, some
 from pixeltrust.files import replacing
@@ -57,7 +58,7 @@ def question(data: Path, *, out: Path, grid: Grid | None = None, launcher: Launc
         for fold in range(FOLDS)
         for method in grid.methods
     ]
-    with claimed(out, data, grid):
+    with claimed(out, data, grid), telling(out):
         run_cells(cells, grid, masks, out, launcher or Local(), show_progress=show_progress)
         write_cells(out, gather(cells, out))
         scores = _scores(cells, out)

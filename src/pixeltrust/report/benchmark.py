@@ -61,7 +61,7 @@ def benchmark_page(folder: Path, outcome: Outcome) -> str:
         "benchmark.html",
         name=folder.resolve().name,
         headline=headline(every),
-        story=_story(outcome),
+        story=_answer(folder) or _story(outcome),
         numbers=_numbers(every),
         overview=pictures(_overview(outcome.summary)),
         groups=[_group(group, outcome, methods) for group in every],
@@ -96,6 +96,16 @@ def headline(every: Sequence[pd.DataFrame]) -> str:
     told_apart = f"{clear} of them" if clear else "none of them"
     sure = f"; in {told_apart} it can be told from the second" if not each else ""
     return f"{first}{each} {verb} the highest Dice in {most} of {len(compared)} comparisons{sure}"
+
+
+def _answer(folder: Path) -> str:
+    """The words of an answer, where a question was asked."""
+    try:
+        return str(json.loads((folder / "answer.json").read_text(encoding="utf-8"))["words"])
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'answer.json'}: cannot be read as the answer to a question: {error}") from None
 
 
 def _headline_of_one(rows: Sequence[Row]) -> str:
