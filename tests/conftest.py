@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from pixeltrust import cli
+from web import serving
 
 
 @pytest.fixture
@@ -19,3 +20,12 @@ def run_command(capsys, monkeypatch):
         return ended.value.code or 0, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture
+def web(monkeypatch):
+    """A server on this machine, which no proxy stands before."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving() as server:
+        yield server

@@ -19,7 +19,6 @@ from pixeltrust.downloads import Patience
 from pixeltrust.errors import ConfigError, DataError, FetchError, RunError
 from pixeltrust.images import read_image, read_labels
 from pixeltrust.sources import read_source
-from web import serving
 
 HASTY = Patience(tries=2, wait_s=0.001, timeout_s=5)
 SPLITS = {"train": ("Training", [0, 1, 2]), "val": ("Validation", [13]), "test": ("Test_v2", [27, 29])}
@@ -75,14 +74,6 @@ def published(web, contents):
         for split, (stem, numbers) in SPLITS.items()
     ]
     return Dataset(name="isic2017", parts=tuple(parts), licence="CC-0")
-
-
-@pytest.fixture
-def web(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as server:
-        yield server
 
 
 @pytest.fixture

@@ -20,10 +20,11 @@ from pixeltrust.benchmark.telling import telling
 from pixeltrust.cases import Case, table_of
 from pixeltrust.charts import family_of, marker_of
 from pixeltrust.errors import RunError
-from pixeltrust.outcome import outcome_of, write_outcome
+from pixeltrust.outcome import outcome_of
 from pixeltrust.outcome.figures import clean_figure, cost_figure, dice_figure, label_points, pushed_apart, weights_figure
 from pixeltrust.outcome.statistics import CEILING, COLUMNS, Outcome, holm, mean_shares, signed_rank, summarized
 from pixeltrust.outcome.words import groups, headings, markdown, rows_of, told, told_of_weights, verdict
+from pixeltrust.outcome.writing import write_outcome
 from pixeltrust.report import report
 from pixeltrust.report.benchmark import headline
 from pixeltrust.synthetic import write_source

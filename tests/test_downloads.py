@@ -23,14 +23,6 @@ PATIENT = Patience(tries=3, wait_s=0.001, timeout_s=5)
 
 
 @pytest.fixture
-def web(monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    with serving() as server:
-        yield server
-
-
-@pytest.fixture
 def folder(tmp_path):
     with alone_in(tmp_path / "archives"):
         yield tmp_path / "archives"

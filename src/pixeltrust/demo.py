@@ -20,7 +20,7 @@ import pandas as pd
 from pixeltrust.config import Config
 from pixeltrust.errors import RunError
 from pixeltrust.evaluate import evaluate
-from pixeltrust.files import link_or_copy, replacing
+from pixeltrust.files import link_or_copy, write_whole
 from pixeltrust.images import case_id
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 from pixeltrust.predict import predict
@@ -227,8 +227,7 @@ class _Work:
         return folder
 
     def _write_record(self) -> None:
-        with replacing(self.out / "demo.json") as unfinished:
-            unfinished.write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
+        write_whole(self.out / "demo.json", json.dumps(self.record, indent=2) + "\n")
 
 
 def _read_record(path: Path) -> dict[str, Any]:

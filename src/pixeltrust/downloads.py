@@ -22,7 +22,7 @@ import requests
 from filelock import FileLock, Timeout
 
 from pixeltrust.errors import FetchError, RunError
-from pixeltrust.files import replacing
+from pixeltrust.files import write_whole
 
 UNFINISHED = ".unfinished"
 Tell = Callable[[int, str], None]
@@ -225,8 +225,7 @@ class _Resuming:
     def _begin(self, version: _Version) -> None:
         # In this order: a kill in between must not leave old bytes with the new file's record.
         _part(self.file).write_bytes(b"")
-        with replacing(_record(self.file)) as unfinished:
-            unfinished.write_text(json.dumps(asdict(version)), encoding="utf-8")
+        write_whole(_record(self.file), json.dumps(asdict(version)))
 
     def _receive(self, response: requests.Response) -> None:
         with _part(self.file).open("ab") as part:

@@ -71,12 +71,14 @@ def parameters_along(model: nn.Module, along: str) -> list[nn.Parameter] | None:
         ConfigError: a name that fits no parameter; names those there are.
     """
     parts = [part.strip() for part in along.split(",") if part.strip()]
+    if not parts:
+        return None  # in every step of a training
     named = {f".{name}": parameter for name, parameter in model.named_parameters()}
     for part in parts:
         if not any(f".{part}" in name for name in named):
             known = ", ".join(dict.fromkeys(name.split(".")[1] for name in named))
             raise ConfigError(f"along = {along!r}: no parameter's name begins with {part!r}; the network's parts: {known}")
-    return [parameter for name, parameter in named.items() if any(f".{part}" in name for part in parts)] if parts else None
+    return [parameter for name, parameter in named.items() if any(f".{part}" in name for part in parts)]
 
 
 def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, int]) -> None:

@@ -108,8 +108,7 @@ class Run:
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
-            with replacing(self.folder / "cases.csv") as unfinished:
-                write_csv(cases, unfinished)
+            write_csv(cases, self.folder / "cases.csv")
             self.write_text("config.toml", to_toml(config))
 
     def write_text(self, name: str, text: str) -> None:

@@ -25,20 +25,21 @@ from torch import Tensor, nn
 
 from pixeltrust.benchmark.grid import Cell, masks_of
 from pixeltrust.benchmark.pruning import pruned, seconds_of_halves
-from pixeltrust.cases import Case, read_cases
+from pixeltrust.cases import read_cases
 from pixeltrust.config import Config, config_from, values_of
-from pixeltrust.data import Streams, held_out
+from pixeltrust.data import Streams
 from pixeltrust.errors import PixeltrustError
 from pixeltrust.evaluate import evaluate
 from pixeltrust.feeds import Feed
-from pixeltrust.files import link_or_copy, replacing
+from pixeltrust.files import link_or_copy, write_whole
 from pixeltrust.images import image_suffix
 from pixeltrust.losses import IGNORE
 from pixeltrust.methods import METHODS, TAKE_GAINS, Method, Outcome
 from pixeltrust.metrics import mean_of_defined
+from pixeltrust.outcome.reading import finished
 from pixeltrust.predict import predict
 from pixeltrust.runs import CACHE, one_line
-from pixeltrust.tables import write_csv
+from pixeltrust.tables import read_table, write_csv
 from pixeltrust.train import train
 
 GRACE = 60.0  # seconds that a stopped cell has for its last update and checkpoint
@@ -49,14 +50,8 @@ def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, tr
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in (("cases.csv", table), ("truth.csv", truth)):
         if rows is not None:
-            with replacing(folder / name) as unfinished:
-                write_csv(rows, unfinished)
+            write_csv(rows, folder / name)
     write_json(folder / "spec.json", {"cell": asdict(cell), "config": values_of(config)})
-
-
-def finished(folder: Path) -> bool:
-    """Whether the cell has come to its end."""
-    return (folder / "cell.json").is_file()
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -84,6 +79,7 @@ def _work(folder: Path) -> None:
     method = _watched(folder, config) if config.method in TAKE_GAINS and (folder / "truth.csv").is_file() else None
     trained = train(data, out=run, config=settings, method=method, resume=True, show_progress=False)
     cpu = time.process_time() - began
+    shutil.rmtree(folder / CACHE, ignore_errors=True)
     cases = _measure(folder, config)
     cell_record = {
         **asdict(cell),
@@ -103,8 +99,10 @@ def _measure(folder: Path, config: Config) -> pd.DataFrame:
     images, masks, predicted = (folder / name for name in ("test-images", "test-masks", "predicted"))
     for gathered in (images, masks, predicted):
         shutil.rmtree(gathered, ignore_errors=True)
-    for case in read_cases(folder / "cases.csv", show_progress=False).of("test"):
-        _gather(case, images, masks)
+    for row in read_table(folder / "cases.csv").query("role == 'test'").to_dict("records"):
+        for file, gathered in ((Path(row["image"]), images), (Path(row["mask"]), masks)):
+            gathered.mkdir(exist_ok=True)
+            link_or_copy(file, gathered / f"{row['id']}{image_suffix(file)}")
     predict(folder / "run", images, out=predicted, show_progress=False)
     evaluation = evaluate(
         predicted, masks, classes=config.classes, ignore_label=config.ignore_label, out=folder / "test.csv", show_progress=False
@@ -112,12 +110,6 @@ def _measure(folder: Path, config: Config) -> pd.DataFrame:
     for gathered in (images, masks):
         shutil.rmtree(gathered)
     return evaluation.cases
-
-
-def _gather(case: Case, images: Path, masks: Path) -> None:
-    for file, folder in ((case.image, images), (case.mask, masks)):
-        folder.mkdir(exist_ok=True)
-        link_or_copy(file, folder / f"{case.id}{image_suffix(file)}")
 
 
 # --- what the weights do, where the truth is known ----------------------------------------------------------------
@@ -128,8 +120,8 @@ def _watched(folder: Path, config: Config) -> Method:
     method = METHODS[config.method]
     assert not isinstance(method, type)
     cases = read_cases(folder / "truth.csv", show_progress=False)
-    clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
-    truth = Streams(cases, clean, held, config, folder / CACHE)
+    none = cases.of("clean")[:0]  # only the noisy batches are asked for
+    truth = Streams(cases, none, none, config, folder / CACHE)
 
     def watched(model: nn.Module, feed: Feed, config: Config) -> Outcome:
         seen = feed.noisy()
@@ -205,5 +197,4 @@ def _end_with_parent() -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Plain values as JSON, whole or not at all."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(values, indent=2) + "\n")

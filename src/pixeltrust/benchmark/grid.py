@@ -20,11 +20,9 @@ from typing import Any, Literal, get_args
 from pixeltrust.config import Config, MethodName, config_from, read_toml, setting
 from pixeltrust.errors import ConfigError
 from pixeltrust.noise import noise as noise_named
+from pixeltrust.outcome.statistics import CEILING, GIVEN
 
 Masks = Literal["noisy", "true", "pruned"]
-GIVEN = "given"
-"""The noise of a data folder, whose masks are noisy as they come."""
-CEILING = "ceiling"
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "pixel+clean": {"method": "pixel", "clean_weight": 1.0},

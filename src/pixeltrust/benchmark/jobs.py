@@ -17,8 +17,9 @@ from typing import Any, Protocol
 
 import torch
 
-from pixeltrust.benchmark.cells import GRACE, attempt, finished, read_json
+from pixeltrust.benchmark.cells import GRACE, attempt
 from pixeltrust.errors import ConfigError
+from pixeltrust.outcome.reading import finished, recorded
 
 PLACES = ("local", "ray")
 _POLL = 0.1  # seconds
@@ -170,8 +171,8 @@ class OnRay:
 
 def _why(folder: Path, code: int) -> str:
     """Why a process ended without a result."""
-    if (folder / "failed.json").is_file():
-        return str(read_json(folder / "failed.json")["error"])
+    if error := recorded(folder)["error"]:
+        return str(error)
     if code < 0:
         name = signal.Signals(-code).name
         return f"its process was killed ({name})" + (": out of memory?" if name == "SIGKILL" else "")

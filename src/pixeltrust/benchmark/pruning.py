@@ -19,7 +19,6 @@ from pixeltrust.cases import Case, CaseList, Cases, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.data import Pixels, pieces
 from pixeltrust.errors import ConfigError
-from pixeltrust.files import replacing
 from pixeltrust.images import resize_labels, write_png
 from pixeltrust.labels import decode_labels
 from pixeltrust.losses import IGNORE
@@ -52,8 +51,7 @@ def pruned(folder: Path, config: Config) -> tuple[Path, Config]:
         issues = _issues(noisy, halves, folder, config)
         _write_masks(cases, issues, folder / "pruned", config)
         rows = table_of([_with_mask(case, folder / "pruned") for case in cases.cases if case.role != "test"])
-        with replacing(table) as unfinished:
-            write_csv(rows.drop(columns="held_out"), unfinished)
+        write_csv(rows.drop(columns="held_out"), table)
     return table, replace(config, ignore_label=IGNORE)
 
 
@@ -67,8 +65,7 @@ def _train_on(noisy: CaseList, cases: Cases, out: Path, config: Config) -> None:
     """A `plain` run on some of the noisy cases and all clean ones."""
     out.mkdir(parents=True, exist_ok=True)
     rows = table_of(noisy + cases.of("clean")).drop(columns="held_out")
-    with replacing(out / "cases.csv") as unfinished:
-        write_csv(rows, unfinished)
+    write_csv(rows, out / "cases.csv")
     train(out / "cases.csv", out=out / "run", config=config, resume=True, show_progress=False)
 
 

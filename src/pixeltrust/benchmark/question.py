@@ -16,15 +16,15 @@ from typing import Any
 import pandas as pd
 
 from pixeltrust.benchmark.answers import FEWEST, Answer, answer_of, too_few
-from pixeltrust.benchmark.cells import finished
 from pixeltrust.benchmark.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.benchmark.jobs import Launcher, Local
 from pixeltrust.benchmark.masks import FOLDS, FolderMasks, is_source
-from pixeltrust.benchmark.run import claimed, folder_of, gather, run_cells, write_cells
+from pixeltrust.benchmark.run import claimed, folder_of, run_cells
 from pixeltrust.benchmark.telling import telling
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, RunError, count, some
-from pixeltrust.files import replacing
+from pixeltrust.files import write_whole
+from pixeltrust.outcome.reading import finished
 
 METHODS = ("plain", "joint", "clean", "finetuned", "pixel+clean")
 SEEDS = (0,)
@@ -60,7 +60,6 @@ def question(data: Path, *, out: Path, grid: Grid | None = None, launcher: Launc
     ]
     with claimed(out, data, grid), telling(out):
         run_cells(cells, grid, masks, out, launcher or Local(), show_progress=show_progress)
-        write_cells(out, gather(cells, out))
         scores = _scores(cells, out)
         answer = replace(answer_of(scores), out=out)
         _write(out, scores, answer)
@@ -98,5 +97,4 @@ def _write(out: Path, scores: pd.DataFrame, answer: Answer) -> None:
         "scores.csv": scores.to_csv(float_format="%.6f"),
     }
     for name, text in texts.items():
-        with replacing(out / name) as unfinished:
-            unfinished.write_text(text, encoding="utf-8")
+        write_whole(out / name, text)

@@ -11,13 +11,14 @@ from typing import Any
 import pandas as pd
 from filelock import FileLock, Timeout
 
-from pixeltrust.benchmark.cells import finished, note_failure, read_json, write_json, write_spec
+from pixeltrust.benchmark.cells import note_failure, write_json, write_spec
 from pixeltrust.benchmark.grid import CEILING, Cell, Grid
 from pixeltrust.benchmark.jobs import Launcher, Local, run_all
 from pixeltrust.benchmark.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
 from pixeltrust.benchmark.telling import telling
 from pixeltrust.errors import RunError, count
 from pixeltrust.files import replacing
+from pixeltrust.outcome.reading import finished, recorded
 from pixeltrust.progress import progress_bar
 from pixeltrust.runs import environment
 
@@ -109,8 +110,9 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
     def ready(folder: Path) -> None:
         cell = folders[folder]
         masks.prepare(cell)
-        table = masks.table(cell, true=cell.method == CEILING)
-        write_spec(folder, cell, grid.config(cell), table, masks.table(cell, true=True) if masks.knows_truth else None)
+        truth = masks.table(cell, true=True) if masks.knows_truth else None
+        table = masks.table(cell) if truth is None or cell.method != CEILING else truth
+        write_spec(folder, cell, grid.config(cell), table, truth)
 
     write_cells(out, gather(cells, out))
     with progress_bar(show_progress) as bar:
@@ -147,13 +149,9 @@ def folder_of(cell: Cell, out: Path) -> Path:
 def _row(cell: Cell, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"method": cell.method, "noise": cell.noise, "clean": cell.clean, "seed": cell.seed}
     row |= {"fold": cell.fold} if cell.fold is not None else {}
+    known = recorded(folder)
     names = ("dice", "seconds", "jaccard", "val_dice", "updates", "cpu_seconds")
-    if finished(folder):
-        done = read_json(folder / "cell.json")
-        return row | {"status": "done", **{name: done[name] for name in names}, "error": ""}
-    failed = (folder / "failed.json").is_file()
-    error = read_json(folder / "failed.json")["error"] if failed else ""
-    return row | {"status": "failed" if failed else "not run", **dict.fromkeys(names), "error": error}
+    return row | {"status": known["status"], **{name: known.get(name) for name in names}, "error": known["error"]}
 
 
 def _refuse_another(out: Path, record: dict[str, Any]) -> None:

@@ -10,6 +10,5 @@ writing      all of it into the folder
 
 from pixeltrust.outcome.reading import is_benchmark, outcome_of
 from pixeltrust.outcome.statistics import CEILING, Outcome
-from pixeltrust.outcome.writing import write_outcome
 
-__all__ = ["CEILING", "Outcome", "is_benchmark", "outcome_of", "write_outcome"]
+__all__ = ["CEILING", "Outcome", "is_benchmark", "outcome_of"]

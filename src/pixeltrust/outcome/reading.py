@@ -23,6 +23,24 @@ def is_benchmark(folder: Path) -> bool:
     return (folder / "benchmark.json").is_file()
 
 
+def finished(folder: Path) -> bool:
+    """Whether a cell has come to its end."""
+    return (folder / "cell.json").is_file()
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """What a cell has written of itself: its status (done, failed, not run), why it failed, and when it is done all of cell.json.
+
+    Raises:
+        RunError: that cannot be read.
+    """
+    if finished(folder):
+        return {**_json(folder / "cell.json"), "status": "done", "error": ""}
+    if (folder / "failed.json").is_file():
+        return {"status": "failed", "error": str(_json(folder / "failed.json").get("error", ""))}
+    return {"status": "not run", "error": ""}
+
+
 def outcome_of(out: Path) -> Outcome:
     """Everything that is there by now; nothing is written.
 
@@ -78,16 +96,10 @@ def _key(cell: dict[Any, Any]) -> tuple[Any, ...]:
 
 
 def _state(folder: Path | None) -> dict[str, Any]:
-    state: dict[str, Any] = {"status": "not run", **dict.fromkeys(_NUMBERS), "error": "", "folder": folder and str(folder)}
-    if folder is None:
-        return state
-    if (folder / "cell.json").is_file():
-        done = _json(folder / "cell.json")
-        unknown = {"cpu_seconds": None} if _on_a_gpu(folder) else {}
-        return state | {"status": "done", **{name: done.get(name) for name in _NUMBERS}} | unknown
-    if (folder / "failed.json").is_file():
-        return state | {"status": "failed", "error": str(_json(folder / "failed.json").get("error", ""))}
-    return state
+    known = recorded(folder) if folder else {"status": "not run", "error": ""}
+    state = {**known, **{name: known.get(name) for name in _NUMBERS}, "folder": folder and str(folder)}
+    unknown = {"cpu_seconds": None} if folder and known["status"] == "done" and _on_a_gpu(folder) else {}
+    return {name: state[name] for name in ("status", *_NUMBERS, "error", "folder")} | unknown
 
 
 def _on_a_gpu(folder: Path) -> bool:

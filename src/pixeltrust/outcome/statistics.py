@@ -23,6 +23,8 @@ from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 GROUP = ["noise", "clean"]
 CEILING = "ceiling"
 """Trained on true masks, which nobody with noisy ones has: no rival, and never the best."""
+GIVEN = "given"
+"""The noise of a user's own data, whose masks are noisy as they come."""
 BASE = "plain"
 SHARES = ("wrong_pixels", "wrong_weight", "wrong_weighed", "right_weighed")
 LEVEL = 0.05  # of the tests, after the correction

@@ -11,11 +11,9 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.errors import count
-from pixeltrust.outcome.statistics import BASE, CEILING, GROUP, LEVEL
+from pixeltrust.outcome.statistics import BASE, CEILING, GIVEN, GROUP, LEVEL
 
 OURS = "pixel"
-GIVEN = "given"
-"""The noise of a user's own masks."""
 Verdict = Literal["apart", "one seed", "seeds disagree", "not apart", "not compared"]
 TIED: tuple[Verdict, ...] = ("not apart", "seeds disagree")
 Row = Any

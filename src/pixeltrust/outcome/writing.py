@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pixeltrust.errors import RunError
-from pixeltrust.files import replacing
+from pixeltrust.files import write_whole
 from pixeltrust.outcome.figures import Drawing, clean_figure, cost_figure, dice_figure, weights_figure
 from pixeltrust.outcome.pictures import CASES, first_with_maps, maps_figure, weighed_cases
 from pixeltrust.outcome.reading import outcome_of
@@ -20,9 +20,9 @@ def write_outcome(out: Path) -> Outcome:
     """
     outcome = outcome_of(out)
     try:
-        _write(out / "summary.csv", outcome.summary.to_csv(index=False, float_format="%.6g"))
-        _write(out / "shares.csv", outcome.shares.to_csv(index=False, float_format="%.6g"))
-        _write(out / "tables.md", markdown(outcome.summary, outcome.shares))
+        write_whole(out / "summary.csv", outcome.summary.to_csv(index=False, float_format="%.6g"))
+        write_whole(out / "shares.csv", outcome.shares.to_csv(index=False, float_format="%.6g"))
+        write_whole(out / "tables.md", markdown(outcome.summary, outcome.shares))
         _write_figures(out / "figures", drawings(outcome))
     except OSError as error:
         raise RunError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
@@ -54,14 +54,9 @@ def _write_figures(folder: Path, every: Iterator[Drawing]) -> None:
     folder.mkdir(exist_ok=True)
     known = set()
     for drawing in every:
-        _write(folder / f"{drawing.name}.svg", drawing.chart().svg)
-        _write(folder / f"{drawing.name}.png", drawing.png())
+        write_whole(folder / f"{drawing.name}.svg", drawing.chart().svg)
+        write_whole(folder / f"{drawing.name}.png", drawing.png())
         known |= {f"{drawing.name}.svg", f"{drawing.name}.png"}
     for stale in folder.iterdir():  # of an earlier state, which nothing stands for any more
         if stale.name not in known and stale.suffix in (".svg", ".png"):
             stale.unlink()
-
-
-def _write(path: Path, content: str | bytes) -> None:
-    with replacing(path) as unfinished:
-        unfinished.write_bytes(content if isinstance(content, bytes) else content.encode())

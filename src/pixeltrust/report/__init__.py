@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from pixeltrust.errors import RunError
-from pixeltrust.files import replacing
-from pixeltrust.outcome import Outcome, is_benchmark, outcome_of, write_outcome
+from pixeltrust.files import write_whole
+from pixeltrust.outcome import Outcome, is_benchmark, outcome_of
+from pixeltrust.outcome.writing import write_outcome
 from pixeltrust.report.benchmark import benchmark_page
 from pixeltrust.report.demo import demo_page
 from pixeltrust.report.run import run_page
@@ -50,8 +51,7 @@ def tell(folder: Path) -> Outcome:
 
 def _written(html: str, out: Path) -> Path:
     try:
-        with replacing(out) as unfinished:
-            unfinished.write_text(html, encoding="utf-8")
+        write_whole(out, html)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None
     return out
