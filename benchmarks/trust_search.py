@@ -65,6 +65,8 @@ class Variant:
     """Share of the updates before which trust is gathered and all noisy pixels have no say."""
     jitter: bool = False
     """Clean images change in brightness, contrast and scale."""
+    agree: bool = False
+    """A pixel counts with the averaged network's probability of its label, where that is more than its trust."""
     finetune: float = 0.0
     """Share of the updates, the last, that are made on clean batches alone."""
     decay: float = 0.98
@@ -148,7 +150,9 @@ class Search:
         if kind == "ceiling":
             self._mean(self.batch(indices, self.truth, "noisy", update)[0])
         elif kind == "plain":
-            masks = torch.where(torch.isin(torch.arange(len(self.images)), torch.from_numpy(self.clean))[:, None, None], self.truth, self.given)
+            masks = torch.where(
+                torch.isin(torch.arange(len(self.images)), torch.from_numpy(self.clean))[:, None, None], self.truth, self.given
+            )
             pool = np.concatenate([self.noisy, self.clean])
             self._mean(self.batch(endless_order(pool, BATCH, update, self.seed, "pool"), masks, "pool", update)[0])
         elif kind == "clean":
@@ -181,6 +185,10 @@ class Search:
             weight = gain.clamp(min=0)
         else:
             weight = self._trusted(indices, turns, gain, tangent.detach()[:, 0], label) ** variant.power
+        if variant.agree:
+            with torch.no_grad():
+                believed = torch.sigmoid(self.average(noisy.images)[:, 0])
+            weight = torch.maximum(weight, torch.where(label > 0, believed, 1 - believed))
         if variant.repair:
             doubted = turned(self.trust[indices], turns) <= 0.5
             with torch.no_grad():
@@ -220,7 +228,9 @@ class Search:
         weight = trust**self.variant.power
         probabilities = predicted(self.average, self.images[self.noisy])
         mended = torch.where(trust > 0.5, self.given[self.noisy], (probabilities > 0.5).byte())
+        disputed = (probabilities > 0.5) != (self.given[self.noisy] > 0)
         return {
+            "ranking": ranking(trust[disputed & ~wrong], trust[disputed & wrong]),
             "dice": mean_dice(predicted(self.model, self.images[self.development]), self.truth[self.development]),
             "average_dice": mean_dice(predicted(self.average, self.images[self.development]), self.truth[self.development]),
             "share": float(weight[wrong].sum() / weight.sum()),
@@ -237,6 +247,12 @@ def predicted(model: nn.Module, images: Tensor) -> Tensor:
     """Probabilities."""
     model.eval()
     return torch.cat([torch.sigmoid(model(part.float() / 255)[:, 0]) for part in images.split(64)])
+
+
+def ranking(right: Tensor, wrong: Tensor) -> float:
+    """AUROC of trust for right against wrong pixels, ties counting half: here of those whose label the network disputes."""
+    ranks = pd.Series(torch.cat([right, wrong]).numpy()).rank().to_numpy()
+    return float((ranks[: len(right)].sum() - len(right) * (len(right) + 1) / 2) / (len(right) * len(wrong)))
 
 
 def mean_dice(found: Tensor, truth: Tensor) -> float:

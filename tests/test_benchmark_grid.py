@@ -53,7 +53,7 @@ def test_a_file_gives_axes_settings_and_variants_and_set_stands_above_it(tmp_pat
     assert (grid.methods, grid.clean, grid.seeds, grid.noise) == (("plain", "mine"), (50,), (3,), ())
     config = grid.config(cell(method="mine", seed=3))
     assert (config.method, config.clean_weight, config.epochs, config.seed) == ("pixel", 0.5, 9, 3)
-    assert grid.config(cell(seed=3)).clean_weight == 0
+    assert grid.config(cell(seed=3)).clean_weight is None
 
 
 @pytest.mark.parametrize("method", [*get_args(MethodName), *VARIANTS])

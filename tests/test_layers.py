@@ -9,8 +9,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
     ("errors", "seeds", "clock", "losses", "robust_losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
-    ("labels", "cases", "sources", "runs", "checkpoints"),
-    ("data", "feeds", "methods", "validation", "weight_maps"),
+    ("labels", "cases", "sources", "runs", "checkpoints", "trust"),
+    ("feeds", "data", "methods", "validation", "weight_maps"),
     ("train", "predict", "evaluate", "simulate", "archives", "synthetic"),
     ("charts", "outcome"),
     ("report", "demo", "benchmark"),

@@ -54,7 +54,7 @@ def stepped(method, classes=1, model=None, only=("noisy", "clean", "pool"), **se
 
 def built(model, config):
     """The method; what it trains itself is in float64, as the networks here are."""
-    method = build_method(model, config)
+    method = build_method(model, config, streams=None)
     return method.double() if isinstance(method, torch.nn.Module) else method
 
 

@@ -149,7 +149,7 @@ def test_an_update_is_the_optimisers_step_along_the_methods_gradient(data, tmp_p
         seen["gradients"] = {name.removeprefix("_forward_module."): p.grad.clone() for name, p in model.named_parameters()}
         return Outcome(loss=float(losses.detach()))
 
-    monkeypatch.setattr(train_module, "build_method", lambda model, config: looking)
+    monkeypatch.setattr(train_module, "build_method", lambda model, config, streams: looking)
     sgd = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "learning_rate": 0.3, "epochs": 1, "batch_size": 16}
     trained(data, tmp_path / "run", method="plain", **sgd)
     for name, value in state_of(tmp_path / "run").items():
@@ -495,6 +495,8 @@ CHANGES = {
     "batch_size": {"batch_size": 5},
     "clean_batch_size": {"clean_batch_size": 2},
     "clean_weight": {"clean_weight": 0.5},
+    "trust_memory": {"trust_memory": 0.2},
+    "trust_sharpness": {"trust_sharpness": 1.0},
     "gains": {"gains": "finite-difference"},
     "along": {"along": "5"},
     "finetune_share": {"finetune_share": 0.5},
@@ -509,7 +511,12 @@ CHANGES = {
     "seed": {"seed": 1},
     "val_fraction": {"val_fraction": 0.75},  # 10 of 14 held out, not 11
 }
-BASES = {"momentum": {"optimizer": "sgd"}, "finetune_share": {"method": "finetuned"}}
+BASES = {
+    "trust_memory": {"method": "trust"},
+    "trust_sharpness": {"method": "trust"},
+    "momentum": {"optimizer": "sgd"},
+    "finetune_share": {"method": "finetuned"},
+}
 NOT_NUMBERS = {"device", "cache_gib", "checkpoint_minutes", "weight_map_cases"}
 
 

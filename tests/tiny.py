@@ -50,8 +50,8 @@ def acting_at(number, act, build):
         if steps == number:
             act()
 
-    def building(model, config):
-        method = build(model, config)
+    def building(model, config, streams):
+        method = build(model, config, streams)
         if isinstance(method, nn.Module):
             method.register_forward_hook(lambda *_: count())
             return method

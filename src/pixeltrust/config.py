@@ -29,6 +29,7 @@ MethodName = Literal[
     "mean-teacher",
     "image",
     "pixel",
+    "trust",
 ]
 
 
@@ -64,11 +65,17 @@ class Config:
     clean_batch_size: int = 16
     """Clean images in a step."""
 
-    clean_weight: float = 0.0
-    """λ of `pixel` and `image`: how much the clean loss itself adds to the update; 0 is the paper."""
+    clean_weight: float | None = None
+    """λ of `trust`, `pixel` and `image`: how much the clean loss itself adds to the update. Unset: 1 for `trust`, 0 (the paper) for the others."""
+
+    trust_memory: float = 0.7
+    """β of `trust`: how much of a pixel's trust stays when its image is seen again; 1 learns nothing."""
+
+    trust_sharpness: float = 3.0
+    """s of `trust`: a pixel counts with its trust to this power; 0 lets all count alike."""
 
     gains: Literal["exact", "finite-difference"] = "exact"
-    """How `pixel` and `image` take the gains: forward mode, or a difference of two passes."""
+    """How `trust`, `pixel` and `image` take the gains: forward mode, or a difference of two passes."""
 
     along: str = ""
     """Parts of the network along which the gains are taken, as their parameters' names begin, with commas between; empty: all."""
@@ -123,6 +130,8 @@ class Config:
             object.__setattr__(self, field.name, _coerced(field.name, getattr(self, field.name)))
         for name, low, high in _RANGES:
             value = getattr(self, name)
+            if value is None:
+                continue
             if not low <= value <= high:
                 upper = "" if high >= _FINITE else f" to {high}"
                 raise ConfigError(f"{name} must be {low}{upper or ' or more'}, not {value!r}")
@@ -132,6 +141,11 @@ class Config:
             raise ConfigError(f"image_size must be 16 or more, not {self.image_size!r}")
         if self.ignore_label is not None and not 0 <= self.ignore_label <= 255:
             raise ConfigError(f"ignore_label must be 0 to 255, not {self.ignore_label!r}")
+
+    @property
+    def share_of_clean(self) -> float:
+        """λ, also where `clean_weight` is unset."""
+        return self.clean_weight if self.clean_weight is not None else float(self.method == "trust")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -146,6 +160,8 @@ _RANGES = (
     ("batch_size", 1, _ANY),
     ("clean_batch_size", 1, _ANY),
     ("clean_weight", 0, _FINITE),
+    ("trust_memory", 0, 1),
+    ("trust_sharpness", 0, 100),
     ("finetune_share", 0, 1),
     ("epochs", 1, _ANY),
     ("momentum", 0, 1),

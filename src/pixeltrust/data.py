@@ -16,6 +16,7 @@ from torch import Tensor
 from pixeltrust.cases import Case, CaseList, Cases
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, PixeltrustError
+from pixeltrust.feeds import Places
 from pixeltrust.images import read_image, resize_image, resize_labels
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.progress import in_threads
@@ -23,6 +24,7 @@ from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch
 
 TURNS = 8  # the symmetries of a square: number % 4 quarter turns, then mirrored if number ≥ 4
+INVERSE = np.array([0, 3, 2, 1, 4, 5, 6, 7])  # the symmetry that undoes each; a mirrored one undoes itself
 _FLIPPED = ((), (-1,), (-2, -1), (-2,), (-1,), (-2, -1), (-2,), ())  # axes, by symmetry; the odd ones are then transposed
 CPU = torch.device("cpu")
 
@@ -147,8 +149,15 @@ def augmented(batch: Batch, config: Config, update: int, stream: str) -> Batch:
     """The batch under random flips and turns (`config.augment`); what is drawn depends on seed, stream and update alone."""
     if config.augment == "none":
         return batch
-    turns = drawn_turns(len(batch.images), config.size, generator(config.seed, "augment", stream, update))
+    turns = turns_of(len(batch.images), config, update, stream)
     return Batch(turned(batch.images, turns), turned(batch.masks, turns))
+
+
+def turns_of(count: int, config: Config, update: int, stream: str) -> np.ndarray:
+    """The symmetries (count,) under which `augmented` shows a batch."""
+    if config.augment == "none":
+        return np.zeros(count, int)
+    return drawn_turns(count, config.size, generator(config.seed, "augment", stream, update))
 
 
 def held_out(clean: CaseList, config: Config, *, noisy: CaseList | None = None) -> tuple[CaseList, CaseList]:
@@ -188,7 +197,7 @@ class Streams:
     """
 
     def __init__(self, cases: Cases, clean: CaseList, held: CaseList, config: Config, cache: Path) -> None:
-        self.config = config
+        self.config, self.cache = config, cache
         noisy = cases.of("noisy")
         self.pixels = Pixels(noisy + clean + held, config, cache)
         self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
@@ -209,6 +218,12 @@ class Streams:
         else:
             indices = endless_order(self.pool, config.batch_size, update, config.seed, stream)
         return augmented(self.pixels.batch(indices, device), config, update, stream)
+
+    def noisy_places(self, update: int) -> Places:
+        """Which cases the noisy batch of an update shows, and how they are turned."""
+        config = self.config
+        cases = epoch_order(self.noisy, config.batch_size, update, config.seed, "noisy")
+        return Places(cases, turns_of(len(cases), config, update, "noisy"))
 
     def map_cases(self) -> np.ndarray:
         """Noisy cases, drawn by the seed, whose weight maps are kept."""

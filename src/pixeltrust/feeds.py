@@ -5,7 +5,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
+import numpy as np
+
 from pixeltrust.weights import Batch
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the images of a noisy batch come from: cases (B,), as numbers of noisy ones, and the turn (0 … 7) each of them has had."""
+
+    cases: np.ndarray
+    turns: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -16,6 +26,8 @@ class Feed:
     clean: Callable[[], Batch]
     pool: Callable[[], Batch]
     """From one shuffled pool of noisy and clean cases."""
+    places: Callable[[], Places] | None = None
+    """Of the noisy batch."""
     update: int = 0
     """Updates made before this one."""
     updates: int = 1

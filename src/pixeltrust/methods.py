@@ -1,7 +1,7 @@
 """How each compared method makes its step: every one adds its gradient to .grad, for the same network and optimiser.
 
 A method is any function (model, feed, config) → Outcome; the loop does the rest. One that remembers something from step to step is an
-nn.Module, made from the network (in mixed precision if the steps are) and the settings: its parameters are trained along, and its state
+nn.Module, made from the network (in mixed precision if the steps are), the settings and the cases: its parameters are trained along, and its state
 goes into the checkpoints.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pixeltrust.config import Config
-from pixeltrust.data import sent
+from pixeltrust.data import INVERSE, Streams, sent, turned
 from pixeltrust.feeds import Feed
 from pixeltrust.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
 from pixeltrust.models import parameters_along
@@ -31,7 +31,8 @@ from pixeltrust.robust_losses import (
     symmetric_cross_entropy,
 )
 from pixeltrust.seeds import generator
-from pixeltrust.weights import Batch, Per, reweighted_step
+from pixeltrust.trust import TrustStore
+from pixeltrust.weights import Batch, Per, Weigh, reweighted_step
 
 T_LOSS_LOG_NU = 1.0  # where the T-Loss's code begins; ν itself is then e
 T_LOSS_MIN_NU = 1e-8
@@ -120,7 +121,7 @@ def nr_dice(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: A
 class TLoss(nn.Module):
     """As `plain`, with the T-Loss (Gonzalez-Jimenez et al. 2023), whose ν is trained along; reports `nu`."""
 
-    def __init__(self, model: nn.Module, config: Config) -> None:  # noqa: ARG002
+    def __init__(self, model: nn.Module, config: Config, streams: Streams) -> None:  # noqa: ARG002
         super().__init__()
         self.log_nu = nn.Parameter(torch.tensor(T_LOSS_LOG_NU))
 
@@ -141,7 +142,7 @@ class MeanTeacher(nn.Module):
     Source: A. Tarvainen, H. Valpola, "Mean teachers are better role models", NeurIPS 2017; the ramp is of S. Laine, T. Aila, ICLR 2017.
     """
 
-    def __init__(self, model: nn.Module, config: Config) -> None:  # noqa: ARG002
+    def __init__(self, model: nn.Module, config: Config, streams: Streams) -> None:  # noqa: ARG002
         super().__init__()
         self.teacher = copy.deepcopy(model).requires_grad_(False)
 
@@ -186,6 +187,34 @@ def pixel(model: nn.Module, feed: Feed, config: Config) -> Outcome:
     return _reweighted(model, feed, config, "pixel")
 
 
+class Trust(nn.Module):
+    """Σ Tˢ ℓ / Σ Tˢ on the noisy batch, T the trust of every pixel after this visit (see `trust`), plus λ times the clean loss.
+
+    s is `trust_sharpness`, T's memory β `trust_memory`. The store is upright: gains are turned back as their image was turned.
+    """
+
+    def __init__(self, model: nn.Module, config: Config, streams: Streams) -> None:  # noqa: ARG002
+        super().__init__()
+        gib = len(streams.noisy) * math.prod(config.size) * 2 / 2**30
+        file = streams.cache / "trust.float16" if streams.pixels.gib + gib > config.cache_gib else None
+        self.store = TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, file=file)
+
+    def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
+        assert feed.places is not None
+        places = feed.places()
+
+        def counts(gains: Tensor) -> Tensor:
+            trust = self.store.learn(places.cases, turned(gains, INVERSE[places.turns]))
+            return turned(trust, places.turns).to(gains.dtype) ** config.trust_sharpness
+
+        return _reweighted(model, feed, config, counts)
+
+    def weights_of(self, cases: np.ndarray, config: Config) -> Tensor:
+        """What the pixels of these noisy cases count with, (B, H, W), 1 the average of them."""
+        counts = self.store.of(cases) ** config.trust_sharpness
+        return counts / counts.mean().clamp(min=torch.finfo(counts.dtype).tiny)
+
+
 METHODS: dict[str, Method | type[nn.Module]] = {
     "plain": plain,
     "clean": clean,
@@ -200,22 +229,23 @@ METHODS: dict[str, Method | type[nn.Module]] = {
     "mean-teacher": MeanTeacher,
     "image": image,
     "pixel": pixel,
+    "trust": Trust,
 }
-TAKE_GAINS = ("image", "pixel")  # those that need forward mode
+TAKE_GAINS = ("image", "pixel", "trust")  # those that need forward mode
 
 
-def build_method(model: nn.Module, config: Config) -> Method:
-    """The method of the settings, for this network."""
+def build_method(model: nn.Module, config: Config, streams: Streams) -> Method:
+    """The method of the settings, for this network and these cases."""
     method = METHODS[config.method]
-    return method(model, config) if isinstance(method, type) else method
+    return method(model, config, streams) if isinstance(method, type) else method
 
 
-def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per) -> Outcome:
+def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh) -> Outcome:
     step = reweighted_step(
         model,
         noisy=feed.noisy(),
         clean=feed.clean(),
-        clean_weight=config.clean_weight,
+        clean_weight=config.share_of_clean,
         pixel_loss=cross_entropy_of_labels,
         gains=config.gains,
         along=parameters_along(model, config.along),

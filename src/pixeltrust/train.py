@@ -9,12 +9,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pandas as pd
 import torch
@@ -29,16 +29,17 @@ from pixeltrust.config import Config
 from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.feeds import Ahead, Feed
-from pixeltrust.methods import TAKE_GAINS, Method, build_method
+from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Trust, build_method
 from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
 from pixeltrust.progress import progress_bar
 from pixeltrust.runs import CACHE, Run, parameters
 from pixeltrust.seeds import generator
 from pixeltrust.validation import validate
-from pixeltrust.weight_maps import keep_weight_maps, map_epochs
+from pixeltrust.weight_maps import keep_weight_maps, map_epochs, weights_by_many
 from pixeltrust.weights import Batch, pixel_gains
 
+Watch: TypeAlias = Callable[[Feed, Outcome], Mapping[str, float | Tensor]]
 SHOWN_EVERY = 0.25  # seconds at least between two looks at the loss, which wait for the device
 
 
@@ -70,6 +71,7 @@ def train(
     out: Path,
     config: Config | None = None,
     method: Method | None = None,
+    watch: Watch | None = None,
     resume: bool = False,
     show_progress: bool = True,
 ) -> Trained:
@@ -85,6 +87,7 @@ def train(
         method: another step than that of `config.method`: any function (model, feed, config) to Outcome that adds to .grad, or an
             nn.Module that does so and remembers something (see `methods`). All else goes by the settings (with `pixel`, weight maps
             too). The run folder does not know it: to continue, give it again.
+        watch: looks at every step and what came of it, and gives further numbers for steps.csv and history.csv.
         show_progress: a progress bar on standard error.
 
     Raises:
@@ -112,7 +115,7 @@ def train(
     table = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
     with run.claimed():
         streams = Streams(cases, clean, held, config, run.folder / CACHE)
-        loop = _Loop(run, config, fabric, streams, method, show_progress)
+        loop = _Loop(run, config, fabric, streams, method, watch, show_progress)
         if packed is None:
             run.create(config, table)
         else:
@@ -124,8 +127,10 @@ def train(
 
 
 class _Loop:
-    def __init__(self, run: Run, config: Config, fabric: Fabric, streams: Streams, method: Method | None, show_progress: bool) -> None:
-        self.run, self.config, self.streams, self.show_progress = run, config, streams, show_progress
+    def __init__(
+        self, run: Run, config: Config, fabric: Fabric, streams: Streams, method: Method | None, watch: Watch | None, show_progress: bool
+    ) -> None:
+        self.run, self.config, self.streams, self.watch, self.show_progress = run, config, streams, watch, show_progress
         self.device = fabric.device
         self.total = config.epochs * streams.updates_per_epoch
         torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
@@ -138,7 +143,7 @@ class _Loop:
         torch.manual_seed(int(generator(config.seed, "dropout").integers(2**31)))
         network = model if config.precision == "32" else _InBfloat16(model)
         self.model = fabric.setup_module(network)
-        self.method = method or build_method(network, config)
+        self.method = method or build_method(network, config, streams)
         memory = self.method.to(self.device) if isinstance(self.method, nn.Module) else nn.Module()
         optimizer = build_optimizer(nn.ModuleList([model, memory]), config)
         self.state = State(model, optimizer, build_schedule(optimizer, config, self.total), memory)
@@ -173,6 +178,7 @@ class _Loop:
         state.optimizer.zero_grad(set_to_none=True)
         seen: list[int] = []
 
+        @cache  # whoever watches asks for what the method has had
         def batch(stream: str) -> Batch:
             with clock.part("batches"):
                 made = ahead.batch(stream, state.update)
@@ -180,11 +186,18 @@ class _Loop:
             return made
 
         rate = state.schedule.get_last_lr()[0]
-        streams = {name: partial(batch, name) for name in ("noisy", "clean", "pool")}
-        feed = Feed(**streams, update=state.update, updates=self.total)
+        feed = Feed(
+            noisy=lambda: batch("noisy"),
+            clean=lambda: batch("clean"),
+            pool=lambda: batch("pool"),
+            places=partial(self.streams.noisy_places, state.update),
+            update=state.update,
+            updates=self.total,
+        )
         try:
             with clock.part("step"):
                 outcome = self.method(self.model, feed, self.config)
+                watched = self.watch(feed, outcome) if self.watch else {}
         except torch.OutOfMemoryError:
             sizes = f"batch_size = {self.config.batch_size}, clean_batch_size = {self.config.clean_batch_size}"
             raise RunError(f"out of memory in update {state.update + 1} with {sizes}: choose smaller ones, in a new run") from None
@@ -193,7 +206,7 @@ class _Loop:
             state.schedule.step()
         state.update += 1
         state.images += sum(seen)
-        state.steps.append({"update": state.update, "learning_rate": rate, **outcome.numbers()})
+        state.steps.append({"update": state.update, "learning_rate": rate, **outcome.numbers(), **watched})
 
     def _end_epoch(self, clock: Clock) -> None:
         self._settle(clock)
@@ -208,14 +221,24 @@ class _Loop:
             state.best_dice = val_dice
             with clock.part("saving"):
                 self.run.write_state("best.pt", {"model": parameters(state.model), "epoch": epoch, "val_dice": val_dice})
-        if self.config.method == "pixel" and epoch in map_epochs(self.config.epochs):
+        if self.config.method in ("pixel", "trust") and epoch in map_epochs(self.config.epochs):
             with clock.part("validation"):
-                keep_weight_maps(self.run, self.model, self.streams, epoch=epoch, device=self.device)
+                self._keep_weight_maps(epoch)
         seconds = {"seconds": clock.read()} | {f"seconds_{part}": value for part, value in clock.seconds.items()}
         state.epochs[-1] |= {name: round(value, 3) for name, value in seconds.items()}
         with clock.part("saving"):
             self.run.write_table("history.csv", pd.DataFrame(state.epochs))
             self.run.write_table("steps.csv", pd.DataFrame(state.steps))
+
+    def _keep_weight_maps(self, epoch: int) -> None:
+        chosen = self.streams.map_cases()
+        if not len(chosen):
+            return
+        if isinstance(self.method, Trust):
+            weights = self.method.weights_of(chosen, self.config)
+        else:
+            weights = weights_by_many(self.model, self.streams, chosen, self.device)
+        keep_weight_maps(self.run, [self.streams.pixels.cases[index].id for index in chosen], weights, epoch=epoch)
 
     def _save_checkpoint(self, clock: Clock) -> None:
         self._settle(clock)

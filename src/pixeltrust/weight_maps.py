@@ -22,14 +22,9 @@ def map_epochs(epochs: int) -> set[int]:
     return {int(epoch) for epoch in np.linspace(1, epochs, min(MAP_EPOCHS, epochs)).round()}
 
 
-def keep_weight_maps(run: Run, model: nn.Module, streams: Streams, *, epoch: int, device: torch.device) -> None:
-    """Add the maps of this epoch to the run's, in place of later ones: weights taken from many clean cases, 1 is average."""
-    chosen = streams.map_cases()
-    if not len(chosen):
-        return
-    weights = normalised(_gains_by_many(model, streams.pixels, chosen, streams.clean[:MAP_CLEAN], device))
-    maps = (weights * weights.numel()).clamp(max=torch.finfo(torch.half).max).half().cpu().numpy()[None]
-    ids = np.array([streams.pixels.cases[index].id for index in chosen])
+def keep_weight_maps(run: Run, ids: list[str], weights: Tensor, *, epoch: int) -> None:
+    """Add the weights (N, H, W) of this epoch, multiples of the average weight, to the run's, in place of later ones."""
+    maps = weights.clamp(max=torch.finfo(torch.half).max).half().cpu().numpy()[None]
     earlier = run.weight_maps()
     if earlier is not None:
         kept = earlier["epochs"] < epoch
@@ -37,7 +32,13 @@ def keep_weight_maps(run: Run, model: nn.Module, streams: Streams, *, epoch: int
         epochs = np.append(earlier["epochs"][kept], epoch)
     else:
         epochs = np.array([epoch])
-    run.write_arrays("weight_maps.npz", ids=ids, epochs=epochs, maps=maps)
+    run.write_arrays("weight_maps.npz", ids=np.array(ids), epochs=epochs, maps=maps)
+
+
+def weights_by_many(model: nn.Module, streams: Streams, noisy: np.ndarray, device: torch.device) -> Tensor:
+    """Weights (N, H, W) of noisy cases by the gains that many clean ones give them, multiples of the average."""
+    weights = normalised(_gains_by_many(model, streams.pixels, noisy, streams.clean[:MAP_CLEAN], device))
+    return weights * weights.numel()
 
 
 def _gains_by_many(model: nn.Module, pixels: Pixels, noisy: np.ndarray, clean: np.ndarray, device: torch.device) -> Tensor:

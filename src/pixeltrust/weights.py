@@ -14,10 +14,10 @@ Source: Mirikharaji, Yan, Hamarneh, "Learning to Segment Skin Lesions from Noisy
 Yang, Urtasun, "Learning to Reweight Examples for Robust Deep Learning", ICML 2018. α cancels in the normalisation.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 import torch.autograd.forward_ad as forward_mode
@@ -28,6 +28,8 @@ from pixeltrust.tangents import Direction, TangentRule, buffers_kept, exact_tang
 
 Gains = Literal["exact", "finite-difference"]
 Per = Literal["pixel", "image"]
+Weigh: TypeAlias = Callable[[Tensor], Tensor]
+"""Gains (B, *S) to what pixels count with, ≥ 0, before it is normalised."""
 _TANGENTS = {"exact": exact_tangent, "finite-difference": finite_difference_tangent}
 
 
@@ -152,7 +154,7 @@ def reweighted_step(
     pixel_loss: PixelLoss = pixel_cross_entropy,
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
-    per: Per = "pixel",
+    per: Per | Weigh = "pixel",
 ) -> Step:
     """Add the gradient of Σ w ℓ + λ L_c to the parameters' .grad, as backward() does, with the weights of this very θ.
 
@@ -166,14 +168,15 @@ def reweighted_step(
         pixel_loss: (logits, masks) to losses (B, *S); pixel by pixel, differentiable in forward and reverse mode.
         gains: "exact" (forward mode) or "finite-difference" (cheaper, float32 only; see `tangents` for its error).
         along: as in `pixel_gains`. The update is of all parameters nevertheless.
-        per: "pixel", or "image": one weight for all pixels of an image (Ren et al.; see `per_image`).
+        per: "pixel"; "image": one weight for all pixels of an image (Ren et al.; see `per_image`); or a function of the gains of
+            one's own, called once, whose values of the counted pixels are normalised as the gains would be.
 
     Raises:
         ValueError: as `pixel_gains`; λ < 0; `per` of another name.
     """
     if clean_weight < 0:
         raise ValueError(f"clean_weight must be 0 or more, not {clean_weight}")
-    if per not in get_args(Per):
+    if not callable(per) and per not in get_args(Per):
         raise ValueError(f"per must be 'pixel' or 'image', not {per!r}")
     _tangent_rule(gains)
     along = None if along is None else list(along)
@@ -233,17 +236,24 @@ def step_along(
 
 
 def _weighted_loss(
-    direction: Direction, model: nn.Module, noisy: Batch, clean_loss: Tensor, pixel_loss: PixelLoss, gains: Gains, per: Per
+    direction: Direction, model: nn.Module, noisy: Batch, clean_loss: Tensor, pixel_loss: PixelLoss, gains: Gains, per: Per | Weigh
 ) -> tuple[Tensor, Step]:
     """Σ w ℓ with its graph, and what was seen on the way to it."""
     with torch.enable_grad():
         logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
         losses = pixel_loss(_at_least_float32(logits), noisy.masks)
         gain = _gains(logits, tangent, noisy.masks, pixel_loss)
-        weights = normalised(gain if per == "pixel" else per_image(gain, noisy.masks))
+        counted = noisy.masks != IGNORE
+        weights = normalised(torch.where(counted, _rule(per, noisy.masks)(gain), 0.0))
         loss = (weights * losses).sum()
-    seen = {"gains": gain, "weights": weights, "logits": logits.detach(), "counted": noisy.masks != IGNORE}
+    seen = {"gains": gain, "weights": weights, "logits": logits.detach(), "counted": counted}
     return loss, Step(loss=loss.detach(), clean_loss=clean_loss, **seen)
+
+
+def _rule(per: Per | Weigh, masks: Tensor) -> Weigh:
+    if callable(per):
+        return per
+    return (lambda gains: gains) if per == "pixel" else (lambda gains: per_image(gains, masks))
 
 
 def _tangent_rule(gains: str) -> TangentRule:

@@ -15,13 +15,13 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 
 from pixeltrust.benchmark.grid import Cell, masks_of
 from pixeltrust.benchmark.pruning import pruned, seconds_of_halves
@@ -34,13 +34,13 @@ from pixeltrust.feeds import Feed
 from pixeltrust.files import link_or_copy, write_whole
 from pixeltrust.images import image_suffix
 from pixeltrust.losses import IGNORE
-from pixeltrust.methods import METHODS, TAKE_GAINS, Method, Outcome
+from pixeltrust.methods import TAKE_GAINS, Outcome
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.outcome.reading import finished
 from pixeltrust.predict import predict
 from pixeltrust.runs import CACHE, one_line
 from pixeltrust.tables import read_table, write_csv
-from pixeltrust.train import train
+from pixeltrust.train import Watch, train
 
 GRACE = 60.0  # seconds that a stopped cell has for its last update and checkpoint
 
@@ -76,8 +76,8 @@ def _work(folder: Path) -> None:
     cell, config = Cell(**spec["cell"]), config_from(spec["config"])
     run, fresh, began = folder / "run", not (folder / "run").exists(), time.process_time()
     data, settings = pruned(folder, config) if masks_of(cell.method) == "pruned" else (folder / "cases.csv", config)
-    method = _watched(folder, config) if config.method in TAKE_GAINS and (folder / "truth.csv").is_file() else None
-    trained = train(data, out=run, config=settings, method=method, resume=True, show_progress=False)
+    watch = _watch(folder, config) if config.method in TAKE_GAINS and (folder / "truth.csv").is_file() else None
+    trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
     cpu = time.process_time() - began
     shutil.rmtree(folder / CACHE, ignore_errors=True)
     cases = _measure(folder, config)
@@ -115,22 +115,18 @@ def _measure(folder: Path, config: Config) -> pd.DataFrame:
 # --- what the weights do, where the truth is known ----------------------------------------------------------------
 
 
-def _watched(folder: Path, config: Config) -> Method:
-    """The method of the settings, whose steps also report how they weigh pixels that are truly wrong."""
-    method = METHODS[config.method]
-    assert not isinstance(method, type)
+def _watch(folder: Path, config: Config) -> Watch:
+    """Reports of every step how it weighs pixels that are truly wrong."""
     cases = read_cases(folder / "truth.csv", show_progress=False)
     none = cases.of("clean")[:0]  # only the noisy batches are asked for
     truth = Streams(cases, none, none, config, folder / CACHE)
 
-    def watched(model: nn.Module, feed: Feed, config: Config) -> Outcome:
-        seen = feed.noisy()
-        outcome = method(model, replace(feed, noisy=lambda: seen), config)
+    def watch(feed: Feed, outcome: Outcome) -> Mapping[str, Tensor]:
         assert outcome.weights is not None
         true = truth.batch("noisy", feed.update).masks  # the same images in the same turns
-        return replace(outcome, more={**outcome.more, **weight_of_wrong(outcome.weights.cpu(), seen.masks.cpu(), true)})
+        return weight_of_wrong(outcome.weights.cpu(), feed.noisy().masks.cpu(), true)
 
-    return watched
+    return watch
 
 
 def weight_of_wrong(weights: Tensor, masks: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
