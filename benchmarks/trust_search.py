@@ -21,6 +21,9 @@ import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock
+from torch import Tensor, nn
+from torch.nn import functional
+
 from pixeltrust.config import Config
 from pixeltrust.data import drawn_turns, endless_order, epoch_order, turned
 from pixeltrust.images import read_image, resize_image, resize_labels
@@ -33,8 +36,6 @@ from pixeltrust.seeds import generator
 from pixeltrust.sources import read_source, read_truth
 from pixeltrust.tangents import exact_tangent
 from pixeltrust.weights import Batch, clean_gradient
-from torch import Tensor, nn
-from torch.nn import functional
 
 SIDE, BATCH, EPOCHS = 48, 16, 12
 DEVELOPMENT, NOISY = 500, 800

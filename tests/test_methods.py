@@ -5,6 +5,7 @@ from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from pixeltrust import methods as methods_module
 from pixeltrust import weights as weights_module
 from pixeltrust.config import Config
-from pixeltrust.feeds import Feed
+from pixeltrust.feeds import Feed, Places
 from pixeltrust.methods import METHODS, build_method, consistency_weight
 from pixeltrust.optimizers import build_optimizer
 from pixeltrust.seeds import generator
@@ -20,6 +21,8 @@ from pixeltrust.weights import Batch, Step, pixel_weights
 from published import PUBLISHED
 from reference import PlainUNet, assert_equal_to_rounding, batch, clamped, clean_mean, differentiated_gains, reference_gradients, seeded
 
+PLACES = Places(np.array([4, 0, 5, 1]), np.array([0, 3, 5, 6]))  # of the noisy batch
+STREAMS = SimpleNamespace(noisy=np.arange(6), cache=None, pixels=SimpleNamespace(gib=0.0))
 CLASSES = pytest.mark.parametrize("classes", [1, 3])
 NOISY, CLEAN, POOL = ({"seed": 1, "images": 4}, {"seed": 2, "images": 3}, {"seed": 3, "images": 5})
 
@@ -40,21 +43,21 @@ def fed(classes=1, only=("noisy", "clean", "pool")):
 
         return give
 
-    return Feed(noisy=giving("noisy", NOISY), clean=giving("clean", CLEAN), pool=giving("pool", POOL)), asked
+    return Feed(noisy=giving("noisy", NOISY), clean=giving("clean", CLEAN), pool=giving("pool", POOL), places=lambda: PLACES), asked
 
 
 def stepped(method, classes=1, model=None, only=("noisy", "clean", "pool"), **settings):
     """The outcome, the gradients by name, and what was asked for."""
     model = model or network(classes)
     feed, asked = fed(classes, only)
-    config = Config(method=method, **settings)
+    config = Config(method=method, image_size=16, **settings)
     outcome = built(model, config)(model, feed, config)
     return outcome, {name: p.grad for name, p in model.named_parameters()}, asked
 
 
 def built(model, config):
     """The method; what it trains itself is in float64, as the networks here are."""
-    method = build_method(model, config, streams=None)
+    method = build_method(model, config, STREAMS)
     return method.double() if isinstance(method, torch.nn.Module) else method
 
 

@@ -16,7 +16,7 @@ from pixeltrust.noise import KINDS, box, coarse, drop, noise, polygon
 
 ISIC = Path(__file__).parents[2] / "shared/data/isic2017"
 ALL_KINDS = (*KINDS, "polygon-12", "axes-3")
-NESTED = tuple(kind for kind in ALL_KINDS if kind != "shift")
+NESTED = tuple(kind for kind in ALL_KINDS if kind not in ("shift", "mixture"))
 
 kinds = st.sampled_from(ALL_KINDS)
 shapes = st.tuples(st.integers(1, 24), st.integers(1, 24))
@@ -315,6 +315,9 @@ BANDS = {
     "shift": (0.65, 0.70),
     "drop": (0.55, 0.68),
     "coarse": (0.72, 0.77),
+    "human": (0.74, 0.82),
+    "annotators": (0.70, 0.80),
+    "mixture": (0.85, 0.93),
     "axes-3": (0.87, 0.90),
     "polygon-12": (0.975, 0.99),
 }
@@ -336,3 +339,25 @@ def test_real_lesions_have_the_measured_dice(lesions, kind):
     found = [dice(truth, noise(kind)(truth, np.random.default_rng(i), 1.0, image)) for i, (truth, image) in enumerate(lesions)]
     low, high = BANDS[kind]
     assert low < np.mean(found) < high
+
+
+def test_people_differ_as_people_do(lesions):
+    """Quartiles and tail of the Dice of IMA++'s pairs of human masks."""
+    found = [
+        dice(truth, noise("human")(truth, np.random.default_rng([i, j]), 1.0, None))
+        for i, (truth, _) in enumerate(lesions)
+        for j in range(3)
+    ]
+    np.testing.assert_allclose(np.quantile(found, [0.05, 0.25, 0.5]), [0.251, 0.736, 0.857], atol=0.06)
+    assert np.mean(found) == pytest.approx(0.781, abs=0.03)
+
+
+def test_people_draw_too_much_and_too_little(lesions):
+    for kind in ("human", "annotators"):
+        ratios = [noise(kind)(truth, np.random.default_rng(i), 1.0, None).sum() / truth.sum() for i, (truth, _) in enumerate(lesions)]
+        assert 0.3 < np.mean(np.array(ratios) > 1) < 0.7
+
+
+def test_a_fifth_of_a_mixture_is_perfect(lesions):
+    same = [(noise("mixture")(truth, np.random.default_rng([7, i]), 1.0, image) == truth).all() for i, (truth, image) in enumerate(lesions)]
+    assert 0.1 < np.mean(same) < 0.35

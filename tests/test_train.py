@@ -28,8 +28,9 @@ from pixeltrust import weight_maps as weight_maps_module
 from pixeltrust.cases import Case
 from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
+from pixeltrust.data import INVERSE, turned
 from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.methods import METHODS, Outcome, pixel
+from pixeltrust.methods import METHODS, Outcome, Trust, pixel
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.optimizers import build_optimizer
 from pixeltrust.runs import Run
@@ -174,7 +175,7 @@ def test_another_step_than_the_methods_can_be_given(data, straight, tmp_path):
     out = tmp_path / "run"
     done = train(data, out=out, config=configured(method="plain"), method=clean_twice, show_progress=False)
     assert seen == [(3, configured(method="plain"))] * UPDATES
-    assert done.images == 2 * 3 * UPDATES
+    assert done.images == 3 * UPDATES  # a batch that is asked for twice is made once
     assert same_weights(out, straight(method="clean"))
     assert Run(out).config().method == "plain"
 
@@ -787,7 +788,7 @@ def test_with_fewer_than_10_held_out_nothing_chooses_and_that_is_said(data, tmp_
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_folder_holds_what_it_promises(straight, method):
     names = {path.name for path in straight(method=method).iterdir()}
-    assert names == FILES | ({"weight_maps.npz"} if method == "pixel" else set())
+    assert names == FILES | ({"weight_maps.npz"} if method in ("pixel", "trust") else set())
     assert Run(straight(method=method)).config() == configured(method=method)
 
 
@@ -1010,3 +1011,73 @@ def test_pixel_learns_what_the_clean_masks_show_where_plain_learns_what_the_nois
         scores[method] = np.mean(each)
     assert scores["pixel"] > scores["plain"] + 0.1
     assert scores["pixel"] > 0.85
+
+
+# --- trust, from visit to visit --------------------------------------------------------------------------------------
+
+
+def test_trust_goes_into_the_checkpoint_and_goes_on_from_there(data, straight, tmp_path, monkeypatch):
+    trained(data, tmp_path / "whole", method="trust")
+    whole = Run(tmp_path / "whole").read_state("checkpoint.pt")
+    assert whole["memory"]["store.trust"].dtype == torch.half
+    assert whole["memory"]["store.trust"].min() < 1
+
+    class Stopped(Exception): ...
+
+    real, calls = Trust.forward, []
+
+    def stopping(*arguments):
+        calls.append(1)
+        if len(calls) == UPDATES - 1:
+            raise Stopped
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trust, "forward", stopping)
+        with pytest.raises(Stopped):
+            trained(data, tmp_path / "run", method="trust")
+    trained(data, tmp_path / "run", method="trust", resume=True)
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+    resumed = Run(tmp_path / "run").read_state("checkpoint.pt")
+    assert torch.equal(resumed["memory"]["store.trust"], whole["memory"]["store.trust"])
+
+
+def test_trust_in_a_mapped_file_trains_the_same(data, tmp_path):
+    trained(data, tmp_path / "here", method="trust")
+    trained(data, tmp_path / "mapped", method="trust", cache_gib=0)
+    assert same_weights(tmp_path / "here", tmp_path / "mapped")
+
+
+def test_the_store_is_told_which_cases_it_sees_and_how_they_are_turned(data, tmp_path):
+    """What the store keeps of a case is where the case's own pixels are: its mask, turned back from every batch, is always the same."""
+    masks: dict[int, list[torch.Tensor]] = {}
+
+    def looking(model, feed, config):
+        places = feed.places()
+        for case, mask in zip(places.cases, turned(feed.noisy().masks, INVERSE[places.turns]), strict=True):
+            masks.setdefault(int(case), []).append(mask)
+        return METHODS["plain"](model, feed, config)
+
+    train(data, out=tmp_path / "run", config=configured(method="plain"), method=looking, show_progress=False)
+    assert sorted(masks) == list(range(10))
+    for seen in masks.values():
+        assert len(seen) == 3
+        assert all(torch.equal(mask, seen[0]) for mask in seen)
+
+
+def test_a_watcher_adds_its_numbers_and_changes_nothing(data, tmp_path):
+    def watch(feed, outcome):
+        return {"images": float(len(feed.noisy().images)), "sum": outcome.weights.sum()}
+
+    trained(data, tmp_path / "alone", method="trust")
+    train(data, out=tmp_path / "run", config=configured(method="trust"), watch=watch, show_progress=False)
+    assert same_weights(tmp_path / "run", tmp_path / "alone")
+    assert history(tmp_path / "run")["sum"].to_numpy() == pytest.approx(1, abs=1e-5)
+
+
+def test_weight_maps_of_trust_are_its_own(data, tmp_path):
+    trained(data, tmp_path / "run", method="trust", weight_map_cases=4)
+    maps = Run(tmp_path / "run").weight_maps()
+    assert maps["maps"].shape[:2] == (3, 4)
+    assert maps["maps"].astype(float).mean((1, 2, 3)) == pytest.approx(1, abs=1e-2)
+    assert state_of(tmp_path / "run")

@@ -1,8 +1,8 @@
 """How each compared method makes its step: every one adds its gradient to .grad, for the same network and optimiser.
 
 A method is any function (model, feed, config) → Outcome; the loop does the rest. One that remembers something from step to step is an
-nn.Module, made from the network (in mixed precision if the steps are), the settings and the cases: its parameters are trained along, and its state
-goes into the checkpoints.
+nn.Module, made from the network (in mixed precision if the steps are), the settings and the cases: its parameters are trained along,
+and its state goes into the checkpoints.
 """
 
 import copy

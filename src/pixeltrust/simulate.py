@@ -25,7 +25,7 @@ from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.files import check_free, link_or_copy, whole_folder
 from pixeltrust.images import read_image, write_png
 from pixeltrust.metrics import mean_of_defined
-from pixeltrust.noise import Noise
+from pixeltrust.noise import NEED_IMAGES, Noise
 from pixeltrust.noise import noise as noise_named
 from pixeltrust.progress import all_in_threads
 from pixeltrust.seeds import generator
@@ -117,7 +117,7 @@ def simulate(
     _check_out(source, out)
     cases = read_source(source, show_progress=show_progress)
     noisy_cases, clean_cases, test_cases = split_roles(cases, clean=clean, seed=seed, source=source)
-    draw = _Draw(function, seed, needs_image=callable(noise) or noise == "unsupervised")
+    draw = _Draw(function, seed, needs_image=callable(noise) or noise in NEED_IMAGES)
     with whole_folder(out) as folder:
         if target_dice is None:
             strength = 1.0 if strength is None else strength

@@ -7,10 +7,10 @@ is often wrong. The trust of a pixel is their memory,
 
 which starts at 1: a label is believed until something speaks against it. After k visits in a row that speak against it T is β^k.
 
-T estimates the share of visits in which the pixel helped, the recent ones counting most; over 1 / (1 − β) visits or so, with a standard
-deviation of √(s (1 − s) (1 − β) / (1 + β)) where the share is s. It is no probability that the label is right: that share is above ½ for right
-labels and below for wrong ones while the network still learns from the clean masks, and tends to ½ for both once it has fitted them. A gain of
-exactly 0 (an ignored pixel, a saturated one, no clean gradient at all) is no evidence and leaves T as it was.
+T estimates the share of visits in which the pixel helped, over the last 1 / (1 − β) or so, with a standard deviation of
+√(s (1 − s) (1 − β) / (1 + β)) where the share is s and visits are independent. It is no probability that the label is right: that share is
+above ½ for right labels and below for wrong ones while the network still learns from the clean masks, and tends to ½ for both once it has
+fitted them. A gain of exactly 0 (an ignored pixel, a saturated one, no clean gradient at all) is no evidence and leaves T as it was.
 
     N noisy cases   B images of a batch   (H, W) the size that is trained on
 
@@ -55,8 +55,7 @@ class TrustStore(nn.Module):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         """A mapped file stays where it is, and no cast changes what two bytes hold."""
-        moved = super()._apply(lambda values: values if self._mapped else fn(values).half(), recurse)
-        return moved
+        return super()._apply(lambda values: values if self._mapped else fn(values).half(), recurse)
 
     def of(self, cases: np.ndarray) -> Tensor:
         """Trust of these cases, float32 (B, H, W), 0 … 1, on the store's device."""

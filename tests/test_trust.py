@@ -1,0 +1,160 @@
+"""Trust of every noisy pixel: what a visit changes, how it is kept, and the step that weighs by it."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pixeltrust.config import Config
+from pixeltrust.data import INVERSE, TURNS, turned
+from pixeltrust.feeds import Feed, Places
+from pixeltrust.methods import build_method
+from pixeltrust.trust import TrustStore
+from pixeltrust.weights import pixel_gains, reweighted_step
+from reference import PlainUNet, assert_equal_to_rounding, batch, reference_gradients, seeded
+
+SIZE = (4, 6)
+
+
+def store(cases=5, *, memory=0.7, file=None):
+    return TrustStore(cases, SIZE, memory=memory, file=file)
+
+
+def gains(*values):
+    """One case's each, the same for all its pixels."""
+    return torch.tensor(values)[:, None, None].expand(-1, *SIZE)
+
+
+def test_a_label_is_believed_until_something_speaks_against_it():
+    assert (store().of(np.arange(5)) == 1).all()
+
+
+def test_a_visit_moves_trust_towards_its_evidence_and_only_that_of_its_cases():
+    kept = store()
+    found = kept.learn(np.array([3, 1]), gains(2.5, -1e-30))
+    assert (found[0] == 1).all()
+    assert torch.allclose(found[1], torch.tensor(0.7), atol=2**-12)
+    assert torch.equal(kept.of(np.array([3, 1])), found)
+    assert (kept.of(np.array([0, 2, 4])) == 1).all()
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.5, 0.7, 0.9, 0.99])
+def test_many_visits_are_the_weighted_share_of_those_that_helped(memory):
+    kept, draws = store(1, memory=memory), np.random.default_rng(0)
+    expected = np.ones(SIZE)
+    for _ in range(200):
+        seen = draws.standard_normal(SIZE)
+        expected = memory * expected + (1 - memory) * (seen > 0)
+        kept.learn(np.array([0]), torch.from_numpy(seen)[None])
+    np.testing.assert_allclose(kept.of(np.array([0]))[0].numpy(), expected, atol=2**-12 / (1 - memory))
+
+
+@pytest.mark.parametrize("nothing", [0.0, -0.0, float("nan")])
+def test_a_gain_of_nothing_is_no_evidence(nothing):
+    kept = store()
+    kept.learn(np.array([0]), gains(-1.0))
+    before = kept.of(np.array([0]))
+    assert torch.equal(kept.learn(np.array([0]), gains(nothing)), before)
+
+
+def test_trust_stays_between_0_and_1_and_reaches_both():
+    kept = store(2, memory=0.5)
+    for _ in range(40):
+        kept.learn(np.array([0, 1]), gains(-1.0, 1.0))
+    low, high = kept.of(np.array([0, 1]))
+    assert (low == 0).all()
+    assert (high == 1).all()
+
+
+@pytest.mark.parametrize("memory", [-0.1, 1.1, float("nan")])
+def test_a_memory_that_is_none_is_named(memory):
+    with pytest.raises(ValueError, match=f"memory must be 0 to 1, not {memory}"):
+        store(memory=memory)
+
+
+def test_gains_of_another_shape_are_named():
+    with pytest.raises(ValueError, match=r"gains \(1, 4, 5\) are not those of 1 cases of \(4, 6\) pixels"):
+        store().learn(np.array([0]), torch.zeros(1, 4, 5))
+
+
+def test_a_mapped_store_learns_the_same_and_is_no_copy_in_memory(tmp_path):
+    here, mapped = store(), store(file=tmp_path / "new" / "trust.float16")
+    for seed in range(3):
+        seen = torch.randn(2, *SIZE, generator=torch.manual_seed(seed))
+        assert torch.equal(here.learn(np.array([4, seed]), seen), mapped.learn(np.array([4, seed]), seen))
+    assert torch.equal(here.trust, mapped.trust)
+    assert (tmp_path / "new" / "trust.float16").stat().st_size == 5 * 4 * 6 * 2
+    on_disk = np.fromfile(tmp_path / "new" / "trust.float16", np.float16).reshape(mapped.trust.shape)
+    np.testing.assert_array_equal(on_disk, mapped.trust.numpy())
+    mapped.load_state_dict(store().state_dict())
+    assert (np.fromfile(tmp_path / "new" / "trust.float16", np.float16) == 1).all()
+
+
+def test_a_cast_leaves_two_bytes_a_pixel():
+    assert store().double().trust.dtype == torch.half
+
+
+@pytest.mark.parametrize("turn", range(TURNS))
+def test_every_turn_has_its_inverse(turn):
+    values = torch.arange(9.0).reshape(1, 3, 3)
+    assert torch.equal(turned(turned(values, np.array([turn])), INVERSE[[turn]]), values)
+
+
+# --- the step -----------------------------------------------------------------------------------------------------
+
+
+class _Streams:
+    """Of 6 noisy cases."""
+
+    noisy = np.arange(6)
+    cache = None
+    pixels = type("Pixels", (), {"gib": 0.0})()
+
+
+PLACES = Places(np.array([4, 0, 5, 1]), np.array([0, 3, 5, 6]))
+
+
+def made(**settings):
+    noisy, clean = batch(seed=1, images=4, size=16), batch(seed=2, images=3, size=16)
+    config = Config(method="trust", image_size=16, **settings)
+    model = seeded(PlainUNet, 2, 1, norm="group")
+    feed = Feed(noisy=lambda: noisy, clean=lambda: clean, pool=lambda: noisy, places=lambda: PLACES)
+    return model, build_method(model, config, _Streams()), feed, config
+
+
+def upright(values):
+    return turned(values, INVERSE[PLACES.turns])
+
+
+@pytest.mark.parametrize(("sharpness", "clean_weight", "share"), [(1.0, None, 1.0), (3.0, 0.5, 0.5), (0.0, 0.0, 0.0)])
+def test_a_step_weighs_by_trust_after_the_visit(sharpness, clean_weight, share):
+    model, method, feed, config = made(trust_memory=0.6, trust_sharpness=sharpness, clean_weight=clean_weight)
+    twin = seeded(PlainUNet, 2, 1, norm="group")
+    noisy, clean = feed.noisy(), feed.clean()
+    seen = pixel_gains(twin, noisy=noisy, clean=clean)
+    trust = torch.where(seen == 0, 1.0, 0.6 + 0.4 * (seen > 0)).half().double()
+    counts = torch.where(noisy.masks == 255, 0.0, trust**sharpness)
+    outcome = method(model, feed, config)
+    assert_equal_to_rounding(outcome.weights, counts / counts.sum())
+    expected = reference_gradients(twin, weights=counts / counts.sum(), noisy=noisy, clean=clean, clean_weight=share)
+    for name, parameter in model.named_parameters():
+        assert_equal_to_rounding(parameter.grad, expected[name])
+    assert torch.equal(method.store.of(PLACES.cases).double(), upright(trust))
+    assert (method.store.of(np.array([2, 3])) == 1).all()
+
+
+def test_without_a_clean_gradient_all_that_is_trusted_counts_alike():
+    model, method, feed, config = made()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    outcome = method(model, feed, config)
+    assert (method.store.trust == 1).all() or method.store.of(PLACES.cases).min() >= 0.7 - 2**-12
+    assert not outcome.all_zero
+
+
+def test_a_weighing_of_ones_own_is_normalised_over_the_counted_pixels():
+    noisy, clean = batch(seed=1, images=4), batch(seed=2, images=3)
+    model = seeded(PlainUNet, 2, 1, norm="group")
+    step = reweighted_step(model, noisy=noisy, clean=clean, per=lambda gains: torch.ones_like(gains))
+    counted = noisy.masks != 255
+    assert_equal_to_rounding(step.weights, counted / counted.sum(dtype=torch.float64))
