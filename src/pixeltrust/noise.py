@@ -12,8 +12,9 @@ The *shapes* (polygon, axes, box, unsupervised, coarse) have a full form at stre
 erode, shift, drop) go on above 1; they count in radii of the lesion (of the disc of its area) or shares of its area, so
 that they do not depend on the image size.
 
-The last three are of people: each case has its own kind and amount of error, which its generator draws. *human* is as wrong as people's masks
-of one lesion differ, *annotators* are two with opposite habits, *mixture* is a data set from many hands, some of them perfect.
+The last three are of people: each case has its own kind and amount of error, which its generator draws. *human* is as
+wrong as people's masks of one lesion differ, *annotators* are two with opposite habits, *mixture* is a data set from many
+hands, some of them perfect.
 
 Common to all: a mask without foreground comes back as it is; the frame of the image is not an outline (a lesion that
 touches it goes on behind it), except for polygon, axes and box, which end there as the lesion does; polygon, axes and
@@ -35,21 +36,8 @@ from skimage import color, draw, filters, measure
 
 Noise = Callable[[np.ndarray, np.random.Generator, float, np.ndarray | None], np.ndarray]
 
-KINDS = (
-    "triangle",
-    "heptagon",
-    "axes",
-    "box",
-    "unsupervised",
-    "dilate",
-    "erode",
-    "shift",
-    "drop",
-    "coarse",
-    "human",
-    "annotators",
-    "mixture",
-)
+_MIXED = ("triangle", "heptagon", "axes", "box", "unsupervised", "dilate", "erode", "shift", "drop", "coarse")
+KINDS = (*_MIXED, "human", "annotators", "mixture")
 """The names for help texts; `polygon-12` (any number of vertices from 3) and `axes-3` (any number of axes from 2) too."""
 
 NEED_IMAGES = ("unsupervised", "mixture")
@@ -63,7 +51,6 @@ _HUMAN_DICE = PchipInterpolator([0, 0.05, 0.25, 0.5, 0.75, 1], [0, 0.251, 0.736,
 _HUMAN_FARTHEST = 8.0  # radii of the lesion
 _HUMAN_HALVINGS = 24
 _WOBBLES = 4  # along each side of the image
-_MIXED = ("triangle", "heptagon", "axes", "box", "unsupervised", "dilate", "erode", "shift", "drop", "coarse")
 _PERFECT = 0.2  # share of the cases of a mixture
 
 
@@ -272,14 +259,15 @@ def human(
 ) -> np.ndarray:
     """As one person's outline against another's: too far out or in by a habit of the case, and here and there more or less so.
 
-    The outline is moved by (habit + wobble) × a distance; habit is a number and wobble a smooth random field, both of spread 1. At strength 1
-    the distance is that which brings the Dice to the truth to a value drawn from those of real pairs of masks (or as near as it can be: of a
-    shrinking mask the deepest pixels stay); other strengths are multiples of that distance.
+    The outline is moved by (habit + wobble) × a distance; habit is a number and wobble a smooth random field, both of
+    spread 1. At strength 1 the distance is that which brings the Dice to the truth to a value drawn from those of real
+    pairs of masks (or as near as it can be: of a shrinking mask the deepest pixels stay); other strengths are multiples
+    of that distance.
 
     Raises:
         ValueError: a mask or strength out of range.
-    Source: the Dice of 3,103 pairs of human masks of IMA++ (2025): .781 in the mean, .857 in the median, .736 and .251 at 25 and 5 %. What
-        lies between and above is interpolated so that the mean is met.
+    Source: the Dice of 3,103 pairs of human masks of IMA++ (2025): .781 in the mean, .857 in the median, .736 and .251 at
+        25 and 5 %. What lies between and above is interpolated so that the mean is met.
     """
     truth = _checked(mask, strength)
     habit, aim = generator.standard_normal(), float(_HUMAN_DICE(generator.random()))
