@@ -160,9 +160,8 @@ def wording(name):
     kind = typing.get_type_hints(Config)[name]
     if typing.get_origin(kind) is typing.Literal:
         return "one of"
-    return {int: "a whole number", float: "a number", float | None: "a number", str: "a text", int | None: "a whole number"}.get(
-        kind, "[height, width]"
-    )
+    words = {int: "a whole number", float: "a number", str: "a text", int | None: "a whole number", float | None: "a number"}
+    return words.get(kind, "[height, width]")
 
 
 @pytest.mark.parametrize("name", NAMES)

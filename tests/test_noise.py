@@ -343,12 +343,10 @@ def test_real_lesions_have_the_measured_dice(lesions, kind):
 
 def test_people_differ_as_people_do(lesions):
     """Quartiles and tail of the Dice of IMA++'s pairs of human masks."""
-    found = [
-        dice(truth, noise("human")(truth, np.random.default_rng([i, j]), 1.0, None))
-        for i, (truth, _) in enumerate(lesions)
-        for j in range(3)
-    ]
-    np.testing.assert_allclose(np.quantile(found, [0.05, 0.25, 0.5]), [0.251, 0.736, 0.857], atol=0.06)
+    draws = [(truth, np.random.default_rng([i, j])) for i, (truth, _) in enumerate(lesions) for j in range(3)]
+    found = [dice(truth, noise("human")(truth, generator, 1.0, None)) for truth, generator in draws]
+    np.testing.assert_allclose(np.quantile(found, [0.25, 0.5]), [0.736, 0.857], atol=0.03)
+    assert np.quantile(found, 0.05) == pytest.approx(0.251, abs=0.1)  # of 480 draws
     assert np.mean(found) == pytest.approx(0.781, abs=0.03)
 
 
@@ -360,4 +358,4 @@ def test_people_draw_too_much_and_too_little(lesions):
 
 def test_a_fifth_of_a_mixture_is_perfect(lesions):
     same = [(noise("mixture")(truth, np.random.default_rng([7, i]), 1.0, image) == truth).all() for i, (truth, image) in enumerate(lesions)]
-    assert 0.1 < np.mean(same) < 0.35
+    assert 0.15 < np.mean(same) < 0.45  # a weak shape of few pixels is none
