@@ -49,7 +49,7 @@ FAMILIES = {
     "plain": ("plain",),
     "clean": ("clean", "finetuned"),
     "joint": ("joint",),
-    "pixel": ("pixel", "image", "pixel+clean"),
+    "pixel": ("trust", "pixel", "image", "pixel+clean"),
     "robust": ("dice-ce", "gce", "mae", "nr-dice", "sce", "t-loss", "pruned", "mean-teacher"),
     "ink": ("ceiling",),
 }

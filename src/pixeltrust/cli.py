@@ -95,7 +95,8 @@ def simulate(
         str,
         typer.Option(
             "--noise",
-            help="triangle, heptagon, polygon-N, axes, axes-K, box, unsupervised, dilate, erode, shift, drop, coarse, human, annotators or mixture.",
+            help="triangle, heptagon, polygon-N, axes, axes-K, box, unsupervised, dilate, erode, shift, drop, coarse, human, "
+            "annotators or mixture.",
         ),
     ] = "triangle",
     clean: Annotated[int, typer.Option("--clean", help="How many training cases keep their true mask.")] = 100,

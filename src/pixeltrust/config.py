@@ -41,7 +41,7 @@ class Config:
         ConfigError: a value of the wrong type or out of its range.
     """
 
-    method: MethodName = "pixel"
+    method: MethodName = "trust"
     """How a step uses the masks; the methods are in the table above."""
 
     model: str = "unet"
@@ -141,11 +141,6 @@ class Config:
             raise ConfigError(f"image_size must be 16 or more, not {self.image_size!r}")
         if self.ignore_label is not None and not 0 <= self.ignore_label <= 255:
             raise ConfigError(f"ignore_label must be 0 to 255, not {self.ignore_label!r}")
-
-    @property
-    def share_of_clean(self) -> float:
-        """λ, also where `clean_weight` is unset."""
-        return self.clean_weight if self.clean_weight is not None else float(self.method == "trust")
 
     @property
     def size(self) -> tuple[int, int]:

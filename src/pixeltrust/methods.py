@@ -179,12 +179,12 @@ def consistency_weight(update: int, updates: int) -> float:
 
 def image(model: nn.Module, feed: Feed, config: Config) -> Outcome:
     """One weight for every noisy image (Ren et al. 2018), from the clean batch, plus λ times the clean loss."""
-    return _reweighted(model, feed, config, "image")
+    return _reweighted(model, feed, config, "image", clean_weight=0.0)
 
 
 def pixel(model: nn.Module, feed: Feed, config: Config) -> Outcome:
     """The paper: Σ w ℓ on the noisy batch, a weight for every pixel from the clean batch, plus λ times the clean loss."""
-    return _reweighted(model, feed, config, "pixel")
+    return _reweighted(model, feed, config, "pixel", clean_weight=0.0)
 
 
 class Trust(nn.Module):
@@ -207,7 +207,7 @@ class Trust(nn.Module):
             trust = self.store.learn(places.cases, turned(gains, INVERSE[places.turns]))
             return turned(trust, places.turns).to(gains.dtype) ** config.trust_sharpness
 
-        return _reweighted(model, feed, config, counts)
+        return _reweighted(model, feed, config, counts, clean_weight=1.0)
 
     def weights_of(self, cases: np.ndarray, config: Config) -> Tensor:
         """What the pixels of these noisy cases count with, (B, H, W), 1 the average of them."""
@@ -240,12 +240,13 @@ def build_method(model: nn.Module, config: Config, streams: Streams) -> Method:
     return method(model, config, streams) if isinstance(method, type) else method
 
 
-def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh) -> Outcome:
+def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, *, clean_weight: float) -> Outcome:
+    """With this λ where the settings have none."""
     step = reweighted_step(
         model,
         noisy=feed.noisy(),
         clean=feed.clean(),
-        clean_weight=config.share_of_clean,
+        clean_weight=clean_weight if config.clean_weight is None else config.clean_weight,
         pixel_loss=cross_entropy_of_labels,
         gains=config.gains,
         along=parameters_along(model, config.along),

@@ -28,6 +28,7 @@ WHAT = {
     "image": "weigh every image",
     "pixel": "weigh every pixel",
     "pixel+clean": "weigh every pixel, and learn from the clean cases too",
+    "trust": "weigh every pixel by what is known of it, and learn from the clean cases too",
 }
 
 

@@ -26,7 +26,7 @@ from pixeltrust.errors import ConfigError, RunError, count, some
 from pixeltrust.files import write_whole
 from pixeltrust.outcome.reading import finished
 
-METHODS = ("plain", "joint", "clean", "finetuned", "pixel+clean")
+METHODS = ("plain", "joint", "clean", "finetuned", "trust")
 SEEDS = (0,)
 SETTINGS: dict[str, Any] = {"model": "unet-small", "image_size": 64, "val_fraction": 0.0}
 UPDATES = 600  # of a training, about

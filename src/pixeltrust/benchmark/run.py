@@ -22,7 +22,7 @@ from pixeltrust.outcome.reading import finished, recorded
 from pixeltrust.progress import progress_bar
 from pixeltrust.runs import environment
 
-METHODS = ("plain", "joint", "clean", "finetuned", "image", "pixel", "pixel+clean")
+METHODS = ("plain", "joint", "clean", "finetuned", "image", "pixel", "trust")
 SEEDS = (0, 1, 2)
 FORMAT = 1  # of benchmark.json
 COLUMNS = ("method", "noise", "clean", "seed", "dice", "seconds", "status")
