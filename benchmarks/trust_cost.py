@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import torch
+
 from pixeltrust.config import Config
 from pixeltrust.feeds import Feed, Places
 from pixeltrust.methods import Outcome, build_method
