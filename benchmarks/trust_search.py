@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pixeltrust.config import Config
-from pixeltrust.data import drawn_turns, endless_order, epoch_order, turned
+from pixeltrust.data import INVERSE, drawn_turns, endless_order, epoch_order, turned
 from pixeltrust.images import read_image, resize_image, resize_labels
 from pixeltrust.losses import cross_entropy_of_labels, mean_over_counted
 from pixeltrust.metrics import confusion, dice
@@ -54,7 +54,8 @@ class Variant:
     power: float = 1.0
     """A pixel counts with T to this power."""
     evidence: str = "sign"
-    """sign of the gain; scaled: a sigmoid of the logits' tangent towards the label over its spread; gain: of the gain over its spread."""
+    """sign of the gain; label: sign of the logits' tangent towards the label; scaled: a sigmoid of that tangent over its spread;
+    gain: a sigmoid of the gain over its spread."""
     repair: bool = False
     """The target of a pixel with T ≤ 1/2 is the averaged network's probability, and it counts fully."""
     smooth: int = 0
@@ -74,17 +75,17 @@ class Variant:
     """Of the average of the network, per update."""
 
 
-def pixels(source: Path, noise: str, side: int, seed: int) -> dict[str, np.ndarray]:
+def pixels(source: Path, noise: str) -> dict[str, np.ndarray]:
     """Images, true and noisy masks of the training cases at the size of training, kept in a file beside."""
     cases = [case for case in read_source(source) if case.trains]
     draw = noise_named(noise)
     images, truths, noisy = [], [], []
     for case in cases:
         image, truth = read_image(case.image, 3), read_truth(case)
-        wrong = draw(truth, generator(seed, "noise", case.id), 1.0, image)
-        images.append(resize_image(image, (side, side)).transpose(2, 0, 1))
-        truths.append(resize_labels(truth, (side, side)))
-        noisy.append(resize_labels(wrong, (side, side)))
+        wrong = draw(truth, generator(0, "noise", case.id), 1.0, image)
+        images.append(resize_image(image, (SIDE, SIDE)).transpose(2, 0, 1))
+        truths.append(resize_labels(truth, (SIDE, SIDE)))
+        noisy.append(resize_labels(wrong, (SIDE, SIDE)))
     return {"images": np.stack(images), "truth": np.stack(truths), "noisy": np.stack(noisy)}
 
 
@@ -105,7 +106,6 @@ class Search:
         self.optimizer = build_optimizer(self.model, self.config)
         self.schedule = build_schedule(self.optimizer, self.config, self.updates)
         self.trust = torch.full((len(self.images), SIDE, SIDE), variant.prior)
-        self.spread = 1.0
 
     def batch(self, indices: np.ndarray, masks: Tensor, stream: str, update: int) -> tuple[Batch, np.ndarray]:
         turns = drawn_turns(len(indices), (SIDE, SIDE), generator(self.seed, "augment", stream, update))
@@ -219,8 +219,7 @@ class Search:
             evidence = (gain > 0).float()
         before = turned(self.trust[indices], turns)
         after = torch.where(gain == 0, before, variant.memory * before + (1 - variant.memory) * evidence)
-        inverse = np.array([(4 - turn) % 4 if turn < 4 else turn for turn in turns])
-        self.trust[indices] = turned(after, inverse)
+        self.trust[indices] = turned(after, INVERSE[turns])
         return after
 
     def state(self) -> dict[str, Any]:
@@ -289,7 +288,7 @@ def main() -> None:
     kept = given.out / f"{given.noise}.npz"
     with FileLock(f"{kept}.lock"):
         if not kept.exists():
-            np.savez(kept, **pixels(given.source, given.noise, SIDE, 0))
+            np.savez(kept, **pixels(given.source, given.noise))
     data = dict(np.load(kept))
     for text in given.variants:
         for seed in map(int, given.seeds.split(",")):

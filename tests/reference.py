@@ -5,7 +5,9 @@ the clean loss at θ̂(ε), its gradient with respect to ε. Only torch's own lo
 """
 
 import copy
+from types import SimpleNamespace
 
+import numpy as np
 import torch
 from monai.networks.nets import UNETR, AttentionUnet, BasicUNet, DynUNet, SegResNet, UNet
 from torch import nn
@@ -13,8 +15,13 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pixeltrust.feeds import Places
 from pixeltrust.weights import Batch
 
+STREAMS = SimpleNamespace(noisy=np.arange(6), cache=None, pixels=SimpleNamespace(gib=0.0))
+"""As much of `Streams` as a method asks for, of 6 noisy cases."""
+PLACES = Places(np.array([4, 0, 5, 1]), np.array([0, 3, 5, 6]))
+"""Of a noisy batch of 4 of them."""
 GROUPS = ("group", {"num_groups": 2})
 
 

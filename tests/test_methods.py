@@ -5,7 +5,6 @@ from copy import deepcopy
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -13,16 +12,25 @@ from torch.nn import functional as F
 from pixeltrust import methods as methods_module
 from pixeltrust import weights as weights_module
 from pixeltrust.config import Config
-from pixeltrust.feeds import Feed, Places
+from pixeltrust.feeds import Feed
 from pixeltrust.methods import METHODS, build_method, consistency_weight
 from pixeltrust.optimizers import build_optimizer
 from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch, Step, pixel_weights
 from published import PUBLISHED
-from reference import PlainUNet, assert_equal_to_rounding, batch, clamped, clean_mean, differentiated_gains, reference_gradients, seeded
+from reference import (
+    PLACES,
+    STREAMS,
+    PlainUNet,
+    assert_equal_to_rounding,
+    batch,
+    clamped,
+    clean_mean,
+    differentiated_gains,
+    reference_gradients,
+    seeded,
+)
 
-PLACES = Places(np.array([4, 0, 5, 1]), np.array([0, 3, 5, 6]))  # of the noisy batch
-STREAMS = SimpleNamespace(noisy=np.arange(6), cache=None, pixels=SimpleNamespace(gib=0.0))
 CLASSES = pytest.mark.parametrize("classes", [1, 3])
 NOISY, CLEAN, POOL = ({"seed": 1, "images": 4}, {"seed": 2, "images": 3}, {"seed": 3, "images": 5})
 

@@ -1,5 +1,7 @@
 """Trust of every noisy pixel: what a visit changes, how it is kept, and the step that weighs by it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,11 @@ from torch import nn
 
 from pixeltrust.config import Config
 from pixeltrust.data import INVERSE, TURNS, turned
-from pixeltrust.feeds import Feed, Places
+from pixeltrust.feeds import Feed
 from pixeltrust.methods import build_method
 from pixeltrust.trust import TrustStore
-from pixeltrust.weights import pixel_gains, reweighted_step
-from reference import PlainUNet, assert_equal_to_rounding, batch, reference_gradients, seeded
+from pixeltrust.weights import Batch, pixel_gains, reweighted_step
+from reference import PLACES, STREAMS, PlainUNet, assert_equal_to_rounding, batch, reference_gradients, seeded
 
 SIZE = (4, 6)
 
@@ -103,23 +105,12 @@ def test_every_turn_has_its_inverse(turn):
 # --- the step -----------------------------------------------------------------------------------------------------
 
 
-class _Streams:
-    """Of 6 noisy cases."""
-
-    noisy = np.arange(6)
-    cache = None
-    pixels = type("Pixels", (), {"gib": 0.0})()
-
-
-PLACES = Places(np.array([4, 0, 5, 1]), np.array([0, 3, 5, 6]))
-
-
 def made(**settings):
     noisy, clean = batch(seed=1, images=4, size=16), batch(seed=2, images=3, size=16)
     config = Config(method="trust", image_size=16, **settings)
     model = seeded(PlainUNet, 2, 1, norm="group")
     feed = Feed(noisy=lambda: noisy, clean=lambda: clean, pool=lambda: noisy, places=lambda: PLACES)
-    return model, build_method(model, config, _Streams()), feed, config
+    return model, build_method(model, config, STREAMS), feed, config
 
 
 def upright(values):
@@ -147,8 +138,11 @@ def test_without_a_clean_gradient_all_that_is_trusted_counts_alike():
     model, method, feed, config = made()
     for parameter in model.parameters():
         nn.init.zeros_(parameter)
-    outcome = method(model, feed, config)
-    assert (method.store.trust == 1).all() or method.store.of(PLACES.cases).min() >= 0.7 - 2**-12
+    halves = Batch(feed.clean().images, torch.arange(16).remainder(2).expand(3, 16, 16))  # at logits of 0 they cancel out
+    outcome = method(model, replace(feed, clean=lambda: halves), config)
+    counted = feed.noisy().masks != 255
+    assert (method.store.trust == 1).all()
+    assert_equal_to_rounding(outcome.weights, counted / counted.sum(dtype=torch.float64))
     assert not outcome.all_zero
 
 

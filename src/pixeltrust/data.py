@@ -212,7 +212,7 @@ class Streams:
         """The batch of `noisy`, `clean` or `pool` in an update."""
         config = self.config
         if stream == "noisy":
-            indices = epoch_order(self.noisy, config.batch_size, update, config.seed, stream)
+            indices = self._noisy_cases(update)
         elif stream == "clean":
             indices = endless_order(self.clean, config.clean_batch_size, update, config.seed, stream)
         else:
@@ -221,9 +221,11 @@ class Streams:
 
     def noisy_places(self, update: int) -> Places:
         """Which cases the noisy batch of an update shows, and how they are turned."""
-        config = self.config
-        cases = epoch_order(self.noisy, config.batch_size, update, config.seed, "noisy")
-        return Places(cases, turns_of(len(cases), config, update, "noisy"))
+        cases = self._noisy_cases(update)
+        return Places(cases, turns_of(len(cases), self.config, update, "noisy"))
+
+    def _noisy_cases(self, update: int) -> np.ndarray:
+        return epoch_order(self.noisy, self.config.batch_size, update, self.config.seed, "noisy")
 
     def map_cases(self) -> np.ndarray:
         """Noisy cases, drawn by the seed, whose weight maps are kept."""
