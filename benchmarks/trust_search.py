@@ -4,7 +4,7 @@
 
 Of the source's training cases, 500 are the development part (their expert masks are measured by, never trained on), 800 are noisy and
 `clean` are clean. The network is `unet-small` at 48x48, 12 epochs of 50 updates of 16 + 16 images, Adam with a cosine. A variant is
-`name` or `name:key=value,key=value` (see `Variant`); each run is a row of OUT/runs.csv, each third epoch one of OUT/epochs.csv.
+`name` or `name:key=value,key=value` (see `Variant`); each run is a row of OUT/runs.csv, each epoch one of OUT/epochs.csv.
 
 The variants live here alone: `pixeltrust.trust` holds what won.
 """
@@ -73,6 +73,10 @@ class Variant:
     """Share of the updates, the last, that are made on clean batches alone."""
     decay: float = 0.98
     """Of the average of the network, per update."""
+    held: float = 0.0
+    """Share of the clean cases that is not trained on: to choose the epoch by (`held_dice`)."""
+    clean_batch: int = BATCH
+    """Clean images per update."""
 
 
 def pixels(source: Path, noise: str) -> dict[str, np.ndarray]:
@@ -97,7 +101,8 @@ class Search:
         self.images, self.truth, self.given = (torch.from_numpy(data[name]) for name in ("images", "truth", "noisy"))
         order = generator(0, "development").permutation(len(self.images))
         self.development, rest = order[:DEVELOPMENT], generator(seed, "clean").permutation(order[DEVELOPMENT:])
-        self.clean, self.noisy = rest[:clean], rest[clean : clean + NOISY]
+        self.held, self.clean = np.split(rest[:clean], [round(clean * variant.held)])
+        self.noisy = rest[clean : clean + NOISY]
         self.config = Config(model="unet-small", image_size=SIDE, seed=seed)
         torch.manual_seed(seed)
         self.model = build_model("unet-small", channels=3, classes=1)
@@ -137,7 +142,7 @@ class Search:
             self.schedule.step()
             decay = min(self.variant.decay, (1 + update) / (10 + update))
             torch._foreach_lerp_(list(self.average.parameters()), [p.detach() for p in self.model.parameters()], 1 - decay)
-            if (update + 1) % (3 * per_epoch) == 0:
+            if (update + 1) % per_epoch == 0:
                 yield {"epoch": (update + 1) // per_epoch, **self.state()}
 
     def step(self, update: int) -> None:
@@ -162,7 +167,8 @@ class Search:
             self._trusting(indices, update)
 
     def _clean(self, cases: np.ndarray, update: int) -> tuple[Batch, np.ndarray]:
-        return self.batch(endless_order(cases, BATCH, update, self.seed, "clean"), self.truth, "clean", update)
+        indices = endless_order(cases, self.variant.clean_batch, update, self.seed, "clean")
+        return self.batch(indices, self.truth, "clean", update)
 
     def _mean(self, batch: Batch) -> None:
         mean_over_counted(cross_entropy_of_labels(self.model(batch.images), batch.masks), batch.masks).backward()
@@ -232,6 +238,7 @@ class Search:
         return {
             "ranking": ranking(trust[disputed & ~wrong], trust[disputed & wrong]),
             "dice": mean_dice(predicted(self.model, self.images[self.development]), self.truth[self.development]),
+            "held_dice": mean_dice(predicted(self.model, self.images[self.held]), self.truth[self.held]) if len(self.held) else np.nan,
             "average_dice": mean_dice(predicted(self.average, self.images[self.development]), self.truth[self.development]),
             "share": float(weight[wrong].sum() / weight.sum()),
             "wrong": float(wrong.float().mean()),
