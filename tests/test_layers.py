@@ -10,7 +10,7 @@ LAYERS = (
     ("errors", "seeds", "clock", "losses", "robust_losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
     ("labels", "cases", "sources", "runs", "checkpoints", "trust"),
-    ("feeds", "data", "methods", "validation", "weight_maps"),
+    ("feeds", "data", "methods", "validation", "weight_maps", "trust_maps"),
     ("train", "predict", "evaluate", "simulate", "archives", "synthetic"),
     ("charts", "outcome"),
     ("report", "demo", "benchmark"),
