@@ -9,11 +9,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
     ("errors", "seeds", "clock", "losses", "robust_losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
-    ("labels", "cases", "sources", "runs", "checkpoints", "trust"),
-    ("feeds", "data", "methods", "validation", "weight_maps", "trust_maps"),
+    ("labels", "cases", "sources", "runs", "checkpoints", "trust", "audits"),
+    ("feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
     ("train", "predict", "evaluate", "simulate", "archives", "synthetic"),
     ("charts", "outcome"),
-    ("report", "demo", "benchmark"),
+    ("report", "demo", "audit", "benchmark"),
     ("cli",),
 )
 """A module imports from lower rows, or from its left in its own row."""

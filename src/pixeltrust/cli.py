@@ -227,11 +227,43 @@ def benchmark(
 
 
 @app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="A run folder whose training has finished.")],
+    data: Annotated[Path, typer.Argument(help="A data folder or table of cases; its noisy masks are audited.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, trust maps, mended masks and a page.")],
+    weights: Annotated[str, typer.Option("--weights", help="last, or best by the held-out clean cases.")] = "last",
+    smallest: Annotated[int, typer.Option("--smallest", help="Pixels of a doubtful region that gets a row.")] = 9,
+    sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images in one pass; the run's where not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an audit that was stopped.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank noisy masks by how doubtful they are, show where, and propose mended ones.
+
+    Example: pixeltrust audit runs/trust lesions --out audit
+    """
+    from pixeltrust.audit import audit
+
+    found = audit(
+        run,
+        data,
+        out=out,
+        weights=weights,
+        smallest=smallest,
+        sure=sure,
+        batch_size=batch_size,
+        resume=resume,
+        show_progress=not quiet,
+    )
+    print(found)
+
+
+@app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark or a demo.")],
+    folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark, an audit or a demo.")],
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder where not given.")] = None,
 ) -> None:
-    """Write one self-contained HTML page about a run, a benchmark or a demo.
+    """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
 
     Example: pixeltrust report runs/pixel
     """
