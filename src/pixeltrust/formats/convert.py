@@ -1,0 +1,409 @@
+"""From one format to another: read, decode every case, encode it, write all of it or nothing."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from pixeltrust.cases import files_by_id
+from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count, some
+from pixeltrust.files import check_free, whole_folder, write_whole
+from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
+from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, doubles, draw, id_of, numbers_of, told
+from pixeltrust.formats.documents import read_json
+from pixeltrust.images import read_size, write_png
+from pixeltrust.labels import Kind, mixture_faults
+from pixeltrust.losses import IGNORE
+from pixeltrust.progress import faults_of, in_threads
+
+READ = ("png", "audit", "coco", "label-studio", "cvat", "fiftyone")
+FORMATS = ("png", "coco", "coco-polygons", "label-studio", "cvat", "fiftyone")
+_MOST_LABELS = 253  # beside the background and the ignored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What a conversion did; `str` of it is what a person wants to read at its end."""
+
+    out: Path
+    to: str
+    source_format: str
+    masks: int
+    empty: int
+    """Masks without any labelled pixel."""
+    labels: Mapping[str, int]
+    """The number of every label; 255 is ignored."""
+    binary: bool
+    """Whether the mask files hold 0 and 255."""
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        empty = f", {self.empty:,} of them empty" if self.empty else ""
+        if self.to == "png" and self.binary:
+            named = f"{', '.join(self.labels) or 'no label'} = 255 in the files"
+        else:
+            named = ", ".join(f"{name} = {number}" for name, number in self.labels.items())
+        head = f"{self.out}: {count(self.masks, 'mask')}{empty}, from {self.source_format}, as {self.to}"
+        return "\n".join([head, f"labels: {named}", *self.notes])
+
+
+@dataclass
+class _Source:
+    """Cases that can be decoded one by one."""
+
+    format: str
+    cases: list[Any]
+    decode: Callable[[Any], tuple[Masked, list[Kind], Found]]
+    labels: dict[str, int]
+    classes: int
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Done:
+    """What is known when all cases are encoded."""
+
+    cases: list[tuple[Masked, Any]] = field(default_factory=list)
+    found: Found = field(default_factory=Counter)
+    faults: list[str] = field(default_factory=list)
+    kinds: list[Kind] = field(default_factory=list)
+    empty: int = 0
+    ignores: bool = False
+
+
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    to: str | None = None,
+    source_format: str | None = None,
+    images: Path | None = None,
+    labels: Sequence[str] = (),
+    classes: int | None = None,
+    ignore_label: int | None = None,
+    annotator: str | None = None,
+    show_progress: bool = True,
+) -> Converted:
+    """Write the masks of `source` in another format, all or nothing.
+
+    Args:
+        source: an annotation file, a folder of masks, the folder of an audit, or a FiftyOne folder.
+        out: what to make: a folder (png, fiftyone) or a file.
+        to: one of `FORMATS`; png where not given and the source is none of masks already.
+        source_format: one of `READ`; told by the source itself where not given.
+        images: the folder of the images, for their names and sizes. Of data/clean, data/noisy and the like it is data/images, of an audit
+            what its table names, where not given.
+        labels: names of labels in the order of their numbers, from 1; others are left out and counted. Where not given: all, as the
+            file declares them. Of a folder of masks: the names of its labels.
+        classes: 1 makes all labels one foreground; 2 or more are labels 0 … classes − 1. Where not given: 1 for one label, else
+            one more than there are labels; of a folder of masks 1.
+        ignore_label: of a folder of masks, the value of ignored pixels, if not 255.
+        annotator: of several annotations of one image those of this person, model version (Label Studio) or field (FiftyOne).
+        show_progress: a progress bar on standard error.
+
+    Raises:
+        ConfigError: a setting that is unknown or does not fit the source.
+        DataError: every fault of the source, in one go.
+        RunError: `out` exists or cannot be written.
+    """
+    source, out = Path(source), Path(out)
+    found_format, content = _recognised(source, source_format)
+    to = _target(to, found_format, source)
+    _check_out(out, to)
+    _check_labels(labels, classes)
+    if found_format in ("png", "audit"):
+        if annotator is not None:
+            raise ConfigError("annotator: of Label Studio and FiftyOne only")
+        ready = _mask_source(source, found_format, images, labels, classes, ignore_label)
+    else:
+        if ignore_label is not None:
+            raise ConfigError("ignore_label: of a folder of masks only")
+        read = _annotations(found_format, source, content, annotator, show_progress)
+        ready = _annotation_source(read, found_format, images, labels, classes)
+    return _written(ready, out, to, needs_images=to == "fiftyone", show_progress=show_progress)
+
+
+# --- what is asked ------------------------------------------------------------------------------------------------
+
+
+def _recognised(source: Path, asked: str | None) -> tuple[str, Any]:
+    """The format of a source, and its content where that was read to know it."""
+    if asked is not None and asked not in READ:
+        raise ConfigError(f"from: {asked!r} is none of {', '.join(READ)}")
+    if not source.exists():
+        raise DataError(f"{source}: there is no such file or folder")
+    if source.is_dir():
+        told_by_file = {folders.AUDIT: "audit", fiftyone.SAMPLES: "fiftyone"}
+        name = asked or next((name for file, name in told_by_file.items() if (source / file).is_file()), "png")
+        if name in ("coco", "label-studio", "cvat"):
+            raise ConfigError(f"from: {name} is a file, {source} is a folder")
+        return name, read_json(source / fiftyone.SAMPLES) if name == "fiftyone" else None
+    if asked in ("png", "audit"):
+        raise ConfigError(f"from: {asked} is a folder, {source} is a file")
+    if asked == "cvat" or (asked is None and source.suffix.lower() == ".xml"):
+        return "cvat", None
+    if asked is None and source.suffix.lower() != ".json":
+        raise DataError(f"{source}: neither a folder nor a .json or .xml file (an archive: unpack it); --from says what it is")
+    content = read_json(source)
+    return asked or _kind_of_json(source, content), content
+
+
+def _kind_of_json(source: Path, content: Any) -> str:
+    if isinstance(content, list):
+        if content and isinstance(content[0], dict) and "image_id" in content[0]:
+            raise DataError(f"{source}: COCO results, which do not tell the images; put them in a COCO file with images and categories")
+        return "label-studio"
+    if isinstance(content, dict) and "samples" in content:
+        return "fiftyone"
+    if isinstance(content, dict) and "images" in content:
+        return "coco"
+    raise DataError(f"{source}: neither COCO (images, annotations, categories), Label Studio (a list of tasks) nor FiftyOne (samples)")
+
+
+def _target(to: str | None, source_format: str, source: Path) -> str:
+    if to is None:
+        if source_format == "png":
+            raise ConfigError(f"to: {source} is a folder of masks already; say one of {', '.join(FORMATS[1:])}")
+        return "png"
+    if to not in FORMATS:
+        raise ConfigError(f"to: {to!r} is none of {', '.join(FORMATS)}")
+    return to
+
+
+def _check_out(out: Path, to: str) -> None:
+    if to in ("png", "fiftyone"):
+        check_free(out)
+    elif out.exists() or out.is_symlink():
+        raise RunError(f"{out}: exists; choose another name or remove it")
+
+
+def _check_labels(labels: Sequence[str], classes: int | None) -> None:
+    if "" in labels or len(set(labels)) < len(labels):
+        raise ConfigError(f"label: each name once, and none empty, not {list(labels)}")
+    if classes is not None and not 1 <= classes <= _MOST_LABELS + 1:
+        raise ConfigError(f"classes: 1 to {_MOST_LABELS + 1}, not {classes}")
+
+
+# --- where the cases come from ------------------------------------------------------------------------------------
+
+
+def _annotations(kind: str, source: Path, content: Any, annotator: str | None, show_progress: bool) -> Annotations:
+    if annotator is not None and kind not in ("label-studio", "fiftyone"):
+        raise ConfigError(f"annotator: of Label Studio and FiftyOne only; {kind} tells of none")
+    if kind == "coco":
+        return coco.read(source, content)
+    if kind == "cvat":
+        return cvat.read(source)
+    if kind == "label-studio":
+        return label_studio.read(source, content, annotator=annotator)
+    file = source / fiftyone.SAMPLES if source.is_dir() else source
+    return fiftyone.read(file, content, field=annotator, show_progress=show_progress)
+
+
+def _annotation_source(read: Annotations, kind: str, images: Path | None, labels: Sequence[str], classes: int | None) -> _Source:
+    listing = files_by_id(images) if images is not None else None
+    files = listing.files if listing else {}
+    notes = read.notes
+    if kind == "label-studio" and files:
+        notes += _without_upload_prefixes(read, files)
+    if not read.pictures and not read.faults:
+        raise DataError(f"{read.file}: no image in it")
+    names = _chosen_labels(read, labels)
+    drawn = [name for name in names if name != IGNORED]
+    if classes is None:
+        classes = 1 if len(drawn) <= 1 else len(drawn) + 1
+    elif 1 < classes < len(drawn) + 1:
+        raise ConfigError(f"classes: {classes} are the background and {classes - 1} more, but there are {len(drawn)} labels: {some(drawn)}")
+    numbers = numbers_of(names, classes=classes)
+    if listing is not None:
+        absent = [picture.name for picture in read.pictures if picture.id not in files]
+        if absent:
+            notes.append(f"{count(len(absent), 'image')} of {read.file.name} not in {images}: {some(absent)}")
+        if more := len(files.keys() - {picture.id for picture in read.pictures}):
+            notes.append(f"{count(more, 'image')} of {images} not in {read.file.name}: no mask")
+    if without := sum(not picture.regions for picture in read.pictures):
+        notes.append(f"images without annotations, which get an empty mask: {without:,}")
+
+    def decode(picture: Picture) -> tuple[Masked, list[Kind], Found]:
+        image = files.get(picture.id)
+        seen = read_size(image) if image else None
+        size = picture.size or seen
+        if size is None:
+            raise DataError(f"{read.file}: the size of {picture.name} is not told; give the folder of the images (--images)")
+        if seen is not None and seen != size:
+            raise DataError(f"{image}: {seen[1]}x{seen[0]} pixels, in {read.file} it has {size[1]}x{size[0]}")
+        drawing, found = draw(picture, size, numbers)
+        return Masked(picture.id, image.name if image else picture.name, image, drawing), [], found
+
+    faults = [*read.faults, *doubles(read), *(listing.faults if listing else [])]
+    return _Source(kind, read.pictures, decode, numbers, classes, faults, [*notes, *told(read.found), *(listing.notes if listing else [])])
+
+
+def _without_upload_prefixes(read: Annotations, files: Mapping[str, Path]) -> list[str]:
+    renamed = 0
+    for place, picture in enumerate(read.pictures):
+        name = label_studio.without_upload_prefix(picture.name)
+        if picture.id not in files and id_of(name) in files:
+            read.pictures[place] = replace(picture, id=id_of(name), name=name)
+            renamed += 1
+    return [f"images whose name is longer by what Label Studio puts before that of an upload: {renamed:,}"] if renamed else []
+
+
+def _chosen_labels(read: Annotations, labels: Sequence[str]) -> list[str]:
+    if labels and read.labels and not set(labels) & set(read.labels):
+        raise ConfigError(f"label: none of {some(list(labels))} in {read.file}; it has {some(read.labels, 20)}")
+    read.notes += [f"label {name}: nowhere in the file" for name in labels if name not in read.labels]
+    names = list(labels) or read.labels
+    if labels and IGNORED in read.labels and IGNORED not in names:
+        names.append(IGNORED)
+    if len(names) > _MOST_LABELS:
+        raise ConfigError(f"label: {len(names)} labels in {read.file}, more than the {_MOST_LABELS} of a mask; choose some by --label")
+    return names
+
+
+def _mask_source(
+    source: Path, kind: str, images: Path | None, labels: Sequence[str], classes: int | None, ignore_label: int | None
+) -> _Source:
+    if kind == "audit":
+        masks = folders.read_audit(source)
+        if (classes or masks.classes) != masks.classes or ignore_label is not None:
+            raise ConfigError(f"classes, ignore_label: the audit itself tells them ({masks.classes} and {masks.ignore_label})")
+    else:
+        masks = folders.read_masks(source, classes=classes or 1, ignore_label=ignore_label)
+        beside = source.resolve().parent / "images"
+        images = images or (beside if beside.is_dir() else None)
+    listing = files_by_id(images) if images is not None else None
+    drawn = max(masks.classes, 2) - 1
+    if labels and len(labels) != drawn:
+        raise ConfigError(f"label: the masks have {count(drawn, 'label')}, {len(labels)} names were given")
+    names = labels or (["foreground"] if drawn == 1 else [f"class-{number}" for number in range(1, drawn + 1)])
+    notes = list(masks.notes)
+    if listing is None and kind != "audit":
+        notes.append("the names of the images are not known (--images): those of the masks stand for them")
+
+    def decode(file: folders.MaskFile) -> tuple[Masked, list[Kind], Found]:
+        image = listing.files.get(file.id) if listing else file.image
+        if listing and image is None:
+            raise DataError(f"{file.mask}: a mask without an image: no {images}/{file.id}.*")
+        masked, kinds = masks.decode(file, folders.name_of(file, image), image)
+        if image is not None and (seen := read_size(image)) != masked.labels.shape:
+            height, width = masked.labels.shape
+            raise DataError(f"{file.mask}: {width}x{height} pixels, its image {image} has {seen[1]}x{seen[0]}")
+        return masked, kinds, Counter()
+
+    faults = [*masks.faults, *(listing.faults if listing else [])]
+    numbers = {name: number for number, name in enumerate(names, 1)}
+    return _Source(kind, masks.files, decode, numbers, masks.classes, faults, notes)
+
+
+# --- where they go ------------------------------------------------------------------------------------------------
+
+
+def _written(ready: _Source, out: Path, to: str, *, needs_images: bool, show_progress: bool) -> Converted:
+    binary = ready.classes == 1 and IGNORED not in ready.labels
+    names = {number: name for name, number in reversed(ready.labels.items())} | {IGNORE: IGNORED}  # of joined labels the first
+    names = dict(sorted(names.items()))
+    if to == "png":
+        with whole_folder(out) as folder:
+
+            def write(masked: Masked, _names: Mapping[int, str], _found: Found) -> None:
+                # A binary mask with ignored pixels is a file of 0, 1 and 255.
+                plain = binary and not (masked.labels == IGNORE).any()
+                write_png(folder / f"{masked.id}.png", folders.file_values(masked.labels, binary=plain))
+
+            done = _encoded(ready, write, names, needs_images, show_progress)
+    else:
+        encode: Mapping[str, Callable[[Masked, Mapping[int, str], Found], Any]] = {
+            "coco": partial(coco.encode, as_polygons=False),
+            "coco-polygons": partial(coco.encode, as_polygons=True),
+            "label-studio": label_studio.encode,
+            "cvat": cvat.encode,
+            "fiftyone": fiftyone.encode,
+        }
+        done = _encoded(ready, encode[to], names, needs_images, show_progress)
+        if not done.ignores:
+            del names[IGNORE]
+        _write_document(out, to, done, names)
+    return _summary(ready, done, out, to, names, binary)
+
+
+def _encoded(
+    ready: _Source, encode: Callable[[Masked, Mapping[int, str], Found], Any], names: Mapping[int, str], needs_images: bool, shown: bool
+) -> _Done:
+    """Every case decoded and encoded; its pixels are let go then.
+
+    Raises:
+        DataError: every fault, those of reading among them.
+    """
+    done = _Done(faults=list(ready.faults))
+
+    def work(case: Any) -> tuple[Masked, Any, list[Kind], Found, bool, bool]:
+        masked, kinds, found = ready.decode(case)
+        if needs_images and masked.image is None:
+            raise DataError(f"{masked.name}: FiftyOne shows the images, and this one is not known; give their folder (--images)")
+        encoded = encode(masked, names, found)
+        planes = [masked.labels] if masked.given is None else [masked.labels, masked.given]
+        ignores = any((plane == IGNORE).any() for plane in planes)
+        empty = not ((masked.labels != 0) & (masked.labels != IGNORE)).any()
+        pixels = np.broadcast_to(np.zeros(1, np.uint8), masked.labels.shape)
+        return replace(masked, labels=pixels, given=None), encoded, kinds, found, ignores, empty
+
+    for _, outcome in in_threads(work, ready.cases, text="converting", shown=shown):
+        if isinstance(outcome, PixeltrustError):
+            done.faults += faults_of(outcome)
+            continue
+        masked, encoded, kinds, found, ignores, empty = outcome
+        done.cases.append((masked, encoded))
+        done.kinds += kinds
+        done.found.update(found)
+        done.ignores |= ignores
+        done.empty += empty
+    faults = list(dict.fromkeys([*done.faults, *mixture_faults(done.kinds)]))
+    if faults:
+        raise DataError(f"{count(len(faults), 'fault')}; nothing was written:", faults)
+    return done
+
+
+def _write_document(out: Path, to: str, done: _Done, names: Mapping[int, str]) -> None:
+    if to == "fiftyone":
+        with whole_folder(out) as folder:
+            for name, text in fiftyone.documents(done.cases, names).items():
+                (folder / name).write_text(text, encoding="utf-8")
+        return
+    documents: Mapping[str, Callable[[Any, Mapping[int, str]], str]] = {"label-studio": label_studio.document, "cvat": cvat.document}
+    document = documents.get(to, coco.document)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(out, document(done.cases, names))
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None
+
+
+def _summary(ready: _Source, done: _Done, out: Path, to: str, names: Mapping[int, str], binary: bool) -> Converted:
+    notes = [*ready.notes, *told(done.found)]
+    if to == "coco-polygons" and "pixels by which" not in "".join(notes):
+        notes.append("the polygons, filled by pycocotools, are the masks to the pixel")
+    if to == "png" and ready.classes > 1:
+        notes.append(f"train with --set classes={ready.classes}")
+    if to == "png" and done.ignores and ready.classes == 1:
+        notes.append("255 is ignored in these files: train with --set ignore_label=255")
+    if to == "label-studio":
+        values = "".join(f"<Label value={quoteattr(name)}/>" for name in names.values())
+        view = f'<View><Image name="image" value="$image"/><BrushLabels name="mask" toName="image">{values}</BrushLabels></View>'
+        notes.append(f"labelling interface: {view}")
+    return Converted(
+        out=out,
+        to=to,
+        source_format=ready.format,
+        masks=len(done.cases),
+        empty=done.empty,
+        labels=ready.labels | ({IGNORED: IGNORE} if done.ignores else {}),
+        binary=binary and not done.ignores,
+        notes=tuple(notes),
+    )
