@@ -313,6 +313,8 @@ def _written(ready: _Source, out: Path, to: str, *, needs_images: bool, show_pro
         with whole_folder(out) as folder:
 
             def write(masked: Masked, _names: Mapping[int, str], _found: Found) -> None:
+                if ready.faults:
+                    return  # nothing will stay, and two cases of one id would be one file
                 # A binary mask with ignored pixels is a file of 0, 1 and 255.
                 plain = binary and not (masked.labels == IGNORE).any()
                 write_png(folder / f"{masked.id}.png", folders.file_values(masked.labels, binary=plain))

@@ -28,7 +28,6 @@ from pixeltrust.progress import in_threads
 
 SAMPLES = "samples.json"
 _HEADER = 4096  # bytes that a .npy file may have beside its values
-_SEVERAL = "Segmentation fields"
 
 
 def read(file: Path, content: Any, *, field: str | None = None, show_progress: bool = True) -> Annotations:
@@ -64,7 +63,7 @@ def read(file: Path, content: Any, *, field: str | None = None, show_progress: b
 def _only_field(file: Path, samples: list[Any]) -> str | None:
     fields = dict.fromkeys(name for sample in samples if isinstance(sample, dict) for name in _segmentations(sample))
     if len(fields) > 1:
-        raise DataError(f"{file}: several {_SEVERAL}: {', '.join(fields)}; say which by --annotator NAME")
+        raise DataError(f"{file}: several Segmentation fields: {', '.join(fields)}; say which by --annotator NAME")
     return next(iter(fields), None)
 
 

@@ -12,6 +12,7 @@ from scipy import ndimage
 from pixeltrust.errors import DataError
 from pixeltrust.formats.annotations import Found, Size
 from pixeltrust.formats.documents import needs_extra, shortened
+from pixeltrust.formats.rle import counts_of_text, mask_of
 
 FAR = 10  # a coordinate may lie so many times the image's longer side away from it
 LONGEST = 5_000_000  # pixels of outline: filling takes memory by it
@@ -38,9 +39,9 @@ def checked_ring(values: Any, size: Size, found: Found) -> np.ndarray | None:
     """
     try:
         flat = np.asarray(values)
-    except ValueError:
-        flat = np.empty(0, object)
-    if flat.dtype.kind not in "iuf" and flat.size:
+    except ValueError:  # lists of different lengths
+        raise DataError(f"the polygon {shortened(values)} has numbers that are no pairs of x and y") from None
+    if flat.dtype.kind not in "iuf":
         raise DataError(f"the polygon {shortened(values)} is no list of numbers")
     if flat.size % 2 or (flat.ndim == 2 and flat.shape[1] != 2) or flat.ndim > 2:
         raise DataError(f"the polygon {shortened(values)} has numbers that are no pairs of x and y")
@@ -70,7 +71,8 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> np.ndarray:
         return np.zeros(size, bool)
     library = pycocotools_mask("a polygon")
     runs = library.frPyObjects([ring.reshape(-1).tolist() for ring in rings], *size)
-    return library.decode(library.merge(runs)).astype(bool)
+    counts = counts_of_text(library.merge(runs)["counts"].decode("ascii"))  # its own decoding leans on what numpy gives up
+    return mask_of(np.array(counts)).reshape(size[::-1]).T
 
 
 def trace(mask: np.ndarray) -> list[np.ndarray]:
