@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import re
+import shlex
+import shutil
 import sys
 import zlib
 from contextlib import suppress
@@ -862,3 +865,24 @@ def test_the_command_converts_and_tells(lesions, tmp_path, run_command):
     assert (code, said.splitlines()[1]) == (0, "labels: lesion = 255 in the files")
     code, _, error = run_command("convert", tmp_path / "none.json", tmp_path / "out2")
     assert (code, error) == (2, f"error: {tmp_path / 'none.json'}: there is no such file or folder\n")
+
+
+def test_every_command_of_the_page_runs(lesions, audit, tmp_path, monkeypatch, run_command):
+    """On files as other tools would have made them, beside lesions/ and audit/."""
+    monkeypatch.chdir(tmp_path)
+    run(lesions / "noisy", "instances.json", to="coco")
+    run(lesions / "noisy", "annotations.xml", to="cvat", labels=["lesion"])
+    run(lesions / "noisy", "project-1.json", to="label-studio")
+    tasks = json.loads(Path("project-1.json").read_text())
+    by = {"completed_by": {"email": "expert@clinic.org"}}
+    written(Path("project-1.json"), [one | {"annotations": [one["annotations"][0] | by]} for one in tasks])
+    run(lesions / "noisy", "fiftyone-export", to="fiftyone")
+    samples = Path("fiftyone-export/samples.json")
+    samples.write_text(samples.read_text().replace('"mask":{"_cls"', '"ground_truth":{"_cls"'))
+    shutil.move(lesions / "noisy", tmp_path / "noisy")  # the first command makes it anew
+    page = (Path(__file__).parents[1] / "docs/formats.md").read_text(encoding="utf-8")
+    lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.S | re.M) for line in block.splitlines()]
+    assert len(lines) == 9
+    for line in lines:
+        code, _, error = run_command(*shlex.split(line)[1:])
+        assert code == 0, f"{line}: {error}"
