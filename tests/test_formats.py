@@ -127,6 +127,16 @@ def test_binary_masks_with_ignored_pixels_keep_them(tmp_path):
     assert "ignore_label=255" in str(back)
 
 
+def test_where_some_masks_ignore_pixels_255_is_ignored_in_all_files(tmp_path):
+    ignoring = drawn()
+    ignoring[:3] = 255
+    masks = {"a": ignoring, "b": drawn(seed=1)}
+    data = data_folder(tmp_path / "data", masks)
+    run(data / "noisy", tmp_path / "back", to="png")
+    for identity, mask in masks.items():
+        assert (read_labels(tmp_path / "back" / f"{identity}.png") == mask).all()
+
+
 @given(MASKS)
 def test_runs_are_the_mask_again(mask):
     flat = mask.reshape(-1)
@@ -437,6 +447,12 @@ def test_the_case_is_named_by_the_end_of_the_address(image, tmp_path):
     assert names(tmp_path / "out") == ["a.png"]
 
 
+def test_data_under_another_name_than_image_is_found_by_its_ending(tmp_path):
+    one = task([brush(SOME)]) | {"data": {"note": "seen/twice", "photo": "https://host/x/a.png?v=2"}}
+    run(written(tmp_path / "a.json", [one]), tmp_path / "out")
+    assert names(tmp_path / "out") == ["a.png"]
+
+
 def test_the_prefix_of_an_upload_is_taken_off_where_an_image_has_the_rest_of_the_name(tmp_path):
     data = data_folder(tmp_path / "data", {"a": np.zeros((2, 3), np.uint8)})
     file = written(tmp_path / "a.json", [task([brush(SOME)], "/data/upload/1/0a1b2c3d-a.png")])
@@ -685,12 +701,14 @@ def test_of_several_fields_one_must_be_named(tmp_path):
         ({"mask": serialized(np.full((2, 3), -1))}, "holds -1 to -1"),
         ({"mask": serialized(np.full((2, 3), 70_000))}, "holds 70000 to 70000"),
         ({"mask": serialized(np.array([[{}]], object), save=lambda file, array: np.save(file, array, allow_pickle=True))}, "no array that"),
+        ({"_cls": "Heatmap", "map": "x"}, "is of the kind 'Heatmap', not Segmentation"),
         ({"mask_path": 3}, "its mask_path is 3, not a text"),
         ({"mask_path": "none.png"}, "there is no such file"),
     ],
 )
 def test_broken_masks_of_fiftyone_are_named(mask, complaint, tmp_path):
-    said = faults(fiftyone_folder(tmp_path / "d", [sample(mask)]), tmp_path / "out")
+    samples = [sample(mask), sample({"mask": serialized(SOME)}, name="b.png")]
+    said = faults(fiftyone_folder(tmp_path / "d", samples), tmp_path / "out", annotator="ground_truth")
     assert complaint in said
     assert "sample no. 1" in said
 

@@ -6,10 +6,11 @@ labels   uint8 (H, W): 0 background, 1 … by the order of the label names, 255 
 """
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ def file_name(text: object) -> str:
     """
     if not isinstance(text, str):
         raise DataError(f"the image's name is {text!r}, no text")
-    name = PureWindowsPath(text).name  # splits at / and at \
+    name = re.split(r"[/\\]", text)[-1]
     try:
         identity = case_id(Path(name))
         os.fsencode(identity)

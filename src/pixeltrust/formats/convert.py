@@ -16,7 +16,7 @@ from pixeltrust.files import check_free, whole_folder, write_whole
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
 from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, doubles, draw, id_of, numbers_of, told
 from pixeltrust.formats.documents import read_json
-from pixeltrust.images import read_size, write_png
+from pixeltrust.images import read_labels, read_size, write_png
 from pixeltrust.labels import Kind, mixture_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import faults_of, in_threads
@@ -312,14 +312,17 @@ def _written(ready: _Source, out: Path, to: str, *, needs_images: bool, show_pro
     if to == "png":
         with whole_folder(out) as folder:
 
-            def write(masked: Masked, _names: Mapping[int, str], _found: Found) -> None:
-                if ready.faults:
-                    return  # nothing will stay, and two cases of one id would be one file
-                # A binary mask with ignored pixels is a file of 0, 1 and 255.
+            def write(masked: Masked, _names: Mapping[int, str], _found: Found) -> bool:
                 plain = binary and not (masked.labels == IGNORE).any()
-                write_png(folder / f"{masked.id}.png", folders.file_values(masked.labels, binary=plain))
+                if not ready.faults:  # else nothing will stay, and two cases of one id would be one file
+                    write_png(folder / f"{masked.id}.png", folders.file_values(masked.labels, binary=plain))
+                return plain
 
             done = _encoded(ready, write, names, needs_images, show_progress)
+            if done.ignores:  # 255 cannot be foreground in some files and ignored in others
+                for masked in (masked for masked, plain in done.cases if plain):
+                    path = folder / f"{masked.id}.png"
+                    write_png(path, read_labels(path) // 255)
     else:
         encode: Mapping[str, Callable[[Masked, Mapping[int, str], Found], Any]] = {
             "coco": partial(coco.encode, as_polygons=False),

@@ -36,7 +36,8 @@ def read(file: Path) -> Annotations:
         raise DataError(f"{file}: a file for video (it has tracks); export it as CVAT for images 1.1")
     read = Annotations(file)
     for name in root.findall("./meta//labels/label/name"):
-        read.add_label(name.text or "")
+        if name.text:
+            read.add_label(name.text)
     for place, image in enumerate(root.findall("image")):
         where = f"image {shortened(image.get('name', f'no. {place + 1}'))}"
         try:

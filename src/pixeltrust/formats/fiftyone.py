@@ -48,7 +48,7 @@ def read(file: Path, content: Any, *, field: str | None = None, show_progress: b
         elif not isinstance(outcome, Exception):
             read.found.update(outcome[4])
             pictures.append(outcome[:4])
-    if field is not None and not any(values is not None and segmentation for _, _, segmentation, values in pictures) and not read.faults:
+    if field is not None and pictures and all(segmentation is None for _, _, segmentation, _ in pictures):
         raise DataError(f"{file}: no sample has a Segmentation field {field!r}")
     names = _names({value for *_, values in pictures for value in values} - {0}, targets)
     read.labels = list(dict.fromkeys(names[value] for value in sorted(names)))
@@ -112,7 +112,10 @@ def _decoded(file: Path, field: str | None, sample: tuple[int, Any]) -> tuple[st
         if segmentation is None:
             told = isinstance(metadata, dict) and {"height", "width"} <= metadata.keys()
             return name, checked_size(metadata["height"], metadata["width"]) if told else None, None, frozenset(), found
-        values = _array(of_type(segmentation, dict, f"the field {field}"), file.parent)
+        kind = of_type(segmentation, dict, f"the field {field}").get("_cls")
+        if kind != "Segmentation":
+            raise DataError(f"the field {field} is of the kind {shortened(kind)}, not Segmentation")
+        values = _array(segmentation, file.parent)
     except DataError as error:
         raise DataError(f"{file}, sample no. {place + 1}: {error}") from None
     return name, (values.shape[0], values.shape[1]), segmentation, frozenset(np.unique(values).tolist()), found

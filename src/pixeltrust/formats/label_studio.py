@@ -24,6 +24,7 @@ from pixeltrust.errors import DataError, count, some
 from pixeltrust.formats import polygons
 from pixeltrust.formats.annotations import Annotations, Found, Masked, Picture, Region, Size, checked_size, file_name, id_of, layers
 from pixeltrust.formats.documents import dump_json, of_type, shortened
+from pixeltrust.images import image_suffix
 
 _LENGTHS = (3, 4, 8, 16)  # bits, as Label Studio itself chooses them
 _WORD = 8
@@ -74,7 +75,8 @@ def _image_name(task: Any) -> str:
     if data is None:
         raise DataError("it has no data: export as JSON (not JSON-MIN)")
     texts = [text for text in of_type(data, dict, "its data").values() if isinstance(text, str)]
-    text = data.get("image", texts[0] if texts else None)
+    pictures = [text for text in texts if image_suffix(Path(text.split("?")[0])) or image_suffix(Path(text))]
+    text = data.get("image", next(iter(pictures or texts), None))
     if isinstance(text, str) and ("://" in text or text.startswith("/")):
         try:
             address = urlsplit(text)
