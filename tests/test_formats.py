@@ -350,6 +350,8 @@ def test_broken_segmentations_are_named(segmentation, complaint, tmp_path):
         ({"annotations": [{"id": 3, "image_id": [7], "category_id": 1}]}, "an id [7]"),
         ({"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}, "one of them is there twice"),
         ({"images": [{"id": 1, "file_name": "a.png", "height": 10**6, "width": 10**6}]}, f"more than the {MAX_PIXELS:,}"),
+        ({"categories": [{"id": 1, "name": "\ud800"}]}, "a text without control characters"),
+        ({"categories": [{"id": 1, "name": ""}]}, "its name ''"),
         ({"images": [{"id": 1, "file_name": "a.png", "height": -3, "width": 4}]}, "height -3: whole numbers from 1"),
         ({"images": [{"id": 1, "file_name": "a.png", "height": "4", "width": 4}]}, "height '4': whole numbers from 1"),
         ({"images": [{"id": 1, "file_name": "a.png", "height": True, "width": 4}]}, "height True: whole numbers from 1"),
@@ -463,6 +465,11 @@ def test_the_prefix_of_an_upload_is_taken_off_where_an_image_has_the_rest_of_the
     assert names(tmp_path / "unknown") == ["0a1b2c3d-a.png"]
 
 
+def test_results_of_no_kind_are_counted(tmp_path):
+    said = str(run(written(tmp_path / "a.json", [task([brush(SOME, type=[]), brush(SOME)])]), tmp_path / "out"))
+    assert "results of the kind [], left out: 1" in said
+
+
 def test_the_latest_annotation_is_taken_or_the_one_that_is_asked_for(tmp_path):
     made = [
         {"completed_by": 1, "updated_at": "2026-01-02T00:00:00Z", "result": [brush(SOME)]},
@@ -511,6 +518,7 @@ def test_a_task_without_regions_needs_its_image_for_the_size(tmp_path):
         ([task([brush(SOME, value={"rle": [[1], 2], "brushlabels": ["x"]})])], "whole numbers from 0 to 255"),
         ([task([brush(SOME, value={"rle": label_studio.packed(SOME)[:8], "brushlabels": ["x"]})])], "end before"),
         ([task([brush(SOME, value={"rle": label_studio.packed(SOME)})])], "it has no label"),
+        ([task([brush(SOME, label="a\x01b")])], "a text without control characters"),
         ([task([brush(SOME, value=3)])], "its value is 3, not an object"),
         ([task([brush(SOME), brush(np.ones((3, 3), bool))])], "different sizes of the image"),
         ([task([], image="..")], "names no file"),
@@ -676,6 +684,17 @@ def test_a_mask_path_is_read_within_the_folder_alone(tmp_path):
         )
 
 
+@pytest.mark.parametrize("targets", [{"x": "y"}, {"1": 3}])
+def test_mask_targets_that_are_none_are_named(targets, tmp_path):
+    folder = fiftyone_folder(tmp_path / "d", [sample({"mask": serialized(SOME)})], {"mask_targets": [], "default_mask_targets": targets})
+    assert "metadata.json: the mask targets" in faults(folder, tmp_path / "out")
+
+
+def test_a_file_name_that_no_document_can_hold_is_named(tmp_path):
+    data = data_folder(tmp_path / "data", {"a\nb": drawn()})
+    assert "a text without control characters" in faults(data / "noisy", tmp_path / "out", to="cvat")
+
+
 def test_of_several_fields_one_must_be_named(tmp_path):
     one = sample({"mask": serialized(SOME)}) | {"other": {"_cls": "Segmentation", "mask": serialized(~SOME)}}
     folder = fiftyone_folder(tmp_path / "d", [one])
@@ -820,6 +839,7 @@ def test_images_that_only_one_side_has_are_said(lesions, tmp_path):
         ({"to": None}, "is a folder of masks already"),
         ({"labels": ["a", "b"]}, "the masks have 1 label, 2 names were given"),
         ({"labels": ["a", "a"]}, "each name once"),
+        ({"labels": [""]}, "label '': a text"),
         ({"classes": 0}, "classes: 1 to 254, not 0"),
         ({"annotator": "me"}, "of Label Studio and FiftyOne only"),
     ],

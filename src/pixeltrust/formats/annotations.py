@@ -155,6 +155,21 @@ def file_name(text: object) -> str:
     return name
 
 
+def writable(text: object, what: str) -> str:
+    """A name that every format can hold.
+
+    Raises:
+        DataError: it is no text, empty, or has signs that no JSON or XML file may have.
+    """
+    if (
+        not isinstance(text, str)
+        or not text
+        or any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 or ord(sign) in (0xFFFE, 0xFFFF) for sign in text)
+    ):
+        raise DataError(f"{what} {text!r}: a text without control characters is needed")
+    return text
+
+
 def id_of(name: str) -> str:
     """The id of the case whose image has this file name."""
     return case_id(Path(name))

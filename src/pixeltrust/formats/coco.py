@@ -16,7 +16,19 @@ import numpy as np
 
 from pixeltrust.errors import DataError
 from pixeltrust.formats import polygons, rle
-from pixeltrust.formats.annotations import Annotations, Found, Masked, Picture, Region, Size, checked_size, file_name, id_of, layers
+from pixeltrust.formats.annotations import (
+    Annotations,
+    Found,
+    Masked,
+    Picture,
+    Region,
+    Size,
+    checked_size,
+    file_name,
+    id_of,
+    layers,
+    writable,
+)
 from pixeltrust.formats.documents import dump_json, of_type, shortened
 
 
@@ -45,7 +57,7 @@ def _categories(read: Annotations, entries: list[Any]) -> dict[Any, str]:
     names: dict[Any, str] = {}
     for place, entry in enumerate(entries):
         try:
-            key, name = _key(of_type(entry, dict, "it").get("id")), of_type(entry.get("name"), str, "its name")
+            key, name = _key(of_type(entry, dict, "it").get("id")), writable(entry.get("name"), "its name")
             if key in names or name in names.values():
                 raise DataError(f"id {key!r} and name {name!r}: one of them is there twice")
         except DataError as error:

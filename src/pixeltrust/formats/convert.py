@@ -14,7 +14,7 @@ from pixeltrust.cases import files_by_id
 from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count, some
 from pixeltrust.files import check_free, whole_folder, write_whole
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
-from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, doubles, draw, id_of, numbers_of, told
+from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, doubles, draw, id_of, numbers_of, told, writable
 from pixeltrust.formats.documents import read_json
 from pixeltrust.images import read_labels, read_size, write_png
 from pixeltrust.labels import Kind, mixture_faults
@@ -126,7 +126,7 @@ def convert(
             raise ConfigError("ignore_label: of a folder of masks only")
         read = _annotations(found_format, source, content, annotator, show_progress)
         ready = _annotation_source(read, found_format, images, labels, classes)
-    return _written(ready, out, to, needs_images=to == "fiftyone", show_progress=show_progress)
+    return _written(ready, out, to, show_progress=show_progress)
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------
@@ -184,8 +184,13 @@ def _check_out(out: Path, to: str) -> None:
 
 
 def _check_labels(labels: Sequence[str], classes: int | None) -> None:
-    if "" in labels or len(set(labels)) < len(labels):
-        raise ConfigError(f"label: each name once, and none empty, not {list(labels)}")
+    try:
+        for name in labels:
+            writable(name, "label")
+    except DataError as error:
+        raise ConfigError(str(error)) from None
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f"label: each name once, not {list(labels)}")
     if classes is not None and not 1 <= classes <= _MOST_LABELS + 1:
         raise ConfigError(f"classes: 1 to {_MOST_LABELS + 1}, not {classes}")
 
@@ -305,7 +310,7 @@ def _mask_source(
 # --- where they go ------------------------------------------------------------------------------------------------
 
 
-def _written(ready: _Source, out: Path, to: str, *, needs_images: bool, show_progress: bool) -> Converted:
+def _written(ready: _Source, out: Path, to: str, *, show_progress: bool) -> Converted:
     binary = ready.classes == 1 and IGNORED not in ready.labels
     names = {number: name for name, number in reversed(ready.labels.items())} | {IGNORE: IGNORED}  # of joined labels the first
     names = dict(sorted(names.items()))
@@ -318,7 +323,7 @@ def _written(ready: _Source, out: Path, to: str, *, needs_images: bool, show_pro
                     write_png(folder / f"{masked.id}.png", folders.file_values(masked.labels, binary=plain))
                 return plain
 
-            done = _encoded(ready, write, names, needs_images, show_progress)
+            done = _encoded(ready, write, names, to, show_progress)
             if done.ignores:  # 255 cannot be foreground in some files and ignored in others
                 for masked in (masked for masked, plain in done.cases if plain):
                     path = folder / f"{masked.id}.png"
@@ -331,7 +336,7 @@ def _written(ready: _Source, out: Path, to: str, *, needs_images: bool, show_pro
             "cvat": cvat.encode,
             "fiftyone": fiftyone.encode,
         }
-        done = _encoded(ready, encode[to], names, needs_images, show_progress)
+        done = _encoded(ready, encode[to], names, to, show_progress)
         if not done.ignores:
             del names[IGNORE]
         _write_document(out, to, done, names)
@@ -339,7 +344,7 @@ def _written(ready: _Source, out: Path, to: str, *, needs_images: bool, show_pro
 
 
 def _encoded(
-    ready: _Source, encode: Callable[[Masked, Mapping[int, str], Found], Any], names: Mapping[int, str], needs_images: bool, shown: bool
+    ready: _Source, encode: Callable[[Masked, Mapping[int, str], Found], Any], names: Mapping[int, str], to: str, shown: bool
 ) -> _Done:
     """Every case decoded and encoded; its pixels are let go then.
 
@@ -350,8 +355,10 @@ def _encoded(
 
     def work(case: Any) -> tuple[Masked, Any, list[Kind], Found, bool, bool]:
         masked, kinds, found = ready.decode(case)
-        if needs_images and masked.image is None:
+        if to == "fiftyone" and masked.image is None:
             raise DataError(f"{masked.name}: FiftyOne shows the images, and this one is not known; give their folder (--images)")
+        if to != "png":
+            writable(masked.name, f"{masked.image}: the name")
         encoded = encode(masked, names, found)
         planes = [masked.labels] if masked.given is None else [masked.labels, masked.given]
         ignores = any((plane == IGNORE).any() for plane in planes)

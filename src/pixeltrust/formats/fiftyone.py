@@ -20,7 +20,19 @@ from typing import Any
 import numpy as np
 
 from pixeltrust.errors import DataError
-from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, Region, Size, checked_size, file_name, id_of
+from pixeltrust.formats.annotations import (
+    IGNORED,
+    Annotations,
+    Found,
+    Masked,
+    Picture,
+    Region,
+    Size,
+    checked_size,
+    file_name,
+    id_of,
+    writable,
+)
 from pixeltrust.formats.documents import dump_json, of_type, read_json, shortened
 from pixeltrust.images import MAX_PIXELS, read_labels
 from pixeltrust.losses import IGNORE
@@ -76,15 +88,15 @@ def _targets(file: Path, field: str | None) -> dict[int, str]:
     if not file.is_file():
         return {}
     metadata = of_type(read_json(file), dict, f"{file}: it")
-    info = metadata.get("info")
+    by_field, info = metadata.get("mask_targets"), metadata.get("info")
     places = (
-        (metadata.get("mask_targets") or {}).get(field),
+        by_field.get(field) if isinstance(by_field, dict) else None,
         metadata.get("default_mask_targets"),
         info.get("mask_targets") if isinstance(info, dict) else None,
     )
     named = next((place for place in places if isinstance(place, dict) and place), {})
     try:
-        return {int(value): of_type(name, str, "a name") for value, name in named.items()}
+        return {int(value): writable(name, "a name") for value, name in named.items()}
     except (ValueError, DataError) as error:
         raise DataError(f"{file}: the mask targets {shortened(named)} are no numbers with names: {error}") from None
 

@@ -79,7 +79,8 @@ def read_audit(folder: Path) -> MaskFolder:
     """
     record = of_type(read_json(folder / AUDIT), dict, f"{folder / AUDIT}: it")
     classes, ignore_label = record.get("classes"), record.get("ignore_label")
-    if record.get("format") != 1 or not isinstance(classes, int) or not (ignore_label is None or isinstance(ignore_label, int)):
+    told = isinstance(classes, int) and 1 <= classes <= 254 and (ignore_label is None or isinstance(ignore_label, int))
+    if record.get("format") != 1 or not told:
         raise DataError(f"{folder / AUDIT}: no audit of format 1 with its number of classes")
     table = folder / "cases.csv"
     rows = read_table(table)

@@ -22,7 +22,19 @@ import numpy as np
 
 from pixeltrust.errors import DataError, count, some
 from pixeltrust.formats import polygons
-from pixeltrust.formats.annotations import Annotations, Found, Masked, Picture, Region, Size, checked_size, file_name, id_of, layers
+from pixeltrust.formats.annotations import (
+    Annotations,
+    Found,
+    Masked,
+    Picture,
+    Region,
+    Size,
+    checked_size,
+    file_name,
+    id_of,
+    layers,
+    writable,
+)
 from pixeltrust.formats.documents import dump_json, of_type, shortened
 from pixeltrust.images import image_suffix
 
@@ -31,7 +43,7 @@ _WORD = 8
 _CHANNELS = 4
 _HALF = 128  # alpha from which a pixel is in
 _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")  # Label Studio puts this before the name of an uploaded file
-_KINDS = {"brushlabels": "brushlabels", "polygonlabels": "polygonlabels"}
+_KINDS = ("brushlabels", "polygonlabels")
 
 
 def read(file: Path, content: Any, *, annotator: str | None = None) -> Annotations:
@@ -130,7 +142,7 @@ def _region(read: Annotations, result: Any, where: str, sizes: set[Size]) -> Reg
     if kind in ("brush", "polygon", "labels") and isinstance(value, dict):  # with <Labels> beside <Brush> or <Polygon>
         kind = "brushlabels" if "rle" in value else "polygonlabels" if "points" in value else kind
     if kind not in _KINDS:
-        read.found[f"results of the kind {kind}, left out"] += 1
+        read.found[f"results of the kind {shortened(kind) if not isinstance(kind, str) else kind}, left out"] += 1
         return None
     size = checked_size(result.get("original_height"), result.get("original_width"))
     if result.get("image_rotation"):
@@ -139,7 +151,7 @@ def _region(read: Annotations, result: Any, where: str, sizes: set[Size]) -> Reg
     names = of_type(value.get(kind) or value.get("labels") or [], list, f"its {kind}")
     if not names:
         raise DataError("it has no label")
-    label = of_type(names[0], str, "its label")
+    label = writable(names[0], "its label")
     read.found["regions of several labels, of which the first was taken"] += len(names) > 1
     sizes.add(size)
     decode = partial(_decode_brush, value.get("rle")) if kind == "brushlabels" else partial(_decode_polygon, value.get("points"))
