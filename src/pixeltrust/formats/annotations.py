@@ -23,6 +23,7 @@ Size = tuple[int, int]
 Found = Counter[str]
 """What was noticed, in words, and how often."""
 
+_UNWRITABLE = re.compile(r"[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
 IGNORED = "ignored"
 """The name that ignored pixels have in a file."""
 
@@ -161,11 +162,7 @@ def writable(text: object, what: str) -> str:
     Raises:
         DataError: it is no text, empty, or has signs that no JSON or XML file may have.
     """
-    if (
-        not isinstance(text, str)
-        or not text
-        or any(ord(sign) < 32 or 0xD800 <= ord(sign) < 0xE000 or ord(sign) in (0xFFFE, 0xFFFF) for sign in text)
-    ):
+    if not isinstance(text, str) or not text or _UNWRITABLE.search(text):
         raise DataError(f"{what} {text!r}: a text without control characters is needed")
     return text
 

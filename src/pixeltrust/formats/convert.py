@@ -10,20 +10,19 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from pixeltrust.cases import files_by_id
-from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count, some
+from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
 from pixeltrust.files import check_free, whole_folder, write_whole
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
-from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, doubles, draw, id_of, numbers_of, told, writable
+from pixeltrust.formats.annotations import IGNORED, Found, Masked, told, writable
 from pixeltrust.formats.documents import read_json
-from pixeltrust.images import read_labels, read_size, write_png
+from pixeltrust.formats.origins import MOST_LABELS, Origin, annotation_origin, annotations_of, mask_origin
+from pixeltrust.images import read_labels, write_png
 from pixeltrust.labels import Kind, mixture_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import faults_of, in_threads
 
 READ = ("png", "audit", "coco", "label-studio", "cvat", "fiftyone")
 FORMATS = ("png", "coco", "coco-polygons", "label-studio", "cvat", "fiftyone")
-_MOST_LABELS = 253  # beside the background and the ignored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +49,6 @@ class Converted:
             named = ", ".join(f"{name} = {number}" for name, number in self.labels.items())
         head = f"{self.out}: {count(self.masks, 'mask')}{empty}, from {self.source_format}, as {self.to}"
         return "\n".join([head, f"labels: {named}", *self.notes])
-
-
-@dataclass
-class _Source:
-    """Cases that can be decoded one by one."""
-
-    format: str
-    cases: list[Any]
-    decode: Callable[[Any], tuple[Masked, list[Kind], Found]]
-    labels: dict[str, int]
-    classes: int
-    faults: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -120,12 +106,12 @@ def convert(
     if found_format in ("png", "audit"):
         if annotator is not None:
             raise ConfigError("annotator: of Label Studio and FiftyOne only")
-        ready = _mask_source(source, found_format, images, labels, classes, ignore_label)
+        ready = mask_origin(source, found_format, images, labels, classes, ignore_label)
     else:
         if ignore_label is not None:
             raise ConfigError("ignore_label: of a folder of masks only")
-        read = _annotations(found_format, source, content, annotator, show_progress)
-        ready = _annotation_source(read, found_format, images, labels, classes)
+        read = annotations_of(found_format, source, content, annotator, show_progress)
+        ready = annotation_origin(read, found_format, images, labels, classes)
     return _written(ready, out, to, show_progress=show_progress)
 
 
@@ -191,126 +177,14 @@ def _check_labels(labels: Sequence[str], classes: int | None) -> None:
         raise ConfigError(str(error)) from None
     if len(set(labels)) < len(labels):
         raise ConfigError(f"label: each name once, not {list(labels)}")
-    if classes is not None and not 1 <= classes <= _MOST_LABELS + 1:
-        raise ConfigError(f"classes: 1 to {_MOST_LABELS + 1}, not {classes}")
-
-
-# --- where the cases come from ------------------------------------------------------------------------------------
-
-
-def _annotations(kind: str, source: Path, content: Any, annotator: str | None, show_progress: bool) -> Annotations:
-    if annotator is not None and kind not in ("label-studio", "fiftyone"):
-        raise ConfigError(f"annotator: of Label Studio and FiftyOne only; {kind} tells of none")
-    if kind == "coco":
-        return coco.read(source, content)
-    if kind == "cvat":
-        return cvat.read(source)
-    if kind == "label-studio":
-        return label_studio.read(source, content, annotator=annotator)
-    file = source / fiftyone.SAMPLES if source.is_dir() else source
-    return fiftyone.read(file, content, field=annotator, show_progress=show_progress)
-
-
-def _annotation_source(read: Annotations, kind: str, images: Path | None, labels: Sequence[str], classes: int | None) -> _Source:
-    listing = files_by_id(images) if images is not None else None
-    files = listing.files if listing else {}
-    notes = read.notes
-    if kind == "label-studio" and files:
-        notes += _without_upload_prefixes(read, files)
-    if not read.pictures and not read.faults:
-        raise DataError(f"{read.file}: no image in it")
-    names = _chosen_labels(read, labels)
-    drawn = [name for name in names if name != IGNORED]
-    if classes is None:
-        classes = 1 if len(drawn) <= 1 else len(drawn) + 1
-    elif 1 < classes < len(drawn) + 1:
-        raise ConfigError(f"classes: {classes} are the background and {classes - 1} more, but there are {len(drawn)} labels: {some(drawn)}")
-    numbers = numbers_of(names, classes=classes)
-    if listing is not None:
-        absent = [picture.name for picture in read.pictures if picture.id not in files]
-        if absent:
-            notes.append(f"{count(len(absent), 'image')} of {read.file.name} not in {images}: {some(absent)}")
-        if more := len(files.keys() - {picture.id for picture in read.pictures}):
-            notes.append(f"{count(more, 'image')} of {images} not in {read.file.name}: no mask")
-    if without := sum(not picture.regions for picture in read.pictures):
-        notes.append(f"images without annotations, which get an empty mask: {without:,}")
-
-    def decode(picture: Picture) -> tuple[Masked, list[Kind], Found]:
-        image = files.get(picture.id)
-        seen = read_size(image) if image else None
-        size = picture.size or seen
-        if size is None:
-            raise DataError(f"{read.file}: the size of {picture.name} is not told; give the folder of the images (--images)")
-        if seen is not None and seen != size:
-            raise DataError(f"{image}: {seen[1]}x{seen[0]} pixels, in {read.file} it has {size[1]}x{size[0]}")
-        drawing, found = draw(picture, size, numbers)
-        return Masked(picture.id, image.name if image else picture.name, image, drawing), [], found
-
-    faults = [*read.faults, *doubles(read), *(listing.faults if listing else [])]
-    return _Source(kind, read.pictures, decode, numbers, classes, faults, [*notes, *told(read.found), *(listing.notes if listing else [])])
-
-
-def _without_upload_prefixes(read: Annotations, files: Mapping[str, Path]) -> list[str]:
-    renamed = 0
-    for place, picture in enumerate(read.pictures):
-        name = label_studio.without_upload_prefix(picture.name)
-        if picture.id not in files and id_of(name) in files:
-            read.pictures[place] = replace(picture, id=id_of(name), name=name)
-            renamed += 1
-    return [f"images whose name is longer by what Label Studio puts before that of an upload: {renamed:,}"] if renamed else []
-
-
-def _chosen_labels(read: Annotations, labels: Sequence[str]) -> list[str]:
-    if labels and read.labels and not set(labels) & set(read.labels):
-        raise ConfigError(f"label: none of {some(list(labels))} in {read.file}; it has {some(read.labels, 20)}")
-    read.notes += [f"label {name}: nowhere in the file" for name in labels if name not in read.labels]
-    names = list(labels) or read.labels
-    if labels and IGNORED in read.labels and IGNORED not in names:
-        names.append(IGNORED)
-    if len(names) > _MOST_LABELS:
-        raise ConfigError(f"label: {len(names)} labels in {read.file}, more than the {_MOST_LABELS} of a mask; choose some by --label")
-    return names
-
-
-def _mask_source(
-    source: Path, kind: str, images: Path | None, labels: Sequence[str], classes: int | None, ignore_label: int | None
-) -> _Source:
-    if kind == "audit":
-        masks = folders.read_audit(source)
-        if (classes or masks.classes) != masks.classes or ignore_label is not None:
-            raise ConfigError(f"classes, ignore_label: the audit itself tells them ({masks.classes} and {masks.ignore_label})")
-    else:
-        masks = folders.read_masks(source, classes=classes or 1, ignore_label=ignore_label)
-        beside = source.resolve().parent / "images"
-        images = images or (beside if beside.is_dir() else None)
-    listing = files_by_id(images) if images is not None else None
-    drawn = max(masks.classes, 2) - 1
-    if labels and len(labels) != drawn:
-        raise ConfigError(f"label: the masks have {count(drawn, 'label')}, {len(labels)} names were given")
-    names = labels or (["foreground"] if drawn == 1 else [f"class-{number}" for number in range(1, drawn + 1)])
-    notes = list(masks.notes)
-    if listing is None and kind != "audit":
-        notes.append("the names of the images are not known (--images): those of the masks stand for them")
-
-    def decode(file: folders.MaskFile) -> tuple[Masked, list[Kind], Found]:
-        image = listing.files.get(file.id) if listing else file.image
-        if listing and image is None:
-            raise DataError(f"{file.mask}: a mask without an image: no {images}/{file.id}.*")
-        masked, kinds = masks.decode(file, folders.name_of(file, image), image)
-        if image is not None and (seen := read_size(image)) != masked.labels.shape:
-            height, width = masked.labels.shape
-            raise DataError(f"{file.mask}: {width}x{height} pixels, its image {image} has {seen[1]}x{seen[0]}")
-        return masked, kinds, Counter()
-
-    faults = [*masks.faults, *(listing.faults if listing else [])]
-    numbers = {name: number for number, name in enumerate(names, 1)}
-    return _Source(kind, masks.files, decode, numbers, masks.classes, faults, notes)
+    if classes is not None and not 1 <= classes <= MOST_LABELS + 1:
+        raise ConfigError(f"classes: 1 to {MOST_LABELS + 1}, not {classes}")
 
 
 # --- where they go ------------------------------------------------------------------------------------------------
 
 
-def _written(ready: _Source, out: Path, to: str, *, show_progress: bool) -> Converted:
+def _written(ready: Origin, out: Path, to: str, *, show_progress: bool) -> Converted:
     binary = ready.classes == 1 and IGNORED not in ready.labels
     names = {number: name for name, number in reversed(ready.labels.items())} | {IGNORE: IGNORED}  # of joined labels the first
     names = dict(sorted(names.items()))
@@ -344,7 +218,7 @@ def _written(ready: _Source, out: Path, to: str, *, show_progress: bool) -> Conv
 
 
 def _encoded(
-    ready: _Source, encode: Callable[[Masked, Mapping[int, str], Found], Any], names: Mapping[int, str], to: str, shown: bool
+    ready: Origin, encode: Callable[[Masked, Mapping[int, str], Found], Any], names: Mapping[int, str], to: str, shown: bool
 ) -> _Done:
     """Every case decoded and encoded; its pixels are let go then.
 
@@ -397,7 +271,7 @@ def _write_document(out: Path, to: str, done: _Done, names: Mapping[int, str]) -
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None
 
 
-def _summary(ready: _Source, done: _Done, out: Path, to: str, names: Mapping[int, str], binary: bool) -> Converted:
+def _summary(ready: Origin, done: _Done, out: Path, to: str, names: Mapping[int, str], binary: bool) -> Converted:
     notes = [*ready.notes, *told(done.found)]
     if to == "coco-polygons" and "pixels by which" not in "".join(notes):
         notes.append("the polygons, filled by pycocotools, are the masks to the pixel")
