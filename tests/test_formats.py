@@ -341,7 +341,7 @@ def test_broken_segmentations_are_named(segmentation, complaint, tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"images": {}}, "images is {}, not a list"),
+        ({"images": {}}, "no COCO file: images is {}, not a list"),
         ({"annotations": None}, "annotations is None, not a list"),
         ({"images": [3]}, "image no. 1: it is 3, not an object"),
         ({"annotations": ["x"]}, "annotation no. 1: it is 'x', not an object"),
@@ -825,6 +825,7 @@ def test_images_that_only_one_side_has_are_said(lesions, tmp_path):
     (lesions / "noisy/a.png").unlink()
     run(lesions / "noisy", tmp_path / "a.json", to="coco")
     (lesions / "images/007.png").unlink()
+    assert "this one is not among them" in faults(tmp_path / "a.json", tmp_path / "out", images=lesions / "images", to="fiftyone")
     said = str(run(tmp_path / "a.json", tmp_path / "out", images=lesions / "images"))
     assert "1 image of a.json not in" in said
     assert f"1 image of {lesions / 'images'} not in a.json: no mask" in said
@@ -857,6 +858,7 @@ def test_settings_that_do_not_fit_are_refused(settings, complaint, lesions, tmp_
         ({"ignore_label": 3}, "of a folder of masks only"),
         ({"annotator": "me"}, "coco tells of none"),
         ({"source_format": "png"}, "png is a folder"),
+        ({"to": "fiftyone"}, "say where they are"),
     ],
 )
 def test_settings_that_do_not_fit_the_file_are_refused(settings, complaint, tmp_path):
@@ -868,6 +870,16 @@ def test_settings_that_do_not_fit_the_file_are_refused(settings, complaint, tmp_
 @pytest.mark.parametrize("content", [{}, 3, [{"image_id": 1, "segmentation": []}], {"samples": 3}])
 def test_json_of_no_known_kind_is_refused(content, tmp_path):
     assert str(tmp_path / "a.json") in faults(written(tmp_path / "a.json", content), tmp_path / "out")
+
+
+def test_a_file_of_another_format_than_was_said_is_refused(tmp_path):
+    assert "no COCO file: it is [], not an object" in faults(written(tmp_path / "a.json", []), tmp_path / "out", source_format="coco")
+    assert "no Label Studio file: it is {}, not a list" in faults(
+        written(tmp_path / "b.json", {}), tmp_path / "out", source_format="label-studio"
+    )
+    assert "no FiftyOne file: it is [], not an object" in faults(
+        written(tmp_path / "c.json", []), tmp_path / "out", source_format="fiftyone"
+    )
 
 
 def test_what_is_there_is_not_overwritten(lesions, tmp_path):

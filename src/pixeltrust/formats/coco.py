@@ -36,9 +36,8 @@ def read(file: Path, content: Any) -> Annotations:
     """The pictures of a COCO file; what is wrong with entries is in its `faults`."""
     read = Annotations(file)
     try:
-        parts = {part: of_type(content[part], list, part) for part in ("images", "annotations", "categories")}
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{file}: no COCO file: it has no list {error}") from None
+        of_type(content, dict, "it")
+        parts = {part: of_type(content.get(part), list, part) for part in ("images", "annotations", "categories")}
     except DataError as error:
         raise DataError(f"{file}: no COCO file: {error}") from None
     names = _categories(read, parts["categories"])

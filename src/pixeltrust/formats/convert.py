@@ -185,6 +185,8 @@ def _check_labels(labels: Sequence[str], classes: int | None) -> None:
 
 
 def _written(ready: Origin, out: Path, to: str, *, show_progress: bool) -> Converted:
+    if to == "fiftyone" and not ready.knows_images:
+        raise ConfigError("images: FiftyOne shows the images; say where they are (--images)")
     binary = ready.classes == 1 and IGNORED not in ready.labels
     names = {number: name for name, number in reversed(ready.labels.items())} | {IGNORE: IGNORED}  # of joined labels the first
     names = dict(sorted(names.items()))
@@ -230,7 +232,7 @@ def _encoded(
     def work(case: Any) -> tuple[Masked, Any, list[Kind], Found, bool, bool]:
         masked, kinds, found = ready.decode(case)
         if to == "fiftyone" and masked.image is None:
-            raise DataError(f"{masked.name}: FiftyOne shows the images, and this one is not known; give their folder (--images)")
+            raise DataError(f"{masked.name}: FiftyOne shows the images, and this one is not among them")
         if to != "png":
             writable(masked.name, f"{masked.image}: the name")
         encoded = encode(masked, names, found)

@@ -30,6 +30,7 @@ class Origin:
     classes: int
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    knows_images: bool = True
 
 
 def annotations_of(kind: str, source: Path, content: Any, annotator: str | None, show_progress: bool) -> Annotations:
@@ -87,7 +88,8 @@ def annotation_origin(read: Annotations, kind: str, images: Path | None, labels:
         return Masked(picture.id, image.name if image else picture.name, image, drawing), [], found
 
     faults = [*read.faults, *doubles(read), *(listing.faults if listing else [])]
-    return Origin(kind, read.pictures, decode, numbers, classes, faults, [*notes, *told(read.found), *(listing.notes if listing else [])])
+    notes = [*notes, *told(read.found), *(listing.notes if listing else [])]
+    return Origin(kind, read.pictures, decode, numbers, classes, faults, notes, knows_images=listing is not None)
 
 
 def _without_upload_prefixes(read: Annotations, files: Mapping[str, Path]) -> list[str]:
@@ -149,4 +151,5 @@ def mask_origin(
 
     faults = [*masks.faults, *(listing.faults if listing else [])]
     numbers = {name: number for number, name in enumerate(names, 1)}
-    return Origin(kind, masks.files, decode, numbers, masks.classes, faults, notes)
+    knows_images = listing is not None or kind == "audit"
+    return Origin(kind, masks.files, decode, numbers, masks.classes, faults, notes, knows_images=knows_images)
