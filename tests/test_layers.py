@@ -11,7 +11,7 @@ LAYERS = (
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
     ("labels", "cases", "sources", "runs", "checkpoints", "trust", "audits"),
     ("feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
-    ("train", "predict", "evaluate", "simulate", "archives", "synthetic"),
+    ("train", "predict", "evaluate", "simulate", "formats", "archives", "synthetic"),
     ("charts", "outcome"),
     ("report", "demo", "audit", "benchmark"),
     ("cli",),

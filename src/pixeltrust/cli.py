@@ -131,6 +131,47 @@ def check(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="from", help="An annotation file, a folder of masks, or the folder of an audit.")],
+    out: Annotated[Path, typer.Argument(help="What to make: a folder (png, fiftyone) or a file.")],
+    to: Annotated[str | None, typer.Option("--to", help="png, coco, coco-polygons, label-studio, cvat or fiftyone.")] = None,
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="png, audit, coco, label-studio, cvat or fiftyone; found out if not given.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The folder of the images, for their names and sizes.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="A label's name; repeated, in the order of their numbers.")] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", help="1: one foreground; 2 or more: labels 0 … classes − 1. By the labels if not given.")
+    ] = None,
+    ignore_label: IgnoreLabel = None,
+    annotator: Annotated[
+        str | None, typer.Option("--annotator", help="Whose of several annotations: a person, a model version, a field.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Convert masks from and to the annotation formats of other tools.
+
+    Example: pixeltrust convert instances.json lesions/noisy --images lesions/images
+    """
+    from pixeltrust.formats import convert
+
+    print(
+        convert(
+            source,
+            out,
+            to=to,
+            source_format=source_format,
+            images=images,
+            labels=label or [],
+            classes=classes,
+            ignore_label=ignore_label,
+            annotator=annotator,
+            show_progress=not quiet,
+        )
+    )
+
+
+@app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.")],
     out: Annotated[Path, typer.Option("--out", help="The run folder to make.")],

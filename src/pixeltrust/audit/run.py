@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pixeltrust.audit.regions import case_row, region_rows
+from pixeltrust.audit.regions import agreement, case_row, region_rows
 from pixeltrust.audit.scores import confusion_of, tilt_of, trust_of
 from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord
 from pixeltrust.cases import Case, CaseList, read_cases, table_of
@@ -226,7 +226,7 @@ class _Audit:
             write_png(changed, mend.astype(np.uint8) * 255)
         regions = region_rows(given, mended, seen, trust, self.smallest)
         row = {"id": case.id, "image": case.image.absolute(), "mask": case.mask.absolute()}
-        numbers = case_row(given, mended, seen, trust, self.config.classes)
+        numbers = {"agreement": agreement(given, probabilities)} | case_row(given, mended, seen, trust)
         return row | numbers | {"regions": len(regions), "evidence": "network" if shares is None else "network and training"}, regions
 
     def _as_in_the_file(self, case: Case, given: np.ndarray, mended: np.ndarray) -> np.ndarray:
