@@ -41,15 +41,16 @@ def test_every_command_of_the_readme_runs_from_another_folder_with_spaces_and_um
     monkeypatch.chdir(here)
     write_source(Path("isic2017"), cases=160, size=32, show_progress=False)
     lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) == 7
+    assert len(lines) == 9
     for line in sorted(lines, key=lambda line: "simulate" not in line):  # it makes the folder that the others use
         program, *words = shlex.split(line, comments=True)
         assert program == "pixeltrust"
         code, _, error = run_command(*words, *(QUICK if words[0] == "train" else []))
         assert code == 0, f"{line}: {error}"
     assert len(list(Path("predicted").glob("*.png"))) == 160
-    assert Path("pixel.csv").read_text().startswith("id,dice,jaccard,sensitivity,specificity,accuracy,hausdorff95,surface_distance\n")
-    assert Path("runs/pixel/report.html").stat().st_size > 10_000
+    assert Path("trust.csv").read_text().startswith("id,dice,jaccard,sensitivity,specificity,accuracy,hausdorff95,surface_distance\n")
+    assert Path("runs/trust/report.html").stat().st_size > 10_000
+    assert Path("audit/report.html").stat().st_size > 10_000
 
 
 def test_the_python_of_the_readme_runs(capsys):

@@ -47,15 +47,17 @@ class Network:
     def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int) -> None:
         self.config, self.batch_size, self.device = config, batch_size, fabric.device
         self.model = fabric.setup_module(model).eval()
+        self.module = model.eval()
+        """The same without the run's precision, for gradients."""
         try_out(self.model, channels=config.channels, classes=config.classes, size=config.size)
 
     def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
         """(B, K, h, w) of B pictures (h, w, C)."""
-        return self._checked(self._probabilities(_tensor(pixels).to(self.device)).cpu().numpy())
+        return self._checked(self._probabilities(tensor_of(pixels).to(self.device)).cpu().numpy())
 
     def probabilities_over_turns(self, pixels: list[np.ndarray]) -> np.ndarray:
         """As `probabilities`, the mean over the flips and turns that the network was trained under."""
-        images = _tensor(pixels).to(self.device)
+        images = tensor_of(pixels).to(self.device)
         turns = [0] if self.config.augment == "none" else range(0, TURNS, 1 if self.config.size[0] == self.config.size[1] else 2)
         total = torch.zeros((), device=self.device)
         for turn in turns:
@@ -68,7 +70,7 @@ class Network:
         from monai.inferers import sliding_window_inference
 
         blended = sliding_window_inference(
-            _tensor([pixels]),
+            tensor_of([pixels]),
             self.config.size,
             self.batch_size,
             self._probabilities,
@@ -101,7 +103,7 @@ def resized_plane(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def _tensor(pixels: list[np.ndarray]) -> Tensor:
+def tensor_of(pixels: list[np.ndarray]) -> Tensor:
     """uint8 B × (h, w, C) as float (B, C, h, w) of 0 … 1, as in training."""
     return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()).float() / 255
 

@@ -1,7 +1,7 @@
 """The audit of noisy masks: the network looks at every image, then every mask is compared with what it and training say.
 
-The first pass is the network's and takes the time; it leaves its probabilities on the grid of training in AUDIT/.probabilities, where
-`resume` finds them. The second needs them all, for the tilt, and judges, mends and measures each case in a thread.
+The first pass is the network's and takes the time; it leaves what it saw on the grid of training in AUDIT/.seen, where `resume`
+finds it. The second needs them all, for the tilt, and judges, mends and measures each case in a thread.
 """
 
 import json
@@ -15,16 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
+from pixeltrust.audit.evidence import CleanSet
 from pixeltrust.audit.regions import agreement, case_row, region_rows
 from pixeltrust.audit.scores import confusion_of, tilt_of, trust_of
 from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord
 from pixeltrust.cases import Case, CaseList, read_cases, table_of
 from pixeltrust.config import Config
-from pixeltrust.errors import ConfigError, DataError, RunError, count
+from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
 from pixeltrust.files import check_free, replacing, write_whole
 from pixeltrust.images import read_image, read_labels, resize_image, resize_labels, write_png
-from pixeltrust.inference import Network, fabric_of, network_of, resized_plane
+from pixeltrust.inference import Network, fabric_of, network_of, resized_plane, tensor_of
 from pixeltrust.labels import decode_labels
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import THREADS, all_in_threads, in_order, progress_bar
@@ -33,7 +35,7 @@ from pixeltrust.runs import Run
 from pixeltrust.tables import write_csv
 from pixeltrust.trust_maps import has_trust_maps, read_trust_map
 
-PROBABILITIES = ".probabilities"
+SEEN = ".seen"
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def audit(
     _check_numbers(smallest, sure, batch_size)
     if resume and (out / "audit.json").is_file():
         raise RunError(f"{out}: this audit has come to its end already; choose another --out, or remove it")
-    if not (resume and (out / PROBABILITIES).is_dir()):
+    if not (resume and (out / SEEN).is_dir()):
         check_free(out)
     cases = read_cases(Path(data), show_progress=show_progress)
     noisy = cases.of("noisy")
@@ -105,7 +107,8 @@ def audit(
     work = _Audit(of_run, config, out, smallest, sure)
     try:
         work.begin({"run": str(of_run.folder.resolve()), "data": str(Path(data).resolve()), "weights": weights})
-        work.look(network, noisy, show_progress)
+        clean, without = _clean_set(of_run, network)
+        work.look(network, clean, noisy, show_progress)
         tilt = work.tilt(noisy, show_progress)
         judge = partial(work.judge, tilt=tilt)
         judged = all_in_threads(judge, noisy, text="auditing", complaint=f"{data}: masks that cannot be audited", shown=show_progress)
@@ -126,11 +129,11 @@ def audit(
         )
         write_whole(out / "report.html", audit_page(out, record, table, regions))
         write_whole(out / "audit.json", record.text())
-        shutil.rmtree(out / PROBABILITIES, ignore_errors=True)
+        shutil.rmtree(out / SEEN, ignore_errors=True)
     except OSError as error:
         where = error.filename or out
         raise RunError(f"{where}: cannot be written: {error.strerror or error}; choose another folder, or free the disk") from error
-    return Audited(out, table, len(regions), tuple([*notes, *moved, *cases.notes, *_evidence_notes(of_run, table)]))
+    return Audited(out, table, len(regions), tuple([*notes, *moved, *cases.notes, *without, *_evidence_notes(of_run, table)]))
 
 
 @dataclass(frozen=True)
@@ -143,51 +146,55 @@ class _Audit:
 
     def begin(self, of: dict[str, str]) -> None:
         """Make the folders; where they are there already, they must be of the same audit."""
-        begun = self.out / PROBABILITIES / "of.json"
+        begun = self.out / SEEN / "of.json"
         if begun.is_file() and (before := json.loads(begun.read_text(encoding="utf-8"))) != of:
             changed = ", ".join(f"{name} was {before.get(name)}, now {of[name]}" for name in of if before.get(name) != of[name])
             raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
-        for name in (PROBABILITIES, "trust", "mended", "changed"):
+        for name in (SEEN, "trust", "mended", "changed"):
             (self.out / name).mkdir(parents=True, exist_ok=True)
         write_whole(begun, json.dumps(of))
 
     # --- the network looks ------------------------------------------------------------------------------------------
 
-    def look(self, network: Network, cases: CaseList, show_progress: bool) -> None:
-        """Leave the probabilities of every case that has none yet, float16 (K, h, w)."""
-        todo = [case for case in cases if not self._probability_file(case).is_file()]
+    def look(self, network: Network, clean: CleanSet | None, cases: CaseList, show_progress: bool) -> None:
+        """Leave what the network sees, and the clean set where training has not said it, of every case that has none yet."""
+        todo = [case for case in cases if not self._seen_file(case).is_file()]
         faults: list[str] = []
         pool = ThreadPoolExecutor(THREADS)
         try:
             with progress_bar(show_progress) as bar:
                 task = bar.add_task("looking", total=len(cases), completed=len(cases) - len(todo), note="")
                 decoded = in_order(pool, self._decoded, todo, ahead=max(THREADS, network.batch_size))
-                for case, probabilities in _seen(network, decoded, faults):
-                    with replacing(self._probability_file(case)) as unfinished, unfinished.open("wb") as file:
-                        np.save(file, probabilities.astype(np.float16))
+                for case, seen in _seen(network, clean, decoded, faults):
+                    with replacing(self._seen_file(case)) as unfinished, unfinished.open("wb") as file:
+                        np.savez(file, **{name: values.astype(np.float16) for name, values in seen.items()})  # type: ignore[arg-type]
                     bar.advance(task)
         finally:
             pool.shutdown(cancel_futures=True)
         if faults:
             raise DataError(
-                f"{len(faults):,} of {count(len(cases), 'image')} cannot be read; the others were looked at: mend these, and continue with "
+                f"{len(faults):,} of {count(len(cases), 'case')} cannot be read; the others were looked at: mend these, and continue with "
                 "--resume",
                 faults,
             )
 
-    def _decoded(self, case: Case) -> tuple[Case, np.ndarray | DataError]:
+    def _decoded(self, case: Case) -> "_Decoded | DataError":
         try:
-            return case, resize_image(read_image(case.image, self.config.channels), self.config.size)
+            labels = resize_labels(self._labels(case), self.config.size)
+            picture = resize_image(read_image(case.image, self.config.channels), self.config.size)
+            return _Decoded(case, picture, labels, trained=read_trust_map(self.run, case.id, labels) is not None)
         except DataError as error:
-            return case, error
+            return error
 
-    def _probability_file(self, case: Case) -> Path:
-        return self.out / PROBABILITIES / f"{case.id}.npy"
+    def _seen_file(self, case: Case) -> Path:
+        return self.out / SEEN / f"{case.id}.npz"
 
-    def _probabilities(self, case: Case) -> np.ndarray:
-        """float32 (K, h, w), K ≥ 2, on the grid of training."""
-        kept = np.load(self._probability_file(case), allow_pickle=False).astype(np.float32)
-        return np.concatenate([1 - kept, kept]) if len(kept) == 1 else kept
+    def _seen(self, case: Case) -> tuple[np.ndarray, np.ndarray | None]:
+        """Probabilities float32 (K, h, w), K ≥ 2, and the shares (h, w) by the clean set, on the grid of training."""
+        with np.load(self._seen_file(case), allow_pickle=False) as arrays:
+            kept = arrays["probabilities"].astype(np.float32)
+            helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+        return np.concatenate([1 - kept, kept]) if len(kept) == 1 else kept, helped
 
     # --- every mask is compared -------------------------------------------------------------------------------------
 
@@ -202,7 +209,7 @@ class _Audit:
         return tilt_of(total)
 
     def _confusion(self, case: Case) -> np.ndarray:
-        return confusion_of(resize_labels(self._labels(case), self.config.size), self._probabilities(case))
+        return confusion_of(resize_labels(self._labels(case), self.config.size), self._seen(case)[0])
 
     def _labels(self, case: Case) -> np.ndarray:
         return decode_labels(case.mask, classes=self.config.classes, ignore_label=self.config.ignore_label)[0]
@@ -210,8 +217,10 @@ class _Audit:
     def judge(self, case: Case, *, tilt: np.ndarray) -> tuple[dict[str, object], list[dict[str, object]]]:
         """The row of a case and those of its regions, after its pictures were written."""
         given = self._labels(case)
-        probabilities = np.stack([resized_plane(plane, given.shape) for plane in self._probabilities(case)])
-        shares = read_trust_map(self.run, case.id, resize_labels(given, self.config.size))
+        planes, helped = self._seen(case)
+        probabilities = np.stack([resized_plane(plane, given.shape) for plane in planes])
+        learned = read_trust_map(self.run, case.id, resize_labels(given, self.config.size))
+        shares = helped if learned is None else learned
         grown = None if shares is None else resized_plane(shares, given.shape)
         trust = (trust_of(given, probabilities, tilt, grown) * 255).round().astype(np.uint8)
         seen = probabilities.argmax(0).astype(np.uint8)
@@ -227,7 +236,8 @@ class _Audit:
         regions = region_rows(given, mended, seen, trust, self.smallest)
         row = {"id": case.id, "image": case.image.absolute(), "mask": case.mask.absolute()}
         numbers = {"agreement": agreement(given, probabilities)} | case_row(given, mended, seen, trust)
-        return row | numbers | {"regions": len(regions), "evidence": "network" if shares is None else "network and training"}, regions
+        evidence = "network and training" if learned is not None else "network" if shares is None else "network and clean set"
+        return row | numbers | {"regions": len(regions), "evidence": evidence}, regions
 
     def _as_in_the_file(self, case: Case, given: np.ndarray, mended: np.ndarray) -> np.ndarray:
         """Labels as the values that the given mask's file has for them."""
@@ -242,26 +252,53 @@ class _Audit:
         return values[mended]
 
 
-def _seen(network: Network, decoded: Iterable[tuple[Case, np.ndarray | DataError]], faults: list[str]) -> Iterator[tuple[Case, np.ndarray]]:
-    """Every case that could be decoded, with its probabilities (K, h, w)."""
-    cases: list[Case] = []
-    pictures: list[np.ndarray] = []
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """A case on the grid of training."""
 
-    def flushed() -> Iterator[tuple[Case, np.ndarray]]:
-        if cases:
-            yield from zip(list(cases), network.probabilities_over_turns(pictures), strict=True)
-            cases.clear()
-            pictures.clear()
+    case: Case
+    picture: np.ndarray
+    labels: np.ndarray
+    trained: bool
+    """Whether the run has a trust map of this mask."""
 
-    for case, picture in decoded:
-        if isinstance(picture, DataError):
-            faults.append(str(picture))
+
+def _clean_set(run: Run, network: Network) -> tuple[CleanSet | None, list[str]]:
+    """The clean set, if the network can be asked for gains; else what to say."""
+    try:
+        clean = CleanSet(run, network.config, network.device)
+        size = (1, network.config.channels, *network.config.size)
+        clean.helped(network.module, torch.zeros(size, device=network.device), np.zeros((1, *network.config.size), np.uint8))
+    except (PixeltrustError, ValueError) as error:
+        return None, [f"the clean set was not asked about masks that training has not seen: {' '.join(str(error).split())}"]
+    return clean, []
+
+
+def _seen(
+    network: Network, clean: CleanSet | None, decoded: Iterable[_Decoded | DataError], faults: list[str]
+) -> Iterator[tuple[Case, dict[str, np.ndarray]]]:
+    """Every case that could be decoded, with its probabilities (K, h, w), and shares (h, w) of what training has not seen."""
+    waiting: list[_Decoded] = []
+
+    def flushed() -> Iterator[tuple[Case, dict[str, np.ndarray]]]:
+        seen = [{"probabilities": values} for values in network.probabilities_over_turns([one.picture for one in waiting])]
+        new = [number for number, one in enumerate(waiting) if clean is not None and not one.trained]
+        if clean is not None and new:
+            images = tensor_of([waiting[number].picture for number in new]).to(network.device)
+            for number, shares in zip(new, clean.helped(network.module, images, np.stack([waiting[n].labels for n in new])), strict=True):
+                seen[number]["helped"] = shares
+        yield from zip([one.case for one in waiting], seen, strict=True)
+        waiting.clear()
+
+    for one in decoded:
+        if isinstance(one, DataError):
+            faults.append(str(one))
             continue
-        cases.append(case)
-        pictures.append(picture)
-        if len(cases) == network.batch_size:
+        waiting.append(one)
+        if len(waiting) == network.batch_size:
             yield from flushed()
-    yield from flushed()
+    if waiting:
+        yield from flushed()
 
 
 def _tables(judged: list[tuple[dict[str, object], list[dict[str, object]]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -293,9 +330,9 @@ def _check_numbers(smallest: int, sure: float, batch_size: int | None) -> None:
 
 
 def _evidence_notes(run: Run, table: pd.DataFrame) -> list[str]:
-    alone = int((table["evidence"] == "network").sum())
-    if not alone:
-        return []
+    notes = []
     if not has_trust_maps(run):
-        return [f"{run.folder}: its method has learned no trust maps (trust, pixel and image do): masks are judged by the network alone"]
-    return [f"{count(alone, 'mask')} that training has not seen, or that changed since: judged by the network alone"]
+        notes.append(f"{run.folder}: its method has learned no trust maps (trust, pixel and image do)")
+    for evidence, number in table["evidence"].value_counts().items():
+        notes.append(f"{count(number, 'mask')} judged by {evidence}")
+    return notes

@@ -53,11 +53,7 @@ def _headline(cases: pd.DataFrame) -> str:
 
 
 def _story(record: AuditRecord, cases: pd.DataFrame) -> str:
-    alone = int((cases["evidence"] == "network").sum())
-    learned = "by its network and by what its training learned of them"
-    by = (
-        learned if not alone else f"{count(alone, 'mask')} by its network alone" + (f", the others {learned}" if alone < len(cases) else "")
-    )
+    by = ", ".join(f"{number:,} by {evidence}" for evidence, number in cases["evidence"].value_counts().items())
     return (
         f"The noisy masks of {Path(record.data).name} were judged by the run {Path(record.run).name}: {by}. Worst first. "
         "A pixel is doubtful where it is likelier wrong than right, and mended where the network sees something else there; "

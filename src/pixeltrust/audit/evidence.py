@@ -1,0 +1,55 @@
+"""What the clean set says of masks that training has not seen: the share of clean batches for which each pixel's loss gradient helps.
+
+For a mask that was trained on, the trust map of the run tells the share of visits in which a pixel helped. Of another, the same is asked
+of the finished network, by several batches of the run's clean cases; it says less, as the network has been fitted to them by then.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pixeltrust.cases import Case, CaseList
+from pixeltrust.config import Config
+from pixeltrust.data import Pixels, endless_order
+from pixeltrust.errors import PixeltrustError
+from pixeltrust.losses import cross_entropy_of_labels
+from pixeltrust.runs import Run
+from pixeltrust.weights import Batch, pixel_gains
+
+ASKED = 6  # clean batches
+
+
+class CleanSet:
+    """Batches of the clean cases that a run was trained on.
+
+    Raises:
+        PixeltrustError: files of them cannot be read any more, or there are none.
+    """
+
+    def __init__(self, run: Run, config: Config, device: torch.device) -> None:
+        table = run.read_table("cases.csv")
+        rows = table[(table["role"] == "clean") & (table["held_out"].astype(str) != "True")]
+        cases = CaseList.of(Case(row["id"], Path(row["image"]), Path(row["mask"]), "clean") for row in rows.to_dict("records"))
+        if not cases:
+            raise PixeltrustError(f"{run.folder}: has no clean cases")
+        pixels = Pixels(cases, config, run.folder)
+        order = np.arange(len(cases))
+        numbers = range(min(ASKED, -(-len(cases) // config.clean_batch_size)))
+        batches = [endless_order(order, config.clean_batch_size, number, config.seed, "audit") for number in numbers]
+        self._batches = [pixels.batch(batch, device) for batch in batches]
+        self._config = config
+
+    def helped(self, model: nn.Module, images: torch.Tensor, labels: np.ndarray) -> np.ndarray:
+        """Shares float32 (B, h, w), 0 … 1, of images (B, C, h, w) with labels uint8 (B, h, w).
+
+        Raises:
+            ValueError: the network has no forward mode.
+        """
+        noisy = Batch(images, torch.from_numpy(labels).to(images.device))
+        helping = [
+            pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=self._config.gains) > 0
+            for clean in self._batches
+        ]
+        return torch.stack(helping).float().mean(0).cpu().numpy()

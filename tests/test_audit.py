@@ -1,0 +1,398 @@
+"""The audit: how likely a pixel is right, what is said of cases and regions, what is mended and what never is, going on after a stop."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pixeltrust.audit import audit
+from pixeltrust.audit import run as run_module
+from pixeltrust.audit.regions import agreement, case_row, region_rows
+from pixeltrust.audit.scores import SHARE, TILT, confusion_of, tilt_of, trust_of
+from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, read_audit_table, read_record
+from pixeltrust.cases import check, read_cases
+from pixeltrust.errors import ConfigError, DataError, RunError
+from pixeltrust.images import read_labels
+from pixeltrust.inference import Network
+from pixeltrust.report import report
+from pixeltrust.train import train
+from tiny import configured, draw
+
+
+def log_odds(value):
+    return np.log(value / (1 - value))
+
+
+# --- how likely a pixel is right --------------------------------------------------------------------------------------
+
+
+def test_trust_is_the_sum_of_what_network_kind_and_training_say():
+    labels = np.array([[0, 1, 255]], np.uint8)
+    foreground = np.array([[0.3, 0.3, 0.9]], np.float32)
+    tilt, shares = np.array([0.0, 1.2]), np.array([[0.8, 0.6, 0.1]], np.float32)
+    trust = trust_of(labels, np.stack([1 - foreground, foreground]), tilt, shares)
+    odds = [log_odds(0.7) + SHARE * log_odds(0.8), log_odds(0.3) + TILT * 1.2 + SHARE * log_odds(0.6)]
+    np.testing.assert_allclose(trust[0, :2], 1 / (1 + np.exp(-np.array(odds))), rtol=1e-5)
+    assert trust[0, 2] == 1  # ignored: nothing to doubt
+    alone = trust_of(labels, np.stack([1 - foreground, foreground]), np.zeros(2), None)
+    np.testing.assert_allclose(alone[0, :2], [0.7, 0.3], rtol=1e-5)
+
+
+def test_the_kind_of_label_that_is_seldom_wrong_is_tilted_to():
+    confusion = np.array([[900.0, 1.0], [50.0, 49.0]])  # much foreground is left out, hardly anything wrong is put in
+    tilt = tilt_of(confusion)
+    assert tilt[0] == 0
+    rates = confusion / confusion.sum(1, keepdims=True)
+    assert tilt[1] == pytest.approx(np.log(rates[1, 1] / rates[0, 1]) - np.log(rates[0, 0] / rates[1, 0]))
+    assert tilt_of(np.array([[90.0, 10.0], [10.0, 90.0]])) == pytest.approx([0, 0])
+    assert np.isfinite(tilt_of(np.array([[5.0, 0.0], [0.0, 0.0]]))).all()  # no foreground anywhere
+
+
+def test_confusion_counts_probabilities_by_given_labels_and_leaves_out_ignored_pixels():
+    labels = np.array([[0, 1, 2, 255]], np.uint8)
+    probabilities = np.array([[[0.5, 0.2, 0.1, 1]], [[0.3, 0.7, 0.3, 0]], [[0.2, 0.1, 0.6, 0]]], np.float32)
+    np.testing.assert_allclose(confusion_of(labels, probabilities), probabilities[:, 0, :3], rtol=1e-6)
+
+
+# --- cases and regions ------------------------------------------------------------------------------------------------
+
+
+def dice_of(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+def test_agreement_is_half_what_the_network_sees_and_half_its_most_favourable_reading():
+    draws = np.random.default_rng(0)
+    given, foreground = (draws.random((20, 30)) > 0.6).astype(np.uint8), draws.random((20, 30))
+    scores = [dice_of(given > 0, foreground > step / 10) for step in range(1, 10)]
+    assert agreement(given, np.stack([1 - foreground, foreground])) == pytest.approx((scores[4] + max(scores)) / 2)
+
+
+def test_agreement_where_nothing_is_there():
+    nothing, never = np.zeros((4, 4), np.uint8), np.stack([np.ones((4, 4)), np.zeros((4, 4))])
+    assert agreement(nothing, never) == 1
+    assert agreement(nothing + 1, never) == 0
+    assert agreement(nothing, never[::-1]) == 0
+    ignored = np.full((4, 4), 255, np.uint8)
+    assert agreement(ignored, never[::-1]) == 1
+
+
+def test_regions_say_what_where_and_how_sure():
+    given, seen, trust = np.zeros((10, 12), np.uint8), np.zeros((10, 12), np.uint8), np.full((10, 12), 200, np.uint8)
+    given[1:5, 1:5] = 1
+    seen[1:5, 1:3] = 1  # the right half of the mask is too much
+    seen[7:9, 6:12] = 1  # and a lesion is missing
+    trust[1:5, 3:5], trust[7:9, 6:12], trust[0, 11] = 51, 102, 0
+    mended = np.where((trust < 128) & (seen != given), seen, given)
+    rows = region_rows(given, mended, seen, trust, 2)
+    assert [(row["kind"], row["area"], row["top"], row["left"], row["bottom"], row["right"], row["mended"]) for row in rows] == [
+        ("too much", 8, 1, 3, 5, 5, True),
+        ("missing", 12, 7, 6, 9, 12, True),
+    ]
+    assert [row["confidence"] for row in rows] == pytest.approx([0.8, 0.6])
+    assert [row["share"] for row in rows] == pytest.approx([0.5, 0.75])
+    assert (rows[1]["row"], rows[1]["column"]) == (7.5, 8.5)
+    assert len(region_rows(given, mended, seen, trust, 1)) == 3
+    assert region_rows(given, mended, seen, trust, 1)[0]["kind"] == "unsure"  # the single pixel: the network sees nothing else there
+    row = case_row(given, mended, seen, trust)
+    assert (row["doubtful_pixels"], row["changed_pixels"], row["added_pixels"], row["removed_pixels"]) == (21, 20, 12, 8)
+    assert row["doubtful_share"] == pytest.approx(21 / 28)
+
+
+def test_other_classes_and_ignored_pixels_have_their_kinds():
+    given = np.array([[1, 1, 2, 2, 255, 255]], np.uint8)
+    seen = np.array([[2, 2, 0, 0, 1, 1]], np.uint8)
+    rows = region_rows(given, seen, seen, np.zeros((1, 6), np.uint8), 1)
+    assert sorted((row["kind"], row["area"]) for row in rows) == [("other class", 2), ("too much", 2)]
+
+
+# --- a whole audit ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return draw(tmp_path_factory.mktemp("made") / "data", noisy=24)
+
+
+def trained(data, out, **settings):
+    values = {"model": "tiny:without_dropout", "learning_rate": 0.02, "epochs": 30, "weight_map_cases": 0, "val_fraction": 0.0} | settings
+    train(data, out=out, config=configured(**values), show_progress=False)
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    return trained(data, tmp_path_factory.mktemp("run") / "run", method="trust")
+
+
+@pytest.fixture(scope="module")
+def audited(run, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("audit") / "audit"
+    return audit(run, data, out=out, show_progress=False)
+
+
+def pictures(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+
+
+def test_an_audit_folder_holds_what_it_promises(audited, data):
+    out = audited.out
+    ids = sorted(case.id for case in read_cases(data).of("noisy"))
+    assert {path.name for path in out.iterdir()} == {
+        "audit.json", "cases.csv", "regions.csv", "mended.csv", "report.html", "trust", "mended", "changed",
+    }  # fmt: skip
+    for name in ("trust", "mended"):
+        assert sorted(path.stem for path in (out / name).iterdir()) == ids
+    cases, regions = read_audit_table(out, "cases.csv"), read_audit_table(out, "regions.csv")
+    assert list(cases.columns) == list(CASE_COLUMNS)
+    assert list(regions.columns) == list(REGION_COLUMNS)
+    assert cases["rank"].tolist() == list(range(1, 25))
+    assert cases["agreement"].is_monotonic_increasing
+    assert cases["regions"].sum() == len(regions) > 0
+    assert set(cases["evidence"]) == {"network and training"}
+    assert read_record(out).data == str(data.resolve())
+
+
+def test_only_doubtful_pixels_are_mended_and_the_files_say_which(audited, data):
+    cases = read_audit_table(audited.out, "cases.csv").set_index("id")
+    changed_anywhere = 0
+    for case in read_cases(data).of("noisy"):
+        given, mended, trust = read_labels(case.mask), *(read_labels(audited.out / name / f"{case.id}.png") for name in ("mended", "trust"))
+        changed = given != mended
+        assert not (changed & (trust >= 128)).any()
+        assert set(np.unique(mended)) <= {0, 255}
+        path = audited.out / "changed" / f"{case.id}.png"
+        assert path.is_file() == changed.any()
+        if changed.any():
+            np.testing.assert_array_equal(read_labels(path), changed * 255)
+        assert cases.loc[case.id, "changed_pixels"] == changed.sum()
+        assert cases.loc[case.id, "doubtful_pixels"] == (trust < 128).sum()
+        changed_anywhere += changed.sum()
+    assert changed_anywhere > 0
+
+
+def test_mended_masks_are_nearer_to_the_truth(audited, data):
+    """The noisy masks of the made-up data are all too small; the truth is where the bump is above .35."""
+    truth = draw(data.parent / "truth", noisy=24, noisy_above=0.35)
+    before, after = [], []
+    for case in read_cases(data).of("noisy"):
+        true = read_labels(truth / "noisy" / case.mask.name) > 0
+        before.append(dice_of(read_labels(case.mask) > 0, true))
+        after.append(dice_of(read_labels(audited.out / "mended" / f"{case.id}.png") > 0, true))
+    assert np.mean(after) > np.mean(before) + 0.1
+
+
+def test_the_mended_masks_can_be_trained_on(audited, data, tmp_path):
+    cases = check(audited.out / "mended.csv", show_progress=False)
+    assert {role: len(cases.of(role)) for role in ("noisy", "clean", "test")} == {"noisy": 24, "clean": 14, "test": 3}
+    assert all(case.mask.parent == audited.out / "mended" for case in cases.of("noisy"))
+    trained(audited.out / "mended.csv", tmp_path / "run", method="trust", epochs=1)
+
+
+def test_the_page_is_whole_and_can_be_written_again(audited, tmp_path):
+    page = (audited.out / "report.html").read_text(encoding="utf-8")
+    assert "would be mended" in page
+    assert page.count("<h3>") == 24
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
+    assert report(audited.out, out=tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_the_end_says_where_to_go_on(audited):
+    text = str(audited)
+    assert f"pixeltrust review {audited.out}" in text
+    assert f"pixeltrust train {audited.out / 'mended.csv'}" in text
+    assert "24 masks judged by network and training" in text
+
+
+def test_a_mask_that_training_has_not_seen_is_judged_with_the_clean_set(run, data, tmp_path):
+    other = shutil.copytree(data, tmp_path / "other")
+    changed = next((other / "noisy").iterdir())
+    pixels = np.asarray(Image.open(changed)).copy()
+    pixels[:6, :6] = 255
+    Image.fromarray(pixels).save(changed)
+    audit(run, other, out=tmp_path / "audit", show_progress=False)
+    evidence = read_audit_table(tmp_path / "audit", "cases.csv").set_index("id")["evidence"]
+    assert evidence[changed.stem] == "network and clean set"
+    assert (evidence.drop(changed.stem) == "network and training").all()
+    trust = read_labels(tmp_path / "audit" / "trust" / changed.name)
+    assert trust[:6, :6].mean() < 128
+
+
+def test_a_run_of_plain_training_audits_too_and_says_what_it_lacks(data, tmp_path):
+    plain = trained(data, tmp_path / "run", method="plain", epochs=2)
+    found = audit(plain, data, out=tmp_path / "audit", show_progress=False)
+    assert set(found.cases["evidence"]) == {"network and clean set"}
+    assert "has learned no trust maps" in str(found)
+
+
+def test_a_network_without_forward_mode_is_asked_alone(data, tmp_path):
+    plain = trained(data, tmp_path / "run", method="plain", epochs=1, model="tiny:without_forward_mode")
+    found = audit(plain, data, out=tmp_path / "audit", show_progress=False)
+    assert set(found.cases["evidence"]) == {"network"}
+    assert "the clean set was not asked" in str(found)
+
+
+def test_where_the_clean_files_are_gone_the_network_is_asked_alone(data, tmp_path):
+    moved = shutil.copytree(data, tmp_path / "data")
+    plain = trained(moved, tmp_path / "run", method="plain", epochs=1)
+    moved.rename(tmp_path / "elsewhere")
+    found = audit(plain, tmp_path / "elsewhere", out=tmp_path / "audit", show_progress=False)
+    assert set(found.cases["evidence"]) == {"network"}
+    assert "the clean set was not asked" in str(found)
+
+
+# --- stops and faults -------------------------------------------------------------------------------------------------
+
+
+def test_a_stopped_audit_goes_on_and_ends_the_same(run, data, audited, tmp_path, monkeypatch):
+    out, calls = tmp_path / "audit", []
+    real = Network.probabilities_over_turns
+
+    def stopping(self, pixels):
+        calls.append(len(pixels))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, pixels)
+
+    monkeypatch.setattr(Network, "probabilities_over_turns", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        audit(run, data, out=out, show_progress=False)
+    looked_at = sum(calls[:2])
+    assert len(list((out / run_module.SEEN).glob("*.npz"))) == looked_at
+    with pytest.raises(RunError, match="not an audit that came to its end"):
+        read_record(out)
+    with pytest.raises(RunError, match="not empty"):
+        audit(run, data, out=out, show_progress=False)
+    calls.clear()
+    monkeypatch.setattr(Network, "probabilities_over_turns", lambda self, pixels: calls.append(len(pixels)) or real(self, pixels))
+    audit(run, data, out=out, resume=True, show_progress=False)
+    assert sum(calls) == 24 - looked_at
+    assert pictures(out) == pictures(audited.out)
+    for name in ("cases.csv", "regions.csv"):
+        assert (out / name).read_bytes() == (audited.out / name).read_bytes()
+
+
+def test_an_audit_of_another_run_is_not_gone_on_with(run, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "tilt_of", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        audit(run, data, out=tmp_path / "audit", show_progress=False)
+    monkeypatch.undo()
+    shutil.copytree(data, tmp_path / "data")
+    with pytest.raises(RunError, match="begun with others"):
+        audit(run, tmp_path / "data", out=tmp_path / "audit", resume=True, show_progress=False)
+
+
+def test_a_finished_audit_is_left_alone(run, data, audited):
+    with pytest.raises(RunError, match="has come to its end already"):
+        audit(run, data, out=audited.out, resume=True, show_progress=False)
+
+
+def test_an_image_that_breaks_is_named_after_the_others_were_looked_at(run, data, tmp_path):
+    mine = shutil.copytree(data, tmp_path / "data")
+    broken = mine / "images" / next((mine / "noisy").iterdir()).name
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-40])
+    with pytest.raises(DataError, match=re.escape(str(broken))):
+        audit(run, mine, out=tmp_path / "audit", show_progress=False)
+    assert len(list((tmp_path / "audit" / run_module.SEEN).glob("*.npz"))) == 23
+    broken.write_bytes(whole)
+    assert len(audit(run, mine, out=tmp_path / "audit", resume=True, show_progress=False).cases) == 24
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"smallest": 0}, "smallest must be 1 or more pixels, not 0"),
+        ({"sure": 0.4}, "sure must be a probability from 0.5 to below 1, not 0.4"),
+        ({"sure": float("nan")}, "sure must be"),
+        ({"batch_size": 0}, "batch_size must be 1 or more, not 0"),
+        ({"weights": "first"}, "weights must be last or best, not 'first'"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named_and_nothing_is_written(run, data, tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        audit(run, data, out=tmp_path / "audit", show_progress=False, **settings)
+    assert not (tmp_path / "audit").exists()
+
+
+def test_what_is_no_audit_or_a_later_one_is_refused(audited, tmp_path):
+    with pytest.raises(RunError, match="not an audit"):
+        read_record(tmp_path)
+    record = json.loads((audited.out / "audit.json").read_text(encoding="utf-8"))
+    (tmp_path / "audit.json").write_text(json.dumps(record | {"format": 2}), encoding="utf-8")
+    with pytest.raises(RunError, match=r"later pixeltrust \(format 2"):
+        read_record(tmp_path)
+    for broken in ("{", "[]", "{}", '{"tilt": 3}'):
+        (tmp_path / "audit.json").write_text(broken, encoding="utf-8")
+        with pytest.raises(RunError, match=r"audit\.json"):
+            read_record(tmp_path)
+
+
+# --- values and names -------------------------------------------------------------------------------------------------
+
+
+def test_mended_masks_have_the_values_that_the_given_file_has(run, data, tmp_path):
+    mine = shutil.copytree(data, tmp_path / "data")
+    for folder in ("noisy", "clean", "test"):
+        for path in (mine / folder).iterdir():
+            Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8)).save(path)
+    ignoring = sorted((mine / "noisy").iterdir())[0]
+    pixels = np.asarray(Image.open(ignoring)).copy()
+    pixels[0, :5] = 255
+    pixels[8, 8] = 1
+    Image.fromarray(pixels).save(ignoring)
+    audit(run, mine, out=tmp_path / "audit", show_progress=False)
+    values = {path.name: set(np.unique(read_labels(path)).tolist()) for path in (tmp_path / "audit" / "mended").iterdir()}
+    assert values.pop(ignoring.name) == {0, 1, 255}
+    assert set.union(*values.values()) == {0, 1}
+    np.testing.assert_array_equal(read_labels(tmp_path / "audit" / "mended" / ignoring.name)[0, :5], 255)
+    assert (read_labels(tmp_path / "audit" / "trust" / ignoring.name)[0, :5] == 255).all()
+
+
+def test_a_mask_is_never_emptied(data, tmp_path):
+    """A network that has learned nothing but background would take every lesion away; that is left to people."""
+    blind = trained(data, tmp_path / "run", method="plain", epochs=1, model="tiny:blind")
+    found = audit(blind, data, out=tmp_path / "audit", show_progress=False)
+    assert (found.cases["changed_pixels"] == 0).all()
+    assert (found.cases["doubtful_pixels"] > 0).all()
+    for case in read_cases(data).of("noisy"):
+        np.testing.assert_array_equal(read_labels(tmp_path / "audit" / "mended" / f"{case.id}.png"), read_labels(case.mask))
+
+
+def test_several_classes_are_mended_by_the_likeliest(tmp_path):
+    data = draw(tmp_path / "data", noisy=12)
+    for folder in ("noisy", "clean", "test"):
+        for path in (data / folder).iterdir():
+            labels = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+            labels[:, 8:] *= 2
+            Image.fromarray(labels).save(path)
+    run = trained(data, tmp_path / "run", method="trust", classes=3)
+    found = audit(run, data, out=tmp_path / "audit", show_progress=False)
+    values = set.union(*(set(np.unique(read_labels(path)).tolist()) for path in (tmp_path / "audit" / "mended").iterdir()))
+    assert values <= {0, 1, 2}
+    assert found.cases["agreement"].between(0, 1).all()
+    assert len(read_record(tmp_path / "audit").tilt) == 3
+
+
+def test_ids_with_markup_and_other_letters_are_text(run, data, tmp_path):
+    mine = shutil.copytree(data, tmp_path / "data")
+    for name in ("images", "noisy"):
+        first = sorted((mine / "noisy").iterdir())[0] if name == "noisy" else mine / "images" / sorted((mine / "noisy").iterdir())[0].name
+        first.rename(first.with_name("<b>ü&007.png"))
+    audit(run, mine, out=tmp_path / "audit", show_progress=False)
+    assert "<b>ü&007" in set(read_audit_table(tmp_path / "audit", "cases.csv")["id"])
+    page = (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
+    assert "<b>ü" not in page
+    assert "&lt;b&gt;ü&amp;007" in page
+
+
+def test_ids_that_look_like_numbers_or_nothing_stay_texts(tmp_path):
+    pd.DataFrame({"id": ["007", "NA"], "agreement": [0.5, 1]}).to_csv(tmp_path / "cases.csv", index=False)
+    assert read_audit_table(tmp_path, "cases.csv")["id"].tolist() == ["007", "NA"]
+    with pytest.raises(RunError, match=re.escape(str(Path(tmp_path) / "regions.csv"))):
+        read_audit_table(tmp_path, "regions.csv")
