@@ -13,7 +13,7 @@ LAYERS = (
     ("feeds", "data", "methods", "validation", "weight_maps"),
     ("train", "predict", "evaluate", "simulate", "archives", "synthetic"),
     ("charts", "outcome"),
-    ("report", "demo", "benchmark"),
+    ("report", "demo", "benchmark", "review"),
     ("cli",),
 )
 """A module imports from lower rows, or from its left in its own row."""
