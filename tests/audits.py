@@ -63,6 +63,8 @@ def regions_of(identity, given, proposed):
         labelled, _ = ndimage.label(where)
         for number, (vertical, horizontal) in enumerate(ndimage.find_objects(labelled), 1):
             area = int((labelled == number).sum())
+            if area < 12:
+                continue
             box = (vertical.start, horizontal.start, vertical.stop, horizontal.stop)
             share = area / max((given > 0).sum(), 1)
             centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)

@@ -8,6 +8,7 @@ from secrets import token_hex
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from pixeltrust.errors import DataError
 from pixeltrust.images import image_suffix, read_image, resize_image, resize_labels
@@ -16,7 +17,7 @@ from pixeltrust.review.audits import Audit
 from pixeltrust.review.masks import given_mask, proposed_mask
 
 FOLDER = ".thumbnails"
-SIDE = 128  # of a thumbnail, its longer one
+SIDE = 96  # of a thumbnail, its longer one
 GIVEN, PROPOSED = (242, 179, 76), (88, 200, 242)
 _AS_THEY_ARE = {".jpg": ("JPEG", "image/jpeg"), ".jpeg": ("JPEG", "image/jpeg"), ".png": ("PNG", "image/png")}
 _ORIENTATION = 0x0112
@@ -47,13 +48,13 @@ def shown_image(file: Path) -> tuple[bytes, str]:
 
 
 def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> bytes:
-    """A JPEG of the image with the outlines of the given (solid) and the proposed mask (dotted).
+    """A JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed).
 
     Raises:
         DataError: a file of the case cannot be read.
     """
     name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
-    kept = audit.folder / FOLDER / f"{name}-{stamp(image, mask, audit.proposed_file(identity))}.jpg"
+    kept = audit.folder / FOLDER / f"{name}-{SIDE}-{stamp(image, mask, audit.proposed_file(identity))}.jpg"
     try:
         return kept.read_bytes()
     except OSError:
@@ -84,10 +85,13 @@ def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: t
     proposed = proposed_mask(audit, identity, given)
     scale = min(1.0, SIDE / max(size))
     small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    solid, dashed = _outline(resize_labels(given, small)), _outline(resize_labels(proposed, small))
     picture = resize_image(read_image(image), small).copy()
-    picture[_outline(resize_labels(given, small))] = GIVEN
+    around = ndimage.binary_dilation(solid | dashed)
+    picture[around] = picture[around] // 3  # so that a line shows on any ground
+    picture[solid] = GIVEN
     rows, columns = np.indices(small)
-    picture[_outline(resize_labels(proposed, small)) & ((rows + columns) % 4 < 2)] = PROPOSED
+    picture[dashed & ((rows + columns) % 6 < 4)] = PROPOSED
     return picture
 
 

@@ -331,7 +331,7 @@ document.addEventListener("keydown", (event) => {
 const before = memory.get("said", "");
 memory.set("said", "");
 if (before) say(before);
-strength(memory.get("strength", 45));
+strength(memory.get("strength", 35));
 window.addEventListener("pagehide", () => memory.set("strength", Number(one("heat").value)));
 view.canvas.focus({ preventScroll: true });
 load();

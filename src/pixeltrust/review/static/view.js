@@ -16,7 +16,7 @@ export class View {
     this.heat = null;
     this.paths = {};
     this.shown = { given: true, proposed: true, heat: true, painted: true };
-    this.strength = 0.45;
+    this.strength = 0.35;
     this.corners = [];
     this.point = null; // of the keyboard, [x, y] in pixels of the mask
     this.brush = null; // {x, y, size, erases, down}: drawn as a ring
@@ -50,7 +50,7 @@ export class View {
   }
 
   region({ top, left, bottom, right }) {
-    const margin = Math.max(bottom - top, right - left, 16) * 0.6;
+    const margin = Math.max(bottom - top, right - left, 16) * 0.35;
     this.frame(top - margin, left - margin, bottom + margin, right + margin, 0);
   }
 
@@ -115,7 +115,7 @@ export class View {
         if (!label) continue;
         const tint = label === this.ignored ? [150, 150, 150] : TINTS[(label - 1) % TINTS.length];
         picture.data.set(tint, place);
-        picture.data[place + 3] = 110;
+        picture.data[place + 3] = 80;
       }
     }
     this.tint.putImageData(picture, left, top);
