@@ -26,7 +26,8 @@ def audit_of(data, folder, propose, *, classes=1, ignore_label=None):
         wrong = given != proposed
         trust = 255 * (1 - 0.9 * ndimage.gaussian_filter(wrong.astype(float), max(given.shape) / 80))
         Image.fromarray(trust.round().astype(np.uint8)).save(folder / "trust" / f"{case.id}.png")
-        Image.fromarray(proposed * np.uint8(255 if classes == 1 else 1)).save(folder / "mended" / f"{case.id}.png")
+        written = 255 * (proposed == 1) if classes == 1 else proposed
+        Image.fromarray(written.astype(np.uint8)).save(folder / "mended" / f"{case.id}.png")
         found = regions_of(case.id, given, proposed)
         regions += found
         union = ((given > 0) | (proposed > 0)).sum()
