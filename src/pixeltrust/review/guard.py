@@ -80,7 +80,9 @@ class Guard:
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                answered = MutableHeaders(scope=message)
+                answered.update(HEADERS)
+                answered.setdefault("Cache-Control", "no-cache")  # of scripts: kept, and asked after
             await send(message)
 
         answer = self._answer(scope, Headers(scope=scope))

@@ -10,6 +10,7 @@ POST /undo        id, who, seen
 import asyncio
 import functools
 import gzip
+import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
@@ -161,6 +162,7 @@ async def case_page(review: Review, request: Request) -> Response:
         except PixeltrustError as error:
             labels, fault = [0, 1], str(error)
         told = {
+            "audit": hashlib.sha256(str(review.audit.folder).encode(errors="surrogateescape")).hexdigest()[:16],
             "id": case["id"],
             "height": case["height"],
             "width": case["width"],

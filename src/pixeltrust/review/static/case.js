@@ -104,6 +104,7 @@ async function mayLeave() {
 
 // --- decisions
 
+const MADE = `made ${told.audit}`; // what was decided in this tab, of this audit
 const memory = {
   get(name, otherwise) { try { return JSON.parse(sessionStorage.getItem(name)) ?? otherwise; } catch { return otherwise; } },
   set(name, value) { try { sessionStorage.setItem(name, JSON.stringify(value)); } catch { /* a browser that keeps nothing */ } },
@@ -140,7 +141,7 @@ async function change(path, values, body, anyway) {
 }
 
 async function decide(what) {
-  if (busy) return;
+  if (busy || leaving) return;
   tools.lift();
   if (what === "mended" && !tools.painting.changed) return say("Nothing is painted yet: take the brush B, the eraser E or the polygon O");
   if (what === "mended" && view.corners.length) return say("The polygon is open: Enter fills it, Esc gives it up");
@@ -150,7 +151,7 @@ async function decide(what) {
     const body = what === "mended" ? runs(tools.painting.mask) : undefined;
     const made = await change("/decide", { id: told.id, what, seen: told.seen }, body, "Decide anyway");
     if (!made) return;
-    memory.set("made", [...memory.get("made", []), { id: told.id, number: made.number }].slice(-200));
+    memory.set(MADE, [...memory.get(MADE, []), { id: told.id, number: made.number }].slice(-200));
     const words = `${told.id}: ${SAID[what]}. U undoes it`;
     if (made.next === null) go(`/?${told.query}`, words); else go(address("/case", { id: made.next }), words);
   } finally {
@@ -159,8 +160,8 @@ async function decide(what) {
 }
 
 async function undo(last = true) {
-  if (busy) return;
-  const made = memory.get("made", []);
+  if (busy || leaving) return;
+  const made = memory.get(MADE, []);
   const own = last ? made.at(-1) : null;
   if (!own && !told.decision) return say("Nothing to undo");
   const [id, seen] = own ? [own.id, own.number] : [told.id, told.seen];
@@ -169,7 +170,7 @@ async function undo(last = true) {
     if (!(await mayLeave())) return;
     const undone = await change("/undo", { id, seen }, undefined, "Undo that one");
     if (!undone) return;
-    memory.set("made", own ? made.slice(0, -1) : made.filter((each) => each.id !== id));
+    memory.set(MADE, own ? made.slice(0, -1) : made.filter((each) => each.id !== id));
     go(address("/case", { id }), `${id}: undone`);
   } finally {
     busy = false;
@@ -177,6 +178,7 @@ async function undo(last = true) {
 }
 
 async function step(link) {
+  if (busy || leaving) return;
   const path = one(link).getAttribute("href");
   if (!path) return say(link === "next" ? "This is the last one" : "This is the first one");
   if (await mayLeave()) go(path);

@@ -52,10 +52,9 @@ export function runs(mask) {
 /** The closed outlines along the edges of pixels, one path for all labels but 0 and `ignored`. */
 export function outlines(mask, width, height, ignored) {
   const path = new Path2D();
-  const labels = new Set(mask);
-  labels.delete(0);
-  labels.delete(ignored);
-  for (const label of labels) trace(path, mask, width, height, label);
+  const there = new Uint8Array(256);
+  for (let at = 0; at < mask.length; at++) there[mask[at]] = 1;
+  for (let label = 1; label < 256; label++) if (there[label] && label !== ignored) trace(path, mask, width, height, label);
   return path;
 }
 

@@ -67,10 +67,13 @@ export class Tools {
   extend(x, y) {
     const [fromX, fromY] = this.stroke;
     const steps = Math.max(1, Math.ceil(2 * Math.max(Math.abs(x - fromX), Math.abs(y - fromY))));
+    let [top, left, bottom, right] = [Infinity, Infinity, 0, 0];
     for (let step = 1; step <= steps; step++) {
       const part = step / steps;
-      this.show(this.painting.fill(disc(fromX + part * (x - fromX), fromY + part * (y - fromY), this.size), this.colour));
+      const box = this.painting.fill(disc(fromX + part * (x - fromX), fromY + part * (y - fromY), this.size), this.colour);
+      if (box) [top, left, bottom, right] = [Math.min(top, box[0]), Math.min(left, box[1]), Math.max(bottom, box[2]), Math.max(right, box[3])];
     }
+    if (bottom) this.show([top, left, bottom, right]);
     this.stroke = [x, y];
   }
 

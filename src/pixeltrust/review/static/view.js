@@ -12,6 +12,7 @@ export class View {
     painted.width = width;
     painted.height = height;
     this.tint = painted.getContext("2d", { willReadFrequently: true });
+    this.back = document.createElement("canvas");
     this.image = null;
     this.heat = null;
     this.paths = {};
@@ -134,15 +135,8 @@ export class View {
     const c = this.context, ratio = this.canvas.width / Math.max(1, this.across);
     c.setTransform(1, 0, 0, 1, 0, 0);
     c.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    c.drawImage(this.ground(ratio), 0, 0);
     c.setTransform(ratio * this.scale, 0, 0, ratio * this.scale, ratio * this.x, ratio * this.y);
-    c.imageSmoothingEnabled = this.scale < 4;
-    c.imageSmoothingQuality = "high";
-    if (this.image) c.drawImage(this.image, 0, 0, this.width, this.height);
-    if (this.heat && this.shown.heat && this.strength) {
-      c.globalAlpha = this.strength;
-      c.drawImage(this.heat, 0, 0);
-      c.globalAlpha = 1;
-    }
     if (this.shown.painted) {
       c.imageSmoothingEnabled = false;
       c.drawImage(this.painted, 0, 0);
@@ -153,6 +147,26 @@ export class View {
     if (this.paths.painted && this.shown.painted) this.line(this.paths.painted, COLOURS.painted, 1.8 * unit, [1.5 * unit, 4 * unit]);
     this.drawCorners(c, unit);
     this.drawPoint(c, unit);
+  }
+
+  /** The image under its heat, as it is looked at; drawn again only when that changes, for strokes have to be quick. */
+  ground(ratio) {
+    const { canvas, back } = this, heat = this.shown.heat && this.heat ? this.strength : 0;
+    const key = [canvas.width, canvas.height, this.scale, this.x, this.y, heat, Boolean(this.image)].join();
+    if (key === this.drawn) return back;
+    this.drawn = key;
+    back.width = canvas.width;
+    back.height = canvas.height;
+    const c = back.getContext("2d");
+    c.setTransform(ratio * this.scale, 0, 0, ratio * this.scale, ratio * this.x, ratio * this.y);
+    c.imageSmoothingEnabled = this.scale < 4;
+    c.imageSmoothingQuality = "medium";
+    if (this.image) c.drawImage(this.image, 0, 0, this.width, this.height);
+    if (heat) {
+      c.globalAlpha = heat;
+      c.drawImage(this.heat, 0, 0);
+    }
+    return back;
   }
 
   line(path, colour, width, dash) {
