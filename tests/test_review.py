@@ -452,6 +452,7 @@ def test_every_answer_has_the_headers_that_keep_browsers_safe(client):
         assert "unsafe" not in policy
         assert headers["X-Content-Type-Options"] == "nosniff"
         assert headers["X-Frame-Options"] == "DENY"
+        assert headers["Cache-Control"]
 
 
 def test_no_page_has_a_script_or_a_style_in_it(client):

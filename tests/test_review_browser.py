@@ -28,6 +28,7 @@ QUIETLY = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", 
 QUIETLY += ["--disable-component-update", "--disable-sync"]
 SIZE = (48, 64)
 DESKTOP, TABLET = {"width": 1440, "height": 900}, {"width": 820, "height": 1180}
+WIDE_TABLET = {"width": 1180, "height": 820}
 MARGIN = 24  # of the whole image in its view, as static/view.js has it
 LARGEST_SCALE = 64
 STRANGE = '<img src=x onerror=alert(1)>&"é'
@@ -371,6 +372,12 @@ def test_what_is_painted_and_not_saved_is_asked_for(page, audit):
     begin(page)
     page.keyboard.press("m")
     page.wait_for_selector("text=Nothing is painted yet")
+    page.keyboard.press("o")
+    page.mouse.click(*on_screen(page, 40, 4))
+    page.keyboard.press("a")
+    page.wait_for_selector("#ask[open]")  # a polygon in work is not lost unasked either
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
     page.keyboard.press("b")
     drag(page, (5, 5), (20, 9))
     for key in ("n", "a"):
@@ -565,15 +572,18 @@ def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
         assert failed.value.status == 404
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, TABLET], ids=["desktop", "tablet"])
+@pytest.mark.parametrize("viewport", [DESKTOP, TABLET, WIDE_TABLET], ids=["desktop", "tablet", "wide tablet"])
 def test_nothing_is_wider_than_the_window(browser, address, viewport):
-    with opened(browser, address, viewport=viewport) as page:
+    with opened(browser, address, viewport=viewport, has_touch=viewport is not DESKTOP) as page:
         wide = "() => [document.documentElement.scrollWidth, innerWidth]"
         across, window = page.evaluate(wide)
         assert across <= window
         begin(page)
         across, window = page.evaluate(wide)
         assert across <= window
+        inner = "() => { const e = document.querySelector('.side').getBoundingClientRect();"
+        inner += " return Math.max(...[...document.querySelectorAll('.side *')].map(x => x.getBoundingClientRect().right)) - e.right; }"
+        assert page.evaluate(inner) <= 0
         sheet = page.evaluate("() => { const e = document.querySelector('.side'); return [e.scrollWidth, e.clientWidth]; }")
         assert sheet[0] <= sheet[1]
 

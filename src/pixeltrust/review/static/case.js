@@ -78,6 +78,7 @@ async function load() {
   }
   const faults = (await Promise.allSettled(work)).filter((done) => done.status === "rejected").map((done) => done.reason.message);
   if (faults.length) complain(faults.join(" "));
+  tools.loaded();
   document.body.dataset.ready = "true";
 }
 
@@ -98,7 +99,7 @@ function ask(title, text, yes, no, other = "") {
 }
 
 async function mayLeave() {
-  if (!tools.painting.changed) return true;
+  if (!tools.painting.changed && !view.corners.length) return true;
   return (await ask("The painted mask is not saved", "It is lost when you go on. M saves it.", "Go on without it", "Stay")) === "yes";
 }
 
@@ -143,6 +144,7 @@ async function change(path, values, body, anyway) {
 async function decide(what) {
   if (busy || leaving) return;
   tools.lift();
+  if (what === "proposed" && !planes.proposed) return say("The proposed mask is not shown; wait for it, or see what is wrong");
   if (what === "mended" && !tools.painting.changed) return say("Nothing is painted yet: take the brush B, the eraser E or the polygon O");
   if (what === "mended" && view.corners.length) return say("The polygon is open: Enter fills it, Esc gives it up");
   busy = true;
@@ -194,7 +196,7 @@ function pick(name, value) {
 async function startOver() {
   if (tools.painting.changed && (await ask("Start over?", "What is painted is lost.", "Start over", "Keep it")) !== "yes") return;
   tools.give();
-  if (tools.paints || tools.painting.mask) tools.load(planes[one("from").value]);
+  if (tools.painting.mask) tools.load(planes[one("from").value]);
   say(`The painted mask begins as the ${one("from").selectedOptions[0].textContent} one`);
 }
 
@@ -237,6 +239,11 @@ for (const name of ["given", "proposed", "heat", "painted"]) one(`show-${name}`)
 one("heat").addEventListener("input", (event) => strength(event.target.value));
 one("size").addEventListener("input", (event) => resize(Number(event.target.value)));
 one("again").addEventListener("click", startOver);
+one("from").addEventListener("pointerdown", () => { one("from").dataset.pointed = "true"; });
+one("from").addEventListener("change", () => {
+  if (tools.painting.mask && !tools.painting.changed) tools.load(planes[one("from").value]);
+  if (one("from").dataset.pointed) view.canvas.focus({ preventScroll: true }); // so that keys are commands again
+});
 one("stroke-undo").addEventListener("click", () => turn("undo"));
 one("stroke-redo").addEventListener("click", () => turn("redo"));
 one("undo").addEventListener("click", () => undo());

@@ -24,7 +24,7 @@ export class Tools {
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
   }
 
-  get paints() { return this.tool !== "hand"; }
+  get paints() { return this.tool !== "hand" && Boolean(this.painting.mask); }
   get colour() { return this.tool === "eraser" ? 0 : this.label; }
 
   take(tool) {
@@ -32,9 +32,15 @@ export class Tools {
     this.give();
     this.tool = tool;
     this.view.canvas.dataset.tool = tool;
-    if (this.paints && !this.painting.mask) this.load(this.start());
+    this.loaded();
     if (!this.paints) this.view.point = null;
     this.ring(null);
+  }
+
+  /** A tool may be taken before its mask is here. */
+  loaded() {
+    const mask = this.painting.mask || this.tool === "hand" ? null : this.start();
+    if (mask) this.load(mask);
   }
 
   /** Begin from a mask; what was painted is gone. */
