@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -79,6 +80,9 @@ class Client:
     def __init__(self, address: str) -> None:
         self.host = re.fullmatch(r"http://(.+?)/", address)[1]
         self.connection = http.client.HTTPConnection(self.host, timeout=60)
+
+    def close(self) -> None:
+        self.connection.close()
 
     def seconds(self, path: str, *, body: bytes | None = None, status: int = 200, **headers: str) -> float:
         """How long an answer takes, its body read."""
@@ -156,7 +160,8 @@ def main(words: list[str] | None = None) -> None:
         ended(process)
         process, address, second = started(audit)
         try:
-            seconds = measured(Client(address), asked.cases, asked.requests, asked.size)
+            with closing(Client(address)) as client:
+                seconds = measured(client, asked.cases, asked.requests, asked.size)
         finally:
             ended(process)
     requests = {kind: {"median": float(np.median(taken)), "p99": float(np.quantile(taken, 0.99))} for kind, taken in seconds.items()}

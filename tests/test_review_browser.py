@@ -45,12 +45,12 @@ def browser():
 
 
 @contextmanager
-def served(audit, who="ann"):
+def served(audit, who="ann", door=None):
     """The address of a review."""
     read = Audit.read(audit)
     decisions = Decisions(read)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = application(read, decisions, door=Door.of("127.0.0.1"), who=who)
+        app = application(read, decisions, door=door or Door.of("127.0.0.1"), who=who)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -65,7 +65,7 @@ def served(audit, who="ann"):
 
 
 @contextmanager
-def opened(browser, address, *, viewport=DESKTOP, **more):
+def opened(browser, address, *, viewport=DESKTOP, home=None, **more):
     """A page whose complaints, and requests to elsewhere, fail the test."""
     context = browser.new_context(viewport=viewport, **more)
     page = context.new_page()
@@ -73,7 +73,7 @@ def opened(browser, address, *, viewport=DESKTOP, **more):
     # A 409 is an answer the page shows; the browser's console tells of it all the same.
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" and "409" not in message.text else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    page.on("request", lambda request: None if request.url.startswith((address, "blob:")) else wrong.append(request.url))
+    page.on("request", lambda request: None if request.url.startswith((home or address, "blob:")) else wrong.append(request.url))
     page.goto(address)
     yield page
     assert wrong == []
@@ -536,6 +536,20 @@ def test_outlines_enclose_exactly_the_mask(page):
         masks.tolist(),
     )
     assert (np.array(inside) == masks.astype(bool)).all()
+
+
+def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
+    door = Door.of("0.0.0.0")
+    with served(audit, door=door) as address, opened(browser, f"{address}/?token={door.token}", home=address) as page:
+        page.wait_for_selector(".begin")
+        assert page.url == f"{address}/"
+        assert door.token not in page.evaluate("document.cookie")
+        begin(page)
+        page.keyboard.press("a")
+        ready(page, order(audit)[1])
+        with browser.new_context() as stranger:
+            assert stranger.new_page().goto(address).status == 401
+    assert [row["what"] for row in rows_of(audit)] == ["given"]
 
 
 # --- for everybody ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import uvicorn
 from pixeltrust.errors import ConfigError, RunError, count
 from pixeltrust.review.audits import Audit
 from pixeltrust.review.decisions import FILE, Decisions, name_of
-from pixeltrust.review.guard import Door
+from pixeltrust.review.guard import Door, is_loopback
 from pixeltrust.review.pages import application
 from pixeltrust.review.queue import ALL, UNDECIDED, Queue
 
@@ -134,6 +134,9 @@ def _listening(host: str, port: int) -> socket.socket:
 
 
 def _address(host: str, port: int, token: str | None) -> str:
-    name = socket.getfqdn() if host in ("0.0.0.0", "::", "") else host
+    name = host
+    if host in ("0.0.0.0", "::", ""):  # everywhere: by the name that others may know it by
+        name = socket.getfqdn()
+        name = socket.gethostname() if is_loopback(name) else name
     shown = f"[{name}]" if ":" in name else name
     return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")

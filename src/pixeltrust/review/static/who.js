@@ -1,6 +1,6 @@
 // The name that decisions carry: the login name until a person gives another one, which this browser then keeps.
-const KEY = "pixeltrust.who";
 const field = document.getElementById("who");
+const KEY = `pixeltrust.who ${field.dataset.login}`; // under another --who it begins anew
 
 function kept() {
   try { return localStorage.getItem(KEY); } catch { return null; }
