@@ -129,9 +129,7 @@ class Decisions:
                 connection.execute("ROLLBACK")
                 raise
 
-    def decide(
-        self, case_id: str, what: str, *, who: str, seen: int, given: np.ndarray, decided: np.ndarray | None, at: datetime | None = None
-    ) -> Decision:
+    def decide(self, case_id: str, what: str, *, who: str, seen: int, given: np.ndarray, decided: np.ndarray | None) -> Decision:
         """Write a decision.
 
         Args:
@@ -153,9 +151,9 @@ class Decisions:
                 _keep(connection, *kept)
             force = _in_force(connection, case_id)
             before = held[0] if force is None else force.after
-            return self._write(connection, case_id, what, who, before, kept[0] if kept else None, None, seen, at)
+            return self._write(connection, case_id, what, who, before, kept[0] if kept else None, None, seen)
 
-    def undo(self, case_id: str, *, who: str, seen: int, at: datetime | None = None) -> Decision:
+    def undo(self, case_id: str, *, who: str, seen: int) -> Decision:
         """Undo the decision that holds of a case, by a further row; what held before it holds again.
 
         Raises:
@@ -167,7 +165,7 @@ class Decisions:
             force = _in_force(connection, case_id)
             if force is None:
                 raise ValueError("nothing to undo: no decision holds of this case")
-            return self._write(connection, case_id, UNDONE, who, force.after, force.before, force.number, seen, at)
+            return self._write(connection, case_id, UNDONE, who, force.after, force.before, force.number, seen)
 
     def history(self, case_id: str) -> list[Decision]:
         """All decisions of a case, undone ones too, in their order."""
@@ -211,9 +209,8 @@ class Decisions:
         after: str | None,
         undoes: int | None,
         seen: int,
-        at: datetime | None,
     ) -> Decision:
-        when = (at or datetime.now(UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
+        when = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = connection.execute(
             "INSERT INTO decisions (case_id, at, who, what, before, after, undoes, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
             [case_id, when, who, what, before, after, undoes, seen],

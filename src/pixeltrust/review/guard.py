@@ -28,7 +28,8 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-_LET_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>pixeltrust review</title><link rel="icon" href="/static/icon.svg">
+_LET_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>pixeltrust review</title>
+<link rel="icon" href="/static/icon.svg">
 <meta http-equiv="refresh" content="0;url=/"></head><body><p><a href="/">Go on to the review</a></p></body></html>"""
 
 
