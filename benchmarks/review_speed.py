@@ -25,6 +25,7 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
+from pixeltrust.audits import AuditRecord
 from pixeltrust.files import link_or_copy
 from pixeltrust.synthetic import write_source
 
@@ -69,8 +70,8 @@ def made_up(folder: Path, cases: int, size: int) -> Path:
     regions = pd.DataFrame({"id": np.repeat([row["id"] for row in rows], 3), "region": np.tile([1, 2, 3], cases)})
     kinds = np.where(np.arange(3 * cases) % 7 == 0, "other class", np.where(np.arange(3 * cases) % 2 == 0, "missing", "too much"))
     regions.assign(kind=kinds, mended=True, **box).to_csv(audit / "regions.csv", index=False)
-    record = {"format": 1, "data": str(folder / "data"), "run": "", "classes": 1, "ignore_label": None, "channels": 3}
-    (audit / "audit.json").write_text(json.dumps(record))
+    about = {"weights": "last", "classes": 1, "ignore_label": None, "channels": 3, "tilt": (0.0, 0.0), "seconds": 1.0}
+    (audit / "audit.json").write_text(AuditRecord(data=str(folder / "data"), run="", **about).text())
     return audit
 
 

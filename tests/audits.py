@@ -1,13 +1,13 @@
 """A made-up audit: a data folder, and what `pixeltrust audit` would say of it."""
 
-import json
-
 import numpy as np
 import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
+from pixeltrust.audits import AuditRecord
 from pixeltrust.cases import read_cases
+from pixeltrust.images import read_labels
 from pixeltrust.labels import decode_labels
 
 
@@ -26,8 +26,7 @@ def audit_of(data, folder, propose, *, classes=1, ignore_label=None):
         wrong = given != proposed
         trust = 255 * (1 - 0.9 * ndimage.gaussian_filter(wrong.astype(float), max(given.shape) / 80))
         Image.fromarray(trust.round().astype(np.uint8)).save(folder / "trust" / f"{case.id}.png")
-        written = 255 * (proposed == 1) if classes == 1 else proposed
-        Image.fromarray(written.astype(np.uint8)).save(folder / "mended" / f"{case.id}.png")
+        Image.fromarray(as_in_the_file(case.mask, given, proposed, classes)).save(folder / "mended" / f"{case.id}.png")
         found = regions_of(case.id, given, proposed)
         regions += found
         union = ((given > 0) | (proposed > 0)).sum()
@@ -52,9 +51,27 @@ def audit_of(data, folder, propose, *, classes=1, ignore_label=None):
     table.to_csv(folder / "cases.csv", index=False)
     names = ["id", "region", "kind", "area", "share", "top", "left", "bottom", "right", "row", "column", "confidence", "mended"]
     pd.DataFrame(regions, columns=names).to_csv(folder / "regions.csv", index=False)
-    record = {"format": 1, "data": str(data.absolute()), "run": "", "classes": classes, "ignore_label": ignore_label, "channels": 3}
-    (folder / "audit.json").write_text(json.dumps(record))
+    record = AuditRecord(
+        data=str(data.absolute()),
+        run="",
+        weights="last",
+        classes=classes,
+        ignore_label=ignore_label,
+        channels=3,
+        tilt=(0.0,) * max(classes, 2),
+        seconds=1.0,
+    )
+    (folder / "audit.json").write_text(record.text())
     return folder
+
+
+def as_in_the_file(mask, given, proposed, classes):
+    """Labels as the values that the given mask's file has for them."""
+    kept, written = read_labels(mask), proposed.copy()
+    for label in (1, 255) if classes == 1 else (255,):
+        found = kept[given == label]
+        written[proposed == label] = found[0] if found.size else 255
+    return written
 
 
 def regions_of(identity, given, proposed):

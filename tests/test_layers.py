@@ -9,11 +9,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
     ("errors", "seeds", "clock", "losses", "robust_losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
-    ("labels", "cases", "sources", "runs", "checkpoints", "trust"),
-    ("feeds", "data", "methods", "validation", "weight_maps"),
-    ("train", "predict", "evaluate", "simulate", "archives", "synthetic"),
+    ("labels", "cases", "sources", "runs", "checkpoints", "trust", "audits"),
+    ("feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
+    ("train", "predict", "evaluate", "simulate", "formats", "archives", "synthetic"),
     ("charts", "outcome"),
-    ("report", "demo", "benchmark", "review"),
+    ("report", "demo", "audit", "benchmark", "review"),
     ("cli",),
 )
 """A module imports from lower rows, or from its left in its own row."""

@@ -1,7 +1,6 @@
 """The review: what is decided and kept, who is let in, and the data folder that comes of it."""
 
 import asyncio
-import json
 import os
 import re
 import signal
@@ -21,6 +20,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from audits import audit_of, discs, shifted_back
+from pixeltrust.audits import AuditRecord
 from pixeltrust.cases import check
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.images import read_labels
@@ -227,7 +227,8 @@ def many(tmp_path, number):
     for name in ("region", "area", "share", "top", "left", "bottom", "right", "confidence"):
         regions[name] = 1
     regions.to_csv(folder / "regions.csv", index=False)
-    (folder / "audit.json").write_text(json.dumps({"format": 1, "data": "/nowhere", "classes": 1, "ignore_label": None}))
+    about = {"weights": "last", "classes": 1, "ignore_label": None, "channels": 3, "tilt": (0.0, 0.0), "seconds": 1.0}
+    (folder / "audit.json").write_text(AuditRecord(data="/nowhere", run="", **about).text())
     return folder
 
 
@@ -265,6 +266,16 @@ def test_the_next_case_follows_by_the_filter(client, audit):
     assert decide(client, order[2], "given").json()["next"] == order[1]
     assert decide(client, order[1], "given").json()["next"] is None
     assert "Everything is decided" in client.get("/").text
+
+
+def test_a_case_without_an_agreement_has_a_dash(tmp_path):
+    audit = many(tmp_path, 3)
+    table = pd.read_csv(audit / "cases.csv", dtype=str)
+    table.loc[2, "agreement"] = ""
+    table.to_csv(audit / "cases.csv", index=False)
+    for client in clients(audit):
+        assert client.get("/").text.count("<small>–</small>") == 1
+        assert "<dt>Agreement</dt><dd>–</dd>" in client.get("/case?id=c00002").text
 
 
 # --- what the page is given ----------------------------------------------------------------------------------------
@@ -645,9 +656,8 @@ def test_an_export_is_whole_or_nothing(audit, client, tmp_path, monkeypatch):
     [
         (None, "not an audit"),
         ("{", "cannot be read"),
-        ('{"format": 2, "data": "x", "classes": 1}', "format 2 of a later pixeltrust"),
-        ('{"data": "x"}', "no format"),
-        ('{"format": 1}', "not what `pixeltrust audit` writes"),
+        ('{"format": 2, "data": "x", "classes": 1}', "later pixeltrust (format 2"),
+        ('{"format": 1}', "not the record of an audit"),
     ],
 )
 def test_what_is_no_audit_is_said(tmp_path, run_command, record, said):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,16 +26,19 @@ import tiny
 from pixeltrust import data as data_module
 from pixeltrust import train as train_module
 from pixeltrust import weight_maps as weight_maps_module
-from pixeltrust.cases import Case
+from pixeltrust.cases import Case, read_cases
 from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
 from pixeltrust.data import INVERSE, turned
 from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.methods import METHODS, Outcome, Trust, pixel
+from pixeltrust.images import resize_labels
+from pixeltrust.labels import decode_labels
+from pixeltrust.methods import METHODS, TAKE_GAINS, Outcome, Trust, pixel
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.optimizers import build_optimizer
 from pixeltrust.runs import Run
 from pixeltrust.train import train
+from pixeltrust.trust_maps import has_trust_maps, read_trust_map
 from pixeltrust.weight_maps import map_epochs
 from pixeltrust.weights import pixel_weights
 from tiny import acting_at, configured, draw
@@ -84,13 +88,15 @@ def history(run):
     return table.drop(columns=[name for name in table if name.startswith("seconds")])
 
 
-def assert_same_run(one, other):
-    """Bitwise the same, but for the seconds."""
+def assert_same_run(one, other, *, apart_from=frozenset()):
+    """Bitwise the same, but for the seconds, and for files that one of them need not have."""
     assert same_weights(one, other)
     pd.testing.assert_frame_equal(history(one), history(other), check_exact=True)
     for name in ("steps.csv", "config.toml", "cases.csv"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
-    assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
+    assert {path.name for path in one.iterdir()} - apart_from == {path.name for path in other.iterdir()} - apart_from
+    for path in (one / "trust").glob("*"):
+        assert path.read_bytes() == (other / "trust" / path.name).read_bytes()
     if (one / "best.pt").exists():
         assert same_weights(one, other, "best.pt")
     if (one / "weight_maps.npz").exists():
@@ -187,7 +193,7 @@ def test_a_step_may_report_tensors_and_the_tables_hold_numbers(data, straight, t
         return Outcome(**{name: torch.tensor(value, dtype=kinds[type(value)]) for name, value in numbers.items()})
 
     train(data, out=tmp_path / "run", config=configured(method="pixel"), method=reporting, show_progress=False)
-    assert_same_run(tmp_path / "run", straight(method="pixel"))
+    assert_same_run(tmp_path / "run", straight(method="pixel"), apart_from={"trust"})
     for row in Run(tmp_path / "run").read_state("checkpoint.pt")["steps"]:
         assert {type(value) for value in row.values()} <= {int, float, bool}
 
@@ -788,7 +794,8 @@ def test_with_fewer_than_10_held_out_nothing_chooses_and_that_is_said(data, tmp_
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_folder_holds_what_it_promises(straight, method):
     names = {path.name for path in straight(method=method).iterdir()}
-    assert names == FILES | ({"weight_maps.npz"} if method in ("pixel", "trust") else set())
+    gains = {"trust"} if method in TAKE_GAINS else set()
+    assert names == FILES | gains | ({"weight_maps.npz"} if method in ("pixel", "trust") else set())
     assert Run(straight(method=method)).config() == configured(method=method)
 
 
@@ -1081,3 +1088,35 @@ def test_weight_maps_of_trust_are_its_own(data, tmp_path):
     assert maps["maps"].shape[:2] == (3, 4)
     assert maps["maps"].astype(float).mean((1, 2, 3)) == pytest.approx(1, abs=1e-2)
     assert state_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize("method", ["trust", "pixel", "image"])
+def test_every_method_with_gains_leaves_a_trust_map_of_every_noisy_mask(data, tmp_path, method):
+    trained(data, tmp_path / "run", method=method, trust_memory=0.5)
+    run = Run(tmp_path / "run")
+    assert sorted(path.name for path in (run.folder / "trust").iterdir()) == [f"{case.id}.png" for case in read_cases(data).of("noisy")]
+    memory = run.read_state("checkpoint.pt")["memory"]
+    assert memory["store.visits"].tolist() == [3] * 10
+    values = set()
+    for case, trust in zip(read_cases(data).of("noisy"), memory["store.trust"].float().numpy(), strict=True):
+        labels = resize_labels(decode_labels(case.mask, classes=1, ignore_label=None)[0], run.config().size)
+        shares = read_trust_map(run, case.id, labels)
+        np.testing.assert_allclose(shares, (trust - 0.5**3) / (1 - 0.5**3), atol=0.003)
+        values |= set(np.unique(shares.round(2)))
+        assert read_trust_map(run, case.id, 1 - labels) is None  # another mask
+        assert read_trust_map(run, f"{case.id} of another", labels) is None
+    assert len(values) > 1
+    assert has_trust_maps(run)
+
+
+def test_a_method_without_gains_leaves_no_trust_maps(straight):
+    assert not has_trust_maps(Run(straight(method="plain")))
+
+
+def test_a_broken_trust_map_is_named(data, tmp_path):
+    trained(data, tmp_path / "run", method="trust")
+    case = read_cases(data).of("noisy")[0]
+    path = tmp_path / "run" / "trust" / f"{case.id}.png"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=re.escape(str(path))):
+        read_trust_map(Run(tmp_path / "run"), case.id, np.zeros((16, 16), np.uint8))

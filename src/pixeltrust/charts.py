@@ -55,7 +55,14 @@ FAMILIES = {
 }
 """Methods that share a colour; `marker_of` tells them apart. Any other name is a method of somebody's own."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "d")
-OUTLINES = {"noisy": (240, 228, 66), "true": (255, 255, 255), "plain": (240, 140, 30), "pixel": (70, 180, 255), "predicted": (70, 180, 255)}
+OUTLINES = {
+    "noisy": (240, 228, 66),
+    "true": (255, 255, 255),
+    "plain": (240, 140, 30),
+    "pixel": (70, 180, 255),
+    "predicted": (70, 180, 255),
+    "mended": (70, 180, 255),
+}
 _QUANTITIES = {
     "loss": "Loss on the training batches",
     "val_dice": "Dice on the held-out clean cases",
@@ -181,6 +188,36 @@ def heat(
     if mask is not None:
         picture[_thicker(_inner_line(mask, size))] = 0
     return _png(picture)
+
+
+def trust_heat(trust: np.ndarray, mask: np.ndarray | None = None, *, under: np.ndarray | None = None) -> bytes:
+    """Trust as colours, as PNG: dark brown for certainly wrong, pale for ½, nothing where it is right; the outline of `mask` in black.
+
+    Args:
+        trust: float (H, W), 0 … 1.
+        mask: bool (H, W).
+        under: uint8 (H, W, 3), an image to show, in grey, under what is trusted.
+    """
+    size = _panel_size(*trust.shape)
+    grown = _enlarged(trust.astype(np.float32), size)
+    ground = np.full((*grown.shape, 3), 255.0)
+    if under is not None:
+        grey = np.asarray(Image.fromarray(under).convert("L").resize(size, Image.Resampling.BICUBIC), np.float32)
+        ground = np.repeat(128 + grey[..., None] / 2, 3, axis=2)
+    doubt = ((1 - grown).clip(0, 1) ** 0.7)[..., None]
+    colours = _HEAT((0.5 * grown).clip(0, 0.5))[..., :3] * 255
+    picture = (doubt * colours + (1 - doubt) * ground).round().astype(np.uint8)
+    if mask is not None:
+        picture[_thicker(_inner_line(mask, size))] = 0
+    return _png(picture)
+
+
+def histogram(values: np.ndarray, *, title: str, axis: str, text: str, bins: int = 20) -> Chart:
+    """How values of 0 … 1 are spread."""
+    figure, axes = _chart()
+    axes.hist(values, bins=np.linspace(0, 1, bins + 1).tolist(), color=_colour("pixel"))
+    axes.set(xlabel=axis, ylabel="cases", xlim=(0, 1))
+    return Chart(title=title, svg=svg(figure), text=text)
 
 
 def _inner_line(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -131,6 +131,47 @@ def check(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="from", help="An annotation file, a folder of masks, or the folder of an audit.")],
+    out: Annotated[Path, typer.Argument(help="What to make: a folder (png, fiftyone) or a file.")],
+    to: Annotated[str | None, typer.Option("--to", help="png, coco, coco-polygons, label-studio, cvat or fiftyone.")] = None,
+    source_format: Annotated[
+        str | None, typer.Option("--from", help="png, audit, coco, label-studio, cvat or fiftyone; found out if not given.")
+    ] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The folder of the images, for their names and sizes.")] = None,
+    label: Annotated[list[str] | None, typer.Option("--label", help="A label's name; repeated, in the order of their numbers.")] = None,
+    classes: Annotated[
+        int | None, typer.Option("--classes", help="1: one foreground; 2 or more: labels 0 … classes − 1. By the labels if not given.")
+    ] = None,
+    ignore_label: IgnoreLabel = None,
+    annotator: Annotated[
+        str | None, typer.Option("--annotator", help="Whose of several annotations: a person, a model version, a field.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Convert masks from and to the annotation formats of other tools.
+
+    Example: pixeltrust convert instances.json lesions/noisy --images lesions/images
+    """
+    from pixeltrust.formats import convert
+
+    print(
+        convert(
+            source,
+            out,
+            to=to,
+            source_format=source_format,
+            images=images,
+            labels=label or [],
+            classes=classes,
+            ignore_label=ignore_label,
+            annotator=annotator,
+            show_progress=not quiet,
+        )
+    )
+
+
+@app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.")],
     out: Annotated[Path, typer.Option("--out", help="The run folder to make.")],
@@ -227,11 +268,43 @@ def benchmark(
 
 
 @app.command()
+def audit(
+    run: Annotated[Path, typer.Argument(help="A run folder whose training has finished.")],
+    data: Annotated[Path, typer.Argument(help="A data folder or table of cases; its noisy masks are audited.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, trust maps, mended masks and a page.")],
+    weights: Annotated[str, typer.Option("--weights", help="last, or best by the held-out clean cases.")] = "last",
+    smallest: Annotated[int, typer.Option("--smallest", help="Pixels of a doubtful region that gets a row.")] = 9,
+    sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images in one pass; the run's where not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an audit that was stopped.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Rank noisy masks by how doubtful they are, show where, and propose mended ones.
+
+    Example: pixeltrust audit runs/trust lesions --out audit
+    """
+    from pixeltrust.audit import audit
+
+    found = audit(
+        run,
+        data,
+        out=out,
+        weights=weights,
+        smallest=smallest,
+        sure=sure,
+        batch_size=batch_size,
+        resume=resume,
+        show_progress=not quiet,
+    )
+    print(found)
+
+
+@app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark or a demo.")],
+    folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark, an audit or a demo.")],
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder where not given.")] = None,
 ) -> None:
-    """Write one self-contained HTML page about a run, a benchmark or a demo.
+    """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
 
     Example: pixeltrust report runs/pixel
     """

@@ -7,7 +7,7 @@ size    (height, width) in pixels, after the EXIF orientation is applied
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from unicodedata import normalize
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
 
 from pixeltrust.errors import DataError, PixeltrustError
 from pixeltrust.files import replacing
@@ -121,10 +122,24 @@ def read_spacing_mm(path: Path) -> tuple[float, float] | None:
     return float(row), float(column)
 
 
-def write_png(path: Path, pixels: np.ndarray) -> None:
-    """Write uint8 (H, W) or (H, W, 3) as PNG, whole or not at all."""
+def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None = None) -> None:
+    """Write uint8 (H, W) or (H, W, 3) as PNG, whole or not at all; `text` by its keys goes into the file beside the pixels."""
+    beside = PngInfo()
+    for key, value in (text or {}).items():
+        beside.add_text(key, value)
     with replacing(path) as unfinished:
-        Image.fromarray(pixels).save(unfinished, format="PNG")
+        Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=beside)
+
+
+def read_png(path: Path) -> tuple[np.ndarray, dict[str, str]]:
+    """What `write_png` wrote: the pixels, and the texts beside them.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with _readable(path), Image.open(path, formats=["PNG"]) as picture:
+        picture.load()
+        return np.asarray(picture), {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
 
 
 def write_jpeg(path: Path, pixels: np.ndarray, *, quality: int = 95) -> None:

@@ -58,10 +58,12 @@ class Outcome:
     """Further numbers by name, for the tables of the run."""
     weights: Tensor | None = None
     """(B, *S) of the noisy batch, where the method weighs pixels; for who watches, not for the tables."""
+    gains: Tensor | None = None
+    """(B, *S) likewise."""
 
     def numbers(self) -> dict[str, Any]:
         """What goes into the tables of the run."""
-        return {name: value for name, value in vars(self).items() if name not in ("more", "weights")} | dict(self.more)
+        return {name: value for name, value in vars(self).items() if name not in ("more", "weights", "gains")} | dict(self.more)
 
 
 Method: TypeAlias = Callable[[nn.Module, Feed, Config], Outcome]
@@ -187,6 +189,21 @@ def pixel(model: nn.Module, feed: Feed, config: Config) -> Outcome:
     return _reweighted(model, feed, config, "pixel", clean_weight=0.0)
 
 
+class Remembering(nn.Module):
+    """A step that takes gains, and the trust that they add up to: kept for the audit, not used by the step."""
+
+    def __init__(self, step: Method, config: Config, streams: Streams) -> None:
+        super().__init__()
+        self.step, self.store = step, _store(config, streams)
+
+    def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
+        outcome = self.step(model, feed, config)
+        if outcome.gains is not None and feed.places is not None:
+            places = feed.places()
+            self.store.learn(places.cases, turned(outcome.gains, INVERSE[places.turns]))
+        return outcome
+
+
 class Trust(nn.Module):
     """Σ Tˢ ℓ / Σ Tˢ on the noisy batch, T the trust of every pixel after this visit (see `trust`), plus λ times the clean loss.
 
@@ -195,9 +212,7 @@ class Trust(nn.Module):
 
     def __init__(self, model: nn.Module, config: Config, streams: Streams) -> None:  # noqa: ARG002
         super().__init__()
-        gib = len(streams.noisy) * math.prod(config.size) * 2 / 2**30
-        file = streams.cache / "trust.float16" if streams.pixels.gib + gib > config.cache_gib else None
-        self.store = TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, file=file)
+        self.store = _store(config, streams)
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
         assert feed.places is not None
@@ -237,7 +252,15 @@ TAKE_GAINS = ("image", "pixel", "trust")  # those that need forward mode
 def build_method(model: nn.Module, config: Config, streams: Streams) -> Method:
     """The method of the settings, for this network and these cases."""
     method = METHODS[config.method]
-    return method(model, config, streams) if isinstance(method, type) else method
+    if isinstance(method, type):
+        return method(model, config, streams)
+    return Remembering(method, config, streams) if config.method in TAKE_GAINS else method
+
+
+def _store(config: Config, streams: Streams) -> TrustStore:
+    gib = len(streams.noisy) * math.prod(config.size) * 2 / 2**30
+    file = streams.cache / "trust.float16" if streams.pixels.gib + gib > config.cache_gib else None
+    return TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, file=file)
 
 
 def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, *, clean_weight: float) -> Outcome:
@@ -262,6 +285,7 @@ def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, 
         effective_pixels=_reported(torch.where(helps, 1 / weights.square().sum(), 0.0)),
         all_zero=_reported(~helps),
         weights=step.weights,
+        gains=step.gains,
     )
 
 

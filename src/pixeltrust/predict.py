@@ -13,20 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import torch
-from lightning_fabric import Fabric
-from PIL import Image
-from torch import Tensor, nn
 
 from pixeltrust.cases import files_by_id
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, RunError, count
 from pixeltrust.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
-from pixeltrust.models import try_out
+from pixeltrust.inference import Network, fabric_of, holds_window, network_of, resized_plane
 from pixeltrust.progress import THREADS, in_order, progress_bar
 from pixeltrust.runs import Run
 
-OVERLAP = 0.5  # of neighbouring windows
 FULL_SCALE = 65535  # a probability of 1 in its 16-bit file
 
 
@@ -107,13 +102,13 @@ def predict(
         ConfigError: `weights` or `batch_size` is none that there is, or the network does not fit the settings.
     """
     out = Path(out)
-    config, model, notes = _network(Run(Path(run)), weights)
+    config, model, notes = network_of(Run(Path(run)), weights)
     if batch_size is not None and batch_size < 1:
         raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
     files, left_out = _files(Path(images))
     _check_out(out, Path(images), resume)
-    fabric, moved = _fabric(config)
-    network = _Network(fabric, model, config, batch_size or config.batch_size)
+    fabric, moved = fabric_of(config)
+    network = Network(fabric, model, config, batch_size or config.batch_size)
     todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
     _make_folders(out, config, probabilities)
     start = time.perf_counter()
@@ -128,55 +123,8 @@ def predict(
     return Predicted(len(todo), len(files) - len(todo), time.perf_counter() - start, out, tuple(notes))
 
 
-class _Network:
-    """The network on its device: uint8 pictures of one size in, probabilities on the CPU out.
-
-    Raises:
-        ConfigError: it does not take such images, or does not give K logits per pixel.
-    """
-
-    def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int) -> None:
-        self.config, self.batch_size, self.device = config, batch_size, fabric.device
-        self.model = fabric.setup_module(model).eval()
-        try_out(self.model, channels=config.channels, classes=config.classes, size=config.size)
-
-    def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
-        """(B, K, h, w) of B pictures (h, w, C)."""
-        return self._checked(self._probabilities(_tensor(pixels).to(self.device)).cpu().numpy())
-
-    def probabilities_by_windows(self, pixels: np.ndarray) -> np.ndarray:
-        """(K, h, w) of one picture (h, w, C) that is no smaller than a window; only windows go to the device."""
-        from monai.inferers import sliding_window_inference
-
-        blended = sliding_window_inference(
-            _tensor([pixels]),
-            self.config.size,
-            self.batch_size,
-            self._probabilities,
-            overlap=OVERLAP,
-            mode="gaussian",
-            sw_device=self.device,
-            device=torch.device("cpu"),
-        )
-        assert isinstance(blended, Tensor)
-        return self._checked(blended[0].numpy())
-
-    @torch.no_grad()
-    def _probabilities(self, images: Tensor) -> Tensor:
-        try:
-            logits = self.model(images).float()
-        except torch.OutOfMemoryError:
-            raise RunError(f"{self.device}: out of memory with {len(images)} images in one pass; use a smaller batch size") from None
-        return logits.sigmoid() if self.config.classes == 1 else logits.softmax(1)
-
-    def _checked(self, probabilities: np.ndarray) -> np.ndarray:
-        if not np.isfinite(probabilities).all():
-            raise RunError("the network gives values that are not finite: its training diverged; train with a lower learning_rate")
-        return probabilities
-
-
 def _predict_all(
-    network: _Network, files: dict[str, Path], out: Path, with_probabilities: bool, sliding_window: bool, show_progress: bool
+    network: Network, files: dict[str, Path], out: Path, with_probabilities: bool, sliding_window: bool, show_progress: bool
 ) -> _Tally:
     config, tally = network.config, _Tally()
     # What waits is of the training size, or with sliding windows as large as the files are.
@@ -188,7 +136,7 @@ def _predict_all(
         except DataError as error:
             return error
         size = pixels.shape[0], pixels.shape[1]
-        return _Picture(case[0], pixels if sliding_window and _holds_window(size, config) else resize_image(pixels, config.size), size)
+        return _Picture(case[0], pixels if sliding_window and holds_window(size, config) else resize_image(pixels, config.size), size)
 
     def write(outcome: tuple[_Picture, np.ndarray]) -> None:
         _write(*outcome, out, with_probabilities)
@@ -205,7 +153,7 @@ def _predict_all(
     return tally
 
 
-def _outcomes(network: _Network, pictures: Iterable[_Picture | DataError], tally: _Tally) -> Iterator[tuple[_Picture, np.ndarray]]:
+def _outcomes(network: Network, pictures: Iterable[_Picture | DataError], tally: _Tally) -> Iterator[tuple[_Picture, np.ndarray]]:
     """Every picture that could be decoded, with its probabilities (K, h, w)."""
     batch: list[_Picture] = []
 
@@ -221,7 +169,7 @@ def _outcomes(network: _Network, pictures: Iterable[_Picture | DataError], tally
             tally.windowed += 1
             yield picture, network.probabilities_by_windows(picture.pixels)
         else:
-            tally.small += not _holds_window(picture.size, network.config)
+            tally.small += not holds_window(picture.size, network.config)
             batch.append(picture)
             if len(batch) == network.batch_size:
                 yield from flushed()
@@ -234,7 +182,7 @@ def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabi
     mask, highest = np.zeros(picture.size, np.uint8), np.full(picture.size, 0.5 if classes == 1 else -1.0, np.float32)
     try:
         for label in range(classes):  # a plane at a time: K planes of a large image would be much
-            plane = _resized(probabilities[label], picture.size)
+            plane = resized_plane(probabilities[label], picture.size)
             if with_probabilities:
                 path = _probability_files(picture.id, out, classes)[label]
                 write_png(path, (plane.clip(0, 1) * FULL_SCALE).round().astype(np.uint16))
@@ -246,22 +194,6 @@ def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabi
         raise _cannot_write(out, error) from error
 
 
-def _resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """float32 (h, w) at (H, W): linear, averaging where it shrinks, by the filter of `resize_image`, so in register with the image."""
-    if plane.shape == size:
-        return plane
-    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
-
-
-def _tensor(pixels: list[np.ndarray]) -> Tensor:
-    """uint8 B × (h, w, C) as float (B, C, h, w) of 0 … 1, as in training."""
-    return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()).float() / 255
-
-
-def _holds_window(size: tuple[int, int], config: Config) -> bool:
-    return size[0] >= config.size[0] and size[1] >= config.size[1]
-
-
 def _window_notes(tally: _Tally, config: Config, sliding_window: bool) -> list[str]:
     if not sliding_window:
         return []
@@ -270,27 +202,6 @@ def _window_notes(tally: _Tally, config: Config, sliding_window: bool) -> list[s
     if tally.small:
         notes.append(f"{count(tally.small, 'image')} smaller than a window in height or width: resized to {width}x{height} instead")
     return notes
-
-
-# --- the run ------------------------------------------------------------------------------------------------------
-
-
-def _network(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
-    """Settings and network of a run, and what should be said of them."""
-    config, notes = run.config(), []
-    if not run.finished():
-        if weights != "best" or not (run.folder / "best.pt").is_file():
-            raise RunError(f"{run.folder}: its training has not finished; continue it first, by `pixeltrust train` with --resume")
-        notes.append(f"{run.folder}: its training has not finished; these are its best weights so far")
-    return config, run.model(weights), notes
-
-
-def _fabric(config: Config) -> tuple[Fabric, list[str]]:
-    """The run's device and precision; the CPU, and a note, where that device is not here."""
-    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}.get(config.device, False)
-    notes = [f"trained with device = {config.device!r}, which is not here: predicted on the CPU"] if absent else []
-    precision = "32-true" if config.precision == "32" else "bf16-mixed"
-    return Fabric(accelerator="cpu" if absent else config.device, devices=1, precision=precision), notes  # type: ignore[arg-type]
 
 
 # --- the files ----------------------------------------------------------------------------------------------------

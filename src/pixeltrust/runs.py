@@ -1,6 +1,7 @@
 """A run folder: what training writes and everything else reads.
 
-    RUN/config.toml  environment.json  cases.csv  history.csv  steps.csv  checkpoint.pt  best.pt  model.pt  weight_maps.npz  report.html
+    RUN/config.toml  environment.json  cases.csv  history.csv  steps.csv  checkpoint.pt  best.pt  model.pt
+        weight_maps.npz  trust/  report.html
 
 Every file is written beside and renamed, so a kill at any moment leaves either the old or the new one.
 """
@@ -71,7 +72,7 @@ class Run:
         Raises:
             RunError: it cannot be made, or not be written to.
         """
-        with self._writing():
+        with self.writing():
             (self.folder / CACHE).mkdir(parents=True, exist_ok=True)
         try:
             yield
@@ -105,7 +106,7 @@ class Run:
         Raises:
             RunError: it cannot be written.
         """
-        with self._writing():
+        with self.writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
             write_csv(cases, self.folder / "cases.csv")
@@ -113,22 +114,22 @@ class Run:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, UTF-8."""
-        with self._writing(), replacing(self.folder / name) as unfinished:
+        with self.writing(), replacing(self.folder / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write a CSV file."""
-        with self._writing(), replacing(self.folder / name) as unfinished:
+        with self.writing(), replacing(self.folder / name) as unfinished:
             table.to_csv(unfinished, index=False)
 
     def write_state(self, name: str, state: dict[str, Any]) -> None:
         """Write tensors and plain values (`checkpoint.pt`, `model.pt`, `best.pt`)."""
-        with self._writing(), replacing(self.folder / name) as unfinished:
+        with self.writing(), replacing(self.folder / name) as unfinished:
             torch.save(state, unfinished)
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Write an .npz file."""
-        with self._writing(), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
+        with self.writing(), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def read_state(self, name: str) -> dict[str, Any]:
@@ -197,7 +198,12 @@ class Run:
             raise RunError(f"{self.folder}: was written by a later pixeltrust (format {written}, this one knows {FORMAT}); update it")
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """A block that writes to the folder.
+
+        Raises:
+            RunError: something cannot be written.
+        """
         try:
             yield
         except OSError as error:

@@ -29,12 +29,13 @@ from pixeltrust.config import Config
 from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.feeds import Ahead, Feed
-from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Trust, build_method
+from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method
 from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
 from pixeltrust.progress import progress_bar
 from pixeltrust.runs import CACHE, Run, parameters
 from pixeltrust.seeds import generator
+from pixeltrust.trust_maps import keep_trust_maps
 from pixeltrust.validation import validate
 from pixeltrust.weight_maps import keep_weight_maps, map_epochs, weights_by_many
 from pixeltrust.weights import Batch, pixel_gains
@@ -169,6 +170,8 @@ class _Loop:
                     self._show(bar, task, clock)
                     shown_at = time.monotonic()
         with clock.part("saving"):
+            if isinstance(self.method, Remembering | Trust):
+                keep_trust_maps(self.run, self.streams, self.method.store, show_progress=self.show_progress)
             self.run.write_state("model.pt", {"model": parameters(self.state.model)})
         clock.read()
 

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 
 class TrustStore(nn.Module):
-    """Trust of N × H × W pixels, two bytes each, upright (no flip or turn); its state is `trust`, a half-precision tensor.
+    """Trust of N × H × W pixels, two bytes each, upright (no flip or turn).
+
+    Its state is `trust`, a half-precision tensor, and `visits` (N,), how often each case was seen.
 
     Half precision rounds T by at most 2⁻¹² (relatively), so T comes to rest within 2⁻¹² / (1 − β) of where it tends.
 
@@ -37,6 +39,7 @@ class TrustStore(nn.Module):
     """
 
     trust: Tensor
+    visits: Tensor
 
     def __init__(self, cases: int, size: tuple[int, int], *, memory: float, file: Path | None = None) -> None:
         super().__init__()
@@ -52,10 +55,11 @@ class TrustStore(nn.Module):
             pixels[:] = 1
             trust = torch.from_numpy(pixels)
         self.register_buffer("trust", trust)
+        self.register_buffer("visits", torch.zeros(cases, dtype=torch.int32))
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         """A mapped file stays where it is, and no cast changes what two bytes hold."""
-        return super()._apply(lambda values: values if self._mapped else fn(values).half(), recurse)
+        return super()._apply(lambda values: values if self._mapped else fn(values).to(values.dtype), recurse)
 
     def of(self, cases: np.ndarray) -> Tensor:
         """Trust of these cases, float32 (B, H, W), 0 … 1, on the store's device."""
@@ -70,7 +74,18 @@ class TrustStore(nn.Module):
         heard = torch.lerp((gains > 0).float(), before, self.memory)
         after = torch.where((gains == 0) | gains.isnan(), before, heard).half()
         self.trust[places] = after.to(self.trust.device)
+        self.visits[places] += 1
         return after.float()
+
+    def helped(self, cases: np.ndarray) -> Tensor:
+        """The share of visits in which each pixel helped, float32 (B, H, W), 0 … 1, later visits counting more.
+
+        It is T without what is left of the 1 that it began with, (T − βᵏ) / (1 − βᵏ) after k visits; 1 where there was no visit, or
+        where β = 1 learns nothing. Visits that were no evidence count as ones that helped.
+        """
+        left = (self.memory ** self.visits[self._places(cases)].double()).view(-1, 1, 1)
+        shares = (self.of(cases) - left) / (1 - left)
+        return torch.where(left < 1, shares, 1.0).clamp(0, 1).float()
 
     def _places(self, cases: np.ndarray) -> Tensor:
         return torch.from_numpy(np.asarray(cases, np.int64)).to(self.trust.device)

@@ -1,4 +1,4 @@
-"""One page about a run, a benchmark or a demo: a single HTML file with everything in it, that needs no network."""
+"""One page about a run, a benchmark, an audit or a demo: a single HTML file with everything in it, that needs no network."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ from pixeltrust.errors import RunError
 from pixeltrust.files import write_whole
 from pixeltrust.outcome import Outcome, is_benchmark, outcome_of
 from pixeltrust.outcome.writing import write_outcome
+from pixeltrust.report.audit import read_audit_page
 from pixeltrust.report.benchmark import benchmark_page
 from pixeltrust.report.demo import demo_page
 from pixeltrust.report.run import run_page
@@ -13,10 +14,11 @@ from pixeltrust.runs import Run
 
 
 def report(folder: Path, *, out: Path | None = None) -> Path:
-    """Write one self-contained HTML page about a run, a benchmark or a demo.
+    """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
 
     Args:
-        folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`), of which what is there by now is told, or a demo.
+        folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`), of which what is there by now is told, an audit
+            (`pixeltrust audit`), or a demo.
         out: the file to write; report.html in the folder where not given.
 
     Returns:
@@ -30,10 +32,12 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
         html = demo_page(folder)
     elif is_benchmark(folder):
         html = benchmark_page(folder, outcome_of(folder))
+    elif (folder / "audit.json").is_file():
+        html = read_audit_page(folder)
     elif (folder / "config.toml").is_file():
         html = run_page(Run(folder))
     else:
-        missing = "neither a run folder (it has no config.toml) nor a benchmark (no benchmark.json) nor a demo (no demo.json)"
+        missing = "no run folder (it has no config.toml), benchmark (no benchmark.json), audit (no audit.json) or demo (no demo.json)"
         raise RunError(f"{folder}: {missing}; nothing to report on")
     return _written(html, Path(out) if out is not None else folder / "report.html")
 

@@ -4,17 +4,15 @@ AUDIT/audit.json  cases.csv (worst first)  regions.csv  trust/<id>.png  mended/<
 """
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
+from pixeltrust.audits import read_record
 from pixeltrust.errors import DataError, count, some
 from pixeltrust.tables import read_table
 
-FORMAT = 1  # of the audit folder; a later one is refused
 CASE_NUMBERS = {
     "agreement": float,
     "doubtful_pixels": int,
@@ -44,16 +42,11 @@ class Audit:
         """The audit in a folder.
 
         Raises:
-            DataError: it is none, or one of a later version.
+            RunError: it is none, none that came to its end, or one of a later version.
         """
         folder = Path(folder).absolute()
-        record = _record(folder)
-        try:
-            return cls(
-                folder=folder, data=Path(record["data"]), classes=int(record["classes"]), ignore_label=_or_none(record.get("ignore_label"))
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{folder / 'audit.json'}: not what `pixeltrust audit` writes: {error!r}") from None
+        record = read_record(folder)
+        return cls(folder=folder, data=Path(record.data), classes=record.classes, ignore_label=record.ignore_label)
 
     def version(self) -> str:
         """A text that is another one when the tables are."""
@@ -101,33 +94,14 @@ class Audit:
         return self.folder / "mended" / f"{identity}.png"
 
 
-def _record(folder: Path) -> dict[str, Any]:
-    file = folder / "audit.json"
-    if not folder.is_dir():
-        raise DataError(f"{folder}: there is no such folder")
-    if not file.is_file():
-        raise DataError(f"{folder}: not an audit (it has no audit.json); `pixeltrust audit` makes one")
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from None
-    made = record.get("format") if isinstance(record, dict) else None
-    if not isinstance(made, int):
-        raise DataError(f"{file}: has no format; not what `pixeltrust audit` writes")
-    if made > FORMAT:
-        raise DataError(f"{file}: format {made} of a later pixeltrust, this one knows {FORMAT}; install a newer pixeltrust")
-    return record
-
-
 def _numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> pd.DataFrame:
     missing = [name for name in [*texts, *numbers] if name not in rows.columns]
     if missing:
         raise DataError(f"{table}: no column {', '.join(missing)}; found: {some(list(rows.columns), 20)}")
+    cells = rows[[*texts, *numbers]]
+    defined = [name for name, kind in numbers.items() if kind is float]
+    cells = cells.assign(**{name: cells[name].replace("", "nan") for name in defined})  # an agreement with nothing to agree on
     try:
-        return rows[[*texts, *numbers]].astype(numbers)
+        return cells.astype(numbers)
     except ValueError as error:
         raise DataError(f"{table}: a cell that is no number: {error}") from None
-
-
-def _or_none(value: Any) -> int | None:
-    return None if value is None else int(value)

@@ -38,10 +38,13 @@ def proposed_mask(audit: Audit, identity: str, given: np.ndarray) -> np.ndarray:
         DataError: the file cannot be read, or has another size than the given mask.
     """
     file = audit.proposed_file(identity)
-    labels, _ = decode_labels(file, classes=audit.classes, ignore_label=None)
-    labels = _sized(labels, given.shape, file)
+    labels = _sized(read_labels(file), given.shape, file)
     if audit.classes == 1:
-        labels[given == IGNORE] = IGNORE  # a file of 0 and 255 has no room for it
+        labels = (labels != 0).astype(np.uint8)
+    labels[given == IGNORE] = IGNORE  # whatever value the file has for it
+    strange = np.unique(labels[(labels >= max(audit.classes, 2)) & (labels != IGNORE)])
+    if strange.size:
+        raise DataError(f"{file}: holds {strange[0]} where classes = {audit.classes}")
     return labels
 
 

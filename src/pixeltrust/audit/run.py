@@ -1,0 +1,301 @@
+"""The audit of noisy masks: the network looks at every image, then every mask is compared with what it and training say.
+
+The first pass is the network's and takes the time; it leaves its probabilities on the grid of training in AUDIT/.probabilities, where
+`resume` finds them. The second needs them all, for the tilt, and judges, mends and measures each case in a thread.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.audit.regions import agreement, case_row, region_rows
+from pixeltrust.audit.scores import confusion_of, tilt_of, trust_of
+from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord
+from pixeltrust.cases import Case, CaseList, read_cases, table_of
+from pixeltrust.config import Config
+from pixeltrust.errors import ConfigError, DataError, RunError, count
+from pixeltrust.files import check_free, replacing, write_whole
+from pixeltrust.images import read_image, read_labels, resize_image, resize_labels, write_png
+from pixeltrust.inference import Network, fabric_of, network_of, resized_plane
+from pixeltrust.labels import decode_labels
+from pixeltrust.losses import IGNORE
+from pixeltrust.progress import THREADS, all_in_threads, in_order, progress_bar
+from pixeltrust.report.audit import audit_page
+from pixeltrust.runs import Run
+from pixeltrust.tables import write_csv
+from pixeltrust.trust_maps import has_trust_maps, read_trust_map
+
+PROBABILITIES = ".probabilities"
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What an audit found; `str` of it is what a person wants to read at its end."""
+
+    out: Path
+    cases: pd.DataFrame
+    """As cases.csv."""
+    regions: int
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        doubtful = self.cases[self.cases["doubtful_pixels"] > 0]
+        worst = ", ".join(f"{row.id} ({row.agreement:.2f})" for row in self.cases.head(5).itertuples())
+        pages = f"the page is {self.out / 'report.html'}; `pixeltrust review {self.out}` goes through them, worst first"
+        return "\n".join([
+            *self.notes,
+            f"{len(doubtful):,} of {count(len(self.cases), 'mask')} have doubtful pixels, in {count(self.regions, 'region')}",
+            f"lowest agreement: {worst}",
+            pages,
+            f"to train on the mended masks: pixeltrust train {self.out / 'mended.csv'} --out RUN",
+        ])  # fmt: skip
+
+
+def audit(
+    run: Path,
+    data: Path,
+    *,
+    out: Path,
+    weights: str = "last",
+    smallest: int = 9,
+    sure: float = 0.5,
+    batch_size: int | None = None,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Audited:
+    """Judge every noisy mask of a data folder, by a run that was trained on it, or on other masks of the same kind.
+
+    Args:
+        run: a run folder whose training has finished. Where it has a trust map of a mask, that counts too; a mask that training has not
+            seen, or that was changed since, is judged by the network alone.
+        data: a data folder or table of cases; its noisy masks are audited.
+        out: the folder to make (see `audits`).
+        weights: `last`, or `best` by the held-out clean cases.
+        smallest: pixels of a region that gets a row; smaller ones are counted and mended all the same.
+        sure: a doubtful pixel is mended where the network gives another label more than this probability, ½ to 1.
+        batch_size: images in one pass; the run's where not given. Changes speed and memory only.
+        resume: go on with an audit that was stopped.
+        show_progress: progress bars on standard error.
+
+    Raises:
+        DataError: every fault of the data in one go; or files that cannot be decoded, after all others were looked at.
+        RunError: `run` is none or has not finished, or `out` cannot be used.
+        ConfigError: `weights`, `smallest`, `sure` or `batch_size` is none that there is.
+    """
+    out, started = Path(out), time.perf_counter()
+    of_run = Run(Path(run))
+    config, model, notes = network_of(of_run, weights)
+    _check_numbers(smallest, sure, batch_size)
+    if resume and (out / "audit.json").is_file():
+        raise RunError(f"{out}: this audit has come to its end already; choose another --out, or remove it")
+    if not (resume and (out / PROBABILITIES).is_dir()):
+        check_free(out)
+    cases = read_cases(Path(data), show_progress=show_progress)
+    noisy = cases.of("noisy")
+    fabric, moved = fabric_of(config)
+    network = Network(fabric, model, config, batch_size or config.batch_size)
+    work = _Audit(of_run, config, out, smallest, sure)
+    try:
+        work.begin({"run": str(of_run.folder.resolve()), "data": str(Path(data).resolve()), "weights": weights})
+        work.look(network, noisy, show_progress)
+        tilt = work.tilt(noisy, show_progress)
+        judge = partial(work.judge, tilt=tilt)
+        judged = all_in_threads(judge, noisy, text="auditing", complaint=f"{data}: masks that cannot be audited", shown=show_progress)
+        table, regions = _tables(judged)
+        write_csv(regions, out / "regions.csv")
+        with replacing(out / "cases.csv") as unfinished:
+            table.to_csv(unfinished, index=False)
+        write_csv(_mended_table(cases.of("noisy") + cases.of("clean") + cases.of("test"), out), out / "mended.csv")
+        record = AuditRecord(
+            data=str(Path(data).resolve()),
+            run=str(of_run.folder.resolve()),
+            weights=weights,
+            classes=config.classes,
+            ignore_label=config.ignore_label,
+            channels=config.channels,
+            tilt=tuple(round(float(value), 4) for value in tilt),
+            seconds=round(time.perf_counter() - started, 1),
+        )
+        write_whole(out / "report.html", audit_page(out, record, table, regions))
+        write_whole(out / "audit.json", record.text())
+        shutil.rmtree(out / PROBABILITIES, ignore_errors=True)
+    except OSError as error:
+        where = error.filename or out
+        raise RunError(f"{where}: cannot be written: {error.strerror or error}; choose another folder, or free the disk") from error
+    return Audited(out, table, len(regions), tuple([*notes, *moved, *cases.notes, *_evidence_notes(of_run, table)]))
+
+
+@dataclass(frozen=True)
+class _Audit:
+    run: Run
+    config: Config
+    out: Path
+    smallest: int
+    sure: float
+
+    def begin(self, of: dict[str, str]) -> None:
+        """Make the folders; where they are there already, they must be of the same audit."""
+        begun = self.out / PROBABILITIES / "of.json"
+        if begun.is_file() and (before := json.loads(begun.read_text(encoding="utf-8"))) != of:
+            changed = ", ".join(f"{name} was {before.get(name)}, now {of[name]}" for name in of if before.get(name) != of[name])
+            raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
+        for name in (PROBABILITIES, "trust", "mended", "changed"):
+            (self.out / name).mkdir(parents=True, exist_ok=True)
+        write_whole(begun, json.dumps(of))
+
+    # --- the network looks ------------------------------------------------------------------------------------------
+
+    def look(self, network: Network, cases: CaseList, show_progress: bool) -> None:
+        """Leave the probabilities of every case that has none yet, float16 (K, h, w)."""
+        todo = [case for case in cases if not self._probability_file(case).is_file()]
+        faults: list[str] = []
+        pool = ThreadPoolExecutor(THREADS)
+        try:
+            with progress_bar(show_progress) as bar:
+                task = bar.add_task("looking", total=len(cases), completed=len(cases) - len(todo), note="")
+                decoded = in_order(pool, self._decoded, todo, ahead=max(THREADS, network.batch_size))
+                for case, probabilities in _seen(network, decoded, faults):
+                    with replacing(self._probability_file(case)) as unfinished, unfinished.open("wb") as file:
+                        np.save(file, probabilities.astype(np.float16))
+                    bar.advance(task)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        if faults:
+            raise DataError(
+                f"{len(faults):,} of {count(len(cases), 'image')} cannot be read; the others were looked at: mend these, and continue with "
+                "--resume",
+                faults,
+            )
+
+    def _decoded(self, case: Case) -> tuple[Case, np.ndarray | DataError]:
+        try:
+            return case, resize_image(read_image(case.image, self.config.channels), self.config.size)
+        except DataError as error:
+            return case, error
+
+    def _probability_file(self, case: Case) -> Path:
+        return self.out / PROBABILITIES / f"{case.id}.npy"
+
+    def _probabilities(self, case: Case) -> np.ndarray:
+        """float32 (K, h, w), K ≥ 2, on the grid of training."""
+        kept = np.load(self._probability_file(case), allow_pickle=False).astype(np.float32)
+        return np.concatenate([1 - kept, kept]) if len(kept) == 1 else kept
+
+    # --- every mask is compared -------------------------------------------------------------------------------------
+
+    def tilt(self, cases: CaseList, show_progress: bool) -> np.ndarray:
+        """Of the labels, over all cases."""
+        classes = max(self.config.classes, 2)
+        total = np.zeros((classes, classes))
+        for confusion in all_in_threads(
+            self._confusion, cases, text="comparing", complaint="masks that cannot be used", shown=show_progress
+        ):
+            total += confusion
+        return tilt_of(total)
+
+    def _confusion(self, case: Case) -> np.ndarray:
+        return confusion_of(resize_labels(self._labels(case), self.config.size), self._probabilities(case))
+
+    def _labels(self, case: Case) -> np.ndarray:
+        return decode_labels(case.mask, classes=self.config.classes, ignore_label=self.config.ignore_label)[0]
+
+    def judge(self, case: Case, *, tilt: np.ndarray) -> tuple[dict[str, object], list[dict[str, object]]]:
+        """The row of a case and those of its regions, after its pictures were written."""
+        given = self._labels(case)
+        probabilities = np.stack([resized_plane(plane, given.shape) for plane in self._probabilities(case)])
+        shares = read_trust_map(self.run, case.id, resize_labels(given, self.config.size))
+        grown = None if shares is None else resized_plane(shares, given.shape)
+        trust = (trust_of(given, probabilities, tilt, grown) * 255).round().astype(np.uint8)
+        seen = probabilities.argmax(0).astype(np.uint8)
+        mend = (trust < SURE) & (seen != given) & (given != IGNORE) & (probabilities.max(0) > self.sure)
+        mended = np.where(mend, seen, given)
+        if not ((mended > 0) & (mended != IGNORE)).any():  # a lesion that nobody sees is for people to judge
+            mend, mended = np.zeros_like(mend), given
+        write_png(self.out / "trust" / f"{case.id}.png", trust)
+        write_png(self.out / "mended" / f"{case.id}.png", self._as_in_the_file(case, given, mended))
+        changed = self.out / "changed" / f"{case.id}.png"
+        if mend.any():
+            write_png(changed, mend.astype(np.uint8) * 255)
+        regions = region_rows(given, mended, seen, trust, self.smallest)
+        row = {"id": case.id, "image": case.image.absolute(), "mask": case.mask.absolute()}
+        numbers = {"agreement": agreement(given, probabilities)} | case_row(given, mended, seen, trust)
+        return row | numbers | {"regions": len(regions), "evidence": "network" if shares is None else "network and training"}, regions
+
+    def _as_in_the_file(self, case: Case, given: np.ndarray, mended: np.ndarray) -> np.ndarray:
+        """Labels as the values that the given mask's file has for them."""
+        values = np.arange(256, dtype=np.uint8)
+        if self.config.classes == 1:
+            kept = read_labels(case.mask)
+            lesion, ignored = kept[given == 1], kept[given == IGNORE]
+            values[1] = lesion[0] if lesion.size else (1 if ignored.size else 255)
+            values[IGNORE] = ignored[0] if ignored.size else 255
+        elif self.config.ignore_label is not None:
+            values[IGNORE] = self.config.ignore_label
+        return values[mended]
+
+
+def _seen(network: Network, decoded: Iterable[tuple[Case, np.ndarray | DataError]], faults: list[str]) -> Iterator[tuple[Case, np.ndarray]]:
+    """Every case that could be decoded, with its probabilities (K, h, w)."""
+    cases: list[Case] = []
+    pictures: list[np.ndarray] = []
+
+    def flushed() -> Iterator[tuple[Case, np.ndarray]]:
+        if cases:
+            yield from zip(list(cases), network.probabilities_over_turns(pictures), strict=True)
+            cases.clear()
+            pictures.clear()
+
+    for case, picture in decoded:
+        if isinstance(picture, DataError):
+            faults.append(str(picture))
+            continue
+        cases.append(case)
+        pictures.append(picture)
+        if len(cases) == network.batch_size:
+            yield from flushed()
+    yield from flushed()
+
+
+def _tables(judged: list[tuple[dict[str, object], list[dict[str, object]]]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """cases.csv and regions.csv."""
+    table = pd.DataFrame([row for row, _ in judged])
+    table = table.sort_values(["agreement", "doubtful_share", "id"], ascending=[True, False, True], kind="stable")
+    table = table.assign(rank=range(1, len(table) + 1)).reindex(columns=list(CASE_COLUMNS)).round({"agreement": 5, "doubtful_share": 5})
+    rank = dict(zip(table["id"], table["rank"], strict=True))
+    rows = [{"rank": rank[row["id"]], "id": row["id"]} | region for row, regions in judged for region in regions]
+    regions = pd.DataFrame(rows, columns=list(REGION_COLUMNS)).sort_values(["rank", "region"], kind="stable", ignore_index=True)
+    return table.reset_index(drop=True), regions.round({"share": 5, "confidence": 4})
+
+
+def _mended_table(cases: CaseList, out: Path) -> pd.DataFrame:
+    """A table of cases in which noisy masks are the mended ones."""
+    table = table_of(cases).drop(columns="held_out").astype(str)
+    noisy = table["role"] == "noisy"
+    table.loc[noisy, "mask"] = [str((out / "mended" / f"{one}.png").absolute()) for one in table.loc[noisy, "id"]]
+    return table
+
+
+def _check_numbers(smallest: int, sure: float, batch_size: int | None) -> None:
+    if smallest < 1:
+        raise ConfigError(f"smallest must be 1 or more pixels, not {smallest!r}")
+    if not 0.5 <= sure < 1:
+        raise ConfigError(f"sure must be a probability from 0.5 to below 1, not {sure!r}")
+    if batch_size is not None and batch_size < 1:
+        raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
+
+
+def _evidence_notes(run: Run, table: pd.DataFrame) -> list[str]:
+    alone = int((table["evidence"] == "network").sum())
+    if not alone:
+        return []
+    if not has_trust_maps(run):
+        return [f"{run.folder}: its method has learned no trust maps (trust, pixel and image do): masks are judged by the network alone"]
+    return [f"{count(alone, 'mask')} that training has not seen, or that changed since: judged by the network alone"]

@@ -1,0 +1,151 @@
+"""CVAT XML for images 1.1: masks as runs within their box, and polygons.
+
+    <annotations><version>1.1</version>
+      <meta><task><labels><label><name>…</name></label></labels></task></meta>
+      <image id="0" name="a.png" width="640" height="480">
+        <mask label="lesion" rle="3, 5, 3" left="10" top="20" width="4" height="3" z_order="0"/>
+        <polygon label="lesion" points="1.0,2.0;3.0,2.0;3.0,4.0" z_order="0"/>
+      </image>
+    </annotations>
+
+The runs go by rows within the box and begin with background. Source: CVAT's documentation, "XML annotation format".
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree.ElementTree import Element, SubElement, indent, tostring
+
+import numpy as np
+
+from pixeltrust.errors import DataError
+from pixeltrust.formats import polygons, rle
+from pixeltrust.formats.annotations import Annotations, Found, Masked, Picture, Region, Size, checked_size, file_name, id_of, layers
+from pixeltrust.formats.documents import read_xml, shortened
+
+_DRAWN = ("mask", "polygon")
+
+
+def read(file: Path) -> Annotations:
+    """The pictures of a CVAT file; what is wrong with entries is in its `faults`."""
+    root = read_xml(file)
+    if root.tag != "annotations":
+        raise DataError(f"{file}: no CVAT file: its root is <{root.tag}>, not <annotations>")
+    if root.find("track") is not None:
+        raise DataError(f"{file}: a file for video (it has tracks); export it as CVAT for images 1.1")
+    read = Annotations(file)
+    for name in root.findall("./meta//labels/label/name"):
+        if name.text:
+            read.add_label(name.text)
+    for place, image in enumerate(root.findall("image")):
+        where = f"image {shortened(image.get('name', f'no. {place + 1}'))}"
+        try:
+            name = file_name(image.get("name"))
+            size = checked_size(_whole(image, "height"), _whole(image, "width"))
+        except DataError as error:
+            read.fault(where, error)
+            continue
+        read.pictures.append(Picture(id_of(name), name, size, tuple(_regions(read, image, where))))
+    return read
+
+
+def _regions(read: Annotations, image: Element, where: str) -> list[Region]:
+    shapes: list[tuple[int, Region]] = []
+    for shape in image:
+        if shape.tag not in _DRAWN:
+            read.found[f"shapes of the kind {shape.tag}, left out"] += 1
+            continue
+        try:
+            label, order = shape.get("label"), _whole(shape, "z_order", 0)
+            if not label:
+                raise DataError("it has no label")
+        except DataError as error:
+            read.fault(f"{where}, {shape.tag} no. {len(shapes) + 1}", error)
+        else:
+            decode = _decode_mask if shape.tag == "mask" else _decode_polygon
+            there = f"{read.file}, {where}, {shape.tag} no. {len(shapes) + 1}"
+            shapes.append((order, Region(read.add_label(label), partial(decode, dict(shape.attrib), there))))
+    return [region for _, region in sorted(shapes, key=lambda shape: shape[0])]
+
+
+def _decode_mask(attributes: Mapping[str, str], where: str, size: Size, found: Found) -> np.ndarray:
+    try:
+        left, top = _whole(attributes, "left"), _whole(attributes, "top")
+        height, width = checked_size(_whole(attributes, "height"), _whole(attributes, "width"))
+        texts = attributes.get("rle", "").split(",")
+        try:
+            runs = [int(text) for text in texts]
+        except ValueError:
+            raise DataError(f"the runs {shortened(attributes.get('rle'))} are no whole numbers with commas between") from None
+        mask = rle.mask_of(rle.checked_counts(runs, height * width)).reshape(height, width)
+        if max(abs(left), abs(top)) > polygons.FAR * max(size):
+            raise DataError(f"left {left} and top {top} lie far outside the image of {size[1]}x{size[0]} pixels")
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+    rows, columns = np.nonzero(mask)
+    rows, columns = rows + top, columns + left
+    inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
+    if not inside.all():
+        found["masks that reach beyond their image, clipped"] += 1
+    whole = np.zeros(size, bool)
+    whole[rows[inside], columns[inside]] = True
+    return whole
+
+
+def _decode_polygon(attributes: Mapping[str, str], where: str, size: Size, found: Found) -> np.ndarray:
+    try:
+        text = attributes.get("points", "")
+        try:
+            points = [[float(number) for number in pair.split(",")] for pair in text.split(";") if pair.strip()]
+        except ValueError:
+            raise DataError(f"the points {shortened(text)} are no pairs of numbers") from None
+        ring = polygons.checked_ring(points, size, found)
+        return polygons.fill([] if ring is None else [ring], size)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
+
+
+def _whole(attributes: Mapping[str, str] | Element, name: str, default: int | None = None) -> int:
+    text = attributes.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        return int(text or "")
+    except ValueError:
+        raise DataError(f"{name} = {shortened(text)}: a whole number is needed") from None
+
+
+def encode(masked: Masked, names: Mapping[int, str], _found: Found) -> Element:
+    """The <image> of a case, a mask per label that has pixels."""
+    height, width = masked.labels.shape
+    image = Element("image", name=masked.name, width=str(width), height=str(height))
+    for order, (name, mask) in enumerate(layers(masked.labels, names)):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        runs = ", ".join(map(str, rle.counts_of(box.reshape(-1)).tolist()))
+        where = {"left": columns[0], "top": rows[0], "width": box.shape[1], "height": box.shape[0], "z_order": order}
+        attributes = {"label": name, "source": "file", "occluded": "0", "rle": runs}
+        SubElement(image, "mask", attributes | {key: str(value) for key, value in where.items()})
+    return image
+
+
+def document(cases: Sequence[tuple[Masked, Element]], names: Mapping[int, str]) -> str:
+    """The CVAT file of encoded cases."""
+    root = Element("annotations")
+    SubElement(root, "version").text = "1.1"
+    task: Any = SubElement(SubElement(root, "meta"), "task")
+    SubElement(task, "name").text = "pixeltrust"
+    SubElement(task, "size").text = str(len(cases))
+    SubElement(task, "mode").text = "annotation"
+    labels = SubElement(task, "labels")
+    for name in names.values():
+        label = SubElement(labels, "label")
+        SubElement(label, "name").text = name
+        SubElement(label, "type").text = "mask"
+        SubElement(label, "attributes")
+    for place, (_, image) in enumerate(cases):
+        image.set("id", str(place))
+        root.append(image)
+    indent(root)
+    return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"

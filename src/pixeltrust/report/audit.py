@@ -1,0 +1,122 @@
+"""The page of an audit: how many masks are doubtful, the worst of them in pictures, and the surest regions."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.audits import SURE, AuditRecord, read_audit_table, read_record
+from pixeltrust.charts import histogram, trust_heat
+from pixeltrust.errors import PixeltrustError, count
+from pixeltrust.images import read_image, read_labels
+from pixeltrust.report.pieces import Number, Panel, Shown, data_uri, outlined, pictures, rendered
+
+WORST = 24  # cases in pictures
+SUREST = 40  # regions in the table
+
+
+def read_audit_page(folder: Path) -> str:
+    """The page of an audit folder, as HTML text.
+
+    Raises:
+        RunError: the folder is no audit, or its tables cannot be read.
+    """
+    return audit_page(folder, read_record(folder), read_audit_table(folder, "cases.csv"), read_audit_table(folder, "regions.csv"))
+
+
+def audit_page(folder: Path, record: AuditRecord, cases: pd.DataFrame, regions: pd.DataFrame) -> str:
+    """The page as HTML text, from the tables of an audit and the pictures in its folder."""
+    agreement = cases["agreement"].to_numpy(float)
+    text = f"half of the masks agree to {np.median(agreement):.2f} or more, a tenth to less than {np.quantile(agreement, 0.1):.2f}"
+    spread = histogram(agreement, title="Agreement of the masks with what the network sees", axis="agreement (Dice)", text=text)
+    shown, gone = _worst(folder, cases)
+    surest = regions[regions["mended"].astype(str) == "True"].sort_values("area", ascending=False).head(SUREST)
+    return rendered(
+        "audit.html",
+        name=folder.resolve().name,
+        headline=_headline(cases),
+        story=_story(record, cases),
+        numbers=_numbers(cases, regions),
+        charts=pictures([spread]),
+        cases=shown,
+        gone=gone,
+        regions=[_region(row) for row in surest.to_dict("records")],
+        surest=SUREST,
+    )
+
+
+def _headline(cases: pd.DataFrame) -> str:
+    doubtful = int((cases["changed_pixels"] > 0).sum())
+    return f"{doubtful:,} of {count(len(cases), 'mask')} would be mended"
+
+
+def _story(record: AuditRecord, cases: pd.DataFrame) -> str:
+    alone = int((cases["evidence"] == "network").sum())
+    learned = "by its network and by what its training learned of them"
+    by = (
+        learned if not alone else f"{count(alone, 'mask')} by its network alone" + (f", the others {learned}" if alone < len(cases) else "")
+    )
+    return (
+        f"The noisy masks of {Path(record.data).name} were judged by the run {Path(record.run).name}: {by}. Worst first. "
+        "A pixel is doubtful where it is likelier wrong than right, and mended where the network sees something else there; "
+        "trusted pixels are never changed, and no mask is emptied."
+    )
+
+
+def _numbers(cases: pd.DataFrame, regions: pd.DataFrame) -> list[Number]:
+    pixels, doubtful = int((cases["height"] * cases["width"]).sum()), int(cases["doubtful_pixels"].sum())
+    return [
+        Number(what="Masks", value=f"{len(cases):,}", interval="noisy ones, each with a trust map and a proposed mask"),
+        Number(what="Doubtful pixels", value=f"{doubtful / max(pixels, 1):.1%}", interval=f"{doubtful:,} of {pixels:,}"),
+        Number(
+            what="Regions",
+            value=f"{len(regions):,}",
+            interval=", ".join(f"{number:,} {kind}" for kind, number in regions["kind"].value_counts().items()) or "none",
+        ),
+        Number(
+            what="Median agreement",
+            value=f"{cases['agreement'].median():.2f}",
+            interval="Dice of the given masks and what the network sees",
+        ),
+    ]
+
+
+def _worst(folder: Path, cases: pd.DataFrame) -> tuple[list[Shown], str]:
+    shown, gone = [], []
+    for row in cases.head(WORST).to_dict("records"):
+        try:
+            shown.append(_case(folder, row))
+        except PixeltrustError:
+            gone.append(row["id"])
+    return shown, f"The files of {', '.join(gone)} cannot be read any more (moved or deleted?)." if gone else ""
+
+
+def _case(folder: Path, row: dict[Hashable, Any]) -> Shown:
+    one, image = row["id"], read_image(Path(row["image"]))
+    given, mended = (read_labels(path) > 0 for path in (Path(row["mask"]), folder / "mended" / f"{one}.png"))
+    trust = read_labels(folder / "trust" / f"{one}.png") / 255
+    doubtful = float((trust < SURE / 255).mean())
+    heat = Panel(
+        title="trust",
+        text=f"the trust in the mask of {one}: {doubtful:.0%} of its pixels are doubtful",
+        source=data_uri(trust_heat(trust, given, under=image), "image/png"),
+        note=f"{doubtful:.0%} doubtful",
+    )
+    panels = [
+        outlined("image", f"the image of {one}", image),
+        outlined("given mask", f"the given mask of {one}", image, noisy=given),
+        heat,
+        outlined("proposed mask", f"the proposed mask of {one}", image, predicted=mended),
+    ]
+    return Shown(title=one, panels=panels, note=f"agreement {row['agreement']:.2f}")
+
+
+def _region(row: dict[Hashable, Any]) -> tuple[str, ...]:
+    place = f"{row['row']:.0f}, {row['column']:.0f}"
+    return row["id"], row["kind"], f"{row['area']:,}", _share(row["share"]), place, f"{row['confidence']:.2f}"
+
+
+def _share(value: float) -> str:
+    return "–" if np.isnan(value) else f"{value:.0%}"
