@@ -346,6 +346,22 @@ def test_a_mask_is_painted_by_keys_alone(page, audit):
     decisions.close()
 
 
+@pytest.mark.parametrize("how", ["first corner", "double click"])
+def test_a_polygon_is_filled_without_keys_too(page, audit, how):
+    first = begin(page)
+    expected = shifted_back(first, given_of(audit, first)).astype(bool)
+    page.check("input[name=tool][value=polygon]")
+    for corner in ((40, 4), (60, 4), (60, 15)):
+        page.mouse.click(*on_screen(page, *corner))
+    if how == "first corner":
+        page.mouse.click(*on_screen(page, 40, 15))
+        page.mouse.click(*on_screen(page, 40, 4))
+    else:
+        page.mouse.dblclick(*on_screen(page, 40, 15))
+    expected[4:15, 40:60] = True
+    assert (painted(page) == expected).all()
+
+
 def test_several_classes_are_painted_by_their_label(browser, tmp_path):
     audit = audit_of(discs(tmp_path / "data", classes=3), tmp_path / "audit", shifted_back, classes=3)
     first, second, _ = order(audit)
