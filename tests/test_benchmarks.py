@@ -9,6 +9,7 @@ import gpu
 import kinds
 import measuring
 import pytest
+import review_speed
 import step
 import torch
 
@@ -97,6 +98,14 @@ def test_the_gpu_benchmark_runs_as_a_toy(tmp_path, capsys):
 def test_the_gpu_benchmark_says_what_its_budget_had_no_room_for(tmp_path, capsys):
     gpu.main(["--toy", "--device", "cpu", "--out", str(tmp_path), "--budget-seconds", "0"])
     assert capsys.readouterr().out.count("not measured") == len(gpu.PARTS)
+
+
+def test_the_benchmark_of_the_review_runs_as_a_toy(tmp_path, capsys):
+    review_speed.main(["--cases", "60", "--size", "32", "--requests", "4", "--out", str(tmp_path)])
+    record = json.loads((tmp_path / "review.json").read_text())
+    assert (record["cases"], record["number"]) == (60, 4)
+    assert all(0 < found["median"] <= found["p99"] for found in record["requests"].values())
+    assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in Path(step.__file__).parent.glob("*.py")))

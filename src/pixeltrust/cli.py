@@ -313,5 +313,27 @@ def report(
     print(f"the page is {report(folder, out=out)}")
 
 
+@app.command()
+def review(
+    audit: Annotated[Path, typer.Argument(help="A folder that `pixeltrust audit` made.")],
+    host: Annotated[str, typer.Option("--host", help="The address to listen on; beyond this machine a token is asked for.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: one that is free.")] = 8765,
+    who: Annotated[str | None, typer.Option("--who", help="Whose decisions these are; the login name if not given.")] = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    out: Annotated[Path | None, typer.Option("--export", help="Serve nothing: make a data folder of what is decided.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Go through the doubtful masks of an audit on a local web page: accept, mend with a brush, reject; Ctrl-C ends it.
+
+    Example: pixeltrust review audit --open, then pixeltrust review audit --export lesions-reviewed
+    """
+    from pixeltrust.review import export, review
+
+    if out is not None:
+        print(export(audit, out, show_progress=not quiet))
+    else:
+        print(review(audit, host=host, port=port, who=who, open_browser=open_browser))
+
+
 if __name__ == "__main__":
     main()

@@ -1,0 +1,109 @@
+"""Pictures for the page, made when they are asked for: the image as a browser can show it, and thumbnails, kept in AUDIT/.thumbnails."""
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from secrets import token_hex
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from pixeltrust.errors import DataError
+from pixeltrust.images import image_suffix, read_image, resize_image, resize_labels
+from pixeltrust.losses import IGNORE
+from pixeltrust.review.audits import Audit
+from pixeltrust.review.masks import given_mask, proposed_mask
+
+FOLDER = ".thumbnails"
+SIDE = 96  # of a thumbnail, its longer one
+GIVEN, PROPOSED = (242, 179, 76), (88, 200, 242)
+_AS_THEY_ARE = {".jpg": ("JPEG", "image/jpeg"), ".jpeg": ("JPEG", "image/jpeg"), ".png": ("PNG", "image/png")}
+_ORIENTATION = 0x0112
+
+
+def stamp(*files: Path) -> str:
+    """A text that is another one when one of the files is; for ETag and names of kept pictures."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            found = file.stat()
+            digest.update(f"{found.st_mtime_ns} {found.st_size}\n".encode())
+        except OSError:
+            digest.update(b"absent\n")
+    return digest.hexdigest()[:24]
+
+
+def shown_image(file: Path) -> tuple[bytes, str]:
+    """An image as a browser can show it, with its media type: the file's own bytes, or a PNG of what training sees.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    wanted = _AS_THEY_ARE.get(image_suffix(file) or "")
+    if wanted and _is_plain(file, wanted[0]):
+        return file.read_bytes(), wanted[1]
+    return _encoded(read_image(file), "PNG", compress_level=1), "image/png"
+
+
+def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> bytes:
+    """A JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed).
+
+    Raises:
+        DataError: a file of the case cannot be read.
+    """
+    name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
+    kept = audit.folder / FOLDER / f"{name}-{SIDE}-{stamp(image, mask, audit.proposed_file(identity))}.jpg"
+    try:
+        return kept.read_bytes()
+    except OSError:
+        pass
+    made = _encoded(_with_outlines(audit, identity, image, mask, size), "JPEG", quality=85)
+    try:
+        kept.parent.mkdir(exist_ok=True)
+        begun = kept.with_suffix(f".{token_hex(4)}")  # of its own: two people may look at one page
+        begun.write_bytes(made)
+        begun.replace(kept)
+    except OSError:  # a full or read-only disk costs time, not the page
+        pass
+    return made
+
+
+def _is_plain(file: Path, form: str) -> bool:
+    """Whether the file's own bytes show what `read_image` reads."""
+    try:
+        with file.open("rb") as opened, Image.open(opened) as picture:
+            turned = picture.getexif().get(_ORIENTATION, 1) != 1
+            return picture.format == form and picture.mode in ("L", "RGB") and "transparency" not in picture.info and not turned
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
+
+
+def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> np.ndarray:
+    given = given_mask(audit, mask, size)
+    proposed = proposed_mask(audit, identity, given)
+    scale = min(1.0, SIDE / max(size))
+    small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    solid, dashed = _outline(resize_labels(given, small)), _outline(resize_labels(proposed, small))
+    picture = resize_image(read_image(image), small).copy()
+    around = ndimage.binary_dilation(solid | dashed)
+    picture[around] = picture[around] // 3  # so that a line shows on any ground
+    picture[solid] = GIVEN
+    rows, columns = np.indices(small)
+    picture[dashed & ((rows + columns) % 6 < 4)] = PROPOSED
+    return picture
+
+
+def _outline(labels: np.ndarray) -> np.ndarray:
+    """The pixels of every label but 0 and ignored that have another one beside them, bool (H, W)."""
+    framed = np.pad(labels, 1)
+    middle = framed[1:-1, 1:-1]
+    beside = (framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:])
+    return (middle > 0) & (middle != IGNORE) & np.any([middle != other for other in beside], axis=0)
+
+
+def _encoded(pixels: np.ndarray, form: str, **how: int) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=form, **how)
+    return file.getvalue()

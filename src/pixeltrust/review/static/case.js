@@ -1,0 +1,346 @@
+// One case: layers, tools and decisions, by buttons and keys.
+import { runs } from "./mask.js";
+import { Tools } from "./tools.js";
+import { View } from "./view.js";
+import { who } from "./who.js";
+
+const one = (name) => document.getElementById(name);
+const told = JSON.parse(one("case").dataset.told);
+const planes = {};
+const SAID = { given: "given accepted", proposed: "proposed accepted", mended: "mended", rejected: "rejected", skipped: "skipped" };
+
+const painted = document.createElement("canvas");
+painted.id = "painted";
+painted.hidden = true;
+one("case").append(painted);
+const view = new View(one("view"), painted, told.width, told.height, told.ignored);
+const tools = new Tools(view, { start: () => planes[one("from").value], told: say, pointed: read });
+let busy = false, leaving = false, region = -1;
+
+// --- what is shown
+
+function say(text) { one("status").textContent = text; }
+
+function complain(text) {
+  one("fault").textContent = text;
+  one("fault").hidden = !text;
+}
+
+function read(x, y) {
+  const column = Math.floor(x), row = Math.floor(y);
+  if (column < 0 || row < 0 || column >= told.width || row >= told.height) return;
+  const at = row * told.width + column;
+  const parts = [`x ${column}  y ${row}`];
+  if (planes.given) parts.push(`given ${planes.given[at]}`);
+  if (planes.proposed) parts.push(`proposed ${planes.proposed[at]}`);
+  if (tools.painting.mask) parts.push(`painted ${tools.painting.mask[at]}`);
+  if (planes.trust) parts.push(`trust ${Math.round(planes.trust[at] / 2.55)} %`);
+  one("readout").textContent = parts.join("   ");
+}
+
+function address(path, values) {
+  const query = new URLSearchParams(told.query);
+  for (const [name, value] of Object.entries(values)) query.set(name, value);
+  return `${path}?${query}`;
+}
+
+async function plane(name) {
+  const answer = await fetch(`/plane/${name}?${new URLSearchParams({ id: told.id })}`);
+  if (!answer.ok) throw new Error((await answer.json()).error);
+  planes[name] = new Uint8Array(await answer.arrayBuffer());
+  return planes[name];
+}
+
+async function picture() {
+  const image = new Image();
+  image.src = `/image?${new URLSearchParams({ id: told.id })}`;
+  try {
+    await image.decode();
+  } catch {
+    throw new Error("The image cannot be shown: its file is missing or broken.");
+  }
+  view.image = image;
+  view.draw();
+}
+
+async function load() {
+  const work = [
+    picture(),
+    plane("given").then((mask) => view.setOutline("given", mask)),
+    plane("proposed").then((mask) => view.setOutline("proposed", mask)),
+    plane("trust").then((trust) => view.setTrust(trust)),
+  ];
+  if (told.mended) {
+    work.push(plane("decided").then((mask) => {
+      one("from").value = "decided";
+      tools.load(mask);
+    }));
+  }
+  const faults = (await Promise.allSettled(work)).filter((done) => done.status === "rejected").map((done) => done.reason.message);
+  if (faults.length) complain(faults.join(" "));
+  tools.loaded();
+  document.body.dataset.ready = "true";
+}
+
+// --- questions
+
+/** Ask; resolves to "yes", "other" or "no". */
+function ask(title, text, yes, no, other = "") {
+  one("ask-title").textContent = title;
+  one("ask-text").textContent = text;
+  one("ask-yes").textContent = yes;
+  one("ask-no").textContent = no;
+  one("ask-other").textContent = other;
+  one("ask-other").hidden = !other;
+  const dialog = one("ask");
+  dialog.returnValue = "no";
+  dialog.showModal();
+  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
+}
+
+async function mayLeave() {
+  if (!tools.painting.changed && !view.corners.length) return true;
+  return (await ask("The painted mask is not saved", "It is lost when you go on. M saves it.", "Go on without it", "Stay")) === "yes";
+}
+
+// --- decisions
+
+const MADE = `made ${told.audit}`; // what was decided in this tab, of this audit
+const memory = {
+  get(name, otherwise) { try { return JSON.parse(sessionStorage.getItem(name)) ?? otherwise; } catch { return otherwise; } },
+  set(name, value) { try { sessionStorage.setItem(name, JSON.stringify(value)); } catch { /* a browser that keeps nothing */ } },
+};
+
+function go(path, words) {
+  if (words) memory.set("said", words);
+  leaving = true;
+  location.assign(path);
+}
+
+/** Post a change; where somebody has decided meanwhile, say who and what, and ask. */
+async function change(path, values, body, anyway) {
+  for (;;) {
+    let answer, content;
+    try {
+      answer = await fetch(address(path, { ...values, who: who() }), { method: "POST", body, headers: { "Content-Type": "application/octet-stream" } });
+      content = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
+    } catch {
+      complain("The server does not answer; nothing was written. Is `pixeltrust review` still running?");
+      return null;
+    }
+    if (answer.ok) return content;
+    if (answer.status !== 409) {
+      complain(content.error);
+      return null;
+    }
+    const lines = content.later.map((made) => `${made.who}: ${made.what} (${made.at.slice(0, 16).replace("T", " ")} UTC)`);
+    const choice = await ask("Somebody has decided meanwhile", lines.join(" · "), anyway, "Cancel", "Look at it");
+    if (choice === "other") go(address("/case", { id: values.id }));
+    if (choice !== "yes") return null;
+    values = { ...values, seen: content.later.at(-1).number };
+  }
+}
+
+async function decide(what) {
+  if (busy || leaving) return;
+  tools.lift();
+  if (what === "proposed" && !planes.proposed) return say("The proposed mask is not shown; wait for it, or see what is wrong");
+  if (what === "mended" && !tools.painting.changed) return say("Nothing is painted yet: take the brush B, the eraser E or the polygon O");
+  if (what === "mended" && view.corners.length) return say("The polygon is open: Enter fills it, Esc gives it up");
+  busy = true;
+  try {
+    if (what !== "mended" && !(await mayLeave())) return;
+    const body = what === "mended" ? runs(tools.painting.mask) : undefined;
+    const made = await change("/decide", { id: told.id, what, seen: told.seen }, body, "Decide anyway");
+    if (!made) return;
+    memory.set(MADE, [...memory.get(MADE, []), { id: told.id, number: made.number }].slice(-200));
+    const words = `${told.id}: ${SAID[what]}. U undoes it`;
+    if (made.next === null) go(`/?${told.query}`, words); else go(address("/case", { id: made.next }), words);
+  } finally {
+    busy = false;
+  }
+}
+
+async function undo(last = true) {
+  if (busy || leaving) return;
+  const made = memory.get(MADE, []);
+  const own = last ? made.at(-1) : null;
+  if (!own && !told.decision) return say("Nothing to undo");
+  const [id, seen] = own ? [own.id, own.number] : [told.id, told.seen];
+  busy = true;
+  try {
+    if (!(await mayLeave())) return;
+    const undone = await change("/undo", { id, seen }, undefined, "Undo that one");
+    if (!undone) return;
+    memory.set(MADE, own ? made.slice(0, -1) : made.filter((each) => each.id !== id));
+    go(address("/case", { id }), `${id}: undone`);
+  } finally {
+    busy = false;
+  }
+}
+
+async function step(link) {
+  if (busy || leaving) return;
+  const path = one(link).getAttribute("href");
+  if (!path) return say(link === "next" ? "This is the last one" : "This is the first one");
+  if (await mayLeave()) go(path);
+}
+
+// --- controls
+
+function pick(name, value) {
+  const field = document.querySelector(`input[name="${name}"][value="${value}"]`);
+  if (field && !field.checked) field.click();
+}
+
+async function startOver() {
+  if (tools.painting.changed && (await ask("Start over?", "What is painted is lost.", "Start over", "Keep it")) !== "yes") return;
+  tools.give();
+  if (tools.painting.mask) tools.load(planes[one("from").value]);
+  say(`The painted mask begins as the ${one("from").selectedOptions[0].textContent} one`);
+}
+
+function zoomTo(place) {
+  const all = document.querySelectorAll("[data-region]");
+  if (!told.regions.length) return say("No doubtful region");
+  region = (place + told.regions.length) % told.regions.length;
+  all.forEach((button, number) => button.setAttribute("aria-current", String(number === region)));
+  all[region].scrollIntoView({ block: "nearest" });
+  view.region(told.regions[region]);
+  const shown = told.regions[region];
+  say(`Region ${shown.region}: ${shown.kind}, ${shown.area} pixels`);
+}
+
+function layer(name, on) {
+  view.shown[name] = on;
+  view.draw();
+}
+
+function resize(size) {
+  const field = one("size");
+  tools.size = Math.min(Math.max(size, Number(field.min)), Number(field.max));
+  field.value = tools.size;
+  one("size-text").textContent = tools.size;
+  if (view.brush) view.brush.size = tools.size;
+  view.draw();
+}
+
+function strength(value) {
+  one("heat").value = value;
+  view.strength = Number(one("heat").value) / 100;
+  view.draw();
+}
+
+document.querySelectorAll("[data-decide]").forEach((button) => button.addEventListener("click", () => decide(button.dataset.decide)));
+document.querySelectorAll("[data-region]").forEach((button) => button.addEventListener("click", () => zoomTo(Number(button.dataset.region))));
+document.querySelectorAll("input[name=tool]").forEach((field) => field.addEventListener("change", () => tools.take(field.value)));
+document.querySelectorAll("input[name=label]").forEach((field) => field.addEventListener("change", () => { tools.label = Number(field.value); }));
+for (const name of ["given", "proposed", "heat", "painted"]) one(`show-${name}`).addEventListener("change", (event) => layer(name, event.target.checked));
+one("heat").addEventListener("input", (event) => strength(event.target.value));
+one("size").addEventListener("input", (event) => resize(Number(event.target.value)));
+one("again").addEventListener("click", startOver);
+one("from").addEventListener("pointerdown", () => { one("from").dataset.pointed = "true"; });
+one("from").addEventListener("change", () => {
+  if (tools.painting.mask && !tools.painting.changed) tools.load(planes[one("from").value]);
+  if (one("from").dataset.pointed) view.canvas.focus({ preventScroll: true }); // so that keys are commands again
+});
+one("stroke-undo").addEventListener("click", () => turn("undo"));
+one("stroke-redo").addEventListener("click", () => turn("redo"));
+one("undo").addEventListener("click", () => undo());
+one("undo-here")?.addEventListener("click", () => undo(false));
+one("help-button").addEventListener("click", () => one("help").showModal());
+for (const link of ["previous", "next"]) {
+  one(link).addEventListener("click", (event) => {
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    step(link);
+  });
+}
+window.addEventListener("beforeunload", (event) => {
+  if (!leaving && tools.painting.changed) event.preventDefault();
+});
+
+function turn(which) {
+  if (!tools.turn(which)) say(which === "undo" ? "No stroke to undo" : "No stroke to redo");
+}
+
+// --- keys
+
+function arrows(event, dx, dy) {
+  if (tools.paints) tools.step(...[dx, dy].map((part) => part * (event.shiftKey ? 10 : 1)));
+  else view.pan(-60 * dx, -60 * dy);
+}
+
+const KEYS = {
+  a: () => decide("given"),
+  p: () => decide("proposed"),
+  m: () => decide("mended"),
+  r: () => decide("rejected"),
+  s: () => decide("skipped"),
+  u: () => undo(),
+  n: (event) => step(event.shiftKey ? "previous" : "next"),
+  pagedown: () => step("next"),
+  pageup: () => step("previous"),
+  g: (event) => zoomTo(event.shiftKey ? region - 1 : region + 1),
+  1: () => one("show-given").click(),
+  2: () => one("show-proposed").click(),
+  3: () => one("show-heat").click(),
+  4: () => one("show-painted").click(),
+  5: () => strength(Number(one("heat").value) - 10),
+  6: () => strength(Number(one("heat").value) + 10),
+  "+": () => view.zoom(1.25),
+  "=": () => view.zoom(1.25),
+  "-": () => view.zoom(0.8),
+  0: () => view.fit(),
+  arrowleft: (event) => arrows(event, -1, 0),
+  arrowright: (event) => arrows(event, 1, 0),
+  arrowup: (event) => arrows(event, 0, -1),
+  arrowdown: (event) => arrows(event, 0, 1),
+  h: () => pick("tool", "hand"),
+  b: () => pick("tool", "brush"),
+  e: () => pick("tool", "eraser"),
+  o: () => pick("tool", "polygon"),
+  " ": () => tools.press(),
+  enter: () => tools.close(),
+  escape: () => tools.give(),
+  backspace: () => { view.corners.pop(); view.draw(); },
+  ",": () => resize(tools.size - (tools.size > 20 ? 4 : 1)),
+  ".": () => resize(tools.size + (tools.size >= 20 ? 4 : 1)),
+  x: () => {
+    const fields = [...document.querySelectorAll("input[name=label]")];
+    if (fields.length) fields[(fields.findIndex((field) => field.checked) + 1) % fields.length].click();
+  },
+  "?": () => one("help").showModal(),
+};
+const OF_FIELDS = ["arrowleft", "arrowright", "arrowup", "arrowdown", "pagedown", "pageup"];
+const OF_BUTTONS = ["enter", " "];
+
+document.addEventListener("keydown", (event) => {
+  const key = event.key.toLowerCase(), target = event.target;
+  if (document.querySelector("dialog[open]") || event.isComposing) return;
+  if (target.matches("select, input:not([type=checkbox], [type=radio], [type=range])")) return;
+  if (event.ctrlKey || event.metaKey) {
+    const which = key === "y" || (key === "z" && event.shiftKey) ? "redo" : key === "z" ? "undo" : "";
+    if (which) {
+      event.preventDefault();
+      turn(which);
+    }
+    return;
+  }
+  if (event.altKey || !one("single-keys").checked) return;
+  if (target.matches("input") && OF_FIELDS.includes(key)) return;
+  if (target.matches("input, button, a") && OF_BUTTONS.includes(key)) return;
+  if (event.repeat && "apmrsun".includes(key) && key.length === 1) return; // a key that is held decides once
+  const act = KEYS[key];
+  if (!act) return;
+  event.preventDefault();
+  act(event);
+});
+
+const before = memory.get("said", "");
+memory.set("said", "");
+if (before) say(before);
+strength(memory.get("strength", 35));
+window.addEventListener("pagehide", () => memory.set("strength", Number(one("heat").value)));
+view.canvas.focus({ preventScroll: true });
+load();

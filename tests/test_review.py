@@ -1,0 +1,749 @@
+"""The review: what is decided and kept, who is let in, and the data folder that comes of it."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from audits import audit_of, discs, shifted_back
+from pixeltrust.audits import AuditRecord
+from pixeltrust.cases import check
+from pixeltrust.errors import ConfigError, DataError, RunError
+from pixeltrust.images import read_labels
+from pixeltrust.review import export, review
+from pixeltrust.review.audits import Audit
+from pixeltrust.review.decisions import Conflict, Decisions, name_of
+from pixeltrust.review.guard import Door
+from pixeltrust.review.masks import digest, from_png, labels_of_runs, to_png
+from pixeltrust.review.pages import application
+from pixeltrust.review.queue import Filter, Queue
+
+SIZE = (48, 64)
+HOME = "http://127.0.0.1:8765"
+STRANGE = "<img src=x onerror=alert(1)>&\"'é"
+
+
+@pytest.fixture
+def audit(tmp_path):
+    return audit_of(discs(tmp_path / "data"), tmp_path / "audit", shifted_back)
+
+
+@pytest.fixture
+def client(audit):
+    yield from clients(audit)
+
+
+def clients(audit, door=None):
+    read = Audit.read(audit)
+    decisions = Decisions(read)
+    app = application(read, decisions, door=door or Door.of("127.0.0.1"), who="ann")
+    with TestClient(app, base_url=HOME, headers={"Origin": HOME}) as client:
+        yield client
+    decisions.close()
+
+
+def runs_of(mask):
+    flat = mask.ravel()
+    starts = np.flatnonzero(np.r_[True, flat[1:] != flat[:-1]])
+    lengths = np.diff(np.r_[starts, flat.size])
+    return (lengths.astype("<u4") << 8 | flat[starts]).astype("<u4").tobytes()
+
+
+def decide(client, identity, what, *, seen=0, who="ann", mask=None, **more):
+    query = urlencode({"id": identity, "what": what, "seen": seen, "who": who})
+    return client.post(f"/decide?{query}", content=b"" if mask is None else runs_of(mask), **more)
+
+
+def given_of(audit, identity):
+    rows = Audit.read(audit).cases().set_index("id")
+    return (read_labels(Path(rows["mask"][identity])) > 0).astype(np.uint8)
+
+
+def rows_of(audit):
+    connection = sqlite3.connect(audit / "review.sqlite")
+    connection.row_factory = sqlite3.Row
+    rows = [dict(row) for row in connection.execute("SELECT * FROM decisions ORDER BY number")]
+    connection.close()
+    return rows
+
+
+# --- decisions ----------------------------------------------------------------------------------------------------
+
+
+def test_every_decision_is_a_row_with_who_when_what_before_and_after(audit, client):
+    painted = np.zeros(SIZE, np.uint8)
+    painted[5:20, 7:30] = 1
+    first = decide(client, "a", "mended", mask=painted).json()
+    second = decide(client, "a", "rejected", seen=first["number"], who="bob").json()
+    one, two = rows_of(audit)
+    assert (one["number"], one["case_id"], one["who"], one["what"], one["seen"]) == (first["number"], "a", "ann", "mended", 0)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}\+00:00", one["at"])
+    assert (one["before"], one["after"]) == (digest(given_of(audit, "a")), digest(painted))
+    assert (two["number"], two["who"], two["before"], two["after"]) == (second["number"], "bob", digest(painted), None)
+    decisions = Decisions(Audit.read(audit))
+    assert (decisions.mask(one["after"]) == painted).all()
+    assert (decisions.mask(one["before"]) == given_of(audit, "a")).all()
+    decisions.close()
+
+
+def test_undoing_is_a_further_row_and_brings_back_what_held_before(audit, client):
+    painted = np.ones(SIZE, np.uint8)
+    first = decide(client, "a", "proposed").json()["number"]
+    second = decide(client, "a", "mended", seen=first, mask=painted).json()["number"]
+    undone = client.post(f"/undo?id=a&who=bob&seen={second}").json()
+    assert undone["what"] == "undone"
+    rows = rows_of(audit)
+    assert [row["what"] for row in rows] == ["proposed", "mended", "undone"]
+    assert (rows[2]["undoes"], rows[2]["before"], rows[2]["after"]) == (second, digest(painted), rows[0]["after"])
+    assert 'class="state proposed"' in client.get("/case?id=a").text
+    again = client.post(f"/undo?id=a&who=bob&seen={undone['number']}").json()["number"]
+    assert rows_of(audit)[3]["after"] == digest(given_of(audit, "a"))
+    assert "nothing to undo" in client.post(f"/undo?id=a&who=bob&seen={again}").json()["error"].lower()
+
+
+def test_no_row_is_ever_changed_or_removed(audit, client):
+    decide(client, "a", "given")
+    connection = sqlite3.connect(audit / "review.sqlite")
+    for statement in ("UPDATE decisions SET who = 'eve'", "DELETE FROM decisions"):
+        with pytest.raises(sqlite3.IntegrityError, match="never"):
+            connection.execute(statement)
+    connection.close()
+
+
+def test_who_decides_on_what_another_has_decided_meanwhile_is_told_and_may_decide_anyway(audit, client):
+    first = decide(client, "a", "given", who="ann").json()["number"]
+    refused = decide(client, "a", "proposed", who="bob")
+    assert refused.status_code == 409
+    (later,) = refused.json()["later"]
+    assert (later["number"], later["who"], later["what"]) == (first, "ann", "given accepted")
+    assert len(rows_of(audit)) == 1
+    assert decide(client, "a", "proposed", who="bob", seen=later["number"]).status_code == 200
+    assert [(row["who"], row["what"]) for row in rows_of(audit)] == [("ann", "given"), ("bob", "proposed")]
+    assert client.post("/undo?id=a&who=ann&seen=1").status_code == 409
+
+
+def test_of_many_who_decide_at_once_one_is_written_and_the_others_are_told(audit):
+    read = Audit.read(audit)
+    stores = [Decisions(read) for _ in range(4)]  # as four processes would
+    given, outcomes, barrier = given_of(audit, "a"), [], threading.Barrier(8)
+
+    def attempt(number):
+        barrier.wait()
+        try:
+            outcomes.append(stores[number % 4].decide("a", "given", who=f"p{number}", seen=0, given=given, decided=given).who)
+        except Conflict as conflict:
+            outcomes.append(conflict.later[0].who)
+
+    threads = [threading.Thread(target=attempt, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for store in stores:
+        store.close()
+    (row,) = rows_of(audit)
+    assert outcomes == [row["who"]] * 8
+
+
+def test_different_people_decide_on_different_cases_at_once_without_losing_one(tmp_path):
+    names = [f"case{number}" for number in range(24)]
+    audit = audit_of(discs(tmp_path / "data", ids=names, size=(16, 16)), tmp_path / "audit", shifted_back)
+    given = np.zeros((16, 16), np.uint8)
+
+    def work(part):
+        store = Decisions(Audit.read(audit))
+        for name in part:
+            store.decide(name, "given", who=part[0], seen=0, given=given, decided=given)
+        store.close()
+
+    threads = [threading.Thread(target=work, args=[names[start::4]]) for start in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(row["case_id"] for row in rows_of(audit)) == sorted(names)
+
+
+def test_decisions_outlive_the_server_and_an_audit_made_anew(audit, client):
+    decide(client, "a", "given")
+    table = pd.read_csv(audit / "cases.csv")
+    table[table["id"] != "b"][::-1].to_csv(audit / "cases.csv", index=False)
+    decisions = Decisions(Audit.read(audit))
+    queue = Queue(decisions)
+    assert queue.counts() == {"all": 2, "undecided": 1, "given": 1, "proposed": 0, "mended": 0, "rejected": 0, "skipped": 0}
+    assert [row["id"] for row in queue.page(Filter(show="all"), 1).rows] == list(table[table["id"] != "b"]["id"])[::-1]
+    decisions.close()
+
+
+def test_originals_are_left_as_they_are(audit, client, tmp_path):
+    before = {path: path.read_bytes() for folder in ("data", "audit/mended", "audit/trust") for path in (tmp_path / folder).rglob("*.*")}
+    decide(client, "a", "mended", mask=np.ones(SIZE, np.uint8))
+    decide(client, "b", "proposed")
+    export(audit, tmp_path / "out", show_progress=False)
+    assert before
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+@pytest.mark.parametrize(("text", "name"), [(" Ann  Lee\n", "Ann Lee"), ("\x1b[1mé", "[1mé")])
+def test_a_name_is_kept_without_what_cannot_be_printed(text, name):
+    assert name_of(text) == name
+
+
+@pytest.mark.parametrize("text", ["", " \n", "x" * 61])
+def test_a_name_that_is_none_is_refused(audit, client, text):
+    with pytest.raises(ValueError, match="1 to 60"):
+        name_of(text)
+    assert decide(client, "a", "given", who=text).status_code == 400
+    assert rows_of(audit) == []
+
+
+# --- the queue ----------------------------------------------------------------------------------------------------
+
+
+def many(tmp_path, number):
+    """An audit of made-up rows, whose files need not exist."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    rows = pd.DataFrame({"rank": range(1, number + 1), "id": [f"c{place:05}" for place in range(number)]})
+    rows = rows.assign(image="/nowhere.png", mask="/nowhere.png", agreement=0.5, doubtful_share=0.1, height=8, width=8)
+    for name in ("doubtful_pixels", "changed_pixels", "added_pixels", "removed_pixels", "regions"):
+        rows[name] = 1
+    rows.to_csv(folder / "cases.csv", index=False)
+    regions = pd.DataFrame({"id": rows["id"], "kind": np.where(np.arange(number) % 3 == 0, "missing", "too much"), "mended": True})
+    for name in ("region", "area", "share", "top", "left", "bottom", "right", "confidence"):
+        regions[name] = 1
+    regions.to_csv(folder / "regions.csv", index=False)
+    about = {"weights": "last", "classes": 1, "ignore_label": None, "channels": 3, "tilt": (0.0, 0.0), "seconds": 1.0}
+    (folder / "audit.json").write_text(AuditRecord(data="/nowhere", run="", **about).text())
+    return folder
+
+
+def test_the_queue_is_worst_first_in_pages_and_by_filters(tmp_path):
+    decisions = Decisions(Audit.read(many(tmp_path, 130)))
+    queue = Queue(decisions)
+    page = queue.page(Filter(), 2)
+    assert ([row["id"] for row in page.rows], page.pages, page.total) == ([f"c{n:05}" for n in range(50, 100)], 3, 130)
+    assert queue.page(Filter(), 99).number == 3
+    assert queue.page(Filter(kind="missing"), 1).total == 44
+    assert [row["id"] for row in queue.page(Filter(find="C0012"), 1).rows] == [f"c{n:05}" for n in range(120, 130)]
+    blank = np.zeros((8, 8), np.uint8)
+    decisions.decide("c00001", "skipped", who="ann", seen=0, given=blank, decided=blank)
+    assert queue.page(Filter(), 1).total == 129
+    assert [row["id"] for row in queue.page(Filter(show="skipped"), 1).rows] == ["c00001"]
+    assert queue.neighbours(Filter(), 2) == ("c00000", "c00002")
+    assert queue.neighbours(Filter(show="all"), 3) == ("c00001", "c00003")
+    assert queue.neighbours(Filter(kind="missing"), 1) == (None, "c00003")
+    assert queue.next_to_decide(Filter(), 130) == "c00000"  # and again from the worst
+    decisions.close()
+
+
+def test_pages_link_to_pages_with_the_filter_kept(tmp_path):
+    for client in clients(many(tmp_path, 130)):
+        text = client.get("/?show=all&kind=too+much&page=1").text
+        assert "/?show=all&amp;kind=too+much&amp;page=2" in text
+        assert text.count('class="case"') == 50
+        assert "87 of" not in text
+        assert "Page 1 of 2" in text
+
+
+def test_the_next_case_follows_by_the_filter(client, audit):
+    order = list(Audit.read(audit).cases()["id"])
+    assert decide(client, order[0], "given").json()["next"] == order[1]
+    assert decide(client, order[2], "given").json()["next"] == order[1]
+    assert decide(client, order[1], "given").json()["next"] is None
+    assert "Everything is decided" in client.get("/").text
+
+
+def test_a_case_without_an_agreement_has_a_dash(tmp_path):
+    audit = many(tmp_path, 3)
+    table = pd.read_csv(audit / "cases.csv", dtype=str)
+    table.loc[2, "agreement"] = ""
+    table.to_csv(audit / "cases.csv", index=False)
+    for client in clients(audit):
+        assert client.get("/").text.count("<small>–</small>") == 1
+        assert "<dt>Agreement</dt><dd>–</dd>" in client.get("/case?id=c00002").text
+
+
+# --- what the page is given ----------------------------------------------------------------------------------------
+
+
+def test_planes_are_the_pixels_of_the_files(audit, client):
+    given = given_of(audit, "a")
+    for name, wanted in (
+        ("given", given),
+        ("proposed", shifted_back("a", given)),
+        ("trust", np.asarray(Image.open(audit / "trust" / "a.png"))),
+    ):
+        answer = client.get(f"/plane/{name}?id=a")
+        assert (np.frombuffer(answer.content, np.uint8).reshape(SIZE) == wanted).all()
+        assert client.get(f"/plane/{name}?id=a", headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+    assert client.get("/plane/decided?id=a").status_code == 404
+    assert client.get("/plane/other?id=a").status_code == 404
+
+
+def test_pictures_are_kept_by_browsers_and_made_anew_when_a_file_changes(audit, client, tmp_path):
+    version = Audit.read(audit).version()
+    first = client.get(f"/thumbnail?id=a&v={version}")
+    assert first.headers["Content-Type"] == "image/jpeg"
+    assert "immutable" in first.headers["Cache-Control"]
+    assert "no-cache" in client.get("/thumbnail?id=a&v=old").headers["Cache-Control"]
+    assert len(list((audit / ".thumbnails").iterdir())) == 1
+    tag = client.get("/image?id=a").headers["ETag"]
+    assert client.get("/image?id=a", headers={"If-None-Match": tag}).status_code == 304
+    Image.new("RGB", SIZE[::-1], "white").save(tmp_path / "data/images/a.png")
+    renewed = client.get("/image?id=a", headers={"If-None-Match": tag})
+    assert renewed.status_code == 200
+    assert client.get("/thumbnail?id=a").content != first.content
+
+
+def test_an_image_that_no_browser_shows_is_sent_as_png(audit, client, tmp_path):
+    grey = np.linspace(0, 60_000, SIZE[0] * SIZE[1]).reshape(SIZE).astype(np.uint16)
+    Image.fromarray(grey).save(tmp_path / "data/images/a.tif")
+    table = pd.read_csv(audit / "cases.csv", dtype=str)
+    table.loc[table["id"] == "a", "image"] = str(tmp_path / "data/images/a.tif")
+    table.to_csv(audit / "cases.csv", index=False)
+    for fresh in clients(audit):
+        answer = fresh.get("/image?id=a")
+        assert answer.headers["Content-Type"] == "image/png"
+        assert answer.content.startswith(b"\x89PNG")
+
+
+def test_a_missing_or_broken_file_is_said_and_the_rest_goes_on(audit, client, tmp_path):
+    (tmp_path / "data/images/a.png").write_bytes(b"no picture")
+    (audit / "trust/a.png").unlink()
+    Image.new("L", (9, 9)).save(audit / "mended/a.png")
+    assert "a.png" in client.get("/image?id=a").json()["error"]
+    assert "there is no such file" in client.get("/plane/trust?id=a").json()["error"]
+    assert "9x9 pixels, 64x48 when it was audited" in client.get("/plane/proposed?id=a").json()["error"]
+    assert client.get("/thumbnail?id=a").status_code == 500
+    assert decide(client, "a", "proposed").status_code == 500
+    assert decide(client, "a", "given").status_code == 200
+    assert [row["what"] for row in rows_of(audit)] == ["given"]
+
+
+# --- painted masks -------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_the_mask():
+    mask = np.random.default_rng(0).integers(0, 3, (13, 17)).astype(np.uint8)
+    assert (labels_of_runs(runs_of(mask), mask.shape, {0, 1, 2}) == mask).all()
+    assert (from_png(to_png(mask)) == mask).all()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\0\0\0",
+        np.array([(48 * 64 - 1) << 8], "<u4").tobytes(),  # a pixel too few
+        np.array([(48 * 64 + 1) << 8], "<u4").tobytes(),
+        np.array([0xFFFFFF00] * 2000, "<u4").tobytes(),  # 33 thousand million pixels in 8 kB
+        np.array([0, (48 * 64) << 8], "<u4").tobytes(),  # a run of nothing
+        np.array([(48 * 64) << 8 | 2], "<u4").tobytes(),  # a label there is not
+        np.array([(48 * 64) << 8 | 255], "<u4").tobytes(),  # ignored, which these data have no way to write
+    ],
+)
+def test_a_mask_of_another_size_or_with_strange_labels_is_refused(audit, client, body):
+    answer = client.post("/decide?id=a&what=mended&seen=0&who=ann", content=body)
+    assert answer.status_code == 400
+    assert "cannot be taken" in answer.json()["error"]
+    assert rows_of(audit) == []
+
+
+@pytest.mark.parametrize("what", ["mended", "given"])
+def test_of_a_body_longer_than_any_mask_no_more_is_read(audit, client, what):
+    asked, answers = 0, []
+
+    async def endless():
+        nonlocal asked
+        asked += 1
+        return {"type": "http.request", "body": b"\0" * 65_536, "more_body": True}
+
+    async def answered(message):
+        answers.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/decide",
+        "query_string": f"id=a&what={what}&seen=0&who=ann".encode(),
+        "headers": [(b"host", b"127.0.0.1:8765"), (b"origin", HOME.encode())],
+        "scheme": "http",
+    }
+    asyncio.run(client.app(scope, endless, answered))
+    assert (asked, answers[0]["status"]) == (1, 413)
+    assert rows_of(audit) == []
+
+
+@pytest.mark.parametrize("query", ["id=a&what=undone", "id=a&what=<b>", "id=a", "id=a&what=given&seen=x"])
+def test_strange_requests_are_refused(audit, client, query):
+    assert client.post(f"/decide?{query}&who=ann").status_code == 400
+    assert rows_of(audit) == []
+
+
+# --- safety --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": HOME, "Sec-Fetch-Site": "cross-site"},
+        {"Origin": "http://127.0.0.1:9999", "Sec-Fetch-Site": "same-site"},
+        {"Origin": ""},
+    ],
+)
+def test_a_change_must_come_from_a_page_of_the_review(audit, client, headers):
+    assert decide(client, "a", "given", headers=headers).status_code == 403
+    assert client.post("/undo?id=a&who=ann&seen=0", headers=headers).status_code == 403
+    assert rows_of(audit) == []
+
+
+def test_a_change_that_says_nothing_of_where_it_comes_from_is_refused(audit, client):
+    del client.headers["Origin"]
+    assert decide(client, "a", "given").status_code == 403
+    assert decide(client, "a", "given", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "a@127.0.0.1", "", "[::1"])
+def test_a_host_that_is_not_this_server_is_refused(client, host):
+    assert client.get("/", headers={"Host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["localhost:8765", "127.0.0.1", "[::1]:8765"])
+def test_the_names_of_this_machine_are_answered_to(client, host):
+    assert client.get("/", headers={"Host": host}).status_code == 200
+
+
+def test_beyond_this_machine_a_token_is_asked_for(audit):
+    door = Door.of("0.0.0.0")
+    assert len(door.token) >= 40
+    assert door.token != Door.of("0.0.0.0").token
+    for client in clients(audit, door):
+        assert client.get("/").status_code == 401
+        assert client.get("/static/review.css").status_code == 401
+        assert decide(client, "a", "given").status_code == 401
+        assert client.get("/?token=wrong").status_code == 401
+        assert client.get(f"/case?id=a&token={door.token}").status_code == 401
+        let_in = client.get(f"/?token={door.token}")
+        cookie = let_in.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=strict" in cookie
+        assert door.token not in let_in.text
+        assert client.get("/").status_code == 200
+        assert decide(client, "a", "given").status_code == 200
+        assert client.get("/", headers={"Host": "192.0.2.7:8765"}).status_code == 200
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
+
+
+def test_on_this_machine_none_is_asked_for():
+    assert [Door.of(host).token for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2")] == [None] * 4
+
+
+def test_every_answer_has_the_headers_that_keep_browsers_safe(client):
+    for path in ("/", "/case?id=a", "/image?id=a", "/static/case.js", "/nowhere", "/case?id=nobody"):
+        headers = client.get(path).headers
+        policy = headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'self'")
+        assert "unsafe" not in policy
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["Cache-Control"]
+
+
+def test_no_page_has_a_script_or_a_style_in_it(client):
+    for path in ("/", "/case?id=a"):
+        text = client.get(path).text
+        assert re.findall(r"<script[^>]*>", text) == [tag for tag in re.findall(r"<script[^>]*>", text) if "src=" in tag]
+        assert not re.search(r"<[^>]*\s(style|on\w+)=", text)
+        assert "<style" not in text
+
+
+def test_names_with_markup_do_no_harm(tmp_path):
+    names = (STRANGE, "a&amp;b", "007", "NA", "x..%2f..%2fetc", "a\\..\\b", "?id=x#y", "Läsion 7")
+    audit = audit_of(discs(tmp_path / "data", ids=names), tmp_path / "audit", shifted_back)
+    for client in clients(audit):
+        for page in ("/", f"/case?{urlencode({'id': STRANGE})}", f"/?{urlencode({'find': STRANGE})}"):
+            text = client.get(page).text
+            assert "<img src=x" not in text
+            assert "&lt;img src=x" in text
+        for name in names:
+            assert client.get(f"/thumbnail?{urlencode({'id': name})}").status_code == 200
+            assert decide(client, name, "given", who=STRANGE).status_code == 200
+        text = client.get(f"/case?{urlencode({'id': STRANGE})}").text
+        assert "<img src=x" not in text
+        told = client.get(f"/case?{urlencode({'id': names[0]})}").text
+        assert "&lt;img src=x onerror=alert(1)&gt;" in told
+    assert export(audit, tmp_path / "out", show_progress=False).decided == {"given": len(names)}
+    assert {path.name for path in (tmp_path / "out/clean").iterdir()} == {f"{name}.png" for name in (*names, "k")}
+
+
+@pytest.mark.parametrize("identity", ["../../../etc/passwd", "/etc/passwd", "a/../a", "", "A", "a.png", "a\0"])
+def test_only_ids_of_the_audit_are_found(audit, client, identity):
+    (audit.parent / "secret.png").write_bytes((audit / "trust/a.png").read_bytes())
+    query = urlencode({"id": identity})
+    for path in ("/case", "/image", "/thumbnail", "/plane/trust"):
+        assert client.get(f"{path}?{query}").status_code == 404
+    assert client.post(f"/decide?{query}&what=given&seen=0&who=ann").status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/static/../pages.py", "/static/%2e%2e/pages.py", "/static/..%2f..%2fcases.py", "/static//etc/passwd"])
+def test_nothing_but_the_static_files_is_served(client, path):
+    assert client.get(path).status_code == 404
+
+
+def test_an_audit_whose_ids_lead_elsewhere_is_refused(audit):
+    table = pd.read_csv(audit / "cases.csv")
+    table["id"] = ["../a", "b", "b"]
+    table.to_csv(audit / "cases.csv", index=False)
+    with pytest.raises(DataError, match="2 faults") as error:
+        Decisions(Audit.read(audit))
+    assert "'../a' is no file name" in str(error.value)
+    assert "'b' is there twice" in str(error.value)
+
+
+# --- export --------------------------------------------------------------------------------------------------------
+
+
+def test_the_export_is_a_data_folder_of_what_was_decided(tmp_path):
+    data = discs(tmp_path / "data", ids=("a", "b", "c", "d", "e", "f"))
+    audit = audit_of(data, tmp_path / "audit", shifted_back)
+    painted = np.random.default_rng(1).integers(0, 2, SIZE).astype(np.uint8)
+    for client in clients(audit):
+        decide(client, "a", "given")
+        decide(client, "b", "proposed")
+        decide(client, "c", "mended", mask=painted)
+        decide(client, "d", "rejected")
+        decide(client, "e", "skipped")
+    summary = export(audit, tmp_path / "out", show_progress=False)
+    assert (summary.noisy, summary.clean, summary.test, summary.rejected) == (2, 4, 1, 1)
+    assert summary.decided == {"given": 1, "proposed": 1, "mended": 1}
+    assert "rejected, left out    1" in str(summary)
+    names = {role: sorted(path.stem for path in (tmp_path / "out" / role).iterdir()) for role in ("images", "noisy", "clean", "test")}
+    assert names == {"images": list("abcefkt"), "noisy": ["e", "f"], "clean": ["a", "b", "c", "k"], "test": ["t"]}
+    written = {name: np.asarray(Image.open(tmp_path / f"out/clean/{name}.png")) for name in "abc"}
+    assert (written["a"] == 255 * given_of(audit, "a")).all()
+    assert (written["b"] == 255 * shifted_back("b", given_of(audit, "b"))).all()
+    assert (written["c"] == 255 * painted).all()
+    for kept in ("noisy/e.png", "clean/k.png", "test/t.png", "images/a.png"):
+        assert (tmp_path / "out" / kept).read_bytes() == (data / kept).read_bytes()
+    counted = check(tmp_path / "out", show_progress=False)
+    assert [len(counted.of(role)) for role in ("noisy", "clean", "test")] == [2, 4, 1]
+
+
+def test_the_mask_that_was_decided_on_is_exported_even_where_its_file_has_changed(audit, client, tmp_path):
+    proposed = shifted_back("a", given_of(audit, "a"))
+    decide(client, "a", "proposed")
+    Image.new("L", SIZE[::-1]).save(audit / "mended/a.png")
+    export(audit, tmp_path / "out", show_progress=False)
+    assert (np.asarray(Image.open(tmp_path / "out/clean/a.png")) == 255 * proposed).all()
+
+
+def test_masks_with_ignored_pixels_are_written_as_the_others(tmp_path):
+    data = discs(tmp_path / "data", foreground=1)
+    for file in [*data.glob("noisy/*.png"), *data.glob("clean/*.png")]:
+        mask = np.array(Image.open(file))
+        mask[:4] = 255
+        Image.fromarray(mask).save(file)
+    audit = audit_of(data, tmp_path / "audit", shifted_back)
+    painted = np.zeros(SIZE, np.uint8)
+    painted[:4], painted[20:30] = 255, 1
+    for client in clients(audit):
+        assert decide(client, "a", "mended", mask=painted).status_code == 200
+        assert decide(client, "b", "proposed").status_code == 200
+    summary = export(audit, tmp_path / "out", show_progress=False)
+    assert (np.asarray(Image.open(tmp_path / "out/clean/a.png")) == painted).all()
+    assert sorted(np.unique(np.asarray(Image.open(tmp_path / "out/clean/b.png")))) == [0, 1, 255]
+    assert "ignore_label=255" in str(summary)
+    check(tmp_path / "out", show_progress=False)
+    check(tmp_path / "out", ignore_label=255, show_progress=False)
+
+
+@pytest.mark.parametrize("ignore_label", [255, 100])
+def test_the_value_of_ignored_pixels_is_that_of_the_audit(tmp_path, ignore_label):
+    data = discs(tmp_path / "data", foreground=1)
+    audit = audit_of(data, tmp_path / "audit", shifted_back, ignore_label=ignore_label)
+    painted = np.zeros(SIZE, np.uint8)
+    painted[:4], painted[20:30] = 255, 1
+    for client in clients(audit):
+        assert decide(client, "a", "mended", mask=painted).status_code == 200
+    export(audit, tmp_path / "out", show_progress=False)
+    written = np.asarray(Image.open(tmp_path / "out/clean/a.png"))
+    assert ((written == ignore_label) == (painted == 255)).all()
+    check(tmp_path / "out", ignore_label=ignore_label, show_progress=False)
+
+
+def test_several_classes_keep_their_labels(tmp_path):
+    data = discs(tmp_path / "data", classes=3)
+    audit = audit_of(data, tmp_path / "audit", shifted_back, classes=3)
+    painted = np.random.default_rng(1).integers(0, 3, SIZE).astype(np.uint8)
+    painted[0] = 255
+    for client in clients(audit):
+        assert 'value="2"' in client.get("/case?id=a").text
+        assert decide(client, "a", "mended", mask=painted).status_code == 200
+        assert decide(client, "b", "mended", mask=np.full(SIZE, 3, np.uint8)).status_code == 400
+    export(audit, tmp_path / "out", show_progress=False)
+    assert (np.asarray(Image.open(tmp_path / "out/clean/a.png")) == painted).all()
+    check(tmp_path / "out", classes=3, show_progress=False)
+
+
+def test_groups_of_a_table_are_kept(tmp_path):
+    data = discs(tmp_path / "data")
+    rows = [
+        {"id": path.stem, "image": f"images/{path.name}", "mask": f"{role}/{path.name}", "role": role, "group": f"p-{path.stem}"}
+        for role in ("noisy", "clean", "test")
+        for path in sorted((data / role).iterdir())
+    ]
+    pd.DataFrame(rows).to_csv(data / "cases.csv", index=False)
+    audit = audit_of(data / "cases.csv", tmp_path / "audit", shifted_back)
+    for client in clients(audit):
+        decide(client, "a", "given")
+    export(audit, tmp_path / "out", show_progress=False)
+    cases = check(tmp_path / "out", show_progress=False)
+    assert {case.id: (case.role, case.group) for case in cases.cases} == {
+        "a": ("clean", "p-a"),
+        "b": ("noisy", "p-b"),
+        "c": ("noisy", "p-c"),
+        "k": ("clean", "p-k"),
+        "t": ("test", "p-t"),
+    }
+
+
+def test_what_leaves_no_noisy_case_or_is_of_no_use_is_said(audit, client, tmp_path):
+    for name in "abc":
+        decide(client, name, "given")
+    assert "no noisy case is left" in str(export(audit, tmp_path / "out", show_progress=False))
+    (tmp_path / "data/noisy/b.png").unlink()
+    assert "1 decision of cases that are no longer noisy" in str(export(audit, tmp_path / "other", show_progress=False))
+
+
+def test_an_export_is_whole_or_nothing(audit, client, tmp_path, monkeypatch):
+    decide(client, "a", "given")
+
+    def failing(path, pixels):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pixeltrust.review.exports.write_png", failing)
+    with pytest.raises(RunError, match="No space left"):
+        export(audit, tmp_path / "out", show_progress=False)
+    assert not list(tmp_path.glob("*out*"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    with pytest.raises(RunError, match="not empty"):
+        export(audit, tmp_path / "full", show_progress=False)
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("record", "said"),
+    [
+        (None, "not an audit"),
+        ("{", "cannot be read"),
+        ('{"format": 2, "data": "x", "classes": 1}', "later pixeltrust (format 2"),
+        ('{"format": 1}', "not the record of an audit"),
+    ],
+)
+def test_what_is_no_audit_is_said(tmp_path, run_command, record, said):
+    if record is not None:
+        (tmp_path / "audit.json").write_text(record)
+    code, _, error = run_command("review", tmp_path, "--port", "0")
+    assert code == 2
+    assert said in error
+    assert run_command("review", tmp_path / "nowhere")[0] == 2
+
+
+def test_a_later_review_file_is_refused(audit):
+    connection = sqlite3.connect(audit / "review.sqlite")
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    with pytest.raises(DataError, match="later pixeltrust"):
+        review(audit)
+
+
+def test_tables_with_faults_are_said(audit):
+    table = pd.read_csv(audit / "cases.csv", dtype=str)
+    table.drop(columns="height").to_csv(audit / "cases.csv", index=False)
+    with pytest.raises(DataError, match="no column height"):
+        review(audit)
+    table.assign(height="tall").to_csv(audit / "cases.csv", index=False)
+    with pytest.raises(DataError, match="no number"):
+        review(audit)
+
+
+def test_a_port_in_use_is_said(audit):
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        with pytest.raises(RunError, match=f"port {port} of 127.0.0.1 is in use; choose another one"):
+            review(audit, port=port)
+
+
+def test_a_name_is_needed(audit):
+    with pytest.raises(ConfigError, match="who"):
+        review(audit, who=" ")
+
+
+def test_the_command_serves_until_ctrl_c_and_ends_well(audit):
+    command = [sys.executable, "-m", "pixeltrust.cli", "review", str(audit), "--port", "0", "--who", "Ann"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]
+        import httpx2
+
+        page = httpx2.get(address, trust_env=False)
+        assert 'value="Ann"' in page.text
+        made = httpx2.post(f"{address}decide?id=a&what=given&seen=0&who=Ann", headers={"Origin": address.rstrip("/")}, trust_env=False)
+        assert made.status_code == 200
+        process.send_signal(signal.SIGINT)
+        out, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, error) == (0, "")
+    assert "1 of 3 cases decided (1 given)" in out
+    assert not (audit / "review.sqlite-wal").exists()
+
+
+def test_the_browser_is_opened_where_asked(audit, monkeypatch):
+    opened, said = [], []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    ended = threading.Event()
+
+    def announce(text):
+        said.append(text)
+        threading.Thread(target=stop).start()
+
+    def stop():
+        while not opened:
+            time.sleep(0.01)
+        ended.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    summary = review(audit, port=0, open_browser=True, announce=announce)
+    assert ended.is_set()
+    assert opened[0] in said[0]
+    assert summary.counts["all"] == 3
+
+
+def test_the_command_exports(audit, client, tmp_path, run_command):
+    decide(client, "a", "given")
+    code, out, _ = run_command("review", audit, "--export", tmp_path / "out", "--quiet")
+    assert code == 0
+    assert "2 noisy, 2 clean, 1 test case" in out
+    assert run_command("review", audit, "--export", tmp_path / "out", "--quiet")[0] == 2

@@ -1,0 +1,637 @@
+"""The review in a real browser: Debian's chromium, without a screen, by Playwright."""
+
+import json
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uvicorn
+from matplotlib.path import Path as Outline
+from PIL import Image
+
+from audits import audit_of, discs, shifted_back
+from pixeltrust.cases import check
+from pixeltrust.review import export
+from pixeltrust.review.audits import Audit
+from pixeltrust.review.decisions import Decisions
+from pixeltrust.review.guard import Door
+from pixeltrust.review.pages import application
+from test_review import given_of, rows_of
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = Path("/usr/bin/chromium")
+QUIETLY = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+QUIETLY += ["--disable-component-update", "--disable-sync"]
+SIZE = (48, 64)
+DESKTOP, TABLET = {"width": 1440, "height": 900}, {"width": 820, "height": 1180}
+WIDE_TABLET = {"width": 1180, "height": 820}
+MARGIN = 24  # of the whole image in its view, as static/view.js has it
+LARGEST_SCALE = 64
+STRANGE = '<img src=x onerror=alert(1)>&"é'
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs {CHROMIUM}")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=str(CHROMIUM), args=QUIETLY)
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def served(audit, who="ann", door=None):
+    """The address of a review."""
+    read = Audit.read(audit)
+    decisions = Decisions(read)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        app = application(read, decisions, door=door or Door.of("127.0.0.1"), who=who)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+            decisions.close()
+
+
+@contextmanager
+def opened(browser, address, *, viewport=DESKTOP, home=None, **more):
+    """A page whose complaints, and requests to elsewhere, fail the test."""
+    context = browser.new_context(viewport=viewport, **more)
+    page = context.new_page()
+    wrong = []
+    # A 409 is an answer the page shows; the browser's console tells of it all the same.
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" and "409" not in message.text else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: None if request.url.startswith((home or address, "blob:")) else wrong.append(request.url))
+    page.goto(address)
+    yield page
+    assert wrong == []
+    context.close()
+
+
+@pytest.fixture
+def audit(tmp_path):
+    return audit_of(discs(tmp_path / "data"), tmp_path / "audit", shifted_back)
+
+
+@pytest.fixture
+def address(audit):
+    with served(audit) as found:
+        yield found
+
+
+@pytest.fixture
+def page(browser, address):
+    with opened(browser, address) as found:
+        yield found
+
+
+def ready(page, identity=None):
+    """Wait for a case; of this id, where given."""
+    if identity is not None:
+        page.wait_for_function("id => document.querySelector('.side h1')?.textContent === id", arg=identity)
+    page.wait_for_selector("body[data-ready]")
+
+
+def begin(page):
+    """To the first case, by keys; its id."""
+    page.keyboard.press("Enter")
+    ready(page)
+    return page.inner_text(".side h1")
+
+
+def order(audit):
+    return list(Audit.read(audit).cases()["id"])
+
+
+def on_screen(page, x, y, size=SIZE):
+    """Where a point of the mask is while the whole image is shown."""
+    box = page.locator("#view").bounding_box()
+    scale = min((box["width"] - 2 * MARGIN) / size[1], (box["height"] - 2 * MARGIN) / size[0], LARGEST_SCALE)
+    left, top = (box["width"] - scale * size[1]) / 2, (box["height"] - scale * size[0]) / 2
+    return box["x"] + left + scale * x, box["y"] + top + scale * y
+
+
+def drag(page, start, end):
+    page.mouse.move(*on_screen(page, *start))
+    page.mouse.down()
+    page.mouse.move(*on_screen(page, *end), steps=9)
+    page.mouse.up()
+
+
+def brush_size(page, size):
+    page.locator("#size").fill(str(size))
+
+
+def painted(page, size=SIZE):
+    """Where the page's own canvas shows paint, bool (H, W)."""
+    seen = page.evaluate(
+        "() => { const c = document.getElementById('painted');"
+        " return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).filter((_, i) => i % 4 === 3); }"
+    )
+    return np.array(seen).reshape(size) > 0
+
+
+# --- going through the queue ---------------------------------------------------------------------------------------
+
+
+def test_a_queue_is_gone_through_by_keys_alone(page, audit):
+    first, second, third = order(audit)
+    assert begin(page) == first
+    page.keyboard.press("a")
+    ready(page, second)
+    assert f"{first}: given accepted" in page.inner_text("#status")
+    page.keyboard.press("p")
+    ready(page, third)
+    page.keyboard.press("u")
+    ready(page, second)
+    assert page.inner_text("#state") == "undecided"
+    page.keyboard.press("r")
+    ready(page, third)
+    page.keyboard.press("s")
+    page.wait_for_selector("text=Everything is decided")
+    assert [(row["case_id"], row["what"], row["who"]) for row in rows_of(audit)] == [
+        (first, "given", "ann"),
+        (second, "proposed", "ann"),
+        (second, "undone", "ann"),
+        (second, "rejected", "ann"),
+        (third, "skipped", "ann"),
+    ]
+
+
+def test_next_and_previous_go_by_keys(page, audit):
+    first, second, third = order(audit)
+    begin(page)
+    for key, identity in (("n", second), ("PageDown", third), ("Shift+N", second), ("PageUp", first)):
+        page.keyboard.press(key)
+        ready(page, identity)
+    page.keyboard.press("PageUp")
+    page.wait_for_selector("text=This is the first one")
+    assert rows_of(audit) == []
+
+
+def test_every_control_is_reached_by_tab_and_shows_its_focus(page):
+    begin(page)
+    wanted = page.evaluate(
+        "() => [...document.querySelectorAll('a[href], button, input, select, canvas[tabindex]')]"
+        ".filter(e => e.checkVisibility() && !e.closest('dialog') && !(e.type === 'radio' && !e.checked)).length"
+    )
+    page.evaluate("document.activeElement.blur()")
+    seen, rings = set(), []
+    for _ in range(wanted + 1):
+        page.keyboard.press("Tab")
+        place, ring = page.evaluate(
+            "() => { const e = document.activeElement; const of = e.type === 'radio' ? e.nextElementSibling : e;"
+            " const s = getComputedStyle(of);"
+            " return [[...document.querySelectorAll('*')].indexOf(e), s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0]; }"
+        )
+        if place not in seen:
+            rings.append(ring)
+        seen.add(place)
+    assert len(seen) >= wanted
+    assert sum(not ring for ring in rings) <= 1  # the document itself, between the last and the first
+
+
+def test_a_name_is_changed_on_the_page_and_kept(page, audit):
+    second = order(audit)[1]
+    page.fill("#who", "Béa <b>")
+    page.keyboard.press("Tab")
+    page.evaluate("document.activeElement.blur()")
+    begin(page)
+    page.keyboard.press("a")
+    ready(page, second)
+    assert page.input_value("#who") == "Béa <b>"
+    assert rows_of(audit)[0]["who"] == "Béa <b>"
+
+
+def test_keys_do_nothing_while_one_types_and_can_be_put_off(page, audit):
+    begin(page)
+    page.focus("#who")
+    page.keyboard.type("par")
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("?")
+    page.uncheck("#single-keys")
+    page.keyboard.press("Escape")
+    page.keyboard.press("a")
+    page.keyboard.press("r")
+    page.wait_for_timeout(200)
+    assert rows_of(audit) == []
+
+
+def test_two_tabs_do_not_lose_a_decision(browser, address, audit):
+    second = order(audit)[1]
+    with opened(browser, address) as ann, opened(browser, address) as bob:
+        begin(ann)
+        bob.fill("#who", "bob")
+        bob.locator("#who").blur()
+        begin(bob)
+        ann.keyboard.press("a")
+        ready(ann, second)
+        bob.keyboard.press("r")
+        bob.wait_for_selector("#ask[open]")
+        assert "ann: given accepted" in bob.inner_text("#ask-text")
+        bob.click("#ask-no")
+        assert len(rows_of(audit)) == 1
+        bob.keyboard.press("r")
+        bob.wait_for_selector("#ask[open]")
+        bob.click("#ask-yes")
+        ready(bob, second)
+    assert [(row["who"], row["what"]) for row in rows_of(audit)] == [("ann", "given"), ("bob", "rejected")]
+
+
+# --- painting ------------------------------------------------------------------------------------------------------
+
+
+def test_the_exported_mask_is_exactly_what_was_painted(page, audit, tmp_path):
+    first, second, _ = order(audit)
+    begin(page)
+    page.select_option("#from", "given")
+    page.locator("#from").blur()
+    expected = given_of(audit, first).astype(bool)
+    page.keyboard.press("o")
+    for corner in ((40, 4), (60, 4), (60, 15), (40, 15)):
+        page.mouse.click(*on_screen(page, *corner))
+    page.keyboard.press("Enter")
+    expected[4:15, 40:60] = True
+    assert (painted(page) == expected).all()
+    page.keyboard.press("b")
+    brush_size(page, 1)
+    page.locator("#size").blur()
+    drag(page, (3.5, 44.5), (50.5, 44.5))
+    expected[44, 3:51] = True
+    page.keyboard.press("e")
+    brush_size(page, 3)
+    page.locator("#size").blur()
+    drag(page, (30.5, 20.5), (30.5, 30.5))
+    rows, columns = np.indices(SIZE)
+    for y in range(20, 31):
+        expected[(rows - y) ** 2 + (columns - 30) ** 2 <= 1.5**2] = False
+    assert (painted(page) == expected).all()
+    drag(page, (2.5, 2.5), (60.5, 40.5))
+    drag(page, (40.5, 2.5), (10.5, 40.5))
+    page.keyboard.press("Control+z")
+    page.keyboard.press("Control+z")
+    seen = painted(page)
+    assert (seen == expected).all()
+    page.keyboard.press("m")
+    ready(page, second)
+    export(audit, tmp_path / "out", show_progress=False)
+    written = np.asarray(Image.open(tmp_path / f"out/clean/{first}.png"))
+    assert (written == 255 * seen).all()
+    assert (written == 255 * expected).all()
+    check(tmp_path / "out", show_progress=False)
+
+
+def test_a_stroke_that_was_undone_can_be_had_again_and_a_saved_mask_gone_on_with(page, audit):
+    first, second, _ = order(audit)
+    begin(page)
+    page.keyboard.press("b")
+    drag(page, (5, 5), (20, 9))
+    after = painted(page)
+    page.keyboard.press("Control+z")
+    assert (painted(page) == shifted_back(first, given_of(audit, first))).all()
+    page.keyboard.press("Control+y")
+    assert (painted(page) == after).all()
+    page.keyboard.press("m")
+    ready(page, second)
+    page.goto(page.url.split("/case")[0] + f"/case?show=all&id={first}")
+    ready(page, first)
+    assert (painted(page) == after).all()
+    assert page.inner_text("#state") == "mended"
+
+
+def test_a_mask_is_painted_by_keys_alone(page, audit):
+    first, second, _ = order(audit)
+    begin(page)
+    expected = shifted_back(first, given_of(audit, first)).astype(bool)
+    page.keyboard.press("b")
+    for _ in range(11):
+        page.keyboard.press(",")
+    page.keyboard.press("Space")  # shows the point, in the middle
+    for _ in range(2):
+        page.keyboard.press("Shift+ArrowUp")
+    page.keyboard.press("Space")
+    page.keyboard.press("Shift+ArrowRight")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    page.keyboard.press("ArrowUp")  # the brush is up: nothing is painted
+    expected[4, 32:47] = True
+    assert (painted(page) == expected).all()
+    page.keyboard.press("o")
+    for keys in ([], ["Shift+ArrowRight"], ["Shift+ArrowDown"], ["Shift+ArrowLeft"]):
+        for key in keys:
+            page.keyboard.press(key)
+        page.keyboard.press("Space")
+        if not keys:  # the first only showed the point
+            page.keyboard.press("Space")
+    page.keyboard.press("Enter")
+    expected[3:13, 46:56] = True
+    assert (painted(page) == expected).all()
+    page.keyboard.press("m")
+    ready(page, second)
+    decisions = Decisions(Audit.read(audit))
+    assert (decisions.mask(rows_of(audit)[0]["after"]) == expected).all()
+    decisions.close()
+
+
+@pytest.mark.parametrize("how", ["first corner", "double click"])
+def test_a_polygon_is_filled_without_keys_too(page, audit, how):
+    first = begin(page)
+    expected = shifted_back(first, given_of(audit, first)).astype(bool)
+    page.check("input[name=tool][value=polygon]")
+    for corner in ((40, 4), (60, 4), (60, 15)):
+        page.mouse.click(*on_screen(page, *corner))
+    if how == "first corner":
+        page.mouse.click(*on_screen(page, 40, 15))
+        page.mouse.click(*on_screen(page, 40, 4))
+    else:
+        page.mouse.dblclick(*on_screen(page, 40, 15))
+    expected[4:15, 40:60] = True
+    assert (painted(page) == expected).all()
+
+
+def test_several_classes_are_painted_by_their_label(browser, tmp_path):
+    audit = audit_of(discs(tmp_path / "data", classes=3), tmp_path / "audit", shifted_back, classes=3)
+    first, second, _ = order(audit)
+    with served(audit) as address, opened(browser, address) as page:
+        begin(page)
+        page.keyboard.press("b")
+        brush_size(page, 1)
+        page.locator("#size").blur()
+        page.keyboard.press("x")
+        drag(page, (3.5, 44.5), (50.5, 44.5))
+        page.check("input[name=label][value='255']")
+        drag(page, (3.5, 46.5), (50.5, 46.5))
+        page.keyboard.press("m")
+        ready(page, second)
+    decisions = Decisions(Audit.read(audit))
+    expected = shifted_back(first, np.asarray(Image.open(Audit.read(audit).cases().set_index("id")["mask"][first]))).copy()
+    expected[44, 3:51], expected[46, 3:51] = 2, 255
+    assert (decisions.mask(rows_of(audit)[0]["after"]) == expected).all()
+    decisions.close()
+
+
+def test_what_is_painted_and_not_saved_is_asked_for(page, audit):
+    second = order(audit)[1]
+    begin(page)
+    page.keyboard.press("m")
+    page.wait_for_selector("text=Nothing is painted yet")
+    page.keyboard.press("o")
+    page.mouse.click(*on_screen(page, 40, 4))
+    page.keyboard.press("a")
+    page.wait_for_selector("#ask[open]")  # a polygon in work is not lost unasked either
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    drag(page, (5, 5), (20, 9))
+    for key in ("n", "a"):
+        page.keyboard.press(key)
+        page.wait_for_selector("#ask[open]")
+        page.keyboard.press("Escape")
+    assert rows_of(audit) == []
+    page.keyboard.press("n")
+    page.wait_for_selector("#ask[open]")
+    page.click("#ask-yes")
+    ready(page, second)
+
+
+def test_fingers_paint_and_two_of_them_zoom(browser, address, audit):
+    with opened(browser, address, viewport=TABLET, has_touch=True) as page:
+        first = begin(page)
+        expected = shifted_back(first, given_of(audit, first)).astype(bool)
+        page.tap("input[value=brush]")
+        brush_size(page, 1)
+        touch = page.context.new_cdp_session(page)
+
+        def fingers(kind, *points):
+            places = [dict(zip("xy", on_screen(page, *point), strict=True), id=number) for number, point in enumerate(points)]
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+        fingers("touchStart", (3.5, 44.5))
+        for x in range(4, 40):
+            fingers("touchMove", (x + 0.5, 44.5))
+        fingers("touchEnd")
+        expected[44, 3:40] = True
+        assert (painted(page) == expected).all()
+        fingers("touchStart", (10.5, 10.5))
+        fingers("touchMove", (14.5, 10.5))
+        fingers("touchStart", (14.5, 10.5), (30.5, 10.5))
+        fingers("touchMove", (10.5, 10.5), (34.5, 10.5))
+        fingers("touchEnd")
+        assert (painted(page) == expected).all()  # the stroke of the first finger was no stroke
+        before = page.inner_text("#readout")
+        page.mouse.move(*on_screen(page, 3, 44))
+        assert page.inner_text("#readout") != before
+        assert not page.inner_text("#readout").startswith("x 3  y 44")  # it is another place now
+
+
+# --- layers, zoom, regions ------------------------------------------------------------------------------------------
+
+
+def shown(page):
+    page.wait_for_timeout(100)  # a frame or two
+    return page.locator("#view").screenshot()
+
+
+def test_every_layer_can_be_put_off_and_doubt_faded(page):
+    begin(page)
+    page.keyboard.press("b")
+    page.keyboard.press("h")
+    whole = shown(page)
+    for key in "1234":
+        page.keyboard.press(key)
+        assert shown(page) != whole, key
+        page.keyboard.press(key)
+        assert shown(page) == whole, key
+    page.keyboard.press("6")
+    assert shown(page) != whole
+    page.keyboard.press("5")
+    page.evaluate("document.activeElement.blur()")
+    assert page.input_value("#heat") == "35"
+
+
+def test_wheel_drag_and_keys_zoom_and_pan(page):
+    begin(page)
+
+    def corner():
+        """The pixel of the mask under a fixed place."""
+        box = page.locator("#view").bounding_box()
+        page.mouse.move(box["x"] + 300, box["y"] + 300)
+        page.mouse.move(box["x"] + 301, box["y"] + 301)
+        return page.inner_text("#readout").split("given")[0]
+
+    home = corner()
+    page.mouse.wheel(0, -400)
+    page.keyboard.press("+")
+    page.mouse.move(500, 500)
+    page.mouse.down()
+    page.mouse.move(640, 560, steps=4)
+    page.mouse.up()
+    assert corner() != home
+    page.keyboard.press("0")
+    assert corner() == home
+    page.keyboard.press("ArrowRight")
+    assert corner() != home
+
+
+def test_a_region_is_zoomed_to_by_click_and_key(page):
+    begin(page)
+    whole = shown(page)
+    page.click("[data-region='1']")
+    near = shown(page)
+    assert near != whole
+    assert page.get_attribute("[data-region='1']", "aria-current") == "true"
+    page.keyboard.press("g")
+    assert page.get_attribute("[data-region='0']", "aria-current") == "true"
+    assert "Region 1" in page.inner_text("#status")
+    assert shown(page) != near
+
+
+# --- the pixels of tools ---------------------------------------------------------------------------------------------
+
+
+def test_a_brush_is_a_disc_of_its_size(page):
+    draws = np.random.default_rng(0)
+    asked = [[float(x), float(y), int(size)] for x, y, size in zip(*draws.uniform(12, 28, (2, 60)), draws.integers(1, 24, 60), strict=True)]
+    spans = page.evaluate(
+        "async asked => { const { disc } = await import('/static/mask.js'); return asked.map(one => disc(...one)); }", asked
+    )
+    rows, columns = np.indices((40, 40)) + 0.5
+    for (x, y, size), found in zip(asked, spans, strict=True):
+        centre = [np.floor(v) + 0.5 if size % 2 else np.floor(v + 0.5) for v in (x, y)]
+        wanted = (columns - centre[0]) ** 2 + (rows - centre[1]) ** 2 <= (size / 2) ** 2
+        assert (filled(found, (40, 40)) == wanted).all(), (x, y, size)
+
+
+def test_a_polygon_has_the_pixels_whose_centres_lie_in_it(page):
+    draws = np.random.default_rng(0)
+    asked = draws.integers(0, 41, (40, 3, 2)).tolist()
+    spans = page.evaluate(
+        "async asked => { const { polygon } = await import('/static/mask.js'); return asked.map(one => polygon(one, 40)); }", asked
+    )
+    rows, columns = np.indices((40, 40)) + 0.5
+    centres = np.stack([columns.ravel(), rows.ravel()], axis=1)
+    for corners, found in zip(asked, spans, strict=True):
+        # A centre on an edge may fall to either side, so those are left out.
+        inner, outer = (Outline([*corners, corners[0]]).contains_points(centres, radius=radius).reshape(40, 40) for radius in (1e-6, -1e-6))
+        sure = inner == outer
+        assert sure.mean() > 0.9
+        assert (filled(found, (40, 40)) == inner)[sure].all(), corners
+
+
+def filled(spans, size):
+    mask = np.zeros(size, bool)
+    for row, first, behind in spans:
+        mask[int(row), max(int(first), 0) : int(behind)] = True  # JavaScript has a −0
+    return mask
+
+
+def test_outlines_enclose_exactly_the_mask(page):
+    masks = np.random.default_rng(0).integers(0, 2, (12, 9, 11))
+    inside = page.evaluate(
+        """async masks => {
+          const { outlines } = await import('/static/mask.js');
+          const c = document.createElement('canvas').getContext('2d');
+          return masks.map(mask => {
+            const path = outlines(new Uint8Array(mask.flat()), 11, 9, 255);
+            return mask.map((cells, row) => cells.map((_, column) => c.isPointInPath(path, column + 0.5, row + 0.5, 'evenodd')));
+          });
+        }""",
+        masks.tolist(),
+    )
+    assert (np.array(inside) == masks.astype(bool)).all()
+
+
+def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
+    door = Door.of("0.0.0.0")
+    with served(audit, door=door) as address, opened(browser, f"{address}/?token={door.token}", home=address) as page:
+        page.wait_for_selector(".begin")
+        assert page.url == f"{address}/"
+        assert door.token not in page.evaluate("document.cookie")
+        begin(page)
+        page.keyboard.press("a")
+        ready(page, order(audit)[1])
+        with browser.new_context() as stranger:
+            assert stranger.new_page().goto(address).status == 401
+    assert [row["what"] for row in rows_of(audit)] == ["given"]
+
+
+# --- for everybody ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, TABLET], ids=["desktop", "tablet"])
+def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
+    checks = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+
+    def complaints(page):
+        found = checks.Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]})
+        return [
+            json.dumps({"id": one["id"], "nodes": [node["html"][:200] for node in one["nodes"]]}) for one in found.response["violations"]
+        ]
+
+    # axe is put into the page as a script of its own, which the page's policy rightly forbids: here alone it is put off.
+    with opened(browser, address, viewport=viewport, bypass_csp=True) as page:
+        assert complaints(page) == []
+        begin(page)
+        assert complaints(page) == []
+        page.keyboard.press("b")
+        page.keyboard.press("?")
+        assert complaints(page) == []
+        page.keyboard.press("Escape")
+        page.keyboard.press("p")
+        ready(page, order(audit)[1])
+        page.goto(f"{address}/case?show=all&id={order(audit)[0]}")
+        ready(page)
+        assert complaints(page) == []
+        page.goto(f"{address}/?show=all")
+        assert complaints(page) == []
+        with page.expect_response("**/case*") as failed:
+            page.evaluate("location.assign('/case?id=nobody')")
+        assert failed.value.status == 404
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, TABLET, WIDE_TABLET], ids=["desktop", "tablet", "wide tablet"])
+def test_nothing_is_wider_than_the_window(browser, address, viewport):
+    with opened(browser, address, viewport=viewport, has_touch=viewport is not DESKTOP) as page:
+        wide = "() => [document.documentElement.scrollWidth, innerWidth]"
+        across, window = page.evaluate(wide)
+        assert across <= window
+        begin(page)
+        across, window = page.evaluate(wide)
+        assert across <= window
+        inner = "() => { const e = document.querySelector('.side').getBoundingClientRect();"
+        inner += " return Math.max(...[...document.querySelectorAll('.side *')].map(x => x.getBoundingClientRect().right)) - e.right; }"
+        assert page.evaluate(inner) <= 0
+        sheet = page.evaluate("() => { const e = document.querySelector('.side'); return [e.scrollWidth, e.clientWidth]; }")
+        assert sheet[0] <= sheet[1]
+
+
+def test_a_name_with_markup_is_only_a_name(browser, tmp_path):
+    audit = audit_of(discs(tmp_path / "data", ids=(STRANGE, "b")), tmp_path / "audit", shifted_back)
+    with served(audit, who=STRANGE) as address, opened(browser, address) as page:
+        alerts = []
+        page.on("dialog", lambda dialog: (alerts.append(dialog.message), dialog.dismiss()))
+        while begin(page) != STRANGE:
+            page.keyboard.press("a")
+            page.wait_for_load_state()
+            page.goto(address)
+        page.keyboard.press("b")
+        drag(page, (5, 5), (20, 9))
+        page.keyboard.press("m")
+        page.wait_for_function("() => !document.querySelector('.side h1') || document.querySelector('.side h1').textContent === 'b'")
+        page.goto(f"{address}/?show=all")
+        assert STRANGE in page.inner_text("table")
+        assert alerts == []
+    assert {row["who"] for row in rows_of(audit)} == {STRANGE}
