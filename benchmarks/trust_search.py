@@ -51,6 +51,8 @@ class Variant:
     """T ← memory T + (1 − memory) evidence."""
     prior: float = 1.0
     """T before the first visit."""
+    count: bool = False
+    """T is the mean over the prior, as one visit, and all visits so far, until that remembers longer than `memory`."""
     power: float = 1.0
     """A pixel counts with T to this power."""
     evidence: str = "sign"
@@ -110,6 +112,7 @@ class Search:
         self.updates = EPOCHS * -(-len(self.noisy) // BATCH)
         self.optimizer = build_optimizer(self.model, self.config)
         self.schedule = build_schedule(self.optimizer, self.config, self.updates)
+        self.update = 0
         self.trust = torch.full((len(self.images), SIDE, SIDE), variant.prior)
 
     def batch(self, indices: np.ndarray, masks: Tensor, stream: str, update: int) -> tuple[Batch, np.ndarray]:
@@ -146,6 +149,7 @@ class Search:
                 yield {"epoch": (update + 1) // per_epoch, **self.state()}
 
     def step(self, update: int) -> None:
+        self.update = update
         variant, progress = self.variant, update / self.updates
         indices = epoch_order(self.noisy, BATCH, update, self.seed, "noisy")
         kind = variant.kind
@@ -223,8 +227,11 @@ class Search:
             evidence = torch.sigmoid(2 * gain / gain.abs().mean().clamp(min=1e-30))
         else:
             evidence = (gain > 0).float()
-        before = turned(self.trust[indices], turns)
-        after = torch.where(gain == 0, before, variant.memory * before + (1 - variant.memory) * evidence)
+        before, memory = turned(self.trust[indices], turns), variant.memory
+        if variant.count:
+            visits = 1 + self.update // (self.updates // EPOCHS)
+            memory = min(memory, visits / (visits + 1))
+        after = torch.where(gain == 0, before, memory * before + (1 - memory) * evidence)
         self.trust[indices] = turned(after, INVERSE[turns])
         return after
 

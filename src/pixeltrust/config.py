@@ -68,7 +68,7 @@ class Config:
     clean_weight: float | None = None
     """λ of `trust`, `pixel` and `image`: how much the clean loss adds to the update. Unset: 1 for `trust`, 0 (the paper) for the others."""
 
-    trust_memory: float = 0.9
+    trust_memory: float = 0.7
     """β of `trust`: how much of a pixel's trust stays when its image is seen again; 1 learns nothing."""
 
     trust_sharpness: float = 3.0
