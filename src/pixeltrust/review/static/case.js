@@ -95,7 +95,17 @@ function ask(title, text, yes, no, other = "") {
   const dialog = one("ask");
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
+  return new Promise((resolve) => {
+    const settle = (answer) => {
+      dialog.removeEventListener("cancel", cancelled);
+      dialog.removeEventListener("close", closed);
+      resolve(answer);
+    };
+    const cancelled = () => settle("no"); // at once: "close" comes later, and a key pressed in between would be lost
+    const closed = () => { if (!dialog.open) settle(dialog.returnValue); }; // open: it is of the question before
+    dialog.addEventListener("cancel", cancelled);
+    dialog.addEventListener("close", closed);
+  });
 }
 
 async function mayLeave() {
