@@ -95,7 +95,14 @@ function ask(title, text, yes, no, other = "") {
   const dialog = one("ask");
   dialog.returnValue = "no";
   dialog.showModal();
-  return new Promise((resolve) => dialog.addEventListener("close", () => resolve(dialog.returnValue), { once: true }));
+  return new Promise((resolve) => {
+    // Not by "close", which comes in a task of its own: a key pressed before that would be lost, or open the dialog anew and have it answered.
+    new MutationObserver((_, watching) => {
+      if (dialog.open) return;
+      watching.disconnect();
+      resolve(dialog.returnValue);
+    }).observe(dialog, { attributeFilter: ["open"] });
+  });
 }
 
 async function mayLeave() {
@@ -256,6 +263,7 @@ for (const link of ["previous", "next"]) {
     step(link);
   });
 }
+window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); }); // kept by the browser: what it says is old
 window.addEventListener("beforeunload", (event) => {
   if (!leaving && tools.painting.changed) event.preventDefault();
 });
