@@ -106,7 +106,9 @@ def ready(page, identity=None):
 
 def begin(page):
     """To the first case, by keys; its id."""
+    ready(page)
     page.keyboard.press("Enter")
+    page.wait_for_selector(".side")
     ready(page)
     return page.inner_text(".side h1")
 
@@ -405,6 +407,33 @@ def test_what_is_painted_and_not_saved_is_asked_for(page, audit):
     page.wait_for_selector("#ask[open]")
     page.click("#ask-yes")
     ready(page, second)
+
+
+def test_a_key_right_behind_an_answer_counts(page, audit):
+    begin(page)
+    page.keyboard.press("b")
+    drag(page, (5, 5), (20, 9))
+    # In one turn, as keys that wait while the machine is busy: the answer, and the next key before the dialog's own event.
+    told = page.evaluate(
+        """async () => {
+          const press = (key) => document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+          const turn = () => new Promise((go) => queueMicrotask(() => queueMicrotask(() => queueMicrotask(go))));
+          const dialog = document.getElementById("ask"), told = [];
+          for (const key of ["a", "n", "a"]) {
+            press(key);
+            told.push(dialog.open);
+            dialog.close();
+            for (let more = 0; more < 9; more++) await turn();
+          }
+          return told;
+        }"""
+    )
+    assert told == [True, True, True]
+    page.keyboard.press("n")
+    page.wait_for_selector("#ask[open]")
+    page.click("#ask-yes")
+    ready(page, order(audit)[1])
+    assert rows_of(audit) == []
 
 
 def test_fingers_paint_and_two_of_them_zoom(browser, address, audit):

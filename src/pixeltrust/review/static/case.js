@@ -96,15 +96,12 @@ function ask(title, text, yes, no, other = "") {
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {
-    const settle = (answer) => {
-      dialog.removeEventListener("cancel", cancelled);
-      dialog.removeEventListener("close", closed);
-      resolve(answer);
-    };
-    const cancelled = () => settle("no"); // at once: "close" comes later, and a key pressed in between would be lost
-    const closed = () => { if (!dialog.open) settle(dialog.returnValue); }; // open: it is of the question before
-    dialog.addEventListener("cancel", cancelled);
-    dialog.addEventListener("close", closed);
+    // Not by "close", which comes in a task of its own: a key pressed before that would be lost, or open the dialog anew and have it answered.
+    new MutationObserver((_, watching) => {
+      if (dialog.open) return;
+      watching.disconnect();
+      resolve(dialog.returnValue);
+    }).observe(dialog, { attributeFilter: ["open"] });
   });
 }
 
@@ -266,6 +263,7 @@ for (const link of ["previous", "next"]) {
     step(link);
   });
 }
+window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); }); // kept by the browser: what it says is old
 window.addEventListener("beforeunload", (event) => {
   if (!leaving && tools.painting.changed) event.preventDefault();
 });

@@ -10,3 +10,5 @@ document.addEventListener("keydown", (event) => {
     document.querySelector("input[name=find]").focus();
   }
 });
+
+document.body.dataset.ready = "true";
