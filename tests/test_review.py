@@ -1,17 +1,21 @@
 """The review: what is decided and kept, who is let in, and the data folder that comes of it."""
 
 import asyncio
+import io
 import os
 import re
 import signal
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
+from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 import numpy as np
 import pandas as pd
@@ -211,6 +215,81 @@ def test_a_name_that_is_none_is_refused(audit, client, text):
     assert rows_of(audit) == []
 
 
+def test_a_full_disk_is_said_and_nothing_is_half_written(audit):
+    store = Decisions(Audit.read(audit))
+    noise = np.random.default_rng(0).integers(0, 2, (900, 900)).astype(np.uint8)
+    reading = store.reading
+
+    @contextmanager
+    def full():
+        with reading() as connection:
+            (pages,) = connection.execute("PRAGMA page_count").fetchone()
+            connection.execute(f"PRAGMA max_page_count = {pages + 2}")
+            yield connection
+
+    store.reading = full
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        store.decide("a", "mended", who="ann", seen=0, given=noise, decided=noise)
+    store.reading = reading
+    assert store.history("a") == []
+    store.decide("a", "mended", who="ann", seen=0, given=noise, decided=noise)
+    store.close()
+
+
+_BEGIN = """
+import sys
+from pathlib import Path
+from pixeltrust.review.audits import Audit
+from pixeltrust.review.decisions import Decisions
+print("ready", flush=True)
+sys.stdin.readline()
+Decisions(Audit.read(Path(sys.argv[1]))).close()
+"""
+
+
+def test_processes_that_begin_on_an_audit_at_once_all_begin(audit):
+    begun = [python(_BEGIN, audit) for _ in range(4)]
+    for process in begun:
+        process.stdout.readline()
+    for process in begun:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert [(process.communicate(timeout=60)[1], process.returncode) for process in begun] == [("", 0)] * 4
+
+
+_DECIDE = """
+import sys
+from pathlib import Path
+import numpy as np
+from pixeltrust.review.audits import Audit
+from pixeltrust.review.decisions import Decisions
+store, seen = Decisions(Audit.read(Path(sys.argv[1]))), 0
+for number in range(10**9):
+    mask = np.random.default_rng(number).integers(0, 2, (64, 64)).astype(np.uint8)
+    seen = store.decide("a", "mended", who="ann", seen=seen, given=mask, decided=mask).number
+    print(seen, flush=True)
+"""
+
+
+def test_what_was_answered_outlives_a_kill(audit):
+    process = python(_DECIDE, audit)
+    for _ in range(5):
+        answered = int(process.stdout.readline())
+    process.kill()
+    answered = max([answered, *map(int, process.communicate()[0].split())])
+    store = Decisions(Audit.read(audit))
+    history = store.history("a")
+    assert [made.number for made in history] in ([*range(1, answered + 1)], [*range(1, answered + 2)])  # the last one unanswered
+    assert all(digest(store.mask(made.after)) == made.after for made in history)
+    store.close()
+
+
+def python(program, audit):
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-c", program, str(audit)], text=True, env=environment, **pipes)
+
+
 # --- the queue ----------------------------------------------------------------------------------------------------
 
 
@@ -329,10 +408,50 @@ def test_a_missing_or_broken_file_is_said_and_the_rest_goes_on(audit, client, tm
     assert "a.png" in client.get("/image?id=a").json()["error"]
     assert "there is no such file" in client.get("/plane/trust?id=a").json()["error"]
     assert "9x9 pixels, 64x48 when it was audited" in client.get("/plane/proposed?id=a").json()["error"]
-    assert client.get("/thumbnail?id=a").status_code == 500
     assert decide(client, "a", "proposed").status_code == 500
     assert decide(client, "a", "given").status_code == 200
     assert [row["what"] for row in rows_of(audit)] == ["given"]
+
+
+@pytest.mark.parametrize("folder", ["audit/mended", "data/noisy", "data/images"])
+def test_the_thumbnail_of_a_case_without_a_file_is_crossed_out_and_names_it(audit, client, tmp_path, folder):
+    version = Audit.read(audit).version()
+    whole = client.get(f"/thumbnail?id=b&v={version}")
+    assert "X-Fault" not in whole.headers
+    file = tmp_path / folder / "b.png"
+    content = file.read_bytes()
+    file.unlink()
+    answer = client.get(f"/thumbnail?id=b&v={version}")
+    assert (answer.status_code, answer.headers["Content-Type"], answer.headers["Cache-Control"]) == (200, "image/jpeg", "no-store")
+    assert unquote(answer.headers["X-Fault"]) == f"{file}: there is no such file"
+    assert Image.open(io.BytesIO(answer.content)).size == Image.open(io.BytesIO(whole.content)).size
+    assert answer.content != whole.content
+    file.write_bytes(content)
+    assert client.get(f"/thumbnail?id=b&v={version}").content == whole.content
+
+
+def test_an_image_that_is_a_bomb_is_named(client, tmp_path):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    (tmp_path / "data/images/a.png").write_bytes(bomb)
+    answer = client.get("/image?id=a")
+    assert answer.status_code == 500
+    assert "a.png: cannot be read" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(("what", "file"), [("given", "data/noisy/a.png"), ("proposed", "audit/mended/a.png")])
+def test_a_mask_that_has_changed_since_it_was_shown_is_not_accepted(audit, client, tmp_path, what, file):
+    shown = client.get(f"/plane/{what}?id=a").headers["ETag"]
+    Image.fromarray(np.full(SIZE, 255, np.uint8) * (np.indices(SIZE)[0] > 9).astype(np.uint8)).save(tmp_path / file)
+    query = urlencode({"id": "a", "what": what, "seen": 0, "who": "ann", "shown": shown})
+    refused = client.post(f"/decide?{query}")
+    assert (refused.status_code, rows_of(audit)) == (412, [])
+    assert "has changed since it was shown" in refused.json()["error"]
+    query = urlencode({"id": "a", "what": what, "seen": 0, "who": "ann", "shown": client.get(f"/plane/{what}?id=a").headers["ETag"]})
+    assert client.post(f"/decide?{query}").status_code == 200
 
 
 # --- painted masks -------------------------------------------------------------------------------------------------
@@ -451,6 +570,16 @@ def test_beyond_this_machine_a_token_is_asked_for(audit):
         assert client.get("/", headers={"Host": "evil.example"}).status_code == 421
 
 
+def test_cookies_of_other_servers_do_not_lock_out(audit):
+    door = Door.of("0.0.0.0")
+    for client in clients(audit, door):
+        name = client.get(f"/?token={door.token}").headers["Set-Cookie"].split("=")[0]
+        client.cookies.clear()
+        for cookies in (f'theirs={{"a": [1, 2]}}; {name}={door.token}', f"a b=c; {name}={door.token}", f"{name}={door.token}; ä"):
+            assert client.get("/", headers={"Cookie": cookies.encode()}).status_code == 200
+        assert client.get("/", headers={"Cookie": f"{name}=wrong"}).status_code == 401
+
+
 def test_on_this_machine_none_is_asked_for():
     assert [Door.of(host).token for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2")] == [None] * 4
 
@@ -552,6 +681,15 @@ def test_the_mask_that_was_decided_on_is_exported_even_where_its_file_has_change
     Image.new("L", SIZE[::-1]).save(audit / "mended/a.png")
     export(audit, tmp_path / "out", show_progress=False)
     assert (np.asarray(Image.open(tmp_path / "out/clean/a.png")) == 255 * proposed).all()
+
+
+def test_a_decided_mask_of_another_size_than_its_image_by_now_is_not_exported(audit, client, tmp_path):
+    decide(client, "a", "given")
+    for folder in ("images", "noisy"):
+        Image.new("L", (9, 8)).save(tmp_path / f"data/{folder}/a.png")
+    with pytest.raises(DataError, match="9x8 pixels, but the mask decided on has 64x48"):
+        export(audit, tmp_path / "out", show_progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_masks_with_ignored_pixels_are_written_as_the_others(tmp_path):

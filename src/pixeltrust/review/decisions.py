@@ -10,6 +10,7 @@ a `Conflict`, and nothing is written.
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -126,7 +127,8 @@ class Decisions:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # a full disk has rolled back already
+                    connection.execute("ROLLBACK")
                 raise
 
     def decide(self, case_id: str, what: str, *, who: str, seen: int, given: np.ndarray, decided: np.ndarray | None) -> Decision:
@@ -222,7 +224,7 @@ class Decisions:
     def _begin(self) -> None:
         """The tables exist, and hold the audit as it is now."""
         try:
-            self._kept.execute("PRAGMA journal_mode = WAL")
+            self._write_ahead()
             with self.writing() as connection:
                 self._make_tables(connection)
                 version = self.audit.version()
@@ -233,6 +235,18 @@ class Decisions:
             self._kept.execute("SELECT count(*) FROM about").fetchone()
         except sqlite3.Error as error:
             raise RunError(f"{self.file}: cannot be used: {error}") from None
+
+    def _write_ahead(self) -> None:
+        """The file has a log beside it. SQLite does not wait for this by itself where another process is about the same."""
+        end = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                self._kept.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(0.02)
 
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         (made,) = connection.execute("PRAGMA user_version").fetchone()

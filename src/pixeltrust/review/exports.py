@@ -12,7 +12,7 @@ import pandas as pd
 from pixeltrust.cases import COLUMNS, Case, Cases, Role, read_cases
 from pixeltrust.errors import DataError, count
 from pixeltrust.files import check_free, link_or_copy, whole_folder
-from pixeltrust.images import image_suffix, write_png
+from pixeltrust.images import image_suffix, read_size, write_png
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads
@@ -125,7 +125,14 @@ def _encoding(
     def look(one: _Planned) -> tuple[Kind, bool]:
         if one.decision:
             assert one.decision.after is not None
-            ignored = bool((decisions.mask(one.decision.after) == IGNORE).any())
+            decided = decisions.mask(one.decision.after)
+            size = read_size(one.case.image)
+            if decided.shape != size:  # the data were exchanged since
+                sides = f"{decided.shape[1]}x{decided.shape[0]}"
+                raise DataError(
+                    f"{one.case.image}: {size[1]}x{size[0]} pixels, but the mask decided on has {sides}; audit and decide again"
+                )
+            ignored = bool((decided == IGNORE).any())
             means = audit.classes == 1 and audit.ignore_label is None and ignored
             return Kind(one.case.mask, "ignored" if means else "absent"), ignored
         labels, kind = decode_labels(one.case.mask, classes=audit.classes, ignore_label=audit.ignore_label)

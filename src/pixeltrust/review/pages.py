@@ -3,7 +3,8 @@
 GET  /            the queue: show, kind, find, page
 GET  /case        one case: id, and the filter it was come to by
 GET  /image  /thumbnail  /plane/{given,proposed,decided,trust}      of the case id; a plane is its bytes, row by row
-POST /decide      id, what, who, seen and the filter; of `mended` the runs of the mask as the body
+POST /decide      id, what, who, seen and the filter; of `mended` the runs of the mask as the body; of `given` and `proposed` optionally
+                  shown, the ETag of the plane that whoever decides has seen
 POST /undo        id, who, seen
 """
 
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import jinja2
 import numpy as np
@@ -127,7 +129,7 @@ def application(audit: Audit, decisions: Decisions, *, door: Door, who: str) -> 
     handlers: dict[Any, Any] = {
         HTTPException: functools.partial(_failed, review),
         PixeltrustError: functools.partial(_failed, review),
-        sqlite3.OperationalError: functools.partial(_failed, review),
+        sqlite3.Error: functools.partial(_failed, review),
     }
     return Starlette(routes=routes, middleware=[Middleware(Guard, door=door)], exception_handlers=handlers, lifespan=lifespan)
 
@@ -218,7 +220,9 @@ async def small_image(review: Review, request: Request) -> Response:
     tag = await run_in_threadpool(stamp, Path(case["image"]), mask, review.audit.proposed_file(case["id"]))
     if (unchanged := _unchanged(request, tag, lasting)) is not None:
         return unchanged
-    content = await review.picture(thumbnail, review.audit, case["id"], Path(case["image"]), mask, size)
+    content, fault = await review.picture(thumbnail, review.audit, case["id"], Path(case["image"]), mask, size)
+    if fault:  # asked for anew each time; a header holds no text of any alphabet
+        return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store", "X-Fault": quote(fault)})
     return Response(content, media_type="image/jpeg", headers=_headers(tag, lasting))
 
 
@@ -233,10 +237,9 @@ async def plane(review: Review, request: Request) -> Response:
             raise HTTPException(404, "No mask is decided on.")
         tag, make = force.after[:24], functools.partial(review.decisions.mask, force.after)
     elif name == "given":
-        tag, make = stamp(Path(case["mask"])), functools.partial(review.given, case)
+        tag, make = _stamp(review, case, name), functools.partial(review.given, case)
     elif name == "proposed":
-        tag = stamp(Path(case["mask"]), review.audit.proposed_file(identity))
-        make = functools.partial(_proposed, review, case)
+        tag, make = _stamp(review, case, name), functools.partial(_proposed, review, case)
     elif name == "trust":
         tag, make = stamp(review.audit.trust_file(identity)), functools.partial(trust_map, review.audit, identity, size)
     else:
@@ -247,6 +250,11 @@ async def plane(review: Review, request: Request) -> Response:
     return Response(content, media_type="application/octet-stream", headers={**_headers(tag), "Content-Encoding": "gzip"})
 
 
+def _stamp(review: Review, case: dict[str, Any], name: str) -> str:
+    """Of the files that a given or a proposed mask is read from."""
+    return stamp(Path(case["mask"]), *([review.audit.proposed_file(case["id"])] if name == "proposed" else []))
+
+
 def _proposed(review: Review, case: dict[str, Any]) -> np.ndarray:
     return proposed_mask(review.audit, case["id"], review.given(case))
 
@@ -255,12 +263,12 @@ def _proposed(review: Review, case: dict[str, Any]) -> np.ndarray:
 
 
 async def decide(review: Review, request: Request) -> Response:
-    """Write a decision; 409 where somebody has decided since the page looked."""
+    """Write a decision; 409 where somebody has decided since the page looked, 412 where the mask is another one since."""
     case = await run_in_threadpool(review.case, request)
     what = request.query_params.get("what", "")
     if what not in WORDS or what in (ALL, "undecided", "undone"):
         raise HTTPException(400, "what: given, proposed, mended, rejected or skipped.")
-    who, seen = _who(request), _number(request, "seen", -1)
+    who, seen, shown = _who(request), _number(request, "seen", -1), request.query_params.get("shown", "")
     body = await _body(request, most_bytes((case["height"], case["width"])) if what == "mended" else 0)
 
     def write() -> Decision:
@@ -274,6 +282,9 @@ async def decide(review: Review, request: Request) -> Response:
             decided = proposed_mask(review.audit, case["id"], given)
         else:
             decided = None if what == "rejected" else given
+        # After the reading, so that what was read is what was shown.
+        if what in ("given", "proposed") and shown and shown != f'"{_stamp(review, case, what)}"':
+            raise HTTPException(412, f"The {what} mask's file has changed since it was shown; nothing was written. Load the page again.")
         return review.decisions.decide(case["id"], what, who=who, seen=seen, given=given, decided=decided)
 
     return await _changed(review, request, case, write)

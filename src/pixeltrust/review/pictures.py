@@ -18,7 +18,7 @@ from pixeltrust.review.masks import given_mask, proposed_mask
 
 FOLDER = ".thumbnails"
 SIDE = 96  # of a thumbnail, its longer one
-GIVEN, PROPOSED = (242, 179, 76), (88, 200, 242)
+GIVEN, PROPOSED, BROKEN = (242, 179, 76), (88, 200, 242), (255, 120, 110)
 _AS_THEY_ARE = {".jpg": ("JPEG", "image/jpeg"), ".jpeg": ("JPEG", "image/jpeg"), ".png": ("PNG", "image/png")}
 _ORIENTATION = 0x0112
 
@@ -47,19 +47,21 @@ def shown_image(file: Path) -> tuple[bytes, str]:
     return _encoded(read_image(file), "PNG", compress_level=1), "image/png"
 
 
-def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> bytes:
-    """A JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed).
+def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[bytes, str]:
+    """A JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed), and what is wrong with its files.
 
-    Raises:
-        DataError: a file of the case cannot be read.
+    Where a file cannot be read the picture has the others, crossed out; it is not kept.
     """
     name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
     kept = audit.folder / FOLDER / f"{name}-{SIDE}-{stamp(image, mask, audit.proposed_file(identity))}.jpg"
     try:
-        return kept.read_bytes()
+        return kept.read_bytes(), ""
     except OSError:
         pass
-    made = _encoded(_with_outlines(audit, identity, image, mask, size), "JPEG", quality=85)
+    picture, faults = _with_outlines(audit, identity, image, mask, size)
+    made = _encoded(picture, "JPEG", quality=85)
+    if faults:
+        return made, "; ".join(faults)
     try:
         kept.parent.mkdir(exist_ok=True)
         begun = kept.with_suffix(f".{token_hex(4)}")  # of its own: two people may look at one page
@@ -67,7 +69,7 @@ def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[
         begun.replace(kept)
     except OSError:  # a full or read-only disk costs time, not the page
         pass
-    return made
+    return made, ""
 
 
 def _is_plain(file: Path, form: str) -> bool:
@@ -76,23 +78,34 @@ def _is_plain(file: Path, form: str) -> bool:
         with file.open("rb") as opened, Image.open(opened) as picture:
             turned = picture.getexif().get(_ORIENTATION, 1) != 1
             return picture.format == form and picture.mode in ("L", "RGB") and "transparency" not in picture.info and not turned
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from None
 
 
-def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> np.ndarray:
-    given = given_mask(audit, mask, size)
-    proposed = proposed_mask(audit, identity, given)
+def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
     scale = min(1.0, SIDE / max(size))
     small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-    solid, dashed = _outline(resize_labels(given, small)), _outline(resize_labels(proposed, small))
-    picture = resize_image(read_image(image), small).copy()
+    picture, solid, dashed = np.full((*small, 3), 40, np.uint8), np.zeros(small, bool), np.zeros(small, bool)
+    faults = []
+    try:
+        picture = resize_image(read_image(image), small).copy()
+    except DataError as error:
+        faults.append(str(error))
+    try:
+        given = given_mask(audit, mask, size)
+        solid = _outline(resize_labels(given, small))
+        dashed = _outline(resize_labels(proposed_mask(audit, identity, given), small))
+    except DataError as error:
+        faults.append(str(error))
     around = ndimage.binary_dilation(solid | dashed)
     picture[around] = picture[around] // 3  # so that a line shows on any ground
     picture[solid] = GIVEN
     rows, columns = np.indices(small)
     picture[dashed & ((rows + columns) % 6 < 4)] = PROPOSED
-    return picture
+    if faults:
+        down, across = (rows + 0.5) / small[0], (columns + 0.5) / small[1]
+        picture[np.minimum(abs(down - across), abs(down + across - 1)) < 1.5 / min(SIDE, *small)] = BROKEN
+    return picture, faults
 
 
 def _outline(labels: np.ndarray) -> np.ndarray:

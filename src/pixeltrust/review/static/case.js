@@ -6,7 +6,7 @@ import { who } from "./who.js";
 
 const one = (name) => document.getElementById(name);
 const told = JSON.parse(one("case").dataset.told);
-const planes = {};
+const planes = {}, tags = {};
 const SAID = { given: "given accepted", proposed: "proposed accepted", mended: "mended", rejected: "rejected", skipped: "skipped" };
 
 const painted = document.createElement("canvas");
@@ -48,6 +48,7 @@ async function plane(name) {
   const answer = await fetch(`/plane/${name}?${new URLSearchParams({ id: told.id })}`);
   if (!answer.ok) throw new Error((await answer.json()).error);
   planes[name] = new Uint8Array(await answer.arrayBuffer());
+  tags[name] = answer.headers.get("ETag");
   return planes[name];
 }
 
@@ -151,14 +152,14 @@ async function change(path, values, body, anyway) {
 async function decide(what) {
   if (busy || leaving) return;
   tools.lift();
-  if (what === "proposed" && !planes.proposed) return say("The proposed mask is not shown; wait for it, or see what is wrong");
+  if (["given", "proposed"].includes(what) && !planes[what]) return say(`The ${what} mask is not shown; wait for it, or see what is wrong`);
   if (what === "mended" && !tools.painting.changed) return say("Nothing is painted yet: take the brush B, the eraser E or the polygon O");
   if (what === "mended" && view.corners.length) return say("The polygon is open: Enter fills it, Esc gives it up");
   busy = true;
   try {
     if (what !== "mended" && !(await mayLeave())) return;
     const body = what === "mended" ? runs(tools.painting.mask) : undefined;
-    const made = await change("/decide", { id: told.id, what, seen: told.seen }, body, "Decide anyway");
+    const made = await change("/decide", { id: told.id, what, seen: told.seen, shown: tags[what] ?? "" }, body, "Decide anyway");
     if (!made) return;
     memory.set(MADE, [...memory.get(MADE, []), { id: told.id, number: made.number }].slice(-200));
     const words = `${told.id}: ${SAID[what]}. U undoes it`;
