@@ -14,7 +14,7 @@ from pixeltrust.audit import audit
 from pixeltrust.audit import run as run_module
 from pixeltrust.audit.regions import agreement, case_row, region_rows
 from pixeltrust.audit.scores import SHARE, TILT, confusion_of, tilt_of, trust_of
-from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, read_audit_table, read_record
+from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, read_audit_cases, read_audit_regions, read_record
 from pixeltrust.cases import check, read_cases
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.images import read_labels
@@ -148,7 +148,7 @@ def test_an_audit_folder_holds_what_it_promises(audited, data):
     }  # fmt: skip
     for name in ("trust", "mended"):
         assert sorted(path.stem for path in (out / name).iterdir()) == ids
-    cases, regions = read_audit_table(out, "cases.csv"), read_audit_table(out, "regions.csv")
+    cases, regions = read_audit_cases(out), read_audit_regions(out)
     assert list(cases.columns) == list(CASE_COLUMNS)
     assert list(regions.columns) == list(REGION_COLUMNS)
     assert cases["rank"].tolist() == list(range(1, 25))
@@ -159,7 +159,7 @@ def test_an_audit_folder_holds_what_it_promises(audited, data):
 
 
 def test_only_doubtful_pixels_are_mended_and_the_files_say_which(audited, data):
-    cases = read_audit_table(audited.out, "cases.csv").set_index("id")
+    cases = read_audit_cases(audited.out).set_index("id")
     changed_anywhere = 0
     for case in read_cases(data).of("noisy"):
         given, mended, trust = read_labels(case.mask), *(read_labels(audited.out / name / f"{case.id}.png") for name in ("mended", "trust"))
@@ -216,7 +216,7 @@ def test_a_mask_that_training_has_not_seen_is_judged_with_the_clean_set(run, dat
     pixels[:6, :6] = 255
     Image.fromarray(pixels).save(changed)
     audit(run, other, out=tmp_path / "audit", show_progress=False)
-    evidence = read_audit_table(tmp_path / "audit", "cases.csv").set_index("id")["evidence"]
+    evidence = read_audit_cases(tmp_path / "audit").set_index("id")["evidence"]
     assert evidence[changed.stem] == "network and clean set"
     assert (evidence.drop(changed.stem) == "network and training").all()
     trust = read_labels(tmp_path / "audit" / "trust" / changed.name)
@@ -385,14 +385,16 @@ def test_ids_with_markup_and_other_letters_are_text(run, data, tmp_path):
         first = sorted((mine / "noisy").iterdir())[0] if name == "noisy" else mine / "images" / sorted((mine / "noisy").iterdir())[0].name
         first.rename(first.with_name("<b>ü&007.png"))
     audit(run, mine, out=tmp_path / "audit", show_progress=False)
-    assert "<b>ü&007" in set(read_audit_table(tmp_path / "audit", "cases.csv")["id"])
+    assert "<b>ü&007" in set(read_audit_cases(tmp_path / "audit")["id"])
     page = (tmp_path / "audit" / "report.html").read_text(encoding="utf-8")
     assert "<b>ü" not in page
     assert "&lt;b&gt;ü&amp;007" in page
 
 
 def test_ids_that_look_like_numbers_or_nothing_stay_texts(tmp_path):
-    pd.DataFrame({"id": ["007", "NA"], "agreement": [0.5, 1]}).to_csv(tmp_path / "cases.csv", index=False)
-    assert read_audit_table(tmp_path, "cases.csv")["id"].tolist() == ["007", "NA"]
-    with pytest.raises(RunError, match=re.escape(str(Path(tmp_path) / "regions.csv"))):
-        read_audit_table(tmp_path, "regions.csv")
+    pd.DataFrame({name: ["1", "1"] for name in CASE_COLUMNS} | {"id": ["007", "NA"], "agreement": ["0.5", ""]}).to_csv(
+        tmp_path / "cases.csv", index=False
+    )
+    assert read_audit_cases(tmp_path)["id"].tolist() == ["007", "NA"]
+    with pytest.raises(DataError, match=re.escape(str(Path(tmp_path) / "regions.csv"))):
+        read_audit_regions(tmp_path)

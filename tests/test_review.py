@@ -303,7 +303,7 @@ def many(tmp_path, number):
         rows[name] = 1
     rows.to_csv(folder / "cases.csv", index=False)
     regions = pd.DataFrame({"id": rows["id"], "kind": np.where(np.arange(number) % 3 == 0, "missing", "too much"), "mended": True})
-    for name in ("region", "area", "share", "top", "left", "bottom", "right", "confidence"):
+    for name in ("region", "area", "share", "top", "left", "bottom", "right", "row", "column", "confidence"):
         regions[name] = 1
     regions.to_csv(folder / "regions.csv", index=False)
     about = {"weights": "last", "classes": 1, "ignore_label": None, "channels": 3, "tilt": (0.0, 0.0), "seconds": 1.0}

@@ -65,13 +65,13 @@ def served(audit, who="ann", door=None):
 
 
 @contextmanager
-def opened(browser, address, *, viewport=DESKTOP, home=None, **more):
-    """A page whose complaints, and requests to elsewhere, fail the test."""
+def opened(browser, address, *, viewport=DESKTOP, home=None, answers="409", **more):
+    """A page whose complaints, and requests to elsewhere, fail the test; `answers` is the status it may meet."""
     context = browser.new_context(viewport=viewport, **more)
     page = context.new_page()
     wrong = []
-    # A 409 is an answer the page shows; the browser's console tells of it all the same.
-    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" and "409" not in message.text else None)
+    # Such an answer the page shows; the browser's console tells of it all the same.
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" and answers not in message.text else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("request", lambda request: None if request.url.startswith((home or address, "blob:")) else wrong.append(request.url))
     page.goto(address)
@@ -250,6 +250,30 @@ def test_two_tabs_do_not_lose_a_decision(browser, address, audit):
         bob.click("#ask-yes")
         ready(bob, second)
     assert [(row["who"], row["what"]) for row in rows_of(audit)] == [("ann", "given"), ("bob", "rejected")]
+
+
+@pytest.mark.parametrize("folder", ["audit/mended", "data/noisy", "data/images"])
+def test_a_file_that_is_missing_is_named(browser, address, audit, tmp_path, folder):
+    first = order(audit)[0]
+    (tmp_path / folder / f"{first}.png").unlink()
+    with opened(browser, address, answers="500") as page:
+        begin(page)
+        assert f"{first}.png: there is no such file" in page.inner_text("#fault")
+
+
+def test_a_mask_that_has_changed_since_it_was_shown_is_not_accepted(browser, address, audit):
+    first = order(audit)[0]
+    with opened(browser, address, answers="412") as page:
+        begin(page)
+        Image.fromarray(255 * (np.indices(SIZE)[0] > 9).astype(np.uint8)).save(audit / f"mended/{first}.png")
+        page.keyboard.press("p")
+        page.wait_for_selector("text=has changed since it was shown")
+        assert rows_of(audit) == []
+        page.reload()
+        ready(page, first)
+        page.keyboard.press("p")
+        ready(page, order(audit)[1])
+    assert [row["what"] for row in rows_of(audit)] == ["proposed"]
 
 
 # --- painting ------------------------------------------------------------------------------------------------------
@@ -626,9 +650,10 @@ def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
         assert complaints(page) == []
         page.goto(f"{address}/?show=all")
         assert complaints(page) == []
-        with page.expect_response("**/case*") as failed:
-            page.evaluate("location.assign('/case?id=nobody')")
-        assert failed.value.status == 404
+    with opened(browser, address, viewport=viewport, bypass_csp=True, answers="404") as page:
+        assert page.goto(f"{address}/case?id=nobody").status == 404
+        page.wait_for_selector("text=This cannot be shown")
+        assert complaints(page) == []
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, TABLET, WIDE_TABLET], ids=["desktop", "tablet", "wide tablet"])

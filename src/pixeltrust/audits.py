@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from pixeltrust.errors import RunError
+from pixeltrust.errors import DataError, RunError, count, some
+from pixeltrust.tables import read_table
 
 FORMAT = 1
 SURE = 128  # a pixel is doubtful below this in its 8-bit trust, a probability of ½
@@ -29,7 +30,29 @@ CASE_COLUMNS = (
 REGION_COLUMNS = (
     "rank", "id", "region", "kind", "area", "share", "top", "left", "bottom", "right", "row", "column", "confidence", "mended",
 )  # fmt: skip
-_TEXTS = dict.fromkeys(("id", "image", "mask", "kind", "evidence"), str)
+CASE_NUMBERS = {
+    "agreement": float,
+    "doubtful_pixels": int,
+    "doubtful_share": float,
+    "changed_pixels": int,
+    "added_pixels": int,
+    "removed_pixels": int,
+    "regions": int,
+    "height": int,
+    "width": int,
+}
+REGION_NUMBERS = {
+    "region": int,
+    "area": int,
+    "share": float,
+    "top": int,
+    "left": int,
+    "bottom": int,
+    "right": int,
+    "row": float,
+    "column": float,
+    "confidence": float,
+}
 
 
 @dataclass(frozen=True)
@@ -72,13 +95,40 @@ def read_record(audit: Path) -> AuditRecord:
         raise RunError(f"{path}: not the record of an audit: {error}") from None
 
 
-def read_audit_table(audit: Path, name: str) -> pd.DataFrame:
-    """cases.csv or regions.csv of an audit; ids and paths are texts, 007 and NA too.
+def read_audit_cases(audit: Path) -> pd.DataFrame:
+    """cases.csv in its order: `CASE_NUMBERS` and the rank are numbers, all else texts, ids like 007 and NA too.
 
     Raises:
-        RunError: it cannot be read.
+        DataError: lists every fault: a missing column, a cell that is no number, an id that is no file name or is there twice.
     """
+    table = audit / "cases.csv"
+    rows = _numbers(read_table(table), ["id", "image", "mask"], CASE_NUMBERS, table)
+    wrong = rows["id"].isin(["", ".", ".."]) | rows["id"].str.contains("[/\0]")
+    faults = [f"{table}, row {row + 2}: id {rows['id'][row]!r} is no file name" for row in rows.index[wrong]]
+    faults += [f"{table}: id {identity!r} is there twice" for identity in rows["id"][rows["id"].duplicated()]]
+    if faults:
+        raise DataError(f"{table}: {count(len(faults), 'fault')}", faults)
+    return rows
+
+
+def read_audit_regions(audit: Path) -> pd.DataFrame:
+    """regions.csv in its order: `REGION_NUMBERS` and the rank are numbers, `mended` is True or False, all else texts.
+
+    Raises:
+        DataError: it cannot be read, a missing column, or a cell that is no number.
+    """
+    table = audit / "regions.csv"
+    rows = _numbers(read_table(table), ["id", "kind", "mended"], REGION_NUMBERS, table)
+    return rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"]))
+
+
+def _numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> pd.DataFrame:
+    missing = [name for name in [*texts, *numbers] if name not in rows.columns]
+    if missing:
+        raise DataError(f"{table}: no column {', '.join(missing)}; found: {some(list(rows.columns), 20)}")
+    defined = [name for name, kind in numbers.items() if kind is float]
+    cells = rows.assign(**{name: rows[name].replace("", "nan") for name in defined})  # an agreement with nothing to agree on
     try:
-        return pd.read_csv(audit / name, dtype=_TEXTS, keep_default_na=False, na_values={"agreement": [""], "share": [""]})
-    except (OSError, ValueError) as error:
-        raise RunError(f"{audit / name}: cannot be read: {error}") from None
+        return cells.astype(numbers | ({"rank": int} if "rank" in cells else {}))
+    except ValueError as error:
+        raise DataError(f"{table}: a cell that is no number: {error}") from None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pixeltrust.audits import SURE, AuditRecord, read_audit_table, read_record
+from pixeltrust.audits import SURE, AuditRecord, read_audit_cases, read_audit_regions, read_record
 from pixeltrust.charts import histogram, trust_heat
 from pixeltrust.errors import PixeltrustError, count
 from pixeltrust.images import read_image, read_labels
@@ -21,9 +21,10 @@ def read_audit_page(folder: Path) -> str:
     """The page of an audit folder, as HTML text.
 
     Raises:
-        RunError: the folder is no audit, or its tables cannot be read.
+        RunError: the folder is no audit.
+        DataError: its tables have faults.
     """
-    return audit_page(folder, read_record(folder), read_audit_table(folder, "cases.csv"), read_audit_table(folder, "regions.csv"))
+    return audit_page(folder, read_record(folder), read_audit_cases(folder), read_audit_regions(folder))
 
 
 def audit_page(folder: Path, record: AuditRecord, cases: pd.DataFrame, regions: pd.DataFrame) -> str:

@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
+from pixeltrust.audits import CASE_NUMBERS, REGION_NUMBERS
 from pixeltrust.errors import DataError, RunError
-from pixeltrust.review.audits import CASE_NUMBERS, REGION_NUMBERS, Audit
+from pixeltrust.review.audits import Audit
 from pixeltrust.review.masks import digest, from_png, to_png
 
 FILE = "review.sqlite"
@@ -269,7 +270,7 @@ class Decisions:
         _insert(connection, "cases", cases[["position", *columns]])
         places = dict(zip(cases["id"], cases["position"], strict=True))
         kept = regions[regions["id"].isin(places.keys())].assign(position=lambda rows: rows["id"].map(places))
-        _insert(connection, "regions", kept[["position", "kind", "mended", *REGION_NUMBERS]])
+        _insert(connection, "regions", kept[["position", "kind", "mended", *REGION_NUMBERS]].drop(columns=["row", "column"]))
 
 
 def name_of(text: str) -> str:

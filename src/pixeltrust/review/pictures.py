@@ -78,6 +78,8 @@ def _is_plain(file: Path, form: str) -> bool:
         with file.open("rb") as opened, Image.open(opened) as picture:
             turned = picture.getexif().get(_ORIENTATION, 1) != 1
             return picture.format == form and picture.mode in ("L", "RGB") and "transparency" not in picture.info and not turned
+    except FileNotFoundError:
+        raise DataError(f"{file}: there is no such file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{file}: cannot be read: {error}") from None
 

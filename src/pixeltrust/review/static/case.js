@@ -58,7 +58,8 @@ async function picture() {
   try {
     await image.decode();
   } catch {
-    throw new Error("The image cannot be shown: its file is missing or broken.");
+    const answer = await fetch(image.src); // which says what is wrong
+    throw new Error(answer.ok ? "The image cannot be shown: this browser cannot read its file." : (await answer.json()).error);
   }
   view.image = image;
   view.draw();
