@@ -11,7 +11,8 @@ from pixeltrust.data import Pixels, Streams, pieces
 from pixeltrust.losses import IGNORE
 from pixeltrust.models import parameters_along
 from pixeltrust.runs import Run
-from pixeltrust.weights import normalised, pixel_gains
+from pixeltrust.tangents import buffers_kept
+from pixeltrust.weights import clean_gradient, gains_along, normalised
 
 MAP_EPOCHS = 12  # weight maps are kept after at most so many epochs, evenly spread
 MAP_CLEAN = 64  # clean cases that those weights are taken from, at most
@@ -52,6 +53,8 @@ def _gains_by_many(model: nn.Module, pixels: Pixels, noisy: np.ndarray, clean: n
         batch = pixels.batch(piece, device)
         counted = (batch.masks != IGNORE).sum()
         if counted:
-            gains = [pixel_gains(model, noisy=noisy_batch, clean=batch, gains=config.gains, along=along) for noisy_batch in noisy_batches]
+            with buffers_kept(model):
+                _, direction = clean_gradient(model, batch, along=along)
+            gains = [gains_along(direction, model, noisy=noisy_batch, gains=config.gains) for noisy_batch in noisy_batches]
             total += counted * torch.cat(gains)
     return total

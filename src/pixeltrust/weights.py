@@ -109,8 +109,19 @@ def pixel_gains(
     """
     with buffers_kept(model):
         _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss, along=along)
-        with torch.no_grad():
-            logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
+        return gains_along(direction, model, noisy=noisy, pixel_loss=pixel_loss, gains=gains)
+
+
+def gains_along(
+    direction: Direction, model: nn.Module, *, noisy: Batch, pixel_loss: PixelLoss = pixel_cross_entropy, gains: Gains = "exact"
+) -> Tensor:
+    """`pixel_gains` of a clean gradient that is known, for those who ask it of many noisy batches.
+
+    Raises:
+        ValueError: as `pixel_gains`.
+    """
+    with buffers_kept(model), torch.no_grad():
+        logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
     return _gains(logits, tangent, noisy.masks, pixel_loss)
 
 

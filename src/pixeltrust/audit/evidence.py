@@ -16,19 +16,21 @@ from pixeltrust.data import Pixels, endless_order
 from pixeltrust.errors import PixeltrustError
 from pixeltrust.losses import cross_entropy_of_labels
 from pixeltrust.runs import Run
-from pixeltrust.weights import Batch, pixel_gains
+from pixeltrust.tangents import buffers_kept
+from pixeltrust.weights import Batch, clean_gradient, gains_along
 
 ASKED = 6  # clean batches
 
 
 class CleanSet:
-    """Batches of the clean cases that a run was trained on.
+    """The gradients of batches of the clean cases that a run was trained on, by its finished network.
 
     Raises:
         PixeltrustError: files of them cannot be read any more, or there are none.
+        ValueError: a batch has ignored pixels only.
     """
 
-    def __init__(self, run: Run, config: Config, device: torch.device) -> None:
+    def __init__(self, run: Run, config: Config, model: nn.Module, device: torch.device) -> None:
         table = run.read_table("cases.csv")
         rows = table[(table["role"] == "clean") & (table["held_out"].astype(str) != "True")]
         cases = CaseList.of(Case(row["id"], Path(row["image"]), Path(row["mask"]), "clean") for row in rows.to_dict("records"))
@@ -38,10 +40,12 @@ class CleanSet:
         order = np.arange(len(cases))
         numbers = range(min(ASKED, -(-len(cases) // config.clean_batch_size)))
         batches = [endless_order(order, config.clean_batch_size, number, config.seed, "audit") for number in numbers]
-        self._batches = [pixels.batch(batch, device) for batch in batches]
-        self._config = config
+        cleans = (pixels.batch(batch, device) for batch in batches)
+        with buffers_kept(model):
+            self._directions = [clean_gradient(model, clean, pixel_loss=cross_entropy_of_labels)[1] for clean in cleans]
+        self._model, self._gains = model, config.gains
 
-    def helped(self, model: nn.Module, images: torch.Tensor, labels: np.ndarray) -> np.ndarray:
+    def helped(self, images: torch.Tensor, labels: np.ndarray) -> np.ndarray:
         """Shares float32 (B, h, w), 0 … 1, of images (B, C, h, w) with labels uint8 (B, h, w).
 
         Raises:
@@ -49,7 +53,7 @@ class CleanSet:
         """
         noisy = Batch(images, torch.from_numpy(labels).to(images.device))
         helping = [
-            pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=self._config.gains) > 0
-            for clean in self._batches
+            gains_along(direction, self._model, noisy=noisy, pixel_loss=cross_entropy_of_labels, gains=self._gains) > 0
+            for direction in self._directions
         ]
         return torch.stack(helping).float().mean(0).cpu().numpy()

@@ -266,9 +266,9 @@ class _Decoded:
 def _clean_set(run: Run, network: Network) -> tuple[CleanSet | None, list[str]]:
     """The clean set, if the network can be asked for gains; else what to say."""
     try:
-        clean = CleanSet(run, network.config, network.device)
+        clean = CleanSet(run, network.config, network.module, network.device)
         size = (1, network.config.channels, *network.config.size)
-        clean.helped(network.module, torch.zeros(size, device=network.device), np.zeros((1, *network.config.size), np.uint8))
+        clean.helped(torch.zeros(size, device=network.device), np.zeros((1, *network.config.size), np.uint8))
     except (PixeltrustError, ValueError) as error:
         return None, [f"the clean set was not asked about masks that training has not seen: {' '.join(str(error).split())}"]
     return clean, []
@@ -285,7 +285,7 @@ def _seen(
         new = [number for number, one in enumerate(waiting) if clean is not None and not one.trained]
         if clean is not None and new:
             images = tensor_of([waiting[number].picture for number in new]).to(network.device)
-            for number, shares in zip(new, clean.helped(network.module, images, np.stack([waiting[n].labels for n in new])), strict=True):
+            for number, shares in zip(new, clean.helped(images, np.stack([waiting[n].labels for n in new])), strict=True):
                 seen[number]["helped"] = shares
         yield from zip([one.case for one in waiting], seen, strict=True)
         waiting.clear()
