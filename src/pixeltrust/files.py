@@ -33,6 +33,20 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 @contextmanager
+def writing(to: Path) -> Iterator[None]:
+    """A block that writes to a folder.
+
+    Raises:
+        RunError: something cannot be written; names the file, or the folder where no file is known.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or to
+        raise RunError(f"{where}: cannot be written: {error.strerror or error}; choose another folder, or free the disk") from error
+
+
+@contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to fill that becomes `out` when the block ends well, and vanishes when it does not.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pixeltrust.config import Config
 from pixeltrust.data import INVERSE, TURNS, turned
-from pixeltrust.errors import RunError
+from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.models import try_out
 from pixeltrust.runs import Run
 
@@ -40,12 +40,17 @@ def fabric_of(config: Config) -> tuple[Fabric, list[str]]:
 class Network:
     """The network on its device: uint8 pictures of one size in, probabilities on the CPU out.
 
+    Args:
+        batch_size: how many of them in one pass; those of training where not given.
+
     Raises:
-        ConfigError: it does not take such images, or does not give K logits per pixel.
+        ConfigError: the batch size is none, or the network does not take such images or does not give K logits per pixel.
     """
 
-    def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int) -> None:
-        self.config, self.batch_size, self.device = config, batch_size, fabric.device
+    def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int | None = None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
+        self.config, self.batch_size, self.device = config, batch_size or config.batch_size, fabric.device
         self.model = fabric.setup_module(model).eval()
         self.module = model.eval()
         """The same without the run's precision, for gradients."""

@@ -16,7 +16,8 @@ import numpy as np
 
 from pixeltrust.cases import files_by_id
 from pixeltrust.config import Config
-from pixeltrust.errors import ConfigError, DataError, RunError, count
+from pixeltrust.errors import DataError, RunError, count
+from pixeltrust.files import writing
 from pixeltrust.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
 from pixeltrust.inference import Network, fabric_of, holds_window, network_of, resized_plane
 from pixeltrust.progress import THREADS, in_order, progress_bar
@@ -103,12 +104,10 @@ def predict(
     """
     out = Path(out)
     config, model, notes = network_of(Run(Path(run)), weights)
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
     files, left_out = _files(Path(images))
     _check_out(out, Path(images), resume)
     fabric, moved = fabric_of(config)
-    network = Network(fabric, model, config, batch_size or config.batch_size)
+    network = Network(fabric, model, config, batch_size)
     todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
     _make_folders(out, config, probabilities)
     start = time.perf_counter()
@@ -180,7 +179,7 @@ def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabi
     """The mask comes last: where it is, the case is complete."""
     classes = len(probabilities)
     mask, highest = np.zeros(picture.size, np.uint8), np.full(picture.size, 0.5 if classes == 1 else -1.0, np.float32)
-    try:
+    with writing(out):
         for label in range(classes):  # a plane at a time: K planes of a large image would be much
             plane = resized_plane(probabilities[label], picture.size)
             if with_probabilities:
@@ -190,8 +189,6 @@ def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabi
             mask[above] = 255 if classes == 1 else label
             np.copyto(highest, plane, where=above)
         write_png(_mask_file(picture.id, out), mask)
-    except OSError as error:
-        raise _cannot_write(out, error) from error
 
 
 def _window_notes(tally: _Tally, config: Config, sliding_window: bool) -> list[str]:
@@ -223,30 +220,21 @@ def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def _check_out(out: Path, images: Path, resume: bool) -> None:
-    try:
+    with writing(out):
         if out.exists() and not out.is_dir():
             raise RunError(f"{out}: exists and is no folder; choose another name")
         if out.resolve() == (images if images.is_dir() else images.parent).resolve():
             raise RunError(f"{out}: is where the images are, and masks have the images' names; choose another folder")
         if not resume and out.is_dir() and any(out.iterdir()):
             raise RunError(f"{out}: exists and is not empty; continue it with --resume, or choose another --out")
-    except OSError as error:
-        raise _cannot_write(out, error) from None
 
 
 def _make_folders(out: Path, config: Config, with_probabilities: bool) -> None:
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
         if with_probabilities:
             for path in _probability_files("", out, config.classes):
                 path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _cannot_write(out, error) from None
-
-
-def _cannot_write(out: Path, error: OSError) -> RunError:
-    where = error.filename or out
-    return RunError(f"{where}: cannot be written: {error.strerror or error}; choose another folder, or free the disk")
 
 
 def _mask_file(identity: str, out: Path) -> Path:

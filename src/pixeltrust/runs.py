@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from pixeltrust.cases import COLUMNS
 from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
-from pixeltrust.files import replacing
+from pixeltrust.files import replacing, writing
 from pixeltrust.models import build_model
 from pixeltrust.tables import write_csv
 
@@ -72,7 +72,7 @@ class Run:
         Raises:
             RunError: it cannot be made, or not be written to.
         """
-        with self.writing():
+        with writing(self.folder):
             (self.folder / CACHE).mkdir(parents=True, exist_ok=True)
         try:
             yield
@@ -106,7 +106,7 @@ class Run:
         Raises:
             RunError: it cannot be written.
         """
-        with self.writing():
+        with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
             write_csv(cases, self.folder / "cases.csv")
@@ -114,22 +114,22 @@ class Run:
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, UTF-8."""
-        with self.writing(), replacing(self.folder / name) as unfinished:
+        with writing(self.folder), replacing(self.folder / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write a CSV file."""
-        with self.writing(), replacing(self.folder / name) as unfinished:
+        with writing(self.folder), replacing(self.folder / name) as unfinished:
             table.to_csv(unfinished, index=False)
 
     def write_state(self, name: str, state: dict[str, Any]) -> None:
         """Write tensors and plain values (`checkpoint.pt`, `model.pt`, `best.pt`)."""
-        with self.writing(), replacing(self.folder / name) as unfinished:
+        with writing(self.folder), replacing(self.folder / name) as unfinished:
             torch.save(state, unfinished)
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Write an .npz file."""
-        with self.writing(), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
+        with writing(self.folder), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def read_state(self, name: str) -> dict[str, Any]:
@@ -196,19 +196,6 @@ class Run:
             return  # the record of a machine is nothing that reading a run needs
         if isinstance(written, int) and written > FORMAT:
             raise RunError(f"{self.folder}: was written by a later pixeltrust (format {written}, this one knows {FORMAT}); update it")
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """A block that writes to the folder.
-
-        Raises:
-            RunError: something cannot be written.
-        """
-        try:
-            yield
-        except OSError as error:
-            where = error.filename or self.folder
-            raise RunError(f"{where}: cannot be written: {error.strerror or error}; choose another folder, or free the disk") from error
 
 
 def environment() -> dict[str, Any]:

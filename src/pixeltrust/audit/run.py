@@ -8,7 +8,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,12 +23,12 @@ from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord
 from pixeltrust.cases import Case, CaseList, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
-from pixeltrust.files import check_free, replacing, write_whole
+from pixeltrust.files import check_free, replacing, write_whole, writing
 from pixeltrust.images import read_image, read_labels, resize_image, resize_labels, write_png
 from pixeltrust.inference import Network, fabric_of, network_of, resized_plane, tensor_of
 from pixeltrust.labels import decode_labels
 from pixeltrust.losses import IGNORE
-from pixeltrust.progress import THREADS, all_in_threads, in_order, progress_bar
+from pixeltrust.progress import all_in_threads, in_threads
 from pixeltrust.report.audit import audit_page
 from pixeltrust.runs import Run
 from pixeltrust.tables import write_csv
@@ -77,7 +76,7 @@ def audit(
 
     Args:
         run: a run folder whose training has finished. Where it has a trust map of a mask, that counts too; a mask that training has not
-            seen, or that was changed since, is judged by the network alone.
+            seen, or that was changed since, is judged by the network and by what the clean set says of it now.
         data: a data folder or table of cases; its noisy masks are audited.
         out: the folder to make (see `audits`).
         weights: `last`, or `best` by the held-out clean cases.
@@ -95,7 +94,7 @@ def audit(
     out, started = Path(out), time.perf_counter()
     of_run = Run(Path(run))
     config, model, notes = network_of(of_run, weights)
-    _check_numbers(smallest, sure, batch_size)
+    _check_numbers(smallest, sure)
     if resume and (out / "audit.json").is_file():
         raise RunError(f"{out}: this audit has come to its end already; choose another --out, or remove it")
     if not (resume and (out / SEEN).is_dir()):
@@ -103,9 +102,9 @@ def audit(
     cases = read_cases(Path(data), show_progress=show_progress)
     noisy = cases.of("noisy")
     fabric, moved = fabric_of(config)
-    network = Network(fabric, model, config, batch_size or config.batch_size)
+    network = Network(fabric, model, config, batch_size)
     work = _Audit(of_run, config, out, smallest, sure)
-    try:
+    with writing(out):
         work.begin({"run": str(of_run.folder.resolve()), "data": str(Path(data).resolve()), "weights": weights})
         clean, without = _clean_set(of_run, network)
         work.look(network, clean, noisy, show_progress)
@@ -130,9 +129,6 @@ def audit(
         write_whole(out / "report.html", audit_page(out, record, table, regions))
         write_whole(out / "audit.json", record.text())
         shutil.rmtree(out / SEEN, ignore_errors=True)
-    except OSError as error:
-        where = error.filename or out
-        raise RunError(f"{where}: cannot be written: {error.strerror or error}; choose another folder, or free the disk") from error
     return Audited(out, table, len(regions), tuple([*notes, *moved, *cases.notes, *without, *_evidence_notes(of_run, table)]))
 
 
@@ -160,17 +156,10 @@ class _Audit:
         """Leave what the network sees, and the clean set where training has not said it, of every case that has none yet."""
         todo = [case for case in cases if not self._seen_file(case).is_file()]
         faults: list[str] = []
-        pool = ThreadPoolExecutor(THREADS)
-        try:
-            with progress_bar(show_progress) as bar:
-                task = bar.add_task("looking", total=len(cases), completed=len(cases) - len(todo), note="")
-                decoded = in_order(pool, self._decoded, todo, ahead=max(THREADS, network.batch_size))
-                for case, seen in _seen(network, clean, decoded, faults):
-                    with replacing(self._seen_file(case)) as unfinished, unfinished.open("wb") as file:
-                        np.savez(file, **{name: values.astype(np.float16) for name, values in seen.items()})  # type: ignore[arg-type]
-                    bar.advance(task)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        decoded = in_threads(self._decoded, todo, text="looking", shown=show_progress)
+        for case, seen in _looked_at(network, clean, decoded, faults):
+            with replacing(self._seen_file(case)) as unfinished, unfinished.open("wb") as file:
+                np.savez(file, **{name: values.astype(np.float16) for name, values in seen.items()})  # type: ignore[arg-type]
         if faults:
             raise DataError(
                 f"{len(faults):,} of {count(len(cases), 'case')} cannot be read; the others were looked at: mend these, and continue with "
@@ -178,13 +167,10 @@ class _Audit:
                 faults,
             )
 
-    def _decoded(self, case: Case) -> "_Decoded | DataError":
-        try:
-            labels = resize_labels(self._labels(case), self.config.size)
-            picture = resize_image(read_image(case.image, self.config.channels), self.config.size)
-            return _Decoded(case, picture, labels, trained=read_trust_map(self.run, case.id, labels) is not None)
-        except DataError as error:
-            return error
+    def _decoded(self, case: Case) -> "_Decoded":
+        labels = resize_labels(self._labels(case), self.config.size)
+        picture = resize_image(read_image(case.image, self.config.channels), self.config.size)
+        return _Decoded(picture, labels, trained=read_trust_map(self.run, case.id, labels) is not None)
 
     def _seen_file(self, case: Case) -> Path:
         return self.out / SEEN / f"{case.id}.npz"
@@ -256,7 +242,6 @@ class _Audit:
 class _Decoded:
     """A case on the grid of training."""
 
-    case: Case
     picture: np.ndarray
     labels: np.ndarray
     trained: bool
@@ -274,27 +259,28 @@ def _clean_set(run: Run, network: Network) -> tuple[CleanSet | None, list[str]]:
     return clean, []
 
 
-def _seen(
-    network: Network, clean: CleanSet | None, decoded: Iterable[_Decoded | DataError], faults: list[str]
+def _looked_at(
+    network: Network, clean: CleanSet | None, decoded: Iterable[tuple[Case, _Decoded | PixeltrustError]], faults: list[str]
 ) -> Iterator[tuple[Case, dict[str, np.ndarray]]]:
     """Every case that could be decoded, with its probabilities (K, h, w), and shares (h, w) of what training has not seen."""
-    waiting: list[_Decoded] = []
+    waiting: list[tuple[Case, _Decoded]] = []
 
     def flushed() -> Iterator[tuple[Case, dict[str, np.ndarray]]]:
-        seen = [{"probabilities": values} for values in network.probabilities_over_turns([one.picture for one in waiting])]
-        new = [number for number, one in enumerate(waiting) if clean is not None and not one.trained]
+        cases, ready = zip(*waiting, strict=True)
+        seen = [{"probabilities": values} for values in network.probabilities_over_turns([one.picture for one in ready])]
+        new = [place for place, one in enumerate(ready) if not one.trained]
         if clean is not None and new:
-            images = tensor_of([waiting[number].picture for number in new]).to(network.device)
-            for number, shares in zip(new, clean.helped(images, np.stack([waiting[n].labels for n in new])), strict=True):
-                seen[number]["helped"] = shares
-        yield from zip([one.case for one in waiting], seen, strict=True)
+            images = tensor_of([ready[place].picture for place in new]).to(network.device)
+            for place, shares in zip(new, clean.helped(images, np.stack([ready[place].labels for place in new])), strict=True):
+                seen[place]["helped"] = shares
+        yield from zip(cases, seen, strict=True)
         waiting.clear()
 
-    for one in decoded:
-        if isinstance(one, DataError):
+    for case, one in decoded:
+        if isinstance(one, PixeltrustError):
             faults.append(str(one))
             continue
-        waiting.append(one)
+        waiting.append((case, one))
         if len(waiting) == network.batch_size:
             yield from flushed()
     if waiting:
@@ -320,13 +306,11 @@ def _mended_table(cases: CaseList, out: Path) -> pd.DataFrame:
     return table
 
 
-def _check_numbers(smallest: int, sure: float, batch_size: int | None) -> None:
+def _check_numbers(smallest: int, sure: float) -> None:
     if smallest < 1:
         raise ConfigError(f"smallest must be 1 or more pixels, not {smallest!r}")
     if not 0.5 <= sure < 1:
         raise ConfigError(f"sure must be a probability from 0.5 to below 1, not {sure!r}")
-    if batch_size is not None and batch_size < 1:
-        raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
 
 
 def _evidence_notes(run: Run, table: pd.DataFrame) -> list[str]:
