@@ -333,6 +333,42 @@ def test_what_is_no_audit_or_a_later_one_is_refused(audited, tmp_path):
             read_record(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("classes", 0),
+        ("classes", 255),
+        ("classes", "1"),
+        ("ignore_label", 256),
+        ("tilt", ["a"]),
+        ("run", None),
+        ("seconds", True),
+        ("format", 0),
+    ],
+)
+def test_a_record_with_a_value_that_cannot_be_is_refused(name, value, audited, tmp_path):
+    record = json.loads((audited.out / "audit.json").read_text(encoding="utf-8"))
+    (tmp_path / "audit.json").write_text(json.dumps(record | {name: value}), encoding="utf-8")
+    with pytest.raises(RunError, match=rf"audit\.json: not the record of an audit: {name} is"):
+        read_record(tmp_path)
+
+
+def test_every_fault_of_the_table_is_named_with_its_row(tmp_path):
+    table = pd.DataFrame({name: ["1"] * 6 for name in CASE_COLUMNS} | {"id": [*"abc", "../d", "e", "e"]})
+    table.loc[0, "agreement"], table.loc[1, "rank"], table.loc[2, "height"], table.loc[3, "width"] = "good", "1.5", "inf", ""
+    table.to_csv(tmp_path / "cases.csv", index=False)
+    with pytest.raises(DataError) as raised:
+        read_audit_cases(tmp_path)
+    assert [fault.removeprefix(f"{tmp_path / 'cases.csv'}") for fault in raised.value.faults] == [
+        ", row 3: rank '1.5' is no whole number",
+        ", row 2: agreement 'good' is no number",
+        ", row 4: height 'inf' is no whole number",
+        ", row 5: width '' is no number",
+        ", row 5: id '../d' is no file name, so it names no file of the audit",
+        ": id 'e' is there twice",
+    ]
+
+
 # --- values and names -------------------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from pixeltrust.audits import CASE_NUMBERS, REGION_NUMBERS
+from pixeltrust.audits import CASE_NUMBERS, REGION_NUMBERS, read_audit_cases, read_audit_regions
 from pixeltrust.errors import DataError, RunError
 from pixeltrust.review.audits import Audit
 from pixeltrust.review.masks import digest, from_png, to_png
@@ -259,7 +259,7 @@ class Decisions:
             connection.execute(f"PRAGMA user_version = {FORMAT}")
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        cases, regions = self.audit.cases(), self.audit.regions()
+        cases, regions = read_audit_cases(self.audit.folder), read_audit_regions(self.audit.folder)
         made = {case_id: decision.what for case_id, decision in _all_in_force(connection).items()}
         cases["folded"] = cases["id"].str.casefold()
         cases["decision"] = [made.get(case_id, UNDECIDED) for case_id in cases["id"]]
