@@ -755,7 +755,7 @@ def audit(lesions, tmp_path):
         share = "" if identity == "007" else 0.5
         image = lesions / "images" / f"{identity}.png"
         rows.append({"rank": rank, "id": identity, "image": image, "mask": given_mask, "agreement": rank / 4, "doubtful_share": share})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).assign(evidence="network")
     table[[name for name in CASE_NUMBERS if name not in table]] = 1
     table.to_csv(folder / "cases.csv", index=False)
     return folder

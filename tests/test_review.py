@@ -298,7 +298,7 @@ def many(tmp_path, number):
     folder = tmp_path / "many"
     folder.mkdir()
     rows = pd.DataFrame({"rank": range(1, number + 1), "id": [f"c{place:05}" for place in range(number)]})
-    rows = rows.assign(image="/nowhere.png", mask="/nowhere.png", agreement=0.5, doubtful_share=0.1, height=8, width=8)
+    rows = rows.assign(image="/nowhere.png", mask="/nowhere.png", agreement=0.5, doubtful_share=0.1, height=8, width=8, evidence="network")
     for name in ("doubtful_pixels", "changed_pixels", "added_pixels", "removed_pixels", "regions"):
         rows[name] = 1
     rows.to_csv(folder / "cases.csv", index=False)

@@ -135,7 +135,7 @@ def read_audit_cases(audit: Path) -> pd.DataFrame:
         DataError: lists every fault: a missing column, a cell that is no number, an id that is no file name or is there twice.
     """
     table = audit / "cases.csv"
-    rows, faults = _numbers(read_table(table), ["id", "image", "mask"], {"rank": int, **CASE_NUMBERS}, table)
+    rows, faults = _numbers(read_table(table), ["id", "image", "mask", "evidence"], {"rank": int, **CASE_NUMBERS}, table)
     wrong = rows["id"].isin(["", ".", ".."]) | rows["id"].str.contains("[/\0]")
     faults += [
         f"{table}, row {row + 2}: id {rows['id'][row]!r} is no file name, so it names no file of the audit" for row in rows.index[wrong]
