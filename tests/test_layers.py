@@ -13,7 +13,7 @@ LAYERS = (
     ("feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
     ("train", "predict", "evaluate", "simulate", "formats", "archives", "synthetic"),
     ("charts", "outcome"),
-    ("report", "demo", "audit", "benchmark", "review"),
+    ("report", "audit", "demo", "benchmark", "review"),
     ("cli",),
 )
 """A module imports from lower rows, or from its left in its own row."""

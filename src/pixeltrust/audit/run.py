@@ -19,7 +19,7 @@ import torch
 from pixeltrust.audit.evidence import CleanSet
 from pixeltrust.audit.regions import agreement, case_row, region_rows
 from pixeltrust.audit.scores import confusion_of, tilt_of, trust_of
-from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord
+from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord, review_command
 from pixeltrust.cases import Case, CaseList, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
@@ -50,7 +50,7 @@ class Audited:
     def __str__(self) -> str:
         doubtful = self.cases[self.cases["doubtful_pixels"] > 0]
         worst = ", ".join(f"{row.id} ({row.agreement:.2f})" for row in self.cases.head(5).itertuples())
-        pages = f"the page is {self.out / 'report.html'}; `pixeltrust review {self.out}` goes through them, worst first"
+        pages = f"the page is {self.out / 'report.html'}; `{review_command(self.out)}` goes through them, worst first"
         return "\n".join([
             *self.notes,
             f"{len(doubtful):,} of {count(len(self.cases), 'mask')} have doubtful pixels, in {count(self.regions, 'region')}",
