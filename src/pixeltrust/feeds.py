@@ -7,15 +7,16 @@ from types import TracebackType
 
 import numpy as np
 
+from pixeltrust.augmentation import Views
 from pixeltrust.weights import Batch
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the images of a noisy batch come from: cases (B,), as numbers of noisy ones, and the turn (0 … 7) each of them has had."""
+    """Where the images of a noisy batch come from: cases (B,), as numbers of noisy ones, and how each of them is shown."""
 
     cases: np.ndarray
-    turns: np.ndarray
+    views: Views
 
 
 @dataclass(frozen=True)

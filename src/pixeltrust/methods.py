@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pixeltrust.augmentation import sent
 from pixeltrust.config import Config
-from pixeltrust.data import INVERSE, Streams, sent, turned
-from pixeltrust.feeds import Feed
+from pixeltrust.data import Streams
+from pixeltrust.feeds import Feed, Places
 from pixeltrust.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
 from pixeltrust.models import parameters_along
 from pixeltrust.robust_losses import (
@@ -31,7 +32,7 @@ from pixeltrust.robust_losses import (
     symmetric_cross_entropy,
 )
 from pixeltrust.seeds import generator
-from pixeltrust.trust import TrustStore
+from pixeltrust.trust import TrustStore, witnesses
 from pixeltrust.weights import Batch, Per, Weigh, reweighted_step
 
 T_LOSS_LOG_NU = 1.0  # where the T-Loss's code begins; ν itself is then e
@@ -199,15 +200,14 @@ class Remembering(nn.Module):
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
         outcome = self.step(model, feed, config)
         if outcome.gains is not None and feed.places is not None:
-            places = feed.places()
-            self.store.learn(places.cases, turned(outcome.gains, INVERSE[places.turns]))
+            _heard(self.store, feed.places(), outcome.gains)
         return outcome
 
 
 class Trust(nn.Module):
     """Σ Tˢ ℓ / Σ Tˢ on the noisy batch, T the trust of every pixel after this visit (see `trust`), plus λ times the clean loss.
 
-    s is `trust_sharpness`, T's memory β `trust_memory`. The store is upright: gains are turned back as their image was turned.
+    s is `trust_sharpness`, T's memory β `trust_memory`.
     """
 
     def __init__(self, model: nn.Module, config: Config, streams: Streams) -> None:  # noqa: ARG002
@@ -219,8 +219,8 @@ class Trust(nn.Module):
         places = feed.places()
 
         def counts(gains: Tensor) -> Tensor:
-            trust = self.store.learn(places.cases, turned(gains, INVERSE[places.turns]))
-            return turned(trust, places.turns).to(gains.dtype) ** config.trust_sharpness
+            trust = _heard(self.store, places, gains)
+            return places.views.forth(trust).to(gains.dtype) ** config.trust_sharpness
 
         return _reweighted(model, feed, config, counts, clean_weight=1.0)
 
@@ -258,9 +258,14 @@ def build_method(model: nn.Module, config: Config, streams: Streams) -> Method:
 
 
 def _store(config: Config, streams: Streams) -> TrustStore:
-    gib = len(streams.noisy) * math.prod(config.size) * 2 / 2**30
-    file = streams.cache / "trust.float16" if streams.pixels.gib + gib > config.cache_gib else None
-    return TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, file=file)
+    gib = len(streams.noisy) * math.prod(config.size) * 3 / 2**30
+    folder = streams.cache if streams.pixels.gib + gib > config.cache_gib else None
+    return TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, folder=folder)
+
+
+def _heard(store: TrustStore, places: Places, gains: Tensor) -> Tensor:
+    """The gains of a noisy batch go into the store; the trust of its cases, upright, as it then is."""
+    return store.learn(places.cases, places.views.back(witnesses(gains)))
 
 
 def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, *, clean_weight: float) -> Outcome:
