@@ -20,6 +20,7 @@ from pixeltrust.feeds import Places
 from pixeltrust.images import read_image, resize_image, resize_labels
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.progress import in_threads
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch
 
@@ -145,11 +146,15 @@ def sent(values: Tensor, device: torch.device) -> Tensor:
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
-def augmented(batch: Batch, config: Config, update: int, stream: str) -> Batch:
-    """The batch under random flips and turns (`config.augment`); what is drawn depends on seed, stream and update alone."""
+def augmented(batch: Batch, config: Config, update: int, stream: str, *, joined: int | None = None, ranks: Ranks = ALONE) -> Batch:
+    """The batch under random flips and turns (`config.augment`); what is drawn depends on seed, stream and update alone.
+
+    Args:
+        joined: the images of the joined batch of all ranks, of which this is a part.
+    """
     if config.augment == "none":
         return batch
-    turns = turns_of(len(batch.images), config, update, stream)
+    turns = ranks.part(turns_of(len(batch.images) if joined is None else joined, config, update, stream))
     return Batch(turned(batch.images, turns), turned(batch.masks, turns))
 
 
@@ -194,10 +199,11 @@ class Streams:
         cases: of the whole data folder; the noisy ones are trained on.
         clean, held: the clean cases to train on, and those held out.
         cache: where a memory-mapped file may go.
+        ranks: a batch is this rank's part of the one that a single process would make.
     """
 
-    def __init__(self, cases: Cases, clean: CaseList, held: CaseList, config: Config, cache: Path) -> None:
-        self.config, self.cache = config, cache
+    def __init__(self, cases: Cases, clean: CaseList, held: CaseList, config: Config, cache: Path, ranks: Ranks = ALONE) -> None:
+        self.config, self.cache, self.ranks = config, cache, ranks
         noisy = cases.of("noisy")
         self.pixels = Pixels(noisy + clean + held, config, cache)
         self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
@@ -217,10 +223,11 @@ class Streams:
             indices = endless_order(self.clean, config.clean_batch_size, update, config.seed, stream)
         else:
             indices = endless_order(self.pool, config.batch_size, update, config.seed, stream)
-        return augmented(self.pixels.batch(indices, device), config, update, stream)
+        part = self.pixels.batch(self.ranks.part(indices), device)
+        return augmented(part, config, update, stream, joined=len(indices), ranks=self.ranks)
 
     def noisy_places(self, update: int) -> Places:
-        """Which cases the noisy batch of an update shows, and how they are turned."""
+        """Which cases the noisy batch of an update shows, the joined one, and how they are turned."""
         cases = self._noisy_cases(update)
         return Places(cases, turns_of(len(cases), self.config, update, "noisy"))
 

@@ -7,6 +7,7 @@ from types import TracebackType
 
 import numpy as np
 
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.weights import Batch
 
 
@@ -17,21 +18,29 @@ class Places:
     cases: np.ndarray
     turns: np.ndarray
 
+    def part(self, ranks: Ranks) -> "Places":
+        """Of the rank's part of the batch."""
+        return Places(ranks.part(self.cases), ranks.part(self.turns))
+
 
 @dataclass(frozen=True)
 class Feed:
-    """The batches of one update, each made when asked for, or before; and which update it is."""
+    """The batches of one update, each made when asked for, or before; and which update it is.
+
+    With several ranks a batch is this rank's part of the joined one, maybe without images.
+    """
 
     noisy: Callable[[], Batch]
     clean: Callable[[], Batch]
     pool: Callable[[], Batch]
     """From one shuffled pool of noisy and clean cases."""
     places: Callable[[], Places] | None = None
-    """Of the noisy batch."""
+    """Of the noisy batch, the joined one."""
     update: int = 0
     """Updates made before this one."""
     updates: int = 1
     """Of the whole training."""
+    ranks: Ranks = ALONE
 
 
 class Ahead:

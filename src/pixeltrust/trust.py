@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pixeltrust.ranks import Ranks
+
 
 class TrustStore(nn.Module):
     """Trust of N × H × W pixels, two bytes each, upright (no flip or turn).
@@ -76,6 +78,13 @@ class TrustStore(nn.Module):
         self.trust[places] = after.to(self.trust.device)
         self.visits[places] += 1
         return after.float()
+
+    def share(self, cases: np.ndarray, joined: np.ndarray, ranks: Ranks) -> None:
+        """Every rank's store gets what the others have just learned, so that all are alike; `joined` are the cases of all ranks."""
+        if ranks.count > 1:
+            places, others = self._places(joined), self._places(np.setdiff1d(joined, cases))
+            self.trust[places] = ranks.joined(self.trust[self._places(cases)], len(joined))
+            self.visits[others] += 1
 
     def helped(self, cases: np.ndarray) -> Tensor:
         """The share of visits in which each pixel helped, float32 (B, H, W), 0 … 1, later visits counting more.
