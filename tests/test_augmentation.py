@@ -243,3 +243,5 @@ def test_views_of_some_of_the_images_show_just_those():
     whole = views.show(batch)
     assert torch.equal(part.masks, whole.masks[3:7])
     assert torch.equal(part.images, whole.images[3:7])
+    none = views[12:].show(Batch(batch.images[12:], batch.masks[12:]))
+    assert none.images.shape == (0, 3, SIZE, SIZE)

@@ -42,9 +42,10 @@ class Views:
     """(B, 1 + C): the contrast, 1 for as it is, and what is added to each channel."""
 
     def __getitem__(self, chosen: slice) -> "Views":
-        """Those of some of the images."""
-        lenses, tints = (None if values is None else values[chosen] for values in (self.lenses, self.tints))
-        return Views(self.turns[chosen], lenses, tints)
+        """Those of some of the images; of none, nothing is interpolated."""
+        turns = self.turns[chosen]
+        lenses, tints = (values[chosen] if values is not None and len(turns) else None for values in (self.lenses, self.tints))
+        return Views(turns, lenses, tints)
 
     def show(self, batch: Batch) -> Batch:
         """The upright batch as it is shown; what lies outside of an image is its reflection, and ignored."""

@@ -20,6 +20,7 @@ from pixeltrust.feeds import Places
 from pixeltrust.images import read_image, resize_image, resize_labels
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.progress import in_threads
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch
 
@@ -152,10 +153,11 @@ class Streams:
         cases: of the whole data folder; the noisy ones are trained on.
         clean, held: the clean cases to train on, and those held out.
         cache: where a memory-mapped file may go.
+        ranks: a batch is this rank's part of the one that a single process would make.
     """
 
-    def __init__(self, cases: Cases, clean: CaseList, held: CaseList, config: Config, cache: Path) -> None:
-        self.config, self.cache = config, cache
+    def __init__(self, cases: Cases, clean: CaseList, held: CaseList, config: Config, cache: Path, ranks: Ranks = ALONE) -> None:
+        self.config, self.cache, self.ranks = config, cache, ranks
         noisy = cases.of("noisy")
         self.pixels = Pixels(noisy + clean + held, config, cache)
         self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
@@ -169,10 +171,11 @@ class Streams:
     def batch(self, stream: str, update: int, device: torch.device = CPU) -> Batch:
         """The batch of `noisy`, `clean` or `pool` in an update."""
         cases, views = self._shown(stream, update)
-        return views.show(self.pixels.batch(cases, device))
+        part = self.ranks.span(len(cases))
+        return views[part].show(self.pixels.batch(cases[part], device))
 
     def noisy_places(self, update: int) -> Places:
-        """Which cases the noisy batch of an update shows, and how."""
+        """Which cases the noisy batch of an update shows, the joined one, and how."""
         return Places(*self._shown("noisy", update))
 
     def _shown(self, stream: str, update: int) -> tuple[np.ndarray, Views]:

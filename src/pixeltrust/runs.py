@@ -30,6 +30,7 @@ from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.files import replacing, writing
 from pixeltrust.models import build_model
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.tables import write_csv
 
 FORMAT = 1  # of the run folder; a newer one is refused
@@ -59,31 +60,36 @@ class Run:
         """Whether the folder is absent, empty, or holds only what a run leaves that was killed before its settings were written."""
         if not self.folder.is_dir():
             return not self.folder.exists()
-        return all(path.name in _BEFORE_SETTINGS or path.name.endswith(".unfinished") for path in self.folder.iterdir())
+        return all(path.name.startswith(_BEFORE_SETTINGS) or path.name.endswith(".unfinished") for path in self.folder.iterdir())
 
     def finished(self) -> bool:
         """Whether the last weights have been written."""
         return (self.folder / WEIGHTS["last"]).is_file()
 
+    def cache(self, ranks: Ranks = ALONE) -> Path:
+        """The folder for what this process has decoded."""
+        return self.folder / (f"{CACHE}-{ranks.rank}" if ranks.rank else CACHE)
+
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, ranks: Ranks = ALONE) -> Iterator[None]:
         """The folder exists during the block, and in it one for the cache; afterwards that is removed, and a folder left empty too.
 
         Raises:
             RunError: it cannot be made, or not be written to.
         """
         with writing(self.folder):
-            (self.folder / CACHE).mkdir(parents=True, exist_ok=True)
+            self.cache(ranks).mkdir(parents=True, exist_ok=True)
         try:
             yield
         finally:
-            self.drop_cache()
+            shutil.rmtree(self.cache(ranks), ignore_errors=True)
             with suppress(OSError):  # it is not empty
                 self.folder.rmdir()
 
     def drop_cache(self) -> None:
         """Remove the decoded cases, which a kill leaves behind."""
-        shutil.rmtree(self.folder / CACHE, ignore_errors=True)
+        for folder in self.folder.glob(f"{CACHE}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def weight_maps(self) -> dict[str, np.ndarray] | None:
         """`ids` (N,), `epochs` (E,) and `maps` (E, N, H, W), in multiples of the average weight; None where none were kept.

@@ -24,6 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pixeltrust.ranks import Ranks
+
 
 def witnesses(gains: Tensor) -> Tensor:
     """Of gains (B, H, W): whether each speaks for its label, and whether it speaks at all, 0 or 1 each, float32 (B, 2, H, W)."""
@@ -86,6 +88,13 @@ class TrustStore(nn.Module):
         self.trust[places] = after.to(self.trust.device)
         self.visits[places] = (visits + (seen & (visits < 255))).to(self.visits.device)
         return after.float()
+
+    def share(self, cases: np.ndarray, joined: np.ndarray, ranks: Ranks) -> None:
+        """Every rank's store gets what the others have just learned, so that all are alike; `joined` are the cases of all ranks."""
+        if ranks.count > 1:
+            own, places = self._places(cases), self._places(joined)
+            for pixels in (self.trust, self.visits):
+                pixels[places] = ranks.joined(pixels[own], len(joined))
 
     def helped(self, cases: np.ndarray) -> Tensor:
         """The share of its visits in which each pixel helped, float32 (B, H, W), 0 … 1, later visits counting more.

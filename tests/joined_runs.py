@@ -1,0 +1,43 @@
+"""Trainings one after the other, in each of the processes that torchrun starts: `joined_runs.py DATA OUT JOBS`, JOBS a JSON list.
+
+A job is {"name", "settings"}, and with "stop_at" SIGINT comes to the last rank alone, in that update.
+"""
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from pixeltrust import train
+from tiny import acting_at, configured
+
+torch.set_num_threads(1)
+
+
+def run(data, out, job):
+    """One training; says whether it was stopped."""
+    real = train.build_method
+    if "stop_at" in job and int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1:
+        train.build_method = acting_at(job["stop_at"], partial(signal.raise_signal, signal.SIGINT), real)
+    try:
+        with suppress(KeyboardInterrupt):
+            train.train(data, out=out / job["name"], config=configured(**job["settings"]), resume=True, show_progress=False)
+            return False
+        return True
+    finally:
+        train.build_method = real
+
+
+def main():
+    data, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
+    stopped = [job["name"] for job in jobs if run(data, out, job)]
+    (out / f"stopped-{os.environ['RANK']}.json").write_text(json.dumps(stopped))
+
+
+if __name__ == "__main__":
+    main()
