@@ -45,9 +45,9 @@ class Ranks:
         """This rank's part of the values of a joined batch."""
         return values[self.span(len(values))]
 
-    def share(self, values: Sequence[Value]) -> list[Value]:
+    def share(self, values: Sequence[Value]) -> Sequence[Value]:
         """This rank's share of a list of work: every n-th, so that what is slow does not lie with one; `merged` puts it in order."""
-        return list(values[self.rank :: self.count])
+        return values[self.rank :: self.count]
 
     def _bound(self, rank: int, count: int) -> int:
         return rank * (count // self.count) + min(rank, count % self.count)
@@ -116,6 +116,8 @@ class Ranks:
         Raises:
             PixeltrustError: some rank's did; every rank raises it, and lists the faults of all.
         """
+        if self.count == 1:
+            return list(work())
         outcomes = self.gathered(_attempted(work))
         errors = [error for _, error in outcomes if error is not None]
         if errors:
