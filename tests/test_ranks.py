@@ -116,13 +116,6 @@ def test_ranks_train_as_one_process_does(together, alone, name):
     assert images[0] == images[1]
 
 
-@pytest.mark.parametrize("name", ["trust", "pixel", "image", "trust-mapped"])
-def test_every_visit_to_a_case_is_in_the_store_of_every_rank(together, name):
-    visits = parts(together / name, "checkpoint.pt")["memory"]["store.visits"]
-    assert visits.amax((1, 2)).tolist() == [7] * 11
-    assert (visits == 7).float().mean() > 0.9  # not where a mask is ignored
-
-
 def test_a_run_continues_with_any_number_of_processes(together, alone, data):
     assert_alike(together / "continued", alone / "trust")
     assert not run(data, together, STOPPED)
