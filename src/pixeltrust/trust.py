@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pixeltrust.files import mapped_array
+
 
 class TrustStore(nn.Module):
     """Trust of N × H × W pixels, two bytes each, upright (no flip or turn).
@@ -50,8 +52,7 @@ class TrustStore(nn.Module):
         if file is None:
             trust = torch.ones(cases, *size, dtype=torch.half)
         else:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            pixels = np.memmap(file, np.float16, "w+", shape=(cases, *size))
+            pixels = mapped_array(file, np.float16, (cases, *size))
             pixels[:] = 1
             trust = torch.from_numpy(pixels)
         self.register_buffer("trust", trust)
