@@ -17,8 +17,10 @@ from pixeltrust.cases import Case, CaseList, Cases
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, PixeltrustError
 from pixeltrust.feeds import Places
+from pixeltrust.files import mapped_array
 from pixeltrust.images import read_image, resize_image, resize_labels
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
+from pixeltrust.losses import IGNORE
 from pixeltrust.progress import in_threads
 from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch
@@ -27,6 +29,7 @@ TURNS = 8  # the symmetries of a square: number % 4 quarter turns, then mirrored
 INVERSE = np.array([0, 3, 2, 1, 4, 5, 6, 7])  # the symmetry that undoes each; a mirrored one undoes itself
 _FLIPPED = ((), (-1,), (-2, -1), (-2,), (-1,), (-2, -1), (-2,), ())  # axes, by symmetry; the odd ones are then transposed
 CPU = torch.device("cpu")
+PIECE = 64  # cases that are looked at in one go, where many are
 
 
 class Pixels:
@@ -45,10 +48,8 @@ class Pixels:
         self.gib = count * (config.channels + 1) * height * width / 2**30
         self.mapped = self.gib > config.cache_gib
         shapes = {"images": (count, config.channels, height, width), "masks": (count, height, width)}
-        if self.mapped:
-            folder.mkdir(parents=True, exist_ok=True)
         arrays = {
-            name: np.memmap(folder / f"{name}.uint8", np.uint8, "w+", shape=shape) if self.mapped else np.empty(shape, np.uint8)
+            name: mapped_array(folder / f"{name}.uint8", np.uint8, shape) if self.mapped else np.empty(shape, np.uint8)
             for name, shape in shapes.items()
         }
         self._images, self._masks = arrays["images"], arrays["masks"]
@@ -210,14 +211,29 @@ class Streams:
 
     def batch(self, stream: str, update: int, device: torch.device = CPU) -> Batch:
         """The batch of `noisy`, `clean` or `pool` in an update."""
+        return augmented(self.pixels.batch(self._indices(stream, update), device), self.config, update, stream)
+
+    def ids(self, stream: str, update: int) -> list[str]:
+        """Those of the cases in that batch."""
+        return [self.pixels.cases[index].id for index in self._indices(stream, update)]
+
+    def _indices(self, stream: str, update: int) -> np.ndarray:
         config = self.config
         if stream == "noisy":
-            indices = self._noisy_cases(update)
-        elif stream == "clean":
-            indices = endless_order(self.clean, config.clean_batch_size, update, config.seed, stream)
-        else:
-            indices = endless_order(self.pool, config.batch_size, update, config.seed, stream)
-        return augmented(self.pixels.batch(indices, device), config, update, stream)
+            return self._noisy_cases(update)
+        if stream == "clean":
+            return endless_order(self.clean, config.clean_batch_size, update, config.seed, stream)
+        return endless_order(self.pool, config.batch_size, update, config.seed, stream)
+
+    @cached_property
+    def clean_label(self) -> int | None:
+        """The label that all counted pixels of all clean cases have; None where there are several."""
+        labels: set[int] = set()
+        for piece in pieces(self.clean, PIECE):
+            labels |= set(self.pixels.batch(piece).masks.unique().tolist()) - {IGNORE}
+            if len(labels) > 1:
+                return None
+        return labels.pop() if labels else None
 
     def noisy_places(self, update: int) -> Places:
         """Which cases the noisy batch of an update shows, and how they are turned."""
