@@ -478,11 +478,11 @@ def test_a_fault_in_a_mapped_case_is_said_as_elsewhere_and_leaves_no_thread(tmp_
 def test_a_disk_that_is_full_is_one_error_and_the_run_continues(data, straight, tmp_path, monkeypatch):
     real, saved = torch.save, Counter()
 
-    def full(state, path):
-        saved[path.name] += 1
+    def full(state, file):
+        saved[Path(file.name).name] += 1
         if saved[".checkpoint.pt.unfinished"] == 2:
-            raise OSError(28, "No space left on device", str(path))
-        real(state, path)
+            raise OSError(28, "No space left on device")
+        real(state, file)
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(RunError, match="No space left"):

@@ -144,8 +144,11 @@ class Run:
 
     def write_state(self, name: str, state: dict[str, Any]) -> None:
         """Write tensors and plain values (`checkpoint.pt`, `model.pt`, `best.pt`)."""
-        with writing(self.folder), replacing(self.folder / name) as unfinished:
-            torch.save(state, unfinished)
+        with writing(self.folder), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # which torch's writer raises on top of what the disk has said
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Write an .npz file."""
