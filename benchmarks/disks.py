@@ -9,7 +9,6 @@ few MiB, mounted for this: by root only, else it is left out, and that is said. 
 
 import argparse
 import io
-import json
 import os
 import random
 import subprocess
@@ -20,7 +19,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 import torch
-from kills import differences, environment, succeeded
+from kills import differences, environment, keep, recorded, succeeded
 from mishaps import BALLAST, sitting, unlock
 
 ROOT = Path(__file__).parents[1]
@@ -114,11 +113,11 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--points", type=int, default=3, help="moments of every command and mishap")
     parser.add_argument("--only", nargs="+", help="commands")
     parser.add_argument("--mishaps", nargs="+", choices=MISHAPS, default=list(MISHAPS))
-    parser.add_argument("--out", type=Path, help="a folder for disks.json")
+    parser.add_argument("--out", type=Path, help="a folder for disks.json; what --only leaves out stays there as it was")
     asked = parser.parse_args(words)
     os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]
     torch.set_num_threads(1)
-    chance, record = random.Random(3), {}
+    chance, record = random.Random(3), recorded(asked.out, "disks.json") if asked.only else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)  # for nobody
@@ -130,10 +129,8 @@ def main(words: list[str] | None = None) -> None:
             for mishap in asked.mishaps:
                 if (command, mishap) != ("benchmark", "locked"):  # nobody may have no Python to start its cells with
                     record[command][mishap] = met(command, line, mishap, folder / f"{command}-{mishap}", asked.points, chance)
+                    keep(record, asked.out, "disks.json")
                     print(command, mishap, record[command][mishap], flush=True)
-    if asked.out:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "disks.json").write_text(json.dumps(record, indent=2) + "\n")
     if any(found["faults"] for mishaps in record.values() for found in mishaps.values()):
         sys.exit("something was not as it must be")
 

@@ -301,21 +301,30 @@ def all_kills(folder: Path, points: int, only: list[str] | None = None) -> Itera
             yield name, {**found, "seconds": round(time.monotonic() - began, 1)}
 
 
+def recorded(out: Path | None, name: str) -> dict:
+    """What an earlier call has kept."""
+    return json.loads((out / name).read_text()) if out and (out / name).is_file() else {}
+
+
+def keep(record: dict, out: Path | None, name: str) -> None:
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / name).write_text(json.dumps(record, indent=2) + "\n")
+
+
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--points", type=int, default=24, help="kills that each kind of work is to survive")
     parser.add_argument("--only", nargs="+", help="of train, predict, audit, grid, review")
-    parser.add_argument("--out", type=Path, help="a folder for kills.json")
+    parser.add_argument("--out", type=Path, help="a folder for kills.json; what --only leaves out stays there as it was")
     asked = parser.parse_args(words)
     os.environ["PYTHONPATH"] = environment()["PYTHONPATH"]
+    record = recorded(asked.out, "kills.json") if asked.only else {}
     with tempfile.TemporaryDirectory() as folder:
-        record = {}
         for name, found in all_kills(Path(folder), asked.points, asked.only):
             record[name] = found
+            keep(record, asked.out, "kills.json")
             print(re.sub(r"[{}']", "", f"{name}: {found}"), flush=True)
-    if asked.out:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        (asked.out / "kills.json").write_text(json.dumps(record, indent=2) + "\n")
     if any(found["differ"] for found in record.values()):
         sys.exit("what was killed did not come to the same end")
 

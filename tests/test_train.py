@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 import tiny
 from pixeltrust import data as data_module
+from pixeltrust import progress as progress_module
 from pixeltrust import train as train_module
 from pixeltrust import weight_maps as weight_maps_module
 from pixeltrust.alarms import MANY, alarms
@@ -32,6 +33,7 @@ from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
 from pixeltrust.data import INVERSE, turned
 from pixeltrust.errors import ConfigError, DataError, RunError
+from pixeltrust.feeds import Ahead
 from pixeltrust.images import resize_labels
 from pixeltrust.labels import decode_labels
 from pixeltrust.methods import METHODS, TAKE_GAINS, Outcome, Trust, pixel
@@ -666,6 +668,29 @@ def test_the_same_seed_gives_the_same_bits(data, straight, tmp_path, method):
     torch.manual_seed(123)  # what went on before does not matter
     trained(data, tmp_path / "run", method=method)
     assert_same_run(tmp_path / "run", straight(method=method))
+
+
+class AllAtOnce(Ahead):
+    """Makes no batch before it is asked for."""
+
+    def batch(self, stream, update):
+        return self._make(stream, update)
+
+
+@pytest.mark.parametrize("cache_gib", [0.0, 4.0])
+@pytest.mark.parametrize(("threads", "loader"), [(1, AllAtOnce), (2, Ahead), (13, Ahead)])
+def test_the_number_of_threads_that_load_does_not_matter(data, straight, tmp_path, monkeypatch, threads, loader, cache_gib):
+    monkeypatch.setattr(progress_module, "THREADS", threads)
+    monkeypatch.setattr(progress_module, "AHEAD", 4 * threads)
+    monkeypatch.setattr(train_module, "Ahead", loader)
+    trained(data, tmp_path / "run", method="trust", cache_gib=cache_gib)
+    whole = straight(method="trust")
+    for name in ("steps.csv", "cases.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+    assert same_weights(tmp_path / "run", whole)
+    assert same_weights(tmp_path / "run", whole, "best.pt")
+    maps = {path.name: path.read_bytes() for path in (tmp_path / "run" / "trust").iterdir()}
+    assert maps == {path.name: path.read_bytes() for path in (whole / "trust").iterdir()}
 
 
 class _Seen:
