@@ -20,7 +20,7 @@ import pandas as pd
 from pixeltrust.config import Config
 from pixeltrust.errors import RunError
 from pixeltrust.evaluate import evaluate
-from pixeltrust.files import link_or_copy, write_whole
+from pixeltrust.files import link_or_copy, make_folder, write_whole
 from pixeltrust.images import case_id
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 from pixeltrust.predict import predict
@@ -125,7 +125,7 @@ class _Work:
             elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise RunError(f"{self.out}: has something in it that is no demo; choose a new or empty folder")
             else:
-                self.out.mkdir(parents=True, exist_ok=True)
+                make_folder(self.out)
                 self._write_record()
         except OSError as error:
             raise RunError(f"{self.out}: cannot be made or read: {error.strerror or error}; choose another --out") from None
@@ -219,7 +219,7 @@ class _Work:
     def _gathered(self) -> Path:
         """A folder of links to (or copies of) the images to predict."""
         data, folder = self.out / "data", self.out / "to-predict"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         wanted = {*self.record["shown"], *(case_id(path) for path in (data / "test").iterdir())}
         for image in sorted((data / "images").iterdir()):
             if case_id(image) in wanted and not (folder / image.name).exists():

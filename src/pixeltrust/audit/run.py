@@ -25,7 +25,7 @@ from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord
 from pixeltrust.cases import Case, CaseList, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
-from pixeltrust.files import check_free, replacing, write_whole, writing
+from pixeltrust.files import check_free, make_folder, replacing, write_whole, writing
 from pixeltrust.images import read_image, read_labels, resize_image, resize_labels, write_png
 from pixeltrust.inference import Network, fabric_of, network_of, resized_plane, tensor_of
 from pixeltrust.labels import decode_labels
@@ -159,7 +159,7 @@ class _Audit:
             changed = ", ".join(f"{name} was {before.get(name)}, now {of[name]}" for name in of if before.get(name) != of[name])
             raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
         for name in (SEEN, "trust", "mended", "changed"):
-            (self.out / name).mkdir(parents=True, exist_ok=True)
+            make_folder(self.out / name)
         write_whole(begun, json.dumps(of))
         return np.array([place for place, case in enumerate(cases) if not self._seen_file(case).is_file()], int)
 
