@@ -7,10 +7,10 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
-    ("errors", "seeds", "clock", "losses", "robust_losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
+    ("errors", "seeds", "clock", "ranks", "losses", "robust_losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
-    ("labels", "cases", "sources", "runs", "checkpoints", "trust", "audits"),
-    ("feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
+    ("labels", "cases", "sources", "runs", "checkpoints", "trust", "audits", "alarms"),
+    ("augmentation", "feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
     ("train", "predict", "evaluate", "simulate", "formats", "archives", "synthetic"),
     ("charts", "outcome"),
     ("report", "audit", "demo", "benchmark", "review"),

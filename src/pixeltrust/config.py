@@ -105,6 +105,9 @@ class Config:
     augment: Literal["flips-and-turns", "none"] = "flips-and-turns"
     """Random flips and quarter turns (half turns where height and width differ) of every training image, or none."""
 
+    jitter: Literal["clean", "all", "none"] = "clean"
+    """Random zoom, shift and rotation, contrast and colour: of the clean batches' images, of all images, or of none."""
+
     precision: Literal["32", "bf16"] = "32"
     """`bf16` is mixed precision: passes in bfloat16, parameters, losses and weights in float32."""
 

@@ -24,7 +24,7 @@ from pixeltrust.audits import read_audit_cases, review_command
 from pixeltrust.config import Config
 from pixeltrust.errors import RunError
 from pixeltrust.evaluate import evaluate
-from pixeltrust.files import link_or_copy, write_whole
+from pixeltrust.files import link_or_copy, make_folder, write_whole
 from pixeltrust.images import case_id, read_labels
 from pixeltrust.labels import foreground
 from pixeltrust.metrics import bootstrap_interval, confusion, dice, mean_of_defined
@@ -141,7 +141,7 @@ class _Work:
             elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise RunError(f"{self.out}: has something in it that is no demo; choose a new or empty folder")
             else:
-                self.out.mkdir(parents=True, exist_ok=True)
+                make_folder(self.out)
                 self._write_record()
         except OSError as error:
             raise RunError(f"{self.out}: cannot be made or read: {error.strerror or error}; choose another --out") from None
@@ -249,7 +249,7 @@ class _Work:
     def _gathered(self) -> Path:
         """A folder of links to (or copies of) the images to predict."""
         data, folder = self.out / "data", self.out / "to-predict"
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         wanted = {case_id(path) for path in (data / "test").iterdir()}
         for image in sorted((data / "images").iterdir()):
             if case_id(image) in wanted and not (folder / image.name).exists():

@@ -1,7 +1,7 @@
 """A run folder: what training writes and everything else reads.
 
     RUN/config.toml  environment.json  cases.csv  history.csv  steps.csv  checkpoint.pt  best.pt  model.pt
-        weight_maps.npz  trust/  report.html
+        weight_maps.npz  trust/  warnings.txt  report.html
 
 Every file is written beside and renamed, so a kill at any moment leaves either the old or the new one.
 """
@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from pixeltrust.cases import COLUMNS
 from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
-from pixeltrust.files import replacing, writing
+from pixeltrust.files import make_folder, replacing, writing
 from pixeltrust.models import build_model
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.tables import write_csv
 
 FORMAT = 1  # of the run folder; a newer one is refused
@@ -59,31 +60,36 @@ class Run:
         """Whether the folder is absent, empty, or holds only what a run leaves that was killed before its settings were written."""
         if not self.folder.is_dir():
             return not self.folder.exists()
-        return all(path.name in _BEFORE_SETTINGS or path.name.endswith(".unfinished") for path in self.folder.iterdir())
+        return all(path.name.startswith(_BEFORE_SETTINGS) or path.name.endswith(".unfinished") for path in self.folder.iterdir())
 
     def finished(self) -> bool:
         """Whether the last weights have been written."""
         return (self.folder / WEIGHTS["last"]).is_file()
 
+    def cache(self, ranks: Ranks = ALONE) -> Path:
+        """The folder for what this process has decoded."""
+        return self.folder / (f"{CACHE}-{ranks.rank}" if ranks.rank else CACHE)
+
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, ranks: Ranks = ALONE) -> Iterator[None]:
         """The folder exists during the block, and in it one for the cache; afterwards that is removed, and a folder left empty too.
 
         Raises:
             RunError: it cannot be made, or not be written to.
         """
         with writing(self.folder):
-            (self.folder / CACHE).mkdir(parents=True, exist_ok=True)
+            make_folder(self.cache(ranks))
         try:
             yield
         finally:
-            self.drop_cache()
+            shutil.rmtree(self.cache(ranks), ignore_errors=True)
             with suppress(OSError):  # it is not empty
                 self.folder.rmdir()
 
     def drop_cache(self) -> None:
         """Remove the decoded cases, which a kill leaves behind."""
-        shutil.rmtree(self.folder / CACHE, ignore_errors=True)
+        for folder in self.folder.glob(f"{CACHE}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def weight_maps(self) -> dict[str, np.ndarray] | None:
         """`ids` (N,), `epochs` (E,) and `maps` (E, N, H, W), in multiples of the average weight; None where none were kept.
@@ -107,7 +113,7 @@ class Run:
             RunError: it cannot be written.
         """
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
             write_csv(cases, self.folder / "cases.csv")
             self.write_text("config.toml", to_toml(config))
@@ -122,10 +128,33 @@ class Run:
         with writing(self.folder), replacing(self.folder / name) as unfinished:
             table.to_csv(unfinished, index=False)
 
+    def write_warnings(self, lines: list[str]) -> None:
+        """Keep what the run warns of, a line each, in warnings.txt; there is no such file where it warns of nothing."""
+        if lines:
+            self.write_text("warnings.txt", "\n".join(lines) + "\n")
+        else:
+            with writing(self.folder):
+                (self.folder / "warnings.txt").unlink(missing_ok=True)
+
+    def warnings(self) -> list[str]:
+        """What `write_warnings` kept.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        path = self.folder / "warnings.txt"
+        try:
+            return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
+
     def write_state(self, name: str, state: dict[str, Any]) -> None:
         """Write tensors and plain values (`checkpoint.pt`, `model.pt`, `best.pt`)."""
-        with writing(self.folder), replacing(self.folder / name) as unfinished:
-            torch.save(state, unfinished)
+        with writing(self.folder), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # which torch's writer raises on top of what the disk has said
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Write an .npz file."""

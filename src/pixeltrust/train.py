@@ -1,7 +1,8 @@
-"""Training: one loop for every method, epochs × ceil(noisy cases / batch_size) updates.
+"""Training: one loop for every method, epochs × ceil(noisy cases / batch_size) updates, in one process or in several under `torchrun`.
 
 What a step sees is a function of (seed, update) alone, so a run continues anywhere: a checkpoint holds the network, the optimiser,
-the number of the update, dropout's random state and the history so far.
+the number of the update, dropout's random state and the history so far. With several ranks (see `ranks`) all but dropout is the same on
+every one, and rank 0 alone writes and speaks.
 """
 
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,6 +24,7 @@ from lightning_fabric import Fabric
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from pixeltrust.alarms import alarms
 from pixeltrust.cases import CaseList, Cases, read_cases, table_of
 from pixeltrust.checkpoints import State, earlier, refuse_other_cases, seconds_by_part
 from pixeltrust.clock import Clock, shares
@@ -33,10 +36,11 @@ from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, 
 from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
 from pixeltrust.progress import progress_bar
-from pixeltrust.runs import CACHE, Run, parameters
+from pixeltrust.ranks import Ranks, connected
+from pixeltrust.runs import Run, parameters
 from pixeltrust.seeds import generator
 from pixeltrust.trust_maps import keep_trust_maps
-from pixeltrust.validation import validate
+from pixeltrust.validation import one_label, validate
 from pixeltrust.weight_maps import keep_weight_maps, map_epochs, weights_by_many
 from pixeltrust.weights import Batch, pixel_gains
 
@@ -78,7 +82,8 @@ def train(
 ) -> Trained:
     """Train a network on a data folder, into a run folder.
 
-    Ctrl-C ends it after the update in hand, with a checkpoint; `resume` continues to the bit where it stopped (on a CPU).
+    Ctrl-C ends it after the update in hand, with a checkpoint; `resume` continues to the bit where it stopped (on a CPU). Under `torchrun`
+    every process makes this call, and all do the work of one: each takes its part of every batch.
 
     Args:
         data: a data folder or table of cases.
@@ -94,7 +99,8 @@ def train(
     Raises:
         DataError: every fault of the data, in one go, before any training.
         ConfigError: settings that cannot be used here.
-        RunError: `out` exists already, belongs to other settings, or cannot be written.
+        RunError: `out` exists already, belongs to other settings, or cannot be written; or a loss, a gain or a parameter is no finite
+            number: names the update and the cases of its batch. No such state is ever saved.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written.
     """
     config = config or Config()
@@ -105,7 +111,8 @@ def train(
     elif run.finished():
         run.drop_cache()
         return replace(_summary(run, config, packed or run.read_state("checkpoint.pt"), []), notes=("the run had finished already",))
-    fabric = _fabric(config)
+    fabric, ranks = _fabric(config)
+    show_progress = show_progress and ranks.rank == 0
     notes = _precision_notes(config, fabric.device)
     for note in notes if show_progress else []:
         print(note, file=sys.stderr)  # now, when it can still be heeded
@@ -114,15 +121,16 @@ def train(
     clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     notes.append(_split_note(cases, clean, held))
     table = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
-    with run.claimed():
-        streams = Streams(cases, clean, held, config, run.folder / CACHE)
+    _refuse_unlike(ranks, run, table, packed)
+    with run.claimed(ranks):
+        streams = Streams(cases, clean, held, config, run.cache(ranks), ranks)
         loop = _Loop(run, config, fabric, streams, method, watch, show_progress)
-        if packed is None:
-            run.create(config, table)
-        else:
+        if packed is not None:
             refuse_other_cases(run, table)
             loop.state.unpack(packed, run)
             notes.append(f"continued after update {loop.state.update:,}")
+        elif ranks.rank == 0:
+            run.create(config, table)
         loop.to_the_end()
     return _summary(run, config, loop.state.pack(), notes)
 
@@ -132,7 +140,7 @@ class _Loop:
         self, run: Run, config: Config, fabric: Fabric, streams: Streams, method: Method | None, watch: Watch | None, show_progress: bool
     ) -> None:
         self.run, self.config, self.streams, self.watch, self.show_progress = run, config, streams, watch, show_progress
-        self.device = fabric.device
+        self.device, self.ranks = fabric.device, streams.ranks
         self.total = config.epochs * streams.updates_per_epoch
         torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
         model = build_model(config.model, channels=config.channels, classes=config.classes)
@@ -141,51 +149,65 @@ class _Loop:
             _try_gains(model, config)
         if not streams.pixels.mapped:
             streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
-        torch.manual_seed(int(generator(config.seed, "dropout").integers(2**31)))
+        torch.manual_seed(int(generator(config.seed, "dropout", self.ranks.rank).integers(2**31)))
         network = model if config.precision == "32" else _InBfloat16(model)
         self.model = fabric.setup_module(network)
         self.method = method or build_method(network, config, streams)
         memory = self.method.to(self.device) if isinstance(self.method, nn.Module) else nn.Module()
         optimizer = build_optimizer(nn.ModuleList([model, memory]), config)
-        self.state = State(model, optimizer, build_schedule(optimizer, config, self.total), memory)
+        self.state = State(model, optimizer, build_schedule(optimizer, config, self.total), memory, ranks=self.ranks)
+        self.recent: list[_Taken] = []
+        """The steps that nobody has looked at yet, and the last one."""
+        self.saved = 0
+        """The update of the checkpoint."""
+        self.warned: set[str] = set()
 
     def to_the_end(self) -> None:
         """Run the updates that are left."""
+        self.ranks.make_alike(self.state.model.state_dict().values())  # whatever else a network was made of
         clock = Clock(self.state.seconds)
         ahead = Ahead(lambda stream, update: self.streams.batch(stream, update, self.device), self.total)
+        self.saved = self.state.update
         saved_at = shown_at = time.monotonic()
         with ahead, _interruption() as interrupted, progress_bar(self.show_progress) as bar:
             task = bar.add_task(f"training {self.config.method}", total=self.total, completed=self.state.update, note="")
+            self._warn(bar)
             while self.state.update < self.total:
                 self._update(ahead, clock)
                 epoch_ended = self.state.update % self.streams.updates_per_epoch == 0
                 if epoch_ended:
                     self._end_epoch(clock)
-                if epoch_ended or interrupted.is_set() or time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes:
+                    self._warn(bar)
+                due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
+                stopping, due_somewhere = self.ranks.sums(interrupted.is_set(), due)
+                if epoch_ended or stopping or due_somewhere:
                     self._save_checkpoint(clock)
                     saved_at = time.monotonic()
-                if interrupted.is_set() and self.state.update < self.total:
+                if stopping and self.state.update < self.total:
                     raise KeyboardInterrupt
                 if epoch_ended or time.monotonic() - shown_at > SHOWN_EVERY:
                     self._show(bar, task, clock)
                     shown_at = time.monotonic()
         with clock.part("saving"):
-            if isinstance(self.method, Remembering | Trust):
-                keep_trust_maps(self.run, self.streams, self.method.store, show_progress=self.show_progress)
-            self.run.write_state("model.pt", {"model": parameters(self.state.model)})
+            self.ranks.by_first(self._write_what_was_learned)
         clock.read()
+
+    def _write_what_was_learned(self) -> None:
+        if isinstance(self.method, Remembering | Trust):
+            keep_trust_maps(self.run, self.streams, self.method.store, show_progress=self.show_progress)
+        self.run.write_state("model.pt", {"model": parameters(self.state.model)})
 
     def _update(self, ahead: Ahead, clock: Clock) -> None:
         state = self.state
         self.model.train()
         state.optimizer.zero_grad(set_to_none=True)
-        seen: list[int] = []
+        seen: dict[str, int] = {}
 
         @cache  # whoever watches asks for what the method has had
         def batch(stream: str) -> Batch:
             with clock.part("batches"):
                 made = ahead.batch(stream, state.update)
-            seen.append(len(made.images))
+            seen[stream] = len(made.images)
             return made
 
         rate = state.schedule.get_last_lr()[0]
@@ -196,11 +218,13 @@ class _Loop:
             places=partial(self.streams.noisy_places, state.update),
             update=state.update,
             updates=self.total,
+            ranks=self.ranks,
         )
         try:
             with clock.part("step"):
                 outcome = self.method(self.model, feed, self.config)
                 watched = self.watch(feed, outcome) if self.watch else {}
+                self.ranks.sum_gradients(p for group in state.optimizer.param_groups for p in group["params"])
         except torch.OutOfMemoryError:
             sizes = f"batch_size = {self.config.batch_size}, clean_batch_size = {self.config.clean_batch_size}"
             raise RunError(f"out of memory in update {state.update + 1} with {sizes}: choose smaller ones, in a new run") from None
@@ -208,30 +232,36 @@ class _Loop:
             state.optimizer.step()
             state.schedule.step()
         state.update += 1
-        state.images += sum(seen)
+        state.images += sum(self.ranks.sums(sum(seen.values())))
         state.steps.append({"update": state.update, "learning_rate": rate, **outcome.numbers(), **watched})
+        self.recent.append(_Taken(state.update, tuple(seen), outcome.are_finite()))
+        if self.device.type == "cpu":  # where looking waits for nothing
+            self._settle(clock)
 
     def _end_epoch(self, clock: Clock) -> None:
         self._settle(clock)
+        self._refuse_lost_parameters()
         state, per_epoch = self.state, self.streams.updates_per_epoch
         epoch = state.update // per_epoch
+        self.ranks.average(state.model.buffers())
         with clock.part("validation"):
             val_loss, val_dice = validate(self.model, self.streams, device=self.device)
-        state.epochs.append(
-            {"epoch": epoch, "update": state.update, **_means(state.steps[-per_epoch:]), "val_loss": val_loss, "val_dice": val_dice}
-        )
+            label = one_label(self.model, self.streams, device=self.device)
+        measured = {"val_loss": val_loss, "val_dice": val_dice, "one_label": math.nan if label is None else float(label)}
+        state.epochs.append({"epoch": epoch, "update": state.update, **_means(state.steps[-per_epoch:]), **measured})
         if val_dice > state.best_dice:
             state.best_dice = val_dice
             with clock.part("saving"):
-                self.run.write_state("best.pt", {"model": parameters(state.model), "epoch": epoch, "val_dice": val_dice})
-        if self.config.method in ("pixel", "trust") and epoch in map_epochs(self.config.epochs):
+                self._write_state("best.pt", {"model": parameters(state.model), "epoch": epoch, "val_dice": val_dice})
+        if self.ranks.rank == 0 and self.config.method in ("pixel", "trust") and epoch in map_epochs(self.config.epochs):
             with clock.part("validation"):
                 self._keep_weight_maps(epoch)
         seconds = {"seconds": clock.read()} | {f"seconds_{part}": value for part, value in clock.seconds.items()}
         state.epochs[-1] |= {name: round(value, 3) for name, value in seconds.items()}
-        with clock.part("saving"):
-            self.run.write_table("history.csv", pd.DataFrame(state.epochs))
-            self.run.write_table("steps.csv", pd.DataFrame(state.steps))
+        if self.ranks.rank == 0:
+            with clock.part("saving"):
+                self.run.write_table("history.csv", pd.DataFrame(state.epochs))
+                self.run.write_table("steps.csv", pd.DataFrame(state.steps))
 
     def _keep_weight_maps(self, epoch: int) -> None:
         chosen = self.streams.map_cases()
@@ -245,13 +275,56 @@ class _Loop:
 
     def _save_checkpoint(self, clock: Clock) -> None:
         self._settle(clock)
+        self._refuse_lost_parameters()
+        self.ranks.average(self.state.model.buffers())
         with clock.part("saving"):
             clock.read()
-            self.run.write_state("checkpoint.pt", self.state.pack())
+            self._write_state("checkpoint.pt", self.state.pack())
+        self.saved = self.state.update
+
+    def _write_state(self, name: str, state: dict[str, Any]) -> None:
+        if self.ranks.rank == 0:
+            self.run.write_state(name, state)
 
     def _settle(self, clock: Clock) -> None:
+        """Look at what the last steps have left on the device, and go no further where it is not finite."""
         with clock.part("step"):  # what it waits for
             self.state.settle()
+            for taken in self.recent:
+                if not taken.finite:
+                    raise RunError(self._lost(taken, "the loss or a gain"))
+            del self.recent[:-1]
+
+    def _refuse_lost_parameters(self) -> None:
+        """A gradient can be infinite where the loss is not: what is saved next must be good."""
+        kept = (*self.state.model.state_dict().values(), *self.state.memory.parameters())
+        if not all(bool(values.isfinite().all()) for values in kept) and self.recent:
+            raise RunError(self._lost(self.recent[-1], "a parameter"))
+
+    def _lost(self, taken: "_Taken", what: str) -> str:
+        batch = "; ".join(f"{stream} {', '.join(self.streams.ids(stream, taken.update - 1))}" for stream in taken.streams)
+        good = f"the checkpoint of update {self.saved:,} is good" if self.saved else "nothing had been saved yet"
+        return (
+            f"{self.run.folder}: {what} is no finite number in update {taken.update:,}, whose batch is {batch}; {good}. Where these files "
+            "are at fault, mend them and go on with --resume; the same files and settings lead here again, so else start a new run, with "
+            f"a lower learning_rate (it is {self.config.learning_rate:g}) or without these cases"
+        )
+
+    def _warn(self, bar: Progress) -> None:
+        """Say what is amiss once it shows, and keep it for those who look at the run."""
+        streams, state = self.streams, self.state
+        found = alarms(
+            steps=state.steps,
+            epochs=state.epochs,
+            clean=len(streams.clean),
+            clean_label=streams.clean_label,
+            classes=self.config.classes,
+        )
+        for name in found.keys() - self.warned if self.show_progress else ():
+            bar.console.print(f"warning: {found[name]}", markup=False, highlight=False)
+        self.warned |= found.keys()
+        if self.ranks.rank == 0:
+            self.run.write_warnings(list(found.values()))
 
     def _show(self, bar: Progress, task: Any, clock: Clock) -> None:
         if bar.disable:
@@ -262,6 +335,17 @@ class _Loop:
         epoch = self.state.update // self.streams.updates_per_epoch
         note = f"epoch {epoch}/{self.config.epochs}, loss {self.state.steps[-1]['loss']:.3f}{chosen}"
         bar.update(task, completed=self.state.update, note=note)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What a complaint about a step needs."""
+
+    update: int
+    """From 1."""
+    streams: tuple[str, ...]
+    """What its batches came from."""
+    finite: bool | Tensor
 
 
 class _InBfloat16(nn.Module):
@@ -281,14 +365,29 @@ def _refuse_existing(run: Run) -> None:
         raise RunError(f"{run.folder}: exists already; continue it with --resume, or choose another --out")
 
 
-def _fabric(config: Config) -> Fabric:
+def _refuse_unlike(ranks: Ranks, run: Run, table: pd.DataFrame, packed: dict[str, Any] | None) -> None:
+    """Whether all processes have the same cases, and the same run before them."""
+    if ranks.count == 1:
+        return
+    cases = sha256(table[["id", "role", "held_out"]].to_csv(index=False).encode()).hexdigest()
+    cases_of_all, updates_of_all = zip(*ranks.gathered((cases, packed and packed["update"])), strict=True)
+    for rank in range(ranks.count):
+        if cases_of_all[rank] != cases_of_all[0]:
+            raise RunError(f"process {rank} finds other cases than process 0; give all machines the same data")
+        if updates_of_all[rank] != updates_of_all[0]:
+            raise RunError(
+                f"{run.folder}: process {rank} finds another checkpoint there than process 0; put the run on a disk that all share"
+            )
+
+
+def _fabric(config: Config) -> tuple[Fabric, Ranks]:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = 'cuda', but torch sees no such device; use device = 'auto' or 'cpu'")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device = 'mps', but torch sees no such device; use device = 'auto' or 'cpu'")
     if config.method in TAKE_GAINS and config.gains == "finite-difference" and config.precision != "32":
         raise ConfigError("gains = 'finite-difference' is noise in bf16; use gains = 'exact', or precision = '32'")
-    return Fabric(accelerator=config.device, devices=1)
+    return connected(config.device)
 
 
 def _precision_notes(config: Config, device: torch.device) -> list[str]:
@@ -331,9 +430,7 @@ def _summary(run: Run, config: Config, packed: dict[str, Any], notes: list[str])
     idle = sum(bool(step["all_zero"]) for step in packed["steps"])
     if idle:
         notes = [*notes, f"in {idle:,} of {packed['update']:,} steps no noisy pixel helped: all weights were 0"]
-    diverged = sum(not math.isfinite(step["loss"]) for step in packed["steps"])
-    if diverged:
-        notes = [*notes, f"in {diverged:,} of {packed['update']:,} steps the loss was not a finite number: lower learning_rate"]
+    notes = [*notes, *(f"warning: {line}" for line in run.warnings())]
     return Trained(
         run=run.folder,
         method=config.method,
