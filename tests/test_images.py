@@ -16,7 +16,10 @@ from PIL import Image
 from pixeltrust.errors import DataError
 from pixeltrust.images import (
     case_id,
+    decoded,
+    encoded,
     image_suffix,
+    media_type,
     read_image,
     read_labels,
     read_size,
@@ -478,3 +481,36 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         write_png(path, COLOUR)
     assert (read_labels(path) == GREY).all()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def turned_by(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "how", "kind"),
+    [
+        ("a.png", "RGB", {}, "image/png"),
+        ("a.png", "L", {}, "image/png"),
+        ("a.jpg", "RGB", {}, "image/jpeg"),
+        ("a.png", "RGB", {"format": "JPEG"}, "image/jpeg"),
+        ("a.png", "RGBA", {}, None),
+        ("a.png", "P", {}, None),
+        ("a.png", "I;16", {}, None),
+        ("a.png", "L", {"transparency": 3}, None),
+        ("a.jpg", "CMYK", {}, None),
+        ("a.jpg", "RGB", {"exif": turned_by(6)}, None),
+        ("a.tif", "RGB", {}, None),
+    ],
+)
+def test_a_file_goes_to_a_browser_as_it_is_only_where_that_shows_what_is_read(tmp_path, name, mode, how, kind):
+    Image.new(mode, (6, 4)).save(tmp_path / name, **how)
+    assert media_type(tmp_path / name) == kind
+
+
+def test_what_is_encoded_is_decoded():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    assert (decoded(encoded(pixels, "PNG")) == pixels).all()
+    assert encoded(pixels, "JPEG", quality=90)[:2] == b"\xff\xd8"

@@ -10,7 +10,7 @@ LAYERS = (
     ("errors", "seeds", "clock", "ranks", "losses", "robust_losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
     ("labels", "cases", "sources", "runs", "checkpoints", "trust", "audits"),
-    ("feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
+    ("augmentation", "feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
     ("train", "predict", "evaluate", "simulate", "formats", "archives", "synthetic"),
     ("charts", "outcome"),
     ("report", "demo", "audit", "benchmark", "review"),

@@ -69,7 +69,8 @@ class Config:
     """λ of `trust`, `pixel` and `image`: how much the clean loss adds to the update. Unset: 1 for `trust`, 0 (the paper) for the others."""
 
     trust_memory: float = 0.7
-    """β of `trust`: how much of a pixel's trust stays when its image is seen again; 1 learns nothing."""
+    """β of `trust`, and of the trust maps of `pixel` and `image`: how much of a pixel's trust stays when its image is seen again; 1 learns
+    nothing."""
 
     trust_sharpness: float = 3.0
     """s of `trust`: a pixel counts with its trust to this power; 0 lets all count alike."""
@@ -103,6 +104,9 @@ class Config:
 
     augment: Literal["flips-and-turns", "none"] = "flips-and-turns"
     """Random flips and quarter turns (half turns where height and width differ) of every training image, or none."""
+
+    jitter: Literal["clean", "all", "none"] = "clean"
+    """Random zoom, shift and rotation, contrast and colour: of the clean batches' images, of all images, or of none."""
 
     precision: Literal["32", "bf16"] = "32"
     """`bf16` is mixed precision: passes in bfloat16, parameters, losses and weights in float32."""

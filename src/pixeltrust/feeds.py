@@ -7,20 +7,22 @@ from types import TracebackType
 
 import numpy as np
 
+from pixeltrust.augmentation import Views
 from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.weights import Batch
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the images of a noisy batch come from: cases (B,), as numbers of noisy ones, and the turn (0 … 7) each of them has had."""
+    """Where the images of a noisy batch come from: cases (B,), as numbers of noisy ones, and how each of them is shown."""
 
     cases: np.ndarray
-    turns: np.ndarray
+    views: Views
 
     def part(self, ranks: Ranks) -> "Places":
         """Of the rank's part of the batch."""
-        return Places(ranks.part(self.cases), ranks.part(self.turns))
+        span = ranks.span(len(self.cases))
+        return Places(self.cases[span], self.views[span])
 
 
 @dataclass(frozen=True)

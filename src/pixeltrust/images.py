@@ -5,6 +5,7 @@ labels  uint8 (H, W): the values as the file has them
 size    (height, width) in pixels, after the EXIF orientation is applied
 """
 
+import io
 import os
 import struct
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from pixeltrust.files import replacing
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii.gz", ".nii")
 STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
 MAX_PIXELS = 300_000_000  # beyond this a file is taken for a decompression bomb
+_SHOWN_BY_BROWSERS = {"JPEG": "image/jpeg", "PNG": "image/png"}
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 
@@ -140,6 +142,33 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, str]]:
     with _readable(path), Image.open(path, formats=["PNG"]) as picture:
         picture.load()
         return np.asarray(picture), {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
+
+
+def media_type(path: Path) -> str | None:
+    """Of a file whose own bytes, in a browser, show what `read_image` reads: `image/jpeg` or `image/png`; None for any other image.
+
+    Raises:
+        DataError: the file is missing, broken, or no image.
+    """
+    if _is_nifti(path):
+        return None
+    with _readable(path), _opened(path) as opened:
+        turned = opened.getexif().get(_EXIF_ORIENTATION, 1) != 1
+        plain = opened.mode in ("L", "RGB") and "transparency" not in opened.info and not turned
+        return _SHOWN_BY_BROWSERS.get(opened.format or "") if plain else None
+
+
+def encoded(pixels: np.ndarray, form: str, **how: int) -> bytes:
+    """uint8 (H, W) or (H, W, 3) as the bytes of a PNG or JPEG, `how` by the names of Pillow."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=form, **how)
+    return file.getvalue()
+
+
+def decoded(png: bytes) -> np.ndarray:
+    """What `encoded` made of pixels as PNG."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as opened:
+        return np.array(opened)
 
 
 def write_jpeg(path: Path, pixels: np.ndarray, *, quality: int = 95) -> None:

@@ -10,8 +10,8 @@ from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
+from pixeltrust.augmentation import INVERSE, TURNS, turned
 from pixeltrust.config import Config
-from pixeltrust.data import INVERSE, TURNS, turned
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.models import try_out
 from pixeltrust.ranks import Ranks, connected

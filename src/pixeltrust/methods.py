@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pixeltrust.augmentation import sent
 from pixeltrust.config import Config
-from pixeltrust.data import INVERSE, Streams, sent, turned
-from pixeltrust.feeds import Feed
+from pixeltrust.data import Streams
+from pixeltrust.feeds import Feed, Places
 from pixeltrust.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
 from pixeltrust.models import parameters_along
 from pixeltrust.ranks import Ranks
@@ -35,7 +36,7 @@ from pixeltrust.robust_losses import (
     symmetric_cross_entropy,
 )
 from pixeltrust.seeds import generator
-from pixeltrust.trust import TrustStore
+from pixeltrust.trust import TrustStore, witnesses
 from pixeltrust.weights import Batch, Per, Weigh, logits_of, reweighted_step
 
 T_LOSS_LOG_NU = 1.0  # where the T-Loss's code begins; ν itself is then e
@@ -206,17 +207,14 @@ class Remembering(nn.Module):
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
         outcome = self.step(model, feed, config)
         if outcome.gains is not None and feed.places is not None:
-            joined = feed.places()
-            places = joined.part(feed.ranks)
-            self.store.learn(places.cases, turned(outcome.gains, INVERSE[places.turns]))
-            self.store.share(places.cases, joined.cases, feed.ranks)
+            _heard(self.store, feed.places(), feed.ranks, outcome.gains)
         return outcome
 
 
 class Trust(nn.Module):
     """Σ Tˢ ℓ / Σ Tˢ on the noisy batch, T the trust of every pixel after this visit (see `trust`), plus λ times the clean loss.
 
-    s is `trust_sharpness`, T's memory β `trust_memory`. The store is upright: gains are turned back as their image was turned.
+    s is `trust_sharpness`, T's memory β `trust_memory`.
     """
 
     def __init__(self, model: nn.Module, config: Config, streams: Streams) -> None:  # noqa: ARG002
@@ -225,16 +223,13 @@ class Trust(nn.Module):
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
         assert feed.places is not None
-        joined = feed.places()
-        places = joined.part(feed.ranks)
+        places = feed.places()
 
         def counts(gains: Tensor) -> Tensor:
-            trust = self.store.learn(places.cases, turned(gains, INVERSE[places.turns]))
-            return turned(trust, places.turns).to(gains.dtype) ** config.trust_sharpness
+            trust = _heard(self.store, places, feed.ranks, gains)
+            return places.part(feed.ranks).views.forth(trust).to(gains.dtype) ** config.trust_sharpness
 
-        outcome = _reweighted(model, feed, config, counts, clean_weight=1.0)
-        self.store.share(places.cases, joined.cases, feed.ranks)
-        return outcome
+        return _reweighted(model, feed, config, counts, clean_weight=1.0)
 
     def weights_of(self, cases: np.ndarray, config: Config) -> Tensor:
         """What the pixels of these noisy cases count with, (B, H, W), 1 the average of them."""
@@ -270,9 +265,17 @@ def build_method(model: nn.Module, config: Config, streams: Streams) -> Method:
 
 
 def _store(config: Config, streams: Streams) -> TrustStore:
-    gib = len(streams.noisy) * math.prod(config.size) * 2 / 2**30
-    file = streams.cache / "trust.float16" if streams.pixels.gib + gib > config.cache_gib else None
-    return TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, file=file)
+    gib = len(streams.noisy) * math.prod(config.size) * 3 / 2**30
+    folder = streams.cache if streams.pixels.gib + gib > config.cache_gib else None
+    return TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, folder=folder)
+
+
+def _heard(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> Tensor:
+    """The gains of this rank's part of a noisy batch go into every rank's store; the trust of that part, upright, as it then is."""
+    own = joined.part(ranks)
+    trust = store.learn(own.cases, own.views.back(witnesses(gains)))
+    store.share(own.cases, joined.cases, ranks)
+    return trust
 
 
 def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, *, clean_weight: float) -> Outcome:

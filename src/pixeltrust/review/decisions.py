@@ -19,10 +19,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from pixeltrust.audits import CASE_NUMBERS, REGION_NUMBERS
+from pixeltrust.audits import CASE_NUMBERS, REGION_NUMBERS, read_audit_cases, read_audit_regions
 from pixeltrust.errors import DataError, RunError
+from pixeltrust.images import decoded, encoded
 from pixeltrust.review.audits import Audit
-from pixeltrust.review.masks import digest, from_png, to_png
+from pixeltrust.review.masks import digest
 
 FILE = "review.sqlite"
 FORMAT = 1  # of the file, in its user_version
@@ -145,7 +146,7 @@ class Decisions:
         """
         if what not in DECISIONS:
             raise ValueError(f"what: one of {', '.join(DECISIONS)}, not {what!r}")
-        held, kept = (None if labels is None else (digest(labels), to_png(labels)) for labels in (given, decided))
+        held, kept = (None if labels is None else (digest(labels), encoded(labels, "PNG")) for labels in (given, decided))
         assert held is not None
         with self.writing() as connection:
             self._unless_later(connection, case_id, seen)
@@ -195,7 +196,7 @@ class Decisions:
             row = connection.execute("SELECT png FROM masks WHERE hash = ?", [key]).fetchone()
         if row is None:
             raise KeyError(key)
-        return from_png(row["png"])
+        return decoded(row["png"])
 
     def _unless_later(self, connection: sqlite3.Connection, case_id: str, seen: int) -> None:
         later = _later(connection, case_id, seen)
@@ -259,7 +260,7 @@ class Decisions:
             connection.execute(f"PRAGMA user_version = {FORMAT}")
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        cases, regions = self.audit.cases(), self.audit.regions()
+        cases, regions = read_audit_cases(self.audit.folder), read_audit_regions(self.audit.folder)
         made = {case_id: decision.what for case_id, decision in _all_in_force(connection).items()}
         cases["folded"] = cases["id"].str.casefold()
         cases["decision"] = [made.get(case_id, UNDECIDED) for case_id in cases["id"]]
