@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -9,11 +10,13 @@ from secrets import token_hex
 
 from pixeltrust.errors import RunError
 
+LONGEST_NAME = 255  # bytes, of a file on every usual system
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(_unfinished(path.name))
     try:
         yield unfinished
         with unfinished.open("rb") as written:
@@ -21,6 +24,13 @@ def replacing(path: Path) -> Iterator[Path]:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def _unfinished(name: str) -> str:
+    longer = f".{name}.unfinished"
+    if len(os.fsencode(longer)) <= LONGEST_NAME:
+        return longer
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.unfinished"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
