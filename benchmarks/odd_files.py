@@ -578,10 +578,8 @@ def tried(odd: Odd, folder: Path) -> Outcome:
         notes = given[1] if odd.read is as_data else []
         given = given[0] if odd.read is as_data else given
         text = "; ".join(notes)
-        if odd.gives is None:
-            outcome = "read, though it must be refused"
-        else:
-            outcome = "read" if _equal(given, odd.gives) else f"gave {given!r:.200}"
+        wanted = odd.gives is not None and _equal(given, odd.gives)
+        outcome = "read" if wanted else f"wrongly read, as {given!r:.200}"
     except PixeltrustError as error:
         lines = getattr(error, "faults", None) or [str(error)]
         text = "\n".join(lines)
