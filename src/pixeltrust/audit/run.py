@@ -33,7 +33,7 @@ from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads, in_threads
 from pixeltrust.ranks import Ranks
 from pixeltrust.report.audit import audit_page
-from pixeltrust.runs import Run
+from pixeltrust.runs import Run, one_line
 from pixeltrust.tables import write_csv
 from pixeltrust.trust_maps import has_trust_maps, read_trust_map
 
@@ -196,9 +196,13 @@ class _Audit:
 
     def _seen(self, case: Case) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities float32 (K, h, w), K ≥ 2, and the shares (h, w) by the clean set, on the grid of training."""
-        with np.load(self._seen_file(case), allow_pickle=False) as arrays:
-            kept = arrays["probabilities"].astype(np.float32)
-            helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+        file = self._seen_file(case)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                kept = arrays["probabilities"].astype(np.float32)
+                helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+        except Exception as error:  # a broken file makes its reader raise anything
+            raise RunError(f"{file}: cannot be read: {one_line(error)}; remove it, and continue with --resume") from None
         return np.concatenate([1 - kept, kept]) if len(kept) == 1 else kept, helped
 
     # --- every mask is compared -------------------------------------------------------------------------------------
