@@ -139,12 +139,13 @@ def mapped_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np
     """An array of zeros that lives in a new file; its room on the disk is taken at once, as a disk that fills up later kills the process.
 
     Raises:
-        OSError: there is no such room.
+        RunError: there is no such room, or the file cannot be made.
     """
-    make_folder(file.parent)
-    with file.open("wb") as made:
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        made.truncate(size)
-        if hasattr(os, "posix_fallocate") and size:
-            os.posix_fallocate(made.fileno(), 0, size)
+    with writing(file):
+        make_folder(file.parent)
+        with file.open("wb") as made:
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            made.truncate(size)
+            if hasattr(os, "posix_fallocate") and size:
+                os.posix_fallocate(made.fileno(), 0, size)
     return np.memmap(file, dtype, "r+", shape=shape)
