@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +236,7 @@ def killed_review(folder: Path, points: int, chance: random.Random) -> dict:
 def deciding(address: str, ids: list[str], before: dict[str, list[int]], answered: list[tuple[str, int, str]]) -> None:
     """Paint mask after mask, until the server is gone."""
     seen = {identity: max(before[identity], default=0) for identity in ids}
-    with closing(Client(address)) as client, suppress(OSError, ConnectionError):
+    with closing(Client(address)) as client, suppress(OSError, HTTPException):
         for number in range(10**9):
             identity = ids[number % len(ids)]
             mask = np.random.default_rng([number, *map(ord, identity), seen[identity]]).integers(0, 2, (48, 64)).astype(np.uint8)

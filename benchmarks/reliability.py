@@ -57,14 +57,15 @@ def of_leaks(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def of_load(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    ms, kept = found["ms"], f"{found['decisions_answered']:,} decisions answered, {found['lost']} lost"
-    each = ", ".join(f"{kind} {taken['p99']:.0f}" for kind, taken in ms.items() if kind != "all")
-    what = (
-        f"{found['people']} people at once on one review for {found['seconds']:.0f} s ({found['cores']} cores, their own work on them too)"
-    )
-    times = f"median {ms['all']['median']:.0f} ms, 99 % within {ms['all']['p99']:.0f} ms ({each})"
-    speed = f"{found['requests_per_second']:.0f} requests/s, {times}"
-    yield what, f"{kept}; {speed}; load of the machine before {found['machine_load_before']:.1f}"
+    for part, how in (("thinking", "with {thought_seconds:g} s of thought before a decision"), ("hurried", "without a pause")):
+        load = found[part]
+        ms = load["ms"]
+        each = ", ".join(f"{kind} {taken['p99']:.0f}" for kind, taken in ms.items() if kind != "all")
+        what = f"{found['people']} people at once on one review for {load['seconds']:.0f} s, {how.format(**load)}; {found['cores']} cores"
+        times = f"median {ms['all']['median']:.0f} ms, 99 % within {ms['all']['p99']:.0f} ms ({each})"
+        yield what, f"{load['decisions_answered']:,} decisions; {load['requests_per_second']:.0f} requests/s, {times}"
+    busy = f"the machine's load before was {found['machine_load_before']:.1f}"
+    yield "decisions lost of all these", f"{found['lost']} of {found['decisions_answered']:,}; {busy}"
 
 
 def as_they_are(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -27,6 +27,7 @@ JOBS = [{"name": method, "settings": SETTINGS | {"method": method}} for method i
     {"name": "nr-dice-of-3-classes", "settings": SETTINGS | {"method": "nr-dice", "classes": 3}},
     {"name": "pixel-by-sgd", "settings": SETTINGS | {"method": "pixel", "optimizer": "sgd", "learning_rate": 0.1, "clean_weight": 0.5}},
     {"name": "pixel-along", "settings": SETTINGS | {"method": "pixel", "along": "network.5"}},
+    {"name": "trust-jittered", "settings": SETTINGS | {"method": "trust", "jitter": "all"}},
     {"name": "trust-mapped", "settings": SETTINGS | {"method": "trust", "cache_gib": 0}},
 ]
 STOPPED = {"name": "stopped", "settings": SETTINGS | {"method": "trust"}}
@@ -114,6 +115,13 @@ def test_ranks_train_as_one_process_does(together, alone, name):
     torch.testing.assert_close(*memory, **CLOSE)
     images = [parts(out / name, "checkpoint.pt")["images"] for out in (together, alone)]
     assert images[0] == images[1]
+
+
+@pytest.mark.parametrize("name", ["trust", "pixel", "image", "trust-mapped"])
+def test_every_visit_to_a_case_is_in_the_store_of_every_rank(together, name):
+    visits = parts(together / name, "checkpoint.pt")["memory"]["store.visits"]
+    assert visits.amax((1, 2)).tolist() == [4] * 23
+    assert (visits == 4).float().mean() > 0.9  # not where a mask is ignored
 
 
 def test_a_run_continues_with_any_number_of_processes(together, alone, data):

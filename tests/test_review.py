@@ -439,7 +439,7 @@ def test_an_image_that_is_a_bomb_is_named(client, tmp_path):
     (tmp_path / "data/images/a.png").write_bytes(bomb)
     answer = client.get("/image?id=a")
     assert answer.status_code == 500
-    assert "a.png: cannot be read" in answer.json()["error"]
+    assert "a.png: more than 300,000,000 pixels" in answer.json()["error"]
 
 
 @pytest.mark.parametrize(("what", "file"), [("given", "data/noisy/a.png"), ("proposed", "audit/mended/a.png")])

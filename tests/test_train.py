@@ -493,6 +493,20 @@ def test_a_disk_that_is_full_is_one_error_and_the_run_continues(data, straight, 
     assert_same_run(tmp_path / "run", straight(method="plain"))
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files have no limit that this process can set")
+def test_a_disk_without_room_for_decoded_cases_is_one_error_and_leaves_no_run_folder(data, tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(RunError, match=r"images\.uint8: cannot be written: File too large"):
+            trained(data, tmp_path / "run", cache_gib=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "run").exists()
+
+
 # Every setting counts
 
 CHANGES = {

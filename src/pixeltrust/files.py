@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and stay when the machine goes down right after."""
 
 import errno
+import hashlib
 import math
 import os
 import shutil
@@ -14,11 +15,13 @@ import numpy.typing as npt
 
 from pixeltrust.errors import RunError
 
+LONGEST_NAME = 255  # bytes, of a file on every usual system
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(_unfinished(path.name))
     try:
         yield unfinished
         with unfinished.open("rb") as written:
@@ -50,6 +53,13 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
         sync_folder(place.parent)
+
+
+def _unfinished(name: str) -> str:
+    longer = f".{name}.unfinished"
+    if len(os.fsencode(longer)) <= LONGEST_NAME:
+        return longer
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.unfinished"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -129,12 +139,13 @@ def mapped_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np
     """An array of zeros that lives in a new file; its room on the disk is taken at once, as a disk that fills up later kills the process.
 
     Raises:
-        OSError: there is no such room.
+        RunError: there is no such room, or the file cannot be made.
     """
-    make_folder(file.parent)
-    with file.open("wb") as made:
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        made.truncate(size)
-        if hasattr(os, "posix_fallocate") and size:
-            os.posix_fallocate(made.fileno(), 0, size)
+    with writing(file):
+        make_folder(file.parent)
+        with file.open("wb") as made:
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            made.truncate(size)
+            if hasattr(os, "posix_fallocate") and size:
+                os.posix_fallocate(made.fileno(), 0, size)
     return np.memmap(file, dtype, "r+", shape=shape)

@@ -229,7 +229,7 @@ def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
         return {case_id(images): images}, []
     listing = files_by_id(images)
     if listing.faults:
-        raise DataError(f"{images}: masks are named by id, so an id must have one file", listing.faults)
+        raise DataError(f"{images}: masks are named by id, so every image needs an id of its own", listing.faults)
     if not listing.files:
         hint = f"; is {images / 'images'} meant?" if (images / "images").is_dir() else ""
         raise DataError(f"{images}: there is no image in it{hint}")

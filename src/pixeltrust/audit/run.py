@@ -33,7 +33,7 @@ from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads, in_threads
 from pixeltrust.ranks import Ranks
 from pixeltrust.report.audit import audit_page
-from pixeltrust.runs import Run
+from pixeltrust.runs import Run, one_line
 from pixeltrust.tables import write_csv
 from pixeltrust.trust_maps import has_trust_maps, read_trust_map
 
@@ -172,17 +172,18 @@ class _Audit:
 
     def look(self, network: Network, clean: CleanSet | None, todo: np.ndarray, cases: CaseList) -> None:
         """Leave what the network sees, and the clean set where training has not said it, of every case that has none yet."""
-        faults: list[str] = []
+        faults: dict[str, str] = {}
         decoded = in_threads(self._decoded, self.ranks.share(cases[todo]), text="looking", shown=self.show_progress)
         for case, seen in _looked_at(network, clean, decoded, faults):
             with replacing(self._seen_file(case)) as unfinished, unfinished.open("wb") as file:
                 np.savez(file, **{name: values.astype(np.float16) for name, values in seen.items()})  # type: ignore[arg-type]
-        faults = [fault for of_rank in self.ranks.gathered(faults) for fault in of_rank]
+        for of_rank in self.ranks.gathered(faults):
+            faults |= of_rank
         if faults:
             raise DataError(
                 f"{len(faults):,} of {count(len(cases), 'case')} cannot be read; the others were looked at: mend these, and continue with "
                 "--resume",
-                faults,
+                [faults[identity] for identity in cases.texts("id") if identity in faults],
             )
 
     def _decoded(self, case: Case) -> "_Decoded":
@@ -195,9 +196,13 @@ class _Audit:
 
     def _seen(self, case: Case) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities float32 (K, h, w), K ≥ 2, and the shares (h, w) by the clean set, on the grid of training."""
-        with np.load(self._seen_file(case), allow_pickle=False) as arrays:
-            kept = arrays["probabilities"].astype(np.float32)
-            helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+        file = self._seen_file(case)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                kept = arrays["probabilities"].astype(np.float32)
+                helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+        except Exception as error:  # a broken file makes its reader raise anything
+            raise RunError(f"{file}: cannot be read: {one_line(error)}; remove it, and continue with --resume") from None
         return np.concatenate([1 - kept, kept]) if len(kept) == 1 else kept, helped
 
     # --- every mask is compared -------------------------------------------------------------------------------------
@@ -276,7 +281,7 @@ def _clean_set(run: Run, network: Network) -> tuple[CleanSet | None, list[str]]:
 
 
 def _looked_at(
-    network: Network, clean: CleanSet | None, decoded: Iterable[tuple[Case, _Decoded | PixeltrustError]], faults: list[str]
+    network: Network, clean: CleanSet | None, decoded: Iterable[tuple[Case, _Decoded | PixeltrustError]], faults: dict[str, str]
 ) -> Iterator[tuple[Case, dict[str, np.ndarray]]]:
     """Every case that could be decoded, with its probabilities (K, h, w), and shares (h, w) of what training has not seen."""
     waiting: list[tuple[Case, _Decoded]] = []
@@ -294,7 +299,7 @@ def _looked_at(
 
     for case, one in decoded:
         if isinstance(one, PixeltrustError):
-            faults.append(str(one))
+            faults[case.id] = str(one)
             continue
         waiting.append((case, one))
         if len(waiting) == network.batch_size:
