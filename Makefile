@@ -4,10 +4,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test lint types unit clean
+.PHONY: help setup demo test lint types unit reliability clean
 
 help:  ## Show what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 setup: $(READY)  ## Make the virtual environment in .venv
 
@@ -34,6 +34,9 @@ types: setup
 # Two workers with a thread each: torch's own threads only get in each other's way on small tensors.
 unit: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+
+reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/reliability.md's table
+	$(BIN)/python benchmarks/reliability.py
 
 clean:  ## Remove the environment and the demo
 	rm -rf .venv demo

@@ -693,7 +693,7 @@ def test_mask_targets_that_are_none_are_named(targets, tmp_path):
 
 def test_a_file_name_that_no_document_can_hold_is_named(tmp_path):
     data = data_folder(tmp_path / "data", {"a\nb": drawn()})
-    assert "a text without control characters" in faults(data / "noisy", tmp_path / "out", to="cvat")
+    assert "the name 'a\\nb.png' has control characters" in faults(data / "noisy", tmp_path / "out", to="cvat")
 
 
 def test_of_several_fields_one_must_be_named(tmp_path):

@@ -62,12 +62,14 @@ class State:
             random = [packed, *packed.get("other_ranks", [])][self.ranks.rank :][:1]
             for states in random:  # a rank that was not there before begins anew
                 torch.set_rng_state(states["random"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                for device, state in zip(range(len(_cuda_random_states())), states["cuda"], strict=False):  # there may be other devices now
+                    torch.cuda.set_rng_state(state, device)
+            packed = packed | {"seconds": seconds_by_part(packed)}
+            for name in _PLAIN:
+                if not isinstance(packed.get(name, getattr(self, name)), type(getattr(self, name))):
+                    raise TypeError(f"{name} is {packed[name]!r:.60}")
+        except Exception as error:  # a stranger's values make torch raise anything
             raise RunError(f"{run.folder / 'checkpoint.pt'}: does not fit this network and these settings: {one_line(error)}") from None
-        for states in random:
-            for device, state in zip(range(len(_cuda_random_states())), states["cuda"], strict=False):  # there may be other devices now
-                torch.cuda.set_rng_state(state, device)
-        packed = packed | {"seconds": seconds_by_part(packed)}
         for name in _PLAIN:
             setattr(self, name, packed.get(name, getattr(self, name)))
 

@@ -355,6 +355,7 @@ def review(
         print(export(audit, out, show_progress=not quiet))
     else:
         print(review(audit, host=host, port=port, who=who, open_browser=open_browser))
+        raise typer.Exit(INTERRUPTED)  # nothing but a signal ends it
 
 
 if __name__ == "__main__":

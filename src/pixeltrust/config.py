@@ -188,7 +188,10 @@ def read_config(file: Path | None = None, settings: Sequence[str] = ()) -> Confi
     values: dict[str, Any] = {}
     if file is not None:
         values.update(read_toml(file))
-        _refuse_unknown(values, f"{file}: ")
+        try:
+            config_from(values)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
     values.update(map(setting, settings))
     return config_from(values)
 
@@ -201,10 +204,12 @@ def read_toml(file: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: nested too deeply for a file of settings") from None
+    except (OSError, ValueError) as error:  # no UTF-8, or a number of thousands of digits
+        raise ConfigError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -251,7 +256,7 @@ def to_toml(config: Config) -> str:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

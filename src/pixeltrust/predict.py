@@ -18,7 +18,7 @@ import numpy as np
 from pixeltrust.cases import files_by_id
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, RunError, count
-from pixeltrust.files import writing
+from pixeltrust.files import make_folder, writing
 from pixeltrust.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
 from pixeltrust.inference import Network, fabric_of, holds_window, network_of, resized_plane
 from pixeltrust.progress import THREADS, in_order, progress_bar
@@ -229,7 +229,7 @@ def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
         return {case_id(images): images}, []
     listing = files_by_id(images)
     if listing.faults:
-        raise DataError(f"{images}: masks are named by id, so an id must have one file", listing.faults)
+        raise DataError(f"{images}: masks are named by id, so every image needs an id of its own", listing.faults)
     if not listing.files:
         hint = f"; is {images / 'images'} meant?" if (images / "images").is_dir() else ""
         raise DataError(f"{images}: there is no image in it{hint}")
@@ -248,10 +248,10 @@ def _check_out(out: Path, images: Path, resume: bool) -> None:
 
 def _make_folders(out: Path, config: Config, with_probabilities: bool) -> None:
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         if with_probabilities:
             for path in _probability_files("", out, config.classes):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
 
 
 def _mask_file(identity: str, out: Path) -> Path:

@@ -21,11 +21,11 @@ import torch
 from pixeltrust.audit.evidence import CleanSet
 from pixeltrust.audit.regions import agreement, case_row, region_rows
 from pixeltrust.audit.scores import confusion_of, tilt_of, trust_of
-from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord
+from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord, review_command
 from pixeltrust.cases import Case, CaseList, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
-from pixeltrust.files import check_free, replacing, write_whole, writing
+from pixeltrust.files import check_free, make_folder, replacing, write_whole, writing
 from pixeltrust.images import read_image, read_labels, resize_image, resize_labels, write_png
 from pixeltrust.inference import Network, fabric_of, network_of, resized_plane, tensor_of
 from pixeltrust.labels import decode_labels
@@ -33,7 +33,7 @@ from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads, in_threads
 from pixeltrust.ranks import Ranks
 from pixeltrust.report.audit import audit_page
-from pixeltrust.runs import Run
+from pixeltrust.runs import Run, one_line
 from pixeltrust.tables import write_csv
 from pixeltrust.trust_maps import has_trust_maps, read_trust_map
 
@@ -54,7 +54,7 @@ class Audited:
     def __str__(self) -> str:
         doubtful = self.cases[self.cases["doubtful_pixels"] > 0]
         worst = ", ".join(f"{row.id} ({row.agreement:.2f})" for row in self.cases.head(5).itertuples())
-        pages = f"the page is {self.out / 'report.html'}; `pixeltrust review {self.out}` goes through them, worst first"
+        pages = f"the page is {self.out / 'report.html'}; `{review_command(self.out)}` goes through them, worst first"
         return "\n".join([
             *self.notes,
             f"{len(doubtful):,} of {count(len(self.cases), 'mask')} have doubtful pixels, in {count(self.regions, 'region')}",
@@ -159,7 +159,7 @@ class _Audit:
             changed = ", ".join(f"{name} was {before.get(name)}, now {of[name]}" for name in of if before.get(name) != of[name])
             raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
         for name in (SEEN, "trust", "mended", "changed"):
-            (self.out / name).mkdir(parents=True, exist_ok=True)
+            make_folder(self.out / name)
         write_whole(begun, json.dumps(of))
         return np.array([place for place, case in enumerate(cases) if not self._seen_file(case).is_file()], int)
 
@@ -196,9 +196,13 @@ class _Audit:
 
     def _seen(self, case: Case) -> tuple[np.ndarray, np.ndarray | None]:
         """Probabilities float32 (K, h, w), K ≥ 2, and the shares (h, w) by the clean set, on the grid of training."""
-        with np.load(self._seen_file(case), allow_pickle=False) as arrays:
-            kept = arrays["probabilities"].astype(np.float32)
-            helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+        file = self._seen_file(case)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                kept = arrays["probabilities"].astype(np.float32)
+                helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+        except Exception as error:  # a broken file makes its reader raise anything
+            raise RunError(f"{file}: cannot be read: {one_line(error)}; remove it, and continue with --resume") from None
         return np.concatenate([1 - kept, kept]) if len(kept) == 1 else kept, helped
 
     # --- every mask is compared -------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from pixeltrust.benchmark.jobs import Launcher, Local, run_all
 from pixeltrust.benchmark.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
 from pixeltrust.benchmark.telling import telling
 from pixeltrust.errors import RunError, count
-from pixeltrust.files import replacing
+from pixeltrust.files import make_folder, replacing
 from pixeltrust.outcome.reading import finished, recorded
 from pixeltrust.progress import progress_bar
 from pixeltrust.ranks import ALONE, Ranks, connected
@@ -96,7 +96,7 @@ def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE) -> Iterat
         known = (out / "benchmark.json").is_file()
         if not known and out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
             raise RunError(f"{out}: has something in it that is no benchmark; choose a new or empty folder")
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         with FileLock(out / ".lock", timeout=0):
             if known:
                 _refuse_another(out, record)

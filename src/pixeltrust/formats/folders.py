@@ -61,7 +61,7 @@ def read_masks(folder: Path, *, classes: int, ignore_label: int | None) -> MaskF
         DataError: there is no such folder, or no mask in it.
     """
     listing = files_by_id(folder)
-    if not listing.files:
+    if not listing.files and not listing.faults:
         parts = [part for part in ("clean", "noisy", "test", "masks", "mended") if (folder / part).is_dir()]
         inside = f"; is it {folder / parts[0]} that you mean?" if parts else ""
         raise DataError(f"{folder}: no mask in it{inside}")
