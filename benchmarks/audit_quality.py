@@ -29,7 +29,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pixeltrust.audit import audit
-from pixeltrust.benchmark.pruning import HALVES
+from pixeltrust.benchmark.pruning import seen_by_others
 from pixeltrust.cases import CaseList, read_cases
 from pixeltrust.data import Pixels, pieces
 from pixeltrust.images import read_labels, resize_labels
@@ -37,7 +37,6 @@ from pixeltrust.inference import resized_plane
 from pixeltrust.labels import foreground
 from pixeltrust.metrics import bootstrap_interval, confusion, dice
 from pixeltrust.runs import Run
-from pixeltrust.seeds import generator
 from pixeltrust.tables import read_table
 
 STEP = 4  # rows and columns of which one counts for the ranking of pixels
@@ -96,19 +95,12 @@ def disagreeing(truth: Truth, probabilities: np.ndarray) -> list[dict[str, Any]]
 
 def confident(truth: Truth, halves: Path) -> dict[str, Any]:
     """cleanlab's way, with the probabilities of the two networks that `pruned` trains."""
-    side = truth.config.size
-    half_of = generator(truth.config.seed, "halves").permutation(len(truth.cases)) % len(HALVES)
-    probabilities = np.empty((len(truth.cases), *side), np.float32)
-    for half in HALVES:
-        of_other = np.flatnonzero(half_of != half)
-        probabilities[of_other] = predicted(Run(halves / "halves" / str(half) / "run"), truth.cases[of_other])
-    labels = np.stack([resize_labels(given.astype(np.uint8), side) for given in truth.given])
-    both = np.stack([1 - probabilities, probabilities], 1)
+    labels, both = seen_by_others(truth.cases, halves, truth.config)
     issues = find_label_issues(labels, both, n_jobs=1, verbose=False)
     image_scores, pixel_scores = get_label_quality_scores(labels, both, verbose=False)
     doubt = [resized_plane((1 - scores).astype(np.float32), given.shape) for scores, given in zip(pixel_scores, truth.given, strict=True)]
     proposed = []
-    for issue, plane, given in zip(issues, probabilities, truth.given, strict=True):
+    for issue, plane, given in zip(issues, both[:, 1], truth.given, strict=True):
         named = resize_labels(issue.astype(np.uint8), given.shape) > 0
         proposed.append(np.where(named, resized_plane(plane, given.shape) > 0.5, given))
     return truth.row("cleanlab", doubt, image_scores, proposed)

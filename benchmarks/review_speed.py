@@ -65,7 +65,7 @@ def made_up(folder: Path, cases: int, size: int) -> Path:
         "removed_pixels": 450,
         "regions": 3,
     }
-    pd.DataFrame(rows).assign(**numbers, height=size, width=size).to_csv(audit / "cases.csv", index=False)
+    pd.DataFrame(rows).assign(**numbers, height=size, width=size, evidence="network").to_csv(audit / "cases.csv", index=False)
     box = {"area": 300, "share": 0.1, "top": 10, "left": 10, "bottom": 40, "right": 40, "row": 25, "column": 25, "confidence": 0.9}
     regions = pd.DataFrame({"id": np.repeat([row["id"] for row in rows], 3), "region": np.tile([1, 2, 3], cases)})
     kinds = np.where(np.arange(3 * cases) % 7 == 0, "other class", np.where(np.arange(3 * cases) % 2 == 0, "missing", "too much"))

@@ -1,4 +1,4 @@
-"""What trust adds to a step: `trust` against `pixel` with the same clean weight, on the same batches, by turns.
+"""What trust adds to a step: `trust` against the bare step of `pixel` (which keeps nothing) with the same clean weight, by turns.
 
     OMP_NUM_THREADS=1 python benchmarks/trust_cost.py [--model unet-small] [--size 96] [--rounds 20] [--out FILE.csv]
 
@@ -16,7 +16,7 @@ import torch
 
 from pixeltrust.config import Config
 from pixeltrust.feeds import Feed, Places
-from pixeltrust.methods import Outcome, build_method
+from pixeltrust.methods import METHODS, Outcome, build_method
 from pixeltrust.models import build_model
 from pixeltrust.weights import Batch
 
@@ -34,7 +34,7 @@ def main() -> None:
     model = build_model(given.model, channels=3, classes=1)
     streams = SimpleNamespace(noisy=np.arange(CASES), cache=None, pixels=SimpleNamespace(gib=0.0))
     configs = {name: Config(method=name, clean_weight=1.0, image_size=given.size) for name in ("pixel", "trust")}
-    methods = {name: build_method(model, config, streams) for name, config in configs.items()}  # type: ignore[arg-type]
+    methods = {"pixel": METHODS["pixel"], "trust": build_method(model, configs["trust"], streams)}  # type: ignore[arg-type]
     noisy, clean = (
         Batch(torch.rand(BATCH, 3, given.size, given.size), torch.randint(0, 2, (BATCH, given.size, given.size))) for _ in range(2)
     )

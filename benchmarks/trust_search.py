@@ -24,10 +24,11 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pixeltrust.augmentation import Views, views_of
 from pixeltrust.config import Config
-from pixeltrust.data import INVERSE, drawn_turns, endless_order, epoch_order, turned
+from pixeltrust.data import endless_order, epoch_order
 from pixeltrust.images import read_image, resize_image, resize_labels
-from pixeltrust.losses import cross_entropy_of_labels, mean_over_counted
+from pixeltrust.losses import IGNORE, cross_entropy_of_labels, mean_over_counted
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.models import build_model
 from pixeltrust.noise import noise as noise_named
@@ -51,8 +52,6 @@ class Variant:
     """T ← memory T + (1 − memory) evidence."""
     prior: float = 1.0
     """T before the first visit."""
-    count: bool = False
-    """T is the mean over the prior, as one visit, and all visits so far, until that remembers longer than `memory`."""
     power: float = 1.0
     """A pixel counts with T to this power."""
     evidence: str = "sign"
@@ -67,8 +66,8 @@ class Variant:
     """The clean gradient for the evidence is of one half of the clean cases, the clean loss of the other."""
     warm: float = 0.0
     """Share of the updates before which trust is gathered and all noisy pixels have no say."""
-    jitter: bool = False
-    """Clean images change in brightness, contrast and scale."""
+    jitter: str = "none"
+    """Images change in zoom, place, contrast and colour: of clean, all, or none (see `pixeltrust.augmentation`)."""
     agree: bool = False
     """A pixel counts with the averaged network's probability of its label, where that is more than its trust."""
     finetune: float = 0.0
@@ -105,35 +104,18 @@ class Search:
         self.development, rest = order[:DEVELOPMENT], generator(seed, "clean").permutation(order[DEVELOPMENT:])
         self.held, self.clean = np.split(rest[:clean], [round(clean * variant.held)])
         self.noisy = rest[clean : clean + NOISY]
-        self.config = Config(model="unet-small", image_size=SIDE, seed=seed)
+        self.config = Config(model="unet-small", image_size=SIDE, seed=seed, jitter=variant.jitter)
         torch.manual_seed(seed)
         self.model = build_model("unet-small", channels=3, classes=1)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.updates = EPOCHS * -(-len(self.noisy) // BATCH)
         self.optimizer = build_optimizer(self.model, self.config)
         self.schedule = build_schedule(self.optimizer, self.config, self.updates)
-        self.update = 0
         self.trust = torch.full((len(self.images), SIDE, SIDE), variant.prior)
 
-    def batch(self, indices: np.ndarray, masks: Tensor, stream: str, update: int) -> tuple[Batch, np.ndarray]:
-        turns = drawn_turns(len(indices), (SIDE, SIDE), generator(self.seed, "augment", stream, update))
-        images = turned(self.images[indices], turns).float() / 255
-        if stream == "clean" and self.variant.jitter:
-            return self._jittered(images, turned(masks[indices], turns), update), turns
-        return Batch(images, turned(masks[indices], turns)), turns
-
-    def _jittered(self, images: Tensor, masks: Tensor, update: int) -> Batch:
-        draws = generator(self.seed, "jitter", update)
-        zoom = torch.from_numpy(draws.uniform(0.75, 1.25, len(images))).float()
-        shift = torch.from_numpy(draws.uniform(-0.15, 0.15, (len(images), 2))).float()
-        eye = torch.eye(2)[None] * zoom[:, None, None]
-        grid = functional.affine_grid(torch.cat([eye, shift[:, :, None]], 2), list(images.shape), align_corners=False)
-        images = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-        masks = functional.grid_sample(masks[:, None].float(), grid, mode="nearest", padding_mode="reflection", align_corners=False)[:, 0]
-        contrast = torch.from_numpy(draws.uniform(0.75, 1.25, (len(images), 1, 1, 1))).float()
-        colour = torch.from_numpy(draws.uniform(-0.1, 0.1, (len(images), 3, 1, 1))).float()
-        mean = images.mean((2, 3), keepdim=True)
-        return Batch(((images - mean) * contrast + mean + colour).clamp(0, 1), masks.round().byte())
+    def batch(self, indices: np.ndarray, masks: Tensor, stream: str, update: int) -> tuple[Batch, Views]:
+        views = views_of(len(indices), self.config, update, stream)
+        return views.show(Batch(self.images[indices].float() / 255, masks[indices])), views
 
     def train(self) -> Iterator[dict[str, Any]]:
         per_epoch = self.updates // EPOCHS
@@ -149,7 +131,6 @@ class Search:
                 yield {"epoch": (update + 1) // per_epoch, **self.state()}
 
     def step(self, update: int) -> None:
-        self.update = update
         variant, progress = self.variant, update / self.updates
         indices = epoch_order(self.noisy, BATCH, update, self.seed, "noisy")
         kind = variant.kind
@@ -170,7 +151,7 @@ class Search:
         else:
             self._trusting(indices, update)
 
-    def _clean(self, cases: np.ndarray, update: int) -> tuple[Batch, np.ndarray]:
+    def _clean(self, cases: np.ndarray, update: int) -> tuple[Batch, Views]:
         indices = endless_order(cases, self.variant.clean_batch, update, self.seed, "clean")
         return self.batch(indices, self.truth, "clean", update)
 
@@ -186,33 +167,35 @@ class Search:
             _, clean_direction = clean_gradient(self.model, self._clean(loss_cases, update)[0], pixel_loss=cross_entropy_of_labels)
         else:
             clean_direction = direction
-        noisy, turns = self.batch(indices, self.given, "noisy", update)
+        noisy, views = self.batch(indices, self.given, "noisy", update)
         logits, tangent = exact_tangent(self.model, noisy.images, direction)
-        label = noisy.masks.float()
+        counted = noisy.masks != IGNORE
+        label = (noisy.masks * counted).float()
         away = torch.sigmoid(logits.detach()[:, 0]) - label
-        gain = away * tangent.detach()[:, 0]
+        gain = counted * away * tangent.detach()[:, 0]
         losses = functional.binary_cross_entropy_with_logits(logits[:, 0], label, reduction="none")
         if variant.kind == "pixel":
             weight = gain.clamp(min=0)
         else:
-            weight = self._trusted(indices, turns, gain, tangent.detach()[:, 0], label) ** variant.power
+            weight = self._trusted(indices, views, gain, tangent.detach()[:, 0], label) ** variant.power
         if variant.agree:
             with torch.no_grad():
                 believed = torch.sigmoid(self.average(noisy.images)[:, 0])
             weight = torch.maximum(weight, torch.where(label > 0, believed, 1 - believed))
         if variant.repair:
-            doubted = turned(self.trust[indices], turns) <= 0.5
+            doubted = views.forth(self.trust[indices]) <= 0.5
             with torch.no_grad():
                 target = torch.where(doubted, torch.sigmoid(self.average(noisy.images)[:, 0]), label)
             losses = functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
             weight = torch.ones_like(weight) if variant.power == 1 else torch.where(doubted, 1.0, weight)
+        weight = weight * counted
         if update >= variant.warm * self.updates:
             ((weight * losses).sum() / weight.sum().clamp(min=1e-30)).backward()
         for parameter, gradient in clean_direction.items():
             share = variant.clean_weight * gradient
             parameter.grad = share if parameter.grad is None else parameter.grad + share
 
-    def _trusted(self, indices: np.ndarray, turns: np.ndarray, gain: Tensor, tangent: Tensor, label: Tensor) -> Tensor:
+    def _trusted(self, indices: np.ndarray, views: Views, gain: Tensor, tangent: Tensor, label: Tensor) -> Tensor:
         variant = self.variant
         towards = tangent * (1 - 2 * label)  # how far a step against the clean gradient moves the logit to the label
         if variant.evidence == "label":
@@ -227,13 +210,11 @@ class Search:
             evidence = torch.sigmoid(2 * gain / gain.abs().mean().clamp(min=1e-30))
         else:
             evidence = (gain > 0).float()
-        before, memory = turned(self.trust[indices], turns), variant.memory
-        if variant.count:
-            visits = 1 + self.update // (self.updates // EPOCHS)
-            memory = min(memory, visits / (visits + 1))
-        after = torch.where(gain == 0, before, memory * before + (1 - memory) * evidence)
-        self.trust[indices] = turned(after, INVERSE[turns])
-        return after
+        favourable, speaking = views.back(torch.stack([evidence * (gain != 0), gain != 0], 1).float()).unbind(1)
+        before = self.trust[indices]
+        after = torch.where(speaking >= 0.5, torch.lerp(favourable / speaking, before, variant.memory), before)
+        self.trust[indices] = after
+        return views.forth(after)
 
     def state(self) -> dict[str, Any]:
         wrong = self.given[self.noisy] != self.truth[self.noisy]

@@ -44,6 +44,7 @@ def audit_of(data, folder, propose, *, classes=1, ignore_label=None):
                 "regions": len(found),
                 "height": given.shape[0],
                 "width": given.shape[1],
+                "evidence": "network",
             }
         )
     table = pd.DataFrame(cases).sort_values("agreement", kind="stable").reset_index(drop=True)

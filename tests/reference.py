@@ -15,12 +15,13 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from pixeltrust.augmentation import Views
 from pixeltrust.feeds import Places
 from pixeltrust.weights import Batch
 
 STREAMS = SimpleNamespace(noisy=np.arange(6), cache=None, pixels=SimpleNamespace(gib=0.0))
 """As much of `Streams` as a method asks for, of 6 noisy cases."""
-PLACES = Places(np.array([4, 0, 5, 1]), np.array([0, 3, 5, 6]))
+PLACES = Places(np.array([4, 0, 5, 1]), Views(np.array([0, 3, 5, 6])))
 """Of a noisy batch of 4 of them."""
 GROUPS = ("group", {"num_groups": 2})
 

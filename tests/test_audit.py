@@ -10,16 +10,19 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from audits import audit_of, discs, shifted_back
 from pixeltrust.audit import audit
 from pixeltrust.audit import run as run_module
 from pixeltrust.audit.regions import agreement, case_row, region_rows
 from pixeltrust.audit.scores import SHARE, TILT, confusion_of, tilt_of, trust_of
 from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, read_audit_cases, read_audit_regions, read_record
 from pixeltrust.cases import check, read_cases
+from pixeltrust.charts import overlay
 from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.images import read_labels
+from pixeltrust.images import read_image, read_labels, write_png
 from pixeltrust.inference import Network
 from pixeltrust.report import report
+from pixeltrust.report.pieces import data_uri
 from pixeltrust.train import train
 from tiny import configured, draw
 
@@ -331,6 +334,56 @@ def test_what_is_no_audit_or_a_later_one_is_refused(audited, tmp_path):
         (tmp_path / "audit.json").write_text(broken, encoding="utf-8")
         with pytest.raises(RunError, match=r"audit\.json"):
             read_record(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("classes", 0),
+        ("classes", 255),
+        ("classes", "1"),
+        ("ignore_label", 256),
+        ("tilt", ["a"]),
+        ("run", None),
+        ("seconds", True),
+        ("format", 0),
+    ],
+)
+def test_a_record_with_a_value_that_cannot_be_is_refused(name, value, audited, tmp_path):
+    record = json.loads((audited.out / "audit.json").read_text(encoding="utf-8"))
+    (tmp_path / "audit.json").write_text(json.dumps(record | {name: value}), encoding="utf-8")
+    with pytest.raises(RunError, match=rf"audit\.json: not the record of an audit: {name} is"):
+        read_record(tmp_path)
+
+
+def test_every_fault_of_the_table_is_named_with_its_row(tmp_path):
+    table = pd.DataFrame({name: ["1"] * 6 for name in CASE_COLUMNS} | {"id": [*"abc", "../d", "e", "e"]})
+    table.loc[0, "agreement"], table.loc[1, "rank"], table.loc[2, "height"], table.loc[3, "width"] = "good", "1.5", "inf", ""
+    table.to_csv(tmp_path / "cases.csv", index=False)
+    with pytest.raises(DataError) as raised:
+        read_audit_cases(tmp_path)
+    assert [fault.removeprefix(f"{tmp_path / 'cases.csv'}") for fault in raised.value.faults] == [
+        ", row 3: rank '1.5' is no whole number",
+        ", row 2: agreement 'good' is no number",
+        ", row 4: height 'inf' is no whole number",
+        ", row 5: width '' is no number",
+        ", row 5: id '../d' is no file name, so it names no file of the audit",
+        ": id 'e' is there twice",
+    ]
+
+
+def test_the_page_draws_ignored_pixels_as_no_part_of_a_mask(tmp_path):
+    data = discs(tmp_path / "data", foreground=1)
+    for path in (data / "noisy").iterdir():
+        values = read_labels(path)
+        values[:6] = 255
+        write_png(path, values)
+    page = (report(audit_of(data, tmp_path / "audit", shifted_back))).read_text(encoding="utf-8")
+    for path in (data / "noisy").iterdir():
+        image, values = read_image(data / "images" / path.name), read_labels(path)
+        assert set(np.unique(values)) == {0, 1, 255}
+        assert data_uri(overlay(image, {"noisy": values == 1}), "image/png") in page
+        assert data_uri(overlay(image, {"predicted": shifted_back("", values) == 1}), "image/png") in page
 
 
 # --- values and names -------------------------------------------------------------------------------------------------

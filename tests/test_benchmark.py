@@ -319,6 +319,22 @@ def test_pruning_ignores_pixels_that_contradict_networks_that_never_saw_them(sou
     assert table["seconds"] > float(pd.read_csv(folder / "run" / "history.csv")["seconds"].iloc[-1])
 
 
+@pytest.mark.filterwarnings("ignore:An input array is constant")  # so short a training sees nothing in any image
+def test_an_audit_is_measured_beside_its_rivals_on_the_cells_of_a_grid(source, tmp_path, monkeypatch):
+    pytest.importorskip("cleanlab", reason="cleanlab is not installed")
+    import audit_quality
+
+    cells = tmp_path / "out" / "cells"
+    done(source, tmp_path / "out", methods=("trust", "pruned"), noise=("erode",))
+    given = [cells / "trust-erode-4-0", tmp_path / "audit", tmp_path / "quality.csv", "--halves", cells / "pruned-erode-4-0"]
+    monkeypatch.setattr(sys, "argv", ["audit_quality.py", *map(str, given)])
+    audit_quality.main()
+    table = pd.read_csv(tmp_path / "quality.csv").set_index("way")
+    assert list(table.index) == ["audit", "disagreement", "loss", "cleanlab"]
+    assert table["auroc"].between(0, 1).all()
+    assert table["dice"].drop("loss").between(0, 1).all()
+
+
 def test_pruning_without_cleanlab_names_the_extra(source, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "cleanlab", None)
     result = done(source, tmp_path / "out", methods=("pruned",))

@@ -493,8 +493,11 @@ def test_a_table_becomes_exactly_these_cases(tmp_path):
         Case("z", tmp_path / "images/n1.png", tmp_path / "noisy/n1.png", "noisy", "p"),
         Case("é", tmp_path / "images/n2.png", tmp_path / "sub/../noisy/n2.png", "noisy"),
     ]
-    assert found.notes == ("1 case with a clean and a noisy mask: trained as clean",)
-    assert str(found) == f"{table}: no faults; 2 noisy, 2 clean, 2 test cases in 2 groups\n{found.notes[0]}"
+    assert found.notes == (
+        "ids that differ in case alone: Z, z; on macOS and Windows their files are one",
+        "1 case with a clean and a noisy mask: trained as clean",
+    )
+    assert str(found) == "\n".join([f"{table}: no faults; 2 noisy, 2 clean, 2 test cases in 2 groups", *found.notes])
 
 
 def test_a_list_of_cases_behaves_as_a_list_that_cannot_be_changed(tmp_path):

@@ -16,19 +16,14 @@ from pixeltrust.cases import Case, CaseList, read_cases
 from pixeltrust.config import Config
 from pixeltrust.data import (
     MIN_HELD_OUT,
-    TURNS,
     Pixels,
     Streams,
-    augmented,
-    drawn_turns,
     endless_order,
     epoch_order,
     held_out,
-    turned,
 )
 from pixeltrust.errors import DataError
 from pixeltrust.seeds import generator
-from pixeltrust.weights import Batch
 from tiny import draw
 
 SIZE = 16
@@ -272,91 +267,6 @@ def test_the_pool_is_put_together_once(tmp_path, monkeypatch):
     assert streams.pool.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
     assert streams.pool is streams.pool
     assert torch.equal(streams.batch("pool", 0).images, first.images)
-
-
-# Turns
-
-
-@given(st.lists(st.integers(0, 7), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
-def test_a_symmetry_is_quarter_turns_and_then_a_mirror(turns):
-    values = torch.arange(len(turns) * 2 * 25, dtype=torch.uint8).reshape(len(turns), 2, 5, 5)
-    for value, turn, result in zip(values, turns, turned(values, np.array(turns)), strict=True):
-        quarters = torch.rot90(value, turn % 4, (-2, -1))
-        assert torch.equal(result, quarters.flip(-1) if turn >= 4 else quarters)
-
-
-def corner(turn):
-    """Where the symmetry puts the pixels of a picture of 9 different ones."""
-    return turned(torch.arange(9).reshape(1, 3, 3), np.array([turn]))[0]
-
-
-def test_the_eight_turns_are_all_different_and_none_is_turn_0():
-    assert len({tuple(corner(turn).ravel().tolist()) for turn in range(TURNS)}) == 8
-    assert torch.equal(corner(0), torch.arange(9).reshape(3, 3))
-    assert corner(1).tolist() == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]
-    assert corner(4).tolist() == [[2, 1, 0], [5, 4, 3], [8, 7, 6]]
-
-
-@pytest.mark.parametrize("turn", range(TURNS))
-def test_each_turn_is_undone_by_exactly_one_other(turn):
-    picture = torch.arange(9).reshape(1, 3, 3)
-    undoing = [back for back in range(TURNS) if torch.equal(turned(turned(picture, np.array([turn])), np.array([back])), picture)]
-    assert len(undoing) == 1
-
-
-@given(st.lists(st.integers(0, 7), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
-def test_every_image_of_a_batch_has_its_own_turn(turns):
-    values = torch.rand(len(turns), 2, 5, 5, generator=torch.Generator().manual_seed(0))
-    result = turned(values, np.array(turns))
-    for place, turn in enumerate(turns):
-        assert torch.equal(result[place], turned(values[place : place + 1], np.array([turn]))[0])
-
-
-@given(st.integers(1, 40), st.integers(0, 99), st.booleans())
-@settings(max_examples=50, deadline=None)
-def test_images_that_are_not_square_get_no_quarter_turns(count, seed, square):
-    size = (4, 4 if square else 6)
-    turns = drawn_turns(count, size, np.random.default_rng(seed))
-    assert turned(torch.zeros(count, 1, *size), turns).shape == (count, 1, *size)
-    assert set(turns.tolist()) <= (set(range(8)) if square else {0, 2, 4, 6})
-
-
-@pytest.mark.parametrize(("size", "expected"), [((8, 8), {0, 1, 2, 3, 4, 5, 6, 7}), ((8, 9), {0, 2, 4, 6})])
-def test_all_allowed_turns_are_equally_likely(size, expected):
-    turns, counts = np.unique(drawn_turns(8000, size, np.random.default_rng(0)), return_counts=True)
-    assert set(turns.tolist()) == expected
-    assert np.abs(counts * len(expected) / 8000 - 1).max() < 0.15  # 4 standard deviations of 1000 draws are 0.12
-
-
-def derived_batch(count=12, size=(SIZE, SIZE)):
-    """A batch whose masks follow from their images, pixel by pixel."""
-    images = torch.rand(count, 3, *size, generator=torch.Generator().manual_seed(0))
-    return Batch(images, (images[:, 0] > 0.5).to(torch.uint8))
-
-
-@pytest.mark.parametrize("size", [(SIZE, SIZE), (SIZE, 24)])
-def test_a_mask_is_turned_as_its_image(size):
-    batch = derived_batch(size=size)
-    for update in range(5):
-        result = augmented(batch, configured(image_size=size), update, "noisy")
-        assert torch.equal(result.masks, (result.images[:, 0] > 0.5).to(torch.uint8))
-        assert not torch.equal(result.images, batch.images)
-        assert torch.equal(result.images.flatten(2).sort().values, batch.images.flatten(2).sort().values)
-
-
-def test_augmentation_depends_on_seed_stream_and_update_alone():
-    batch = derived_batch()
-    same = [augmented(batch, configured(seed=3), 7, "noisy") for _ in range(2)]
-    assert torch.equal(same[0].images, same[1].images)
-    for config, update, stream in ((configured(seed=4), 7, "noisy"), (configured(seed=3), 8, "noisy"), (configured(seed=3), 7, "clean")):
-        assert not torch.equal(augmented(batch, config, update, stream).images, same[0].images)
-
-
-def test_without_augmentation_a_batch_stays_as_it_is():
-    batch = derived_batch()
-    assert augmented(batch, configured(augment="none"), 3, "noisy") is batch
 
 
 # Held-out cases

@@ -38,7 +38,8 @@ def write(folder, **files):
 
 def write_nifti(folder, name, mask, spacing):
     folder.mkdir(exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(mask, np.diag([*spacing, 1, 1])), folder / f"{name}.nii.gz")
+    row, column = spacing
+    nibabel.save(nibabel.Nifti1Image(mask.T, np.diag([-column, -row, 1, 1])), folder / f"{name}.nii.gz")
 
 
 def run(folders, **options):

@@ -21,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 
+from pixeltrust.audits import CASE_NUMBERS, AuditRecord
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.formats import convert, label_studio, polygons, rle
 from pixeltrust.images import MAX_PIXELS, read_labels, write_png
@@ -692,7 +693,7 @@ def test_mask_targets_that_are_none_are_named(targets, tmp_path):
 
 def test_a_file_name_that_no_document_can_hold_is_named(tmp_path):
     data = data_folder(tmp_path / "data", {"a\nb": drawn()})
-    assert "a text without control characters" in faults(data / "noisy", tmp_path / "out", to="cvat")
+    assert "the name 'a\\nb.png' has control characters" in faults(data / "noisy", tmp_path / "out", to="cvat")
 
 
 def test_of_several_fields_one_must_be_named(tmp_path):
@@ -745,8 +746,8 @@ def audit(lesions, tmp_path):
     """An audit of three of the lesions, the worst first; the proposed mask is the given one upside down."""
     folder = tmp_path / "audit"
     (folder / "mended").mkdir(parents=True)
-    record = {"format": 1, "data": str(lesions), "run": "/run", "classes": 1, "ignore_label": None, "channels": 3}
-    written(folder / "audit.json", record)
+    how = {"weights": "last", "classes": 1, "ignore_label": None, "channels": 3, "tilt": (0.0, 0.0), "seconds": 1.0}
+    (folder / "audit.json").write_text(AuditRecord(data=str(lesions), run="/run", **how).text())
     rows = []
     for rank, identity in enumerate(("Läsion 1", "007", "a"), 1):
         given_mask = lesions / "noisy" / f"{identity}.png"
@@ -754,7 +755,9 @@ def audit(lesions, tmp_path):
         share = "" if identity == "007" else 0.5
         image = lesions / "images" / f"{identity}.png"
         rows.append({"rank": rank, "id": identity, "image": image, "mask": given_mask, "agreement": rank / 4, "doubtful_share": share})
-    pd.DataFrame(rows).to_csv(folder / "cases.csv", index=False)
+    table = pd.DataFrame(rows).assign(evidence="network")
+    table[[name for name in CASE_NUMBERS if name not in table]] = 1
+    table.to_csv(folder / "cases.csv", index=False)
     return folder
 
 

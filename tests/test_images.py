@@ -16,7 +16,10 @@ from PIL import Image
 from pixeltrust.errors import DataError
 from pixeltrust.images import (
     case_id,
+    decoded,
+    encoded,
     image_suffix,
+    media_type,
     read_image,
     read_labels,
     read_size,
@@ -57,7 +60,9 @@ def with_palette(labels, palette=(9, 8, 7, 255, 0, 0, 0, 255, 0)):
 
 
 def nifti(path, values, spacing_mm=(1, 1)):
-    nibabel.save(nibabel.Nifti1Image(values, np.diag([*spacing_mm, 1, 1])), path)
+    """A plane (H, W, …) as ITK's programs write a picture: columns to the left, rows to the back."""
+    row, column = spacing_mm
+    nibabel.save(nibabel.Nifti1Image(values.swapaxes(0, 1), np.diag([-column, -row, 1, 1])), path)
     return path
 
 
@@ -276,7 +281,7 @@ def test_the_size_comes_from_the_header_alone(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", ["n.nii.gz", "n.nii", "N.NII.GZ"])
 @pytest.mark.parametrize("shape", [(12, 20), (12, 20, 1), (12, 20, 1, 1)])
-def test_a_nifti_plane_is_read_with_its_first_axis_as_rows(tmp_path, name, shape):
+def test_a_nifti_plane_is_read_as_it_is_shown(tmp_path, name, shape):
     path = nifti(tmp_path / name, GREY.astype(np.int16).reshape(shape), spacing_mm=(0.5, 2))
     assert read_size(path) == (12, 20)
     assert (read_labels(path) == GREY).all()
@@ -291,7 +296,7 @@ def test_only_nifti_knows_its_spacing(tmp_path):
 
 @pytest.mark.parametrize("read", [read_size, read_image, read_labels])
 def test_a_nifti_volume_is_refused(tmp_path, read):
-    refused(read, nifti(tmp_path / "v.nii.gz", np.zeros((4, 5, 6), np.int16)), "volume", "(4, 5, 6)")
+    refused(read, nifti(tmp_path / "v.nii.gz", np.zeros((5, 4, 6), np.int16)), "volume", "(4, 5, 6)")
 
 
 @pytest.mark.parametrize("dtype", [np.complex64, np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])])
@@ -478,3 +483,36 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         write_png(path, COLOUR)
     assert (read_labels(path) == GREY).all()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def turned_by(orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "how", "kind"),
+    [
+        ("a.png", "RGB", {}, "image/png"),
+        ("a.png", "L", {}, "image/png"),
+        ("a.jpg", "RGB", {}, "image/jpeg"),
+        ("a.png", "RGB", {"format": "JPEG"}, "image/jpeg"),
+        ("a.png", "RGBA", {}, None),
+        ("a.png", "P", {}, None),
+        ("a.png", "I;16", {}, None),
+        ("a.png", "L", {"transparency": 3}, None),
+        ("a.jpg", "CMYK", {}, None),
+        ("a.jpg", "RGB", {"exif": turned_by(6)}, None),
+        ("a.tif", "RGB", {}, None),
+    ],
+)
+def test_a_file_goes_to_a_browser_as_it_is_only_where_that_shows_what_is_read(tmp_path, name, mode, how, kind):
+    Image.new(mode, (6, 4)).save(tmp_path / name, **how)
+    assert media_type(tmp_path / name) == kind
+
+
+def test_what_is_encoded_is_decoded():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    assert (decoded(encoded(pixels, "PNG")) == pixels).all()
+    assert encoded(pixels, "JPEG", quality=90)[:2] == b"\xff\xd8"

@@ -534,7 +534,7 @@ def test_a_missing_folder_an_empty_one_and_a_data_folder_are_told_apart(run, tmp
 def test_two_files_of_one_id_are_named(run, images, out):
     for name in ("a.png", "a.jpg", "b.png", normalize("NFC", "é.png"), normalize("NFD", "é.bmp")):
         save(images / name, half_red(SIZE, SIZE))
-    with pytest.raises(DataError, match="an id must have one file") as caught:
+    with pytest.raises(DataError, match="every image needs an id of its own") as caught:
         run_predict(run, images, out)
     assert caught.value.faults[0].endswith("2 files of one id, a: a.jpg, a.png")
     assert "2 files of one id, é: " in caught.value.faults[1]

@@ -14,6 +14,7 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 
 from audits import audit_of, discs, shifted_back
+from pixeltrust.audits import read_audit_cases
 from pixeltrust.cases import check
 from pixeltrust.review import export
 from pixeltrust.review.audits import Audit
@@ -114,7 +115,7 @@ def begin(page):
 
 
 def order(audit):
-    return list(Audit.read(audit).cases()["id"])
+    return list(read_audit_cases(audit)["id"])
 
 
 def on_screen(page, x, y, size=SIZE):
@@ -403,7 +404,7 @@ def test_several_classes_are_painted_by_their_label(browser, tmp_path):
         page.keyboard.press("m")
         ready(page, second)
     decisions = Decisions(Audit.read(audit))
-    expected = shifted_back(first, np.asarray(Image.open(Audit.read(audit).cases().set_index("id")["mask"][first]))).copy()
+    expected = shifted_back(first, np.asarray(Image.open(read_audit_cases(audit).set_index("id")["mask"][first]))).copy()
     expected[44, 3:51], expected[46, 3:51] = 2, 255
     assert (decisions.mask(rows_of(audit)[0]["after"]) == expected).all()
     decisions.close()

@@ -31,7 +31,6 @@ from pixeltrust.alarms import MANY, alarms
 from pixeltrust.cases import Case, read_cases
 from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
-from pixeltrust.data import INVERSE, turned
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.feeds import Ahead
 from pixeltrust.images import resize_labels
@@ -532,11 +531,13 @@ CHANGES = {
     "weight_decay": {"weight_decay": 0.1},
     "schedule": {"schedule": "constant"},
     "augment": {"augment": "none"},
+    "jitter": {"jitter": "none"},
     "precision": {"precision": "bf16"},
     "seed": {"seed": 1},
     "val_fraction": {"val_fraction": 0.75},  # 10 of 14 held out, not 11
 }
 BASES = {
+    "jitter": {"method": "clean"},
     "trust_memory": {"method": "trust"},
     "trust_sharpness": {"method": "trust"},
     "momentum": {"optimizer": "sgd"},
@@ -716,23 +717,23 @@ class _Seen:
             self.ids_of[int(np.asarray(Image.open(path)).astype(int).sum())] = path.stem
         assert len(self.ids_of) == len(list((data / "images").iterdir()))
         self.batches, self.images = {}, {}
-        real = data_module.augmented
+        real = data_module.Streams.batch
 
-        def looking(batch, config, update, stream):
-            result = real(batch, config, update, stream)
+        def looking(streams, stream, update, device):
+            result = real(streams, stream, update, device)
             sums = (result.images * 255).round().long().flatten(1).sum(1).tolist()
             self.batches[stream, update] = [self.ids_of[value] for value in sums]
             self.images[stream, update] = result.images
             return result
 
-        monkeypatch.setattr(data_module, "augmented", looking)
+        monkeypatch.setattr(data_module.Streams, "batch", looking)
 
 
 def test_the_noisy_batches_do_not_change_with_what_happens_to_the_clean_cases(data, tmp_path, monkeypatch):
     seen = []
     for number, settings in enumerate(({}, {"val_fraction": 0.0}, {"clean_batch_size": 7}, {"method": "joint"}, {"model": "tiny:wider"})):
         seen.append(_Seen(monkeypatch, data))
-        trained(data, tmp_path / str(number), **{"method": "pixel", **settings})
+        trained(data, tmp_path / str(number), **{"method": "pixel", "jitter": "none", **settings})
         monkeypatch.undo()
     for other in seen[1:]:
         for update in range(UPDATES):
@@ -756,7 +757,7 @@ def test_the_initial_network_depends_on_the_seed_alone(data, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_held_out_and_test_cases_are_in_no_batch_and_all_others_are(data, tmp_path, monkeypatch, method):
     seen = _Seen(monkeypatch, data)
-    trained(data, tmp_path / "run", method=method)
+    trained(data, tmp_path / "run", method=method, jitter="none")
     cases = Run(tmp_path / "run").read_table("cases.csv")
     roles = {role: set(cases["id"][(cases["role"] == role) & ~cases["held_out"]]) for role in ("noisy", "clean")}
     assert (len(roles["noisy"]), len(roles["clean"]), cases["held_out"].sum()) == (10, 3, 11)
@@ -889,7 +890,7 @@ def test_the_time_is_told_by_part_over_all_sittings(data, tmp_path):
 @pytest.mark.parametrize(
     ("part", "module", "name"),
     [
-        ("batches", data_module, "augmented"),
+        ("batches", data_module, "views_of"),
         ("validation", train_module, "validate"),
         ("validation", train_module, "keep_weight_maps"),
         ("saving", Run, "write_state"),
@@ -1181,6 +1182,7 @@ def test_training_in_a_thread_is_the_same(data, straight, tmp_path):
 def test_pixel_learns_what_the_clean_masks_show_where_plain_learns_what_the_noisy_ones_do(tmp_path):
     data = draw(tmp_path / "data", noisy=60, clean=8, test=20)
     settings = {"model": "tiny:without_dropout", "learning_rate": 0.02, "batch_size": 6, "clean_batch_size": 8, "epochs": 25}
+    settings["jitter"] = "none"  # these masks follow from how bright a pixel is
     scores = {}
     for method in ("plain", "pixel"):
         trained(data, tmp_path / method, method=method, weight_map_cases=0, **settings)
@@ -1236,7 +1238,7 @@ def test_the_store_is_told_which_cases_it_sees_and_how_they_are_turned(data, tmp
 
     def looking(model, feed, config):
         places = feed.places()
-        for case, mask in zip(places.cases, turned(feed.noisy().masks, INVERSE[places.turns]), strict=True):
+        for case, mask in zip(places.cases, places.views.back(feed.noisy().masks), strict=True):
             masks.setdefault(int(case), []).append(mask)
         return METHODS["plain"](model, feed, config)
 
@@ -1271,7 +1273,7 @@ def test_every_method_with_gains_leaves_a_trust_map_of_every_noisy_mask(data, tm
     run = Run(tmp_path / "run")
     assert sorted(path.name for path in (run.folder / "trust").iterdir()) == [f"{case.id}.png" for case in read_cases(data).of("noisy")]
     memory = run.read_state("checkpoint.pt")["memory"]
-    assert memory["store.visits"].tolist() == [3] * 10
+    assert (memory["store.visits"] == 3).float().mean() > 0.9  # but where a gain was exactly 0
     values = set()
     for case, trust in zip(read_cases(data).of("noisy"), memory["store.trust"].float().numpy(), strict=True):
         labels = resize_labels(decode_labels(case.mask, classes=1, ignore_label=None)[0], run.config().size)

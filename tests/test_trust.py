@@ -8,23 +8,22 @@ import torch
 from torch import nn
 
 from pixeltrust.config import Config
-from pixeltrust.data import INVERSE, TURNS, turned
 from pixeltrust.feeds import Feed
 from pixeltrust.methods import build_method
-from pixeltrust.trust import TrustStore
+from pixeltrust.trust import TrustStore, witnesses
 from pixeltrust.weights import Batch, pixel_gains, reweighted_step
 from reference import PLACES, STREAMS, PlainUNet, assert_equal_to_rounding, batch, reference_gradients, seeded
 
 SIZE = (4, 6)
 
 
-def store(cases=5, *, memory=0.7, file=None):
-    return TrustStore(cases, SIZE, memory=memory, file=file)
+def store(cases=5, *, memory=0.7, folder=None):
+    return TrustStore(cases, SIZE, memory=memory, folder=folder)
 
 
-def gains(*values):
-    """One case's each, the same for all its pixels."""
-    return torch.tensor(values)[:, None, None].expand(-1, *SIZE)
+def heard(*gains):
+    """What gains say, one case's each and the same for all its pixels."""
+    return witnesses(torch.tensor(gains)[:, None, None].expand(-1, *SIZE))
 
 
 def test_a_label_is_believed_until_something_speaks_against_it():
@@ -33,7 +32,7 @@ def test_a_label_is_believed_until_something_speaks_against_it():
 
 def test_a_visit_moves_trust_towards_its_evidence_and_only_that_of_its_cases():
     kept = store()
-    found = kept.learn(np.array([3, 1]), gains(2.5, -1e-30))
+    found = kept.learn(np.array([3, 1]), heard(2.5, -1e-30))
     assert (found[0] == 1).all()
     assert torch.allclose(found[1], torch.tensor(0.7), atol=2**-12)
     assert torch.equal(kept.of(np.array([3, 1])), found)
@@ -47,22 +46,22 @@ def test_many_visits_are_the_weighted_share_of_those_that_helped(memory):
     for _ in range(200):
         seen = draws.standard_normal(SIZE)
         expected = memory * expected + (1 - memory) * (seen > 0)
-        kept.learn(np.array([0]), torch.from_numpy(seen)[None])
+        kept.learn(np.array([0]), witnesses(torch.from_numpy(seen)[None]))
     np.testing.assert_allclose(kept.of(np.array([0]))[0].numpy(), expected, atol=2**-12 / (1 - memory))
 
 
 @pytest.mark.parametrize("nothing", [0.0, -0.0, float("nan")])
 def test_a_gain_of_nothing_is_no_evidence(nothing):
     kept = store()
-    kept.learn(np.array([0]), gains(-1.0))
+    kept.learn(np.array([0]), heard(-1.0))
     before = kept.of(np.array([0]))
-    assert torch.equal(kept.learn(np.array([0]), gains(nothing)), before)
+    assert torch.equal(kept.learn(np.array([0]), heard(nothing)), before)
 
 
 def test_trust_stays_between_0_and_1_and_reaches_both():
     kept = store(2, memory=0.5)
     for _ in range(40):
-        kept.learn(np.array([0, 1]), gains(-1.0, 1.0))
+        kept.learn(np.array([0, 1]), heard(-1.0, 1.0))
     low, high = kept.of(np.array([0, 1]))
     assert (low == 0).all()
     assert (high == 1).all()
@@ -74,32 +73,51 @@ def test_a_memory_that_is_none_is_named(memory):
         store(memory=memory)
 
 
-def test_gains_of_another_shape_are_named():
-    with pytest.raises(ValueError, match=r"gains \(1, 4, 5\) are not those of 1 cases of \(4, 6\) pixels"):
-        store().learn(np.array([0]), torch.zeros(1, 4, 5))
+def test_witnesses_of_another_shape_are_named():
+    with pytest.raises(ValueError, match=r"witnesses \(1, 2, 4, 5\) are not those of 1 cases of \(4, 6\) pixels"):
+        store().learn(np.array([0]), torch.zeros(1, 2, 4, 5))
 
 
 def test_a_mapped_store_learns_the_same_and_is_no_copy_in_memory(tmp_path):
-    here, mapped = store(), store(file=tmp_path / "new" / "trust.float16")
+    here, mapped = store(), store(folder=tmp_path / "new")
     for seed in range(3):
-        seen = torch.randn(2, *SIZE, generator=torch.manual_seed(seed))
+        seen = witnesses(torch.randn(2, *SIZE, generator=torch.manual_seed(seed)))
         assert torch.equal(here.learn(np.array([4, seed]), seen), mapped.learn(np.array([4, seed]), seen))
-    assert torch.equal(here.trust, mapped.trust)
-    assert (tmp_path / "new" / "trust.float16").stat().st_size == 5 * 4 * 6 * 2
-    on_disk = np.fromfile(tmp_path / "new" / "trust.float16", np.float16).reshape(mapped.trust.shape)
-    np.testing.assert_array_equal(on_disk, mapped.trust.numpy())
+    for name, dtype in (("trust.float16", np.float16), ("visits.uint8", np.uint8)):
+        expected, kept = (getattr(one, name.partition(".")[0]).numpy() for one in (here, mapped))
+        np.testing.assert_array_equal(kept, expected)
+        np.testing.assert_array_equal(np.fromfile(tmp_path / "new" / name, dtype).reshape(5, *SIZE), expected)
     mapped.load_state_dict(store().state_dict())
     assert (np.fromfile(tmp_path / "new" / "trust.float16", np.float16) == 1).all()
 
 
-def test_a_cast_leaves_two_bytes_a_pixel():
-    assert store().double().trust.dtype == torch.half
+def test_a_cast_leaves_three_bytes_a_pixel():
+    cast = store().double()
+    assert (cast.trust.dtype, cast.visits.dtype) == (torch.half, torch.uint8)
 
 
-@pytest.mark.parametrize("turn", range(TURNS))
-def test_every_turn_has_its_inverse(turn):
-    values = torch.arange(9.0).reshape(1, 3, 3)
-    assert torch.equal(turned(turned(values, np.array([turn])), INVERSE[[turn]]), values)
+def test_a_pixel_hears_those_it_was_mixed_into_if_half_of_that_is_evidence():
+    kept = store(1, memory=0.5)
+    said = torch.zeros(1, 2, *SIZE)
+    said[0, :, 0, 0] = torch.tensor([0.25, 1.0])  # a quarter of what it was mixed into speaks for it
+    said[0, :, 0, 1] = torch.tensor([0.4, 0.5])
+    said[0, :, 0, 2] = torch.tensor([0.0, 0.49])  # most of it was out of sight
+    found = kept.learn(np.array([0]), said)[0]
+    assert found[0, :4].tolist() == pytest.approx([0.625, 0.9, 1.0, 1.0], abs=2**-11)
+    assert kept.visits[0, 0, :4].tolist() == [1, 1, 0, 0]
+
+
+def test_visits_are_counted_where_there_was_evidence_and_stop_at_255():
+    kept = store(2, memory=0.9)
+    said = heard(-1.0)
+    said[:, :, 0] = 0.0
+    for _ in range(300):
+        kept.learn(np.array([1]), said)
+    assert (kept.visits[0] == 0).all()
+    assert (kept.visits[1, 0] == 0).all()
+    assert (kept.visits[1, 1:] == 255).all()
+    assert (kept.helped(np.array([1]))[0, 1:] < 1e-5).all()
+    assert (kept.helped(np.array([1]))[0, 0] == 1).all()
 
 
 # --- the step -----------------------------------------------------------------------------------------------------
@@ -114,7 +132,7 @@ def made(**settings):
 
 
 def upright(values):
-    return turned(values, INVERSE[PLACES.turns])
+    return PLACES.views.back(values)
 
 
 @pytest.mark.parametrize(("sharpness", "clean_weight", "share"), [(1.0, None, 1.0), (3.0, 0.5, 0.5), (0.0, 0.0, 0.0)])

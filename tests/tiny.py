@@ -36,6 +36,38 @@ def without_dropout(*, in_channels, out_channels):
     return network(in_channels=in_channels, out_channels=out_channels, dropout=0)
 
 
+class _InFloat64(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, images):
+        return self.network(images.double())
+
+
+def in_float64(*, in_channels, out_channels):
+    return _InFloat64(without_dropout(in_channels=in_channels, out_channels=out_channels))
+
+
+def with_batch_norm(*, in_channels, out_channels):
+    return nn.Sequential(nn.Conv2d(in_channels, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, out_channels, 1))
+
+
+def failing_on_one_rank(*, in_channels, out_channels):
+    """Without memory at the third pass that trains, on the process of that rank, if $TINY_FAILING_RANK is set."""
+    model = without_dropout(in_channels=in_channels, out_channels=out_channels)
+    passes = 0
+
+    def count(module, inputs):
+        nonlocal passes
+        passes += module.training
+        if passes == 3 and os.environ.get("TINY_FAILING_RANK") == os.environ["RANK"]:
+            raise torch.OutOfMemoryError
+
+    model.register_forward_pre_hook(count)
+    return model
+
+
 def two_logits(*, in_channels, out_channels):
     return network(in_channels=in_channels, out_channels=2)
 

@@ -11,9 +11,13 @@ All pictures of a case have the size of its given mask.
 """
 
 import json
+import shlex
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from pixeltrust.errors import DataError, RunError, count, some
@@ -53,6 +57,7 @@ REGION_NUMBERS = {
     "column": float,
     "confidence": float,
 }
+_LARGEST = 2**53  # whole numbers up to it have a float of their own
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,48 @@ def read_record(audit: Path) -> AuditRecord:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{audit}: not an audit that came to its end (it has no audit.json); `pixeltrust audit` makes one") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
     if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
         raise RunError(f"{audit}: was written by a later pixeltrust (format {values['format']}, this one knows {FORMAT}); update it")
     try:
-        return AuditRecord(**values | {"tilt": tuple(values["tilt"])})
+        record = AuditRecord(**values | {"tilt": tuple(values["tilt"])})
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not the record of an audit: {error}") from None
+    if strange := [f"{name} is {value!r}" for name, value in asdict(record).items() if not _CAN_BE[name](value)]:
+        raise RunError(f"{path}: not the record of an audit: {', '.join(strange)}")
+    return record
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+_CAN_BE: dict[str, Callable[[Any], bool]] = {
+    "data": _is_text,
+    "run": _is_text,
+    "weights": _is_text,
+    "classes": _is_whole(1, 254),
+    "ignore_label": lambda value: value is None or _is_whole(0, 255)(value),
+    "channels": _is_whole(1, 3),
+    "tilt": lambda values: all(map(_is_number, values)),
+    "seconds": _is_number,
+    "format": _is_whole(FORMAT, FORMAT),
+}
+"""Of every value of a record, whether it is one."""
+
+
+def review_command(audit: Path) -> str:
+    """What to type to go through its masks."""
+    return shlex.join(["pixeltrust", "review", str(audit)])
 
 
 def read_audit_cases(audit: Path) -> pd.DataFrame:
@@ -102,33 +141,47 @@ def read_audit_cases(audit: Path) -> pd.DataFrame:
         DataError: lists every fault: a missing column, a cell that is no number, an id that is no file name or is there twice.
     """
     table = audit / "cases.csv"
-    rows = _numbers(read_table(table), ["id", "image", "mask"], CASE_NUMBERS, table)
+    rows, faults = _numbers(read_table(table), ["id", "image", "mask", "evidence"], {"rank": int, **CASE_NUMBERS}, table)
     wrong = rows["id"].isin(["", ".", ".."]) | rows["id"].str.contains("[/\0]")
-    faults = [f"{table}, row {row + 2}: id {rows['id'][row]!r} is no file name" for row in rows.index[wrong]]
+    faults += [
+        f"{table}, row {row + 2}: id {rows['id'][row]!r} is no file name, so it names no file of the audit" for row in rows.index[wrong]
+    ]
     faults += [f"{table}: id {identity!r} is there twice" for identity in rows["id"][rows["id"].duplicated()]]
-    if faults:
-        raise DataError(f"{table}: {count(len(faults), 'fault')}", faults)
-    return rows
+    return _without(faults, rows, table)
 
 
 def read_audit_regions(audit: Path) -> pd.DataFrame:
     """regions.csv in its order: `REGION_NUMBERS` and the rank are numbers, `mended` is True or False, all else texts.
 
     Raises:
-        DataError: it cannot be read, a missing column, or a cell that is no number.
+        DataError: it cannot be read, or lists every fault: a missing column, or a cell that is no number.
     """
     table = audit / "regions.csv"
-    rows = _numbers(read_table(table), ["id", "kind", "mended"], REGION_NUMBERS, table)
-    return rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"]))
+    rows = read_table(table)
+    rank = {"rank": int} if "rank" in rows else {}
+    rows, faults = _numbers(rows, ["id", "kind", "mended"], REGION_NUMBERS | rank, table)
+    return _without(faults, rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"])), table)
 
 
-def _numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> pd.DataFrame:
+def _numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows with these columns as numbers, NaN where an empty cell may be, and a fault for every cell that is none."""
     missing = [name for name in [*texts, *numbers] if name not in rows.columns]
     if missing:
         raise DataError(f"{table}: no column {', '.join(missing)}; found: {some(list(rows.columns), 20)}")
-    defined = [name for name, kind in numbers.items() if kind is float]
-    cells = rows.assign(**{name: rows[name].replace("", "nan") for name in defined})  # an agreement with nothing to agree on
-    try:
-        return cells.astype(numbers | ({"rank": int} if "rank" in cells else {}))
-    except ValueError as error:
-        raise DataError(f"{table}: a cell that is no number: {error}") from None
+    read: dict[str, np.ndarray] = {}
+    faults = []
+    for name, kind in numbers.items():
+        cells = rows[name]
+        values = pd.to_numeric(cells.to_numpy(object), errors="coerce").astype(float)
+        none = np.isnan(values) if kind is int else np.isnan(values) & ~cells.str.lower().isin(["", "nan"]).to_numpy()
+        broken = none if kind is float else none | (np.floor(values) != values) | (np.abs(values) > _LARGEST)
+        for row in np.flatnonzero(broken):
+            faults.append(f"{table}, row {row + 2}: {name} {cells.iloc[row]!r} is no {'' if none[row] else 'whole '}number")
+        read[name] = np.where(broken, 0, values).astype(kind)
+    return rows.assign(**read), faults
+
+
+def _without(faults: list[str], rows: pd.DataFrame, table: Path) -> pd.DataFrame:
+    if faults:
+        raise DataError(f"{table}: {count(len(faults), 'fault')}", faults)
+    return rows

@@ -9,6 +9,7 @@ what is asked of all of them is asked of the columns.
 
 import operator
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +22,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pixeltrust.errors import DataError, PixeltrustError, count, some
-from pixeltrust.images import case_id, image_suffix, read_image, read_size
+from pixeltrust.errors import CONTROL, DataError, PixeltrustError, count, some
+from pixeltrust.files import LONGEST_NAME
+from pixeltrust.images import case_id, image_suffix, read_image, read_size, says_how_it_lies
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import in_threads
@@ -32,6 +34,8 @@ Role = Literal["noisy", "clean", "test"]
 ROLES: tuple[Role, ...] = get_args(Role)
 TABLES = ("cases.csv", "cases.parquet")
 COLUMNS = ("id", "image", "mask", "role")
+LONGEST_ID = LONGEST_NAME - len(".png")  # bytes
+_LONGEST_PATH = 4095  # bytes
 _NEEDED: dict[Role, str] = {
     "noisy": "there is nothing to learn to trust",
     "clean": "a few expert masks are needed: 10 or more, best 50 to 100",
@@ -218,9 +222,9 @@ def _read(data: Path, show_progress: bool) -> tuple[Cases, _Findings]:
     table = _table_of(data)
     rows = _cases_of_table(table, found) if table else _cases_of_folder(data, found)
     single = _without_doubles(rows, found).by_id()
-    cases = Cases(data, single, tuple(found.notes))
-    _compare_sizes(single, found, show_progress)
+    _compare_headers(single, found, show_progress)
     _compare_sides(single, found)
+    cases = Cases(data, single, tuple(found.notes))
     for role, use in _NEEDED.items():
         if not cases.of(role):
             found.faults.append(f"{table or data / role}: no usable {role} mask; {use}")
@@ -304,6 +308,8 @@ def files_by_id(folder: Path) -> Listing:
         for identity, paths in by_id.items()
         if len(paths) > 1
     ]
+    for identity in [identity for identity in by_id if re.search(CONTROL, identity)]:
+        faults += [f"{folder}: the name {path.name!r} has control characters; rename it" for path in by_id.pop(identity)]
     notes = [f"{folder}: {count(len(others), 'entry', 'entries')} that are no images left out: {some(others)}"] if others else []
     return Listing({identity: paths[0] for identity, paths in by_id.items()}, faults, notes)
 
@@ -316,16 +322,27 @@ def _cases_of_table(table: Path, found: _Findings) -> CaseList:
             f"{table}: no column {', '.join(missing)}; wanted: {', '.join(COLUMNS)}, and perhaps group; found: {list(rows.columns)}"
         )
     rows = rows.reindex(columns=[*COLUMNS, "group"], fill_value="")
-    strange = ~rows["role"].isin(ROLES)
     slashed = rows["id"].isin([".", ".."]) | rows["id"].str.contains(r"[/\\]")
-    wrong = strange | slashed | (rows["id"] == "") | (rows["image"] == "") | (rows["mask"] == "")
-    for number, identity, role in zip(np.flatnonzero(wrong) + 2, rows["id"][wrong], rows["role"][wrong], strict=True):
-        where = f"{table}, row {number}"
-        if role not in ROLES:
-            found.faults.append(f"{where}: role {role!r}; wanted: {', '.join(ROLES)}")
-        else:
-            found.faults.append(f"{where}: id, image and mask must not be empty, and an id has no slash (id {identity!r})")
+    empty = (rows["id"] == "") | (rows["image"] == "") | (rows["mask"] == "")
+    control = rows["id"].str.contains(CONTROL) | rows["image"].str.contains(CONTROL) | rows["mask"].str.contains(CONTROL)
+    long = (_bytes(rows["id"]) > LONGEST_ID) | (_bytes(rows["image"]) > _LONGEST_PATH) | (_bytes(rows["mask"]) > _LONGEST_PATH)
+    wrong = pd.Series(False, rows.index)
+    for these, complaint in (
+        (~rows["role"].isin(ROLES), f"role {{role}}; wanted: {', '.join(ROLES)}"),
+        (slashed | empty, "id, image and mask must not be empty, and an id has no slash (id {id})"),
+        (control, "id, image and mask must not have control characters (id {id}, image {image}, mask {mask})"),
+        (long, f"an id may have {LONGEST_ID} bytes, a path {_LONGEST_PATH:,}; one is too long (id {{id}})"),
+    ):
+        for place in np.flatnonzero(these & ~wrong):
+            cells = {name: f"{rows[name].iloc[place]!r:.60}" for name in COLUMNS}
+            found.faults.append(f"{table}, row {place + 2}: {complaint.format(**cells)}")
+        wrong |= these
     return CaseList(_table(rows[~wrong], table.parent))
+
+
+def _bytes(texts: pd.Series) -> np.ndarray:
+    """How long each text is in a file name."""
+    return pc.binary_length(_array(texts)).to_numpy(zero_copy_only=False)
 
 
 def _without_doubles(cases: CaseList, found: _Findings) -> CaseList:
@@ -350,32 +367,49 @@ def _without_doubles(cases: CaseList, found: _Findings) -> CaseList:
         both += "clean" in roles and "noisy" in roles
         kept = same.index(roles.get("clean") or roles.get("noisy") or roles["test"])
         left_out += of_id[:kept] + of_id[kept + 1 :]
+    ids = cases.texts("id")
+    twins = ids[ids.str.casefold().duplicated(keep=False) & ~ids.duplicated(keep=False)]
+    if len(twins):
+        found.notes.append(f"ids that differ in case alone: {some(sorted(twins))}; on macOS and Windows their files are one")
     if both:
         found.notes.append(f"{count(both, 'case')} with a clean and a noisy mask: trained as clean")
     return cases[np.delete(np.arange(len(cases)), left_out)] if left_out else cases
 
 
-def _compare_sizes(cases: CaseList, found: _Findings, show_progress: bool) -> None:
+def _compare_headers(cases: CaseList, found: _Findings, show_progress: bool) -> None:
+    """A mask has the size of its image, and lies as it does."""
     images, masks = cases.numbers("image"), cases.numbers("mask")
     numbers = pd.unique(np.stack([images, masks], axis=1).ravel())
     sizes = np.full((numbers.max(initial=-1) + 1, 2), -1)  # stays so where a file cannot be read
-    read = in_threads(read_size, cases.files(numbers), text="reading headers", shown=show_progress)
-    for number, (_, size) in zip(numbers, read, strict=True):
-        if isinstance(size, PixeltrustError):
-            found.faults.append(str(size))
+    lies = np.zeros(len(sizes), np.int8)  # 1 of a NIfTI file that says how it lies, −1 of one that does not
+    read = in_threads(_header, cases.files(numbers), text="reading headers", shown=show_progress)
+    for number, (_, header) in zip(numbers, read, strict=True):
+        if isinstance(header, PixeltrustError):
+            found.faults.append(str(header))
         else:
-            sizes[number] = size
+            sizes[number], lie = header
+            lies[number] = 0 if lie is None else 1 if lie else -1
     readable = sizes.min(axis=1) >= 0
     differ = readable[images] & readable[masks] & (sizes[images] != sizes[masks]).any(axis=1)
     for place in np.flatnonzero(differ).tolist():
         case, (height, width), (mask_height, mask_width) = cases[place], sizes[images[place]], sizes[masks[place]]
         found.faults.append(f"{case.mask}: {mask_width}x{mask_height} pixels, its image {case.image} has {width}x{height}")
+    for place in np.flatnonzero(lies[images] * lies[masks] < 0).tolist():
+        case = cases[place]
+        found.faults.append(f"{case.mask}: of this file and its image {case.image} one alone says how it lies; save both with one affine")
+    mixed = int(np.count_nonzero((lies[images] != 0) != (lies[masks] != 0)))
+    if mixed:
+        found.notes.append(f"{count(mixed, 'case')} of a NIfTI file and one of another format: do they lie alike? See docs/data.md")
+
+
+def _header(path: Path) -> tuple[tuple[int, int], bool | None]:
+    return read_size(path), says_how_it_lies(path)
 
 
 def _compare_sides(cases: CaseList, found: _Findings) -> None:
     """No group, and no image file, on both sides of training and test."""
     images, numbers = pd.factorize(cases.numbers("image"))
-    real, paths = pd.factorize(np.array([str(path.resolve()) for path in cases.files(numbers)], object))
+    real, paths = pd.factorize(np.array(list(map(os.path.realpath, cases.files(numbers))), object))
     tests: np.ndarray = cases.numbers("role") == ROLES.index("test")
     for name, (keys, values) in (("group", pd.factorize(cases.texts("group"))), ("image", (real[images], paths))):
         both = np.intersect1d(keys[tests], keys[~tests])

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
 from pixeltrust.errors import RunError
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.runs import Run, one_line
 
 _WITH_STATE = ("model", "optimizer", "schedule", "memory")
@@ -33,6 +34,7 @@ class State:
     """By part, over all sittings."""
     epochs: list[dict[str, Any]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    ranks: Ranks = ALONE
     _settled: int = field(default=0, init=False)
 
     def settle(self) -> None:
@@ -42,10 +44,11 @@ class State:
         self._settled = len(self.steps)
 
     def pack(self) -> dict[str, Any]:
-        """As tensors and plain values."""
+        """As tensors and plain values; every rank packs, and what is the same everywhere is rank 0's."""
         self.settle()
         parts = {name: getattr(self, name).state_dict() for name in _WITH_STATE}
-        return parts | {name: getattr(self, name) for name in _PLAIN} | {"random": torch.get_rng_state(), "cuda": _cuda_random_states()}
+        random, *others = self.ranks.gathered({"random": torch.get_rng_state(), "cuda": _cuda_random_states()})
+        return parts | {name: getattr(self, name) for name in _PLAIN} | random | ({"other_ranks": others} if others else {})
 
     def unpack(self, packed: dict[str, Any], run: Run) -> None:
         """Continue from what `pack` gave, here or on another machine; what an older version did not keep stays as it is.
@@ -56,12 +59,17 @@ class State:
         try:
             for name in _WITH_STATE:
                 getattr(self, name).load_state_dict(packed.get(name, {}) if name == "memory" else packed[name])
-            torch.set_rng_state(packed["random"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            random = [packed, *packed.get("other_ranks", [])][self.ranks.rank :][:1]
+            for states in random:  # a rank that was not there before begins anew
+                torch.set_rng_state(states["random"])
+                for device, state in zip(range(len(_cuda_random_states())), states["cuda"], strict=False):  # there may be other devices now
+                    torch.cuda.set_rng_state(state, device)
+            packed = packed | {"seconds": seconds_by_part(packed)}
+            for name in _PLAIN:
+                if not isinstance(packed.get(name, getattr(self, name)), type(getattr(self, name))):
+                    raise TypeError(f"{name} is {packed[name]!r:.60}")
+        except Exception as error:  # a stranger's values make torch raise anything
             raise RunError(f"{run.folder / 'checkpoint.pt'}: does not fit this network and these settings: {one_line(error)}") from None
-        for device, state in zip(range(len(_cuda_random_states())), packed["cuda"], strict=False):  # there may be other devices now
-            torch.cuda.set_rng_state(state, device)
-        packed = packed | {"seconds": seconds_by_part(packed)}
         for name in _PLAIN:
             setattr(self, name, packed.get(name, getattr(self, name)))
 

@@ -1,5 +1,6 @@
 """The command line: every command parses, calls one function, prints. Heavy imports are inside the commands, so --help answers at once."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -27,19 +28,40 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
 def main() -> None:
-    """Run the command line; the user's mistakes end with one line (or one list) on standard error and exit code 2, Ctrl-C with 130."""
+    """Run the command line; the user's mistakes end with one line (or one list) on standard error and exit code 2, Ctrl-C with 130.
+
+    Of several processes that work together the first one that ends so says why, for all of them.
+    """
     try:
         app(standalone_mode=True)
     except PixeltrustError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if _is_to_tell():
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as ended:
-        if ended.code == INTERRUPTED:  # typer makes a silent exit of Ctrl-C
+        if ended.code == INTERRUPTED and _is_to_tell():  # typer makes a silent exit of Ctrl-C
             print(
                 "stopped; what is finished is kept; --resume continues where a command has it, the same call where it has not",
                 file=sys.stderr,
             )
         raise
+    except Exception:
+        _is_to_tell()  # the traceback does
+        raise
+
+
+def _is_to_tell() -> bool:
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return True
+    from pixeltrust.ranks import first_to_tell
+
+    return first_to_tell()
+
+
+def _print(outcome: object) -> None:
+    """Once, where several processes work together."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
+        print(outcome)
 
 
 def _print_version(asked: bool) -> None:
@@ -187,7 +209,7 @@ def train(
     from pixeltrust.config import read_config
     from pixeltrust.train import train
 
-    print(train(data, out=out, config=read_config(config, setting or []), resume=resume, show_progress=not quiet))
+    _print(train(data, out=out, config=read_config(config, setting or []), resume=resume, show_progress=not quiet))
 
 
 @app.command()
@@ -207,7 +229,7 @@ def predict(
     """
     from pixeltrust.predict import predict
 
-    print(
+    _print(
         predict(
             run,
             images,
@@ -296,7 +318,7 @@ def audit(
         resume=resume,
         show_progress=not quiet,
     )
-    print(found)
+    _print(found)
 
 
 @app.command()

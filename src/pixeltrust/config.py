@@ -69,7 +69,8 @@ class Config:
     """λ of `trust`, `pixel` and `image`: how much the clean loss adds to the update. Unset: 1 for `trust`, 0 (the paper) for the others."""
 
     trust_memory: float = 0.7
-    """β of `trust`: how much of a pixel's trust stays when its image is seen again; 1 learns nothing."""
+    """β of `trust`, and of the trust maps of `pixel` and `image`: how much of a pixel's trust stays when its image is seen again; 1 learns
+    nothing."""
 
     trust_sharpness: float = 3.0
     """s of `trust`: a pixel counts with its trust to this power; 0 lets all count alike."""
@@ -103,6 +104,9 @@ class Config:
 
     augment: Literal["flips-and-turns", "none"] = "flips-and-turns"
     """Random flips and quarter turns (half turns where height and width differ) of every training image, or none."""
+
+    jitter: Literal["clean", "all", "none"] = "clean"
+    """Random zoom, shift and rotation, contrast and colour: of the clean batches' images, of all images, or of none."""
 
     precision: Literal["32", "bf16"] = "32"
     """`bf16` is mixed precision: passes in bfloat16, parameters, losses and weights in float32."""
@@ -184,7 +188,10 @@ def read_config(file: Path | None = None, settings: Sequence[str] = ()) -> Confi
     values: dict[str, Any] = {}
     if file is not None:
         values.update(read_toml(file))
-        _refuse_unknown(values, f"{file}: ")
+        try:
+            config_from(values)
+        except ConfigError as error:
+            raise ConfigError(f"{file}: {error}") from None
     values.update(map(setting, settings))
     return config_from(values)
 
@@ -197,10 +204,12 @@ def read_toml(file: Path) -> dict[str, Any]:
     """
     try:
         return tomllib.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{file}: nested too deeply for a file of settings") from None
+    except (OSError, ValueError) as error:  # no UTF-8, or a number of thousands of digits
+        raise ConfigError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def setting(text: str) -> tuple[str, Any]:
@@ -247,7 +256,7 @@ def to_toml(config: Config) -> str:
 def _toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

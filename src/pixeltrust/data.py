@@ -11,8 +11,8 @@ from threading import Lock
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from pixeltrust.augmentation import Views, sent, views_of
 from pixeltrust.cases import Case, CaseList, Cases
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, PixeltrustError
@@ -22,12 +22,10 @@ from pixeltrust.images import read_image, resize_image, resize_labels
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import in_threads
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch
 
-TURNS = 8  # the symmetries of a square: number % 4 quarter turns, then mirrored if number ≥ 4
-INVERSE = np.array([0, 3, 2, 1, 4, 5, 6, 7])  # the symmetry that undoes each; a mirrored one undoes itself
-_FLIPPED = ((), (-1,), (-2, -1), (-2,), (-1,), (-2, -1), (-2,), ())  # axes, by symmetry; the odd ones are then transposed
 CPU = torch.device("cpu")
 PIECE = 64  # cases that are looked at in one go, where many are
 
@@ -122,45 +120,6 @@ def _permutation(count: int, seed: int, stream: str, number: int) -> np.ndarray:
     return generator(seed, stream, number).permutation(count)
 
 
-def drawn_turns(count: int, size: tuple[int, int], draws: np.random.Generator) -> np.ndarray:
-    """A random symmetry (0 … 7) for each of `count` images; where height and width differ, no quarter turns."""
-    turns = draws.integers(0, TURNS, count)
-    return turns if size[0] == size[1] else turns - turns % 2
-
-
-def turned(values: Tensor, turns: np.ndarray) -> Tensor:
-    """Each of (B, …, H, W) by its own symmetry: quarter turns, then a mirror."""
-    result = torch.empty_like(values)
-    order = sent(torch.from_numpy(np.argsort(turns, kind="stable")), values.device)
-    distinct, counts = np.unique(turns, return_counts=True)
-    for turn, chosen in zip(distinct, order.split(counts.tolist()), strict=True):
-        part = values[chosen]
-        if _FLIPPED[turn]:
-            part = part.flip(_FLIPPED[turn])
-        result[chosen] = part.transpose(-2, -1) if turn % 2 else part
-    return result
-
-
-def sent(values: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; nothing here waits for its work."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
-
-
-def augmented(batch: Batch, config: Config, update: int, stream: str) -> Batch:
-    """The batch under random flips and turns (`config.augment`); what is drawn depends on seed, stream and update alone."""
-    if config.augment == "none":
-        return batch
-    turns = turns_of(len(batch.images), config, update, stream)
-    return Batch(turned(batch.images, turns), turned(batch.masks, turns))
-
-
-def turns_of(count: int, config: Config, update: int, stream: str) -> np.ndarray:
-    """The symmetries (count,) under which `augmented` shows a batch."""
-    if config.augment == "none":
-        return np.zeros(count, int)
-    return drawn_turns(count, config.size, generator(config.seed, "augment", stream, update))
-
-
 def held_out(clean: CaseList, config: Config, *, noisy: CaseList | None = None) -> tuple[CaseList, CaseList]:
     """Clean cases to train on, and those held out to choose by, (train, held out).
 
@@ -195,10 +154,11 @@ class Streams:
         cases: of the whole data folder; the noisy ones are trained on.
         clean, held: the clean cases to train on, and those held out.
         cache: where a memory-mapped file may go.
+        ranks: a batch is this rank's part of the one that a single process would make.
     """
 
-    def __init__(self, cases: Cases, clean: CaseList, held: CaseList, config: Config, cache: Path) -> None:
-        self.config, self.cache = config, cache
+    def __init__(self, cases: Cases, clean: CaseList, held: CaseList, config: Config, cache: Path, ranks: Ranks = ALONE) -> None:
+        self.config, self.cache, self.ranks = config, cache, ranks
         noisy = cases.of("noisy")
         self.pixels = Pixels(noisy + clean + held, config, cache)
         self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
@@ -211,19 +171,13 @@ class Streams:
 
     def batch(self, stream: str, update: int, device: torch.device = CPU) -> Batch:
         """The batch of `noisy`, `clean` or `pool` in an update."""
-        return augmented(self.pixels.batch(self._indices(stream, update), device), self.config, update, stream)
+        cases, views = self._shown(stream, update)
+        part = self.ranks.span(len(cases))
+        return views[part].show(self.pixels.batch(cases[part], device))
 
     def ids(self, stream: str, update: int) -> list[str]:
-        """Those of the cases in that batch."""
-        return [self.pixels.cases[index].id for index in self._indices(stream, update)]
-
-    def _indices(self, stream: str, update: int) -> np.ndarray:
-        config = self.config
-        if stream == "noisy":
-            return self._noisy_cases(update)
-        if stream == "clean":
-            return endless_order(self.clean, config.clean_batch_size, update, config.seed, stream)
-        return endless_order(self.pool, config.batch_size, update, config.seed, stream)
+        """Those of the cases in that batch, of all ranks."""
+        return [self.pixels.cases[index].id for index in self._shown(stream, update)[0]]
 
     @cached_property
     def clean_label(self) -> int | None:
@@ -236,12 +190,19 @@ class Streams:
         return labels.pop() if labels else None
 
     def noisy_places(self, update: int) -> Places:
-        """Which cases the noisy batch of an update shows, and how they are turned."""
-        cases = self._noisy_cases(update)
-        return Places(cases, turns_of(len(cases), self.config, update, "noisy"))
+        """Which cases the noisy batch of an update shows, the joined one, and how."""
+        return Places(*self._shown("noisy", update))
 
-    def _noisy_cases(self, update: int) -> np.ndarray:
-        return epoch_order(self.noisy, self.config.batch_size, update, self.config.seed, "noisy")
+    def _shown(self, stream: str, update: int) -> tuple[np.ndarray, Views]:
+        """The cases (B,) that a stream shows in an update, and how."""
+        config = self.config
+        if stream == "noisy":
+            cases = epoch_order(self.noisy, config.batch_size, update, config.seed, stream)
+        elif stream == "clean":
+            cases = endless_order(self.clean, config.clean_batch_size, update, config.seed, stream)
+        else:
+            cases = endless_order(self.pool, config.batch_size, update, config.seed, stream)
+        return cases, views_of(len(cases), config, update, stream)
 
     def map_cases(self) -> np.ndarray:
         """Noisy cases, drawn by the seed, whose weight maps are kept."""

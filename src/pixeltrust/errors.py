@@ -10,11 +10,18 @@ The command line prints these in one line (or one list) without a traceback and 
 A caller's mistake in Python (shapes, values of arguments) is a `ValueError`.
 """
 
+import re
 from collections.abc import Sequence
+
+CONTROL = r"[\x00-\x1f\x7f-\x9f]"
+"""Signs that break lines or command terminals; names of files may have them."""
 
 
 class PixeltrustError(Exception):
-    """Something the user can mend; its text says what, where and how."""
+    """Something the user can mend; its text says what, where and how, in one line: control characters become escapes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(_printable(message))
 
 
 class ConfigError(PixeltrustError):
@@ -30,8 +37,11 @@ class DataError(PixeltrustError):
     """
 
     def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
-        self.faults = list(faults)
-        super().__init__("\n  ".join([message, *self.faults]))
+        super().__init__(message)
+        self.faults = [_printable(fault) for fault in faults]
+
+    def __str__(self) -> str:
+        return "\n  ".join([super().__str__(), *self.faults])
 
 
 class FetchError(PixeltrustError):
@@ -40,6 +50,10 @@ class FetchError(PixeltrustError):
 
 class RunError(PixeltrustError):
     """A run folder that exists already, is not one, or cannot be written."""
+
+
+def _printable(text: str) -> str:
+    return re.sub(CONTROL, lambda sign: repr(sign[0])[1:-1], text)
 
 
 def count(number: int, singular: str, plural: str | None = None) -> str:

@@ -7,31 +7,42 @@ from types import TracebackType
 
 import numpy as np
 
+from pixeltrust.augmentation import Views
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.weights import Batch
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the images of a noisy batch come from: cases (B,), as numbers of noisy ones, and the turn (0 … 7) each of them has had."""
+    """Where the images of a noisy batch come from: cases (B,), as numbers of noisy ones, and how each of them is shown."""
 
     cases: np.ndarray
-    turns: np.ndarray
+    views: Views
+
+    def part(self, ranks: Ranks) -> "Places":
+        """Of the rank's part of the batch."""
+        span = ranks.span(len(self.cases))
+        return Places(self.cases[span], self.views[span])
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The batches of one update, each made when asked for, or before; and which update it is."""
+    """The batches of one update, each made when asked for, or before; and which update it is.
+
+    With several ranks a batch is this rank's part of the joined one, maybe without images.
+    """
 
     noisy: Callable[[], Batch]
     clean: Callable[[], Batch]
     pool: Callable[[], Batch]
     """From one shuffled pool of noisy and clean cases."""
     places: Callable[[], Places] | None = None
-    """Of the noisy batch."""
+    """Of the noisy batch, the joined one."""
     update: int = 0
     """Updates made before this one."""
     updates: int = 1
     """Of the whole training."""
+    ranks: Ranks = ALONE
 
 
 class Ahead:

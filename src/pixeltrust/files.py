@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all, and stay when the machine goes down right after."""
 
 import errno
+import hashlib
 import math
 import os
 import shutil
@@ -14,11 +15,13 @@ import numpy.typing as npt
 
 from pixeltrust.errors import RunError
 
+LONGEST_NAME = 255  # bytes, of a file on every usual system
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(_unfinished(path.name))
     try:
         yield unfinished
         with unfinished.open("rb") as written:
@@ -50,6 +53,13 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
         sync_folder(place.parent)
+
+
+def _unfinished(name: str) -> str:
+    longer = f".{name}.unfinished"
+    if len(os.fsencode(longer)) <= LONGEST_NAME:
+        return longer
+    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.unfinished"
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -5,11 +5,17 @@ labels  uint8 (H, W): the values as the file has them
 size    (height, width) in pixels, after the EXIF orientation is applied
 """
 
+import io
+import logging
 import os
+import stat
 import struct
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import count
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from unicodedata import normalize
 
@@ -23,10 +29,19 @@ from pixeltrust.files import replacing
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii.gz", ".nii")
 STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
 MAX_PIXELS = 300_000_000  # beyond this a file is taken for a decompression bomb
+_SHOWN_BY_BROWSERS = {"JPEG": "image/jpeg", "PNG": "image/png"}
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # whatever the ending says; Pillow knows others that run programs
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
+_SUBFILE_TYPE = 254  # the TIFF tag that says what a page is
+_REDUCED = 1  # its bit of a smaller copy of another page
+_SAMPLES = {"L;2": 85, "L;4": 17}  # what Pillow multiplies the samples of 2 and 4 bits by
+_STRETCHED_AT_ONCE = 1 << 22  # values
+_LARGE = 50_000_000  # pixels; above it one picture is decoded at a time, as a decoded one takes up to 11 bytes a pixel
+_LARGE_ONE = Lock()
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself raises at twice this
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # and warns in between
 
 
 def image_suffix(path: Path) -> str | None:
@@ -53,7 +68,7 @@ def read_size(path: Path) -> tuple[int, int]:
     """
     with _readable(path):
         if _is_nifti(path):
-            return _nifti_plane_shape(_open_nifti(path).shape, path)
+            return _Plane(path).size
         with _opened(path) as opened:
             width, height = opened.size
             return (width, height) if _turns_when_read(opened, path) else (height, width)
@@ -62,24 +77,25 @@ def read_size(path: Path) -> tuple[int, int]:
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
     """An image as uint8 (H, W, channels).
 
-    8-bit images keep their values. Images of 16 bits or of floats are stretched so that their .5 and
-    99.5 percentiles become 0 and 255: their nominal range is seldom the one in use. Grey becomes colour by repetition,
-    colour becomes grey by the usual luma; alpha is dropped; EXIF orientation is applied.
+    8-bit images keep their values. Grey images of 16 bits or of floats are stretched so that their .5 and
+    99.5 percentiles become 0 and 255: their nominal range is seldom the one in use. Colours of 16 bits count by their upper 8.
+    Grey becomes colour by repetition, colour becomes grey by the usual luma; alpha is dropped; EXIF orientation is applied, and the
+    orientation of a NIfTI plane as `_Plane` has it.
 
     Args:
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        DataError: the file is missing, broken, or no image.
+        DataError: the file is missing, broken, no image, or holds several.
     """
     with _readable(path):
         if _is_nifti(path):
-            return _as_channels(_stretched(_read_nifti_plane(path), path), channels)
+            return _as_channels(_stretched(_Plane(path).values(), path), channels)
         with _opened(path) as opened:
             picture = ImageOps.exif_transpose(opened)
             picture.info.pop("transparency", None)  # a palette's would make `convert` warn, of every file
             if picture.mode.startswith(("I", "F")):
-                return _as_channels(_stretched(np.asarray(picture, dtype=np.float64), path), channels)
+                return _as_channels(_stretched(np.asarray(picture), path), channels)
             pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -87,21 +103,25 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
 def read_labels(path: Path) -> np.ndarray:
     """A mask file's own values as uint8 (H, W).
 
-    Palette files give their indices, bilevel files 0 and 1, colour files their one value where all channels agree.
+    Palette files give their indices, files of 1, 2 or 4 bits their samples, colour files their one value where all channels agree.
 
     Raises:
-        DataError: the file is missing, broken, no mask (its channels differ), or has a value that is no whole number
-            of 0 … 255.
+        DataError: the file is missing, broken, no mask (its channels differ), holds several, or has a value that is no whole
+            number of 0 … 255.
     """
     with _readable(path):
         if _is_nifti(path):
-            values = _read_nifti_plane(path)
+            values = _Plane(path).values()
         else:
             with _opened(path) as opened:
+                coding = _coding(opened)
+                if ";16" in coding and not opened.mode.startswith("I"):
+                    raise DataError(f"{path}: 16 bits in each of several channels, which are not read in full; save it as grey of 8 bits")
                 picture = ImageOps.exif_transpose(opened)
                 if picture.mode in ("LA", "PA", "RGBA"):
+                    _refuse_drawn_in_alpha(picture, path)
                     picture = picture.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[picture.mode])
-                values = np.asarray(picture)
+                values = np.asarray(picture) // _SAMPLES[coding[:3]] if coding[:3] in _SAMPLES else np.asarray(picture)
         if values.ndim == 3:
             if (values != values[..., :1]).any():
                 raise DataError(f"{path}: a colour picture, not a mask: its channels differ; save it as grey, one value per class")
@@ -118,8 +138,19 @@ def read_spacing_mm(path: Path) -> tuple[float, float] | None:
     if not _is_nifti(path):
         return None
     with _readable(path):
-        row, column = _open_nifti(path).header.get_zooms()[:2]
-    return float(row), float(column)
+        return _Plane(path).spacing_mm
+
+
+def says_how_it_lies(path: Path) -> bool | None:
+    """Whether a NIfTI file says where right, front and up are (see `_Plane`); None of other formats, which never do.
+
+    Raises:
+        DataError: as `read_size`.
+    """
+    if not _is_nifti(path):
+        return None
+    with _readable(path):
+        return _Plane(path).says_how_it_lies
 
 
 def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None = None) -> None:
@@ -140,6 +171,33 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, str]]:
     with _readable(path), Image.open(path, formats=["PNG"]) as picture:
         picture.load()
         return np.asarray(picture), {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
+
+
+def media_type(path: Path) -> str | None:
+    """Of a file whose own bytes, in a browser, show what `read_image` reads: `image/jpeg` or `image/png`; None for any other image.
+
+    Raises:
+        DataError: the file is missing, broken, or no image.
+    """
+    if _is_nifti(path):
+        return None
+    with _readable(path), _opened(path) as opened:
+        turned = opened.getexif().get(_EXIF_ORIENTATION, 1) != 1
+        plain = opened.mode in ("L", "RGB") and "transparency" not in opened.info and not turned
+        return _SHOWN_BY_BROWSERS.get(opened.format or "") if plain else None
+
+
+def encoded(pixels: np.ndarray, form: str, **how: int) -> bytes:
+    """uint8 (H, W) or (H, W, 3) as the bytes of a PNG or JPEG, `how` by the names of Pillow."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format=form, **how)
+    return file.getvalue()
+
+
+def decoded(png: bytes) -> np.ndarray:
+    """What `encoded` made of pixels as PNG."""
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as opened:
+        return np.array(opened)
 
 
 def write_jpeg(path: Path, pixels: np.ndarray, *, quality: int = 95) -> None:
@@ -188,6 +246,8 @@ def _filter(by_area: bool) -> Image.Resampling:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+            raise DataError(f"{path}: {'a folder' if path.is_dir() else 'a pipe or device'}, not a file")
         yield
     except PixeltrustError:
         raise
@@ -195,6 +255,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: there is no such file") from None
     except UnidentifiedImageError:
         raise DataError(f"{path}: not an image of a known format ({', '.join(SUFFIXES)})") from None
+    except Image.DecompressionBombError:
+        raise _too_large(path) from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
     except ImportError as error:
         raise DataError(f"{path}: reading it needs an extra: pip install 'pixeltrust[medical]' ({error})") from None
     except Exception as error:  # a broken file makes its reader raise anything: zlib.error, OverflowError, SyntaxError, …
@@ -204,8 +268,45 @@ def _readable(path: Path) -> Iterator[None]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     # Given a name, Pillow 13 maps an uncompressed grey TIFF into memory, and scrambles it where it has an orientation.
-    with path.open("rb") as file, Image.open(file) as opened:
-        yield opened
+    with path.open("rb") as file, Image.open(file, formats=_FORMATS) as opened:
+        _refuse_several(opened, path)
+        with _LARGE_ONE if opened.width * opened.height > _LARGE else nullcontext():
+            yield opened
+
+
+def _refuse_several(opened: Any, path: Path) -> None:
+    """A file of several pictures says nothing of which one is meant.
+
+    Smaller copies in a TIFF are no others, nor what phones put behind a JPEG (MPO).
+    """
+    if not getattr(opened, "is_animated", False) or opened.format == "MPO":
+        return
+    if opened.format == "TIFF":
+        with suppress(EOFError):
+            for page in count(1):
+                opened.seek(page)
+                if not opened.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED:
+                    raise DataError(f"{path}: holds several pages; save the one that is meant as a file of its own")
+        opened.seek(0)
+    else:
+        raise DataError(f"{path}: holds several pictures (it is animated); save the one that is meant as a file of its own")
+
+
+def _refuse_drawn_in_alpha(picture: Image.Image, path: Path) -> None:
+    ranges: Any = picture.getextrema()
+    if all(low == high for low, high in ranges[:-1]) and ranges[-1][0] < ranges[-1][1]:
+        raise DataError(f"{path}: its shape is in its transparency alone, which masks do not have; save it as grey, one value per class")
+
+
+def _coding(opened: Any) -> str:
+    """How the file codes its samples, in Pillow's words: `L;2` is grey of two bits."""
+    arguments = opened.tile[0].args if opened.tile else None
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
+
+
+def _too_large(path: Path) -> DataError:
+    return DataError(f"{path}: more than {MAX_PIXELS:,} pixels, so taken for a decompression bomb; shrink it, or cut it in parts")
 
 
 def _turns_when_read(opened: Image.Image, path: Path) -> bool:
@@ -232,14 +333,18 @@ def _png_goes_on_behind_pixels(path: Path) -> bool:
 
 
 def _stretched(values: np.ndarray, path: Path) -> np.ndarray:
-    values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise DataError(f"{path}: holds values that are not finite")
-    low, high = np.percentile(values, STRETCH_PERCENTILES)
+    low, high = map(float, np.percentile(values, STRETCH_PERCENTILES))
     if high <= low:
         low, high = float(values.min()), float(values.max())
-    scaled = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    return (scaled.clip(0, 1) * 255).round().astype(np.uint8)
+    grey = np.zeros(values.shape, np.uint8)
+    if high > low:
+        rows = max(1, _STRETCHED_AT_ONCE // values.shape[1])
+        for start in range(0, len(values), rows):
+            scaled = (values[start : start + rows].astype(np.float64) - low) / (high - low)
+            grey[start : start + rows] = (scaled.clip(0, 1) * 255).round()
+    return grey
 
 
 def _as_channels(grey: np.ndarray, channels: int) -> np.ndarray:
@@ -250,21 +355,54 @@ def _is_nifti(path: Path) -> bool:
     return image_suffix(path) in (".nii", ".nii.gz")
 
 
-def _open_nifti(path: Path) -> Any:
-    import nibabel
+class _Plane:
+    """One plane of a NIfTI file as a picture.
 
-    return nibabel.load(path)
+    It is shown as radiologists see it, and as ITK's programs lay a picture over it: columns go to the patient's left (in a sagittal
+    plane to the back), rows to the back (where there is no back, down). Where the file does not say how it lies, its first axis is
+    the columns and its second the rows, as in every file that ITK makes of a picture.
 
+    Raises:
+        DataError: it is a volume, too large, or its affine is none.
+    """
 
-def _nifti_plane_shape(shape: tuple[int, ...], path: Path) -> tuple[int, int]:
-    if len(shape) < 2 or any(extent != 1 for extent in shape[2:]):
-        raise DataError(f"{path}: a volume of shape {shape}; one plane (H, W) per file is what can be trained on")
-    return int(shape[0]), int(shape[1])
+    def __init__(self, path: Path) -> None:
+        import nibabel
 
+        logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it tells what it mends in a header, but not of which file
+        file: Any = nibabel.load(path)
+        self._path, self._file = path, file
+        shape, header = file.shape, file.header
+        if len(shape) < 2 or any(extent != 1 for extent in shape[2:]):
+            raise DataError(f"{path}: a volume of shape {shape}; one plane (H, W) per file is what can be trained on")
+        if shape[0] * shape[1] > MAX_PIXELS:
+            raise _too_large(path)
+        turned = True  # the second axis is the rows
+        mirrored: tuple[int, ...] = ()  # axes that run the other way
+        self.says_how_it_lies = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+        if self.says_how_it_lies:
+            if not np.isfinite(file.affine).all():
+                raise DataError(f"{path}: its affine, which says how it lies, is not finite; save it again with a right one")
+            axes = nibabel.io_orientation(file.affine)[:2]  # which of right, front and up an axis follows, and whether against it
+            if not np.isfinite(axes).all():
+                raise DataError(f"{path}: its affine gives no direction to an axis; save it again with a right one")
+            turned = bool(axes[0, 0] < axes[1, 0])
+            mirrored = tuple(np.flatnonzero(axes[:, 1] > 0).tolist())
+        self._axes, self._mirrored = (1, 0) if turned else (0, 1), mirrored
 
-def _read_nifti_plane(path: Path) -> np.ndarray:
-    opened = _open_nifti(path)
-    plane = np.asarray(opened.dataobj).reshape(_nifti_plane_shape(opened.shape, path))
-    if plane.dtype.kind not in "biuf":
-        raise DataError(f"{path}: holds values of the type {plane.dtype}; one real number per pixel is what can be read")
-    return plane
+    @property
+    def size(self) -> tuple[int, int]:
+        rows, columns = (int(self._file.shape[axis]) for axis in self._axes)
+        return rows, columns
+
+    @property
+    def spacing_mm(self) -> tuple[float, float]:
+        rows, columns = (float(self._file.header.get_zooms()[axis]) for axis in self._axes)
+        return rows, columns
+
+    def values(self) -> np.ndarray:
+        """(H, W), of any type of real numbers."""
+        plane = np.asarray(self._file.dataobj).reshape(self._file.shape[:2])
+        if plane.dtype.kind not in "biuf":
+            raise DataError(f"{self._path}: holds values of the type {plane.dtype}; one real number per pixel is what can be read")
+        return np.flip(plane, self._mirrored).transpose(self._axes)

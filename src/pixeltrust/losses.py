@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pixeltrust.ranks import ALONE, Ranks
+
 IGNORE = 255  # in tensors always; which label of a file becomes 255 is the data folder's business
 
 PixelLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -51,10 +53,10 @@ def cross_entropy_of_labels(logits: Tensor, masks: Tensor) -> Tensor:
     return torch.where(labels == IGNORE, 0.0, -logsigmoid(-margin))
 
 
-def mean_over_counted(losses: Tensor, masks: Tensor) -> Tensor:
-    """The mean of (B, *S) losses over the pixels that are not ignored; 0 where all are."""
+def mean_over_counted(losses: Tensor, masks: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
+    """The mean of (B, *S) losses over the pixels that are not ignored, of the joined batch; 0 where all are."""
     counted = masks != IGNORE
-    return torch.where(counted, losses, 0.0).sum() / counted.sum().clamp(min=1)
+    return ranks.total(torch.where(counted, losses, 0.0).sum()) / ranks.total(counted.sum()).clamp(min=1)
 
 
 def _labels(logits: Tensor, masks: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 A method is any function (model, feed, config) → Outcome; the loop does the rest. One that remembers something from step to step is an
 nn.Module, made from the network (in mixed precision if the steps are), the settings and the cases: its parameters are trained along,
 and its state goes into the checkpoints.
+
+With several ranks (see `ranks`) a method has its part of the joined batches and adds its part of their gradient, which the loop sums.
+What it reports is of the joined batches.
 """
 
 import copy
@@ -16,11 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pixeltrust.augmentation import sent
 from pixeltrust.config import Config
-from pixeltrust.data import INVERSE, Streams, sent, turned
-from pixeltrust.feeds import Feed
+from pixeltrust.data import Streams
+from pixeltrust.feeds import Feed, Places
 from pixeltrust.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
 from pixeltrust.models import parameters_along
+from pixeltrust.ranks import Ranks
 from pixeltrust.robust_losses import (
     absolute_error,
     dice_cross_entropy,
@@ -31,8 +36,8 @@ from pixeltrust.robust_losses import (
     symmetric_cross_entropy,
 )
 from pixeltrust.seeds import generator
-from pixeltrust.trust import TrustStore
-from pixeltrust.weights import Batch, Per, Weigh, reweighted_step
+from pixeltrust.trust import TrustStore, witnesses
+from pixeltrust.weights import Batch, Per, Weigh, logits_of, reweighted_step
 
 T_LOSS_LOG_NU = 1.0  # where the T-Loss's code begins; ν itself is then e
 T_LOSS_MIN_NU = 1e-8
@@ -76,19 +81,19 @@ Method: TypeAlias = Callable[[nn.Module, Feed, Config], Outcome]
 
 def plain(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
     """Every mask counts alike, whoever made it: mean cross-entropy on a batch of the pool."""
-    return Outcome(loss=_backward_mean(model, feed.pool()))
+    return Outcome(loss=_backward_mean(model, feed.pool(), feed.ranks))
 
 
 def clean(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
     """The clean masks alone."""
-    loss = _backward_mean(model, feed.clean())
+    loss = _backward_mean(model, feed.clean(), feed.ranks)
     return Outcome(loss=loss, clean_loss=loss)
 
 
 def joint(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
     """A noisy and a clean batch in every step, the mean of their losses."""
-    noisy_loss = _backward_mean(model, feed.noisy(), share=0.5)
-    clean_loss = _backward_mean(model, feed.clean(), share=0.5)
+    noisy_loss = _backward_mean(model, feed.noisy(), feed.ranks, share=0.5)
+    clean_loss = _backward_mean(model, feed.clean(), feed.ranks, share=0.5)
     return Outcome(loss=(noisy_loss + clean_loss) / 2, clean_loss=clean_loss)
 
 
@@ -101,28 +106,28 @@ def finetuned(model: nn.Module, feed: Feed, config: Config) -> Outcome:
 def dice_ce(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
     """As `plain`, with the field's usual loss: Dice plus cross-entropy."""
     batch = feed.pool()
-    return Outcome(loss=_backward(dice_cross_entropy(model(batch.images), batch.masks)))
+    return Outcome(loss=_backward(dice_cross_entropy(logits_of(model, batch.images), batch.masks, ranks=feed.ranks)))
 
 
 def gce(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
     """As `plain`, with generalised cross-entropy (Zhang & Sabuncu 2018)."""
-    return Outcome(loss=_backward_mean(model, feed.pool(), pixel_loss=generalised_cross_entropy))
+    return Outcome(loss=_backward_mean(model, feed.pool(), feed.ranks, pixel_loss=generalised_cross_entropy))
 
 
 def mae(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
     """As `plain`, with the mean absolute error (Ghosh et al. 2017)."""
-    return Outcome(loss=_backward_mean(model, feed.pool(), pixel_loss=absolute_error))
+    return Outcome(loss=_backward_mean(model, feed.pool(), feed.ranks, pixel_loss=absolute_error))
 
 
 def sce(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
     """As `plain`, with symmetric cross-entropy (Wang et al. 2019)."""
-    return Outcome(loss=_backward_mean(model, feed.pool(), pixel_loss=symmetric_cross_entropy))
+    return Outcome(loss=_backward_mean(model, feed.pool(), feed.ranks, pixel_loss=symmetric_cross_entropy))
 
 
-def nr_dice(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
+def nr_dice(model: nn.Module, feed: Feed, config: Config) -> Outcome:
     """As `plain`, with the noise-robust Dice loss (Wang et al. 2020)."""
     batch = feed.pool()
-    return Outcome(loss=_backward(noise_robust_dice(model(batch.images), batch.masks)))
+    return Outcome(loss=_backward(noise_robust_dice(logits_of(model, batch.images, config.classes), batch.masks, ranks=feed.ranks)))
 
 
 class TLoss(nn.Module):
@@ -135,7 +140,7 @@ class TLoss(nn.Module):
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG002
         batch = feed.pool()
         nu = self.log_nu.exp() + T_LOSS_MIN_NU
-        loss = _backward(student_t(model(batch.images), batch.masks, nu=nu))
+        loss = _backward(student_t(logits_of(model, batch.images), batch.masks, nu=nu, ranks=feed.ranks))
         return Outcome(loss=loss, more={"nu": _reported(nu.detach())})
 
 
@@ -155,7 +160,7 @@ class MeanTeacher(nn.Module):
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
         self._follow(model)
-        clean_loss = _backward_mean(model, feed.clean())
+        clean_loss = _backward_mean(model, feed.clean(), feed.ranks)
         consistency = self._consistency(model, feed, config)
         weight = consistency_weight(feed.update, feed.updates)
         value = _backward(consistency, share=weight)
@@ -170,12 +175,15 @@ class MeanTeacher(nn.Module):
             own.copy_(students)
 
     def _consistency(self, model: nn.Module, feed: Feed, config: Config) -> Tensor:
-        images = feed.noisy().images
-        draws = generator(config.seed, "teacher noise", feed.update).standard_normal((2, *images.shape), np.float32)
-        noise = TEACHER_NOISE * sent(torch.from_numpy(draws), images.device).to(images.dtype)
+        images, ranks = feed.noisy().images, feed.ranks
+        (count,) = ranks.sums(len(images))
+        draws = generator(config.seed, "teacher noise", feed.update).standard_normal((2, count, *images.shape[1:]), np.float32)
+        noise = TEACHER_NOISE * sent(torch.from_numpy(draws[:, ranks.span(count)]), images.device).to(images.dtype)
         with torch.no_grad():
-            taught = probabilities(self.teacher(images + noise[0]))
-        return (probabilities(model(images + noise[1])) - taught).square().mean()
+            taught = probabilities(logits_of(self.teacher, images + noise[0]))
+        squares = (probabilities(logits_of(model, images + noise[1])) - taught).square()
+        (values,) = ranks.sums(squares.numel())
+        return ranks.total(squares.sum()) / values
 
 
 def consistency_weight(update: int, updates: int) -> float:
@@ -204,15 +212,14 @@ class Remembering(nn.Module):
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
         outcome = self.step(model, feed, config)
         if outcome.gains is not None and feed.places is not None:
-            places = feed.places()
-            self.store.learn(places.cases, turned(outcome.gains, INVERSE[places.turns]))
+            _heard(self.store, feed.places(), feed.ranks, outcome.gains)
         return outcome
 
 
 class Trust(nn.Module):
     """Σ Tˢ ℓ / Σ Tˢ on the noisy batch, T the trust of every pixel after this visit (see `trust`), plus λ times the clean loss.
 
-    s is `trust_sharpness`, T's memory β `trust_memory`. The store is upright: gains are turned back as their image was turned.
+    s is `trust_sharpness`, T's memory β `trust_memory`.
     """
 
     def __init__(self, model: nn.Module, config: Config, streams: Streams) -> None:  # noqa: ARG002
@@ -224,8 +231,8 @@ class Trust(nn.Module):
         places = feed.places()
 
         def counts(gains: Tensor) -> Tensor:
-            trust = self.store.learn(places.cases, turned(gains, INVERSE[places.turns]))
-            return turned(trust, places.turns).to(gains.dtype) ** config.trust_sharpness
+            trust = _heard(self.store, places, feed.ranks, gains)
+            return places.part(feed.ranks).views.forth(trust).to(gains.dtype) ** config.trust_sharpness
 
         return _reweighted(model, feed, config, counts, clean_weight=1.0)
 
@@ -263,9 +270,17 @@ def build_method(model: nn.Module, config: Config, streams: Streams) -> Method:
 
 
 def _store(config: Config, streams: Streams) -> TrustStore:
-    gib = len(streams.noisy) * math.prod(config.size) * 2 / 2**30
-    file = streams.cache / "trust.float16" if streams.pixels.gib + gib > config.cache_gib else None
-    return TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, file=file)
+    gib = len(streams.noisy) * math.prod(config.size) * 3 / 2**30
+    folder = streams.cache if streams.pixels.gib + gib > config.cache_gib else None
+    return TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, folder=folder)
+
+
+def _heard(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> Tensor:
+    """The gains of this rank's part of a noisy batch go into every rank's store; the trust of that part, upright, as it then is."""
+    own = joined.part(ranks)
+    trust = store.learn(own.cases, own.views.back(witnesses(gains)))
+    store.share(own.cases, joined.cases, ranks)
+    return trust
 
 
 def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, *, clean_weight: float) -> Outcome:
@@ -279,28 +294,33 @@ def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, 
         gains=config.gains,
         along=parameters_along(model, config.along),
         per=per,
+        ranks=feed.ranks,
     )
-    helps = step.weights.any()
     weights = step.weights.to(torch.float32 if step.weights.device.type == "mps" else torch.float64)  # which mps does not have
     zeros = ((weights == 0) & step.counted).sum(dtype=weights.dtype)
+    helps = feed.ranks.total(step.weights.any())
+    zeros, counted, squares = feed.ranks.total(torch.stack([zeros, step.counted.sum(), weights.square().sum()]))
     return Outcome(
         loss=_reported(step.loss),
         clean_loss=_reported(step.clean_loss),
-        zero_share=_reported(zeros / step.counted.sum()),
-        effective_pixels=_reported(torch.where(helps, 1 / weights.square().sum(), 0.0)),
+        zero_share=_reported(zeros / counted),
+        effective_pixels=_reported(torch.where(helps, 1 / squares, 0.0)),
         all_zero=_reported(~helps),
         weights=step.weights,
         gains=step.gains,
     )
 
 
-def _backward_mean(model: nn.Module, batch: Batch, share: float = 1.0, pixel_loss: PixelLoss = cross_entropy_of_labels) -> float | Tensor:
-    losses = pixel_loss(model(batch.images), batch.masks)
-    return _backward(mean_over_counted(losses, batch.masks), share)
+def _backward_mean(
+    model: nn.Module, batch: Batch, ranks: Ranks, share: float = 1.0, pixel_loss: PixelLoss = cross_entropy_of_labels
+) -> float | Tensor:
+    losses = pixel_loss(logits_of(model, batch.images), batch.masks)
+    return _backward(mean_over_counted(losses, batch.masks, ranks=ranks), share)
 
 
 def _backward(loss: Tensor, share: float = 1.0) -> float | Tensor:
-    (share * loss).backward()
+    if loss.requires_grad:  # not of a part without images
+        (share * loss).backward()
     return _reported(loss.detach())
 
 

@@ -45,8 +45,9 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     try:
         build = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise ConfigError(f"model = {name!r} cannot be loaded: {error}; is its package installed, or on PYTHONPATH?") from error
+    except (Exception, SystemExit) as error:  # a module does whatever it likes when it is imported
+        wrong = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"model = {name!r} cannot be loaded: {wrong}; is its package installed, or on PYTHONPATH?") from error
     if not callable(build):
         raise ConfigError(f"model = {name!r} is of type {type(build).__name__}, not a function")
     try:

@@ -3,7 +3,8 @@
 p_k is the probability of class k at a pixel (K = 1: σ(z) for class 1), y its label, ℓ = −log p_y its cross-entropy. Losses of pixels are
 (B, *S), not reduced, and written in ℓ: they keep their precision where the network is sure, and stay finite. Losses of batches are scalars.
 Ignored pixels cost nothing and have no gradient, the masks are known to be right (see `cross_entropy_of_labels`), and K = 1 is everywhere
-the same as K = 2 with logits (0, z). The constants are those of the papers, or of their authors' code where that says so.
+the same as K = 2 with logits (0, z). With several ranks (see `ranks`) the loss of a batch is that of the joined one, and its gradient this
+rank's part. The constants are those of the papers, or of their authors' code where that says so.
 """
 
 import math
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from pixeltrust.losses import IGNORE, cross_entropy_of_labels, mean_over_counted
+from pixeltrust.ranks import ALONE, Ranks
 
 GCE_EXPONENT = 0.7  # q, in all of the paper's experiments
 SCE_ALPHA, SCE_BETA = 0.1, 1.0  # the authors' code, for their data of few classes (CIFAR-10)
@@ -57,7 +59,7 @@ def symmetric_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     return SCE_ALPHA * forward + SCE_BETA * SCE_LOG_ZERO * torch.expm1(-forward)
 
 
-def dice_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+def dice_cross_entropy(logits: Tensor, masks: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
     """Mean cross-entropy plus MONAI's Dice loss, the mean over images and over the classes but 0; a scalar.
 
     Args:
@@ -66,11 +68,12 @@ def dice_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
     from monai.losses import DiceLoss
 
     dice = DiceLoss(smooth_nr=DICE_SMOOTH, smooth_dr=DICE_SMOOTH)
-    overlap: Tensor = dice(*_foreground(logits, masks))
-    return overlap + mean_over_counted(cross_entropy_of_labels(logits, masks), masks)
+    (images,) = ranks.sums(len(masks))
+    overlap: Tensor = dice(*_foreground(logits, masks)) * (len(masks) / images) if len(masks) else logits.sum()  # of none: 0
+    return ranks.total(overlap) + mean_over_counted(cross_entropy_of_labels(logits, masks), masks, ranks=ranks)
 
 
-def noise_robust_dice(logits: Tensor, masks: Tensor, *, exponent: float = NR_DICE_EXPONENT) -> Tensor:
+def noise_robust_dice(logits: Tensor, masks: Tensor, *, exponent: float = NR_DICE_EXPONENT, ranks: Ranks = ALONE) -> Tensor:
     """Σ |p − y|^γ / (Σ p² + Σ y² + ε) of every class but 0, sums over the whole batch, and their mean; a scalar.
 
     With γ = 2 that is the Dice loss with squares, with γ = 1 an absolute error. Sums over the batch, as the authors' PyMIC takes them, make
@@ -84,11 +87,11 @@ def noise_robust_dice(logits: Tensor, masks: Tensor, *, exponent: float = NR_DIC
     """
     found, truth = _foreground(logits, masks)
     axes = (0, *range(2, found.ndim))
-    errors = (found - truth).abs().pow(exponent).sum(axes)
-    return (errors / (found.square().sum(axes) + truth.sum(axes) + DICE_SMOOTH)).mean()
+    errors, squares, pixels = (found - truth).abs().pow(exponent).sum(axes), found.square().sum(axes), truth.sum(axes)
+    return (ranks.total(errors) / (ranks.total(squares) + ranks.total(pixels) + DICE_SMOOTH)).mean()
 
 
-def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor) -> Tensor:
+def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor, ranks: Ranks = ALONE) -> Tensor:
     """The T-Loss: the residuals of an image are one draw of a Student t distribution; a scalar.
 
     For an image with D free residuals and their sum of squares S, Σ = I, it is the negative log-likelihood
@@ -112,7 +115,8 @@ def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor) -> Tensor:
     free = others.shape[1] * (masks != IGNORE).flatten(1).sum(1, dtype=total.dtype)
     # log ν is taken out of both logarithms: what is large in ν's gradient then cancels here, and not in float32.
     spread = (nu + free) / 2 * (nu + total).log() - nu / 2 * nu.log() + free / 2 * math.log(math.pi)
-    return (torch.lgamma(nu / 2) - torch.lgamma((nu + free) / 2) + spread).sum() / free.sum().clamp(min=1)
+    likelihoods = torch.lgamma(nu / 2) - torch.lgamma((nu + free) / 2) + spread
+    return ranks.total(likelihoods.sum()) / ranks.total(free.sum()).clamp(min=1)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -13,9 +13,11 @@ import platform
 import shutil
 import sys
 import warnings
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -30,9 +32,10 @@ from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.files import make_folder, replacing, writing
 from pixeltrust.models import build_model
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.tables import write_csv
 
-FORMAT = 1  # of the run folder; a newer one is refused
+FORMAT = 1  # of the run folder; a newer one is refused, an earlier one read
 WEIGHTS = {"last": "model.pt", "best": "best.pt"}
 CACHE = ".cache"
 _BEFORE_SETTINGS = (CACHE, "environment.json", "cases.csv")  # what `create` and `claimed` have made before config.toml stands
@@ -48,42 +51,48 @@ class Run:
         """The settings of the run.
 
         Raises:
-            RunError: the folder is no run, or one of a later version.
+            RunError: the folder is no run, or of a format that this version does not know.
+            ConfigError: its settings are none of this version's.
         """
         if not (self.folder / "config.toml").is_file():
             raise RunError(f"{self.folder}: not a run folder (it has no config.toml); `pixeltrust train` makes one")
-        self._refuse_later_format()
+        self._refuse_other_format()
         return read_config(self.folder / "config.toml")
 
     def unbegun(self) -> bool:
         """Whether the folder is absent, empty, or holds only what a run leaves that was killed before its settings were written."""
         if not self.folder.is_dir():
             return not self.folder.exists()
-        return all(path.name in _BEFORE_SETTINGS or path.name.endswith(".unfinished") for path in self.folder.iterdir())
+        return all(path.name.startswith(_BEFORE_SETTINGS) or path.name.endswith(".unfinished") for path in self.folder.iterdir())
 
     def finished(self) -> bool:
         """Whether the last weights have been written."""
         return (self.folder / WEIGHTS["last"]).is_file()
 
+    def cache(self, ranks: Ranks = ALONE) -> Path:
+        """The folder for what this process has decoded."""
+        return self.folder / (f"{CACHE}-{ranks.rank}" if ranks.rank else CACHE)
+
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, ranks: Ranks = ALONE) -> Iterator[None]:
         """The folder exists during the block, and in it one for the cache; afterwards that is removed, and a folder left empty too.
 
         Raises:
             RunError: it cannot be made, or not be written to.
         """
         with writing(self.folder):
-            make_folder(self.folder / CACHE)
+            make_folder(self.cache(ranks))
         try:
             yield
         finally:
-            self.drop_cache()
+            shutil.rmtree(self.cache(ranks), ignore_errors=True)
             with suppress(OSError):  # it is not empty
                 self.folder.rmdir()
 
     def drop_cache(self) -> None:
         """Remove the decoded cases, which a kill leaves behind."""
-        shutil.rmtree(self.folder / CACHE, ignore_errors=True)
+        for folder in self.folder.glob(f"{CACHE}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def weight_maps(self) -> dict[str, np.ndarray] | None:
         """`ids` (N,), `epochs` (E,) and `maps` (E, N, H, W), in multiples of the average weight; None where none were kept.
@@ -162,6 +171,7 @@ class Run:
             RunError: there is no such file, it is broken, or holds anything but tensors and plain values.
         """
         path = self.folder / name
+        _refuse_bomb(path)
         try:
             with warnings.catch_warnings(action="ignore"):  # about how a stranger's file was pickled
                 state = torch.load(path, map_location="cpu", weights_only=True)
@@ -195,7 +205,7 @@ class Run:
             weights: `last`, or `best` by the held-out clean cases.
 
         Raises:
-            RunError: the run has no such weights.
+            RunError: the run has no such weights, or brings the code of its network along.
             ConfigError: the network of the settings cannot be built.
         """
         if weights not in WEIGHTS:
@@ -204,6 +214,7 @@ class Run:
         if weights == "best" and not (self.folder / WEIGHTS["best"]).is_file():
             raise RunError(f"{self.folder}: has no best weights: no clean cases were held out to choose by; use the last ones")
         state = self.read_state(WEIGHTS[weights])
+        self._refuse_own_code(config.model)
         model = build_model(config.model, channels=config.channels, classes=config.classes)
         try:
             model.load_state_dict(state["model"])
@@ -211,13 +222,26 @@ class Run:
             raise RunError(f"{self.folder / WEIGHTS[weights]}: does not fit model = {config.model!r}: {one_line(error)}") from None
         return model.eval()
 
-    def _refuse_later_format(self) -> None:
+    def _refuse_own_code(self, model: str) -> None:
+        """A run folder is data: from wherever the code of its network comes, it is not from there."""
+        if ":" not in model:
+            return
+        package = model.partition(":")[0].partition(".")[0]
+        with suppress(ImportError, ValueError):  # then it cannot be built either
+            spec = find_spec(package)
+            places = [spec.origin, *(spec.submodule_search_locations or ())] if spec else []
+            if any(Path(place).resolve().is_relative_to(self.folder.resolve()) for place in places if place):
+                raise RunError(f"{self.folder}: its network, {model!r}, is code in the run folder itself, which is not run; install it")
+
+    def _refuse_other_format(self) -> None:
         path = self.folder / "environment.json"
         try:
             written = json.loads(path.read_text(encoding="utf-8"))["format"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return  # the record of a machine is nothing that reading a run needs
-        if isinstance(written, int) and written > FORMAT:
+        if type(written) is not int or written < 1:
+            raise RunError(f"{self.folder}: says format {written!r:.60} in {path.name}, which no pixeltrust writes")
+        if written > FORMAT:
             raise RunError(f"{self.folder}: was written by a later pixeltrust (format {written}, this one knows {FORMAT}); update it")
 
 
@@ -240,6 +264,17 @@ def environment() -> dict[str, Any]:
 def parameters(model: nn.Module) -> dict[str, Tensor]:
     """A copy of the network's parameters and buffers, on the CPU."""
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Whether a file would unpack to more than it is itself, which none is that torch writes."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(member.file_size for member in archive.infolist())
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return  # torch says what is wrong
+    if unpacked > path.stat().st_size:
+        raise RunError(f"{path}: refused: it is packed, as a bomb is and nothing that a run writes")
 
 
 def one_line(error: Exception) -> str:

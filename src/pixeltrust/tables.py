@@ -16,14 +16,26 @@ def read_table(table: Path) -> pd.DataFrame:
     Raises:
         DataError: it cannot be read.
     """
+    is_csv = table.suffix.lower() == ".csv"
     try:
-        is_csv = table.suffix.lower() == ".csv"
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig") if is_csv else pd.read_parquet(table)
+        if is_csv:
+            header = pd.read_csv(table, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+            rows = pd.read_csv(table, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        else:
+            rows = pd.read_parquet(table)
+            header = rows.columns.to_frame().T
+        texts = rows.apply(_as_text)
+        for name in texts.columns[~texts.columns.duplicated(keep=False)]:
+            pa.array(texts[name]).validate(full=True)  # parquet may hold bytes that are no text
+    except UnicodeDecodeError as error:
+        raise DataError(f"{table}: cannot be read as a table: {error}; save it as UTF-8") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:
-        raise DataError(f"{table}: cannot be read as a table: {str(error).strip()}") from None
+        raise DataError(f"{table}: cannot be read as a table: {' '.join(str(error).split())}") from None
+    if (twice := header.iloc[0][header.iloc[0].duplicated()]).size:
+        raise DataError(f"{table}: the column {twice.iloc[0]!r:.60} is there twice")
     if is_csv and not isinstance(rows.index, pd.RangeIndex):  # pandas has taken the ids for names of rows
         raise DataError(f"{table}: its rows have more cells than its header")
-    return rows.apply(_as_text)
+    return texts
 
 
 def _as_text(cells: pd.Series) -> pd.Series:

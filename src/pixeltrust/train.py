@@ -1,7 +1,8 @@
-"""Training: one loop for every method, epochs × ceil(noisy cases / batch_size) updates.
+"""Training: one loop for every method, epochs × ceil(noisy cases / batch_size) updates, in one process or in several under `torchrun`.
 
 What a step sees is a function of (seed, update) alone, so a run continues anywhere: a checkpoint holds the network, the optimiser,
-the number of the update, dropout's random state and the history so far.
+the number of the update, dropout's random state and the history so far. With several ranks (see `ranks`) all but dropout is the same on
+every one, and rank 0 alone writes and speaks.
 """
 
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -34,7 +36,8 @@ from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, 
 from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
 from pixeltrust.progress import progress_bar
-from pixeltrust.runs import CACHE, Run, parameters
+from pixeltrust.ranks import Ranks, connected
+from pixeltrust.runs import Run, parameters
 from pixeltrust.seeds import generator
 from pixeltrust.trust_maps import keep_trust_maps
 from pixeltrust.validation import one_label, validate
@@ -79,7 +82,8 @@ def train(
 ) -> Trained:
     """Train a network on a data folder, into a run folder.
 
-    Ctrl-C ends it after the update in hand, with a checkpoint; `resume` continues to the bit where it stopped (on a CPU).
+    Ctrl-C ends it after the update in hand, with a checkpoint; `resume` continues to the bit where it stopped (on a CPU). Under `torchrun`
+    every process makes this call, and all do the work of one: each takes its part of every batch.
 
     Args:
         data: a data folder or table of cases.
@@ -107,7 +111,8 @@ def train(
     elif run.finished():
         run.drop_cache()
         return replace(_summary(run, config, packed or run.read_state("checkpoint.pt"), []), notes=("the run had finished already",))
-    fabric = _fabric(config)
+    fabric, ranks = _fabric(config)
+    show_progress = show_progress and ranks.rank == 0
     notes = _precision_notes(config, fabric.device)
     for note in notes if show_progress else []:
         print(note, file=sys.stderr)  # now, when it can still be heeded
@@ -116,15 +121,16 @@ def train(
     clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     notes.append(_split_note(cases, clean, held))
     table = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
-    with run.claimed():
-        streams = Streams(cases, clean, held, config, run.folder / CACHE)
+    _refuse_unlike(ranks, run, table, packed)
+    with run.claimed(ranks):
+        streams = Streams(cases, clean, held, config, run.cache(ranks), ranks)
         loop = _Loop(run, config, fabric, streams, method, watch, show_progress)
-        if packed is None:
-            run.create(config, table)
-        else:
+        if packed is not None:
             refuse_other_cases(run, table)
             loop.state.unpack(packed, run)
             notes.append(f"continued after update {loop.state.update:,}")
+        elif ranks.rank == 0:
+            run.create(config, table)
         loop.to_the_end()
     return _summary(run, config, loop.state.pack(), notes)
 
@@ -134,7 +140,7 @@ class _Loop:
         self, run: Run, config: Config, fabric: Fabric, streams: Streams, method: Method | None, watch: Watch | None, show_progress: bool
     ) -> None:
         self.run, self.config, self.streams, self.watch, self.show_progress = run, config, streams, watch, show_progress
-        self.device = fabric.device
+        self.device, self.ranks = fabric.device, streams.ranks
         self.total = config.epochs * streams.updates_per_epoch
         torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
         model = build_model(config.model, channels=config.channels, classes=config.classes)
@@ -143,13 +149,13 @@ class _Loop:
             _try_gains(model, config)
         if not streams.pixels.mapped:
             streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
-        torch.manual_seed(int(generator(config.seed, "dropout").integers(2**31)))
+        torch.manual_seed(int(generator(config.seed, "dropout", self.ranks.rank).integers(2**31)))
         network = model if config.precision == "32" else _InBfloat16(model)
         self.model = fabric.setup_module(network)
         self.method = method or build_method(network, config, streams)
         memory = self.method.to(self.device) if isinstance(self.method, nn.Module) else nn.Module()
         optimizer = build_optimizer(nn.ModuleList([model, memory]), config)
-        self.state = State(model, optimizer, build_schedule(optimizer, config, self.total), memory)
+        self.state = State(model, optimizer, build_schedule(optimizer, config, self.total), memory, ranks=self.ranks)
         self.recent: list[_Taken] = []
         """The steps that nobody has looked at yet, and the last one."""
         self.saved = 0
@@ -158,6 +164,7 @@ class _Loop:
 
     def to_the_end(self) -> None:
         """Run the updates that are left."""
+        self.ranks.make_alike(self.state.model.state_dict().values())  # whatever else a network was made of
         clock = Clock(self.state.seconds)
         ahead = Ahead(lambda stream, update: self.streams.batch(stream, update, self.device), self.total)
         self.saved = self.state.update
@@ -171,19 +178,24 @@ class _Loop:
                 if epoch_ended:
                     self._end_epoch(clock)
                     self._warn(bar)
-                if epoch_ended or interrupted.is_set() or time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes:
+                due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
+                stopping, due_somewhere = self.ranks.sums(interrupted.is_set(), due)
+                if epoch_ended or stopping or due_somewhere:
                     self._save_checkpoint(clock)
                     saved_at = time.monotonic()
-                if interrupted.is_set() and self.state.update < self.total:
+                if stopping and self.state.update < self.total:
                     raise KeyboardInterrupt
                 if epoch_ended or time.monotonic() - shown_at > SHOWN_EVERY:
                     self._show(bar, task, clock)
                     shown_at = time.monotonic()
         with clock.part("saving"):
-            if isinstance(self.method, Remembering | Trust):
-                keep_trust_maps(self.run, self.streams, self.method.store, show_progress=self.show_progress)
-            self.run.write_state("model.pt", {"model": parameters(self.state.model)})
+            self.ranks.by_first(self._write_what_was_learned)
         clock.read()
+
+    def _write_what_was_learned(self) -> None:
+        if isinstance(self.method, Remembering | Trust):
+            keep_trust_maps(self.run, self.streams, self.method.store, show_progress=self.show_progress)
+        self.run.write_state("model.pt", {"model": parameters(self.state.model)})
 
     def _update(self, ahead: Ahead, clock: Clock) -> None:
         state = self.state
@@ -206,11 +218,13 @@ class _Loop:
             places=partial(self.streams.noisy_places, state.update),
             update=state.update,
             updates=self.total,
+            ranks=self.ranks,
         )
         try:
             with clock.part("step"):
                 outcome = self.method(self.model, feed, self.config)
                 watched = self.watch(feed, outcome) if self.watch else {}
+                self.ranks.sum_gradients(p for group in state.optimizer.param_groups for p in group["params"])
         except torch.OutOfMemoryError:
             sizes = f"batch_size = {self.config.batch_size}, clean_batch_size = {self.config.clean_batch_size}"
             raise RunError(f"out of memory in update {state.update + 1} with {sizes}: choose smaller ones, in a new run") from None
@@ -218,7 +232,7 @@ class _Loop:
             state.optimizer.step()
             state.schedule.step()
         state.update += 1
-        state.images += sum(seen.values())
+        state.images += sum(self.ranks.sums(sum(seen.values())))
         state.steps.append({"update": state.update, "learning_rate": rate, **outcome.numbers(), **watched})
         self.recent.append(_Taken(state.update, tuple(seen), outcome.are_finite()))
         if self.device.type == "cpu":  # where looking waits for nothing
@@ -229,6 +243,7 @@ class _Loop:
         self._refuse_lost_parameters()
         state, per_epoch = self.state, self.streams.updates_per_epoch
         epoch = state.update // per_epoch
+        self.ranks.average(state.model.buffers())
         with clock.part("validation"):
             val_loss, val_dice = validate(self.model, self.streams, device=self.device)
             label = one_label(self.model, self.streams, device=self.device)
@@ -237,15 +252,16 @@ class _Loop:
         if val_dice > state.best_dice:
             state.best_dice = val_dice
             with clock.part("saving"):
-                self.run.write_state("best.pt", {"model": parameters(state.model), "epoch": epoch, "val_dice": val_dice})
-        if self.config.method in ("pixel", "trust") and epoch in map_epochs(self.config.epochs):
+                self._write_state("best.pt", {"model": parameters(state.model), "epoch": epoch, "val_dice": val_dice})
+        if self.ranks.rank == 0 and self.config.method in ("pixel", "trust") and epoch in map_epochs(self.config.epochs):
             with clock.part("validation"):
                 self._keep_weight_maps(epoch)
         seconds = {"seconds": clock.read()} | {f"seconds_{part}": value for part, value in clock.seconds.items()}
         state.epochs[-1] |= {name: round(value, 3) for name, value in seconds.items()}
-        with clock.part("saving"):
-            self.run.write_table("history.csv", pd.DataFrame(state.epochs))
-            self.run.write_table("steps.csv", pd.DataFrame(state.steps))
+        if self.ranks.rank == 0:
+            with clock.part("saving"):
+                self.run.write_table("history.csv", pd.DataFrame(state.epochs))
+                self.run.write_table("steps.csv", pd.DataFrame(state.steps))
 
     def _keep_weight_maps(self, epoch: int) -> None:
         chosen = self.streams.map_cases()
@@ -260,10 +276,15 @@ class _Loop:
     def _save_checkpoint(self, clock: Clock) -> None:
         self._settle(clock)
         self._refuse_lost_parameters()
+        self.ranks.average(self.state.model.buffers())
         with clock.part("saving"):
             clock.read()
-            self.run.write_state("checkpoint.pt", self.state.pack())
+            self._write_state("checkpoint.pt", self.state.pack())
         self.saved = self.state.update
+
+    def _write_state(self, name: str, state: dict[str, Any]) -> None:
+        if self.ranks.rank == 0:
+            self.run.write_state(name, state)
 
     def _settle(self, clock: Clock) -> None:
         """Look at what the last steps have left on the device, and go no further where it is not finite."""
@@ -302,7 +323,8 @@ class _Loop:
         for name in found.keys() - self.warned if self.show_progress else ():
             bar.console.print(f"warning: {found[name]}", markup=False, highlight=False)
         self.warned |= found.keys()
-        self.run.write_warnings(list(found.values()))
+        if self.ranks.rank == 0:
+            self.run.write_warnings(list(found.values()))
 
     def _show(self, bar: Progress, task: Any, clock: Clock) -> None:
         if bar.disable:
@@ -343,14 +365,29 @@ def _refuse_existing(run: Run) -> None:
         raise RunError(f"{run.folder}: exists already; continue it with --resume, or choose another --out")
 
 
-def _fabric(config: Config) -> Fabric:
+def _refuse_unlike(ranks: Ranks, run: Run, table: pd.DataFrame, packed: dict[str, Any] | None) -> None:
+    """Whether all processes have the same cases, and the same run before them."""
+    if ranks.count == 1:
+        return
+    cases = sha256(table[["id", "role", "held_out"]].to_csv(index=False).encode()).hexdigest()
+    cases_of_all, updates_of_all = zip(*ranks.gathered((cases, packed and packed["update"])), strict=True)
+    for rank in range(ranks.count):
+        if cases_of_all[rank] != cases_of_all[0]:
+            raise RunError(f"process {rank} finds other cases than process 0; give all machines the same data")
+        if updates_of_all[rank] != updates_of_all[0]:
+            raise RunError(
+                f"{run.folder}: process {rank} finds another checkpoint there than process 0; put the run on a disk that all share"
+            )
+
+
+def _fabric(config: Config) -> tuple[Fabric, Ranks]:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = 'cuda', but torch sees no such device; use device = 'auto' or 'cpu'")
     if config.device == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("device = 'mps', but torch sees no such device; use device = 'auto' or 'cpu'")
     if config.method in TAKE_GAINS and config.gains == "finite-difference" and config.precision != "32":
         raise ConfigError("gains = 'finite-difference' is noise in bf16; use gains = 'exact', or precision = '32'")
-    return Fabric(accelerator=config.device, devices=1)
+    return connected(config.device)
 
 
 def _precision_notes(config: Config, device: torch.device) -> list[str]:

@@ -10,11 +10,11 @@ from pixeltrust.metrics import confusion, dice, mean_of_defined
 
 
 def validate(model: nn.Module, streams: Streams, *, device: torch.device) -> tuple[float, float]:
-    """Mean loss and mean Dice of the held-out cases, at the size of training; NaN where there are none."""
-    config = streams.config
+    """Mean loss and mean Dice of the held-out cases, at the size of training; NaN where there are none. Every rank looks at its part."""
+    config, ranks = streams.config, streams.ranks
     losses, scores = [], []
     model.eval()
-    for piece in pieces(streams.held, config.batch_size):
+    for piece in pieces(ranks.part(streams.held), config.batch_size):
         batch = streams.pixels.batch(piece, device)
         with torch.no_grad():
             logits = model(batch.images)
@@ -22,6 +22,8 @@ def validate(model: nn.Module, streams: Streams, *, device: torch.device) -> tup
         losses += [float(mean_over_counted(loss, mask)) for loss, mask in zip(cross_entropy, batch.masks, strict=True)]
         pairs = zip(labels_of(logits).cpu().numpy(), batch.masks.cpu().numpy(), strict=True)
         scores += [_mean_dice(found, mask, config.classes) for found, mask in pairs]
+    parts = ranks.gathered((losses, scores))
+    losses, scores = ([value for part in parts for value in part[which]] for which in (0, 1))
     return mean_of_defined(losses), mean_of_defined(scores)
 
 

@@ -24,6 +24,7 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 
 from pixeltrust.losses import IGNORE, PixelLoss, mean_over_counted, pixel_cross_entropy
+from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.tangents import Direction, TangentRule, buffers_kept, exact_tangent, finite_difference_tangent
 
 Gains = Literal["exact", "finite-difference"]
@@ -138,11 +139,11 @@ def pixel_weights(
     return normalised(pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=pixel_loss, gains=gains, along=along))
 
 
-def normalised(gains: Tensor) -> Tensor:
+def normalised(gains: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
     """max(0, gain) over its sum; all 0 where no gain is positive. (The largest is divided out first: tiny gains do not underflow.)"""
     helpful = gains.clamp(min=0)
-    helpful = helpful / helpful.max().clamp(min=torch.finfo(helpful.dtype).tiny)
-    return helpful / helpful.sum().clamp(min=torch.finfo(helpful.dtype).tiny)
+    helpful = helpful / ranks.largest(helpful).clamp(min=torch.finfo(helpful.dtype).tiny)
+    return helpful / ranks.total(helpful.sum()).clamp(min=torch.finfo(helpful.dtype).tiny)
 
 
 def per_image(gains: Tensor, masks: Tensor) -> Tensor:
@@ -166,6 +167,7 @@ def reweighted_step(
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
     per: Per | Weigh = "pixel",
+    ranks: Ranks = ALONE,
 ) -> Step:
     """Add the gradient of Σ w ℓ + λ L_c to the parameters' .grad, as backward() does, with the weights of this very θ.
 
@@ -174,6 +176,9 @@ def reweighted_step(
 
     Buffers (running statistics) change by the noisy pass, and by the clean pass if and only if λ > 0.
 
+    With several ranks the batches are this rank's parts of joined ones, maybe without images. v, the sum of the weights and the losses are
+    of the joined batches, and what is added to .grad is this rank's part: `ranks.sum_gradients` then makes the gradient of it.
+
     Args:
         clean_weight: λ ≥ 0, the clean loss's share in the update; 0 is the paper.
         pixel_loss: (logits, masks) to losses (B, *S); pixel by pixel, differentiable in forward and reverse mode.
@@ -181,6 +186,7 @@ def reweighted_step(
         along: as in `pixel_gains`. The update is of all parameters nevertheless.
         per: "pixel"; "image": one weight for all pixels of an image (Ren et al.; see `per_image`); or a function of the gains of
             one's own, called once, whose values of the counted pixels are normalised as the gains would be.
+        ranks: this process among those that step together (see `ranks.current`); every one of them must.
 
     Raises:
         ValueError: as `pixel_gains`; λ < 0; `per` of another name.
@@ -192,39 +198,57 @@ def reweighted_step(
     _tangent_rule(gains)
     along = None if along is None else list(along)
     with nullcontext() if clean_weight > 0 else buffers_kept(model):
-        clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=None if clean_weight > 0 else along)
+        reached = None if clean_weight > 0 else along
+        clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=reached, ranks=ranks)
     direction = gradient if along is None else {parameter: gradient[parameter] for parameter in along if parameter in gradient}
-    noisy_loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, per)
-    if clean_weight > 0:
+    noisy_loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, per, ranks)
+    if clean_weight > 0 and ranks.rank == 0:  # once: the ranks' parts are summed
         for parameter, v in gradient.items():
             share = torch.mul(v, clean_weight, out=torch.empty_like(parameter))  # in the parameter's own memory format
             parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
     del direction, gradient  # the backward needs the memory
-    noisy_loss.backward()
+    if len(noisy.images):
+        noisy_loss.backward()
     return replace(step, loss=step.loss + clean_weight * clean_loss)
 
 
 def clean_gradient(
-    model: nn.Module, clean: Batch, *, pixel_loss: PixelLoss = pixel_cross_entropy, along: Iterable[nn.Parameter] | None = None
+    model: nn.Module,
+    clean: Batch,
+    *,
+    pixel_loss: PixelLoss = pixel_cross_entropy,
+    along: Iterable[nn.Parameter] | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Direction]:
     """L_c, the mean loss of the counted clean pixels, and v = ∇L_c for those of the parameters that it reaches.
 
     Args:
         along: as in `pixel_gains`.
+        ranks: as in `reweighted_step`.
 
     Raises:
-        ValueError: all clean pixels are ignored; `along` has nothing that is trained.
+        ValueError: all clean pixels are ignored; `along` has nothing that is trained; nothing that is trained is reached, as where FSDP
+            has sharded the network.
     """
-    if not (clean.masks != IGNORE).any():
+    if not ranks.total((clean.masks != IGNORE).any()):
         raise ValueError(f"the clean batch has no counted pixel: all of masks {tuple(clean.masks.shape)} is {IGNORE} (ignored)")
     trained = [parameter for parameter in (model.parameters() if along is None else along) if parameter.requires_grad]
     if along is not None and not trained:
         raise ValueError("along has no parameter that requires a gradient; leave it out to take all of them")
     with torch.enable_grad():
-        losses = pixel_loss(_at_least_float32(model(clean.images)), clean.masks)
-        loss = mean_over_counted(losses, clean.masks)
-        gradients = torch.autograd.grad(loss, trained, allow_unused=True)
-    return loss.detach(), {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
+        losses = pixel_loss(_at_least_float32(logits_of(model, clean.images)), clean.masks)
+        loss = mean_over_counted(losses, clean.masks, ranks=ranks)
+        own = torch.autograd.grad(loss, trained, allow_unused=True) if len(clean.images) else [None] * len(trained)
+    gradients = ranks.gradients(trained, own)
+    direction = {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
+    if trained and not direction:
+        raise ValueError(f"the clean loss reaches none of the parameters of {type(model).__name__} that are trained (FSDP shards them?)")
+    return loss.detach(), direction
+
+
+def logits_of(model: nn.Module, images: Tensor, classes: int = 1) -> Tensor:
+    """(B, K, *S); without images, as a rank's part may be, the network is not asked, and K is `classes`."""
+    return model(images) if len(images) else images.new_zeros(0, classes, *images.shape[2:])
 
 
 def step_along(
@@ -241,22 +265,30 @@ def step_along(
     Raises:
         ValueError: as `pixel_gains`.
     """
-    loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, "pixel")
+    loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, "pixel", ALONE)
     loss.backward()
     return step
 
 
 def _weighted_loss(
-    direction: Direction, model: nn.Module, noisy: Batch, clean_loss: Tensor, pixel_loss: PixelLoss, gains: Gains, per: Per | Weigh
+    direction: Direction,
+    model: nn.Module,
+    noisy: Batch,
+    clean_loss: Tensor,
+    pixel_loss: PixelLoss,
+    gains: Gains,
+    per: Per | Weigh,
+    ranks: Ranks,
 ) -> tuple[Tensor, Step]:
     """Σ w ℓ with its graph, and what was seen on the way to it."""
     with torch.enable_grad():
-        logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
+        tangent_of = _tangent_rule(gains) if len(noisy.images) else _no_tangent
+        logits, tangent = tangent_of(model, noisy.images, direction)
         losses = pixel_loss(_at_least_float32(logits), noisy.masks)
         gain = _gains(logits, tangent, noisy.masks, pixel_loss)
         counted = noisy.masks != IGNORE
-        weights = normalised(torch.where(counted, _rule(per, noisy.masks)(gain), 0.0))
-        loss = (weights * losses).sum()
+        weights = normalised(torch.where(counted, _rule(per, noisy.masks)(gain), 0.0), ranks=ranks)
+        loss = ranks.total((weights * losses).sum())
     seen = {"gains": gain, "weights": weights, "logits": logits.detach(), "counted": counted}
     return loss, Step(loss=loss.detach(), clean_loss=clean_loss, **seen)
 
@@ -265,6 +297,12 @@ def _rule(per: Per | Weigh, masks: Tensor) -> Weigh:
     if callable(per):
         return per
     return (lambda gains: gains) if per == "pixel" else (lambda gains: per_image(gains, masks))
+
+
+def _no_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    """Of no image."""
+    logits = logits_of(model, images)
+    return logits, logits
 
 
 def _tangent_rule(gains: str) -> TangentRule:

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import IO
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 from rich.filesize import decimal
@@ -50,12 +51,18 @@ class Member:
             DataError: it is broken.
         """
         try:
-            with self.archive.open(self.info) as packed, replacing(to) as unfinished, unfinished.open("wb") as file:
+            with self._opened() as packed, replacing(to) as unfinished, unfinished.open("wb") as file:
                 shutil.copyfileobj(packed, file, 1 << 20)
                 if file.tell() != self.info.file_size:
                     raise BadZipFile("it is shorter than the archive's list says")
         except _BROKEN as error:
             raise DataError(f"{self}: cannot be unpacked: {error}") from None
+
+    def _opened(self) -> IO[bytes]:
+        try:
+            return self.archive.open(self.info)
+        except OSError as error:  # its place in the archive is none
+            raise BadZipFile(str(error)) from None
 
 
 def open_zip(file: Path) -> ZipFile:

@@ -46,10 +46,10 @@ def pruned(folder: Path, config: Config) -> tuple[Path, Config]:
         _require_cleanlab()
         cases = read_cases(folder / "cases.csv", show_progress=False)
         noisy = cases.of("noisy")
-        halves = generator(config.seed, "halves").permutation(len(noisy)) % len(HALVES)
+        halves = _halves(noisy, config)
         for half in HALVES:
             _train_on(noisy[np.flatnonzero(halves == half)], cases, folder / "halves" / str(half), config)
-        issues = _issues(noisy, halves, folder, config)
+        issues = _issues(*seen_by_others(noisy, folder, config))
         _write_masks(cases, issues, folder / "pruned", config)
         rows = table_of([_with_mask(case, folder / "pruned") for case in cases.cases if case.role != "test"])
         write_csv(rows.drop(columns="held_out"), table)
@@ -62,19 +62,14 @@ def seconds_of_halves(folder: Path) -> float:
     return sum(float(Run(run).read_table("history.csv")["seconds"].iloc[-1]) for run in runs if run.is_dir())
 
 
-def _train_on(noisy: CaseList, cases: Cases, out: Path, config: Config) -> None:
-    """A `plain` run on some of the noisy cases and all clean ones."""
-    make_folder(out)
-    rows = table_of(noisy + cases.of("clean")).drop(columns="held_out")
-    write_csv(rows, out / "cases.csv")
-    train(out / "cases.csv", out=out / "run", config=config, resume=True, show_progress=False)
+def seen_by_others(noisy: CaseList, folder: Path, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Labels uint8 (N, H, W) of a cell's noisy cases at the size of training, and probabilities float32 (N, K, H, W), K ≥ 2, by the network
+    of the half that a case is not in.
 
-
-def _issues(noisy: CaseList, halves: np.ndarray, folder: Path, config: Config) -> np.ndarray:
-    """Where a noisy mask is wrong, bool (N, H, W) at the size of training."""
-    from cleanlab.segmentation.filter import find_label_issues
-
-    pixels = Pixels(noisy, replace(config, cache_gib=float("inf")), folder)
+    Args:
+        folder: of the cell, after `pruned`.
+    """
+    pixels, halves = Pixels(noisy, replace(config, cache_gib=float("inf")), folder), _halves(noisy, config)
     labels = np.empty((len(noisy), *config.size), np.uint8)
     probabilities = np.empty((len(noisy), max(config.classes, 2), *config.size), np.float32)
     for half in HALVES:
@@ -84,6 +79,26 @@ def _issues(noisy: CaseList, halves: np.ndarray, folder: Path, config: Config) -
             labels[piece] = batch.masks
             with torch.no_grad():
                 probabilities[piece] = _probabilities(model(batch.images))
+    return labels, probabilities
+
+
+def _halves(noisy: CaseList, config: Config) -> np.ndarray:
+    """Which half every noisy case is in, (N,)."""
+    return generator(config.seed, "halves").permutation(len(noisy)) % len(HALVES)
+
+
+def _train_on(noisy: CaseList, cases: Cases, out: Path, config: Config) -> None:
+    """A `plain` run on some of the noisy cases and all clean ones."""
+    make_folder(out)
+    rows = table_of(noisy + cases.of("clean")).drop(columns="held_out")
+    write_csv(rows, out / "cases.csv")
+    train(out / "cases.csv", out=out / "run", config=config, resume=True, show_progress=False)
+
+
+def _issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Where a noisy mask is wrong, bool (N, H, W) at the size of training."""
+    from cleanlab.segmentation.filter import find_label_issues
+
     ignored = labels == IGNORE
     labels[ignored] = probabilities.argmax(1)[ignored]  # then nothing contradicts them
     return find_label_issues(labels, probabilities, n_jobs=1, verbose=False) & ~ignored

@@ -7,16 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from pixeltrust.audits import FORMAT, read_audit_cases, read_record
 from pixeltrust.cases import files_by_id
-from pixeltrust.errors import DataError
+from pixeltrust.errors import DataError, RunError
 from pixeltrust.formats.annotations import Masked
-from pixeltrust.formats.documents import of_type, read_json
 from pixeltrust.images import image_suffix
 from pixeltrust.labels import Kind, decode_labels
-from pixeltrust.tables import read_table
 
 AUDIT = "audit.json"
-_COLUMNS = ("id", "image", "mask", "rank", "agreement", "doubtful_share")
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ def read_masks(folder: Path, *, classes: int, ignore_label: int | None) -> MaskF
         DataError: there is no such folder, or no mask in it.
     """
     listing = files_by_id(folder)
-    if not listing.files:
+    if not listing.files and not listing.faults:
         parts = [part for part in ("clean", "noisy", "test", "masks", "mended") if (folder / part).is_dir()]
         inside = f"; is it {folder / parts[0]} that you mean?" if parts else ""
         raise DataError(f"{folder}: no mask in it{inside}")
@@ -77,35 +75,24 @@ def read_audit(folder: Path) -> MaskFolder:
     Raises:
         DataError: its files are not those of an audit.
     """
-    record = of_type(read_json(folder / AUDIT), dict, f"{folder / AUDIT}: it")
-    classes, ignore_label = record.get("classes"), record.get("ignore_label")
-    told = isinstance(classes, int) and 1 <= classes <= 254 and (ignore_label is None or isinstance(ignore_label, int))
-    if record.get("format") != 1 or not told:
-        raise DataError(f"{folder / AUDIT}: no audit of format 1 with its number of classes")
+    try:
+        record = read_record(folder)
+    except RunError as error:
+        raise DataError(f"no audit of format {FORMAT} with its number of classes: {error}") from None
     table = folder / "cases.csv"
-    rows = read_table(table)
-    if missing := [name for name in _COLUMNS if name not in rows.columns]:
-        raise DataError(f"{table}: no column {', '.join(missing)}")
     files, faults = [], []
-    for number, row in enumerate(rows[list(_COLUMNS)].itertuples(index=False), 2):
-        try:
-            files.append(_audited(folder, *row))
-        except ValueError as error:
-            faults.append(f"{table}, row {number}: {error}")
-    if not files and not faults:
+    for number, row in enumerate(read_audit_cases(folder).to_dict("records"), 2):
+        identity, agreement, share = row["id"], row["agreement"], row["doubtful_share"]
+        wrong = [f"the id {identity!r} names no file"] if "\\" in identity else []
+        wrong += [] if 0 <= agreement <= 1 else [f"agreement {agreement}: between 0 and 1"]
+        faults += [f"{table}, row {number}: {one}" for one in wrong]
+        facts = {"rank": row["rank"], "agreement": agreement}
+        if math.isfinite(share):  # where both masks are empty it is not defined
+            facts["doubtful_share"] = share
+        files.append(MaskFile(identity, folder / "mended" / f"{identity}.png", Path(row["image"]), Path(row["mask"]), facts))
+    if not files:
         raise DataError(f"{table}: no case in it")
-    return MaskFolder(files, classes, ignore_label, faults, [])
-
-
-def _audited(folder: Path, identity: str, image: str, mask: str, rank: str, agreement: str, share: str) -> MaskFile:
-    if identity in ("", ".", "..") or "/" in identity or "\\" in identity:
-        raise ValueError(f"the id {identity!r} names no file")
-    facts: dict[str, Any] = {"rank": int(rank), "agreement": float(agreement)}
-    if not 0 <= facts["agreement"] <= 1:
-        raise ValueError(f"agreement {agreement}: between 0 and 1")
-    if share and math.isfinite(float(share)):  # where both masks are empty it is not defined
-        facts["doubtful_share"] = float(share)
-    return MaskFile(identity, folder / "mended" / f"{identity}.png", Path(image), Path(mask), facts)
+    return MaskFolder(files, record.classes, record.ignore_label, faults, [])
 
 
 def file_values(labels: np.ndarray, *, binary: bool) -> np.ndarray:

@@ -11,6 +11,8 @@ from pixeltrust.audits import SURE, AuditRecord, read_audit_cases, read_audit_re
 from pixeltrust.charts import histogram, trust_heat
 from pixeltrust.errors import PixeltrustError, count
 from pixeltrust.images import read_image, read_labels
+from pixeltrust.labels import decode_labels
+from pixeltrust.losses import IGNORE
 from pixeltrust.report.pieces import Number, Panel, Shown, data_uri, outlined, pictures, rendered
 
 WORST = 24  # cases in pictures
@@ -32,7 +34,7 @@ def audit_page(folder: Path, record: AuditRecord, cases: pd.DataFrame, regions: 
     agreement = cases["agreement"].to_numpy(float)
     text = f"half of the masks agree to {np.median(agreement):.2f} or more, a tenth to less than {np.quantile(agreement, 0.1):.2f}"
     spread = histogram(agreement, title="Agreement of the masks with what the network sees", axis="agreement (Dice)", text=text)
-    shown, gone = _worst(folder, cases)
+    shown, gone = _worst(folder, record, cases)
     surest = regions[regions["mended"].astype(str) == "True"].sort_values("area", ascending=False).head(SUREST)
     return rendered(
         "audit.html",
@@ -80,19 +82,26 @@ def _numbers(cases: pd.DataFrame, regions: pd.DataFrame) -> list[Number]:
     ]
 
 
-def _worst(folder: Path, cases: pd.DataFrame) -> tuple[list[Shown], str]:
+def _worst(folder: Path, record: AuditRecord, cases: pd.DataFrame) -> tuple[list[Shown], str]:
     shown, gone = [], []
     for row in cases.head(WORST).to_dict("records"):
         try:
-            shown.append(_case(folder, row))
+            shown.append(audited_case(folder, record, row))
         except PixeltrustError:
             gone.append(row["id"])
     return shown, f"The files of {', '.join(gone)} cannot be read any more (moved or deleted?)." if gone else ""
 
 
-def _case(folder: Path, row: dict[Hashable, Any]) -> Shown:
+def audited_case(folder: Path, record: AuditRecord, row: dict[Hashable, Any]) -> Shown:
+    """A row of cases.csv in pictures: the image, the given mask, the trust in it, the proposed mask.
+
+    Raises:
+        DataError: a file is gone or broken.
+    """
     one, image = row["id"], read_image(Path(row["image"]))
-    given, mended = (read_labels(path) > 0 for path in (Path(row["mask"]), folder / "mended" / f"{one}.png"))
+    labels, _ = decode_labels(Path(row["mask"]), classes=record.classes, ignore_label=record.ignore_label)
+    counted = labels != IGNORE
+    given, mended = (labels > 0) & counted, (read_labels(folder / "mended" / f"{one}.png") > 0) & counted
     trust = read_labels(folder / "trust" / f"{one}.png") / 255
     doubtful = float((trust < SURE / 255).mean())
     heat = Panel(

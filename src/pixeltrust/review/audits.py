@@ -7,9 +7,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
-from pixeltrust.audits import read_audit_cases, read_audit_regions, read_record
+from pixeltrust.audits import read_record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +39,6 @@ class Audit:
             digest.update(file.read_bytes() if file.is_file() else b"")
             digest.update(b"\0")
         return digest.hexdigest()[:16]
-
-    def cases(self) -> pd.DataFrame:
-        """As `read_audit_cases`."""
-        return read_audit_cases(self.folder)
-
-    def regions(self) -> pd.DataFrame:
-        """As `read_audit_regions`."""
-        return read_audit_regions(self.folder)
 
     def trust_file(self, identity: str) -> Path:
         """AUDIT/trust/<id>.png"""

@@ -13,16 +13,18 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 
-from pixeltrust.audits import CASE_NUMBERS, REGION_NUMBERS
-from pixeltrust.errors import DataError, RunError
+from pixeltrust.audits import CASE_NUMBERS, REGION_NUMBERS, read_audit_cases, read_audit_regions
+from pixeltrust.errors import DataError, RunError, some
+from pixeltrust.images import decoded, encoded
 from pixeltrust.review.audits import Audit
-from pixeltrust.review.masks import digest, from_png, to_png
+from pixeltrust.review.masks import digest
+from pixeltrust.runs import one_line
 
 FILE = "review.sqlite"
 FORMAT = 1  # of the file, in its user_version
@@ -116,8 +118,13 @@ class Decisions:
         """A connection of this thread's own."""
         with closing(sqlite3.connect(self.file, timeout=_WAIT_SECONDS, isolation_level=None)) as connection:
             connection.row_factory = sqlite3.Row
-            connection.execute("PRAGMA synchronous = FULL")  # a decision that was answered is on the disk
-            yield connection
+            try:
+                connection.execute("PRAGMA synchronous = FULL")  # a decision that was answered is on the disk
+                yield connection
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode & 255 in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    raise RunError(f"{self.file}: broken: {error}; bring back an earlier copy of it") from None
+                raise
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -145,7 +152,7 @@ class Decisions:
         """
         if what not in DECISIONS:
             raise ValueError(f"what: one of {', '.join(DECISIONS)}, not {what!r}")
-        held, kept = (None if labels is None else (digest(labels), to_png(labels)) for labels in (given, decided))
+        held, kept = (None if labels is None else (digest(labels), encoded(labels, "PNG")) for labels in (given, decided))
         assert held is not None
         with self.writing() as connection:
             self._unless_later(connection, case_id, seen)
@@ -190,12 +197,16 @@ class Decisions:
 
         Raises:
             KeyError: no decision names it.
+            DataError: it is broken.
         """
         with self.reading() as connection:
             row = connection.execute("SELECT png FROM masks WHERE hash = ?", [key]).fetchone()
         if row is None:
             raise KeyError(key)
-        return from_png(row["png"])
+        try:
+            return decoded(row["png"])
+        except Exception as error:  # as other readers of pictures, it raises anything
+            raise DataError(f"{self.file}: holds a mask that cannot be read: {one_line(error)}") from None
 
     def _unless_later(self, connection: sqlite3.Connection, case_id: str, seen: int) -> None:
         later = _later(connection, case_id, seen)
@@ -253,13 +264,16 @@ class Decisions:
         (made,) = connection.execute("PRAGMA user_version").fetchone()
         if made > FORMAT:
             raise DataError(f"{self.file}: format {made} of a later pixeltrust, this one knows {FORMAT}; install a newer pixeltrust")
+        columns = [row["name"] for row in connection.execute("PRAGMA table_info (decisions)")]
+        if made == FORMAT and columns != [one.name for one in fields(Decision)]:
+            raise DataError(f"{self.file}: broken, or not by a review: its decisions have the columns {some(columns, 10)}")
         if made < FORMAT:
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
 
     def _load(self, connection: sqlite3.Connection) -> None:
-        cases, regions = self.audit.cases(), self.audit.regions()
+        cases, regions = read_audit_cases(self.audit.folder), read_audit_regions(self.audit.folder)
         made = {case_id: decision.what for case_id, decision in _all_in_force(connection).items()}
         cases["folded"] = cases["id"].str.casefold()
         cases["decision"] = [made.get(case_id, UNDECIDED) for case_id in cases["id"]]

@@ -5,12 +5,10 @@ row by row.
 """
 
 import hashlib
-import io
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from pixeltrust.errors import DataError
 from pixeltrust.images import read_labels
@@ -68,18 +66,6 @@ def digest(labels: np.ndarray) -> str:
     """A hash of what a mask holds, its size included."""
     height, width = labels.shape
     return hashlib.sha256(f"{height}x{width}\n".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
-
-
-def to_png(labels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(labels).save(file, format="PNG")
-    return file.getvalue()
-
-
-def from_png(png: bytes) -> np.ndarray:
-    """What `to_png` made."""
-    with Image.open(io.BytesIO(png)) as opened:
-        return np.array(opened)
 
 
 def most_bytes(size: tuple[int, int]) -> int:

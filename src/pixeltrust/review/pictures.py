@@ -1,17 +1,15 @@
 """Pictures for the page, made when they are asked for: the image as a browser can show it, and thumbnails, kept in AUDIT/.thumbnails."""
 
 import hashlib
-import io
 import os
 from pathlib import Path
 from secrets import token_hex
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from pixeltrust.errors import DataError
-from pixeltrust.images import image_suffix, read_image, resize_image, resize_labels
+from pixeltrust.images import encoded, media_type, read_image, resize_image, resize_labels
 from pixeltrust.losses import IGNORE
 from pixeltrust.review.audits import Audit
 from pixeltrust.review.masks import given_mask, proposed_mask
@@ -19,8 +17,6 @@ from pixeltrust.review.masks import given_mask, proposed_mask
 FOLDER = ".thumbnails"
 SIDE = 96  # of a thumbnail, its longer one
 GIVEN, PROPOSED, BROKEN = (242, 179, 76), (88, 200, 242), (255, 120, 110)
-_AS_THEY_ARE = {".jpg": ("JPEG", "image/jpeg"), ".jpeg": ("JPEG", "image/jpeg"), ".png": ("PNG", "image/png")}
-_ORIENTATION = 0x0112
 
 
 def stamp(*files: Path) -> str:
@@ -41,10 +37,9 @@ def shown_image(file: Path) -> tuple[bytes, str]:
     Raises:
         DataError: the file cannot be read.
     """
-    wanted = _AS_THEY_ARE.get(image_suffix(file) or "")
-    if wanted and _is_plain(file, wanted[0]):
-        return file.read_bytes(), wanted[1]
-    return _encoded(read_image(file), "PNG", compress_level=1), "image/png"
+    if kind := media_type(file):
+        return file.read_bytes(), kind
+    return encoded(read_image(file), "PNG", compress_level=1), "image/png"
 
 
 def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[bytes, str]:
@@ -59,7 +54,7 @@ def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[
     except OSError:
         pass
     picture, faults = _with_outlines(audit, identity, image, mask, size)
-    made = _encoded(picture, "JPEG", quality=85)
+    made = encoded(picture, "JPEG", quality=85)
     if faults:
         return made, "; ".join(faults)
     try:
@@ -70,18 +65,6 @@ def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[
     except OSError:  # a full or read-only disk costs time, not the page
         pass
     return made, ""
-
-
-def _is_plain(file: Path, form: str) -> bool:
-    """Whether the file's own bytes show what `read_image` reads."""
-    try:
-        with file.open("rb") as opened, Image.open(opened) as picture:
-            turned = picture.getexif().get(_ORIENTATION, 1) != 1
-            return picture.format == form and picture.mode in ("L", "RGB") and "transparency" not in picture.info and not turned
-    except FileNotFoundError:
-        raise DataError(f"{file}: there is no such file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from None
 
 
 def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
@@ -116,9 +99,3 @@ def _outline(labels: np.ndarray) -> np.ndarray:
     middle = framed[1:-1, 1:-1]
     beside = (framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:])
     return (middle > 0) & (middle != IGNORE) & np.any([middle != other for other in beside], axis=0)
-
-
-def _encoded(pixels: np.ndarray, form: str, **how: int) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format=form, **how)
-    return file.getvalue()
