@@ -1,6 +1,7 @@
 """Draw the README's picture from a demo: python benchmarks/picture.py demo
 
-The first cases of the page's gallery, as the page shows them: image, noisy mask, true mask, weights, predictions.
+The audited masks of the page but the first and the last, between which mending helped more and more: a quarter, half and three quarters
+of the way, as the page shows them.
 """
 
 import base64
@@ -13,27 +14,29 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from pixeltrust.report.demo import AUDITED
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-ROWS = 3
 COLUMNS = {  # the page's captions, and ours
     "image": "image",
-    "noisy mask": "noisy mask",
+    "given mask": "given mask",
+    "trust": "what is doubtful",
+    "proposed mask": "mended mask",
     "true mask": "true mask",
-    "weights": "weights of pixels",
-    "plain": "plain training",
-    "pixel": "pixel weights",
 }
 
 
 def main(demo: Path) -> None:
     page = (demo / "report.html").read_text(encoding="utf-8")
     panels = re.findall(r'<figure class="panel">\s*<img src="data:image/png;base64,([^"]+)"[^>]*>\s*<figcaption>([^<]+)', page)
-    captions = [caption for _, caption in panels[: ROWS * len(COLUMNS)]]
-    assert captions == [*COLUMNS] * ROWS, captions
-    figure, axes = plt.subplots(ROWS, len(COLUMNS), figsize=(12, 2.05 * ROWS + 0.3), squeeze=False)
-    for axis, (panel, caption) in zip(axes.flat, panels, strict=False):
+    rows = AUDITED - 2
+    panels = panels[len(COLUMNS) :][: rows * len(COLUMNS)]
+    captions = [caption for _, caption in panels]
+    assert captions == [*COLUMNS] * rows, captions
+    figure, axes = plt.subplots(rows, len(COLUMNS), figsize=(12, 2.45 * rows + 0.3), squeeze=False)
+    for axis, (panel, caption) in zip(axes.flat, panels, strict=True):
         axis.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(panel))).convert("RGB")))
         axis.set_axis_off()
         if axis in axes[0]:

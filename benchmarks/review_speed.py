@@ -91,7 +91,7 @@ class Client:
         began = time.perf_counter()
         self.connection.request(method, path, body, {"Origin": f"http://{self.host}", **headers})
         answer = self.connection.getresponse()
-        answer.read()
+        self.content = answer.read()
         taken = time.perf_counter() - began
         assert answer.status == status, (path, answer.status)
         self.tag = answer.headers.get("ETag", "")

@@ -1,6 +1,6 @@
 """Trainings one after the other, in each of the processes that torchrun starts: `joined_runs.py DATA OUT JOBS`, JOBS a JSON list.
 
-A job is {"name", "settings"}, and with "stop_at" SIGINT comes to the last rank alone, in that update.
+A job is {"name", "settings"}, and with "stop_at" SIGINT comes to the last rank alone, in that update. Then `use` of the first of them.
 """
 
 import json
@@ -14,6 +14,10 @@ from pathlib import Path
 import torch
 
 from pixeltrust import train
+from pixeltrust.audit import audit
+from pixeltrust.errors import DataError
+from pixeltrust.predict import predict
+from pixeltrust.ranks import first_to_tell
 from tiny import acting_at, configured
 
 torch.set_num_threads(1)
@@ -33,10 +37,27 @@ def run(data, out, job):
         train.build_method = real
 
 
+def use(data, out, name):
+    """Prediction and audit by a run; those with a file that cannot be read too, whose faults are returned."""
+    predict(out / name, data / "images", out=out / "predicted", probabilities=True, show_progress=False)
+    audit(out / name, data, out=out / "audit", show_progress=False)
+    faults = []
+    for number, work in enumerate([
+        partial(predict, out / name, data.parent / "broken" / "images"),
+        partial(audit, out / name, data.parent / "broken"),
+    ]):  # fmt: skip
+        try:
+            work(out=out / f"broken-{number}", show_progress=False)
+        except DataError as error:
+            faults.append(str(error))
+    return faults
+
+
 def main():
     data, out, jobs = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     stopped = [job["name"] for job in jobs if run(data, out, job)]
-    (out / f"stopped-{os.environ['RANK']}.json").write_text(json.dumps(stopped))
+    told = {"stopped": stopped, "faults": use(data, out, jobs[0]["name"]), "tells": first_to_tell()}
+    (out / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":

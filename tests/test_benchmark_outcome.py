@@ -260,11 +260,11 @@ def test_seeds_that_disagree_tell_nothing_apart_however_small_p_is():
 
 
 def test_plain_training_that_wins_is_said_to_win():
-    dice = {"plain": {0: AHEAD}, "pixel": {0: PLAIN}, "clean": {0: moved(PLAIN, 0.01)}}
+    dice = {"plain": {0: AHEAD}, "trust": {0: PLAIN}, "clean": {0: moved(PLAIN, 0.01)}}
     text = words_of(dice)
     assert "`plain` has the highest Dice" in text
     assert "No other method does better than plain training here." in text
-    assert "`pixel` comes 3rd of 3 with 0.525" in text
+    assert "`trust` comes 3rd of 3 with 0.525" in text
 
 
 def test_a_single_method_is_compared_with_nothing():

@@ -1,6 +1,5 @@
 """The demo: the whole job in a folder, told as it came out, and continued where it was stopped."""
 
-import json
 import re
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from pixeltrust import demo as demo_module
 from pixeltrust.config import read_config
 from pixeltrust.demo import Demo, Plan, Row, demo
 from pixeltrust.errors import RunError
+from pixeltrust.images import read_labels
 from pixeltrust.metrics import bootstrap_interval
 
 
@@ -39,24 +39,23 @@ def test_the_whole_job_leaves_its_files(toy):
         "source/split.csv",
         "data/simulation.json",
         "runs/plain/model.pt",
-        "runs/pixel/weight_maps.npz",
+        "runs/trust/weight_maps.npz",
+        "audit/report.html",
         "report.html",
     ):
         assert (out / name).is_file(), name
     test = {path.name for path in (out / "data" / "test").iterdir()}
-    shown = {f"{one}.png" for one in json.loads((out / "demo.json").read_text())["shown"]}
     assert len(test) == 6
-    assert shown <= {path.name for path in (out / "data" / "noisy").iterdir()}
-    for method in ("plain", "pixel"):
-        assert {path.name for path in (out / "predictions" / method).iterdir()} == test | shown
+    for method in ("plain", "trust"):
+        assert {path.name for path in (out / "predictions" / method).iterdir()} == test
         assert len(pd.read_csv(out / f"{method}.csv")) == 6
 
 
 def test_both_methods_differ_in_nothing_but_the_method(toy):
     out, _ = toy
-    plain, pixel = (read_config(out / "runs" / method / "config.toml") for method in ("plain", "pixel"))
-    assert replace(plain, method="pixel") == pixel
-    updates = [pd.read_csv(out / "runs" / method / "history.csv")["update"].iloc[-1] for method in ("plain", "pixel")]
+    plain, trust = (read_config(out / "runs" / method / "config.toml") for method in ("plain", "trust"))
+    assert replace(plain, method="trust") == trust
+    updates = [pd.read_csv(out / "runs" / method / "history.csv")["update"].iloc[-1] for method in ("plain", "trust")]
     assert updates[0] == updates[1] > 0
 
 
@@ -69,6 +68,20 @@ def test_summary_and_page_hold_the_numbers_of_the_tables(toy):
         assert f"{row.dice:.3f}" in str(found)
         assert f'<p class="value">{row.dice:.3f}</p>' in page
     assert str(out / "report.html") in str(found)
+
+
+def test_masks_are_measured_against_the_truth_as_given_and_as_mended(toy):
+    out, found = toy
+    table = pd.read_csv(out / "masks.csv", dtype={"id": str}).set_index("id")
+    assert set(table.index) == {path.stem for path in (out / "data" / "noisy").iterdir()}
+    for one, row in table.iterrows():
+        true = read_labels(out / "source" / "masks" / f"{one}.png") > 0
+        for name, folder in (("given", "data/noisy"), ("mended", "audit/mended")):
+            mask = read_labels(out / folder / f"{one}.png") > 0
+            assert row[name] == pytest.approx(2 * (mask & true).sum() / (mask.sum() + true.sum()))
+    assert (found.given, found.mended) == (table["given"].mean(), table["mended"].mean())
+    assert f"{found.given:.3f} as given, {found.mended:.3f} mended" in str(found)
+    assert f"pixeltrust review {out / 'audit'}" in str(found)
 
 
 def test_a_finished_demo_is_not_done_again(toy):
@@ -90,7 +103,7 @@ def test_a_demo_stopped_in_training_goes_on_where_it_was(tmp_path, monkeypatch, 
             demo(tmp_path, plan=TOY, show_progress=False)
     before = stamps(tmp_path)
     found = demo(tmp_path, plan=TOY, show_progress=False)
-    kept = {path: stamp for path, stamp in stamps(tmp_path).items() if path.parts[-2] in ("plain", "pixel", "images") and path in before}
+    kept = {path: stamp for path, stamp in stamps(tmp_path).items() if path.parts[-2] in ("plain", "trust", "images") and path in before}
     assert kept
     assert all(before[path] == stamp for path, stamp in kept.items())
     assert [row.dice for row in found.rows] == [row.dice for row in toy[1].rows]
@@ -99,8 +112,8 @@ def test_a_demo_stopped_in_training_goes_on_where_it_was(tmp_path, monkeypatch, 
 def test_stages_are_announced_on_standard_error(toy, capsys):
     demo(toy[0], plan=TOY, show_progress=True)
     told = capsys.readouterr()
-    assert re.findall(r"^(\d)/6 ", told.err, flags=re.MULTILINE) == list("123456")
-    assert "1/6 drawing 24 made-up images" in told.err
+    assert re.findall(r"^(\d)/7 ", told.err, flags=re.MULTILINE) == list("1234567")
+    assert "1/7 drawing 24 made-up images" in told.err
     assert told.out == ""
 
 
@@ -135,9 +148,10 @@ def test_a_file_in_the_way_is_the_users_to_mend(tmp_path):
 def test_the_summary_is_plain_about_a_loss(tmp_path):
     rows = (
         Row(method="plain", dice=0.9, low=0.85, high=0.95, seconds=30),
-        Row(method="pixel", dice=0.8, low=0.7, high=0.9, seconds=100),
+        Row(method="trust", dice=0.8, low=0.7, high=0.9, seconds=100),
     )
-    text = str(Demo(rows=rows, difference=-0.1, difference_low=-0.15, difference_high=-0.05, page=tmp_path))
+    numbers = {"difference": -0.1, "difference_low": -0.15, "difference_high": -0.05, "given": 0.9, "mended": 0.8}
+    text = str(Demo(rows=rows, **numbers, audit=tmp_path, page=tmp_path))
     assert "-0.100 [-0.150 … -0.050]" in text
     lines = text.splitlines()
     assert len({len(line) for line in lines[:3]}) == 1

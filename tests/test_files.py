@@ -1,9 +1,15 @@
 """What is being written is seen by nobody until it is whole."""
 
+import errno
+import os
+import stat
+
+import numpy as np
 import pytest
 
+from pixeltrust import files
 from pixeltrust.errors import RunError
-from pixeltrust.files import check_free, replacing, whole_folder
+from pixeltrust.files import check_free, make_folder, mapped_array, replacing, whole_folder, write_whole
 from pixeltrust.images import image_suffix
 
 
@@ -21,6 +27,59 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path):
         interrupted()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name_and_its_folder_after(tmp_path, monkeypatch):
+    synced, path, fsync = [], tmp_path / "a.txt", os.fsync
+
+    def syncing(descriptor):
+        found = os.fstat(descriptor)
+        synced.append(("folder" if stat.S_ISDIR(found.st_mode) else found.st_size, path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    write_whole(path, "whole")
+    assert synced == [(5, False), ("folder", True)]
+
+
+def test_folders_that_are_made_are_on_the_disk_by_name(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert sorted(synced) == [tmp_path, tmp_path / "a"]
+    with whole_folder(tmp_path / "out") as unfinished:
+        (unfinished / "masks").mkdir()
+    assert synced[2:] == [unfinished, unfinished / "masks", tmp_path]
+
+
+def test_a_disk_that_knows_no_syncing_of_folders_is_written_to_all_the_same(tmp_path, monkeypatch):
+    def refusing(number):
+        def fsync(descriptor):
+            if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                raise OSError(number, "refused")
+
+        return fsync
+
+    monkeypatch.setattr(os, "fsync", refusing(errno.EINVAL))
+    write_whole(tmp_path / "a.txt", "whole")
+    assert (tmp_path / "a.txt").read_text() == "whole"
+    monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
+    with pytest.raises(OSError, match="refused"):
+        write_whole(tmp_path / "b.txt", "whole")
+
+
+def test_an_array_in_a_file_is_of_zeros_and_has_its_room_from_the_start(tmp_path):
+    array = mapped_array(tmp_path / "new" / "a.uint8", np.uint8, (3, 5, 1000))
+    assert array.shape == (3, 5, 1000)
+    assert not array.any()
+    found = (tmp_path / "new" / "a.uint8").stat()
+    assert found.st_size == 15_000
+    if hasattr(os, "posix_fallocate"):
+        assert found.st_blocks * 512 >= 15_000  # not a file of holes, which a full disk would not fill
+    array[2, 4] = 7
+    array.flush()
+    assert (np.fromfile(tmp_path / "new" / "a.uint8", np.uint8)[-1000:] == 7).all()
 
 
 def test_an_unfinished_file_is_hidden_so_that_no_folder_takes_it_for_a_case(tmp_path):

@@ -9,11 +9,11 @@ SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
     ("errors", "seeds", "clock", "ranks", "losses", "robust_losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
-    ("labels", "cases", "sources", "runs", "checkpoints", "trust", "audits"),
+    ("labels", "cases", "sources", "runs", "checkpoints", "trust", "audits", "alarms"),
     ("augmentation", "feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
     ("train", "predict", "evaluate", "simulate", "formats", "archives", "synthetic"),
     ("charts", "outcome"),
-    ("report", "demo", "audit", "benchmark", "review"),
+    ("report", "audit", "demo", "benchmark", "review"),
     ("cli",),
 )
 """A module imports from lower rows, or from its left in its own row."""

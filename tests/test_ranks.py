@@ -1,5 +1,6 @@
 """n processes with a part of each batch do what one process does with all of it: trained here by torchrun, in float64."""
 
+import filecmp
 import json
 import os
 import shutil
@@ -13,20 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
-from joined_runs import run
-from pixeltrust.methods import METHODS
+from joined_runs import run, use
 from pixeltrust.ranks import Ranks
+from pixeltrust.synthetic import write_source
 from tiny import draw
 
 TESTS = Path(__file__).parent
 CLOSE = {"rtol": 0, "atol": 1e-10}  # sums of float64 in another order, over 21 updates
-SETTINGS = {"model": "tiny:in_float64", "epochs": 7, "val_fraction": 0.7}
-"""21 updates of 4, 4 and 3 noisy images with 3 clean ones: with 4 ranks one has no clean image, and at the end of an epoch no noisy one."""
-JOBS = [{"name": method, "settings": SETTINGS | {"method": method}} for method in METHODS] + [
-    {"name": "trust-of-3-classes", "settings": SETTINGS | {"method": "trust", "classes": 3}},
+SETTINGS = {"model": "tiny:in_float64", "epochs": 4, "val_fraction": 0.7}
+"""24 updates of 4 noisy images, 3 in every sixth, with 3 clean ones: one of 4 ranks has no clean image, and in every sixth no noisy one."""
+METHODS_TRIED = ("trust", "pixel", "image", "plain", "joint", "finetuned", "dice-ce", "gce", "nr-dice", "t-loss", "mean-teacher")
+JOBS = [{"name": method, "settings": SETTINGS | {"method": method}} for method in METHODS_TRIED] + [
     {"name": "nr-dice-of-3-classes", "settings": SETTINGS | {"method": "nr-dice", "classes": 3}},
     {"name": "pixel-by-sgd", "settings": SETTINGS | {"method": "pixel", "optimizer": "sgd", "learning_rate": 0.1, "clean_weight": 0.5}},
     {"name": "pixel-along", "settings": SETTINGS | {"method": "pixel", "along": "network.5"}},
+    {"name": "trust-jittered", "settings": SETTINGS | {"method": "trust", "jitter": "all"}},
     {"name": "trust-mapped", "settings": SETTINGS | {"method": "trust", "cache_gib": 0}},
 ]
 STOPPED = {"name": "stopped", "settings": SETTINGS | {"method": "trust"}}
@@ -54,12 +56,19 @@ def joined(processes, data, out, jobs):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """11 noisy cases, 13 clean ones of which 9 are held out, and ignored pixels, so that the counted ones differ from image to image."""
-    folder = draw(tmp_path_factory.mktemp("ranks") / "data", noisy=11, clean=13, foreground=1)
+    """23 noisy cases, 14 clean ones of which 10 are held out, and ignored pixels, so that the counted ones differ from image to image.
+
+    Beside it the same with two images and two masks that cannot be read.
+    """
+    folder = draw(tmp_path_factory.mktemp("ranks") / "data", noisy=23, clean=14, foreground=1)
     for number, path in enumerate(sorted([*(folder / "noisy").iterdir(), *(folder / "clean").iterdir()])):
         mask = np.array(Image.open(path))
         mask[: number % 5, :7] = 255
         Image.fromarray(mask).save(path)
+    shutil.copytree(folder, folder.parent / "broken")
+    for name in ("images/002", "images/003", "noisy/006", "noisy/007"):
+        whole = (folder / f"{name}.png").read_bytes()
+        (folder.parent / "broken" / f"{name}.png").write_bytes(whole[: len(whole) // 2])
     return folder
 
 
@@ -70,6 +79,7 @@ def alone(data, tmp_path_factory):
     for job in JOBS:
         assert not run(data, out, job)
     assert run(data, out, STOPPED | {"stop_at": 8})
+    (out / "rank-0.json").write_text(json.dumps({"faults": use(data, out, "trust")}))
     return out
 
 
@@ -80,9 +90,12 @@ def together(request, data, alone, tmp_path_factory):
     shutil.copytree(alone / "stopped", out / "continued")
     jobs = [*JOBS, STOPPED | {"stop_at": 8}, STOPPED | {"name": "continued"}]
     joined(request.param, data, out, jobs)
-    stopped = [json.loads((out / f"stopped-{rank}.json").read_text()) for rank in range(request.param)]
-    assert stopped == [["stopped"]] * request.param  # all of them, though one alone had the signal
+    assert [told(out, rank)["stopped"] for rank in range(request.param)] == [["stopped"]] * request.param  # though one alone had the signal
     return out
+
+
+def told(out, rank):
+    return json.loads((out / f"rank-{rank}.json").read_text())
 
 
 def parts(folder, name="model.pt"):
@@ -101,20 +114,60 @@ def test_ranks_train_as_one_process_does(together, alone, name):
     assert_alike(together / name, alone / name)
     memory = [parts(out / name, "checkpoint.pt")["memory"] for out in (together, alone)]
     torch.testing.assert_close(*memory, **CLOSE)
-    assert [parts(out / name, "checkpoint.pt")["images"] for out in (together, alone)] == [77 + 63] * 2 or "trust" not in name
+    images = [parts(out / name, "checkpoint.pt")["images"] for out in (together, alone)]
+    assert images[0] == images[1]
 
 
 @pytest.mark.parametrize("name", ["trust", "pixel", "image", "trust-mapped"])
 def test_every_visit_to_a_case_is_in_the_store_of_every_rank(together, name):
     visits = parts(together / name, "checkpoint.pt")["memory"]["store.visits"]
-    assert visits.amax((1, 2)).tolist() == [7] * 11
-    assert (visits == 7).float().mean() > 0.9  # not where a mask is ignored
+    assert visits.amax((1, 2)).tolist() == [4] * 23
+    assert (visits == 4).float().mean() > 0.9  # not where a mask is ignored
 
 
 def test_a_run_continues_with_any_number_of_processes(together, alone, data):
     assert_alike(together / "continued", alone / "trust")
     assert not run(data, together, STOPPED)
     assert_alike(together / "stopped", alone / "trust")
+
+
+# --- what the network is used for ---------------------------------------------------------------------------------
+
+
+def files_of(folder):
+    return sorted(
+        path.relative_to(folder) for path in folder.rglob("*") if path.is_file() and path.name not in ("report.html", "audit.json")
+    )
+
+
+@pytest.mark.parametrize("folder", ["predicted", "audit"])
+def test_cases_are_shared_and_merged_in_order(together, alone, folder):
+    names = files_of(alone / folder)
+    assert files_of(together / folder) == names
+    tables = [name for name in names if name.suffix == ".csv"]
+    for name in tables:
+        here, there = ((out / folder / name).read_text().replace(str(out), "OUT") for out in (together, alone))
+        assert here == there
+    pictures = [name for name in names if name.suffix == ".png"]
+    assert filecmp.cmpfiles(together / folder, alone / folder, pictures, shallow=False)[0] == pictures
+
+
+def test_faults_of_all_ranks_are_listed_in_order(together, alone):
+    here, there = ([text.replace(str(out), "OUT") for text in told(out, 0)["faults"]] for out in (together, alone))
+    assert here == there
+    assert told(together, 1)["faults"] == told(together, 0)["faults"]
+    assert [text.count(".png: ") for text in told(alone, 0)["faults"]] == [2, 4]
+
+
+def test_a_benchmarks_cells_are_shared(tmp_path):
+    write_source(tmp_path / "source", cases=40, size=32, show_progress=False)
+    settings = ["methods=['plain','pixel']", "seeds=[0,1]", "clean=[12]", "model=tiny:without_dropout", "image_size=32", "epochs=1"]
+    words = [*(f"--set={setting}" for setting in [*settings, "val_fraction=0", "device=cpu"]), "--jobs", 1]
+    ended = torchrun(2, "-m", "pixeltrust.cli", "benchmark", tmp_path / "source", "--out", tmp_path / "out", *words)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("4 cells done") == 1
+    assert pd.read_csv(tmp_path / "out" / "cells.csv")["status"].tolist() == ["done"] * 4
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 # --- faults -------------------------------------------------------------------------------------------------------
@@ -134,15 +187,8 @@ def test_a_fault_on_one_rank_ends_all_with_one_message(data, tmp_path):
     assert "out of memory in update 2" in message
 
 
-def test_a_fault_on_all_ranks_is_told_once(data, tmp_path):
-    (data / "noisy" / "broken.png").write_bytes(b"")
-    try:
-        ended = torchrun(2, *command(data, tmp_path / "run", model="tiny:network"))
-    finally:
-        (data / "noisy" / "broken.png").unlink()
-    assert ended.returncode == 1
-    (message,) = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
-    assert str(data) in message
+def test_of_all_ranks_one_tells(together):
+    assert sum(told(together, rank)["tells"] for rank in range(len(list(together.glob("rank-*.json"))))) == 1
 
 
 # --- parts --------------------------------------------------------------------------------------------------------

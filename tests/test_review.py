@@ -853,7 +853,9 @@ def test_the_command_serves_until_ctrl_c_and_ends_well(audit):
         out, error = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert (process.returncode, error) == (0, "")
+    assert process.returncode == 130
+    assert error.startswith("stopped; what is finished is kept")
+    assert len(error.splitlines()) == 1
     assert "1 of 3 cases decided (1 given)" in out
     assert not (audit / "review.sqlite-wal").exists()
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -170,14 +171,40 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(run, monkeypatch):
     run.write_state("model.pt", {"model": 1})
     before = sorted(path.name for path in run.folder.iterdir())
 
-    def fails(state, path):
-        path.write_bytes(b"half")
-        raise OSError(28, "No space left on device", str(path))
+    def fails(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", fails)
     assert "No space left" in refusal(run.write_state, "model.pt", {"model": 2})
     assert run.read_state("model.pt") == {"model": 1}
     assert sorted(path.name for path in run.folder.iterdir()) == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files have no limit that this process can set")
+@pytest.mark.parametrize("limit", [0, 700, 3000, 40_000])
+def test_what_the_disk_refuses_torchs_writer_is_one_line(run, limit):
+    import resource
+
+    run.write_state("model.pt", {"model": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        text = refusal(run.write_state, "model.pt", {"model": torch.zeros(20_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "File too large" in text
+    assert run.read_state("model.pt") == {"model": 1}
+
+
+def test_warnings_come_back_and_go_with_what_they_warn_of(run):
+    assert run.warnings() == []
+    run.write_warnings(["all is äqual", "another"])
+    assert run.warnings() == ["all is äqual", "another"]
+    run.write_warnings([])
+    assert run.warnings() == []
+    assert not (run.folder / "warnings.txt").exists()
+    run.write_warnings([])
 
 
 def test_nothing_can_be_written_below_a_file(tmp_path):

@@ -24,17 +24,21 @@ from torch.nn import functional as F
 
 import tiny
 from pixeltrust import data as data_module
+from pixeltrust import progress as progress_module
 from pixeltrust import train as train_module
 from pixeltrust import weight_maps as weight_maps_module
+from pixeltrust.alarms import MANY, alarms
 from pixeltrust.cases import Case, read_cases
 from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
 from pixeltrust.errors import ConfigError, DataError, RunError
+from pixeltrust.feeds import Ahead
 from pixeltrust.images import resize_labels
 from pixeltrust.labels import decode_labels
 from pixeltrust.methods import METHODS, TAKE_GAINS, Outcome, Trust, pixel
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.optimizers import build_optimizer
+from pixeltrust.report.run import run_page
 from pixeltrust.runs import Run
 from pixeltrust.train import train
 from pixeltrust.trust_maps import has_trust_maps, read_trust_map
@@ -475,11 +479,11 @@ def test_a_fault_in_a_mapped_case_is_said_as_elsewhere_and_leaves_no_thread(tmp_
 def test_a_disk_that_is_full_is_one_error_and_the_run_continues(data, straight, tmp_path, monkeypatch):
     real, saved = torch.save, Counter()
 
-    def full(state, path):
-        saved[path.name] += 1
+    def full(state, file):
+        saved[Path(file.name).name] += 1
         if saved[".checkpoint.pt.unfinished"] == 2:
-            raise OSError(28, "No space left on device", str(path))
-        real(state, path)
+            raise OSError(28, "No space left on device")
+        real(state, file)
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(RunError, match="No space left"):
@@ -487,6 +491,20 @@ def test_a_disk_that_is_full_is_one_error_and_the_run_continues(data, straight, 
     monkeypatch.undo()
     trained(data, tmp_path / "run", resume=True, method="plain")
     assert_same_run(tmp_path / "run", straight(method="plain"))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="files have no limit that this process can set")
+def test_a_disk_without_room_for_decoded_cases_is_one_error_and_leaves_no_run_folder(data, tmp_path):
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(RunError, match=r"images\.uint8: cannot be written: File too large"):
+            trained(data, tmp_path / "run", cache_gib=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "run").exists()
 
 
 # Every setting counts
@@ -667,6 +685,29 @@ def test_the_same_seed_gives_the_same_bits(data, straight, tmp_path, method):
     assert_same_run(tmp_path / "run", straight(method=method))
 
 
+class AllAtOnce(Ahead):
+    """Makes no batch before it is asked for."""
+
+    def batch(self, stream, update):
+        return self._make(stream, update)
+
+
+@pytest.mark.parametrize("cache_gib", [0.0, 4.0])
+@pytest.mark.parametrize(("threads", "loader"), [(1, AllAtOnce), (2, Ahead), (13, Ahead)])
+def test_the_number_of_threads_that_load_does_not_matter(data, straight, tmp_path, monkeypatch, threads, loader, cache_gib):
+    monkeypatch.setattr(progress_module, "THREADS", threads)
+    monkeypatch.setattr(progress_module, "AHEAD", 4 * threads)
+    monkeypatch.setattr(train_module, "Ahead", loader)
+    trained(data, tmp_path / "run", method="trust", cache_gib=cache_gib)
+    whole = straight(method="trust")
+    for name in ("steps.csv", "cases.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
+    assert same_weights(tmp_path / "run", whole)
+    assert same_weights(tmp_path / "run", whole, "best.pt")
+    maps = {path.name: path.read_bytes() for path in (tmp_path / "run" / "trust").iterdir()}
+    assert maps == {path.name: path.read_bytes() for path in (whole / "trust").iterdir()}
+
+
 class _Seen:
     """What the steps saw: (stream, update) → the ids of the batch and its images."""
 
@@ -796,7 +837,7 @@ def test_with_fewer_than_10_held_out_nothing_chooses_and_that_is_said(data, tmp_
 def test_a_run_folder_holds_what_it_promises(straight, method):
     names = {path.name for path in straight(method=method).iterdir()}
     gains = {"trust"} if method in TAKE_GAINS else set()
-    assert names == FILES | gains | ({"weight_maps.npz"} if method in ("pixel", "trust") else set())
+    assert names - {"warnings.txt"} == FILES | gains | ({"weight_maps.npz"} if method in ("pixel", "trust") else set())
     assert Run(straight(method=method)).config() == configured(method=method)
 
 
@@ -804,7 +845,7 @@ def test_history_has_a_row_per_epoch_and_steps_one_per_update(straight):
     rows, steps = pd.read_csv(straight(method="pixel") / "history.csv"), pd.read_csv(straight(method="pixel") / "steps.csv")
     measured = ["loss", "clean_loss", "zero_share", "effective_pixels"]
     assert steps.columns.tolist() == ["update", "learning_rate", *measured, "all_zero"]
-    ends = ["val_loss", "val_dice", "seconds", *(f"seconds_{part}" for part in PARTS)]
+    ends = ["val_loss", "val_dice", "one_label", "seconds", *(f"seconds_{part}" for part in PARTS)]
     assert rows.columns.tolist() == ["epoch", "update", "learning_rate", *measured, "all_zero_steps", *ends]
     assert rows["epoch"].tolist() == [1, 2, 3]
     assert rows["update"].tolist() == [3, 6, 9]
@@ -975,15 +1016,149 @@ def test_steps_in_which_no_noisy_pixel_helps_are_counted_and_said(tmp_path):
     assert pd.read_csv(tmp_path / "run" / "steps.csv")["all_zero"].all()
 
 
+# Wrong results are caught
+
+
 @pytest.mark.parametrize("method", METHODS)
-def test_a_loss_that_is_no_number_is_said_and_breaks_nothing(data, tmp_path, method):
-    done = trained(data, tmp_path / "run", method=method, model="tiny:overflowing")
-    assert "in 9 of 9 steps the loss was not a finite number" in str(done)
-    assert history(tmp_path / "run")["loss"].isna().all()
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch_and_the_step(data, tmp_path, method):
+    with pytest.raises(RunError, match="no finite number in update 1, whose batch is") as caught:
+        trained(data, tmp_path / "run", method=method, model="tiny:overflowing")
+    assert "\n" not in str(caught.value)
+    assert "nothing had been saved yet" in str(caught.value)
+    for stream in streams_of(method) if method != "finetuned" else ["pool"]:
+        assert re.search(rf"{stream} \d\d\d(, \d\d\d)+", str(caught.value))
+    assert not {"checkpoint.pt", "best.pt", "model.pt", "history.csv"} & {path.name for path in (tmp_path / "run").iterdir()}
 
 
-def test_a_loss_that_stays_finite_is_not_remarked_on(data, tmp_path):
-    assert "finite number" not in str(trained(data, tmp_path / "run", epochs=1))
+def spoiling(method, number, spoil):
+    """The method, whose step `number` of this process reports or leaves what `spoil` makes of it."""
+    steps = []
+
+    def step(model, feed, config):
+        outcome = METHODS[method](model, feed, config)
+        steps.append(feed)
+        return spoil(model, outcome) if len(steps) == number else outcome
+
+    return step, steps
+
+
+def with_a_lost_gain(model, outcome):
+    gains = outcome.gains.clone()
+    gains[-1, 3, 4] = -torch.inf  # which the weights would clamp to 0
+    return dataclasses.replace(outcome, gains=gains)
+
+
+def with_a_lost_gradient(model, outcome):
+    next(model.parameters()).grad[0] = torch.nan
+    return outcome
+
+
+@pytest.mark.parametrize("spoil", [with_a_lost_gain, with_a_lost_gradient])
+def test_nothing_bad_is_saved_and_the_run_goes_on_from_the_last_good_checkpoint(data, straight, tmp_path, spoil):
+    settings = configured(method="pixel")
+    step, steps = spoiling("pixel", 6, spoil)  # at the end of an epoch: the next thing is to save
+    with pytest.raises(RunError, match="in update 6, whose batch is") as caught:
+        train(data, out=tmp_path / "run", config=settings, method=step, show_progress=False)
+    named = set(re.findall(r"\d\d\d", re.search("whose batch is (.*); the checkpoint", str(caught.value))[1]))
+    sums = {path.stem: int(np.asarray(Image.open(path)).astype(int).sum()) for path in (data / "images").iterdir()}
+    shown = {round(float(image.double().sum() * 255)) for batch in (steps[-1].noisy(), steps[-1].clean()) for image in batch.images}
+    assert {sums[name] for name in named} == shown
+    assert "the checkpoint of update 3 is good" in str(caught.value)
+    assert len(pd.read_csv(tmp_path / "run" / "steps.csv")) == 3
+    assert Run(tmp_path / "run").read_state("best.pt")["epoch"] == 1
+    train(data, out=tmp_path / "run", config=settings, method=METHODS["pixel"], resume=True, show_progress=False)
+    assert_same_run(tmp_path / "run", straight(method="pixel"), apart_from={"trust"})
+
+
+def test_the_same_batch_leads_to_the_same_end_and_the_message_says_so(data, tmp_path):
+    def lost(model, outcome):
+        return dataclasses.replace(outcome, loss=math.nan)
+
+    said = []
+    for resume, number in ((False, 5), (True, 2)):
+        step, _ = spoiling("pixel", number, lost)
+        with pytest.raises(RunError, match="the same files and settings lead here again") as caught:
+            train(data, out=tmp_path / "run", config=configured(method="pixel"), method=step, resume=resume, show_progress=False)
+        said.append(str(caught.value))
+    assert said[0] == said[1]
+
+
+def steps_with_zeros(*updates):
+    return [{"update": number, "all_zero": number in updates} for number in range(1, 61)]
+
+
+def test_where_all_is_well_there_is_no_alarm():
+    epochs = [{"epoch": 1, "one_label": math.nan}, {"epoch": 2}]  # older checkpoints do not know
+    zeros = steps_with_zeros(*range(2, 60, 2), *range(5, 5 + MANY - 4))
+    assert alarms(steps=zeros, epochs=epochs, clean=5, clean_label=None, classes=1) == {}
+
+
+def test_the_longest_row_of_steps_without_weights_is_remarked_on():
+    zeros = steps_with_zeros(*range(1, MANY + 1), *range(31, 31 + MANY + 5), 60)
+    found = alarms(steps=zeros, epochs=[], clean=5, clean_label=None, classes=1)
+    assert found.keys() == {"weights"}
+    assert f"in {MANY + 5} steps in a row, updates 31 to {30 + MANY + 5}, no noisy pixel helped" in found["weights"]
+
+
+def test_an_epoch_after_which_the_network_sees_several_labels_is_not_remarked_on(straight):
+    run = straight(method="clean", learning_rate=0.03, epochs=15)
+    rows = history(run)
+    assert (rows["val_dice"] > 0).any()
+    assert rows["one_label"][rows["val_dice"] > 0].isna().all()
+    alike = int(rows["one_label"].notna().sum())
+    assert len(Run(run).warnings()) == bool(alike)
+    assert all(f"after {alike} of 15 epochs" in line for line in Run(run).warnings())
+
+
+def warned(data, out, *said, **settings):
+    """In the log at its end, at once on standard error, in a file and on the page."""
+    done = trained(data, out, **settings)
+    page = run_page(Run(out))
+    for text in said:
+        assert any(note.startswith("warning: ") and text in note for note in done.notes)
+        assert any(text in line for line in Run(out).warnings())
+        assert f"Warning: {text}" in page or f", {text}" in page or f"Warning: the {text}" in page
+    return done
+
+
+def test_a_clean_set_of_one_class_is_warned_of(tmp_path, capsys):
+    data = draw(tmp_path / "data")
+    for path in (data / "clean").iterdir():
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(path)
+    warned(data, tmp_path / "run", "3 clean masks to train on have the label 0 (background) alone", method="joint", epochs=1)
+    train(data, out=tmp_path / "mapped", config=configured(method="joint", cache_gib=0, epochs=1))
+    assert "warning: the 3 clean masks to train on have the label 0 (background) alone" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("val_fraction", [0.8, 0.0])
+def test_a_network_that_predicts_one_class_is_warned_of(data, tmp_path, val_fraction):
+    said = "after 3 of 3 epochs, epoch 3 the last of them, the network gave all pixels the label 0 (background)"
+    warned(data, tmp_path / "run", said, method="plain", model="tiny:blind", val_fraction=val_fraction)
+    assert history(tmp_path / "run")["one_label"].tolist() == [0, 0, 0]
+
+
+def test_weights_that_are_zero_for_many_steps_are_warned_of(tmp_path):
+    data = draw(tmp_path / "data")
+    for path in (data / "noisy").iterdir():
+        Image.fromarray(np.full((16, 16), 255, np.uint8)).save(path)
+    warned(data, tmp_path / "run", "in 24 steps in a row, updates 1 to 24", method="pixel", ignore_label=255, epochs=8)
+
+
+def test_too_few_held_out_cases_to_choose_by_are_in_the_log_and_on_the_page(data, tmp_path):
+    done = trained(data, tmp_path / "run", method="plain", val_fraction=0.5)
+    assert "none held out (10 at least): the last weights count" in str(done)
+    assert "nothing was chosen, the last weights count" in run_page(Run(tmp_path / "run"))
+
+
+def test_warnings_come_again_when_a_run_goes_on(tmp_path):
+    data = draw(tmp_path / "data")
+    for path in (data / "clean").iterdir():
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(path)
+    trained(data, tmp_path / "whole", method="joint")
+    interrupted(data, tmp_path / "run", 5, method="joint")
+    trained(data, tmp_path / "run", resume=True, method="joint")
+    assert Run(tmp_path / "run").warnings() == Run(tmp_path / "whole").warnings()
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
 def test_ids_that_look_like_numbers_continue(tmp_path):

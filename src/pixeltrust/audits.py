@@ -11,6 +11,7 @@ All pictures of a case have the size of its given mask.
 """
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -126,6 +127,11 @@ _CAN_BE: dict[str, Callable[[Any], bool]] = {
     "format": _is_whole(FORMAT, FORMAT),
 }
 """Of every value of a record, whether it is one."""
+
+
+def review_command(audit: Path) -> str:
+    """What to type to go through its masks."""
+    return shlex.join(["pixeltrust", "review", str(audit)])
 
 
 def read_audit_cases(audit: Path) -> pd.DataFrame:

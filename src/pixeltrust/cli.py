@@ -286,7 +286,7 @@ def benchmark(
     from pixeltrust.benchmark import benchmark, launcher_of, question, read_grid
 
     work = question if ask else benchmark
-    print(work(source, out=out, grid=read_grid(config, setting or []), launcher=launcher_of(on, jobs), show_progress=not quiet))
+    _print(work(source, out=out, grid=read_grid(config, setting or []), launcher=launcher_of(on, jobs), show_progress=not quiet))
 
 
 @app.command()
@@ -355,6 +355,7 @@ def review(
         print(export(audit, out, show_progress=not quiet))
     else:
         print(review(audit, host=host, port=port, who=who, open_browser=open_browser))
+        raise typer.Exit(INTERRUPTED)  # nothing but a signal ends it
 
 
 if __name__ == "__main__":

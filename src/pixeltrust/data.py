@@ -17,14 +17,17 @@ from pixeltrust.cases import Case, CaseList, Cases
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, PixeltrustError
 from pixeltrust.feeds import Places
+from pixeltrust.files import mapped_array
 from pixeltrust.images import read_image, resize_image, resize_labels
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
+from pixeltrust.losses import IGNORE
 from pixeltrust.progress import in_threads
 from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.seeds import generator
 from pixeltrust.weights import Batch
 
 CPU = torch.device("cpu")
+PIECE = 64  # cases that are looked at in one go, where many are
 
 
 class Pixels:
@@ -43,10 +46,8 @@ class Pixels:
         self.gib = count * (config.channels + 1) * height * width / 2**30
         self.mapped = self.gib > config.cache_gib
         shapes = {"images": (count, config.channels, height, width), "masks": (count, height, width)}
-        if self.mapped:
-            folder.mkdir(parents=True, exist_ok=True)
         arrays = {
-            name: np.memmap(folder / f"{name}.uint8", np.uint8, "w+", shape=shape) if self.mapped else np.empty(shape, np.uint8)
+            name: mapped_array(folder / f"{name}.uint8", np.uint8, shape) if self.mapped else np.empty(shape, np.uint8)
             for name, shape in shapes.items()
         }
         self._images, self._masks = arrays["images"], arrays["masks"]
@@ -173,6 +174,20 @@ class Streams:
         cases, views = self._shown(stream, update)
         part = self.ranks.span(len(cases))
         return views[part].show(self.pixels.batch(cases[part], device))
+
+    def ids(self, stream: str, update: int) -> list[str]:
+        """Those of the cases in that batch, of all ranks."""
+        return [self.pixels.cases[index].id for index in self._shown(stream, update)[0]]
+
+    @cached_property
+    def clean_label(self) -> int | None:
+        """The label that all counted pixels of all clean cases have; None where there are several."""
+        labels: set[int] = set()
+        for piece in pieces(self.clean, PIECE):
+            labels |= set(self.pixels.batch(piece).masks.unique().tolist()) - {IGNORE}
+            if len(labels) > 1:
+                return None
+        return labels.pop() if labels else None
 
     def noisy_places(self, update: int) -> Places:
         """Which cases the noisy batch of an update shows, the joined one, and how."""

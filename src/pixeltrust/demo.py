@@ -1,9 +1,10 @@
-"""The whole job on made-up images: simulate, train plain and with pixel weights, predict, evaluate, report.
+"""The whole job on made-up images: simulate, train plain and with trust, predict, evaluate, audit the noisy masks, report.
 
-    OUT/  demo.json  source/  data/  runs/<method>/  to-predict/  predictions/<method>/  <method>.csv  report.html
+    OUT/  demo.json  source/  data/  runs/<method>/  to-predict/  predictions/<method>/  <method>.csv  audit/  masks.csv  report.html
 
 Both methods train the same network from the same start, on the same masks, for the same number of updates. Nothing of the outcome is
-settled beforehand: the page and the summary say what came out.
+settled beforehand: the page and the summary say what came out. masks.csv has a row per noisy mask (id, given, mended): the Dice of the
+given and of the proposed mask to the true one, which a demo knows.
 """
 
 import json
@@ -15,14 +16,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from pixeltrust.audit import audit
+from pixeltrust.audits import read_audit_cases, review_command
 from pixeltrust.config import Config
 from pixeltrust.errors import RunError
 from pixeltrust.evaluate import evaluate
-from pixeltrust.files import link_or_copy, write_whole
-from pixeltrust.images import case_id
-from pixeltrust.metrics import bootstrap_interval, mean_of_defined
+from pixeltrust.files import link_or_copy, make_folder, write_whole
+from pixeltrust.images import case_id, read_labels
+from pixeltrust.labels import foreground
+from pixeltrust.metrics import bootstrap_interval, confusion, dice, mean_of_defined
 from pixeltrust.predict import predict
 from pixeltrust.report import report
 from pixeltrust.runs import Run
@@ -30,9 +35,9 @@ from pixeltrust.simulate import simulate
 from pixeltrust.synthetic import write_source
 from pixeltrust.train import train
 
-FORMAT = 1  # of demo.json
-METHODS = ("plain", "pixel")
-SHOWN = 4  # noisy cases in the gallery of the page
+FORMAT = 2  # of demo.json
+METHODS = ("plain", "trust")
+STAGES = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,6 @@ class Plan:
     """Pixels a side of what the network trains on."""
     epochs: int = 7
     learning_rate: float = 1e-3
-    clean_weight: float = 0.0
     seed: int = 0
 
 
@@ -74,16 +78,27 @@ class Demo:
 
     rows: tuple[Row, ...]
     difference: float
-    """Mean over the test cases of the Dice of pixel weights minus that of plain training."""
+    """Mean over the test cases of the Dice of training with trust minus that of plain training."""
     difference_low: float
     difference_high: float
+    given: float
+    """Mean Dice of the noisy masks to the true ones."""
+    mended: float
+    """That of the masks which the audit proposes."""
+    audit: Path
     page: Path
 
     def __str__(self) -> str:
         lines = [f"{'method':<8}{'Dice':>6}  {'95 % interval':<16}{'training':>9}"]
         lines += [f"{row.method:<8}{row.dice:>6.3f}  {row.low:.3f} … {row.high:.3f}   {row.seconds:>7.0f} s" for row in self.rows]
         interval = f"{self.difference:+.3f} [{self.difference_low:+.3f} … {self.difference_high:+.3f}]"
-        return "\n".join([*lines, f"pixel minus plain, case by case: {interval}", f"the page is {self.page}"])
+        return "\n".join([
+            *lines,
+            f"trust minus plain, case by case: {interval}",
+            f"noisy masks, Dice to the truth: {self.given:.3f} as given, {self.mended:.3f} mended",
+            f"the page is {self.page}",
+            f"to go through the doubtful masks: {review_command(self.audit)}",
+        ])  # fmt: skip
 
 
 def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> Demo:
@@ -105,7 +120,8 @@ def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> 
     for number, method in enumerate(METHODS, start=3):
         work.stage(number, f"training {method}", partial(work.train, method))
     work.stage(5, "predicting and measuring the test cases", work.measure)
-    work.stage(6, "writing the page", work.write_page)
+    work.stage(6, "auditing the noisy masks", work.audit)
+    work.stage(7, "writing the page", work.write_page)
     return work.summary()
 
 
@@ -125,14 +141,14 @@ class _Work:
             elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
                 raise RunError(f"{self.out}: has something in it that is no demo; choose a new or empty folder")
             else:
-                self.out.mkdir(parents=True, exist_ok=True)
+                make_folder(self.out)
                 self._write_record()
         except OSError as error:
             raise RunError(f"{self.out}: cannot be made or read: {error.strerror or error}; choose another --out") from None
 
     def stage(self, number: int, text: str, work: Callable[[], None]) -> None:
         if self.show_progress:
-            print(f"{number}/6 {text}", file=sys.stderr, flush=True)
+            print(f"{number}/{STAGES} {text}", file=sys.stderr, flush=True)
         try:
             work()
         except OSError as error:
@@ -170,24 +186,39 @@ class _Work:
             image_size=plan.image_size,
             epochs=plan.epochs,
             learning_rate=plan.learning_rate,
-            clean_weight=plan.clean_weight,
             seed=plan.seed,
         )
-        if not Run(out).finished():  # then what was predicted, if anything, is of another network
+        if not Run(out).finished():  # then what was predicted or audited, if anything, is by another network
             self.record["finished"] = False
-            shutil.rmtree(self.out / "predictions" / method, ignore_errors=True)
+            for made in (self.out / "predictions" / method, self.out / "audit"):
+                shutil.rmtree(made, ignore_errors=True)
         train(self.out / "data", out=out, config=config, resume=out.exists(), show_progress=self.show_progress)
 
     def measure(self) -> None:
-        """Predictions of the test cases and of a few noisy ones, and the numbers of the test cases."""
+        """Predictions of the test cases, and their numbers."""
         if self.record["finished"] and all((self.out / f"{method}.csv").is_file() for method in METHODS):
             return
-        self.record["shown"] = self._shown()
         images = self._gathered()
         for method in METHODS:
             predictions = self.out / "predictions" / method
             predict(self.out / "runs" / method, images, out=predictions, resume=predictions.exists(), show_progress=self.show_progress)
             evaluate(predictions, self.out / "data" / "test", out=self.out / f"{method}.csv", show_progress=self.show_progress)
+
+    def audit(self) -> None:
+        """Trust and a proposed mask for every noisy mask, and how far both masks are from the truth."""
+        out, table = self.out / "audit", self.out / "masks.csv"
+        if not (out / "audit.json").is_file():
+            audit(self.out / "runs" / "trust", self.out / "data", out=out, resume=out.exists(), show_progress=self.show_progress)
+        elif self.record["finished"] and table.is_file():
+            return
+        config = Run(self.out / "runs" / "trust").config()
+        rows = []
+        for case in read_audit_cases(out).itertuples():
+            name = f"{case.id}.png"
+            true, given = (foreground(self.out / folder / name, config) for folder in ("source/masks", "data/noisy"))
+            mended = read_labels(out / "mended" / name) > 0
+            rows.append({"id": case.id, "given": _dice(given, true), "mended": _dice(mended, true)})
+        write_whole(table, pd.DataFrame(rows).to_csv(index=False))
         self.record["finished"] = True
         self._write_record()
 
@@ -201,26 +232,25 @@ class _Work:
             low, high = bootstrap_interval(values)
             seconds = float(Run(self.out / "runs" / method).read_table("history.csv")["seconds"].iloc[-1])
             rows.append(Row(method=method, dice=mean_of_defined(values), low=low, high=high, seconds=seconds))
-        difference = scores["pixel"] - scores["plain"]
+        difference = scores["trust"] - scores["plain"]
         low, high = bootstrap_interval(difference)
+        masks = pd.read_csv(self.out / "masks.csv")
         return Demo(
             rows=tuple(rows),
             difference=mean_of_defined(difference),
             difference_low=low,
             difference_high=high,
+            given=mean_of_defined(masks["given"].to_numpy()),
+            mended=mean_of_defined(masks["mended"].to_numpy()),
+            audit=self.out / "audit",
             page=self.out / "report.html",
         )
-
-    def _shown(self) -> list[str]:
-        """Noisy cases for the gallery: the first whose weight maps were kept; the seed of the run has drawn them."""
-        maps = Run(self.out / "runs" / "pixel").weight_maps()
-        return [] if maps is None else [str(one) for one in maps["ids"][:SHOWN]]
 
     def _gathered(self) -> Path:
         """A folder of links to (or copies of) the images to predict."""
         data, folder = self.out / "data", self.out / "to-predict"
-        folder.mkdir(exist_ok=True)
-        wanted = {*self.record["shown"], *(case_id(path) for path in (data / "test").iterdir())}
+        make_folder(folder)
+        wanted = {case_id(path) for path in (data / "test").iterdir()}
         for image in sorted((data / "images").iterdir()):
             if case_id(image) in wanted and not (folder / image.name).exists():
                 link_or_copy(image, folder / image.name)
@@ -228,6 +258,10 @@ class _Work:
 
     def _write_record(self) -> None:
         write_whole(self.out / "demo.json", json.dumps(self.record, indent=2) + "\n")
+
+
+def _dice(mask: np.ndarray, true: np.ndarray) -> float:
+    return dice(confusion(predicted=mask.astype(np.uint8), truth=true.astype(np.uint8)))
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -1,12 +1,17 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that appear whole or not at all, and stay when the machine goes down right after."""
 
+import errno
 import hashlib
+import math
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+
+import numpy as np
+import numpy.typing as npt
 
 from pixeltrust.errors import RunError
 
@@ -22,8 +27,32 @@ def replacing(path: Path) -> Iterator[Path]:
         with unfinished.open("rb") as written:
             os.fsync(written.fileno())
         unfinished.replace(path)
+        sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """What a folder holds, by name, is on the disk, as far as its file system has a way to see to that."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows, where folders cannot be opened, or a folder that one may not look into
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of network disks that know no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """The folder exists, and every folder above it that had to be made; they are on the disk by name."""
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync_folder(place.parent)
 
 
 def _unfinished(name: str) -> str:
@@ -70,9 +99,12 @@ def whole_folder(out: Path) -> Iterator[Path]:
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
+        for folder, _, _ in os.walk(unfinished):
+            sync_folder(Path(folder))
         if target.exists():
             target.rmdir()  # empty: it was checked; where it no longer is, this fails
         unfinished.rename(target)
+        sync_folder(target.parent)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -101,3 +133,19 @@ def link_or_copy(file: Path, to: Path) -> None:
     except OSError:  # another disk, or one without hard links
         with replacing(to) as unfinished:
             shutil.copy2(file, unfinished)
+
+
+def mapped_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of zeros that lives in a new file; its room on the disk is taken at once, as a disk that fills up later kills the process.
+
+    Raises:
+        RunError: there is no such room, or the file cannot be made.
+    """
+    with writing(file):
+        make_folder(file.parent)
+        with file.open("wb") as made:
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            made.truncate(size)
+            if hasattr(os, "posix_fallocate") and size:
+                os.posix_fallocate(made.fileno(), 0, size)
+    return np.memmap(file, dtype, "r+", shape=shape)

@@ -14,6 +14,7 @@ from pixeltrust.augmentation import INVERSE, TURNS, turned
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.models import try_out
+from pixeltrust.ranks import Ranks, connected
 from pixeltrust.runs import Run
 
 OVERLAP = 0.5  # of neighbouring windows
@@ -29,12 +30,12 @@ def network_of(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
     return config, run.model(weights), notes
 
 
-def fabric_of(config: Config) -> tuple[Fabric, list[str]]:
-    """The run's device and precision; the CPU, and a note, where that device is not here."""
+def fabric_of(config: Config) -> tuple[Fabric, Ranks, list[str]]:
+    """The run's device and precision, the CPU, and a note, where that device is not here; and the processes that share the work."""
     absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}.get(config.device, False)
     notes = [f"trained with device = {config.device!r}, which is not here: predicted on the CPU"] if absent else []
     precision = "32-true" if config.precision == "32" else "bf16-mixed"
-    return Fabric(accelerator="cpu" if absent else config.device, devices=1, precision=precision), notes  # type: ignore[arg-type]
+    return *connected("cpu" if absent else config.device, precision), notes
 
 
 class Network:

@@ -70,6 +70,11 @@ class Outcome:
         """What goes into the tables of the run."""
         return {name: value for name, value in vars(self).items() if name not in ("more", "weights", "gains")} | dict(self.more)
 
+    def are_finite(self) -> bool | Tensor:
+        """Whether the loss and all gains are finite numbers; of tensors one without axes, for later."""
+        loss = self.loss.isfinite() if isinstance(self.loss, Tensor) else math.isfinite(self.loss)
+        return loss if self.gains is None else _reported(self.gains.isfinite().all() & loss)
+
 
 Method: TypeAlias = Callable[[nn.Module, Feed, Config], Outcome]
 

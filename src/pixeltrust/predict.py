@@ -11,16 +11,18 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
 from pixeltrust.cases import files_by_id
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, RunError, count
-from pixeltrust.files import writing
+from pixeltrust.files import make_folder, writing
 from pixeltrust.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
 from pixeltrust.inference import Network, fabric_of, holds_window, network_of, resized_plane
 from pixeltrust.progress import THREADS, in_order, progress_bar
+from pixeltrust.ranks import Ranks
 from pixeltrust.runs import Run
 
 FULL_SCALE = 65535  # a probability of 1 in its 16-bit file
@@ -55,13 +57,24 @@ class _Picture:
     size: tuple[int, int]
 
 
+_Decoded: TypeAlias = _Picture | tuple[str, DataError]
+"""It, or the id and the fault of one that cannot be read."""
+
+
 @dataclass
 class _Tally:
     """What is known only when all images have been seen."""
 
-    faults: list[str] = field(default_factory=list)
+    faults: dict[str, str] = field(default_factory=dict)
+    """By id."""
     windowed: int = 0
     small: int = 0
+
+    def of_all(self, ranks: Ranks) -> "_Tally":
+        """Of what every rank has seen."""
+        tallies = ranks.gathered(self)
+        faults = {identity: fault for tally in tallies for identity, fault in tally.faults.items()}
+        return _Tally(dict(sorted(faults.items())), *ranks.sums(self.windowed, self.small))
 
 
 def predict(
@@ -79,7 +92,8 @@ def predict(
     """Write out/<id>.png for every image, a mask at the image's own size.
 
     The image is resized to the size of training, the probabilities are resized back, and then a pixel is foreground where its
-    probability is above ½, or of the most probable class (at equal probabilities the lowest). Ctrl-C leaves whole files only.
+    probability is above ½, or of the most probable class (at equal probabilities the lowest). Ctrl-C leaves whole files only. Under
+    `torchrun` every process makes this call and takes its share of the images; all must see `out`.
 
     Args:
         run: a run folder whose training has finished (or has best weights so far).
@@ -106,16 +120,18 @@ def predict(
     config, model, notes = network_of(Run(Path(run)), weights)
     files, left_out = _files(Path(images))
     _check_out(out, Path(images), resume)
-    fabric, moved = fabric_of(config)
+    fabric, ranks, moved = fabric_of(config)
     network = Network(fabric, model, config, batch_size)
     todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
+    ranks.wait()  # until every rank has looked at what is there
     _make_folders(out, config, probabilities)
     start = time.perf_counter()
-    tally = _predict_all(network, todo, out, probabilities, sliding_window, show_progress)
+    share = dict(ranks.share(list(todo.items())))
+    tally = _predict_all(network, share, out, probabilities, sliding_window, show_progress and ranks.rank == 0).of_all(ranks)
     if tally.faults:
         others = len(files) - len(tally.faults)
         written = f"{count(others, 'other mask')} written, in {out}" if others else "nothing was written"
-        raise DataError(f"{len(tally.faults):,} of {count(len(files), 'image')} cannot be read; {written}", tally.faults)
+        raise DataError(f"{len(tally.faults):,} of {count(len(files), 'image')} cannot be read; {written}", list(tally.faults.values()))
     notes += [*left_out, *moved, *_window_notes(tally, config, sliding_window)]
     if probabilities:
         notes.append(f"probabilities, 16-bit grey with {FULL_SCALE} for 1, are in {out / 'probabilities'}")
@@ -129,11 +145,11 @@ def _predict_all(
     # What waits is of the training size, or with sliding windows as large as the files are.
     ahead = THREADS if sliding_window else max(THREADS, network.batch_size)
 
-    def decode(case: tuple[str, Path]) -> _Picture | DataError:
+    def decode(case: tuple[str, Path]) -> _Decoded:
         try:
             pixels = read_image(case[1], config.channels)
         except DataError as error:
-            return error
+            return case[0], error
         size = pixels.shape[0], pixels.shape[1]
         return _Picture(case[0], pixels if sliding_window and holds_window(size, config) else resize_image(pixels, config.size), size)
 
@@ -152,7 +168,7 @@ def _predict_all(
     return tally
 
 
-def _outcomes(network: Network, pictures: Iterable[_Picture | DataError], tally: _Tally) -> Iterator[tuple[_Picture, np.ndarray]]:
+def _outcomes(network: Network, pictures: Iterable[_Decoded], tally: _Tally) -> Iterator[tuple[_Picture, np.ndarray]]:
     """Every picture that could be decoded, with its probabilities (K, h, w)."""
     batch: list[_Picture] = []
 
@@ -162,8 +178,9 @@ def _outcomes(network: Network, pictures: Iterable[_Picture | DataError], tally:
             batch.clear()
 
     for picture in pictures:
-        if isinstance(picture, DataError):
-            tally.faults.append(str(picture))
+        if isinstance(picture, tuple):
+            identity, fault = picture
+            tally.faults[identity] = str(fault)
         elif picture.pixels.shape[:2] != network.config.size:
             tally.windowed += 1
             yield picture, network.probabilities_by_windows(picture.pixels)
@@ -231,10 +248,10 @@ def _check_out(out: Path, images: Path, resume: bool) -> None:
 
 def _make_folders(out: Path, config: Config, with_probabilities: bool) -> None:
     with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         if with_probabilities:
             for path in _probability_files("", out, config.classes):
-                path.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(path.parent)
 
 
 def _mask_file(identity: str, out: Path) -> Path:

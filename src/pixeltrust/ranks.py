@@ -45,9 +45,9 @@ class Ranks:
         """This rank's part of the values of a joined batch."""
         return values[self.span(len(values))]
 
-    def share(self, values: Sequence[Value]) -> list[Value]:
+    def share(self, values: Sequence[Value]) -> Sequence[Value]:
         """This rank's share of a list of work: every n-th, so that what is slow does not lie with one; `merged` puts it in order."""
-        return list(values[self.rank :: self.count])
+        return values[self.rank :: self.count]
 
     def _bound(self, rank: int, count: int) -> int:
         return rank * (count // self.count) + min(rank, count % self.count)
@@ -116,6 +116,8 @@ class Ranks:
         Raises:
             PixeltrustError: some rank's did; every rank raises it, and lists the faults of all.
         """
+        if self.count == 1:
+            return list(work())
         outcomes = self.gathered(_attempted(work))
         errors = [error for _, error in outcomes if error is not None]
         if errors:
@@ -194,6 +196,11 @@ def connected(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]"
 def started_together() -> bool:
     """Whether `torchrun` has started this process as one of several."""
     return dist.is_available() and dist.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != "1"
+
+
+def environment_alone() -> dict[str, str]:
+    """The environment for a process that is started from here and works alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
 
 
 def current() -> Ranks:

@@ -1,7 +1,7 @@
 """A run folder: what training writes and everything else reads.
 
     RUN/config.toml  environment.json  cases.csv  history.csv  steps.csv  checkpoint.pt  best.pt  model.pt
-        weight_maps.npz  trust/  report.html
+        weight_maps.npz  trust/  warnings.txt  report.html
 
 Every file is written beside and renamed, so a kill at any moment leaves either the old or the new one.
 """
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from pixeltrust.cases import COLUMNS
 from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
-from pixeltrust.files import replacing, writing
+from pixeltrust.files import make_folder, replacing, writing
 from pixeltrust.models import build_model
 from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.tables import write_csv
@@ -81,7 +81,7 @@ class Run:
             RunError: it cannot be made, or not be written to.
         """
         with writing(self.folder):
-            self.cache(ranks).mkdir(parents=True, exist_ok=True)
+            make_folder(self.cache(ranks))
         try:
             yield
         finally:
@@ -116,7 +116,7 @@ class Run:
             RunError: it cannot be written.
         """
         with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
             write_csv(cases, self.folder / "cases.csv")
             self.write_text("config.toml", to_toml(config))
@@ -131,10 +131,33 @@ class Run:
         with writing(self.folder), replacing(self.folder / name) as unfinished:
             table.to_csv(unfinished, index=False)
 
+    def write_warnings(self, lines: list[str]) -> None:
+        """Keep what the run warns of, a line each, in warnings.txt; there is no such file where it warns of nothing."""
+        if lines:
+            self.write_text("warnings.txt", "\n".join(lines) + "\n")
+        else:
+            with writing(self.folder):
+                (self.folder / "warnings.txt").unlink(missing_ok=True)
+
+    def warnings(self) -> list[str]:
+        """What `write_warnings` kept.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        path = self.folder / "warnings.txt"
+        try:
+            return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
+
     def write_state(self, name: str, state: dict[str, Any]) -> None:
         """Write tensors and plain values (`checkpoint.pt`, `model.pt`, `best.pt`)."""
-        with writing(self.folder), replacing(self.folder / name) as unfinished:
-            torch.save(state, unfinished)
+        with writing(self.folder), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
+            try:
+                torch.save(state, file)
+            except RuntimeError as error:  # which torch's writer raises on top of what the disk has said
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Write an .npz file."""

@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.files import check_free, link_or_copy, whole_folder
+from pixeltrust.files import check_free, link_or_copy, whole_folder, write_whole
 from pixeltrust.images import read_image, write_png
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.noise import NEED_IMAGES, Noise
@@ -340,7 +340,7 @@ def _summary(rows: pd.DataFrame, out: Path, noise: str, strength: float, seed: i
 
 
 def _write_record(folder: Path, rows: pd.DataFrame, summary: SimulationSummary, source: Path, target_dice: float | None) -> None:
-    rows.to_csv(folder / "simulation.csv", index=False, float_format="%.6f", encoding="utf-8", lineterminator="\n")
+    write_whole(folder / "simulation.csv", rows.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     measured = {f"mean_{name}": _or_none(value) for name, value in rows[_MEASURES].mean().items()}
     record = {
         "source": source.resolve().name,
@@ -352,7 +352,7 @@ def _write_record(folder: Path, rows: pd.DataFrame, summary: SimulationSummary, 
         **measured,
         "dice_quartiles": [_or_none(value) for value in summary.dice_quartiles],
     }
-    (folder / "simulation.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / "simulation.json", json.dumps(record, indent=2) + "\n")
 
 
 def _or_none(value: float) -> float | None:

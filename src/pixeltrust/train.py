@@ -24,6 +24,7 @@ from lightning_fabric import Fabric
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from pixeltrust.alarms import alarms
 from pixeltrust.cases import CaseList, Cases, read_cases, table_of
 from pixeltrust.checkpoints import State, earlier, refuse_other_cases, seconds_by_part
 from pixeltrust.clock import Clock, shares
@@ -39,7 +40,7 @@ from pixeltrust.ranks import Ranks, connected
 from pixeltrust.runs import Run, parameters
 from pixeltrust.seeds import generator
 from pixeltrust.trust_maps import keep_trust_maps
-from pixeltrust.validation import validate
+from pixeltrust.validation import one_label, validate
 from pixeltrust.weight_maps import keep_weight_maps, map_epochs, weights_by_many
 from pixeltrust.weights import Batch, pixel_gains
 
@@ -98,7 +99,8 @@ def train(
     Raises:
         DataError: every fault of the data, in one go, before any training.
         ConfigError: settings that cannot be used here.
-        RunError: `out` exists already, belongs to other settings, or cannot be written.
+        RunError: `out` exists already, belongs to other settings, or cannot be written; or a loss, a gain or a parameter is no finite
+            number: names the update and the cases of its batch. No such state is ever saved.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written.
     """
     config = config or Config()
@@ -154,20 +156,28 @@ class _Loop:
         memory = self.method.to(self.device) if isinstance(self.method, nn.Module) else nn.Module()
         optimizer = build_optimizer(nn.ModuleList([model, memory]), config)
         self.state = State(model, optimizer, build_schedule(optimizer, config, self.total), memory, ranks=self.ranks)
+        self.recent: list[_Taken] = []
+        """The steps that nobody has looked at yet, and the last one."""
+        self.saved = 0
+        """The update of the checkpoint."""
+        self.warned: set[str] = set()
 
     def to_the_end(self) -> None:
         """Run the updates that are left."""
         self.ranks.make_alike(self.state.model.state_dict().values())  # whatever else a network was made of
         clock = Clock(self.state.seconds)
         ahead = Ahead(lambda stream, update: self.streams.batch(stream, update, self.device), self.total)
+        self.saved = self.state.update
         saved_at = shown_at = time.monotonic()
         with ahead, _interruption() as interrupted, progress_bar(self.show_progress) as bar:
             task = bar.add_task(f"training {self.config.method}", total=self.total, completed=self.state.update, note="")
+            self._warn(bar)
             while self.state.update < self.total:
                 self._update(ahead, clock)
                 epoch_ended = self.state.update % self.streams.updates_per_epoch == 0
                 if epoch_ended:
                     self._end_epoch(clock)
+                    self._warn(bar)
                 due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
                 stopping, due_somewhere = self.ranks.sums(interrupted.is_set(), due)
                 if epoch_ended or stopping or due_somewhere:
@@ -191,13 +201,13 @@ class _Loop:
         state = self.state
         self.model.train()
         state.optimizer.zero_grad(set_to_none=True)
-        seen: list[int] = []
+        seen: dict[str, int] = {}
 
         @cache  # whoever watches asks for what the method has had
         def batch(stream: str) -> Batch:
             with clock.part("batches"):
                 made = ahead.batch(stream, state.update)
-            seen.append(len(made.images))
+            seen[stream] = len(made.images)
             return made
 
         rate = state.schedule.get_last_lr()[0]
@@ -222,19 +232,23 @@ class _Loop:
             state.optimizer.step()
             state.schedule.step()
         state.update += 1
-        state.images += sum(self.ranks.sums(sum(seen)))
+        state.images += sum(self.ranks.sums(sum(seen.values())))
         state.steps.append({"update": state.update, "learning_rate": rate, **outcome.numbers(), **watched})
+        self.recent.append(_Taken(state.update, tuple(seen), outcome.are_finite()))
+        if self.device.type == "cpu":  # where looking waits for nothing
+            self._settle(clock)
 
     def _end_epoch(self, clock: Clock) -> None:
         self._settle(clock)
+        self._refuse_lost_parameters()
         state, per_epoch = self.state, self.streams.updates_per_epoch
         epoch = state.update // per_epoch
         self.ranks.average(state.model.buffers())
         with clock.part("validation"):
             val_loss, val_dice = validate(self.model, self.streams, device=self.device)
-        state.epochs.append(
-            {"epoch": epoch, "update": state.update, **_means(state.steps[-per_epoch:]), "val_loss": val_loss, "val_dice": val_dice}
-        )
+            label = one_label(self.model, self.streams, device=self.device)
+        measured = {"val_loss": val_loss, "val_dice": val_dice, "one_label": math.nan if label is None else float(label)}
+        state.epochs.append({"epoch": epoch, "update": state.update, **_means(state.steps[-per_epoch:]), **measured})
         if val_dice > state.best_dice:
             state.best_dice = val_dice
             with clock.part("saving"):
@@ -261,18 +275,56 @@ class _Loop:
 
     def _save_checkpoint(self, clock: Clock) -> None:
         self._settle(clock)
+        self._refuse_lost_parameters()
         self.ranks.average(self.state.model.buffers())
         with clock.part("saving"):
             clock.read()
             self._write_state("checkpoint.pt", self.state.pack())
+        self.saved = self.state.update
 
     def _write_state(self, name: str, state: dict[str, Any]) -> None:
         if self.ranks.rank == 0:
             self.run.write_state(name, state)
 
     def _settle(self, clock: Clock) -> None:
+        """Look at what the last steps have left on the device, and go no further where it is not finite."""
         with clock.part("step"):  # what it waits for
             self.state.settle()
+            for taken in self.recent:
+                if not taken.finite:
+                    raise RunError(self._lost(taken, "the loss or a gain"))
+            del self.recent[:-1]
+
+    def _refuse_lost_parameters(self) -> None:
+        """A gradient can be infinite where the loss is not: what is saved next must be good."""
+        kept = (*self.state.model.state_dict().values(), *self.state.memory.parameters())
+        if not all(bool(values.isfinite().all()) for values in kept) and self.recent:
+            raise RunError(self._lost(self.recent[-1], "a parameter"))
+
+    def _lost(self, taken: "_Taken", what: str) -> str:
+        batch = "; ".join(f"{stream} {', '.join(self.streams.ids(stream, taken.update - 1))}" for stream in taken.streams)
+        good = f"the checkpoint of update {self.saved:,} is good" if self.saved else "nothing had been saved yet"
+        return (
+            f"{self.run.folder}: {what} is no finite number in update {taken.update:,}, whose batch is {batch}; {good}. Where these files "
+            "are at fault, mend them and go on with --resume; the same files and settings lead here again, so else start a new run, with "
+            f"a lower learning_rate (it is {self.config.learning_rate:g}) or without these cases"
+        )
+
+    def _warn(self, bar: Progress) -> None:
+        """Say what is amiss once it shows, and keep it for those who look at the run."""
+        streams, state = self.streams, self.state
+        found = alarms(
+            steps=state.steps,
+            epochs=state.epochs,
+            clean=len(streams.clean),
+            clean_label=streams.clean_label,
+            classes=self.config.classes,
+        )
+        for name in found.keys() - self.warned if self.show_progress else ():
+            bar.console.print(f"warning: {found[name]}", markup=False, highlight=False)
+        self.warned |= found.keys()
+        if self.ranks.rank == 0:
+            self.run.write_warnings(list(found.values()))
 
     def _show(self, bar: Progress, task: Any, clock: Clock) -> None:
         if bar.disable:
@@ -283,6 +335,17 @@ class _Loop:
         epoch = self.state.update // self.streams.updates_per_epoch
         note = f"epoch {epoch}/{self.config.epochs}, loss {self.state.steps[-1]['loss']:.3f}{chosen}"
         bar.update(task, completed=self.state.update, note=note)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What a complaint about a step needs."""
+
+    update: int
+    """From 1."""
+    streams: tuple[str, ...]
+    """What its batches came from."""
+    finite: bool | Tensor
 
 
 class _InBfloat16(nn.Module):
@@ -367,9 +430,7 @@ def _summary(run: Run, config: Config, packed: dict[str, Any], notes: list[str])
     idle = sum(bool(step["all_zero"]) for step in packed["steps"])
     if idle:
         notes = [*notes, f"in {idle:,} of {packed['update']:,} steps no noisy pixel helped: all weights were 0"]
-    diverged = sum(not math.isfinite(step["loss"]) for step in packed["steps"])
-    if diverged:
-        notes = [*notes, f"in {diverged:,} of {packed['update']:,} steps the loss was not a finite number: lower learning_rate"]
+    notes = [*notes, *(f"warning: {line}" for line in run.warnings())]
     return Trained(
         run=run.folder,
         method=config.method,

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pixeltrust.files import mapped_array
 from pixeltrust.ranks import Ranks
 
 
@@ -57,11 +58,10 @@ class TrustStore(nn.Module):
         self._mapped = folder is not None
         for name, dtype, start in (("trust", np.float16, 1), ("visits", np.uint8, 0)):
             if folder is None:
-                pixels = np.full((cases, *size), start, dtype)
+                pixels = np.empty((cases, *size), dtype)
             else:
-                folder.mkdir(parents=True, exist_ok=True)
-                pixels = np.memmap(folder / f"{name}.{np.dtype(dtype).name}", dtype, "w+", shape=(cases, *size))
-                pixels[:] = start
+                pixels = mapped_array(folder / f"{name}.{np.dtype(dtype).name}", dtype, (cases, *size))
+            pixels[:] = start
             self.register_buffer(name, torch.from_numpy(pixels))
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202

@@ -9,7 +9,7 @@ import hashlib
 import numpy as np
 
 from pixeltrust.data import Streams
-from pixeltrust.files import writing
+from pixeltrust.files import make_folder, writing
 from pixeltrust.images import read_png, write_png
 from pixeltrust.progress import in_threads
 from pixeltrust.runs import Run
@@ -36,7 +36,7 @@ def keep_trust_maps(run: Run, streams: Streams, store: TrustStore, *, show_progr
         write_png(folder / name, (shares * FULL).round().astype(np.uint8), text={_OF_MASK: fingerprint(labels)})
 
     with writing(run.folder):
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         for _, fault in in_threads(write, range(len(streams.noisy)), text="writing trust maps", shown=show_progress):
             if fault is not None:
                 raise fault

@@ -227,7 +227,8 @@ def clean_gradient(
         ranks: as in `reweighted_step`.
 
     Raises:
-        ValueError: all clean pixels are ignored; `along` has nothing that is trained.
+        ValueError: all clean pixels are ignored; `along` has nothing that is trained; nothing that is trained is reached, as where FSDP
+            has sharded the network.
     """
     if not ranks.total((clean.masks != IGNORE).any()):
         raise ValueError(f"the clean batch has no counted pixel: all of masks {tuple(clean.masks.shape)} is {IGNORE} (ignored)")
@@ -239,7 +240,10 @@ def clean_gradient(
         loss = mean_over_counted(losses, clean.masks, ranks=ranks)
         own = torch.autograd.grad(loss, trained, allow_unused=True) if len(clean.images) else [None] * len(trained)
     gradients = ranks.gradients(trained, own)
-    return loss.detach(), {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
+    direction = {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
+    if trained and not direction:
+        raise ValueError(f"the clean loss reaches none of the parameters of {type(model).__name__} that are trained (FSDP shards them?)")
+    return loss.detach(), direction
 
 
 def logits_of(model: nn.Module, images: Tensor, classes: int = 1) -> Tensor:

@@ -25,7 +25,7 @@ from pixeltrust.archives.contents import Case, Listing, cases_in
 from pixeltrust.archives.published import DATASETS, Archive, Dataset
 from pixeltrust.downloads import Patience, alone_in, download, held_bytes, remote_size
 from pixeltrust.errors import ConfigError, DataError, RunError, count
-from pixeltrust.files import check_free, whole_folder
+from pixeltrust.files import check_free, whole_folder, write_whole
 from pixeltrust.images import read_image, resize_image, resize_labels, write_jpeg, write_png
 from pixeltrust.progress import all_in_threads, progress_bar
 from pixeltrust.zips import Member
@@ -278,7 +278,7 @@ def _write(cases: list[Case], folder: Path, work: _Work) -> None:
     all_in_threads(lambda case: write(case, folder), cases, text="unpacking", complaint=complaint, shown=work.show_progress)
     (folder / "packed").rmdir()
     lines = ["id,split", *(f"{case.id},{case.split}" for case in cases)]
-    (folder / "split.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_whole(folder / "split.csv", "\n".join(lines) + "\n")
 
 
 def _write_published(case: Case, folder: Path) -> None:
@@ -329,4 +329,4 @@ def _read_mask(file: Path) -> np.ndarray:
 
 def _write_record(fetched: Fetched, folder: Path) -> None:
     record = {name: value for name, value in asdict(fetched).items() if name not in ("out", "archives", "earlier")}
-    (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")

@@ -1,16 +1,18 @@
 """The audit of noisy masks: the network looks at every image, then every mask is compared with what it and training say.
 
 The first pass is the network's and takes the time; it leaves what it saw on the grid of training in AUDIT/.seen, where `resume`
-finds it. The second needs them all, for the tilt, and judges, mends and measures each case in a thread.
+finds it. The second needs them all, for the tilt, and judges, mends and measures each case in a thread. Several processes (see `ranks`)
+share the cases in both; rank 0 writes the tables.
 """
 
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,22 +21,24 @@ import torch
 from pixeltrust.audit.evidence import CleanSet
 from pixeltrust.audit.regions import agreement, case_row, region_rows
 from pixeltrust.audit.scores import confusion_of, tilt_of, trust_of
-from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord
+from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord, review_command
 from pixeltrust.cases import Case, CaseList, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
-from pixeltrust.files import check_free, replacing, write_whole, writing
+from pixeltrust.files import check_free, make_folder, replacing, write_whole, writing
 from pixeltrust.images import read_image, read_labels, resize_image, resize_labels, write_png
 from pixeltrust.inference import Network, fabric_of, network_of, resized_plane, tensor_of
 from pixeltrust.labels import decode_labels
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads, in_threads
+from pixeltrust.ranks import Ranks
 from pixeltrust.report.audit import audit_page
 from pixeltrust.runs import Run, one_line
 from pixeltrust.tables import write_csv
 from pixeltrust.trust_maps import has_trust_maps, read_trust_map
 
 SEEN = ".seen"
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Audited:
     def __str__(self) -> str:
         doubtful = self.cases[self.cases["doubtful_pixels"] > 0]
         worst = ", ".join(f"{row.id} ({row.agreement:.2f})" for row in self.cases.head(5).itertuples())
-        pages = f"the page is {self.out / 'report.html'}; `pixeltrust review {self.out}` goes through them, worst first"
+        pages = f"the page is {self.out / 'report.html'}; `{review_command(self.out)}` goes through them, worst first"
         return "\n".join([
             *self.notes,
             f"{len(doubtful):,} of {count(len(self.cases), 'mask')} have doubtful pixels, in {count(self.regions, 'region')}",
@@ -73,6 +77,8 @@ def audit(
     show_progress: bool = True,
 ) -> Audited:
     """Judge every noisy mask of a data folder, by a run that was trained on it, or on other masks of the same kind.
+
+    Under `torchrun` every process makes this call and takes its share of the masks; all must see `run`, `data` and `out`.
 
     Args:
         run: a run folder whose training has finished. Where it has a trust map of a mask, that counts too; a mask that training has not
@@ -101,17 +107,11 @@ def audit(
         check_free(out)
     cases = read_cases(Path(data), show_progress=show_progress)
     noisy = cases.of("noisy")
-    fabric, moved = fabric_of(config)
+    fabric, ranks, moved = fabric_of(config)
     network = Network(fabric, model, config, batch_size)
-    work = _Audit(of_run, config, out, smallest, sure)
-    with writing(out):
-        work.begin({"run": str(of_run.folder.resolve()), "data": str(Path(data).resolve()), "weights": weights})
-        clean, without = _clean_set(of_run, network)
-        work.look(network, clean, noisy, show_progress)
-        tilt = work.tilt(noisy, show_progress)
-        judge = partial(work.judge, tilt=tilt)
-        judged = all_in_threads(judge, noisy, text="auditing", complaint=f"{data}: masks that cannot be audited", shown=show_progress)
-        table, regions = _tables(judged)
+    work = _Audit(of_run, config, out, smallest, sure, ranks, show_progress and ranks.rank == 0)
+
+    def write(table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray) -> None:
         write_csv(regions, out / "regions.csv")
         with replacing(out / "cases.csv") as unfinished:
             table.to_csv(unfinished, index=False)
@@ -129,6 +129,16 @@ def audit(
         write_whole(out / "report.html", audit_page(out, record, table, regions))
         write_whole(out / "audit.json", record.text())
         shutil.rmtree(out / SEEN, ignore_errors=True)
+
+    with writing(out):
+        of = {"run": str(of_run.folder.resolve()), "data": str(Path(data).resolve()), "weights": weights}
+        todo = ranks.by_first(lambda: work.begin(of, noisy))
+        clean, without = _clean_set(of_run, network)
+        work.look(network, clean, todo, noisy)
+        tilt = work.tilt(noisy)
+        judged = work.of_all(partial(work.judge, tilt=tilt), noisy, text="auditing", complaint=f"{data}: masks that cannot be audited")
+        table, regions = _tables(judged)
+        ranks.by_first(lambda: write(table, regions, tilt))
     return Audited(out, table, len(regions), tuple([*notes, *moved, *cases.notes, *without, *_evidence_notes(of_run, table)]))
 
 
@@ -139,32 +149,41 @@ class _Audit:
     out: Path
     smallest: int
     sure: float
+    ranks: Ranks
+    show_progress: bool
 
-    def begin(self, of: dict[str, str]) -> None:
-        """Make the folders; where they are there already, they must be of the same audit."""
+    def begin(self, of: dict[str, str], cases: CaseList) -> np.ndarray:
+        """Make the folders; where they are there already, they must be of the same audit. Which cases have not been looked at."""
         begun = self.out / SEEN / "of.json"
         if begun.is_file() and (before := json.loads(begun.read_text(encoding="utf-8"))) != of:
             changed = ", ".join(f"{name} was {before.get(name)}, now {of[name]}" for name in of if before.get(name) != of[name])
             raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
         for name in (SEEN, "trust", "mended", "changed"):
-            (self.out / name).mkdir(parents=True, exist_ok=True)
+            make_folder(self.out / name)
         write_whole(begun, json.dumps(of))
+        return np.array([place for place, case in enumerate(cases) if not self._seen_file(case).is_file()], int)
+
+    def of_all(self, work: Callable[[Case], Result], cases: CaseList, *, text: str, complaint: str) -> list[Result]:
+        """As `all_in_threads`, every rank doing its share."""
+        share = self.ranks.share(cases)
+        return self.ranks.merged(lambda: all_in_threads(work, share, text=text, complaint=complaint, shown=self.show_progress))
 
     # --- the network looks ------------------------------------------------------------------------------------------
 
-    def look(self, network: Network, clean: CleanSet | None, cases: CaseList, show_progress: bool) -> None:
+    def look(self, network: Network, clean: CleanSet | None, todo: np.ndarray, cases: CaseList) -> None:
         """Leave what the network sees, and the clean set where training has not said it, of every case that has none yet."""
-        todo = [case for case in cases if not self._seen_file(case).is_file()]
-        faults: list[str] = []
-        decoded = in_threads(self._decoded, todo, text="looking", shown=show_progress)
+        faults: dict[str, str] = {}
+        decoded = in_threads(self._decoded, self.ranks.share(cases[todo]), text="looking", shown=self.show_progress)
         for case, seen in _looked_at(network, clean, decoded, faults):
             with replacing(self._seen_file(case)) as unfinished, unfinished.open("wb") as file:
                 np.savez(file, **{name: values.astype(np.float16) for name, values in seen.items()})  # type: ignore[arg-type]
+        for of_rank in self.ranks.gathered(faults):
+            faults |= of_rank
         if faults:
             raise DataError(
                 f"{len(faults):,} of {count(len(cases), 'case')} cannot be read; the others were looked at: mend these, and continue with "
                 "--resume",
-                faults,
+                [faults[identity] for identity in cases.texts("id") if identity in faults],
             )
 
     def _decoded(self, case: Case) -> "_Decoded":
@@ -188,13 +207,11 @@ class _Audit:
 
     # --- every mask is compared -------------------------------------------------------------------------------------
 
-    def tilt(self, cases: CaseList, show_progress: bool) -> np.ndarray:
+    def tilt(self, cases: CaseList) -> np.ndarray:
         """Of the labels, over all cases."""
         classes = max(self.config.classes, 2)
         total = np.zeros((classes, classes))
-        for confusion in all_in_threads(
-            self._confusion, cases, text="comparing", complaint="masks that cannot be used", shown=show_progress
-        ):
+        for confusion in self.of_all(self._confusion, cases, text="comparing", complaint="masks that cannot be used"):
             total += confusion
         return tilt_of(total)
 
@@ -264,7 +281,7 @@ def _clean_set(run: Run, network: Network) -> tuple[CleanSet | None, list[str]]:
 
 
 def _looked_at(
-    network: Network, clean: CleanSet | None, decoded: Iterable[tuple[Case, _Decoded | PixeltrustError]], faults: list[str]
+    network: Network, clean: CleanSet | None, decoded: Iterable[tuple[Case, _Decoded | PixeltrustError]], faults: dict[str, str]
 ) -> Iterator[tuple[Case, dict[str, np.ndarray]]]:
     """Every case that could be decoded, with its probabilities (K, h, w), and shares (h, w) of what training has not seen."""
     waiting: list[tuple[Case, _Decoded]] = []
@@ -282,7 +299,7 @@ def _looked_at(
 
     for case, one in decoded:
         if isinstance(one, PixeltrustError):
-            faults.append(str(one))
+            faults[case.id] = str(one)
             continue
         waiting.append((case, one))
         if len(waiting) == network.batch_size:

@@ -31,7 +31,7 @@ from pixeltrust.data import Streams
 from pixeltrust.errors import PixeltrustError
 from pixeltrust.evaluate import evaluate
 from pixeltrust.feeds import Feed
-from pixeltrust.files import link_or_copy, write_whole
+from pixeltrust.files import link_or_copy, make_folder, write_whole
 from pixeltrust.images import image_suffix
 from pixeltrust.losses import IGNORE
 from pixeltrust.methods import TAKE_GAINS, Outcome
@@ -47,7 +47,7 @@ GRACE = 60.0  # seconds that a stopped cell has for its last update and checkpoi
 
 def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, truth: pd.DataFrame | None) -> None:
     """All that a cell needs, for a process that knows its folder alone."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, rows in (("cases.csv", table), ("truth.csv", truth)):
         if rows is not None:
             write_csv(rows, folder / name)

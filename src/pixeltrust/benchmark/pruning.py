@@ -19,6 +19,7 @@ from pixeltrust.cases import Case, CaseList, Cases, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.data import Pixels, pieces
 from pixeltrust.errors import ConfigError
+from pixeltrust.files import make_folder
 from pixeltrust.images import resize_labels, write_png
 from pixeltrust.labels import decode_labels
 from pixeltrust.losses import IGNORE
@@ -88,7 +89,7 @@ def _halves(noisy: CaseList, config: Config) -> np.ndarray:
 
 def _train_on(noisy: CaseList, cases: Cases, out: Path, config: Config) -> None:
     """A `plain` run on some of the noisy cases and all clean ones."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     rows = table_of(noisy + cases.of("clean")).drop(columns="held_out")
     write_csv(rows, out / "cases.csv")
     train(out / "cases.csv", out=out / "run", config=config, resume=True, show_progress=False)
@@ -111,7 +112,7 @@ def _probabilities(logits: Tensor) -> Tensor:
 
 def _write_masks(cases: Cases, issues: np.ndarray, out: Path, config: Config) -> None:
     """The masks of all cases that train, as labels with 255 where they are ignored or pruned."""
-    out.mkdir(exist_ok=True)
+    make_folder(out)
     wrong = dict(zip(cases.of("noisy").texts("id"), issues, strict=True))
 
     def write(case: Case) -> None:

@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
-from pixeltrust.files import check_free, whole_folder, write_whole
+from pixeltrust.files import check_free, make_folder, whole_folder, write_whole
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
 from pixeltrust.formats.annotations import IGNORED, Found, Masked, told, writable
 from pixeltrust.formats.documents import read_json
@@ -262,12 +262,12 @@ def _write_document(out: Path, to: str, done: _Done, names: Mapping[int, str]) -
     if to == "fiftyone":
         with whole_folder(out) as folder:
             for name, text in fiftyone.documents(done.cases, names).items():
-                (folder / name).write_text(text, encoding="utf-8")
+                write_whole(folder / name, text)
         return
     documents: Mapping[str, Callable[[Any, Mapping[int, str]], str]] = {"label-studio": label_studio.document, "cvat": cvat.document}
     document = documents.get(to, coco.document)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(out.parent)
         write_whole(out, document(done.cases, names))
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None

@@ -13,7 +13,7 @@ import pandas as pd
 from pixeltrust.errors import count
 from pixeltrust.outcome.statistics import BASE, CEILING, GIVEN, GROUP, LEVEL
 
-OURS = "pixel"
+OURS = "trust"
 Verdict = Literal["apart", "one seed", "seeds disagree", "not apart", "not compared"]
 TIED: tuple[Verdict, ...] = ("not apart", "seeds disagree")
 Row = Any

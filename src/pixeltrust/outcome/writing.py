@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pixeltrust.errors import RunError
-from pixeltrust.files import write_whole
+from pixeltrust.files import make_folder, write_whole
 from pixeltrust.outcome.figures import Drawing, clean_figure, cost_figure, dice_figure, weights_figure
 from pixeltrust.outcome.pictures import CASES, first_with_maps, maps_figure, weighed_cases
 from pixeltrust.outcome.reading import outcome_of
@@ -51,7 +51,7 @@ def drawings(outcome: Outcome) -> Iterator[Drawing]:
 
 
 def _write_figures(folder: Path, every: Iterator[Drawing]) -> None:
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     known = set()
     for drawing in every:
         write_whole(folder / f"{drawing.name}.svg", drawing.chart().svg)

@@ -86,13 +86,18 @@ def _worst(folder: Path, record: AuditRecord, cases: pd.DataFrame) -> tuple[list
     shown, gone = [], []
     for row in cases.head(WORST).to_dict("records"):
         try:
-            shown.append(_case(folder, record, row))
+            shown.append(audited_case(folder, record, row))
         except PixeltrustError:
             gone.append(row["id"])
     return shown, f"The files of {', '.join(gone)} cannot be read any more (moved or deleted?)." if gone else ""
 
 
-def _case(folder: Path, record: AuditRecord, row: dict[Hashable, Any]) -> Shown:
+def audited_case(folder: Path, record: AuditRecord, row: dict[Hashable, Any]) -> Shown:
+    """A row of cases.csv in pictures: the image, the given mask, the trust in it, the proposed mask.
+
+    Raises:
+        DataError: a file is gone or broken.
+    """
     one, image = row["id"], read_image(Path(row["image"]))
     labels, _ = decode_labels(Path(row["mask"]), classes=record.classes, ignore_label=record.ignore_label)
     counted = labels != IGNORE

@@ -99,6 +99,7 @@ def _run_notes(run: Run, config: Config, history: pd.DataFrame, cases: pd.DataFr
     last, counts = history.iloc[-1], cases_by_role(cases)
     if not run.finished():
         notes.append(f"The run is not finished: {int(last['epoch'])} of {config.epochs} epochs. Continue it with --resume.")
+    notes += [f"Warning: {line}" for line in run.warnings()]
     notes += idle_notes(history)
     if not counts["held out"]:
         notes.append(

@@ -18,6 +18,7 @@ from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads
 from pixeltrust.review.audits import Audit
 from pixeltrust.review.decisions import Decision, Decisions
+from pixeltrust.tables import write_csv
 
 KEPT = ("given", "proposed", "mended")
 """Decisions whose mask becomes a clean one."""
@@ -182,4 +183,4 @@ def _write(
 
     rows = all_in_threads(write, planned, text="writing", complaint=_COMPLAINT, shown=show_progress)
     if any(row["group"] or row["id"].startswith(".") for row in rows):  # a folder alone tells no groups, and leaves hidden files out
-        pd.DataFrame(rows)[[*COLUMNS, "group"]].to_csv(folder / "cases.csv", index=False, encoding="utf-8")
+        write_csv(pd.DataFrame(rows)[[*COLUMNS, "group"]], folder / "cases.csv")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pixeltrust.files import whole_folder
+from pixeltrust.files import whole_folder, write_whole
 from pixeltrust.images import write_png
 from pixeltrust.progress import all_in_threads
 from pixeltrust.synthetic.picture import dermoscopy
@@ -38,7 +38,7 @@ def write_source(folder: Path, *, cases: int, seed: int = 0, size: int = 128, te
 
         all_in_threads(draw, range(cases), text="drawing", complaint=f"{folder}: cannot be drawn", shown=show_progress)
         lines = ["id,split", *(f"{name},{'test' if _is_test(i, test_share) else 'train'}" for i, name in enumerate(ids))]
-        (unfinished / "split.csv").write_text("\n".join(lines) + "\n")
+        write_whole(unfinished / "split.csv", "\n".join(lines) + "\n")
 
 
 def _is_test(i: int, test_share: float) -> bool:
