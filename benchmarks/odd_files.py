@@ -2,6 +2,7 @@
 
     python benchmarks/odd_files.py            tries all of them, and prints the table of docs/inputs.md
     python benchmarks/odd_files.py --outcomes as lines of JSON, one per file
+    python benchmarks/odd_files.py --out DIR  into DIR/odd_files.json
 
 Each is made in a folder of its own and read in the way that the commands read it, by one process whose memory is limited. It is handled
 rightly, which is checked by what it gives, or refused in one line that names it.
@@ -14,10 +15,12 @@ import json
 import os
 import resource
 import struct
+import sys
 import tempfile
 import time
 import tomllib
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -74,9 +77,10 @@ from PIL import Image
 from pixeltrust.cases import ROLES, check
 from pixeltrust.config import read_config
 from pixeltrust.errors import PixeltrustError
+from pixeltrust.files import write_whole
 from pixeltrust.images import read_image, read_size
 from pixeltrust.labels import decode_labels
-from pixeltrust.runs import FORMAT, Run
+from pixeltrust.runs import FORMAT, Run, environment
 
 MEMORY = 3 << 30  # bytes that may be had beyond what the process has at its start
 HANGS = 120  # seconds after which a file is said to hang
@@ -653,17 +657,35 @@ def markdown(found: list[Outcome]) -> str:
     return "\n".join(["| kind | what is odd | what comes of it |", "|---|---|---|", *rows])
 
 
+def summary(found: list[Outcome]) -> dict[str, str]:
+    """A line for docs/reliability.md."""
+    counts = Counter(one.outcome if one.outcome in ("read", "refused") else "wrong" for one in found)
+    wrong = f", **{counts['wrong']} wrong**" if counts["wrong"] else ""
+    ends = f"{len(found)} tried; {counts['read']} read rightly, {counts['refused']} named in one line{wrong}"
+    return {"broken and odd files, folders and tables": f"{ends}; {max(one.mib for one in found):,.0f} MiB of memory at most"}
+
+
+def machine() -> dict[str, Any]:
+    return {name: value for name, value in environment().items() if name != "command"}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outcomes", action="store_true", help="lines of JSON")
+    parser.add_argument("--out", type=Path, help="the folder of results")
     asked = parser.parse_args()
     found = []
     for outcome in outcomes():
         found.append(outcome)
         if asked.outcomes:
             print(json.dumps(asdict(outcome)), flush=True)
-    if not asked.outcomes:
+    if asked.out:
+        asked.out.mkdir(parents=True, exist_ok=True)
+        write_whole(asked.out / "odd_files.json", json.dumps({"table": summary(found), "machine": machine()}, indent=1) + "\n")
+    elif not asked.outcomes:
         print(markdown(found))
+    if any(one.outcome not in ("read", "refused") for one in found):
+        sys.exit("not all came out as they must")
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ PARTS: dict[str, tuple[str, list[str], Callable[[dict[str, Any]], Iterator[tuple
     "leaks": ("leaks", [], of_leaks),
     "load": ("load", [], of_load),
     "ranks": ("several processes", [], as_they_are),
-    "files": ("broken files", [], as_they_are),
+    "odd_files": ("broken files", [], as_they_are),
     "fuzz": ("fuzzing", [], as_they_are),
 }
 """By script: what it is about, its words, and how its record becomes lines. A part that writes its own lines has them in `table`."""

@@ -122,9 +122,15 @@ class Decisions:
                 connection.execute("PRAGMA synchronous = FULL")  # a decision that was answered is on the disk
                 yield connection
             except sqlite3.DatabaseError as error:
-                if error.sqlite_errorcode & 255 in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                    raise RunError(f"{self.file}: broken: {error}; bring back an earlier copy of it") from None
+                no_text = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")  # says Python itself
+                if no_text or getattr(error, "sqlite_errorcode", 0) & 255 in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                    raise self._broken(error) from None
                 raise
+            except UnicodeDecodeError as error:  # in a name or a message of SQLite's
+                raise self._broken(error) from None
+
+    def _broken(self, error: Exception) -> RunError:
+        return RunError(f"{self.file}: broken: {error}; bring back an earlier copy of it")
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -245,7 +251,7 @@ class Decisions:
                     self._load(connection)
                     connection.execute("INSERT OR REPLACE INTO about VALUES ('audit', ?)", [version])
             self._kept.execute("SELECT count(*) FROM about").fetchone()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # a broken file may hold names that are no text
             raise RunError(f"{self.file}: cannot be used: {error}") from None
 
     def _write_ahead(self) -> None:
