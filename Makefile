@@ -4,19 +4,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: help setup demo test lint types unit reliability clean
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: help setup demo test lint types unit reliability lowest lock advisories clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 setup: $(READY)  ## Make the virtual environment in .venv
 
-# The constraints file pins the versions that are tested. Where pip finds only torch's CUDA build, that is several gigabytes: on a CPU
-# machine put torch's CPU build of the pinned version within pip's reach (PIP_FIND_LINKS) before `make setup`.
-$(READY): pyproject.toml constraints.txt
+# Exact versions, every file checked against its hash, but for torch (docs/supply-chain.md). Where pip finds only torch's CUDA build, that is
+# several gigabytes: on a CPU machine put torch's CPU build of the pinned version within pip's reach (PIP_FIND_LINKS) before `make setup`.
+$(READY): pyproject.toml requirements/dev.txt requirements/torch.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --require-hashes --no-deps --requirement requirements/dev.txt
+	$(PIP) install --requirement requirements/torch.txt
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(PIP) check
 	@touch $@
 
 demo: setup  ## Run the whole job on made-up images; the page is demo/report.html
@@ -38,5 +43,20 @@ unit: setup
 reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/reliability.md's table
 	$(BIN)/python benchmarks/reliability.py
 
+lowest:  ## The tests with the lowest versions that pyproject.toml allows, in an environment of their own
+	PYTHON=$(PYTHON) .ci/lowest $(TESTS)
+
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock' \
+	--override requirements/without-torch.in $(UPGRADE) pyproject.toml requirements/torch-needs.in
+
+lock: setup  ## Renew the hashes in requirements/, and with UPGRADE=--upgrade the versions
+	$(PIP) install uv
+	$(LOCK) --extra dev --output-file requirements/dev.txt
+	$(LOCK) --extra ray --constraint requirements/dev.txt --output-file requirements/ray.txt
+
+advisories: setup  ## Known holes in the pinned versions, by the Python Packaging Advisory Database (needs the internet)
+	$(PIP) install pip-audit
+	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement requirements/dev.txt
+
 clean:  ## Remove the environment and the demo
-	rm -rf .venv demo
+	rm -rf .venv .venv-lowest demo

@@ -286,7 +286,7 @@ def benchmark(
     from pixeltrust.benchmark import benchmark, launcher_of, question, read_grid
 
     work = question if ask else benchmark
-    print(work(source, out=out, grid=read_grid(config, setting or []), launcher=launcher_of(on, jobs), show_progress=not quiet))
+    _print(work(source, out=out, grid=read_grid(config, setting or []), launcher=launcher_of(on, jobs), show_progress=not quiet))
 
 
 @app.command()

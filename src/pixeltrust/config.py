@@ -60,10 +60,10 @@ class Config:
     """Pixels a side, or [height, width], of what the network trains on."""
 
     batch_size: int = 16
-    """Noisy images in a step (for `plain` and those like it: images of the pool)."""
+    """Noisy images in a step (for `plain` and those like it: images of the pool), of all processes together."""
 
     clean_batch_size: int = 16
-    """Clean images in a step."""
+    """Clean images in a step, of all processes together."""
 
     clean_weight: float | None = None
     """λ of `trust`, `pixel` and `image`: how much the clean loss adds to the update. Unset: 1 for `trust`, 0 (the paper) for the others."""

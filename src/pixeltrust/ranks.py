@@ -198,6 +198,11 @@ def started_together() -> bool:
     return dist.is_available() and dist.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != "1"
 
 
+def environment_alone() -> dict[str, str]:
+    """The environment for a process that is started from here and works alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
+
+
 def current() -> Ranks:
     """This process among those that torch.distributed has connected; alone where it has not."""
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else ALONE

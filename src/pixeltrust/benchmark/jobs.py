@@ -20,6 +20,7 @@ import torch
 from pixeltrust.benchmark.cells import GRACE, attempt
 from pixeltrust.errors import ConfigError
 from pixeltrust.outcome.reading import finished, recorded
+from pixeltrust.ranks import environment_alone, started_together
 
 PLACES = ("local", "ray")
 _POLL = 0.1  # seconds
@@ -50,6 +51,8 @@ def launcher_of(on: str, jobs: int | None) -> Launcher:
         raise ConfigError(f"--on must be {' or '.join(PLACES)}, not {on!r}")
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs must be 1 or more, not {jobs}")
+    if on == "ray" and started_together():
+        raise ConfigError("--on ray shares the cells itself: start it once, without torchrun")
     return OnRay(jobs) if on == "ray" else Local(jobs)
 
 
@@ -80,16 +83,18 @@ class Local:
     """Processes on this machine, each with its share of the cores and, where there are any, a GPU.
 
     Args:
-        jobs: how many at once; as many as there are GPUs, else cores, where not given.
+        jobs: how many at once; as many as there are GPUs, else cores, where not given. Under `torchrun` the machine's processes share
+            them, and this is of each.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-        self.jobs = jobs or gpus or cores
-        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // self.jobs)))
-        self._environment = {**_MALLOC, **os.environ, "OMP_NUM_THREADS": threads}
+        here, place = (int(os.environ[f"LOCAL_{name}"]) for name in ("WORLD_SIZE", "RANK")) if started_together() else (1, 0)
+        self.jobs = jobs or max(1, (gpus or cores) // here)
+        threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // (here * self.jobs))))
+        self._environment = {**_MALLOC, **environment_alone(), "OMP_NUM_THREADS": threads}
         self._gpus: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        for number in range(self.jobs):
+        for number in range(place * self.jobs, (place + 1) * self.jobs):
             self._gpus.put(number % gpus if gpus else None)
         self._stopping = threading.Event()
 

@@ -6,15 +6,14 @@ Which cases are clean is drawn by the seed from one shuffled list, so the 10 cle
 a seed have the same ones.
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from threading import Lock
 from typing import Protocol
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 
 from pixeltrust.benchmark.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.cases import COLUMNS, Case, Cases, Role, read_cases
@@ -41,7 +40,7 @@ class Masks(Protocol):
         """
 
     def prepare(self, cell: Cell) -> None:
-        """Make what the cell's table will point to, if it is not there yet; may be called from several threads."""
+        """Make what the cell's table will point to, if it is not there yet; may be called from several threads and processes."""
 
     def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
         """The cases of a cell, the columns of a table of cases; with `true` masks for the noisy ones."""
@@ -60,7 +59,6 @@ class SourceMasks:
     def __init__(self, source: Path, out: Path, *, show_progress: bool = True) -> None:
         self.source, self.folder = source.absolute(), out.absolute() / NOISE
         self.cases = read_source(self.source, show_progress=show_progress)
-        self._locks: dict[Path, Lock] = defaultdict(Lock)
 
     def completed(self, grid: Grid) -> Grid:
         """As `Masks.completed`: triangles and 100 clean cases where not given."""
@@ -80,7 +78,8 @@ class SourceMasks:
         if cell.method == CEILING:
             return
         folder = self._noise(cell)
-        with self._locks[folder]:
+        self.folder.mkdir(exist_ok=True)
+        with FileLock(self.folder / f".{folder.name}.lock"):
             if not folder.exists():  # it appears when everything is in it
                 simulate(self.source, folder, noise=cell.noise, clean=0, seed=cell.seed, show_progress=False)
 

@@ -25,6 +25,7 @@ from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, RunError, count, some
 from pixeltrust.files import write_whole
 from pixeltrust.outcome.reading import finished
+from pixeltrust.ranks import connected
 
 METHODS = ("plain", "joint", "clean", "finetuned", "trust")
 SEEDS = (0,)
@@ -48,6 +49,8 @@ def question(data: Path, *, out: Path, grid: Grid | None = None, launcher: Launc
     data, out = Path(data), Path(out)
     if is_source(data):
         raise ConfigError(f"{data}: a source with known truth, not a data folder with noisy/ and clean/; leave --question out")
+    _, ranks = connected("cpu")
+    show_progress = show_progress and ranks.rank == 0
     masks = FolderMasks(data, show_progress=show_progress)
     grid = _completed(grid or Grid(), masks)
     if len(set(masks.groups)) < FEWEST:
@@ -58,12 +61,16 @@ def question(data: Path, *, out: Path, grid: Grid | None = None, launcher: Launc
         for fold in range(FOLDS)
         for method in grid.methods
     ]
-    with claimed(out, data, grid), telling(out):
-        run_cells(cells, grid, masks, out, launcher or Local(), show_progress=show_progress)
+
+    def answered() -> Answer:
         scores = _scores(cells, out)
         answer = replace(answer_of(scores), out=out)
         _write(out, scores, answer)
-    return answer
+        return answer
+
+    with claimed(out, data, grid, ranks), telling(out, ranks):
+        run_cells(cells, grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
+        return ranks.by_first(answered)
 
 
 def _completed(grid: Grid, masks: FolderMasks) -> Grid:

@@ -20,6 +20,7 @@ from pixeltrust.errors import RunError, count
 from pixeltrust.files import make_folder, replacing
 from pixeltrust.outcome.reading import finished, recorded
 from pixeltrust.progress import progress_bar
+from pixeltrust.ranks import ALONE, Ranks, connected
 from pixeltrust.runs import environment
 
 METHODS = ("plain", "joint", "clean", "finetuned", "image", "pixel", "trust")
@@ -50,6 +51,8 @@ def benchmark(
 ) -> Benchmark:
     """Run a grid; what is finished in `out` is not run again, so a stopped benchmark continues and a larger grid adds to it.
 
+    Under `torchrun` every process makes this call and runs its share of the cells; all must see `source` and `out`.
+
     Args:
         source: a folder with known truth (images/, masks/, split.csv), or a data folder or table with noisy, clean and test cases.
         out: a new or empty folder, or that of a benchmark of the same source and settings.
@@ -63,12 +66,14 @@ def benchmark(
         KeyboardInterrupt: Ctrl-C; every running cell has ended after its update in hand, and continues next time.
     """
     source, out = Path(source), Path(out)
+    _, ranks = connected("cpu")
+    show_progress = show_progress and ranks.rank == 0
     grid = (grid or Grid()).filled(methods=METHODS, seeds=SEEDS)
     masks = masks_from(source, out, show_progress=show_progress)
     grid = masks.completed(grid)
-    with claimed(out, source, grid):
-        with telling(out):
-            run_cells(grid.cells(), grid, masks, out, launcher or Local(), show_progress=show_progress)
+    with claimed(out, source, grid, ranks):
+        with telling(out, ranks):
+            run_cells(grid.cells(), grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
         return Benchmark(out=out, cells=gather(grid.cells(), out))
 
 
@@ -80,8 +85,12 @@ def masks_from(source: Path, out: Path, *, show_progress: bool) -> Masks:
 
 
 @contextmanager
-def claimed(out: Path, source: Path, grid: Grid) -> Iterator[None]:
-    """The folder of this benchmark, made or recognised, for this process alone."""
+def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE) -> Iterator[None]:
+    """The folder of this benchmark, made or recognised, for this process alone and those that share its work."""
+    if ranks.rank:
+        ranks.wait()
+        yield
+        return
     record = {"format": FORMAT, "source": str(source.resolve()), "settings": dict(grid.settings), "variants": dict(grid.variants)}
     try:
         known = (out / "benchmark.json").is_file()
@@ -95,6 +104,7 @@ def claimed(out: Path, source: Path, grid: Grid) -> Iterator[None]:
                 shutil.rmtree(stale, ignore_errors=True)
             write_json(out / "benchmark.json", {**record, "grid": grid.record()})
             write_json(out / "environment.json", environment())
+            ranks.wait()
             yield
     except Timeout:
         raise RunError(f"{out}: another process is at work on this benchmark; wait for it, or choose another --out") from None
@@ -102,10 +112,17 @@ def claimed(out: Path, source: Path, grid: Grid) -> Iterator[None]:
         raise RunError(f"{error.filename or out}: cannot be read or written: {error.strerror or error}") from None
 
 
-def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launcher: Launcher, *, show_progress: bool) -> None:
-    """Run those that are not finished, as many at once as the launcher has place for; a line on standard error for each that fails."""
+def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launcher: Launcher, ranks: Ranks, *, show_progress: bool) -> None:
+    """Run those that are not finished, this rank its share, as many at once as the launcher has place for.
+
+    A line on standard error for each that fails. It ends when every rank has run its share.
+    """
     folders = {folder_of(cell, out): cell for cell in cells}
-    waiting = [folder for folder in folders if not finished(folder)]
+    waiting = ranks.by_first(lambda: [folder for folder in folders if not finished(folder)])
+
+    def record() -> None:
+        if ranks.rank == 0:
+            write_cells(out, gather(cells, out))
 
     def ready(folder: Path) -> None:
         cell = folders[folder]
@@ -114,11 +131,11 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
         table = masks.table(cell) if truth is None or cell.method != CEILING else truth
         write_spec(folder, cell, grid.config(cell), table, truth)
 
-    write_cells(out, gather(cells, out))
+    record()
     with progress_bar(show_progress) as bar:
         task = bar.add_task("benchmark", total=len(folders), completed=len(folders) - len(waiting), note="")
         failed = 0
-        for folder, error in run_all(waiting, launcher, ready):
+        for folder, error in run_all(ranks.share(waiting), launcher, ready):
             if error:
                 failed += 1
                 note_failure(folder, error)  # of a process that was killed nobody else can
@@ -126,7 +143,9 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
                 bar.console.print(f"{folder.name} failed: {error}", markup=False, highlight=False)
             note = f"last: {folder.name}" + (f"; {failed:,} failed" if failed else "")
             bar.update(task, advance=1, note=note)
-            write_cells(out, gather(cells, out))
+            record()
+    ranks.wait()
+    record()
 
 
 def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:

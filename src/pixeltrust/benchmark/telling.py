@@ -5,11 +5,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pixeltrust.errors import RunError
+from pixeltrust.ranks import ALONE, Ranks
 
 
 @contextmanager
-def telling(out: Path) -> Iterator[None]:
-    """At the end of the block, by Ctrl-C too, tables, figures and page of what is there by now (see `report.tell`).
+def telling(out: Path, ranks: Ranks = ALONE) -> Iterator[None]:
+    """At the end of the block, by Ctrl-C too, rank 0 makes tables, figures and page of what is there by now (see `report.tell`).
 
     Raises:
         RunError: as `report.tell`; after Ctrl-C nothing but that.
@@ -19,7 +20,8 @@ def telling(out: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        with suppress(RunError):
-            tell(out)
+        if ranks.rank == 0:
+            with suppress(RunError):
+                tell(out)
         raise
-    tell(out)
+    ranks.by_first(lambda: tell(out))
