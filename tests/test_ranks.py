@@ -16,6 +16,7 @@ from PIL import Image
 
 from joined_runs import run, use
 from pixeltrust.ranks import Ranks
+from pixeltrust.synthetic import write_source
 from tiny import draw
 
 TESTS = Path(__file__).parent
@@ -156,6 +157,17 @@ def test_faults_of_all_ranks_are_listed_in_order(together, alone):
     assert here == there
     assert told(together, 1)["faults"] == told(together, 0)["faults"]
     assert [text.count(".png: ") for text in told(alone, 0)["faults"]] == [2, 4]
+
+
+def test_a_benchmarks_cells_are_shared(tmp_path):
+    write_source(tmp_path / "source", cases=40, size=32, show_progress=False)
+    settings = ["methods=['plain','pixel']", "seeds=[0,1]", "clean=[12]", "model=tiny:without_dropout", "image_size=32", "epochs=1"]
+    words = [*(f"--set={setting}" for setting in [*settings, "val_fraction=0", "device=cpu"]), "--jobs", 1]
+    ended = torchrun(2, "-m", "pixeltrust.cli", "benchmark", tmp_path / "source", "--out", tmp_path / "out", *words)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("4 cells done") == 1
+    assert pd.read_csv(tmp_path / "out" / "cells.csv")["status"].tolist() == ["done"] * 4
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 # --- faults -------------------------------------------------------------------------------------------------------

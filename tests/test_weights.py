@@ -719,3 +719,21 @@ def test_diagnostics_of_a_step_worked_by_hand():
     assert step.zero_share == 2 / 5
     assert step.effective_pixels == 1 / (0.25 + 0.0625 + 0.0625)
     assert not step.all_zero
+
+
+class _OnCopies(nn.Module):
+    """Its pass uses tensors that are not its parameters, as where FSDP has sharded them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1, 1)
+        self.copies = [nn.Conv2d(3, 1, 1)]
+
+    def forward(self, images):
+        return self.copies[0](images)
+
+
+def test_a_clean_loss_that_reaches_no_trained_parameter_is_refused():
+    same = Batch(torch.rand(2, 3, 4, 4), torch.ones(2, 4, 4))
+    with pytest.raises(ValueError, match="reaches none of the parameters of _OnCopies"):
+        pixel_gains(_OnCopies(), noisy=same, clean=same)
