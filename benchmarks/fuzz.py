@@ -22,7 +22,6 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,7 +34,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from odd_files import HANGS, IMAGES, MASKS, NIFTI, limit_memory, machine
+from odd_files import HANGS, IMAGES, MASKS, NIFTI, limit_memory
 from odd_making import HEADER, LABELS, ROWS, data, parquet, run, saved
 
 from pixeltrust.audits import AuditRecord, read_audit_cases, read_audit_regions, read_record
@@ -51,7 +50,7 @@ from pixeltrust.labels import decode_labels
 from pixeltrust.review.audits import Audit
 from pixeltrust.review.decisions import Decisions
 from pixeltrust.review.masks import labels_of_runs, most_bytes
-from pixeltrust.runs import Run
+from pixeltrust.runs import Run, environment
 from pixeltrust.trust_maps import read_trust_map
 from pixeltrust.zips import files_in, open_zip
 
@@ -559,27 +558,9 @@ class Sitting:
 
     def keep(self, out: Path, earlier: list[Any]) -> None:
         minutes = round((time.monotonic() - self.began) / 60, 1)
-        now = {"engine": self.engine, "minutes": minutes, "inputs": self.inputs, "found": self.found, "environment": machine()}
-        sittings = [*earlier, now]
-        write_whole(out / "fuzz.json", json.dumps({"table": table(sittings), "sittings": sittings}, indent=1) + "\n")
-
-
-def table(sittings: list[Any]) -> dict[str, str]:
-    """Lines for docs/reliability.md."""
-    lines = {}
-    for engine, how in (
-        ("hypothesis", "files and texts made by chance"),
-        ("atheris", "texts and bytes guided by the coverage of our own parsers"),
-    ):
-        of_engine = [sitting for sitting in sittings if sitting["engine"] == engine]
-        inputs: Counter[str] = Counter()
-        for sitting in of_engine:
-            inputs.update(sitting["inputs"])
-        minutes, places = sum(sitting["minutes"] for sitting in of_engine), {place for sitting in of_engine for place in sitting["found"]}
-        lines[f"{how} ({engine})"] = (
-            f"{sum(inputs.values()):,} inputs of {len(inputs)} kinds in {minutes:.0f} minutes; {len(places)} faults found"
-        )
-    return lines
+        machine = {name: value for name, value in environment().items() if name != "command"}
+        now = {"engine": self.engine, "minutes": minutes, "inputs": self.inputs, "found": self.found, "environment": machine}
+        write_whole(out / "fuzz.json", json.dumps({"sittings": [*earlier, now]}, indent=1) + "\n")
 
 
 def by_chance(target: Target, folder: Path, sitting: Sitting, out: Path) -> None:

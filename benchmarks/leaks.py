@@ -30,6 +30,7 @@ from pixeltrust.train import train  # noqa: E402
 from tiny import configured, draw  # noqa: E402
 
 SAMPLES = 50
+EPOCH = 25  # steps
 CASES = 60
 SIZE = 64
 
@@ -54,7 +55,7 @@ def of_training(folder: Path, steps: int) -> list[dict[str, float]]:
         return {}
 
     data = draw(folder / "data", noisy=100, clean=30)
-    config = configured(method="trust", epochs=-(-steps // 25), weight_map_cases=0)  # of 25 steps
+    config = configured(method="trust", epochs=-(-steps // EPOCH), weight_map_cases=0)
     train(data, out=folder / "run", config=config, watch=watch, show_progress=False)
     return samples
 
@@ -137,7 +138,7 @@ def main(words: list[str] | None = None) -> None:
         review = of_a_review(Path(folder), asked.requests)
         training = of_training(Path(folder), asked.steps)
     record = {
-        "steps": training[-1]["step"] + 1,
+        "steps": -(-asked.steps // EPOCH) * EPOCH,
         "requests": asked.requests,
         "training": growth(training),
         "review": growth(review),

@@ -2,7 +2,6 @@
 
     python benchmarks/odd_files.py            tries all of them, and prints the table of docs/inputs.md
     python benchmarks/odd_files.py --outcomes as lines of JSON, one per file
-    python benchmarks/odd_files.py --out DIR  into DIR/odd_files.json
 
 Each is made in a folder of its own and read in the way that the commands read it, by one process whose memory is limited. It is handled
 rightly, which is checked by what it gives, or refused in one line that names it.
@@ -20,7 +19,6 @@ import tempfile
 import time
 import tomllib
 import zlib
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -77,10 +75,9 @@ from PIL import Image
 from pixeltrust.cases import ROLES, check
 from pixeltrust.config import read_config
 from pixeltrust.errors import PixeltrustError
-from pixeltrust.files import write_whole
 from pixeltrust.images import read_image, read_size
 from pixeltrust.labels import decode_labels
-from pixeltrust.runs import FORMAT, Run, environment
+from pixeltrust.runs import FORMAT, Run
 
 MEMORY = 3 << 30  # bytes that may be had beyond what the process has at its start
 HANGS = 120  # seconds after which a file is said to hang
@@ -599,6 +596,7 @@ def tried(odd: Odd, folder: Path) -> Outcome:
         outcome = f"{outcome}, without the words {missing}: {text!r:.300}"
     if left := _files(folder) - files:
         outcome = f"{outcome}; left behind: {', '.join(sorted(left))}"
+    text = text.replace(f"{folder}/", "").replace(str(folder), ".")
     return Outcome(odd.kind, odd.what, outcome, text[:400], round((_height() - before) / 2**20, 1), round(time.perf_counter() - start, 3))
 
 
@@ -657,32 +655,16 @@ def markdown(found: list[Outcome]) -> str:
     return "\n".join(["| kind | what is odd | what comes of it |", "|---|---|---|", *rows])
 
 
-def summary(found: list[Outcome]) -> dict[str, str]:
-    """A line for docs/reliability.md."""
-    counts = Counter(one.outcome if one.outcome in ("read", "refused") else "wrong" for one in found)
-    wrong = f", **{counts['wrong']} wrong**" if counts["wrong"] else ""
-    ends = f"{len(found)} tried; {counts['read']} read rightly, {counts['refused']} named in one line{wrong}"
-    return {"broken and odd files, folders and tables": f"{ends}; {max(one.mib for one in found):,.0f} MiB of memory at most"}
-
-
-def machine() -> dict[str, Any]:
-    return {name: value for name, value in environment().items() if name != "command"}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outcomes", action="store_true", help="lines of JSON")
-    parser.add_argument("--out", type=Path, help="the folder of results")
     asked = parser.parse_args()
     found = []
     for outcome in outcomes():
         found.append(outcome)
         if asked.outcomes:
             print(json.dumps(asdict(outcome)), flush=True)
-    if asked.out:
-        asked.out.mkdir(parents=True, exist_ok=True)
-        write_whole(asked.out / "odd_files.json", json.dumps({"table": summary(found), "machine": machine()}, indent=1) + "\n")
-    elif not asked.outcomes:
+    if not asked.outcomes:
         print(markdown(found))
     if any(one.outcome not in ("read", "refused") for one in found):
         sys.exit("not all came out as they must")

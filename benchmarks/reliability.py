@@ -1,19 +1,24 @@
-"""The long form of what the tests check in short: kills, mishaps of the disk, leaks, load and more; and the table in docs/reliability.md.
+"""The long form of what the tests check in short: kills, mishaps of the disk, leaks, load, processes, odd files, fuzzing; and their table.
 
     python benchmarks/reliability.py            all of it, then the table (`make reliability`)
     python benchmarks/reliability.py --table    the table alone, of what results/reliability holds
 
-Each part is a script of its own that leaves results/reliability/<part>.json.
+Each part is a script of its own, whose records are in results/reliability (those of processes in results/ranks).
 """
 
 import argparse
+import csv
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pixeltrust.errors import count
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "reliability"
@@ -50,10 +55,10 @@ def of_disks(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def of_leaks(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    for part, count, what in (("training", found["steps"], "training steps"), ("review", found["requests"], "review requests")):
+    for part, made, what in (("training", found["steps"], "training steps"), ("review", found["requests"], "review requests")):
         grown = found[part]
         memory = f"resident memory {grown['mib_at_first']:.0f} MiB, {grown['mib_grown']:+.1f} MiB"
-        yield f"{count:,} {what}", f"{memory}; open files {grown['files_at_first']}, {grown['files_grown']:+d}"
+        yield f"{made:,} {what}", f"{memory}; open files {grown['files_at_first']}, {grown['files_grown']:+d}"
 
 
 def of_load(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -68,31 +73,95 @@ def of_load(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "decisions lost of all these", f"{found['lost']} of {found['decisions_answered']:,}; {busy}"
 
 
-def as_they_are(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Of a part that brings its own lines."""
-    yield from found["table"].items()
+def of_ranks(speed: list[dict[str, str]], machines: list[dict[str, str]]) -> Iterator[tuple[str, str]]:
+    for method in dict.fromkeys(row["method"] for row in speed):
+        cells = [row for row in speed if row["method"] == method]
+        times = ", ".join(f"{row['processes']} × {row['threads']}: {row['images_per_second']} ({row['ratio']})" for row in cells)
+        yield f"processes × threads of `{method}`: images/s (times one)", times
+    for row in machines:
+        what = f"`{row['method']}` on {row['machines']} machines (network namespaces) against one process, {row['updates']} updates"
+        yield what, f"weights differ by {row['largest_difference']} at most"
 
 
-PARTS: dict[str, tuple[str, list[str], Callable[[dict[str, Any]], Iterator[tuple[str, str]]]]] = {
-    "kills": ("kills", ["--points", "24"], of_kills),
-    "disks": ("disk and Ctrl-C", ["--points", "3"], of_disks),
-    "leaks": ("leaks", [], of_leaks),
-    "load": ("load", [], of_load),
-    "ranks": ("several processes", [], as_they_are),
-    "odd_files": ("broken files", [], as_they_are),
-    "fuzz": ("fuzzing", [], as_they_are),
+def of_files(found: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    by = Counter(one["outcome"] for one in found)
+    other = sum(by.values()) - by["read"] - by["refused"]
+    yield (
+        f"{len(found)} odd and broken inputs",
+        f"{by['read']} read rightly, {by['refused']} named in one clear line, {other} of neither kind",
+    )
+
+
+def of_fuzz(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for engine in dict.fromkeys(sitting["engine"] for sitting in found["sittings"]):
+        sittings = [sitting for sitting in found["sittings"] if sitting["engine"] == engine]
+        minutes, inputs = (sum(values) for values in zip(*((one["minutes"], sum(one["inputs"].values())) for one in sittings), strict=True))
+        faults = sum(len(one["found"]) for one in sittings)
+        yield f"fuzzing by {engine}", f"{minutes:.0f} minutes, {inputs:,} inputs; {count(faults, 'fault')} found on the way"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A script, how it is called, and the lines that its records become."""
+
+    about: str
+    words: tuple[tuple[str, ...], ...]
+    """Of each call; {out} is the folder of the records."""
+    records: tuple[str, ...]
+    """Files in that folder."""
+    lines: Callable[..., Iterator[tuple[str, str]]]
+    """Of what those hold."""
+    said: str = ""
+    """The file that standard output becomes, a JSON value a line, where the script writes none."""
+
+
+PARTS = {
+    "kills": Part("kills", (("kills.py", "--points", "24", "--out", "{out}"),), ("kills.json",), of_kills),
+    "disks": Part("disk and Ctrl-C", (("disks.py", "--points", "3", "--out", "{out}"),), ("disks.json",), of_disks),
+    "leaks": Part("leaks", (("leaks.py", "--out", "{out}"),), ("leaks.json",), of_leaks),
+    "load": Part("load", (("load.py", "--out", "{out}"),), ("load.json",), of_load),
+    "ranks": Part(
+        "several processes",
+        (("ranks.py", "speed", "--out", "{out}/../ranks"), ("ranks.py", "machines", "--out", "{out}/../ranks")),
+        ("../ranks/speed.csv", "../ranks/machines.csv"),
+        of_ranks,
+    ),
+    "files": Part("odd and broken files", (("odd_files.py", "--outcomes"),), ("files.json",), of_files, said="files.json"),
+    "fuzz": Part("fuzzing", (("fuzz.py", "--minutes", "5", "--out", "{out}"),), ("fuzz.json",), of_fuzz),
 }
-"""By script: what it is about, its words, and how its record becomes lines. A part that writes its own lines has them in `table`."""
 
 
 def table(results: Path) -> str:
     """As markdown."""
     rows = []
-    for name, (about, _, lines) in PARTS.items():
-        path = results / f"{name}.json"
-        found = list(lines(json.loads(path.read_text(encoding="utf-8")))) if path.is_file() else [(about, "not measured yet")]
+    for part in PARTS.values():
+        files = [results / name for name in part.records]
+        measured = all(file.is_file() for file in files)
+        found = list(part.lines(*map(held, files))) if measured else [(part.about, "not measured yet")]
         rows += [f"| {what} | {came} |" for what, came in found]
     return "\n".join(["| what | came of it |", "|---|---|", *rows])
+
+
+def held(file: Path) -> Any:
+    """What a record holds."""
+    if file.suffix == ".json":
+        return json.loads(file.read_text(encoding="utf-8"))
+    with file.open(newline="", encoding="utf-8") as opened:
+        return list(csv.DictReader(opened))
+
+
+def measure(part: Part) -> bool:
+    """Run its script; whether all was as it must be."""
+    well = True
+    for words in part.words:
+        command = [sys.executable, str(Path(__file__).with_name(words[0])), *(word.format(out=RESULTS) for word in words[1:])]
+        output = subprocess.PIPE if part.said else None
+        ended = subprocess.run(command, check=False, stdout=output, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        well &= ended.returncode == 0
+        if part.said and well:
+            found = [json.loads(line) for line in ended.stdout.splitlines()]
+            (RESULTS / part.said).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return well
 
 
 def with_table(page: str, made: str) -> str:
@@ -107,13 +176,11 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=PARTS)
     asked = parser.parse_args(words)
     failed = []
-    for name, (_, options, _) in PARTS.items():
-        script = Path(__file__).with_name(f"{name}.py")
-        if not asked.table and script.is_file() and (asked.only is None or name in asked.only):
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for name, part in PARTS.items():
+        if not asked.table and (asked.only is None or name in asked.only):
             print(f"--- {name}", flush=True)
-            command = [sys.executable, str(script), "--out", str(RESULTS), *options]
-            if subprocess.run(command, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"}).returncode:
-                failed.append(name)
+            failed += [] if measure(part) else [name]
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(RESULTS)), encoding="utf-8")
     if failed:
         sys.exit(f"not as it must be: {', '.join(failed)}")
