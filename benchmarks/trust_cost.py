@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pixeltrust.augmentation import TURNS, Views
 from pixeltrust.config import Config
 from pixeltrust.feeds import Feed, Places
 from pixeltrust.methods import METHODS, Outcome, build_method
@@ -40,7 +41,7 @@ def main() -> None:
     )
 
     def seconds(name: str) -> float:
-        places = Places(draws.permutation(CASES)[:BATCH], draws.integers(0, 8, BATCH))
+        places = Places(draws.permutation(CASES)[:BATCH], Views(draws.integers(0, TURNS, BATCH)))
         feed = Feed(noisy=lambda: noisy, clean=lambda: clean, pool=lambda: noisy, places=lambda: places)
         model.zero_grad()
         began = time.process_time()

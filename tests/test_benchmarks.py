@@ -8,10 +8,13 @@ from pathlib import Path
 import gpu
 import kinds
 import measuring
+import numpy as np
 import pytest
 import review_speed
 import step
 import torch
+import trust_cost
+import trust_search
 
 from pixeltrust import Batch
 from reference import NETWORKS, seeded
@@ -106,6 +109,28 @@ def test_the_benchmark_of_the_review_runs_as_a_toy(tmp_path, capsys):
     assert (record["cases"], record["number"]) == (60, 4)
     assert all(0 < found["median"] <= found["p99"] for found in record["requests"].values())
     assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
+
+
+def test_the_cost_of_trust_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
+    words = ["--size", "16", "--rounds", "2", "--out", str(tmp_path / "cost.csv")]
+    monkeypatch.setattr(sys, "argv", ["trust_cost.py", *words])
+    monkeypatch.setattr(trust_cost, "CASES", 20)
+    trust_cost.main()
+    assert "16 + 16 images of 16x16" in capsys.readouterr().out
+    assert len((tmp_path / "cost.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("variant", ["trust:power=3,jitter=all", "trust:split=True,smooth=5", "pixel", "finetuned:jitter=clean"])
+def test_the_search_for_trust_runs_as_a_toy(variant, monkeypatch):
+    for name, value in {"DEVELOPMENT": 4, "NOISY": 8, "BATCH": 4, "EPOCHS": 3}.items():
+        monkeypatch.setattr(trust_search, name, value)
+    draws = np.random.default_rng(0)
+    side = trust_search.SIDE
+    data = {name: draws.integers(0, 2, (20, side, side), np.uint8) for name in ("truth", "noisy")}
+    data["images"] = draws.integers(0, 256, (20, 3, side, side), np.uint8)
+    epochs = list(trust_search.Search(data, trust_search.variant_of(variant), clean=6, seed=0).train())
+    assert [epoch["epoch"] for epoch in epochs] == [1, 2, 3]
+    assert all(0 <= epoch["dice"] <= 1 for epoch in epochs)
 
 
 @pytest.mark.parametrize("name", sorted(file.stem for file in Path(step.__file__).parent.glob("*.py")))

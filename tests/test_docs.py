@@ -16,6 +16,7 @@ from pixeltrust.config import Config
 from pixeltrust.synthetic import write_source
 
 ROOT = Path(__file__).parents[1]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
 QUICK = ["--set", "image_size=32", "--set", "epochs=1", "--set", "batch_size=8", "--set", "clean_batch_size=8"]
 
 
@@ -88,7 +89,12 @@ def test_every_option_of_every_command_is_documented():
                 assert f"`{parameter.opts[0]}" in section.group(1), f"{name}: {parameter.opts[0]}"
 
 
-@pytest.mark.parametrize("page", [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_is_left_half_merged(page):
+    assert not re.search("^(<<<<<<<|=======|>>>>>>>)", page.read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
