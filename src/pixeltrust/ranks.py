@@ -163,8 +163,9 @@ ALONE = Ranks()
 
 
 def connected(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]":
-    """Fabric on this process's device, once all the processes have found each other that `torchrun` has started.
+    """Fabric on this process's device, once all the processes have come here that `torchrun` has started.
 
+    So none of them writes anything before all have seen what was there.
     Networks are not wrapped as for DDP: gradients are summed where a step says so, and no hook averages them.
 
     Args:
@@ -190,7 +191,9 @@ def connected(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]"
     strategy = Unwrapped(process_group_backend=backend, timeout=LONGEST)
     fabric = Fabric(accelerator=device, devices=here, num_nodes=count // here, strategy=strategy, precision=precision)
     fabric.launch()
-    return fabric, Ranks(fabric.global_rank, fabric.world_size)
+    ranks = Ranks(fabric.global_rank, fabric.world_size)
+    ranks.wait()  # launching does no such thing where an earlier call has connected them
+    return fabric, ranks
 
 
 def started_together() -> bool:
