@@ -505,6 +505,11 @@ def _run(
     return Odd(kind="run", what=what, make=make, read=read, gives=gives, says=says, named=named)
 
 
+def _harmful(what: str, name: str, how: str, *, says: str = "could run code", read: Callable[[Path], Any] = as_network) -> Odd:
+    """A run whose file of this name would run code where it is unpickled."""
+    return _run(what, run(harmful(name, how)), None, says, named=name, read=read)
+
+
 RUNS = (
     _run("as it is written", run(), "BasicUNet"),
     _run("settings of an earlier version, which knew fewer", run(settings='model = "unet-small"\n'), "BasicUNet"),
@@ -516,32 +521,11 @@ RUNS = (
     _run("settings that a later version has", run(settings="warmup = 3\n"), None, "unknown setting 'warmup'", named="config.toml"),
     _run("settings without end", run(settings="a = " + "[" * 5000), None, "nested", named="config.toml"),
     _run("no settings", run(lambda folder: (folder / "config.toml").unlink()), None, "not a run folder"),
-    _run("weights that run code (torch)", run(harmful("model.pt", "torch")), None, "could run code", named="model.pt"),
-    _run("weights that run code (pickle)", run(harmful("model.pt", "pickle")), None, "could run code", named="model.pt"),
-    _run(
-        "best weights that run code",
-        run(harmful("best.pt", "torch")),
-        None,
-        "could run code",
-        named="best.pt",
-        read=lambda path: Run(path).model("best"),
-    ),
-    _run(
-        "a checkpoint that runs code",
-        run(harmful("checkpoint.pt", "torch")),
-        None,
-        "could run code",
-        named="checkpoint.pt",
-        read=lambda path: Run(path).read_state("checkpoint.pt"),
-    ),
-    _run(
-        "weight maps that run code",
-        run(harmful("weight_maps.npz", "numpy")),
-        None,
-        "cannot be read",
-        named="weight_maps.npz",
-        read=as_weight_maps,
-    ),
+    _harmful("weights that run code (torch)", "model.pt", "torch"),
+    _harmful("weights that run code (pickle)", "model.pt", "pickle"),
+    _harmful("best weights that run code", "best.pt", "torch", read=lambda path: Run(path).model("best")),
+    _harmful("a checkpoint that runs code", "checkpoint.pt", "torch", read=lambda path: Run(path).read_state("checkpoint.pt")),
+    _harmful("weight maps that run code", "weight_maps.npz", "numpy", says="cannot be read", read=as_weight_maps),
     _run("a network whose code lies in the run folder", run(bringing_code), None, "code", named="theirs"),
     _run(
         "a network that cannot be imported", run(settings='model = "nobody.has:this"\n'), None, "cannot be loaded", named="nobody.has:this"

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from pixeltrust.errors import CONTROL, DataError, PixeltrustError, count, some
 from pixeltrust.files import LONGEST_NAME
-from pixeltrust.images import case_id, image_suffix, read_image, read_size, says_how_it_lies
+from pixeltrust.images import case_id, image_suffix, read_header, read_image
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import in_threads
@@ -382,7 +382,7 @@ def _compare_headers(cases: CaseList, found: _Findings, show_progress: bool) -> 
     numbers = pd.unique(np.stack([images, masks], axis=1).ravel())
     sizes = np.full((numbers.max(initial=-1) + 1, 2), -1)  # stays so where a file cannot be read
     lies = np.zeros(len(sizes), np.int8)  # 1 of a NIfTI file that says how it lies, −1 of one that does not
-    read = in_threads(_header, cases.files(numbers), text="reading headers", shown=show_progress)
+    read = in_threads(read_header, cases.files(numbers), text="reading headers", shown=show_progress)
     for number, (_, header) in zip(numbers, read, strict=True):
         if isinstance(header, PixeltrustError):
             found.faults.append(str(header))
@@ -400,10 +400,6 @@ def _compare_headers(cases: CaseList, found: _Findings, show_progress: bool) -> 
     mixed = int(np.count_nonzero((lies[images] != 0) != (lies[masks] != 0)))
     if mixed:
         found.notes.append(f"{count(mixed, 'case')} of a NIfTI file and one of another format: do they lie alike? See docs/data.md")
-
-
-def _header(path: Path) -> tuple[tuple[int, int], bool | None]:
-    return read_size(path), says_how_it_lies(path)
 
 
 def _compare_sides(cases: CaseList, found: _Findings) -> None:

@@ -25,6 +25,7 @@ app = typer.Typer(
 Classes = Annotated[int, typer.Option("--classes", min=1, max=254, help="1: foreground and background; 2 or more: labels 0 … classes − 1.")]
 IgnoreLabel = Annotated[int | None, typer.Option("--ignore-label", min=0, max=255, help="The value of ignored pixels, if not 255.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+_BY_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ  # as `ranks` would say, which takes torch's seconds to ask
 
 
 def main() -> None:
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def _is_to_tell() -> bool:
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not _BY_TORCHRUN:
         return True
     from pixeltrust.ranks import first_to_tell
 
@@ -60,7 +61,7 @@ def _is_to_tell() -> bool:
 
 def _print(outcome: object) -> None:
     """Once, where several processes work together."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ["RANK"] == "0":
+    if not _BY_TORCHRUN or os.environ["RANK"] == "0":
         print(outcome)
 
 

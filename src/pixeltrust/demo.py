@@ -30,13 +30,13 @@ from pixeltrust.labels import foreground
 from pixeltrust.metrics import bootstrap_interval, confusion, dice, mean_of_defined
 from pixeltrust.predict import predict
 from pixeltrust.report import report
+from pixeltrust.report.demo import METHODS
 from pixeltrust.runs import Run
 from pixeltrust.simulate import simulate
 from pixeltrust.synthetic import write_source
 from pixeltrust.train import train
 
 FORMAT = 2  # of demo.json
-METHODS = ("plain", "trust")
 STAGES = 7
 
 

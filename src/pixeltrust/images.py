@@ -66,12 +66,22 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: the file is missing or is no image.
     """
+    return read_header(path)[0]
+
+
+def read_header(path: Path) -> tuple[tuple[int, int], bool | None]:
+    """The size, and whether a NIfTI file says where right, front and up are (see `_Plane`); None of other formats, which never do.
+
+    Raises:
+        DataError: as `read_size`.
+    """
     with _readable(path):
         if _is_nifti(path):
-            return _Plane(path).size
+            plane = _Plane(path)
+            return plane.size, plane.says_how_it_lies
         with _opened(path) as opened:
             width, height = opened.size
-            return (width, height) if _turns_when_read(opened, path) else (height, width)
+            return ((width, height) if _turns_when_read(opened, path) else (height, width)), None
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
@@ -139,18 +149,6 @@ def read_spacing_mm(path: Path) -> tuple[float, float] | None:
         return None
     with _readable(path):
         return _Plane(path).spacing_mm
-
-
-def says_how_it_lies(path: Path) -> bool | None:
-    """Whether a NIfTI file says where right, front and up are (see `_Plane`); None of other formats, which never do.
-
-    Raises:
-        DataError: as `read_size`.
-    """
-    if not _is_nifti(path):
-        return None
-    with _readable(path):
-        return _Plane(path).says_how_it_lies
 
 
 def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None = None) -> None:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pixeltrust.augmentation import sent
+from pixeltrust.augmentation import Views, sent
 from pixeltrust.config import Config
 from pixeltrust.data import Streams
 from pixeltrust.feeds import Feed, Places
@@ -231,8 +231,8 @@ class Trust(nn.Module):
         places = feed.places()
 
         def counts(gains: Tensor) -> Tensor:
-            trust = _heard(self.store, places, feed.ranks, gains)
-            return places.part(feed.ranks).views.forth(trust).to(gains.dtype) ** config.trust_sharpness
+            trust, views = _heard(self.store, places, feed.ranks, gains)
+            return views.forth(trust).to(gains.dtype) ** config.trust_sharpness
 
         return _reweighted(model, feed, config, counts, clean_weight=1.0)
 
@@ -275,12 +275,16 @@ def _store(config: Config, streams: Streams) -> TrustStore:
     return TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, folder=folder)
 
 
-def _heard(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> Tensor:
-    """The gains of this rank's part of a noisy batch go into every rank's store; the trust of that part, upright, as it then is."""
+def _heard(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> tuple[Tensor, Views]:
+    """The gains of this rank's part of a noisy batch go into every rank's store.
+
+    Returns:
+        The trust of that part, upright, as it then is, and how the part is shown.
+    """
     own = joined.part(ranks)
     trust = store.learn(own.cases, own.views.back(witnesses(gains)))
     store.share(own.cases, joined.cases, ranks)
-    return trust
+    return trust, own.views
 
 
 def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, *, clean_weight: float) -> Outcome:

@@ -25,8 +25,8 @@ def read_table(table: Path) -> pd.DataFrame:
             rows = pd.read_parquet(table)
             header = rows.columns.to_frame().T
         texts = rows.apply(_as_text)
-        for name in texts.columns[~texts.columns.duplicated(keep=False)]:
-            pa.array(texts[name]).validate(full=True)  # parquet may hold bytes that are no text
+        for name in () if is_csv else texts.columns[~texts.columns.duplicated(keep=False)]:
+            pa.array(texts[name]).validate(full=True)  # it may hold bytes that are no text
     except UnicodeDecodeError as error:
         raise DataError(f"{table}: cannot be read as a table: {error}; save it as UTF-8") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:

@@ -181,6 +181,8 @@ class _Loop:
                 due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
                 stopping, due_somewhere = self.ranks.sums(interrupted.is_set(), due)
                 if epoch_ended or stopping or due_somewhere:
+                    if not epoch_ended:  # then it has been looked at
+                        self._look(clock)
                     self._save_checkpoint(clock)
                     saved_at = time.monotonic()
                 if stopping and self.state.update < self.total:
@@ -239,11 +241,9 @@ class _Loop:
             self._settle(clock)
 
     def _end_epoch(self, clock: Clock) -> None:
-        self._settle(clock)
-        self._refuse_lost_parameters()
+        self._look(clock)
         state, per_epoch = self.state, self.streams.updates_per_epoch
         epoch = state.update // per_epoch
-        self.ranks.average(state.model.buffers())
         with clock.part("validation"):
             val_loss, val_dice = validate(self.model, self.streams, device=self.device)
             label = one_label(self.model, self.streams, device=self.device)
@@ -274,9 +274,6 @@ class _Loop:
         keep_weight_maps(self.run, [self.streams.pixels.cases[index].id for index in chosen], weights, epoch=epoch)
 
     def _save_checkpoint(self, clock: Clock) -> None:
-        self._settle(clock)
-        self._refuse_lost_parameters()
-        self.ranks.average(self.state.model.buffers())
         with clock.part("saving"):
             clock.read()
             self._write_state("checkpoint.pt", self.state.pack())
@@ -295,11 +292,13 @@ class _Loop:
                     raise RunError(self._lost(taken, "the loss or a gain"))
             del self.recent[:-1]
 
-    def _refuse_lost_parameters(self) -> None:
-        """A gradient can be infinite where the loss is not: what is saved next must be good."""
+    def _look(self, clock: Clock) -> None:
+        """What is saved next must be good (a gradient can be infinite where the loss is not), and the same on every rank."""
+        self._settle(clock)
         kept = (*self.state.model.state_dict().values(), *self.state.memory.parameters())
         if not all(bool(values.isfinite().all()) for values in kept) and self.recent:
             raise RunError(self._lost(self.recent[-1], "a parameter"))
+        self.ranks.average(self.state.model.buffers())
 
     def _lost(self, taken: "_Taken", what: str) -> str:
         batch = "; ".join(f"{stream} {', '.join(self.streams.ids(stream, taken.update - 1))}" for stream in taken.streams)
