@@ -17,7 +17,7 @@ from pixeltrust.cases import Case, CaseList, check, files_by_id, read_cases, tab
 from pixeltrust.config import Config
 from pixeltrust.data import Streams, held_out
 from pixeltrust.errors import DataError
-from pixeltrust.images import read_size
+from pixeltrust.images import read_header
 from pixeltrust.runs import Run
 
 BLANK = np.zeros((6, 8), np.uint8)
@@ -529,7 +529,7 @@ def test_before_the_first_update_no_pixel_is_decoded_and_no_case_made_and_every_
     paths = {"image": [f"images/{name}.png" for name in names], "mask": [f"{r}/{name}.png" for r, name in zip(roles, names, strict=True)]}
     pd.DataFrame({**columns, **paths}).to_parquet(tmp_path / "cases.parquet")
     opened, made = [], []
-    monkeypatch.setattr(cases_module, "read_size", lambda path: opened.append(path) or read_size(path))
+    monkeypatch.setattr(cases_module, "read_header", lambda path: opened.append(path) or read_header(path))
     monkeypatch.setattr(cases_module, "Case", lambda *fields: made.append(fields) or Case(*fields))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda opened: pytest.fail("decoded"))
     config = Config(image_size=16, cache_gib=0)
