@@ -13,6 +13,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import other_programs
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -939,3 +940,23 @@ def test_every_command_of_the_page_runs(lesions, audit, tmp_path, monkeypatch, r
     for line in lines:
         code, _, error = run_command(*shlex.split(line)[1:])
         assert code == 0, f"{line}: {error}"
+
+
+# --- what other programs wrote ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["coco", "cvat", "fiftyone", "label-studio"])
+def test_masks_that_other_programs_wrote_are_read_to_the_pixel(tmp_path, form):
+    """By benchmarks/other_programs.py, with FiftyOne, Label Studio's SDK and Datumaro."""
+    masks = other_programs.true_masks()
+    other_programs.write_images(masks, tmp_path / "images")
+    (kept,) = (path for path in (Path(__file__).parent / "format_files" / form).iterdir() if path.name != "metadata.json")
+    source = kept
+    if form == "fiftyone":  # as it exports, with the images
+        source = tmp_path / "export"
+        shutil.copytree(kept.parent, source)
+        shutil.copytree(tmp_path / "images", source / "data")
+    read = other_programs.read_back(source, form, tmp_path)
+    assert read.keys() == masks.keys()
+    for one, mask in masks.items():
+        np.testing.assert_array_equal(read[one], mask, err_msg=one)
