@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 
 import gpu
+import keep_results
 import kinds
 import measuring
 import numpy as np
+import pandas as pd
 import pytest
 import review_speed
 import step
@@ -136,3 +138,18 @@ def test_the_search_for_trust_runs_as_a_toy(variant, monkeypatch):
 @pytest.mark.parametrize("name", sorted(file.stem for file in Path(step.__file__).parent.glob("*.py")))
 def test_every_benchmark_fits_the_library(name):
     importlib.import_module(name)
+
+
+def test_results_that_are_kept_grow_by_what_is_finished_and_stand_for_every_noise_they_did_not_see():
+    columns = ["method", "noise", "clean", "seed", "status", "dice", "jaccard", "seconds", "updates", "cpu_seconds"]
+    rows = [("clean", "box", 0), ("trust", "box", 0), ("trust", "axes", 0), ("trust", "axes", 1)]
+    cells = pd.DataFrame([(*row[:2], 100, row[2], "done", 0.5, 0.4, 9, 9, 9) for row in rows], columns=columns)
+    kept = cells.assign(status=["done", "done", "not run", "not run"])
+    assert list(keep_results.with_cells(kept, cells.drop(index=3))["status"]) == ["done", "done", "done", "not run"]
+    assert keep_results.with_cells(kept, cells.assign(status="not run"))["status"].eq(kept["status"]).all()
+    cases = pd.DataFrame([(*row[:2], 100, row[2], one, 0.5 + 0.1 * row[2], 0.4) for row in rows for one in "ab"])
+    cases.columns = ["method", "noise", "clean", "seed", "id", "dice", "jaccard"]
+    summary = keep_results.summary_of(cells, cases).set_index(["noise", "method"])
+    assert list(summary.index) == [("box", "clean"), ("box", "trust"), ("axes", "clean"), ("axes", "trust")]
+    assert summary.loc[("axes", "trust"), ["seeds", "dice", "rival"]].tolist() == [2, pytest.approx(0.55), "clean"]
+    assert summary.loc[("axes", "clean"), "dice"] == summary.loc[("box", "clean"), "dice"]

@@ -1,0 +1,98 @@
+"""Add what benchmarks have finished to the tables that results/ keeps, and make their summary anew.
+
+    python benchmarks/keep_results.py results/noise-kinds-small OUT [OUT …]
+
+Each OUT is the folder of a `pixeltrust benchmark` of the same source and settings; cells that are kept already stay as they are. Kept are
+cells.csv (every cell of the grids, done or not), cases.csv (a row per test case of each finished one) and shares.csv (means over the seeds
+of one folder, by epoch); summary.csv and tables.md are made from them. `clean` and `ceiling` never see a noisy mask, so one training of
+theirs stands for every kind of noise with the same clean cases: in the summary, not in cells.csv.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+
+from pixeltrust.outcome.reading import CELL, outcome_of
+from pixeltrust.outcome.statistics import GROUP, summarized
+from pixeltrust.outcome.words import markdown
+
+BLIND = ("clean", "ceiling")  # to the noise
+
+
+def added(kept: pd.DataFrame, new: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """Both, the rows that are kept already as they are."""
+    return pd.concat([kept, new], ignore_index=True).drop_duplicates(key, ignore_index=True)
+
+
+def with_cells(kept: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Every cell once, finished if it is so in either."""
+    both = pd.concat([kept, new[kept.columns.intersection(new.columns)]], ignore_index=True)
+    order = both.drop_duplicates(CELL)[CELL]
+    done_first = both.sort_values("status", key=lambda status: status != "done", kind="stable").drop_duplicates(CELL)
+    return order.merge(done_first, on=CELL, how="left")[list(kept.columns)]
+
+
+def with_shares(kept: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds cannot be joined any more: those of more seeds."""
+    both = pd.concat([kept, new], ignore_index=True).sort_values("seeds", ascending=False, kind="stable")
+    return both.drop_duplicates([*GROUP, "method", "epoch"]).sort_index(ignore_index=True)
+
+
+def for_every_noise(table: pd.DataFrame, noises: list[str]) -> pd.DataFrame:
+    """With the rows of blind methods for all kinds of noise."""
+    blind = table[table["method"].isin(BLIND)]
+    copies = [blind.assign(noise=noise) for noise in noises]
+    key = [name for name in (*CELL, "id") if name in table]
+    return pd.concat([table, *copies], ignore_index=True).drop_duplicates(key, ignore_index=True)
+
+
+def summary_of(cells: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
+    """Of every kind of noise that has a finished cell, methods in the order of the grids."""
+    done = cells["status"] == "done"
+    noises, methods = list(cells.loc[done, "noise"].unique()), list(cells["method"].unique())
+    every = added(for_every_noise(cells[done], noises), cells[cells["noise"].isin(noises)], CELL).assign(fold=0)
+    place = {name: number for number, name in enumerate([*noises, *methods])}
+    every = every.sort_values(["noise", "clean", "method", "seed"], key=lambda column: column.map(lambda value: place.get(value, value)))
+    return summarized(every, for_every_noise(cases, noises))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("kept", type=Path)
+    parser.add_argument("outs", type=Path, nargs="*")
+    asked = parser.parse_args()
+    names = ("cells", "cases", "shares")
+    cells, cases, shares = (pd.read_csv(path) if (path := asked.kept / f"{name}.csv").is_file() else None for name in names)
+    for out in asked.outs:
+        outcome = outcome_of(out)
+        found = outcome.cells.drop(columns=["folder", "fold"])
+        before = 0 if cells is None else (cells["status"] == "done").sum()
+        cells = found if cells is None else with_cells(cells, found)
+        cases = outcome.scores if cases is None else added(cases, outcome.scores, [*CELL, "id"])
+        shares = outcome.shares if shares is None else with_shares(shares, outcome.shares)
+        print(f"{out}: {(cells['status'] == 'done').sum() - before} cells more")
+    asked.kept.mkdir(parents=True, exist_ok=True)
+    for name, table, form in (("cells", cells, None), ("cases", cases, "%.6f"), ("shares", shares, "%.6g")):
+        table.to_csv(asked.kept / f"{name}.csv", index=False, float_format=form)
+    summary = summary_of(cells, cases)
+    summary.to_csv(asked.kept / "summary.csv", index=False, float_format="%.6g")
+    (asked.kept / "tables.md").write_text(markdown(summary, shares), encoding="utf-8")
+    shown = [
+        "noise",
+        "clean",
+        "method",
+        "seeds",
+        "dice",
+        "dice_low",
+        "dice_high",
+        "rival",
+        "minus_rival",
+        "minus_rival_low",
+        "minus_rival_high",
+    ]
+    print(summary.loc[summary["dice"].notna(), shown].round(3).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
