@@ -19,7 +19,7 @@ from pixeltrust.augmentation import Views
 from pixeltrust.feeds import Places
 from pixeltrust.weights import Batch
 
-STREAMS = SimpleNamespace(noisy=np.arange(6), cache=None, pixels=SimpleNamespace(gib=0.0))
+STREAMS = SimpleNamespace(noisy=np.arange(6), clean=np.arange(6, 106), cache=None, pixels=SimpleNamespace(gib=0.0))
 """As much of `Streams` as a method asks for, of 6 noisy cases."""
 PLACES = Places(np.array([4, 0, 5, 1]), Views(np.array([0, 3, 5, 6])))
 """Of a noisy batch of 4 of them."""

@@ -1,6 +1,7 @@
 """Trust of every noisy pixel: what a visit changes, how it is kept, and the step that weighs by it."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -150,6 +151,15 @@ def test_a_step_weighs_by_trust_after_the_visit(sharpness, clean_weight, share):
         assert_equal_to_rounding(parameter.grad, expected[name])
     assert torch.equal(method.store.of(PLACES.cases).double(), upright(trust))
     assert (method.store.of(np.array([2, 3])) == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("clean", "memory", "expected"), [(100, None, 0.7), (30, None, 0.7), (29, None, 0.9), (29, 0.5, 0.5), (29, 0.0, 0.0)]
+)
+def test_few_clean_cases_are_heard_for_longer(clean, memory, expected):
+    streams = SimpleNamespace(**{**vars(STREAMS), "clean": np.arange(clean)})
+    method = build_method(seeded(PlainUNet, 2, 1), Config(method="trust", image_size=16, trust_memory=memory), streams)
+    assert method.store.memory == expected
 
 
 def test_without_a_clean_gradient_all_that_is_trusted_counts_alike():

@@ -39,6 +39,8 @@ from pixeltrust.seeds import generator
 from pixeltrust.trust import TrustStore, witnesses
 from pixeltrust.weights import Batch, Per, Weigh, logits_of, reweighted_step
 
+MEMORY, LONG_MEMORY = 0.7, 0.9  # β of trust, and with
+FEW_CLEAN = 30  # clean cases to train on, or more, the shorter one
 T_LOSS_LOG_NU = 1.0  # where the T-Loss's code begins; ν itself is then e
 T_LOSS_MIN_NU = 1e-8
 TEACHER_DECAY = 0.99  # of its average, per update
@@ -272,7 +274,14 @@ def build_method(model: nn.Module, config: Config, streams: Streams) -> Method:
 def _store(config: Config, streams: Streams) -> TrustStore:
     gib = len(streams.noisy) * math.prod(config.size) * 3 / 2**30
     folder = streams.cache if streams.pixels.gib + gib > config.cache_gib else None
-    return TrustStore(len(streams.noisy), config.size, memory=config.trust_memory, folder=folder)
+    return TrustStore(len(streams.noisy), config.size, memory=_memory(config, len(streams.clean)), folder=folder)
+
+
+def _memory(config: Config, clean: int) -> float:
+    """β. What few clean cases say of a pixel is more by chance, and wants to be heard more often."""
+    if config.trust_memory is not None:
+        return config.trust_memory
+    return LONG_MEMORY if clean < FEW_CLEAN else MEMORY
 
 
 def _heard(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> tuple[Tensor, Views]:
