@@ -48,12 +48,22 @@ def test_trust_is_the_sum_of_what_network_kind_and_training_say():
 
 def test_the_kind_of_label_that_is_seldom_wrong_is_tilted_to():
     confusion = np.array([[900.0, 1.0], [50.0, 49.0]])  # much foreground is left out, hardly anything wrong is put in
-    tilt = tilt_of(confusion)
+    tilt = tilt_of([confusion])
     assert tilt[0] == 0
     rates = confusion / confusion.sum(1, keepdims=True)
     assert tilt[1] == pytest.approx(np.log(rates[1, 1] / rates[0, 1]) - np.log(rates[0, 0] / rates[1, 0]))
-    assert tilt_of(np.array([[90.0, 10.0], [10.0, 90.0]])) == pytest.approx([0, 0])
-    assert np.isfinite(tilt_of(np.array([[5.0, 0.0], [0.0, 0.0]]))).all()  # no foreground anywhere
+    assert tilt_of([confusion, 3 * confusion]) == pytest.approx(tilt)
+    assert tilt_of([np.array([[90.0, 10.0], [10.0, 90.0]])]) == pytest.approx([0, 0])
+    assert np.isfinite(tilt_of([np.array([[5.0, 0.0], [0.0, 0.0]])])).all()  # no foreground anywhere
+
+
+def test_the_tilt_counts_as_far_as_the_cases_err_to_the_same_side():
+    out, into = np.array([[900.0, 0.0], [40.0, 60.0]]), np.array([[860.0, 40.0], [0.0, 100.0]])
+    assert tilt_of([out, into]) == pytest.approx([0, 0])  # one leaves out what the other puts in
+    three = tilt_of([out, out, out, into])
+    rates = np.sum([out, out, out, into], 0) / [[3600], [400]]
+    alike = np.log(rates[1, 1] / rates[0, 1]) - np.log(rates[0, 0] / rates[1, 0])
+    assert three == pytest.approx([0, alike / 2])  # 120 pixels one way, 40 the other
 
 
 def test_confusion_counts_probabilities_by_given_labels_and_leaves_out_ignored_pixels():

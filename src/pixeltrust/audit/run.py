@@ -209,11 +209,7 @@ class _Audit:
 
     def tilt(self, cases: CaseList) -> np.ndarray:
         """Of the labels, over all cases."""
-        classes = max(self.config.classes, 2)
-        total = np.zeros((classes, classes))
-        for confusion in self.of_all(self._confusion, cases, text="comparing", complaint="masks that cannot be used"):
-            total += confusion
-        return tilt_of(total)
+        return tilt_of(self.of_all(self._confusion, cases, text="comparing", complaint="masks that cannot be used"))
 
     def _confusion(self, case: Case) -> np.ndarray:
         return confusion_of(resize_labels(self._labels(case), self.config.size), self._seen(case)[0])

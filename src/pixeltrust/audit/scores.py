@@ -11,8 +11,11 @@ The log odds that a label is right are a sum of three terms:
 The network's probability is averaged over flips and turns. The tilt favours kinds of labels that are seldom wrong: where annotators leave
 much out but put nothing wrong in, a pixel called lesion is to be believed more than one called skin. It comes from the confusion that the
 network finds between true labels y and given ones, A[y, l] = P(l | y) over all cases, as Bayes' rule has it, log A[l, l] / A[y, l] for the
-likeliest other y, and counts half, as the network that finds it errs too; it is shifted so that the least reliable kind has 0.
+likeliest other y, and counts half, as the network that finds it errs too, and only as far as the cases agree on the side to which they
+err (1 where all do, 0 where as much is wrong one way as the other); it is shifted so that the least reliable kind has 0.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -31,14 +34,21 @@ def confusion_of(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(given, weights=plane, minlength=classes) for plane in flat])
 
 
-def tilt_of(confusion: np.ndarray) -> np.ndarray:
-    """Of every given label (K,), ≥ 0, from the confusion (K true, K given) summed over all cases."""
+def tilt_of(confusions: Sequence[np.ndarray]) -> np.ndarray:
+    """Of every given label (K,), ≥ 0, from the confusion (K true, K given) of each case."""
+    confusion = np.sum(confusions, 0)
     rates = (confusion / confusion.sum(1, keepdims=True).clip(1e-30)).clip(_LEAST, 1 - _LEAST)
     right = np.diag(rates)
     wrong = np.where(np.eye(len(rates), dtype=bool), -np.inf, confusion)  # the other true label that most often stands behind it
-    others = rates[wrong.argmax(0), np.arange(len(rates))]
-    tilt = np.log(right / others)
+    behind = wrong.argmax(0), np.arange(len(rates))
+    tilt = _agreed(confusions)[behind] * np.log(right / rates[behind])
     return tilt - tilt.min()
+
+
+def _agreed(confusions: Sequence[np.ndarray]) -> np.ndarray:
+    """How far the cases err to the same side, 0 … 1, (K, K): of what each has more wrong one way, what is left in the sum."""
+    sides = [confusion - confusion.T for confusion in confusions]
+    return np.abs(np.sum(sides, 0)) / np.sum(np.abs(sides), 0).clip(1e-30)
 
 
 def trust_of(labels: np.ndarray, probabilities: np.ndarray, tilt: np.ndarray, shares: np.ndarray | None) -> np.ndarray:
