@@ -15,11 +15,13 @@ import torch
 from odd_files import LONG
 from odd_making import COLOUR, HARM, case, content, half, harmful, put, saved
 
+from pixeltrust.checkpoints import State
 from pixeltrust.errors import RunError
 from pixeltrust.images import image_suffix, read_labels
+from pixeltrust.optimizers import build_optimizer, build_schedule
 from pixeltrust.runs import Run
 from pixeltrust.train import train
-from tiny import configured, draw
+from tiny import configured, draw, network
 
 MOST_MIB = 1536  # of memory for one file: a picture of 100 million pixels takes 11 bytes of each
 
@@ -140,6 +142,34 @@ def test_continuing_from_a_checkpoint_that_runs_code_is_refused_and_runs_none(tr
     with pytest.raises(RunError, match=r"checkpoint\.pt: refused"):
         train(trained / "data", out=run.folder, config=configured(), resume=True, show_progress=False)
     assert not (tmp_path / HARM).exists()
+
+
+@pytest.fixture
+def state():
+    """Of a network after one step, and what it would save."""
+    config, model = configured(), network(in_channels=3, out_channels=1)
+    optimizer = build_optimizer(model, config)
+    model(torch.rand(1, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    return State(model, optimizer, build_schedule(optimizer, config, 9))
+
+
+@pytest.mark.parametrize("shape", [(3,), (6, 3, 3, 4), ()])
+def test_an_optimisers_state_of_another_shape_is_refused_as_its_kernel_would_write_beyond(state, tmp_path, shape):
+    packed = state.pack()
+    packed["optimizer"]["state"][0]["exp_avg"] = torch.zeros(shape)
+    with pytest.raises(RunError, match=r"checkpoint\.pt: does not fit .* exp_avg has the shape"):
+        state.unpack(packed, Run(tmp_path))
+
+
+def test_an_optimisers_state_has_memory_of_its_own_for_every_value(state, tmp_path):
+    packed = state.pack()
+    one = torch.full((1,), 0.25)
+    packed["optimizer"]["state"][0]["exp_avg"] = one.expand(6, 3, 3, 3)  # one value in memory
+    state.unpack(packed, Run(tmp_path))
+    kept = state.optimizer.state[state.optimizer.param_groups[0]["params"][0]]["exp_avg"]
+    assert kept.is_contiguous()
+    assert (kept == 0.25).all()
 
 
 def test_an_audit_and_a_report_of_a_run_with_harmful_arrays_run_no_code(trained, tmp_path, run_command):
