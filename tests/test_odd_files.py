@@ -1,6 +1,7 @@
 """Broken and odd files are handled rightly or named in one line: the corpus of `benchmarks/odd_files.py`, alone and through commands."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,10 +16,13 @@ import torch
 from odd_files import LONG
 from odd_making import COLOUR, HARM, case, content, half, harmful, put, saved
 
+from pixeltrust.audit.run import _Audit
+from pixeltrust.cases import read_cases
 from pixeltrust.checkpoints import State
-from pixeltrust.errors import RunError
+from pixeltrust.errors import PixeltrustError, RunError
 from pixeltrust.images import image_suffix, read_labels
 from pixeltrust.optimizers import build_optimizer, build_schedule
+from pixeltrust.ranks import ALONE
 from pixeltrust.runs import Run
 from pixeltrust.train import train
 from tiny import configured, draw, network
@@ -196,6 +200,30 @@ def test_what_an_audit_has_seen_is_read_without_running_code(trained, tmp_path, 
     assert code == 2
     assert "000.npz" in error
     assert not any(path.name == HARM for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("of.json", lambda path: path.write_text("[")),
+        ("of.json", lambda path: path.write_text("[]")),
+        ("000.npz", lambda path: np.savez(path, probabilities=np.zeros((1, 3, 3)))),
+        ("000.npz", lambda path: np.savez(path, probabilities=np.zeros((1, 16, 16)), helped=np.zeros(16))),
+    ],
+)
+def test_what_an_audit_has_seen_of_another_shape_is_refused(trained, tmp_path, name, spoil):
+    config, out = configured(epochs=1), tmp_path / "audit"
+    begun = _Audit(Run(trained / "run"), config, out, 9, 0.5, ALONE, show_progress=False)
+    cases = read_cases(trained / "data", show_progress=False).of("noisy")
+    assert len(begun.begin({"run": "a"}, cases)) == len(cases)
+    spoil(out / ".seen" / name)
+
+    def go_on():
+        begun.begin({"run": "a"}, cases)
+        begun.tilt(cases[:1])
+
+    with pytest.raises(PixeltrustError, match=re.escape(name)):
+        go_on()
 
 
 def test_a_run_that_an_earlier_version_began_is_continued(trained, tmp_path):
