@@ -11,13 +11,14 @@ import pytest
 from PIL import Image
 
 from audits import audit_of, discs, shifted_back
-from pixeltrust.audit import audit
+from pixeltrust.audit import audit, evidence
 from pixeltrust.audit import run as run_module
 from pixeltrust.audit.regions import agreement, case_row, region_rows
 from pixeltrust.audit.scores import SHARE, TILT, confusion_of, tilt_of, trust_of
 from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, read_audit_cases, read_audit_regions, read_record
 from pixeltrust.cases import check, read_cases
 from pixeltrust.charts import overlay
+from pixeltrust.data import Pixels
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.images import read_image, read_labels, write_png
 from pixeltrust.inference import Network
@@ -229,9 +230,9 @@ def test_a_mask_that_training_has_not_seen_is_judged_with_the_clean_set(run, dat
     pixels[:6, :6] = 255
     Image.fromarray(pixels).save(changed)
     audit(run, other, out=tmp_path / "audit", show_progress=False)
-    evidence = read_audit_cases(tmp_path / "audit").set_index("id")["evidence"]
-    assert evidence[changed.stem] == "network and clean set"
-    assert (evidence.drop(changed.stem) == "network and training").all()
+    judged_by = read_audit_cases(tmp_path / "audit").set_index("id")["evidence"]
+    assert judged_by[changed.stem] == "network and clean set"
+    assert (judged_by.drop(changed.stem) == "network and training").all()
     trust = read_labels(tmp_path / "audit" / "trust" / changed.name)
     assert trust[:6, :6].mean() < 128
 
@@ -248,6 +249,24 @@ def test_a_network_without_forward_mode_is_asked_alone(data, tmp_path):
     found = audit(plain, data, out=tmp_path / "audit", show_progress=False)
     assert set(found.cases["evidence"]) == {"network"}
     assert "the clean set was not asked" in str(found)
+
+
+def test_the_clean_set_is_asked_along_the_parts_that_training_took_its_gains_along(data, tmp_path):
+    settings = {"method": "pixel", "epochs": 1, "model": "tiny:with_forward_mode_at_its_end", "along": "1"}
+    other = draw(tmp_path / "other", noisy=3, clean=1, test=0, prefix="x")
+    found = audit(trained(data, tmp_path / "run", **settings), other, out=tmp_path / "audit", show_progress=False)
+    assert set(found.cases["evidence"]) == {"network and clean set"}
+
+
+def test_an_audit_leaves_the_run_folder_as_it_was_and_decodes_the_clean_cases_that_are_asked(data, tmp_path, monkeypatch):
+    """All clean ones need not fit into memory."""
+    of_run = trained(data, tmp_path / "run", method="plain", epochs=1, cache_gib=0, clean_batch_size=1)
+    before = sorted(of_run.rglob("*"))
+    held = []
+    monkeypatch.setattr(evidence, "Pixels", lambda cases, *more: held.append(len(cases)) or Pixels(cases, *more))
+    audit(of_run, data, out=tmp_path / "audit", show_progress=False)
+    assert sorted(of_run.rglob("*")) == before
+    assert held == [evidence.ASKED]
 
 
 def test_where_the_clean_files_are_gone_the_network_is_asked_alone(data, tmp_path):

@@ -20,7 +20,7 @@ DEFAULTS = dataclasses.asdict(Config())
 sides = st.integers(16, 4096)
 shares = st.floats(0, 1)
 positive = st.floats(0, 1e300)
-counts = st.integers(1, 10**9)
+counts = st.integers(1, 64)  # of the largest sides a batch of 64 has as many pixels as one may
 LITERALS = {
     name: typing.get_args(kind) for name, kind in typing.get_type_hints(Config).items() if typing.get_origin(kind) is typing.Literal
 }
@@ -36,7 +36,7 @@ VALUES = {
     "trust_sharpness": st.floats(0, 100),
     "along": st.text(),
     "finetune_share": shares,
-    "epochs": counts,
+    "epochs": st.integers(1, 10**9),
     "learning_rate": st.floats(1e-300, 1e300),
     "momentum": shares,
     "weight_decay": positive,
@@ -185,7 +185,7 @@ def test_a_wrong_choice_names_the_choices_and_the_nearest():
         ("batch_size", 1, None),
         ("clean_batch_size", 1, None),
         ("clean_weight", 0.0, 1e308),
-        ("epochs", 1, None),
+        ("epochs", 1, 10**9),
         ("learning_rate", 5e-324, 1e308),
         ("momentum", 0.0, 1.0),
         ("weight_decay", 0.0, 1e308),
@@ -207,8 +207,25 @@ def test_a_value_out_of_range_is_refused_and_the_limits_are_not(name, lowest, hi
             refused(lambda: Config(**{name: beyond}), f"{name} must be", repr(beyond))
 
 
-def test_both_sides_of_the_size_have_the_lower_limit():
-    refused(lambda: Config(image_size=(64, 15)), "image_size must be 16 or more", "(64, 15)")
+@pytest.mark.parametrize("size", [(64, 15), (15, 64), (64, 16385), 16385, 10**10])
+def test_both_sides_of_the_size_have_the_limits(size):
+    refused(lambda: Config(image_size=size), "image_size must be 16 to 16384", size)
+    assert Config(image_size=(16, 16384)).size == (16, 16384)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "clean_batch_size"])
+def test_a_batch_has_no_more_pixels_than_memory_could_hold(name):
+    rest = {"batch_size": 1, "clean_batch_size": 1, "image_size": (8192, 16384)}
+    assert getattr(Config(**rest | {name: 8}), name) == 8
+    refused(lambda: Config(**rest | {name: 9}), f"{name} = 9 and image_size = (8192, 16384): 1,207,959,552 pixels in a batch")
+    refused(lambda: Config(**{name: 10**400}), f"{name} must be 1 to 1000000000")
+
+
+@pytest.mark.parametrize("settings", [{"method": "a" * 10**6}, {"b" * 10**6: 1}, {"epochs": "c" * 10**6}, {"epochs": 10**4000}])
+def test_a_value_without_end_is_refused_in_a_line_that_can_be_read(settings):
+    with pytest.raises(ConfigError) as caught:
+        config_from(settings)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("text", ["epochs", "epochs:3", ""])

@@ -89,6 +89,27 @@ def test_an_unfinished_file_is_hidden_so_that_no_folder_takes_it_for_a_case(tmp_
         assert image_suffix(unfinished) is None
 
 
+@pytest.mark.parametrize("write", [lambda path: write_whole(path, "new"), lambda path: mapped_array(path, np.uint8, (3,))])
+def test_nothing_is_written_through_a_link_that_lies_where_a_file_is_made(tmp_path, write):
+    """As in a folder that a stranger has made."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    for name in (".a.unfinished", "a"):
+        (theirs / name).symlink_to(mine)
+    write(theirs / "a")
+    assert mine.read_text() == "mine"
+    assert not (theirs / "a").is_symlink()
+
+
+def test_an_array_that_is_made_anew_leaves_the_old_one_to_those_who_have_it(tmp_path):
+    old = mapped_array(tmp_path / "a.uint8", np.uint8, (10_000,))
+    old[:] = 7
+    assert not mapped_array(tmp_path / "a.uint8", np.uint8, (3,)).any()
+    assert (old == 7).all()
+
+
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_folder_appears_when_everything_is_in_it(tmp_path, exists):
     out = tmp_path / "new" / "out"

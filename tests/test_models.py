@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pixeltrust.errors import ConfigError
-from pixeltrust.models import WIDTHS, build_model, parameters_along
+from pixeltrust.models import WIDTHS, build_model, parameters_along, try_out
 
 
 def count(model):
@@ -99,3 +99,8 @@ def test_the_parameters_of_named_parts_whatever_wraps_the_network():
 def test_a_part_that_is_not_in_the_network_is_an_error_that_names_those_that_are():
     with pytest.raises(ConfigError, match=r"along = 'final_conv,decoder'.*'decoder'; the network's parts: conv_0, down_1, .*final_conv"):
         parameters_along(build_model("unet-small", channels=1, classes=1), "final_conv,decoder")
+
+
+def test_an_image_that_memory_cannot_hold_is_a_config_error():
+    with pytest.raises(ConfigError, match=r"images \(B, 3, 10000000, 10000000\) fails: "):
+        try_out(build_model("tiny:network", channels=3, classes=1), channels=3, classes=1, size=(10**7, 10**7))

@@ -1,6 +1,7 @@
 """Broken and odd files are handled rightly or named in one line: the corpus of `benchmarks/odd_files.py`, alone and through commands."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,11 +16,16 @@ import torch
 from odd_files import LONG
 from odd_making import COLOUR, HARM, case, content, half, harmful, put, saved
 
-from pixeltrust.errors import RunError
+from pixeltrust.audit.run import _Audit
+from pixeltrust.cases import read_cases
+from pixeltrust.checkpoints import State
+from pixeltrust.errors import PixeltrustError, RunError
 from pixeltrust.images import image_suffix, read_labels
+from pixeltrust.optimizers import build_optimizer, build_schedule
+from pixeltrust.ranks import ALONE
 from pixeltrust.runs import Run
 from pixeltrust.train import train
-from tiny import configured, draw
+from tiny import configured, draw, network
 
 MOST_MIB = 1536  # of memory for one file: a picture of 100 million pixels takes 11 bytes of each
 
@@ -142,6 +148,34 @@ def test_continuing_from_a_checkpoint_that_runs_code_is_refused_and_runs_none(tr
     assert not (tmp_path / HARM).exists()
 
 
+@pytest.fixture
+def state():
+    """Of a network after one step, and what it would save."""
+    config, model = configured(), network(in_channels=3, out_channels=1)
+    optimizer = build_optimizer(model, config)
+    model(torch.rand(1, 3, 8, 8)).sum().backward()
+    optimizer.step()
+    return State(model, optimizer, build_schedule(optimizer, config, 9))
+
+
+@pytest.mark.parametrize("shape", [(3,), (6, 3, 3, 4), ()])
+def test_an_optimisers_state_of_another_shape_is_refused_as_its_kernel_would_write_beyond(state, tmp_path, shape):
+    packed = state.pack()
+    packed["optimizer"]["state"][0]["exp_avg"] = torch.zeros(shape)
+    with pytest.raises(RunError, match=r"checkpoint\.pt: does not fit .* exp_avg has the shape"):
+        state.unpack(packed, Run(tmp_path))
+
+
+def test_an_optimisers_state_has_memory_of_its_own_for_every_value(state, tmp_path):
+    packed = state.pack()
+    one = torch.full((1,), 0.25)
+    packed["optimizer"]["state"][0]["exp_avg"] = one.expand(6, 3, 3, 3)  # one value in memory
+    state.unpack(packed, Run(tmp_path))
+    kept = state.optimizer.state[state.optimizer.param_groups[0]["params"][0]]["exp_avg"]
+    assert kept.is_contiguous()
+    assert (kept == 0.25).all()
+
+
 def test_an_audit_and_a_report_of_a_run_with_harmful_arrays_run_no_code(trained, tmp_path, run_command):
     shutil.copytree(trained / "run", tmp_path / "run")
     harmful("weight_maps.npz", "numpy")(tmp_path / "run")
@@ -166,6 +200,30 @@ def test_what_an_audit_has_seen_is_read_without_running_code(trained, tmp_path, 
     assert code == 2
     assert "000.npz" in error
     assert not any(path.name == HARM for path in tmp_path.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil"),
+    [
+        ("of.json", lambda path: path.write_text("[")),
+        ("of.json", lambda path: path.write_text("[]")),
+        ("000.npz", lambda path: np.savez(path, probabilities=np.zeros((1, 3, 3)))),
+        ("000.npz", lambda path: np.savez(path, probabilities=np.zeros((1, 16, 16)), helped=np.zeros(16))),
+    ],
+)
+def test_what_an_audit_has_seen_of_another_shape_is_refused(trained, tmp_path, name, spoil):
+    config, out = configured(epochs=1), tmp_path / "audit"
+    begun = _Audit(Run(trained / "run"), config, out, 9, 0.5, ALONE, show_progress=False)
+    cases = read_cases(trained / "data", show_progress=False).of("noisy")
+    assert len(begun.begin({"run": "a"}, cases)) == len(cases)
+    spoil(out / ".seen" / name)
+
+    def go_on():
+        begun.begin({"run": "a"}, cases)
+        begun.tilt(cases[:1])
+
+    with pytest.raises(PixeltrustError, match=re.escape(name)):
+        go_on()
 
 
 def test_a_run_that_an_earlier_version_began_is_continued(trained, tmp_path):

@@ -108,7 +108,9 @@ def test_weights_of_another_network_are_refused_and_say_what_differs(run):
 
 
 @pytest.mark.parametrize(
-    "state", [{}, {"model": 3}, {"model": {"0.weight": 3}}, {"model": {}}, torch.zeros(3), [1]], ids=lambda state: str(state)[:20]
+    "state",
+    [{}, {"model": 3}, {"model": {1: torch.zeros(3)}}, {"model": {"0.weight": 3}}, {"model": {}}, torch.zeros(3), [1]],
+    ids=lambda state: str(state)[:20],
 )
 def test_a_file_of_something_else_is_refused(run, state):
     torch.save(state, run.folder / "model.pt")
@@ -159,6 +161,29 @@ def test_broken_weight_maps_and_tables_are_refused(run):
     assert "history.csv" in refusal(run.read_table, "history.csv")
     (run.folder / "history.csv").write_bytes(b"")
     assert "history.csv" in refusal(run.read_table, "history.csv")
+
+
+@pytest.mark.parametrize(("ids", "epochs", "maps"), [((1,), (1,), (3,)), ((2,), (2,), (1, 1, 4, 4)), ((1,), (), (1, 4, 4, 4))])
+def test_weight_maps_of_other_epochs_and_cases_are_refused(run, ids, epochs, maps):
+    run.write_arrays("weight_maps.npz", ids=np.zeros(ids, str), epochs=np.zeros(epochs, int), maps=np.zeros(maps))
+    assert "weight_maps.npz" in refusal(run.weight_maps)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("cases.csv", "id,image,mask\na,b,c\n", "no column role, held_out"),
+        ("history.csv", "epoch,loss\n1,2\n", "no column update, seconds, all_zero_steps, val_dice"),
+        ("history.csv", "epoch,update,seconds,loss,all_zero_steps,val_dice\n", "no row"),
+        ("history.csv", "epoch,update,seconds,loss,all_zero_steps,val_dice\n1,,3,4,5,6\n", "no number"),
+        ("history.csv", "epoch,update,seconds,loss,all_zero_steps,val_dice\n1,x,3,4,5,6\n", "cannot be read"),
+    ],
+)
+def test_a_table_that_lacks_what_every_run_writes_is_refused(run, name, content, said):
+    (run.folder / name).write_text(content)
+    text = refusal(run.read_table, name)
+    assert name in text
+    assert said in text
 
 
 def test_arrays_come_back_as_they_were(run):

@@ -123,6 +123,10 @@ def without_forward_mode(*, in_channels, out_channels):
     return _WithoutForwardMode(in_channels, out_channels)
 
 
+def with_forward_mode_at_its_end(*, in_channels, out_channels):
+    return nn.Sequential(_WithoutForwardMode(in_channels, 6), nn.Conv2d(6, out_channels, 1))
+
+
 def with_other_arguments(channels):
     raise AssertionError("never called")
 

@@ -59,6 +59,7 @@ class State:
         try:
             for name in _WITH_STATE:
                 getattr(self, name).load_state_dict(packed.get(name, {}) if name == "memory" else packed[name])
+            _fit(self.optimizer)
             random = [packed, *packed.get("other_ranks", [])][self.ranks.rank :][:1]
             for states in random:  # a rank that was not there before begins anew
                 torch.set_rng_state(states["random"])
@@ -111,6 +112,16 @@ def refuse_other_cases(run: Run, table: pd.DataFrame) -> None:
         changed = sorted({row[0] for row in set(map(tuple, before.values)) ^ set(map(tuple, now.values))})
         some = ", ".join(changed[:5]) + (", …" if len(changed) > 5 else "")
         raise RunError(f"{run.folder}: was started with other cases ({some}); continue with the same data, or choose another --out")
+
+
+def _fit(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out what the optimiser keeps of a parameter as the parameter is: its fused kernels look at no shape, and write beyond."""
+    for parameter, kept in optimizer.state.items():
+        for name, values in kept.items():
+            if name != "step" and isinstance(values, Tensor):
+                if values.shape != parameter.shape:
+                    raise ValueError(f"{name} has the shape {tuple(values.shape)}, its parameter {tuple(parameter.shape)}")
+                kept[name] = torch.empty_like(parameter).copy_(values)
 
 
 def _cuda_random_states() -> list[Tensor]:

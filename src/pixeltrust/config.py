@@ -138,11 +138,18 @@ class Config:
                 continue
             if not low <= value <= high:
                 upper = "" if high >= _FINITE else f" to {high}"
-                raise ConfigError(f"{name} must be {low}{upper or ' or more'}, not {value!r}")
+                raise ConfigError(f"{name} must be {low}{upper or ' or more'}, not {value!r:.100}")
         if not 0 < self.learning_rate <= _FINITE:
             raise ConfigError(f"learning_rate must be above 0 and finite, not {self.learning_rate!r}")
-        if min(self.size) < 16:
-            raise ConfigError(f"image_size must be 16 or more, not {self.image_size!r}")
+        if not 16 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
+            raise ConfigError(f"image_size must be 16 to {LARGEST_SIDE}, not {self.image_size!r:.100}")
+        for name in ("batch_size", "clean_batch_size"):
+            pixels = getattr(self, name) * self.size[0] * self.size[1]
+            if pixels > MOST_PIXELS:
+                raise ConfigError(
+                    f"{name} = {getattr(self, name)} and image_size = {self.image_size}: {pixels:,} pixels in a batch, which may "
+                    f"have {MOST_PIXELS:,} at most; choose smaller ones"
+                )
         if self.ignore_label is not None and not 0 <= self.ignore_label <= 255:
             raise ConfigError(f"ignore_label must be 0 to 255, not {self.ignore_label!r}")
 
@@ -152,17 +159,20 @@ class Config:
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
 
 
+LARGEST_SIDE = 1 << 14
+MOST_PIXELS = 1 << 30  # of a batch: 3 GiB as bytes in colour, hundreds in a network
+_MANY = 10**9
 _ANY = float("inf")
 _FINITE = sys.float_info.max
 _RANGES = (
     ("classes", 1, 254),
-    ("batch_size", 1, _ANY),
-    ("clean_batch_size", 1, _ANY),
+    ("batch_size", 1, _MANY),
+    ("clean_batch_size", 1, _MANY),
     ("clean_weight", 0, _FINITE),
     ("trust_memory", 0, 1),
     ("trust_sharpness", 0, 100),
     ("finetune_share", 0, 1),
-    ("epochs", 1, _ANY),
+    ("epochs", 1, _MANY),
     ("momentum", 0, 1),
     ("weight_decay", 0, _FINITE),
     ("seed", 0, 2**32 - 1),
@@ -237,9 +247,9 @@ def config_from(values: Mapping[str, Any], source: str = "") -> Config:
 def _refuse_unknown(values: Mapping[str, Any], source: str) -> None:
     for name in values:
         if name not in _TYPES:
-            near = get_close_matches(name, _TYPES, n=1, cutoff=0.5)
+            near = get_close_matches(name[:100], _TYPES, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_TYPES)}"
-            raise ConfigError(f"{source}unknown setting {name!r}; {hint}")
+            raise ConfigError(f"{source}unknown setting {name!r:.100}; {hint}")
 
 
 def values_of(config: Config) -> dict[str, Any]:
@@ -270,9 +280,9 @@ def _coerced(name: str, value: Any) -> Any:
                 for choice in choices:
                     if str(value) == str(choice):
                         return choice
-            near = get_close_matches(str(value), map(str, choices), n=1)
+            near = get_close_matches(str(value)[:100], map(str, choices), n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
-            raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r}{hint}")
+            raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r:.100}{hint}")
         if kind is types.NoneType and value is None:
             return None
         if kind in (int, str) and type(value) is kind:
@@ -282,4 +292,4 @@ def _coerced(name: str, value: Any) -> Any:
         if typing.get_origin(kind) is tuple and isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]:
             return tuple(value)
     kinds = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
-    raise ConfigError(f"{name} must be {' or '.join(_WORDS[kind] for kind in kinds if kind in _WORDS)}, not {value!r}")
+    raise ConfigError(f"{name} must be {' or '.join(_WORDS[kind] for kind in kinds if kind in _WORDS)}, not {value!r:.100}")

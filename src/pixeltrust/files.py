@@ -20,8 +20,12 @@ LONGEST_NAME = 255  # bytes, of a file on every usual system
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Nothing is there at first: through a link that somebody left there, another file would be written.
+    """
     unfinished = path.with_name(_unfinished(path.name))
+    unfinished.unlink(missing_ok=True)
     try:
         yield unfinished
         with unfinished.open("rb") as written:
@@ -143,6 +147,7 @@ def mapped_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np
     """
     with writing(file):
         make_folder(file.parent)
+        file.unlink(missing_ok=True)  # a link would lead elsewhere, and who has mapped the old file keeps it
         with file.open("wb") as made:
             size = math.prod(shape) * np.dtype(dtype).itemsize
             made.truncate(size)

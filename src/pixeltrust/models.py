@@ -33,9 +33,9 @@ def build_model(name: str, *, channels: int, classes: int) -> nn.Module:
     if ":" in name:
         return _users_model(name, channels, classes)
     if name not in WIDTHS:
-        near = get_close_matches(name, WIDTHS, n=1)
+        near = get_close_matches(name[:100], WIDTHS, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        raise ConfigError(f"model = {name!r} is not known{hint}; known: {', '.join(WIDTHS)}, or package.module:function")
+        raise ConfigError(f"model = {name!r:.100} is not known{hint}; known: {', '.join(WIDTHS)}, or package.module:function")
     from monai.networks.nets import BasicUNet
 
     return BasicUNet(spatial_dims=2, in_channels=channels, out_channels=classes, features=WIDTHS[name], norm=NORM)
@@ -91,13 +91,12 @@ def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, i
         ConfigError: the network fails, or does not give logits (1, classes, *size).
     """
     first = next(model.parameters(), torch.empty(0))
-    images = torch.zeros(1, channels, *size, device=first.device)
     taken = f"the network with images (B, {channels}, {size[0]}, {size[1]})"
     training = model.training
     try:
         with torch.no_grad(), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
-            logits = model.eval()(images)
-    except Exception as error:  # a user's network raises whatever it likes
+            logits = model.eval()(torch.zeros(1, channels, *size, device=first.device))
+    except Exception as error:  # a user's network raises whatever it likes, and there may not be the memory
         raise ConfigError(f"{taken} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
     finally:
         model.train(training)

@@ -38,6 +38,8 @@ from pixeltrust.tables import write_csv
 FORMAT = 1  # of the run folder; a newer one is refused, an earlier one read
 WEIGHTS = {"last": "model.pt", "best": "best.pt"}
 CACHE = ".cache"
+_COUNTED = ["epoch", "update", "seconds", "loss", "all_zero_steps"]
+_COLUMNS = {"cases.csv": (*COLUMNS, "held_out"), "history.csv": (*_COUNTED, "val_dice")}
 _BEFORE_SETTINGS = (CACHE, "environment.json", "cases.csv")  # what `create` and `claimed` have made before config.toml stands
 
 
@@ -105,7 +107,10 @@ class Run:
             return None
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                return {name: arrays[name] for name in ("ids", "epochs", "maps")}
+                kept = {name: arrays[name] for name in ("ids", "epochs", "maps")}
+            if kept["maps"].shape[:2] != kept["epochs"].shape + kept["ids"].shape or kept["maps"].ndim != 4:
+                raise ValueError(f"maps {kept['maps'].shape} are not those of {kept['epochs'].shape} epochs and {kept['ids'].shape} cases")
+            return kept
         except Exception as error:  # as in `read_state`
             raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
 
@@ -189,14 +194,20 @@ class Run:
         """Read a CSV file of the run.
 
         Raises:
-            RunError: there is none.
+            RunError: there is none, or it lacks what every run writes.
         """
         try:
             if name == "cases.csv":  # an id is a text, 007 and NA too
-                return pd.read_csv(self.folder / name, dtype=dict.fromkeys((*COLUMNS, "group"), str), keep_default_na=False)
-            return pd.read_csv(self.folder / name)
+                table = pd.read_csv(self.folder / name, dtype=dict.fromkeys((*COLUMNS, "group"), str), keep_default_na=False)
+            else:
+                table = pd.read_csv(self.folder / name)
+            if missing := [column for column in _COLUMNS.get(name, ()) if column not in table]:
+                raise ValueError(f"it has no column {', '.join(missing)}")
+            if name == "history.csv" and not (len(table) and np.isfinite(table[_COUNTED].apply(pd.to_numeric)).all(axis=None)):
+                raise ValueError("it has no row, or a value that is no number")
         except (OSError, ValueError) as error:
             raise RunError(f"{self.folder / name}: cannot be read: {one_line(error)}") from None
+        return table
 
     def model(self, weights: str = "last") -> nn.Module:
         """The trained network, in eval mode on the CPU.
@@ -218,7 +229,7 @@ class Run:
         model = build_model(config.model, channels=config.channels, classes=config.classes)
         try:
             model.load_state_dict(state["model"])
-        except (KeyError, RuntimeError, TypeError) as error:
+        except Exception as error:  # a stranger's values make torch raise anything
             raise RunError(f"{self.folder / WEIGHTS[weights]}: does not fit model = {config.model!r}: {one_line(error)}") from None
         return model.eval()
 

@@ -11,7 +11,7 @@ T estimates the share of visits in which the pixel helped, over the last 1 / (1 
 √(s (1 − s) (1 − β) / (1 + β)) where the share is s and visits are independent. It is no probability that the label is right: that share is
 above ½ for right labels and below for wrong ones while the network still learns from the clean masks, and tends to ½ for both once it has
 fitted them. A gain of exactly 0 (an ignored pixel, a saturated one, no clean gradient at all) is no evidence and leaves T as it was. Where
-an image was shown by interpolation, a pixel hears those that it was mixed into, if at least half of what it hears is evidence.
+an image was shown by interpolation, a pixel hears the shown ones around its place, if at least half of what it hears is evidence.
 
     N noisy cases   B images of a batch   (H, W) the size that is trained on
 

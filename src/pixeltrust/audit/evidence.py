@@ -4,6 +4,8 @@ For a mask that was trained on, the trust map of the run tells the share of visi
 of the finished network, by several batches of the run's clean cases; it says less, as the network has been fitted to them by then.
 """
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,10 @@ from torch import nn
 
 from pixeltrust.cases import Case, CaseList
 from pixeltrust.config import Config
-from pixeltrust.data import Pixels, endless_order
+from pixeltrust.data import Pixels, endless_order, pieces
 from pixeltrust.errors import PixeltrustError
 from pixeltrust.losses import cross_entropy_of_labels
+from pixeltrust.models import parameters_along
 from pixeltrust.runs import Run
 from pixeltrust.tangents import buffers_kept
 from pixeltrust.weights import Batch, clean_gradient, gains_along
@@ -23,7 +26,7 @@ ASKED = 6  # clean batches
 
 
 class CleanSet:
-    """The gradients of batches of the clean cases that a run was trained on, by its finished network.
+    """The gradients of batches of the clean cases that a run was trained on, by its finished network, `along` as in training.
 
     Raises:
         PixeltrustError: files of them cannot be read any more, or there are none.
@@ -36,13 +39,15 @@ class CleanSet:
         cases = CaseList.of(Case(row["id"], Path(row["image"]), Path(row["mask"]), "clean") for row in rows.to_dict("records"))
         if not cases:
             raise PixeltrustError(f"{run.folder}: has no clean cases")
-        pixels = Pixels(cases, config, run.folder)
         order = np.arange(len(cases))
         numbers = range(min(ASKED, -(-len(cases) // config.clean_batch_size)))
         batches = [endless_order(order, config.clean_batch_size, number, config.seed, "audit") for number in numbers]
-        cleans = (pixels.batch(batch, device) for batch in batches)
+        asked, places = np.unique(np.concatenate(batches), return_inverse=True)
+        pixels = Pixels(cases[asked], replace(config, cache_gib=math.inf), run.folder)  # few: no file of them in the run folder
+        cleans = (pixels.batch(piece, device) for piece in pieces(places, config.clean_batch_size))
+        along = parameters_along(model, config.along)
         with buffers_kept(model):
-            self._directions = [clean_gradient(model, clean, pixel_loss=cross_entropy_of_labels)[1] for clean in cleans]
+            self._directions = [clean_gradient(model, clean, pixel_loss=cross_entropy_of_labels, along=along)[1] for clean in cleans]
         self._model, self._gains = model, config.gains
 
     def helped(self, images: torch.Tensor, labels: np.ndarray) -> np.ndarray:

@@ -155,7 +155,7 @@ class _Audit:
     def begin(self, of: dict[str, str], cases: CaseList) -> np.ndarray:
         """Make the folders; where they are there already, they must be of the same audit. Which cases have not been looked at."""
         begun = self.out / SEEN / "of.json"
-        if begun.is_file() and (before := json.loads(begun.read_text(encoding="utf-8"))) != of:
+        if begun.is_file() and (before := _begun_with(begun)) != of:
             changed = ", ".join(f"{name} was {before.get(name)}, now {of[name]}" for name in of if before.get(name) != of[name])
             raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
         for name in (SEEN, "trust", "mended", "changed"):
@@ -201,6 +201,9 @@ class _Audit:
             with np.load(file, allow_pickle=False) as arrays:
                 kept = arrays["probabilities"].astype(np.float32)
                 helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+            shapes = kept.shape, self.config.size if helped is None else helped.shape
+            if shapes != ((self.config.classes, *self.config.size), self.config.size):
+                raise ValueError(f"its shapes {shapes} are not those of {self.config.classes} classes at {self.config.size}")
         except Exception as error:  # a broken file makes its reader raise anything
             raise RunError(f"{file}: cannot be read: {one_line(error)}; remove it, and continue with --resume") from None
         return np.concatenate([1 - kept, kept]) if len(kept) == 1 else kept, helped
@@ -263,6 +266,14 @@ class _Decoded:
     labels: np.ndarray
     trained: bool
     """Whether the run has a trust map of this mask."""
+
+
+def _begun_with(file: Path) -> dict[str, object]:
+    """Which run and data an audit was begun with."""
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")).items())
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise RunError(f"{file}: cannot be read: {one_line(error)}; choose another --out") from None
 
 
 def _clean_set(run: Run, network: Network) -> tuple[CleanSet | None, list[str]]:
