@@ -3,9 +3,10 @@
     python benchmarks/leaks.py --steps 5000 --requests 2000 --out results/reliability
 
 Training is of the trust method and a network of a few hundred parameters, so that what is kept from step to step shows; the rows of
-steps.csv, a few hundred bytes each, are meant to be kept. The review is a process of its own, and its requests are of every kind: pages,
-pictures, planes, decisions, undoing, and some that are refused. Both are looked at in even steps: memory as the system counts it (VmRSS),
-in training after a collection of garbage. OUT/leaks.json has all samples; growth is from a fifth of the way on, when caches are full.
+history.csv, a few kB of memory for every 25 steps, are meant to be kept. The review is a process of its own, and its requests are of every
+kind: pages, pictures, planes, decisions, undoing, and some that are refused. Both are looked at in even steps: memory as the system counts
+it (VmRSS), in training after a collection of garbage. OUT/leaks.json has all samples; growth is from a fifth of the way on, when caches are
+full.
 """
 
 import argparse

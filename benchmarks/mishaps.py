@@ -3,7 +3,7 @@
 What is written comes to the disk by os.fsync, a file and then its folder; at a certain call of that
 
     kill      the process dies (SIGKILL)
-    half      so it does, with half of the file written
+    half      so it does, with half of the file written, or half of what is added to its end
     ctrl-c    it gets SIGINT
     full      the disk of a place, a small one of its own, has no room any more
     limit     no file of more than a few bytes can be written any more, as by a quota
@@ -13,6 +13,7 @@ What is written comes to the disk by os.fsync, a file and then its folder; at a 
 and `seconds` kills it by the clock.
 """
 
+import fcntl
 import os
 import resource
 import signal
@@ -37,15 +38,19 @@ def arm(what: str, number: int, place: Path) -> Callable[[], int]:
         become_nobody(place)
     happen = {"kill": kill, "half": kill, "ctrl-c": ctrl_c, "full": lambda: fill(place), "limit": limit, "locked": lambda: lock(place)}
     real, calls = os.fsync, 0
+    synced: dict[Path, int] = {}
 
     def fsync(descriptor: int) -> None:
         nonlocal calls
         calls += 1
+        path, status = Path(f"/proc/self/fd/{descriptor}").readlink(), os.fstat(descriptor)
         if calls == number and what in happen:
-            if what == "half" and stat.S_ISREG(os.fstat(descriptor).st_mode):
-                os.truncate(Path(f"/proc/self/fd/{descriptor}").readlink(), os.fstat(descriptor).st_size // 2)
+            if what == "half" and stat.S_ISREG(status.st_mode):
+                appended = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
+                os.truncate(path, (status.st_size + (synced.get(path, 0) if appended else 0)) // 2)
             happen[what]()
         real(descriptor)
+        synced[path] = status.st_size
 
     os.fsync = fsync
     return lambda: calls

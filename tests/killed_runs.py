@@ -5,6 +5,7 @@ A moment is {"name", "settings", "at"}, `at` one of
     ["half", file, n]      when half of the n-th writing of that file is on the disk
     ["before", file, n]    when all of it is, beside the old one
     ["after", file, n]     when it has taken the old one's place
+        of steps.csv, which is appended to: when half of the n-th rows are at its end, or all of them
     ["seconds", s]         whenever
 Every run goes on in a second child, killed at the same moment of its own.
 """
@@ -30,14 +31,21 @@ def die():
 
 def arm(kind, *details):
     """Make this process die at the moment."""
-    counts = {"file": 0}
     if kind == "seconds":
         return
     if kind == "update":
         train.build_method = acting_at(details[0], die, train.build_method)
         return
     name, number = details
-    real_replacing = runs.replacing
+    counts = {"file": 0}
+    real_replacing, real_append = runs.replacing, runs.append
+
+    def watched_append(path, text):
+        counts["file"] += path.name == name
+        now = path.name == name and counts["file"] == number
+        real_append(path, text[: len(text) // 2] if now and kind == "half" else text)
+        if now:
+            die()
 
     class Watched:
         """`replacing` that dies on the way."""
@@ -61,7 +69,7 @@ def arm(kind, *details):
                 die()
             return result
 
-    runs.replacing = Watched
+    runs.replacing, runs.append = Watched, watched_append
 
 
 def sitting(data, out, settings, at):

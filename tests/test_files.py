@@ -9,7 +9,7 @@ import pytest
 
 from pixeltrust import files
 from pixeltrust.errors import RunError
-from pixeltrust.files import check_free, make_folder, mapped_array, replacing, whole_folder, write_whole
+from pixeltrust.files import append, check_free, make_folder, mapped_array, replacing, whole_folder, write_whole
 from pixeltrust.images import image_suffix
 
 
@@ -40,6 +40,21 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name_and_its_folder_after(tmp
     monkeypatch.setattr(os, "fsync", syncing)
     write_whole(path, "whole")
     assert synced == [(5, False), ("folder", True)]
+
+
+def test_what_is_added_to_a_file_is_on_the_disk_and_its_name_too(tmp_path, monkeypatch):
+    synced, path, fsync = [], tmp_path / "a.txt", os.fsync
+
+    def syncing(descriptor):
+        found = os.fstat(descriptor)
+        synced.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    append(path, "ä")
+    append(path, "more")
+    assert path.read_text(encoding="utf-8") == "ämore"
+    assert synced == [2, "folder", 6]
 
 
 def test_folders_that_are_made_are_on_the_disk_by_name(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ from pixeltrust import data as data_module
 from pixeltrust import progress as progress_module
 from pixeltrust import train as train_module
 from pixeltrust import weight_maps as weight_maps_module
-from pixeltrust.alarms import MANY, alarms
+from pixeltrust.alarms import MANY, Idle, alarms
 from pixeltrust.cases import Case, read_cases
 from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
@@ -197,8 +197,6 @@ def test_a_step_may_report_tensors_and_the_tables_hold_numbers(data, straight, t
 
     train(data, out=tmp_path / "run", config=configured(method="pixel"), method=reporting, show_progress=False)
     assert_same_run(tmp_path / "run", straight(method="pixel"), apart_from={"trust"})
-    for row in Run(tmp_path / "run").read_state("checkpoint.pt")["steps"]:
-        assert {type(value) for value in row.values()} <= {int, float, bool}
 
 
 # Continuing
@@ -210,7 +208,7 @@ def test_a_run_stopped_by_ctrl_c_twice_continues_to_the_bit(data, straight, tmp_
     settings = {"method": method, "schedule": schedule}
     out = tmp_path / "run"
     interrupted(data, out, 2, **settings)
-    assert len(Run(out).read_state("checkpoint.pt")["steps"]) == 2
+    assert Run(out).read_state("checkpoint.pt")["update"] == len(pd.read_csv(out / "steps.csv")) == 2
     assert not (out / "model.pt").exists()
     interrupted(data, out, 4, resume=True, **settings)
     done = trained(data, out, resume=True, **settings)
@@ -271,6 +269,9 @@ KILLS = [
     ("plain", ["half", "best.pt", 1]),
     ("pixel", ["half", "weight_maps.npz", 2]),
     ("plain", ["after", "history.csv", 3]),
+    ("pixel", ["half", "steps.csv", 1]),
+    ("pixel", ["half", "steps.csv", 2]),
+    ("t-loss", ["after", "steps.csv", 2]),
     ("plain", ["half", "config.toml", 1]),
     ("plain", ["after", "environment.json", 1]),
     ("plain", ["after", "config.toml", 1]),
@@ -413,6 +414,51 @@ def test_a_checkpoint_that_knows_only_the_sum_of_the_seconds_continues(data, str
     assert 1000 < sum(done.seconds.values()) < 1100
     assert done.seconds["other"] >= 1000
     assert_same_run(tmp_path / "run", straight(method="plain"))
+
+
+@pytest.mark.parametrize("update", [2, 3, 7])
+def test_a_checkpoint_that_holds_all_rows_of_the_steps_continues(data, straight, tmp_path, update):
+    run, table = Run(tmp_path / "run"), tmp_path / "run" / "steps.csv"
+    interrupted(data, run.folder, update, method="pixel")
+    rows = pd.read_csv(table).to_dict("records")
+    assert len(rows) == update
+    run.write_state("checkpoint.pt", run.read_state("checkpoint.pt") | {"steps": rows})
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[: 1 + update // 3 * 3]))  # it was written after every epoch
+    trained(data, run.folder, resume=True, method="pixel")
+    assert_same_run(run.folder, straight(method="pixel"))
+
+
+def test_rows_that_no_checkpoint_knows_are_cut_off(data, straight, tmp_path):
+    interrupted(data, tmp_path / "run", 4, method="plain")
+    with (tmp_path / "run" / "steps.csv").open("a") as table:
+        table.write("5,0.5,0.5,,,,False\n6,0.5,0.")
+    trained(data, tmp_path / "run", resume=True, method="plain")
+    assert_same_run(tmp_path / "run", straight(method="plain"))
+
+
+@pytest.mark.parametrize("left", ["no file", "one row less", "half of the last row", "other rows"])
+def test_resume_without_rows_that_the_checkpoint_counts_on_is_one_line(data, tmp_path, left):
+    interrupted(data, tmp_path / "run", 4, method="plain")
+    table = tmp_path / "run" / "steps.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join({"one row less": lines[:-1], "other rows": lines[:2] + lines[1:-1]}.get(left, lines)))
+    if left == "half of the last row":
+        os.truncate(table, table.stat().st_size - 3)
+    if left == "no file":
+        table.unlink()
+    with pytest.raises(RunError, match=r"steps\.csv: lacks rows up to update 4, where the checkpoint is; bring the file back") as caught:
+        trained(data, tmp_path / "run", resume=True, method="plain")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_does_not_grow_with_the_steps(data, tmp_path):
+    sizes = []
+    for update in (2, 9):
+        out = tmp_path / str(update)
+        interrupted(data, out, update, method="trust", batch_size=1)
+        assert len(pd.read_csv(out / "steps.csv")) == update
+        sizes.append((out / "checkpoint.pt").stat().st_size)
+    assert sizes[1] - sizes[0] < 64  # the seven rows more are 150 bytes each
 
 
 # Where a run may go
@@ -810,7 +856,7 @@ def test_the_best_weights_are_those_of_the_epoch_with_the_highest_dice(data, tmp
 
     def validated(model, streams, *, device):
         kept.append({name: value.clone() for name, value in model.state_dict().items()})
-        return 0.1, next(dices)
+        return {"val_loss": 0.1, "val_dice": next(dices), "one_label": math.nan}
 
     monkeypatch.setattr(train_module, "validate", validated)
     done = trained(data, tmp_path / "run", method="plain", epochs=5)
@@ -895,6 +941,7 @@ def test_the_time_is_told_by_part_over_all_sittings(data, tmp_path):
         ("validation", train_module, "keep_weight_maps"),
         ("saving", Run, "write_state"),
         ("saving", Run, "write_table"),
+        ("saving", Run, "append_rows"),
         ("optimiser", torch.optim.Adam, "step"),
     ],
 )
@@ -908,9 +955,6 @@ def test_what_takes_long_is_found_in_its_part(data, tmp_path, monkeypatch, part,
         return real(*arguments, **options)
 
     monkeypatch.setattr(module, name, slow)
-    if name == "write_table":
-        late.set()  # the table of cases is written before the loop begins
-        monkeypatch.setattr(train_module, "validate", lambda *_, **__: late.clear() or (0.0, 0.0))
     seconds = trained(data, tmp_path / "run", method="pixel", epochs=1).seconds
     assert seconds[part] >= 0.5
 
@@ -1084,18 +1128,21 @@ def test_the_same_batch_leads_to_the_same_end_and_the_message_says_so(data, tmp_
 
 
 def steps_with_zeros(*updates):
-    return [{"update": number, "all_zero": number in updates} for number in range(1, 61)]
+    idle = Idle()
+    for number in range(1, 61):
+        idle.count(number, all_zero=number in updates)
+    return idle
 
 
 def test_where_all_is_well_there_is_no_alarm():
     epochs = [{"epoch": 1, "one_label": math.nan}, {"epoch": 2}]  # older checkpoints do not know
     zeros = steps_with_zeros(*range(2, 60, 2), *range(5, 5 + MANY - 4))
-    assert alarms(steps=zeros, epochs=epochs, clean=5, clean_label=None, classes=1) == {}
+    assert alarms(idle=zeros, epochs=epochs, clean=5, clean_label=None, classes=1) == {}
 
 
 def test_the_longest_row_of_steps_without_weights_is_remarked_on():
     zeros = steps_with_zeros(*range(1, MANY + 1), *range(31, 31 + MANY + 5), 60)
-    found = alarms(steps=zeros, epochs=[], clean=5, clean_label=None, classes=1)
+    found = alarms(idle=zeros, epochs=[], clean=5, clean_label=None, classes=1)
     assert found.keys() == {"weights"}
     assert f"in {MANY + 5} steps in a row, updates 31 to {30 + MANY + 5}, no noisy pixel helped" in found["weights"]
 
@@ -1257,6 +1304,18 @@ def test_a_watcher_adds_its_numbers_and_changes_nothing(data, tmp_path):
     train(data, out=tmp_path / "run", config=configured(method="trust"), watch=watch, show_progress=False)
     assert same_weights(tmp_path / "run", tmp_path / "alone")
     assert history(tmp_path / "run")["sum"].to_numpy() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_watcher_may_leave_numbers_out_and_bring_no_new_ones(data, tmp_path):
+    def at(*updates):
+        return lambda feed, outcome: {"seen": 1.0} if feed.update in updates else {}
+
+    config = configured(method="plain")
+    train(data, out=tmp_path / "run", config=config, watch=at(0, 4), show_progress=False)
+    assert pd.read_csv(tmp_path / "run" / "steps.csv")["seen"].notna().to_numpy().nonzero()[0].tolist() == [0, 4]
+    assert history(tmp_path / "run")["seen"].notna().tolist() == [True, True, False]
+    with pytest.raises(RunError, match="update 5 reports 'seen', which the first one did not"):
+        train(data, out=tmp_path / "new", config=config, watch=at(4), show_progress=False)
 
 
 def test_weight_maps_of_trust_are_its_own(data, tmp_path):

@@ -13,9 +13,10 @@ from pixeltrust.config import Config, to_toml
 from pixeltrust.errors import RunError
 from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.runs import Run, one_line
+from pixeltrust.steps import Steps
 
 _WITH_STATE = ("model", "optimizer", "schedule", "memory")
-_PLAIN = ("update", "images", "best_dice", "seconds", "epochs", "steps")
+_PLAIN = ("update", "images", "best_dice", "seconds", "epochs")
 
 
 @dataclass
@@ -33,20 +34,12 @@ class State:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     """By part, over all sittings."""
     epochs: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
+    steps: Steps = field(default_factory=Steps)
     ranks: Ranks = ALONE
-    _settled: int = field(default=0, init=False)
-
-    def settle(self) -> None:
-        """Turn what the last steps left on the device into numbers; this waits for it."""
-        for step in self.steps[self._settled :]:
-            step |= {name: value.item() for name, value in step.items() if isinstance(value, Tensor)}
-        self._settled = len(self.steps)
 
     def pack(self) -> dict[str, Any]:
         """As tensors and plain values; every rank packs, and what is the same everywhere is rank 0's."""
-        self.settle()
-        parts = {name: getattr(self, name).state_dict() for name in _WITH_STATE}
+        parts = {name: getattr(self, name).state_dict() for name in _WITH_STATE} | {"steps": self.steps.pack()}
         random, *others = self.ranks.gathered({"random": torch.get_rng_state(), "cuda": _cuda_random_states()})
         return parts | {name: getattr(self, name) for name in _PLAIN} | random | ({"other_ranks": others} if others else {})
 
@@ -69,6 +62,7 @@ class State:
             for name in _PLAIN:
                 if not isinstance(packed.get(name, getattr(self, name)), type(getattr(self, name))):
                     raise TypeError(f"{name} is {packed[name]!r:.60}")
+            self.steps = Steps.unpacked(packed)
         except Exception as error:  # a stranger's values make torch raise anything
             raise RunError(f"{run.folder / 'checkpoint.pt'}: does not fit this network and these settings: {one_line(error)}") from None
         for name in _PLAIN:

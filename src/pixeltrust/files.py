@@ -75,6 +75,17 @@ def write_whole(path: Path, content: str | bytes) -> None:
             unfinished.write_text(content, encoding="utf-8")
 
 
+def append(path: Path, text: str) -> None:
+    """Add a text (UTF-8) to the end of a file, which is made where there is none; a kill on the way may leave a part of it."""
+    made = not path.exists()
+    with path.open("ab") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+    if made:
+        sync_folder(path.parent)
+
+
 @contextmanager
 def writing(to: Path) -> Iterator[None]:
     """A block that writes to a folder.

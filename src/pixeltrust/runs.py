@@ -3,9 +3,13 @@
     RUN/config.toml  environment.json  cases.csv  history.csv  steps.csv  checkpoint.pt  best.pt  model.pt
         weight_maps.npz  trust/  warnings.txt  report.html
 
-Every file is written beside and renamed, so a kill at any moment leaves either the old or the new one.
+Every file is written beside and renamed, so a kill at any moment leaves either the old or the new one. But to steps.csv the rows since the
+last checkpoint are added just before the next one: a kill may leave rows there that no checkpoint knows, the last one in part, until
+the run goes on.
 """
 
+import csv
+import io
 import json
 import os
 import pickle
@@ -14,10 +18,11 @@ import shutil
 import sys
 import warnings
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -30,7 +35,7 @@ from torch import Tensor, nn
 from pixeltrust.cases import COLUMNS
 from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
-from pixeltrust.files import make_folder, replacing, writing
+from pixeltrust.files import append, make_folder, replacing, writing
 from pixeltrust.models import build_model
 from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.tables import write_csv
@@ -135,6 +140,38 @@ class Run:
         """Write a CSV file."""
         with writing(self.folder), replacing(self.folder / name) as unfinished:
             table.to_csv(unfinished, index=False)
+
+    def append_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows to a CSV file, which is made where there is none; NaN is an empty cell. A kill may leave a part: see `cut_rows`."""
+        path, text = self.folder / name, io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        with writing(self.folder):
+            if not path.exists():
+                table.writeheader()
+            table.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
+            append(path, text.getvalue())
+
+    def cut_rows(self, name: str, update: int) -> None:
+        """Of a CSV file with a row per update keep those up to this one, and no file of none.
+
+        Raises:
+            RunError: it has not got that far.
+        """
+        path, size, last = self.folder / name, 0, b""
+        lacking = RunError(f"{path}: lacks rows up to update {update:,}, where the checkpoint is; bring the file back as it was")
+        with writing(self.folder):
+            if update < 1:
+                path.unlink(missing_ok=True)
+                return
+            if not path.exists():
+                raise lacking
+            with path.open("rb+") as file:
+                for last in islice(file, update + 1):
+                    size += len(last)
+                if not (last.startswith(b"%d," % update) and last.endswith(b"\n")):
+                    raise lacking
+                file.truncate(size)
+                os.fsync(file.fileno())
 
     def write_warnings(self, lines: list[str]) -> None:
         """Keep what the run warns of, a line each, in warnings.txt; there is no such file where it warns of nothing."""

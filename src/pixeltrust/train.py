@@ -1,7 +1,7 @@
 """Training: one loop for every method, epochs × ceil(noisy cases / batch_size) updates, in one process or in several under `torchrun`.
 
 What a step sees is a function of (seed, update) alone, so a run continues anywhere: a checkpoint holds the network, the optimiser,
-the number of the update, dropout's random state and the history so far. With several ranks (see `ranks`) all but dropout is the same on
+the number of the update, dropout's random state and the epochs so far. With several ranks (see `ranks`) all but dropout is the same on
 every one, and rank 0 alone writes and speaks.
 """
 
@@ -39,8 +39,9 @@ from pixeltrust.progress import progress_bar
 from pixeltrust.ranks import Ranks, connected
 from pixeltrust.runs import Run, parameters
 from pixeltrust.seeds import generator
+from pixeltrust.steps import Steps
 from pixeltrust.trust_maps import keep_trust_maps
-from pixeltrust.validation import one_label, validate
+from pixeltrust.validation import validate
 from pixeltrust.weight_maps import keep_weight_maps, map_epochs, weights_by_many
 from pixeltrust.weights import Batch, pixel_gains
 
@@ -93,14 +94,16 @@ def train(
         method: another step than that of `config.method`: any function (model, feed, config) to Outcome that adds to .grad, or an
             nn.Module that does so and remembers something (see `methods`). All else goes by the settings (with `pixel`, weight maps
             too). The run folder does not know it: to continue, give it again.
-        watch: looks at every step and what came of it, and gives further numbers for steps.csv and history.csv.
+        watch: looks at every step and what came of it, and gives further numbers for steps.csv and history.csv, of which later
+            steps may leave some out.
         show_progress: a progress bar on standard error.
 
     Raises:
         DataError: every fault of the data, in one go, before any training.
         ConfigError: settings that cannot be used here.
         RunError: `out` exists already, belongs to other settings, or cannot be written; or a loss, a gain or a parameter is no finite
-            number: names the update and the cases of its batch. No such state is ever saved.
+            number: names the update and the cases of its batch. No such state is ever saved. Or a step reports numbers that the first
+            one did not.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written.
     """
     config = config or Config()
@@ -131,6 +134,7 @@ def train(
             notes.append(f"continued after update {loop.state.update:,}")
         elif ranks.rank == 0:
             run.create(config, table)
+        ranks.by_first(lambda: run.cut_rows("steps.csv", loop.state.update - len(loop.state.steps.rows)))
         loop.to_the_end()
     return _summary(run, config, loop.state.pack(), notes)
 
@@ -235,7 +239,7 @@ class _Loop:
             state.schedule.step()
         state.update += 1
         state.images += sum(self.ranks.sums(sum(seen.values())))
-        state.steps.append({"update": state.update, "learning_rate": rate, **outcome.numbers(), **watched})
+        state.steps.reported.append({"update": state.update, "learning_rate": rate, **outcome.numbers(), **watched})
         self.recent.append(_Taken(state.update, tuple(seen), outcome.are_finite()))
         if self.device.type == "cpu":  # where looking waits for nothing
             self._settle(clock)
@@ -245,14 +249,12 @@ class _Loop:
         state, per_epoch = self.state, self.streams.updates_per_epoch
         epoch = state.update // per_epoch
         with clock.part("validation"):
-            val_loss, val_dice = validate(self.model, self.streams, device=self.device)
-            label = one_label(self.model, self.streams, device=self.device)
-        measured = {"val_loss": val_loss, "val_dice": val_dice, "one_label": math.nan if label is None else float(label)}
-        state.epochs.append({"epoch": epoch, "update": state.update, **_means(state.steps[-per_epoch:]), **measured})
-        if val_dice > state.best_dice:
-            state.best_dice = val_dice
+            measured = validate(self.model, self.streams, device=self.device)
+        state.epochs.append({"epoch": epoch, "update": state.update, **state.steps.end_epoch(), **measured})
+        if measured["val_dice"] > state.best_dice:
+            state.best_dice = measured["val_dice"]
             with clock.part("saving"):
-                self._write_state("best.pt", {"model": parameters(state.model), "epoch": epoch, "val_dice": val_dice})
+                self._write_state("best.pt", {"model": parameters(state.model), "epoch": epoch, "val_dice": state.best_dice})
         if self.ranks.rank == 0 and self.config.method in ("pixel", "trust") and epoch in map_epochs(self.config.epochs):
             with clock.part("validation"):
                 self._keep_weight_maps(epoch)
@@ -261,7 +263,6 @@ class _Loop:
         if self.ranks.rank == 0:
             with clock.part("saving"):
                 self.run.write_table("history.csv", pd.DataFrame(state.epochs))
-                self.run.write_table("steps.csv", pd.DataFrame(state.steps))
 
     def _keep_weight_maps(self, epoch: int) -> None:
         chosen = self.streams.map_cases()
@@ -274,8 +275,12 @@ class _Loop:
         keep_weight_maps(self.run, [self.streams.pixels.cases[index].id for index in chosen], weights, epoch=epoch)
 
     def _save_checkpoint(self, clock: Clock) -> None:
+        steps = self.state.steps
         with clock.part("saving"):
             clock.read()
+            if self.ranks.rank == 0:  # before the checkpoint, which counts on them
+                self.run.append_rows("steps.csv", steps.columns, steps.rows)
+            steps.rows.clear()
             self._write_state("checkpoint.pt", self.state.pack())
         self.saved = self.state.update
 
@@ -286,7 +291,7 @@ class _Loop:
     def _settle(self, clock: Clock) -> None:
         """Look at what the last steps have left on the device, and go no further where it is not finite."""
         with clock.part("step"):  # what it waits for
-            self.state.settle()
+            self.state.steps.settle()
             for taken in self.recent:
                 if not taken.finite:
                     raise RunError(self._lost(taken, "the loss or a gain"))
@@ -313,7 +318,7 @@ class _Loop:
         """Say what is amiss once it shows, and keep it for those who look at the run."""
         streams, state = self.streams, self.state
         found = alarms(
-            steps=state.steps,
+            idle=state.steps.idle,
             epochs=state.epochs,
             clean=len(streams.clean),
             clean_label=streams.clean_label,
@@ -332,7 +337,7 @@ class _Loop:
         last = self.state.epochs[-1] if self.state.epochs else {}
         chosen = f", val Dice {last['val_dice']:.3f}" if last and not math.isnan(last["val_dice"]) else ""
         epoch = self.state.update // self.streams.updates_per_epoch
-        note = f"epoch {epoch}/{self.config.epochs}, loss {self.state.steps[-1]['loss']:.3f}{chosen}"
+        note = f"epoch {epoch}/{self.config.epochs}, loss {self.state.steps.last['loss']:.3f}{chosen}"
         bar.update(task, completed=self.state.update, note=note)
 
 
@@ -411,13 +416,6 @@ def _try_gains(model: nn.Module, config: Config) -> None:
         ) from error
 
 
-def _means(steps: list[dict[str, Any]]) -> dict[str, float]:
-    """Over the steps of an epoch; `all_zero` is counted."""
-    table = pd.DataFrame(steps)
-    means = {str(name): float(table[name].mean()) for name in table if name not in ("update", "learning_rate", "all_zero")}
-    return {"learning_rate": float(table["learning_rate"].iloc[-1]), **means, "all_zero_steps": int(table["all_zero"].sum())}
-
-
 def _split_note(cases: Cases, clean: CaseList, held: CaseList) -> str:
     chosen = (
         f"{len(held):,} clean ones held out to choose by" if held else f"none held out ({MIN_HELD_OUT} at least): the last weights count"
@@ -426,8 +424,7 @@ def _split_note(cases: Cases, clean: CaseList, held: CaseList) -> str:
 
 
 def _summary(run: Run, config: Config, packed: dict[str, Any], notes: list[str]) -> Trained:
-    idle = sum(bool(step["all_zero"]) for step in packed["steps"])
-    if idle:
+    if idle := Steps.unpacked(packed).idle.steps:
         notes = [*notes, f"in {idle:,} of {packed['update']:,} steps no noisy pixel helped: all weights were 0"]
     notes = [*notes, *(f"warning: {line}" for line in run.warnings())]
     return Trained(

@@ -1,5 +1,7 @@
 """How good a network is on the held-out clean cases while it is trained."""
 
+from math import nan
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -7,42 +9,43 @@ from torch import Tensor, nn
 from pixeltrust.data import PIECE, Streams, pieces
 from pixeltrust.losses import IGNORE, mean_over_counted, pixel_cross_entropy
 from pixeltrust.metrics import confusion, dice, mean_of_defined
+from pixeltrust.weights import Batch
 
 
-def validate(model: nn.Module, streams: Streams, *, device: torch.device) -> tuple[float, float]:
-    """Mean loss and mean Dice of the held-out cases, at the size of training; NaN where there are none. Every rank looks at its part."""
-    config, ranks = streams.config, streams.ranks
-    losses, scores = [], []
-    model.eval()
-    for piece in pieces(ranks.part(streams.held), config.batch_size):
-        batch = streams.pixels.batch(piece, device)
-        with torch.no_grad():
-            logits = model(batch.images)
-        cross_entropy = pixel_cross_entropy(logits, batch.masks)
-        losses += [float(mean_over_counted(loss, mask)) for loss, mask in zip(cross_entropy, batch.masks, strict=True)]
-        pairs = zip(labels_of(logits).cpu().numpy(), batch.masks.cpu().numpy(), strict=True)
-        scores += [_mean_dice(found, mask, config.classes) for found, mask in pairs]
-    parts = ranks.gathered((losses, scores))
-    losses, scores = ([value for part in parts for value in part[which]] for which in (0, 1))
-    return mean_of_defined(losses), mean_of_defined(scores)
+def validate(model: nn.Module, streams: Streams, *, device: torch.device) -> dict[str, float]:
+    """How the network does on the held-out cases, at the size of training. Every rank looks at its part.
 
-
-def one_label(model: nn.Module, streams: Streams, *, device: torch.device) -> int | None:
-    """The label that the network gives every pixel of some clean cases, held-out ones where there are any, whose masks have others too.
-
-    None where it gives several, as it should.
+    Returns:
+        `val_loss` and `val_dice`: the means over the cases; NaN where none are held out.
+        `one_label`: the label that all their pixels get, though their masks have others too; NaN where they get several, as they should.
+            Where none are held out, of some clean cases that are trained on.
     """
     model.eval()
-    predicted: set[int] = set()
-    true: set[int] = set()
-    for piece in pieces((streams.held if len(streams.held) else streams.clean)[:PIECE], streams.config.batch_size):
-        batch = streams.pixels.batch(piece, device)
-        with torch.no_grad():
-            predicted |= set(labels_of(model(batch.images)).unique().tolist())
-        true |= set(batch.masks.unique().tolist()) - {IGNORE}
-        if len(predicted) > 1:
-            return None
-    return predicted.pop() if len(true) > 1 else None
+    looked_at = streams.held if len(streams.held) else streams.clean[:PIECE]
+    batches = (streams.pixels.batch(piece, device) for piece in pieces(streams.ranks.part(looked_at), streams.config.batch_size))
+    measured = streams.ranks.gathered([_measure(model, batch, streams.config.classes) for batch in batches])
+    losses, scores, labels, true = ([value for part in measured for batch in part for value in batch[which]] for which in range(4))
+    alike = len(set(labels)) == 1 and len(set(true)) > 1
+    return {
+        "val_loss": mean_of_defined(losses) if len(streams.held) else nan,
+        "val_dice": mean_of_defined(scores) if len(streams.held) else nan,
+        "one_label": float(labels[0]) if alike else nan,
+    }
+
+
+def _measure(model: nn.Module, batch: Batch, classes: int) -> tuple[list[float], list[float], list[int], list[int]]:
+    """The loss and the Dice of every case, and the labels that are predicted anywhere, and that the masks have."""
+    with torch.no_grad():
+        logits = model(batch.images)
+    predicted = labels_of(logits)
+    losses = zip(pixel_cross_entropy(logits, batch.masks), batch.masks, strict=True)
+    pairs = zip(predicted.cpu().numpy(), batch.masks.cpu().numpy(), strict=True)
+    return (
+        [float(mean_over_counted(loss, mask)) for loss, mask in losses],
+        [_mean_dice(found, mask, classes) for found, mask in pairs],
+        predicted.unique().tolist(),
+        batch.masks[batch.masks != IGNORE].unique().tolist(),
+    )
 
 
 def labels_of(logits: Tensor) -> Tensor:
