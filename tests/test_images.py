@@ -267,13 +267,15 @@ def test_an_orientation_behind_the_pixels_of_a_png_counts_too(tmp_path):
     path.write_bytes(whole[: -len(end)] + png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")) + end)
     assert read_image(path).shape == (20, 12, 3)
     assert read_size(path) == (20, 12)
+    assert media_type(path) is None
 
 
-def test_the_size_comes_from_the_header_alone(tmp_path, monkeypatch):
+def test_the_size_and_what_a_browser_can_show_come_from_the_header_alone(tmp_path, monkeypatch):
     paths = [saved(tmp_path / name, GREY) for name in ("a.png", "a.jpg", "a.tif", "a.bmp")]
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda self: pytest.fail(f"decoded {self.filename}"))
     monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.load", lambda self: pytest.fail(f"decoded {self.filename}"))
     assert {read_size(path) for path in paths} == {(12, 20)}
+    assert [media_type(path) for path in paths] == ["image/png", "image/jpeg", None, None]
 
 
 # NIfTI

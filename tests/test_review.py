@@ -32,7 +32,7 @@ from pixeltrust.review import export, review
 from pixeltrust.review.audits import Audit
 from pixeltrust.review.decisions import Conflict, Decisions, name_of
 from pixeltrust.review.guard import Door
-from pixeltrust.review.masks import digest, labels_of_runs
+from pixeltrust.review.masks import Kept, digest, labels_of_runs
 from pixeltrust.review.pages import application
 from pixeltrust.review.queue import Filter, Queue
 
@@ -182,6 +182,90 @@ def test_different_people_decide_on_different_cases_at_once_without_losing_one(t
     assert sorted(row["case_id"] for row in rows_of(audit)) == sorted(names)
 
 
+@contextmanager
+def waiting(store, audit, cases):
+    """Decisions that wait for another process to be done, the first of them alone and the others behind it; then what came of them."""
+    given, outcomes, written = np.zeros((16, 16), np.uint8), {}, []
+    writing = store.writing
+
+    def noted():
+        written.append(len(store._waiting))
+        return writing()
+
+    def attempt(case_id):
+        try:
+            outcomes[case_id] = store.decide(case_id, "given", who="ann", seen=0, given=given, decided=given).case_id
+        except (Conflict, OSError) as error:
+            outcomes[case_id] = type(error)
+
+    store.writing = noted
+    other = sqlite3.connect(audit / "review.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    threads = [threading.Thread(target=attempt, args=[case_id]) for case_id in cases]
+    threads[0].start()
+    wait_for(lambda: written)
+    for thread in threads[1:]:
+        thread.start()
+    wait_for(lambda: len(store._waiting) == len(cases) - 1)
+    yield outcomes
+    other.execute("COMMIT")
+    other.close()
+    for thread in threads:
+        thread.join()
+    assert len(written) == 2  # the first alone, and all others at once
+
+
+def wait_for(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.002)
+
+
+def test_decisions_that_wait_are_written_together_and_each_is_told_its_own(audit):
+    store = Decisions(Audit.read(audit))
+    given = np.zeros((16, 16), np.uint8)
+    store.decide("b", "rejected", who="bob", seen=0, given=given, decided=None)
+    with waiting(store, audit, ["a", "b", "c"]) as outcomes:
+        assert outcomes == {}
+    assert outcomes == {"a": "a", "b": Conflict, "c": "c"}
+    assert sorted((row["case_id"], row["who"]) for row in rows_of(audit)) == [("a", "ann"), ("b", "bob"), ("c", "ann")]
+    store.close()
+
+
+def test_where_decisions_that_wait_cannot_be_written_all_are_told(audit, monkeypatch):
+    store = Decisions(Audit.read(audit))
+    write = store._write
+
+    def failing(connection, case_id, *values):
+        made = write(connection, case_id, *values)
+        if case_id == "c":
+            raise OSError(28, "No space left on device")
+        return made
+
+    with waiting(store, audit, ["a", "b", "c"]) as outcomes:
+        monkeypatch.setattr(store, "_write", failing)
+    assert outcomes == {"a": "a", "b": OSError, "c": OSError}
+    assert [row["case_id"] for row in rows_of(audit)] == ["a"]
+    store.close()
+
+
+def test_a_connection_is_used_again_unless_it_failed(audit, monkeypatch):
+    opened, connect = [], sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *values, **how: opened.append(connect(*values, **how)) or opened[-1])
+    store = Decisions(Audit.read(audit))
+    assert store.history("a") == store.history("b") == []
+    assert len(opened) == 1
+    with pytest.raises(sqlite3.OperationalError, match="no such table"), store.reading() as connection:
+        connection.execute("SELECT * FROM nowhere")
+    assert store.history("a") == []
+    assert len(opened) == 2
+    store.close()
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+
+
 def test_decisions_outlive_the_server_and_an_audit_made_anew(audit, client):
     decide(client, "a", "given")
     table = pd.read_csv(audit / "cases.csv")
@@ -276,7 +360,8 @@ def test_what_was_answered_outlives_a_kill(audit):
     for _ in range(5):
         answered = int(process.stdout.readline())
     process.kill()
-    answered = max([answered, *map(int, process.communicate()[0].split())])
+    answered = max([answered, *map(int, process.stdout.read().split())])
+    process.communicate()
     store = Decisions(Audit.read(audit))
     history = store.history("a")
     assert [made.number for made in history] in ([*range(1, answered + 1)], [*range(1, answered + 2)])  # the last one unanswered
@@ -372,6 +457,22 @@ def test_planes_are_the_pixels_of_the_files(audit, client):
         assert client.get(f"/plane/{name}?id=a", headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
     assert client.get("/plane/decided?id=a").status_code == 404
     assert client.get("/plane/other?id=a").status_code == 404
+
+
+def test_the_masks_that_were_asked_for_last_are_kept_up_to_a_number_of_bytes():
+    kept, read = Kept(250), []
+
+    def mask(name, size=100):
+        return kept.mask(name, lambda: read.append(name) or np.zeros((1, size), np.uint8))
+
+    for name in ("a", "b", "a", "c", "a", "b"):
+        mask(name)
+    assert read == ["a", "b", "c", "b"]  # b had to go for c, as a was asked for after it
+    with pytest.raises(ValueError, match="read-only"):
+        mask("a")[0, 0] = 1
+    mask("larger than all", 300)
+    mask("larger than all", 300)
+    assert read[4:] == ["larger than all"] * 2
 
 
 def test_pictures_are_kept_by_browsers_and_made_anew_when_a_file_changes(audit, client, tmp_path):

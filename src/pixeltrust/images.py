@@ -180,7 +180,7 @@ def media_type(path: Path) -> str | None:
     if _is_nifti(path):
         return None
     with _readable(path), _opened(path) as opened:
-        turned = opened.getexif().get(_EXIF_ORIENTATION, 1) != 1
+        turned = _exif(opened, path).get(_EXIF_ORIENTATION, 1) != 1
         plain = opened.mode in ("L", "RGB") and "transparency" not in opened.info and not turned
         return _SHOWN_BY_BROWSERS.get(opened.format or "") if plain else None
 
@@ -311,10 +311,13 @@ def _turns_when_read(opened: Image.Image, path: Path) -> bool:
     """Whether `opened.size` is not yet that of the picture under its EXIF orientation."""
     if opened.format == "TIFF":
         return False  # Pillow has turned the size of a TIFF already
+    return _exif(opened, path).get(_EXIF_ORIENTATION) in _EXIF_TURNED
+
+
+def _exif(opened: Image.Image, path: Path) -> Image.Exif:
     # PngImageFile's own getexif decodes the pixels, to look for an orientation behind them.
     header_tells_all = opened.format == "PNG" and not _png_goes_on_behind_pixels(path)
-    exif = Image.Image.getexif(opened) if header_tells_all else opened.getexif()
-    return exif.get(_EXIF_ORIENTATION) in _EXIF_TURNED
+    return Image.Image.getexif(opened) if header_tells_all else opened.getexif()
 
 
 def _png_goes_on_behind_pixels(path: Path) -> bool:

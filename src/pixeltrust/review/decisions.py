@@ -10,9 +10,12 @@ a `Conflict`, and nothing is written.
 """
 
 import sqlite3
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
@@ -94,48 +97,57 @@ class Conflict(Exception):
         self.later = later
 
 
+Change = Callable[[sqlite3.Connection], Decision | Conflict | ValueError]  # what it has written, or why it has written nothing
+
+
 class Decisions:
     """The file of an audit; may be used from several threads, and by several processes at once."""
 
     def __init__(self, audit: Audit) -> None:
         self.audit = audit
         self.file = audit.folder / FILE
-        try:
-            self._kept = sqlite3.connect(self.file, check_same_thread=False)  # while it is open the log is not folded into the file
-        except sqlite3.Error as error:
-            raise RunError(f"{self.file}: cannot be opened: {error}") from None
+        self._idle: list[sqlite3.Connection] = []  # while one is open the log is not folded into the file
+        self._waiting: deque[tuple[Change, Future[Decision]]] = deque()
+        self._turn = threading.Lock()
         try:
             self._begin()
         except BaseException:
-            self._kept.close()
+            self.close()
             raise
 
     def close(self) -> None:
-        self._kept.close()
+        while self._idle:
+            self._idle.pop().close()
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread's own."""
-        with closing(sqlite3.connect(self.file, timeout=_WAIT_SECONDS, isolation_level=None)) as connection:
-            connection.row_factory = sqlite3.Row
-            try:
-                connection.execute("PRAGMA synchronous = FULL")  # a decision that was answered is on the disk
-                yield connection
-            except sqlite3.DatabaseError as error:
-                no_text = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")  # says Python itself
-                if no_text or getattr(error, "sqlite_errorcode", 0) & 255 in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                    raise self._broken(error) from None
-                raise
-            except UnicodeDecodeError as error:  # in a name or a message of SQLite's
-                raise self._broken(error) from None
+        """A connection that nobody else uses meanwhile; after an error it is not used again."""
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            connection = self._connected()
+        try:
+            yield connection
+        except BaseException as error:
+            connection.close()
+            if _is_broken(error):
+                raise RunError(f"{self.file}: broken: {error}; bring back an earlier copy of it") from None
+            raise
+        self._idle.append(connection)
 
-    def _broken(self, error: Exception) -> RunError:
-        return RunError(f"{self.file}: broken: {error}; bring back an earlier copy of it")
+    def _connected(self) -> sqlite3.Connection:
+        try:
+            connection = sqlite3.connect(self.file, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+        except sqlite3.Error as error:
+            raise RunError(f"{self.file}: cannot be opened: {error}") from None
+        connection.row_factory = sqlite3.Row
+        return connection
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One writer at a time; everything in the block happens or nothing."""
         with self.reading() as connection:
+            connection.execute("PRAGMA synchronous = FULL")  # a decision that was answered is on the disk
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -158,16 +170,20 @@ class Decisions:
         """
         if what not in DECISIONS:
             raise ValueError(f"what: one of {', '.join(DECISIONS)}, not {what!r}")
-        held, kept = (None if labels is None else (digest(labels), encoded(labels, "PNG")) for labels in (given, decided))
-        assert held is not None
-        with self.writing() as connection:
-            self._unless_later(connection, case_id, seen)
+        held = digest(given), encoded(given, "PNG")
+        kept = None if decided is None else held if decided is given else (digest(decided), encoded(decided, "PNG"))
+
+        def change(connection: sqlite3.Connection) -> Decision | Conflict | ValueError:
+            if later := _later(connection, case_id, seen):
+                return Conflict(later)
             _keep(connection, *held)
             if kept:
                 _keep(connection, *kept)
             force = _in_force(connection, case_id)
             before = held[0] if force is None else force.after
             return self._write(connection, case_id, what, who, before, kept[0] if kept else None, None, seen)
+
+        return self._in_turn(change)
 
     def undo(self, case_id: str, *, who: str, seen: int) -> Decision:
         """Undo the decision that holds of a case, by a further row; what held before it holds again.
@@ -176,12 +192,40 @@ class Decisions:
             Conflict: there is a later decision than `seen`.
             ValueError: no decision holds.
         """
-        with self.writing() as connection:
-            self._unless_later(connection, case_id, seen)
+
+        def change(connection: sqlite3.Connection) -> Decision | Conflict | ValueError:
+            if later := _later(connection, case_id, seen):
+                return Conflict(later)
             force = _in_force(connection, case_id)
             if force is None:
-                raise ValueError("nothing to undo: no decision holds of this case")
+                return ValueError("nothing to undo: no decision holds of this case")
             return self._write(connection, case_id, UNDONE, who, force.after, force.before, force.number, seen)
+
+        return self._in_turn(change)
+
+    def _in_turn(self, change: Change) -> Decision:
+        """Make a change when its turn comes; what waits by then is written with it, and all of them wait for the disk once."""
+        made: Future[Decision] = Future()
+        self._waiting.append((change, made))
+        with self._turn:
+            if not made.done():
+                self._write_waiting()
+        return made.result()
+
+    def _write_waiting(self) -> None:
+        changes = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            with self.writing() as connection:
+                outcomes = [change(connection) for change, _ in changes]
+        except BaseException as error:  # none of them is written
+            for _, made in changes:
+                made.set_exception(error)
+            return
+        for (_, made), outcome in zip(changes, outcomes, strict=True):  # all of them are on the disk
+            if isinstance(outcome, Decision):
+                made.set_result(outcome)
+            else:
+                made.set_exception(outcome)
 
     def history(self, case_id: str) -> list[Decision]:
         """All decisions of a case, undone ones too, in their order."""
@@ -214,11 +258,6 @@ class Decisions:
         except Exception as error:  # as other readers of pictures, it raises anything
             raise DataError(f"{self.file}: holds a mask that cannot be read: {one_line(error)}") from None
 
-    def _unless_later(self, connection: sqlite3.Connection, case_id: str, seen: int) -> None:
-        later = _later(connection, case_id, seen)
-        if later:
-            raise Conflict(later)
-
     def _write(
         self,
         connection: sqlite3.Connection,
@@ -242,7 +281,8 @@ class Decisions:
     def _begin(self) -> None:
         """The tables exist, and hold the audit as it is now."""
         try:
-            self._write_ahead()
+            with self.reading() as connection:
+                self._write_ahead(connection)
             with self.writing() as connection:
                 self._make_tables(connection)
                 version = self.audit.version()
@@ -250,16 +290,15 @@ class Decisions:
                 if known is None or known["value"] != version:
                     self._load(connection)
                     connection.execute("INSERT OR REPLACE INTO about VALUES ('audit', ?)", [version])
-            self._kept.execute("SELECT count(*) FROM about").fetchone()
         except (sqlite3.Error, UnicodeDecodeError) as error:  # a broken file may hold names that are no text
             raise RunError(f"{self.file}: cannot be used: {error}") from None
 
-    def _write_ahead(self) -> None:
+    def _write_ahead(self, connection: sqlite3.Connection) -> None:
         """The file has a log beside it. SQLite does not wait for this by itself where another process is about the same."""
         end = time.monotonic() + _WAIT_SECONDS
         while True:
             try:
-                self._kept.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA journal_mode = WAL")
                 return
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
@@ -303,6 +342,13 @@ def name_of(text: str) -> str:
     if not 0 < len(name) <= LONGEST_NAME:
         raise ValueError(f"a name of 1 to {LONGEST_NAME} letters is needed")
     return name
+
+
+def _is_broken(error: BaseException) -> bool:
+    """Whether a file is no database, a damaged one, or has names that are no text."""
+    no_text = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")  # says Python itself
+    damaged = getattr(error, "sqlite_errorcode", 0) & 255 in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    return no_text or damaged or isinstance(error, UnicodeDecodeError)  # in a name or a message of SQLite's
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: pd.DataFrame) -> None:

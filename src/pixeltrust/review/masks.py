@@ -5,8 +5,10 @@ row by row.
 """
 
 import hashlib
-from collections.abc import Collection
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 
@@ -17,6 +19,30 @@ from pixeltrust.losses import IGNORE
 from pixeltrust.review.audits import Audit
 
 RUN_BYTES = 4
+
+
+class Kept:
+    """Masks that were asked for last, up to so many bytes together: a case's page, its planes and its decision read the same one."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most, self._bytes, self._lock = most_bytes, 0, Lock()
+        self._masks: OrderedDict[Hashable, np.ndarray] = OrderedDict()  # the latest used last
+
+    def mask(self, key: Hashable, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """What was read under this key, or is read now; nobody may change it."""
+        with self._lock:
+            if key in self._masks:
+                self._masks.move_to_end(key)
+                return self._masks[key]
+        labels = read()
+        labels.setflags(write=False)
+        with self._lock:
+            if key not in self._masks:
+                self._masks[key] = labels
+                self._bytes += labels.nbytes
+            while self._bytes > self._most:
+                self._bytes -= self._masks.popitem(last=False)[1].nbytes
+        return labels
 
 
 def given_mask(audit: Audit, mask: Path, size: tuple[int, int]) -> np.ndarray:

@@ -15,7 +15,7 @@ import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +40,7 @@ from pixeltrust.review.audits import Audit
 from pixeltrust.review.decisions import LONGEST_NAME, Conflict, Decision, Decisions, name_of
 from pixeltrust.review.guard import Door, Guard
 from pixeltrust.review.masks import (
+    Kept,
     allowed_labels,
     given_mask,
     labels_of_runs,
@@ -63,21 +64,29 @@ WORDS = {
     "undone": "undone",
 }
 _YEAR = 31_536_000
+_KEPT_BYTES = 64 << 20  # of given masks; a byte is a pixel
 
 
 class Review:
-    """What the routes need: the audit, its decisions and queue, and a few threads for pictures."""
+    """What the routes need: the audit, its decisions and queue, and a few threads each for pages and for pictures.
+
+    Whoever asks first is answered first; a page does not wait for pictures. What waits for the disk waits in threads of its own.
+    """
 
     def __init__(self, audit: Audit, decisions: Decisions, who: str) -> None:
         self.audit, self.decisions, self.queue = audit, decisions, Queue(decisions)
         self.who = who
         self.version = audit.version()
+        self.pages = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
         self.pictures = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
+        self.kept = Kept(_KEPT_BYTES)
         loader = jinja2.FileSystemLoader(HERE / "templates")
         self.templates = jinja2.Environment(
-            loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+            loader=loader, autoescape=True, auto_reload=False, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         self.templates.filters["words"] = WORDS.__getitem__
+        for name in self.templates.list_templates():  # compiled now, not by the first who ask, all at once
+            self.templates.get_template(name)
         self.kinds = self.queue.kinds()
 
     def rendered(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
@@ -93,11 +102,8 @@ class Review:
         return case
 
     def given(self, case: dict[str, Any]) -> np.ndarray:
-        return given_mask(self.audit, Path(case["mask"]), (case["height"], case["width"]))
-
-    async def picture(self, work: Callable[..., Result], *values: Any) -> Result:
-        """Work on pictures, by one of a few threads: many requests do not decode many files at once."""
-        return await asyncio.get_running_loop().run_in_executor(self.pictures, functools.partial(work, *values))
+        file, size = Path(case["mask"]), (case["height"], case["width"])
+        return self.kept.mask((file, stamp(file)), lambda: given_mask(self.audit, file, size))
 
 
 def application(audit: Audit, decisions: Decisions, *, door: Door, who: str) -> Starlette:
@@ -107,23 +113,23 @@ def application(audit: Audit, decisions: Decisions, *, door: Door, who: str) -> 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> Any:
         yield
-        review.pictures.shutdown(cancel_futures=True)
+        for threads in (review.pages, review.pictures):
+            threads.shutdown(cancel_futures=True)
 
-    def bound(page: Callable[[Review, Request], Any]) -> Callable[[Request], Any]:
-        @functools.wraps(page)
+    def by(threads: Executor, make: Callable[[Review, Request], Response]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            return await page(review, request)
+            return await _in(threads, make, review, request)
 
         return endpoint
 
     routes = [
-        Route("/", bound(queue_page)),
-        Route("/case", bound(case_page)),
-        Route("/image", bound(image)),
-        Route("/thumbnail", bound(small_image)),
-        Route("/plane/{name:str}", bound(plane)),
-        Route("/decide", bound(decide), methods=["POST"]),
-        Route("/undo", bound(undo), methods=["POST"]),
+        Route("/", by(review.pages, queue_page)),
+        Route("/case", by(review.pages, case_page)),
+        Route("/image", by(review.pictures, image)),
+        Route("/thumbnail", by(review.pictures, small_image)),
+        Route("/plane/{name:str}", by(review.pictures, plane)),
+        Route("/decide", functools.partial(decide, review), methods=["POST"]),
+        Route("/undo", functools.partial(undo, review), methods=["POST"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
     handlers: dict[Any, Any] = {
@@ -134,105 +140,101 @@ def application(audit: Audit, decisions: Decisions, *, door: Door, who: str) -> 
     return Starlette(routes=routes, middleware=[Middleware(Guard, door=door)], exception_handlers=handlers, lifespan=lifespan)
 
 
+async def _in(threads: Executor, work: Callable[..., Result], *values: Any) -> Result:
+    return await asyncio.get_running_loop().run_in_executor(threads, work, *values)
+
+
 # --- pages --------------------------------------------------------------------------------------------------------
 
 
-async def queue_page(review: Review, request: Request) -> Response:
+def queue_page(review: Review, request: Request) -> Response:
     """The queue as the filters leave it, a page of it."""
     chosen = _filter(request)
-
-    def make() -> Response:
-        page = review.queue.page(chosen, _number(request, "page", 1))
-        return review.rendered("queue.html", chosen=chosen, page=page, kinds=review.kinds, picture_version=review.version)
-
-    return await run_in_threadpool(make)
+    page = review.queue.page(chosen, _number(request, "page", 1))
+    return review.rendered("queue.html", chosen=chosen, page=page, kinds=review.kinds, picture_version=review.version)
 
 
-async def case_page(review: Review, request: Request) -> Response:
+def case_page(review: Review, request: Request) -> Response:
     """One case."""
     chosen = _filter(request)
-
-    def make() -> Response:
-        case = review.case(request)
-        before, behind = review.queue.neighbours(chosen, case["position"])
-        history = review.decisions.history(case["id"])
-        force = review.decisions.in_force(case["id"])
-        regions = review.queue.regions(case["position"])
-        try:
-            labels = allowed_labels(review.audit, review.given(case))
-            fault = ""
-        except PixeltrustError as error:
-            labels, fault = [0, 1], str(error)
-        told = {
-            "audit": hashlib.sha256(str(review.audit.folder).encode(errors="surrogateescape")).hexdigest()[:16],
-            "id": case["id"],
-            "height": case["height"],
-            "width": case["width"],
-            "classes": review.audit.classes,
-            "labels": labels,
-            "ignored": IGNORE,
-            "regions": regions,
-            "seen": history[-1].number if history else 0,
-            "decision": force.what if force else "",
-            "mended": bool(force and force.what == "mended"),
-            "query": chosen.query(),
-            "before": before,
-            "behind": behind,
-            "who": review.who,
-        }
-        return review.rendered(
-            "case.html",
-            chosen=chosen,
-            case=case,
-            told=json.dumps(told),
-            before=before,
-            behind=behind,
-            history=history,
-            force=force,
-            regions=regions,
-            labels=labels,
-            ignored=IGNORE,
-            fault=fault,
-        )
-
-    return await run_in_threadpool(make)
+    case = review.case(request)
+    before, behind = review.queue.neighbours(chosen, case["position"])
+    history = review.decisions.history(case["id"])
+    force = review.decisions.in_force(case["id"])
+    regions = review.queue.regions(case["position"])
+    try:
+        labels = allowed_labels(review.audit, review.given(case))
+        fault = ""
+    except PixeltrustError as error:
+        labels, fault = [0, 1], str(error)
+    told = {
+        "audit": hashlib.sha256(str(review.audit.folder).encode(errors="surrogateescape")).hexdigest()[:16],
+        "id": case["id"],
+        "height": case["height"],
+        "width": case["width"],
+        "classes": review.audit.classes,
+        "labels": labels,
+        "ignored": IGNORE,
+        "regions": regions,
+        "seen": history[-1].number if history else 0,
+        "decision": force.what if force else "",
+        "mended": bool(force and force.what == "mended"),
+        "query": chosen.query(),
+        "before": before,
+        "behind": behind,
+        "who": review.who,
+    }
+    return review.rendered(
+        "case.html",
+        chosen=chosen,
+        case=case,
+        told=json.dumps(told),
+        before=before,
+        behind=behind,
+        history=history,
+        force=force,
+        regions=regions,
+        labels=labels,
+        ignored=IGNORE,
+        fault=fault,
+    )
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 
-async def image(review: Review, request: Request) -> Response:
+def image(review: Review, request: Request) -> Response:
     """The image of a case, as a browser can show it."""
-    case = await run_in_threadpool(review.case, request)
+    case = review.case(request)
     file = Path(case["image"])
-    tag = await run_in_threadpool(stamp, file)
+    tag = stamp(file)
     if (unchanged := _unchanged(request, tag)) is not None:
         return unchanged
-    content, media = await review.picture(shown_image, file)
+    content, media = shown_image(file)
     return Response(content, media_type=media, headers=_headers(tag))
 
 
-async def small_image(review: Review, request: Request) -> Response:
+def small_image(review: Review, request: Request) -> Response:
     """The thumbnail of a case; it may be kept for good under an address with the audit's version."""
-    case = await run_in_threadpool(review.case, request)
+    case = review.case(request)
     mask, size = Path(case["mask"]), (case["height"], case["width"])
     lasting = request.query_params.get("v") == review.version
-    tag = await run_in_threadpool(stamp, Path(case["image"]), mask, review.audit.proposed_file(case["id"]))
+    tag = stamp(Path(case["image"]), mask, review.audit.proposed_file(case["id"]))
     if (unchanged := _unchanged(request, tag, lasting)) is not None:
         return unchanged
-    content, fault = await review.picture(thumbnail, review.audit, case["id"], Path(case["image"]), mask, size)
+    content, fault = thumbnail(review.audit, case["id"], Path(case["image"]), mask, size)
     if fault:  # asked for anew each time; a header holds no text of any alphabet
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store", "X-Fault": quote(fault)})
     return Response(content, media_type="image/jpeg", headers=_headers(tag, lasting))
 
 
-async def plane(review: Review, request: Request) -> Response:
+def plane(review: Review, request: Request) -> Response:
     """One number per pixel of a case, as bytes, row by row."""
-    case = await run_in_threadpool(review.case, request)
+    case = review.case(request)
     name = request.path_params["name"]
     identity, size = case["id"], (case["height"], case["width"])
     if name == "decided":
-        force = await run_in_threadpool(review.decisions.in_force, identity)
+        force = review.decisions.in_force(identity)
         if force is None or force.after is None:
             raise HTTPException(404, "No mask is decided on.")
         tag, make = force.after[:24], functools.partial(review.decisions.mask, force.after)
@@ -246,7 +248,7 @@ async def plane(review: Review, request: Request) -> Response:
         raise HTTPException(404, "There is no such plane.")
     if (unchanged := _unchanged(request, tag)) is not None:
         return unchanged
-    content = await review.picture(lambda: gzip.compress(make().tobytes(), 1))
+    content = gzip.compress(make().tobytes(), 1)
     return Response(content, media_type="application/octet-stream", headers={**_headers(tag), "Content-Encoding": "gzip"})
 
 
@@ -264,14 +266,14 @@ def _proposed(review: Review, case: dict[str, Any]) -> np.ndarray:
 
 async def decide(review: Review, request: Request) -> Response:
     """Write a decision; 409 where somebody has decided since the page looked, 412 where the mask is another one since."""
-    case = await run_in_threadpool(review.case, request)
+    case = await _in(review.pages, review.case, request)
     what = request.query_params.get("what", "")
     if what not in WORDS or what in (ALL, "undecided", "undone"):
         raise HTTPException(400, "what: given, proposed, mended, rejected or skipped.")
     who, seen, shown = _who(request), _number(request, "seen", -1), request.query_params.get("shown", "")
     body = await _body(request, most_bytes((case["height"], case["width"])) if what == "mended" else 0)
 
-    def write() -> Decision:
+    def read() -> tuple[np.ndarray, np.ndarray | None]:
         given = review.given(case)
         if what == "mended":
             try:
@@ -285,14 +287,16 @@ async def decide(review: Review, request: Request) -> Response:
         # After the reading, so that what was read is what was shown.
         if what in ("given", "proposed") and shown and shown != f'"{_stamp(review, case, what)}"':
             raise HTTPException(412, f"The {what} mask's file has changed since it was shown; nothing was written. Load the page again.")
-        return review.decisions.decide(case["id"], what, who=who, seen=seen, given=given, decided=decided)
+        return given, decided
 
+    given, decided = await _in(review.pictures, read)
+    write = functools.partial(review.decisions.decide, case["id"], what, who=who, seen=seen, given=given, decided=decided)
     return await _changed(review, request, case, write)
 
 
 async def undo(review: Review, request: Request) -> Response:
     """Undo what holds of a case; 409 where somebody has decided since the page looked."""
-    case = await run_in_threadpool(review.case, request)
+    case = await _in(review.pages, review.case, request)
     who, seen = _who(request), _number(request, "seen", -1)
 
     def write() -> Decision:
@@ -305,12 +309,14 @@ async def undo(review: Review, request: Request) -> Response:
 
 
 async def _changed(review: Review, request: Request, case: dict[str, Any], write: Callable[[], Decision]) -> Response:
+    def go_on() -> tuple[Decision, str | None]:
+        return write(), review.queue.next_to_decide(_filter(request), case["position"])
+
     try:
-        made = await review.picture(write)
+        made, following = await run_in_threadpool(go_on)
     except Conflict as conflict:
         later = [{"number": one.number, "who": one.who, "what": WORDS[one.what], "at": one.at} for one in conflict.later]
         return JSONResponse({"error": str(conflict), "later": later}, 409)
-    following = await run_in_threadpool(review.queue.next_to_decide, _filter(request), case["position"])
     return JSONResponse({"number": made.number, "what": made.what, "next": following})
 
 
