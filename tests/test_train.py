@@ -1177,6 +1177,30 @@ def test_a_clean_set_of_one_class_is_warned_of(tmp_path, capsys):
     assert "warning: the 3 clean masks to train on have the label 0 (background) alone" in " ".join(capsys.readouterr().err.split())
 
 
+def test_a_clean_set_of_ignored_pixels_is_warned_of_and_teaches_nothing(tmp_path):
+    data = draw(tmp_path / "data")
+    for path in (data / "clean").iterdir():
+        Image.fromarray(np.full((16, 16), 255, np.uint8)).save(path)
+    for method, idle in (("trust", 0), ("pixel", 1)):
+        said = "3 clean masks to train on have the label 255 (ignored) alone"
+        warned(data, tmp_path / method, said, method=method, epochs=1, ignore_label=255)
+        steps = pd.read_csv(tmp_path / method / "steps.csv")
+        assert (steps["clean_loss"] == 0).all()
+        assert (steps["all_zero"] == idle).all()
+
+
+@pytest.mark.parametrize(("changes", "said"), [(None, "it has no update, images"), ({"update": -5}, "update is -5")])
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_checkpoint_that_no_run_writes_is_refused(data, tmp_path, changes, said, finished):
+    trained(data, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    run.write_state("checkpoint.pt", {} if changes is None else run.read_state("checkpoint.pt") | changes)
+    if not finished:
+        (run.folder / "model.pt").unlink()
+    with pytest.raises(RunError, match=f"{re.escape(str(run.folder / 'checkpoint.pt'))}: not a checkpoint of a run: {said}"):
+        trained(data, tmp_path / "run", resume=True)
+
+
 @pytest.mark.parametrize("val_fraction", [0.8, 0.0])
 def test_a_network_that_predicts_one_class_is_warned_of(data, tmp_path, val_fraction):
     said = "after 3 of 3 epochs, epoch 3 the last of them, the network gave all pixels the label 0 (background)"

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from math import isnan, nan
 from typing import Any
 
+from pixeltrust.losses import IGNORE
+
 MANY = 20  # steps in a row without any weight that are remarked on
-_ROLES = {0: "background", 1: "foreground"}
+_ROLES = {0: "background", 1: "foreground", IGNORE: "ignored"}
 
 
 @dataclass
@@ -67,4 +69,4 @@ def alarms(*, idle: Idle, epochs: Sequence[Mapping[str, Any]], clean: int, clean
 
 
 def _named(label: int, classes: int) -> str:
-    return f"{label} ({_ROLES[label]})" if classes == 1 else str(label)
+    return f"{label} ({_ROLES[label]})" if classes == 1 or label == IGNORE else str(label)

@@ -89,9 +89,21 @@ def earlier(run: Run, config: Config) -> dict[str, Any] | None:
         changed = [name for name, value in asdict(config).items() if getattr(run.config(), name) != value]
         was = ", ".join(f"{name} = {getattr(run.config(), name)!r}, now {getattr(config, name)!r}" for name in changed)
         raise RunError(f"{run.folder}: was started with other settings ({was}); give the same again, or another --out")
-    if not (run.folder / "checkpoint.pt").exists():
-        return None
-    return run.read_state("checkpoint.pt")
+    return read_checkpoint(run) if (run.folder / "checkpoint.pt").exists() else None
+
+
+def read_checkpoint(run: Run) -> dict[str, Any]:
+    """What `State.pack` gave.
+
+    Raises:
+        RunError: it is broken, or lacks what every checkpoint holds.
+    """
+    packed = run.read_state("checkpoint.pt")
+    missing = [name for name in ("update", "images", "seconds", "epochs", "steps") if name not in packed]
+    if missing or not isinstance(packed["update"], int) or packed["update"] < 0:
+        what = f"it has no {', '.join(missing)}" if missing else f"update is {packed['update']!r:.60}"
+        raise RunError(f"{run.folder / 'checkpoint.pt'}: not a checkpoint of a run: {what}")
+    return packed
 
 
 def refuse_other_cases(run: Run, table: pd.DataFrame) -> None:

@@ -181,13 +181,13 @@ class Streams:
 
     @cached_property
     def clean_label(self) -> int | None:
-        """The label that all counted pixels of all clean cases have; None where there are several."""
+        """The label that all counted pixels of all clean cases have, `IGNORE` where none counts; None where there are several labels."""
         labels: set[int] = set()
         for piece in pieces(self.clean, PIECE):
             labels |= set(self.pixels.batch(piece).masks.unique().tolist()) - {IGNORE}
             if len(labels) > 1:
                 return None
-        return labels.pop() if labels else None
+        return labels.pop() if labels else IGNORE if len(self.clean) else None
 
     def noisy_places(self, update: int) -> Places:
         """Which cases the noisy batch of an update shows, the joined one, and how."""

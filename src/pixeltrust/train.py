@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from pixeltrust.alarms import alarms
 from pixeltrust.cases import CaseList, Cases, read_cases, table_of
-from pixeltrust.checkpoints import State, earlier, refuse_other_cases, seconds_by_part
+from pixeltrust.checkpoints import State, earlier, read_checkpoint, refuse_other_cases, seconds_by_part
 from pixeltrust.clock import Clock, shares
 from pixeltrust.config import Config
 from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
@@ -113,7 +113,7 @@ def train(
         _refuse_existing(run)
     elif run.finished():
         run.drop_cache()
-        return replace(_summary(run, config, packed or run.read_state("checkpoint.pt"), []), notes=("the run had finished already",))
+        return replace(_summary(run, config, packed or read_checkpoint(run), []), notes=("the run had finished already",))
     fabric, ranks = _fabric(config)
     show_progress = show_progress and ranks.rank == 0
     notes = _precision_notes(config, fabric.device)

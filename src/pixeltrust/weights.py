@@ -97,7 +97,9 @@ def pixel_gains(
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
 ) -> Tensor:
-    """⟨∇ℓ_p, ∇L_c⟩ of every noisy pixel, (B, *S): how fast a step on its loss alone lowers the mean clean loss; 0 where ignored.
+    """⟨∇ℓ_p, ∇L_c⟩ of every noisy pixel, (B, *S): how fast a step on its loss alone lowers the mean clean loss.
+
+    It is 0 where the pixel is ignored, and everywhere where all clean pixels are.
 
     The model is left as it was: parameters, their .grad, buffers.
 
@@ -105,8 +107,7 @@ def pixel_gains(
         along: the parameters over which the product is taken, those of a decoder say: cheaper, and approximate. All where not given.
 
     Raises:
-        ValueError: shapes or labels that do not agree; a clean batch of ignored pixels only; `gains` of another name; `along` has
-            nothing that is trained.
+        ValueError: shapes or labels that do not agree; `gains` of another name; `along` has nothing that is trained.
     """
     with buffers_kept(model):
         _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss, along=along)
@@ -220,18 +221,15 @@ def clean_gradient(
     along: Iterable[nn.Parameter] | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Direction]:
-    """L_c, the mean loss of the counted clean pixels, and v = ∇L_c for those of the parameters that it reaches.
+    """L_c, the mean loss of the counted clean pixels, and v = ∇L_c for those of the parameters that it reaches; 0 where all are ignored.
 
     Args:
         along: as in `pixel_gains`.
         ranks: as in `reweighted_step`.
 
     Raises:
-        ValueError: all clean pixels are ignored; `along` has nothing that is trained; nothing that is trained is reached, as where FSDP
-            has sharded the network.
+        ValueError: `along` has nothing that is trained; nothing that is trained is reached, as where FSDP has sharded the network.
     """
-    if not ranks.total((clean.masks != IGNORE).any()):
-        raise ValueError(f"the clean batch has no counted pixel: all of masks {tuple(clean.masks.shape)} is {IGNORE} (ignored)")
     trained = [parameter for parameter in (model.parameters() if along is None else along) if parameter.requires_grad]
     if along is not None and not trained:
         raise ValueError("along has no parameter that requires a gradient; leave it out to take all of them")
