@@ -81,7 +81,7 @@ def met(name: str, words: Callable[[Path], list[str]], mishap: str, folder: Path
         if mishap == "full" and not has_disk:
             return {**found, "left_out": "no disk could be mounted"}
         straight = folder / "straight"
-        calls = sitting(words(straight)).calls
+        calls = len(sitting(words(straight)).names)
         for number in range(points):
             place = folder / str(number)
             place.mkdir()

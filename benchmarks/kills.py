@@ -102,14 +102,14 @@ def killed_process(name: str, words: Callable[[Path], list[str]], folder: Path, 
     straight = folder / "straight"
     succeeded(sitting(words(straight)))
     began = time.perf_counter()
-    calls = sitting(words(folder / "counted")).calls
+    names = sitting(words(folder / "counted")).names
     seconds = time.perf_counter() - began
     found: dict = {"kills": 0, "works": 0, "in_a_checkpoint": 0, "differ": []}
     while found["kills"] < points:
         out = folder / str(found["works"])
         for _ in range(2):
-            what = chance.choice(["seconds", "kill", "half"])
-            end = sitting(words(out), what, chance.uniform(0.05, seconds) if what == "seconds" else chance.randint(1, calls))
+            what, when = moment(names, seconds, chance)
+            end = sitting(words(out), what, when)
             if end.status == 0:  # it was quicker
                 break
             assert end.status == -signal.SIGKILL, end.said
@@ -120,6 +120,15 @@ def killed_process(name: str, words: Callable[[Path], list[str]], folder: Path, 
         found["works"] += 1
         found["differ"] += [f"{out.name}/{file}" for file in differences(straight, out)]
     return found
+
+
+def moment(names: tuple[str, ...], seconds: float, chance: random.Random) -> tuple[str, float]:
+    """To kill at: by the clock, at anything that comes to the disk, or at a checkpoint, of which there are few among it."""
+    if chance.random() < 1 / 3:
+        return "seconds", chance.uniform(0.05, seconds)
+    checkpoints = [place for place, name in enumerate(names, 1) if name == CHECKPOINT]
+    often = checkpoints if checkpoints and chance.random() < 1 / 2 else range(1, len(names) + 1)
+    return chance.choice(["kill", "half"]), chance.choice(often)
 
 
 def succeeded(end: Sitting) -> None:

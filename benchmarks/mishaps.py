@@ -21,7 +21,6 @@ import stat
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,19 +31,19 @@ LIMIT = 64
 NOBODY = 65534
 
 
-def arm(what: str, number: int, place: Path) -> Callable[[], int]:
-    """Make it happen in this process; returns how many calls there were so far."""
+def arm(what: str, number: int, place: Path) -> list[str]:
+    """Make it happen in this process; the names of what comes to the disk, in their order, grow with every call."""
     if what == "locked" and os.geteuid() == 0:
         become_nobody(place)
     happen = {"kill": kill, "half": kill, "ctrl-c": ctrl_c, "full": lambda: fill(place), "limit": limit, "locked": lambda: lock(place)}
-    real, calls = os.fsync, 0
+    real = os.fsync
+    names: list[str] = []
     synced: dict[Path, int] = {}
 
     def fsync(descriptor: int) -> None:
-        nonlocal calls
-        calls += 1
         path, status = Path(f"/proc/self/fd/{descriptor}").readlink(), os.fstat(descriptor)
-        if calls == number and what in happen:
+        names.append(path.name)
+        if len(names) == number and what in happen:
             if what == "half" and stat.S_ISREG(status.st_mode):
                 appended = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
                 os.truncate(path, (status.st_size + (synced.get(path, 0) if appended else 0)) // 2)
@@ -53,7 +52,7 @@ def arm(what: str, number: int, place: Path) -> Callable[[], int]:
         synced[path] = status.st_size
 
     os.fsync = fsync
-    return lambda: calls
+    return names
 
 
 def kill() -> None:
@@ -107,8 +106,8 @@ class Sitting:
     """Its exit status, −9 where it was killed."""
     said: str
     """On standard output and error."""
-    calls: int
-    """How often it brought something to the disk, where it ended by itself."""
+    names: tuple[str, ...]
+    """Of what it brought to the disk, call by call, where it ended by itself."""
 
 
 def sitting(words: list[str], what: str = "nothing", when: float = 0, place: Path | None = None) -> Sitting:
@@ -119,7 +118,7 @@ def sitting(words: list[str], what: str = "nothing", when: float = 0, place: Pat
         code = 1
         for stream in (1, 2):  # a pipe, which no mishap of the disk touches
             os.dup2(saying, stream)
-        calls = arm(what, int(when), place or Path())
+        names = arm(what, int(when), place or Path())
         sys.argv = ["pixeltrust", *words]
         try:
             cli.main()
@@ -129,7 +128,7 @@ def sitting(words: list[str], what: str = "nothing", when: float = 0, place: Pat
             traceback.print_exc()
         finally:
             sys.stdout.flush()
-            os.write(writing, str(calls()).encode())
+            os.write(writing, "/".join(names).encode())
             os._exit(code)
     os.close(writing)
     os.close(saying)
@@ -137,5 +136,5 @@ def sitting(words: list[str], what: str = "nothing", when: float = 0, place: Pat
         time.sleep(when)
         os.kill(child, signal.SIGKILL)
     with os.fdopen(hearing) as told, os.fdopen(reading) as counted:
-        said, calls = told.read(), int(counted.read() or 0)
-    return Sitting(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said, calls)
+        said, names = told.read(), counted.read()
+    return Sitting(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), said, tuple(names.split("/")) if names else ())
