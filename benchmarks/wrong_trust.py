@@ -72,10 +72,10 @@ def main(words: list[str] | None = None) -> None:
     figure.savefig(asked.out, dpi=80)
     counts = np.zeros((2, 2, 2))  # witness, wrong, trusted
     for place, (given, true) in enumerate(zip(truth.given, truth.true, strict=True)):
-        wrong = given != true
+        wrong = (given != true).ravel()
         audited = read_labels(asked.audit / "trust" / f"{truth.cases[place].id}.png") >= 128
         for witness, trusted in enumerate((by_training(truth, place) > 0.5, audited)):
-            np.add.at(counts[witness], (wrong.astype(int), trusted.astype(int)), 1)
+            counts[witness] += np.bincount(2 * wrong + trusted.ravel(), minlength=4).reshape(2, 2)
     shares_of = counts[..., 1] / counts.sum(-1)
     told = {
         name: {"wrong pixels trusted": round(float(wrong), 4), "right pixels distrusted": round(float(1 - right), 4)}
