@@ -33,7 +33,7 @@ def main() -> None:
     given = arguments.parse_args()
     draws = np.random.default_rng(0)
     model = build_model(given.model, channels=3, classes=1)
-    streams = SimpleNamespace(noisy=np.arange(CASES), cache=None, pixels=SimpleNamespace(gib=0.0))
+    streams = SimpleNamespace(noisy=np.arange(CASES), clean=np.arange(100), cache=None, pixels=SimpleNamespace(gib=0.0))
     configs = {name: Config(method=name, clean_weight=1.0, image_size=given.size) for name in ("pixel", "trust")}
     methods = {"pixel": METHODS["pixel"], "trust": build_method(model, configs["trust"], streams)}  # type: ignore[arg-type]
     noisy, clean = (

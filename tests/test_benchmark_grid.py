@@ -77,7 +77,7 @@ def test_pixel_with_the_clean_loss_is_pixel_with_a_share_of_it():
         (["seeds=[0, -1]"], "seeds: whole numbers from 0, not -1"),
         (["seeds=[true]"], "seeds must be a list of whole numbers"),
         (["epohcs=3"], "unknown setting 'epohcs'; did you mean 'epochs'?"),
-        (["methods=plain", "epochs=0"], "epochs must be 1 or more"),
+        (["methods=plain", "epochs=0"], "epochs must be 1 to 1000000000, not 0"),
         (["method=plain"], "method: a grid has methods, a list"),
         (["seed=1"], "seed: a grid has seeds, a list"),
         (['variants={plain = {method = "pixel"}}'], "variants.plain: choose another name"),

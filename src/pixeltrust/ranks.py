@@ -187,7 +187,8 @@ def connected(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]"
     count, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
     _refuse_unequal(device, count, here)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # every process would greet
-    backend = "cpu:gloo,cuda:nccl" if dist.is_nccl_available() else "gloo"  # what is on the CPU does not wait for the device
+    has_nccl = dist.is_nccl_available() and torch.cuda.is_available()
+    backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"  # what is on the CPU does not wait for the device
     strategy = Unwrapped(process_group_backend=backend, timeout=LONGEST)
     fabric = Fabric(accelerator=device, devices=here, num_nodes=count // here, strategy=strategy, precision=precision)
     fabric.launch()

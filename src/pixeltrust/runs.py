@@ -295,7 +295,7 @@ class Run:
 
 def environment() -> dict[str, Any]:
     """What the run depends on beside settings and data: machine, versions, the command."""
-    packages = ("pixeltrust", "torch", "monai", "lightning-fabric", "numpy", "pillow", "scikit-image")
+    packages = ("pixeltrust", "monai", "lightning-fabric", "numpy", "pillow", "scikit-image")
     return {
         "format": FORMAT,
         "command": sys.argv,
@@ -305,7 +305,7 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "packages": {name: _version(name) for name in packages},
+        "packages": {"torch": torch.__version__, **{name: _version(name) for name in packages}},  # torch's own tells the build, too
     }
 
 
