@@ -1,5 +1,6 @@
 """Makers of broken and odd files, for `odd_files.py` and `fuzz.py`: each makes its file in a folder, and says where."""
 
+import io
 import json
 import os
 import pickle
@@ -39,6 +40,15 @@ def saved(name: str, pixels: Any, **options: Any) -> Callable[[Path], Path]:
         return path
 
     return make
+
+
+def packs(packing: str) -> bool:
+    """Whether Pillow's libtiff was built with it, as not every one is."""
+    try:
+        Image.fromarray(GREY).save(io.BytesIO(), "TIFF", compression=packing)
+    except OSError:
+        return False
+    return True
 
 
 def content(name: str, data: bytes) -> Callable[[Path], Path]:

@@ -78,7 +78,7 @@ def summarized(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     for (noise, clean), group in cells.groupby(GROUP, sort=False):
         of_group = scores[(scores["noise"] == noise) & (scores["clean"] == clean)].merge(_done(group), on=["method", "seed"])
         rows += [{"noise": noise, "clean": clean, **row} for row in _group_rows(group, of_group)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"rival": "str", "cost_from": "str", "cost_over": "str"})
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(("rival", "cost_from", "cost_over"), object))
 
 
 def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
