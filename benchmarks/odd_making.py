@@ -1,6 +1,5 @@
 """Makers of broken and odd files, for `odd_files.py` and `fuzz.py`: each makes its file in a folder, and says where."""
 
-import io
 import json
 import os
 import pickle
@@ -10,6 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import nibabel
@@ -44,10 +44,11 @@ def saved(name: str, pixels: Any, **options: Any) -> Callable[[Path], Path]:
 
 def packs(packing: str) -> bool:
     """Whether Pillow's libtiff was built with it, as not every one is."""
-    try:
-        Image.fromarray(GREY).save(io.BytesIO(), "TIFF", compression=packing)
-    except OSError:
-        return False
+    with TemporaryFile() as file:  # in memory some crash
+        try:
+            Image.fromarray(GREY).save(file, "TIFF", compression=packing)
+        except OSError:
+            return False
     return True
 
 
