@@ -9,7 +9,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import nibabel
@@ -40,16 +39,6 @@ def saved(name: str, pixels: Any, **options: Any) -> Callable[[Path], Path]:
         return path
 
     return make
-
-
-def packs(packing: str) -> bool:
-    """Whether Pillow's libtiff was built with it, as not every one is."""
-    with TemporaryFile() as file:  # in memory some crash
-        try:
-            Image.fromarray(GREY).save(file, "TIFF", compression=packing)
-        except OSError:
-            return False
-    return True
 
 
 def content(name: str, data: bytes) -> Callable[[Path], Path]:
