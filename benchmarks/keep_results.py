@@ -20,7 +20,7 @@ from pixeltrust.outcome.words import markdown
 BLIND = ("clean", "ceiling")  # to the noise
 
 
-def added(kept: pd.DataFrame, new: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+def added(kept: pd.DataFrame | None, new: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     """Both, the rows that are kept already as they are."""
     return pd.concat([kept, new], ignore_index=True).drop_duplicates(key, ignore_index=True)
 
@@ -33,7 +33,7 @@ def with_cells(kept: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     return order.merge(done_first, on=CELL, how="left")[list(kept.columns)]
 
 
-def with_shares(kept: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+def with_shares(kept: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
     """Means over seeds cannot be joined any more: those of more seeds."""
     both = pd.concat([kept, new], ignore_index=True).sort_values("seeds", ascending=False, kind="stable")
     return both.drop_duplicates([*GROUP, "method", "epoch"]).sort_index(ignore_index=True)
@@ -69,8 +69,8 @@ def main() -> None:
         found = outcome.cells.drop(columns=["folder", "fold"])
         before = 0 if cells is None else (cells["status"] == "done").sum()
         cells = found if cells is None else with_cells(cells, found)
-        cases = outcome.scores if cases is None else added(cases, outcome.scores, [*CELL, "id"])
-        shares = outcome.shares if shares is None else with_shares(shares, outcome.shares)
+        cases = added(cases, outcome.scores, [*CELL, "id"])
+        shares = with_shares(shares, outcome.shares)
         print(f"{out}: {(cells['status'] == 'done').sum() - before} cells more")
     asked.kept.mkdir(parents=True, exist_ok=True)
     for name, table, form in (("cells", cells, None), ("cases", cases, "%.6f"), ("shares", shares, "%.6g")):
@@ -78,19 +78,8 @@ def main() -> None:
     summary = summary_of(cells, cases)
     summary.to_csv(asked.kept / "summary.csv", index=False, float_format="%.6g")
     (asked.kept / "tables.md").write_text(markdown(summary, shares), encoding="utf-8")
-    shown = [
-        "noise",
-        "clean",
-        "method",
-        "seeds",
-        "dice",
-        "dice_low",
-        "dice_high",
-        "rival",
-        "minus_rival",
-        "minus_rival_low",
-        "minus_rival_high",
-    ]
+    differs = [f"minus_rival{end}" for end in ("", "_low", "_high")]
+    shown = [*GROUP, "method", "seeds", "dice", "dice_low", "dice_high", "rival", *differs]
     print(summary.loc[summary["dice"].notna(), shown].round(3).to_string(index=False))
 
 

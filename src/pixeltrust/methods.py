@@ -39,8 +39,9 @@ from pixeltrust.seeds import generator
 from pixeltrust.trust import TrustStore, witnesses
 from pixeltrust.weights import Batch, Per, Weigh, logits_of, reweighted_step
 
-MEMORY, LONG_MEMORY = 0.7, 0.9  # β of trust, and with
-FEW_CLEAN = 30  # clean cases to train on, or more, the shorter one
+MEMORY = 0.7  # β of trust
+LONG_MEMORY = 0.9  # with fewer clean cases to train on than
+FEW_CLEAN = 30
 T_LOSS_LOG_NU = 1.0  # where the T-Loss's code begins; ν itself is then e
 T_LOSS_MIN_NU = 1e-8
 TEACHER_DECAY = 0.99  # of its average, per update
