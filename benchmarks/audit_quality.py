@@ -1,15 +1,17 @@
 """How well an audit finds wrong pixels and bad masks, and how good its proposals are, beside what else could be done with the same network.
 
-    python benchmarks/audit_quality.py CELL AUDIT OUT.csv [--halves PRUNED_CELL]
+    python benchmarks/audit_quality.py CELL WORK OUT.csv [--ways audit disagreement loss cleanlab]
 
-CELL is a cell of `pixeltrust benchmark` on simulated noise (its cases.csv, and truth.csv with the true masks); AUDIT is made from its run
-if it is not there yet. Each way is a row of OUT.csv:
+CELL is a cell of `pixeltrust benchmark` on simulated noise (its cases.csv, and truth.csv with the true masks). What is made from it stays
+in WORK, where the next call finds it: WORK/audit and, for cleanlab, WORK/halves. Each way is a row of OUT.csv, in place of the one that it
+has of the same cell; cleanlab, which is not asked unless it is named, needs nothing that the cell has trained:
 
     audit          trust of each pixel, agreement of each mask, the mended masks
     disagreement   probability of the given label by the network's last weights, one pass; Dice of mask and prediction; the prediction
     loss           cross-entropy of the given label; its mean over a mask; no proposal (pixels rank as by disagreement, by construction)
-    cleanlab       cleanlab.segmentation on the probabilities of two halves that never saw the mask (PRUNED_CELL/halves): its scores of
-                   pixels and of images; the pixels that it names replaced by what those networks see
+    cleanlab       cleanlab.segmentation on the probabilities of two networks that never saw the mask, trained plainly on one half of the
+                   noisy masks each (see `pixeltrust.benchmark.pruning`): its scores of pixels and of images; the pixels that it names
+                   replaced by what those networks see
 
 auroc, precision: of wrong pixels ranked by the way's doubt (average precision), on every fourth row and column; spearman: of the way's
 rank of a mask with its true Dice; worst: how many of the tenth of the masks that the way ranks lowest are among the truly worst tenth;
@@ -17,6 +19,8 @@ dice: of the proposed masks to the truth, mean over the cases, with that of the 
 """
 
 import argparse
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +33,12 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pixeltrust.audit import audit
-from pixeltrust.benchmark.pruning import seen_by_others
+from pixeltrust.benchmark.cells import read_json
+from pixeltrust.benchmark.pruning import pruned, seen_by_others
 from pixeltrust.cases import CaseList, read_cases
+from pixeltrust.config import config_from
 from pixeltrust.data import Pixels, pieces
+from pixeltrust.files import make_folder
 from pixeltrust.images import read_labels, resize_labels
 from pixeltrust.inference import resized_plane
 from pixeltrust.labels import foreground
@@ -39,6 +46,8 @@ from pixeltrust.metrics import bootstrap_interval, confusion, dice
 from pixeltrust.runs import Run
 from pixeltrust.tables import read_table
 
+KEY = ["noise", "clean", "seed", "jitter", "way"]
+WAYS = ("audit", "disagreement", "loss", "cleanlab")
 STEP = 4  # rows and columns of which one counts for the ranking of pixels
 
 
@@ -46,8 +55,10 @@ class Truth:
     """Given and true masks of the noisy cases of a cell, bool (H, W) each."""
 
     def __init__(self, cell: Path) -> None:
-        self.run = Run(cell / "run")
-        self.config = self.run.config()
+        self.cell, self.run = cell, Run(cell / "run")
+        spec = read_json(cell / "spec.json")
+        self.config = config_from(spec["config"])
+        self.of = {name: spec["cell"][name] for name in ("noise", "clean", "seed")} | {"jitter": self.config.jitter}
         self.cases: CaseList = read_cases(cell / "cases.csv", show_progress=False).of("noisy")
         paths = read_table(cell / "truth.csv").set_index("id")["mask"]
         self.given = [foreground(case.mask, self.config) for case in self.cases]
@@ -77,25 +88,40 @@ class Truth:
 
 
 def audited(truth: Truth, folder: Path) -> dict[str, Any]:
+    """What the audit found, made first where it is not there."""
+    if not (folder / "audit.json").is_file():
+        make_folder(folder.parent)
+        print(audit(truth.run.folder, truth.cell / "cases.csv", out=folder, resume=True))
     agreement = pd.read_csv(folder / "cases.csv", dtype={"id": str}).set_index("id")["agreement"]
     doubt = [1 - read_labels(folder / "trust" / f"{case.id}.png") / 255 for case in truth.cases]
     mended = [read_labels(folder / "mended" / f"{case.id}.png") > 0 for case in truth.cases]
     return truth.row("audit", doubt, agreement.loc[truth.cases.texts("id")].to_numpy(), mended)
 
 
-def disagreeing(truth: Truth, probabilities: np.ndarray) -> list[dict[str, Any]]:
-    """Ways by the network's own probabilities (N, h, w), one pass each."""
-    of_case = [resized_plane(plane, given.shape) for plane, given in zip(probabilities, truth.given, strict=True)]
-    doubt = [np.where(given, 1 - plane, plane) for plane, given in zip(of_case, truth.given, strict=True)]
-    seen = [plane > 0.5 for plane in of_case]
-    ranks = np.array([_dice(given, one) for given, one in zip(truth.given, seen, strict=True)])
-    losses = np.array([np.log(1 - one.clip(0, 1 - 1e-6)).mean() for one in doubt])
-    return [truth.row("disagreement", doubt, np.nan_to_num(ranks, nan=1.0), seen), truth.row("loss", doubt, losses, None)]
+def disagreeing(truth: Truth, seen: list[np.ndarray]) -> dict[str, Any]:
+    """By the network's own opinion: its probabilities of every case, float32 (H, W)."""
+    masks = [plane > 0.5 for plane in seen]
+    ranks = np.array([_dice(given, mask) for given, mask in zip(truth.given, masks, strict=True)])
+    return truth.row("disagreement", _doubt(truth, seen), np.nan_to_num(ranks, nan=1.0), masks)
 
 
-def confident(truth: Truth, halves: Path) -> dict[str, Any]:
-    """cleanlab's way, with the probabilities of the two networks that `pruned` trains."""
-    labels, both = seen_by_others(truth.cases, halves, truth.config)
+def losing(truth: Truth, seen: list[np.ndarray]) -> dict[str, Any]:
+    """By the cross-entropy of the given labels under the same probabilities."""
+    doubt = _doubt(truth, seen)
+    return truth.row("loss", doubt, np.array([np.log(1 - one.clip(0, 1 - 1e-6)).mean() for one in doubt]), None)
+
+
+def _doubt(truth: Truth, seen: list[np.ndarray]) -> list[np.ndarray]:
+    return [np.where(given, 1 - plane, plane) for plane, given in zip(seen, truth.given, strict=True)]
+
+
+def confident(truth: Truth, work: Path) -> dict[str, Any]:
+    """cleanlab's way, with the probabilities of networks that never saw the mask."""
+    make_folder(work)
+    shutil.copy(truth.cell / "cases.csv", work / "cases.csv")
+    config = replace(truth.config, method="plain")
+    pruned(work, config)
+    labels, both = seen_by_others(truth.cases, work, config)
     issues = find_label_issues(labels, both, n_jobs=1, verbose=False)
     image_scores, pixel_scores = get_label_quality_scores(labels, both, verbose=False)
     doubt = [resized_plane((1 - scores).astype(np.float32), given.shape) for scores, given in zip(pixel_scores, truth.given, strict=True)]
@@ -106,36 +132,44 @@ def confident(truth: Truth, halves: Path) -> dict[str, Any]:
     return truth.row("cleanlab", doubt, image_scores, proposed)
 
 
-def predicted(run: Run, cases: CaseList) -> np.ndarray:
-    """Probabilities float32 (N, h, w) of a run's last weights, one pass."""
-    config, model = run.config(), run.model()
-    pixels = Pixels(cases, config, run.folder)
+def predicted(truth: Truth) -> list[np.ndarray]:
+    """Probabilities float32 (H, W) of every case by the run's last weights, one pass."""
+    model, pixels = truth.run.model(), Pixels(truth.cases, truth.config, truth.run.folder)
     with torch.no_grad():
-        every = [torch.sigmoid(model(pixels.batch(piece).images))[:, 0] for piece in pieces(np.arange(len(cases)), config.batch_size)]
-    return torch.cat(every).numpy()
+        of_all = pieces(np.arange(len(truth.cases)), truth.config.batch_size)
+        planes = np.concatenate([torch.sigmoid(model(pixels.batch(piece).images))[:, 0].numpy() for piece in of_all])
+    return [resized_plane(plane, given.shape) for plane, given in zip(planes, truth.given, strict=True)]
 
 
 def _dice(found: np.ndarray, true: np.ndarray) -> float:
     return dice(confusion(predicted=found.astype(np.uint8), truth=true.astype(np.uint8)))
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("cell", type=Path)
-    arguments.add_argument("audit", type=Path)
-    arguments.add_argument("out", type=Path)
-    arguments.add_argument("--halves", type=Path)
-    given = arguments.parse_args()
-    if not (given.audit / "audit.json").is_file():
-        print(audit(given.cell / "run", given.cell / "cases.csv", out=given.audit, resume=True))
-    truth = Truth(given.cell)
-    rows = [audited(truth, given.audit), *disagreeing(truth, predicted(truth.run, truth.cases))]
-    if given.halves:
-        rows.append(confident(truth, given.halves))
-    table = pd.DataFrame([{"cell": given.cell.name} | row for row in rows])
-    print(table.round(4).to_string(index=False))
-    earlier = [pd.read_csv(given.out)] if given.out.exists() else []
-    pd.concat([*earlier, table]).round(5).to_csv(given.out, index=False)
+def kept(table: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """With the rows that the file has of other cells and ways, in the order in which they came."""
+    both = pd.concat([*([pd.read_csv(file)] if file.exists() else []), table], ignore_index=True)
+    return both.drop_duplicates(KEY, keep="last", ignore_index=True)
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cell", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS[:3])
+    asked = parser.parse_args(words)
+    truth = Truth(asked.cell)
+    seen = predicted(truth) if {"disagreement", "loss"} & set(asked.ways) else []
+    way_of = {
+        "audit": lambda: audited(truth, asked.work / "audit"),
+        "disagreement": lambda: disagreeing(truth, seen),
+        "loss": lambda: losing(truth, seen),
+        "cleanlab": lambda: confident(truth, asked.work),
+    }
+    rows = [way_of[way]() for way in WAYS if way in asked.ways]
+    table = pd.DataFrame([truth.of | row for row in rows]).round(5)
+    print(table.to_string(index=False))
+    kept(table, asked.out).to_csv(asked.out, index=False)
 
 
 if __name__ == "__main__":

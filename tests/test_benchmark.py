@@ -322,15 +322,36 @@ def test_an_audit_is_measured_beside_its_rivals_on_the_cells_of_a_grid(source, t
     pytest.importorskip("cleanlab", reason="cleanlab is not installed")
     import audit_quality
 
-    cells = tmp_path / "out" / "cells"
-    done(source, tmp_path / "out", methods=("trust", "pruned"), noise=("erode",))
-    given = [cells / "trust-erode-4-0", tmp_path / "audit", tmp_path / "quality.csv", "--halves", cells / "pruned-erode-4-0"]
-    monkeypatch.setattr(sys, "argv", ["audit_quality.py", *map(str, given)])
-    audit_quality.main()
-    table = pd.read_csv(tmp_path / "quality.csv").set_index("way")
+    done(source, tmp_path / "out", methods=("trust",), noise=("erode",))
+    cell, work, file = tmp_path / "out" / "cells" / "trust-erode-4-0", tmp_path / "work", tmp_path / "quality.csv"
+    words = [str(cell), str(work), str(file), "--ways"]
+    audit_quality.main([*words, *audit_quality.WAYS])
+    table = pd.read_csv(file).set_index("way")
     assert list(table.index) == ["audit", "disagreement", "loss", "cleanlab"]
     assert table["auroc"].between(0, 1).all()
     assert table["dice"].drop("loss").between(0, 1).all()
+    assert set(table["noise"]) == {"erode"}
+    made = {one: one.stat().st_mtime_ns for one in work.rglob("*") if one.is_file() and one.name != "cases.csv"}
+    audit_quality.main([*words, *audit_quality.WAYS])  # what was made is found, and no row is there twice
+    assert {one: one.stat().st_mtime_ns for one in made} == made
+    pd.testing.assert_frame_equal(pd.read_csv(file).set_index("way"), table)
+
+
+def test_the_whole_way_is_walked_and_measured_and_goes_on_where_it_stopped(source, tmp_path, capfd):
+    import whole_way
+
+    words = [str(source), str(tmp_path / "out"), "--noise", "erode", "--clean", "4", "--results", str(tmp_path / "walk.csv")]
+    words += ["--set", "model=unet-small", "image_size=16", "epochs=1", "batch_size=4"]
+    whole_way.main(words)
+    table = pd.read_csv(tmp_path / "walk.csv")
+    assert list(table["stage"].unique()) == list(whole_way.STAGES)
+    given = pd.read_csv(tmp_path / "out" / "lesions" / "simulation.csv").set_index("id")["dice"]
+    of_given = table.query("stage == 'given masks'").set_index("id")["dice"]
+    assert np.abs(of_given - given.reindex(of_given.index)).max() < 1e-4  # as the simulation measured them
+    assert table["dice"].between(0, 1).all()
+    capfd.readouterr()
+    whole_way.main(words)
+    assert "pixeltrust" not in capfd.readouterr().out  # no command was run again
 
 
 def test_pruning_without_cleanlab_names_the_extra(source, tmp_path, monkeypatch):
