@@ -20,6 +20,7 @@ from pixeltrust.cases import check, read_cases
 from pixeltrust.charts import overlay
 from pixeltrust.data import Pixels
 from pixeltrust.errors import ConfigError, DataError, RunError
+from pixeltrust.files import alone
 from pixeltrust.images import read_image, read_labels, write_png
 from pixeltrust.inference import Network
 from pixeltrust.report import report
@@ -322,6 +323,17 @@ def test_an_audit_of_another_run_is_not_gone_on_with(run, data, tmp_path, monkey
 def test_a_finished_audit_is_left_alone(run, data, audited):
     with pytest.raises(RunError, match="has come to its end already"):
         audit(run, data, out=audited.out, resume=True, show_progress=False)
+
+
+def test_two_processes_do_not_write_one_audit(run, data, tmp_path):
+    (tmp_path / "audit" / ".seen").mkdir(parents=True)
+    with (
+        alone(tmp_path / "audit" / ".seen" / "lock", "it is free"),
+        pytest.raises(RunError, match="audit: another process writes this audit; wait for its end"),
+    ):
+        audit(run, data, out=tmp_path / "audit", resume=True, show_progress=False)
+    assert [path.name for path in (tmp_path / "audit").iterdir()] == [".seen"]
+    assert len(audit(run, data, out=tmp_path / "audit", resume=True, show_progress=False).cases) == 24
 
 
 def test_an_image_that_breaks_is_named_after_the_others_were_looked_at(run, data, tmp_path):

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from joined_runs import run, use
+from pixeltrust.errors import DataError, RunError
 from pixeltrust.ranks import Ranks
 from pixeltrust.synthetic import write_source
 from tiny import draw
@@ -157,6 +158,14 @@ def test_faults_of_all_ranks_are_listed_in_order(together, alone):
     assert here == there
     assert told(together, 1)["faults"] == told(together, 0)["faults"]
     assert [text.count(".png: ") for text in told(alone, 0)["faults"]] == [2, 4]
+
+
+def test_what_stops_one_rank_is_told_beside_the_faults_of_another(monkeypatch):
+    outcomes = [(None, RunError("out: cannot be written: the disk is full")), (None, DataError("1 fault", ["a.png: broken"]))]
+    monkeypatch.setattr(Ranks, "gathered", lambda _ranks, _own: outcomes)
+    with pytest.raises(DataError, match="1 fault") as told:
+        Ranks(0, 2).merged(lambda: [])
+    assert told.value.faults == ["out: cannot be written: the disk is full", "a.png: broken"]
 
 
 def test_a_benchmarks_cells_are_shared(tmp_path):

@@ -258,6 +258,17 @@ def test_a_claimed_folder_goes_with_its_cache_and_stays_with_anything_else(tmp_p
     assert [path.name for path in run.folder.iterdir()] == ["history.csv"]
 
 
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    run = Run(tmp_path / "run")
+    with run.claimed():
+        (run.cache() / "images.uint8").write_bytes(b"")
+        with pytest.raises(RunError, match="run: another process trains in it; wait for its end"), Run(run.folder).claimed():
+            raise AssertionError
+        assert (run.cache() / "images.uint8").exists()  # the one that came later took nothing away
+    with run.claimed():  # nothing is left of it
+        pass
+
+
 def test_only_what_a_kill_before_the_settings_leaves_counts_as_unbegun(tmp_path, run):
     folder = tmp_path / "new"
     assert Run(folder).unbegun()

@@ -12,6 +12,7 @@ from secrets import token_hex
 
 import numpy as np
 import numpy.typing as npt
+from filelock import FileLock, Timeout
 
 from pixeltrust.errors import RunError
 
@@ -98,6 +99,25 @@ def writing(to: Path) -> Iterator[None]:
     except OSError as error:
         where = error.filename or to
         raise RunError(f"{where}: cannot be written: {error.strerror or error}; choose another folder, or free the disk") from error
+
+
+@contextmanager
+def alone(lock: Path, otherwise: str) -> Iterator[None]:
+    """While the block lasts no other process is in one with the same file as its lock. The file is left; a process that dies frees it.
+
+    Raises:
+        RunError: another is; `otherwise` is what to say then.
+        OSError: the file cannot be made.
+    """
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout:
+        raise RunError(otherwise) from None
+    try:
+        yield
+    finally:
+        held.release()
 
 
 @contextmanager

@@ -114,15 +114,18 @@ class Ranks:
         """What `work` gives for this rank's share and the others' for theirs, in the order of the list that was shared.
 
         Raises:
-            PixeltrustError: some rank's did; every rank raises it, and lists the faults of all.
+            PixeltrustError: some rank's did; every rank raises it, and lists the faults of all, and what else stopped one.
         """
         if self.count == 1:
             return list(work())
         outcomes = self.gathered(_attempted(work))
         errors = [error for _, error in outcomes if error is not None]
         if errors:
-            faults = [fault for error in errors for fault in getattr(error, "faults", [])]
-            raise DataError(str(errors[0]).partition("\n")[0], faults) if faults else errors[0]
+            listing = [error for error in errors if getattr(error, "faults", [])]
+            if not listing:
+                raise errors[0]
+            faults = [fault for error in errors for fault in getattr(error, "faults", []) or [str(error)]]
+            raise DataError(str(listing[0]).partition("\n")[0], faults)
         absent = object()
         rounds = zip_longest(*(result or [] for result, _ in outcomes), fillvalue=absent)
         return [value for values in rounds for value in values if value is not absent]  # type: ignore[misc]

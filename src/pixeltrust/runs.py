@@ -19,7 +19,7 @@ import sys
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import islice
@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from pixeltrust.cases import COLUMNS
 from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.errors import ConfigError, RunError
-from pixeltrust.files import append, make_folder, replacing, writing
+from pixeltrust.files import alone, append, make_folder, replacing, writing
 from pixeltrust.models import build_model
 from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.tables import write_csv
@@ -82,19 +82,27 @@ class Run:
 
     @contextmanager
     def claimed(self, ranks: Ranks = ALONE) -> Iterator[None]:
-        """The folder exists during the block, and in it one for the cache; afterwards that is removed, and a folder left empty too.
+        """The folder is there for this block alone, and in it one for the cache; afterwards that is removed, and a folder left empty too.
 
         Raises:
-            RunError: it cannot be made, or not be written to.
+            RunError: another process, none of these ranks, has it; or it cannot be made, or not be written to.
         """
-        with writing(self.folder):
-            make_folder(self.cache(ranks))
-        try:
-            yield
-        finally:
-            shutil.rmtree(self.cache(ranks), ignore_errors=True)
-            with suppress(OSError):  # it is not empty
-                self.folder.rmdir()
+        with ExitStack() as held:
+
+            def claim() -> None:
+                with writing(self.folder):
+                    make_folder(self.cache())
+                    held.enter_context(alone(self.cache() / "lock", f"{self.folder}: another process trains in it; wait for its end"))
+
+            ranks.by_first(claim)
+            with writing(self.folder):
+                make_folder(self.cache(ranks))
+            try:
+                yield
+            finally:
+                shutil.rmtree(self.cache(ranks), ignore_errors=True)
+                with suppress(OSError):  # it is not empty
+                    self.folder.rmdir()
 
     def drop_cache(self) -> None:
         """Remove the decoded cases, which a kill leaves behind."""

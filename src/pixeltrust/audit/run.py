@@ -9,6 +9,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord, r
 from pixeltrust.cases import Case, CaseList, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
-from pixeltrust.files import check_free, make_folder, replacing, write_whole, writing
+from pixeltrust.files import alone, check_free, make_folder, replacing, write_whole, writing
 from pixeltrust.images import read_image, read_labels, resize_image, resize_labels, write_png
 from pixeltrust.inference import Network, fabric_of, network_of, resized_plane, tensor_of
 from pixeltrust.labels import decode_labels
@@ -130,9 +131,9 @@ def audit(
         write_whole(out / "audit.json", record.text())
         shutil.rmtree(out / SEEN, ignore_errors=True)
 
-    with writing(out):
+    with writing(out), ExitStack() as held:
         of = {"run": str(of_run.folder.resolve()), "data": str(Path(data).resolve()), "weights": weights}
-        todo = ranks.by_first(lambda: work.begin(of, noisy))
+        todo = ranks.by_first(lambda: work.begin(of, noisy, held))
         clean, without = _clean_set(of_run, network)
         work.look(network, clean, todo, noisy)
         tilt = work.tilt(noisy)
@@ -152,13 +153,16 @@ class _Audit:
     ranks: Ranks
     show_progress: bool
 
-    def begin(self, of: dict[str, str], cases: CaseList) -> np.ndarray:
-        """Make the folders; where they are there already, they must be of the same audit. Which cases have not been looked at."""
+    def begin(self, of: dict[str, str], cases: CaseList, held: ExitStack) -> np.ndarray:
+        """Make the folders, for this process alone; where they are there already, they must be of the same audit. Which cases have not
+        been looked at."""
+        make_folder(self.out / SEEN)
+        held.enter_context(alone(self.out / SEEN / "lock", f"{self.out}: another process writes this audit; wait for its end"))
         begun = self.out / SEEN / "of.json"
         if begun.is_file() and (before := _begun_with(begun)) != of:
             changed = ", ".join(f"{name} was {before.get(name)}, now {of[name]}" for name in of if before.get(name) != of[name])
             raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
-        for name in (SEEN, "trust", "mended", "changed"):
+        for name in ("trust", "mended", "changed"):
             make_folder(self.out / name)
         write_whole(begun, json.dumps(of))
         return np.array([place for place, case in enumerate(cases) if not self._seen_file(case).is_file()], int)

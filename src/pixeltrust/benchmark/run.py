@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from pixeltrust.benchmark.cells import note_failure, write_json, write_spec
 from pixeltrust.benchmark.grid import CEILING, Cell, Grid
@@ -17,7 +16,7 @@ from pixeltrust.benchmark.jobs import Launcher, Local, run_all
 from pixeltrust.benchmark.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
 from pixeltrust.benchmark.telling import telling
 from pixeltrust.errors import RunError, count
-from pixeltrust.files import make_folder, replacing
+from pixeltrust.files import alone, make_folder, replacing
 from pixeltrust.outcome.reading import finished, recorded
 from pixeltrust.progress import progress_bar
 from pixeltrust.ranks import ALONE, Ranks, connected
@@ -97,7 +96,7 @@ def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE) -> Iterat
         if not known and out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
             raise RunError(f"{out}: has something in it that is no benchmark; choose a new or empty folder")
         make_folder(out)
-        with FileLock(out / ".lock", timeout=0):
+        with alone(out / ".lock", f"{out}: another process is at work on this benchmark; wait for it, or choose another --out"):
             if known:
                 _refuse_another(out, record)
             for stale in (out / NOISE).glob(".*.unfinished-*"):  # what a kill left
@@ -106,8 +105,6 @@ def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE) -> Iterat
             write_json(out / "environment.json", environment())
             ranks.wait()
             yield
-    except Timeout:
-        raise RunError(f"{out}: another process is at work on this benchmark; wait for it, or choose another --out") from None
     except OSError as error:
         raise RunError(f"{error.filename or out}: cannot be read or written: {error.strerror or error}") from None
 
