@@ -57,11 +57,11 @@ version = f"fiftyone {fo.__version__}"
 from importlib.metadata import version as version_of
 from label_studio_sdk.converter import brush
 for task in json.loads(ours.read_text()):
-    mask = np.zeros_like(given[task["data"]["id"]])
+    mask = np.zeros_like(given[task["data"]["pixeltrust_id"]])
     for result in task["annotations"][0]["result"]:
         shape = result["original_height"], result["original_width"], 4
         mask[brush.decode_rle(result["value"]["rle"]).reshape(shape)[..., 3] > 0] = values[result["value"]["brushlabels"][0]]
-    read[task["data"]["id"]] = mask
+    read[task["data"]["pixeltrust_id"]] = mask
 tasks = []
 for number, (one, mask) in enumerate(given.items(), 1):
     about = {"type": "brushlabels", "from_name": "tag", "to_name": "image", "image_rotation": 0}

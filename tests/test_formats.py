@@ -504,6 +504,21 @@ def test_a_task_without_regions_needs_its_image_for_the_size(tmp_path):
     assert run(file, tmp_path / "out", images=data / "images").empty == 1
 
 
+def test_columns_of_others_are_not_taken_for_the_size_of_an_image(tmp_path):
+    columns = {"image": "a.png", "height": "172 cm", "width": 80}
+    data = data_folder(tmp_path / "data", {"a": np.zeros((2, 3), np.uint8)})
+    file = written(tmp_path / "a.json", [task([]) | {"data": columns}])
+    assert run(file, tmp_path / "out", images=data / "images").empty == 1
+    file = written(tmp_path / "b.json", [task([]) | {"data": columns | {"pixeltrust_id": "a"}}])
+    assert "task 5: width 80 and height '172 cm'" in faults(file, tmp_path / "more")
+
+
+@pytest.mark.parametrize("identity", ["../a", "", 7, None])
+def test_an_id_that_leads_elsewhere_is_refused(tmp_path, identity):
+    columns = {"image": "a.png", "height": 2, "width": 3, "pixeltrust_id": identity}
+    assert "is no id of a case" in faults(written(tmp_path / "a.json", [task([]) | {"data": columns}]), tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -765,7 +780,11 @@ def audit(lesions, tmp_path):
 def test_fiftyone_gets_of_an_audit_both_masks_and_the_agreement_to_sort_by(audit, lesions, tmp_path):
     run(audit, tmp_path / "out", to="fiftyone", labels=["lesion"])
     samples = json.loads((tmp_path / "out/samples.json").read_text())["samples"]
-    assert [(one["case_id"], one["agreement"], one["rank"]) for one in samples] == [("Läsion 1", 0.25, 1), ("007", 0.5, 2), ("a", 0.75, 3)]
+    assert [(one["pixeltrust_id"], one["agreement"], one["rank"]) for one in samples] == [
+        ("Läsion 1", 0.25, 1),
+        ("007", 0.5, 2),
+        ("a", 0.75, 3),
+    ]
     assert all(Path(one["filepath"]).is_file() for one in samples)
     assert "doubtful_share" not in samples[1]
     for field, turn in (("given", 1), ("proposed", -1)):
@@ -784,6 +803,22 @@ def test_label_studio_gets_of_an_audit_both_masks_as_predictions_with_a_score(au
     assert '<Label value="&lt;nevus&gt;"/>' in str(said)
     run(tmp_path / "a.json", tmp_path / "given", annotator="given")
     assert (read_labels(tmp_path / "given/a.png") == read_labels(lesions / "noisy/a.png")).all()
+
+
+@pytest.mark.parametrize("to", ["coco", "cvat", "label-studio", "fiftyone"])
+def test_cases_of_a_table_are_told_apart_where_their_images_have_one_name(audit, lesions, tmp_path, to):
+    table = pd.read_csv(audit / "cases.csv", dtype=str)
+    for row, identity in enumerate(table["id"]):
+        image = tmp_path / "scans" / identity / "image.png"
+        image.parent.mkdir(parents=True)
+        shutil.copy(table["image"][row], image)
+        table.loc[row, "image"] = str(image)
+    table.to_csv(audit / "cases.csv", index=False)
+    out = tmp_path / ("out" if to == "fiftyone" else "out.xml" if to == "cvat" else "out.json")
+    run(audit, out, to=to)
+    run(out, tmp_path / "png", annotator="proposed" if to in ("label-studio", "fiftyone") else None)
+    for path in (audit / "mended").iterdir():
+        assert (read_labels(tmp_path / "png" / path.name) == read_labels(path)).all()
 
 
 def test_coco_gets_the_agreement_as_score_and_png_the_proposed_masks(audit, tmp_path):

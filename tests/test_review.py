@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 import re
+import shutil
 import signal
 import socket
 import sqlite3
@@ -14,6 +15,7 @@ import threading
 import time
 import zlib
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlencode
 
@@ -25,15 +27,16 @@ from starlette.testclient import TestClient
 
 from audits import audit_of, discs, shifted_back
 from pixeltrust.audits import AuditRecord, read_audit_cases
-from pixeltrust.cases import check
+from pixeltrust.cases import check, read_cases
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.images import decoded, encoded, read_labels
 from pixeltrust.review import export, review
 from pixeltrust.review.audits import Audit
 from pixeltrust.review.decisions import Conflict, Decisions, name_of
 from pixeltrust.review.guard import Door
-from pixeltrust.review.masks import Kept, digest, labels_of_runs
+from pixeltrust.review.masks import Kept, allowed_labels, digest, labels_of_runs
 from pixeltrust.review.pages import application
+from pixeltrust.review.pictures import stamp
 from pixeltrust.review.queue import Filter, Queue
 
 SIZE = (48, 64)
@@ -514,6 +517,30 @@ def test_a_missing_or_broken_file_is_said_and_the_rest_goes_on(audit, client, tm
     assert [row["what"] for row in rows_of(audit)] == ["given"]
 
 
+def test_a_mask_that_cannot_be_read_is_rejected_or_skipped_but_not_accepted(audit, client, tmp_path):
+    for identity in "ab":
+        (tmp_path / f"data/noisy/{identity}.png").write_bytes(b"no mask")
+    assert "a.png" in decide(client, "a", "given").json()["error"]
+    assert decide(client, "a", "rejected").status_code == 200
+    assert decide(client, "b", "skipped").status_code == 200
+    assert [(row["what"], row["before"], row["after"]) for row in rows_of(audit)] == [("rejected", None, None), ("skipped", None, None)]
+    assert client.post("/undo?id=b&seen=2&who=ann").status_code == 200
+    assert client.get("/case?id=b").status_code == 200
+
+
+def test_a_picture_is_not_taken_for_that_of_another_audit_or_file(audit, client, tmp_path):
+    """Of one time and size, as archives and copies that keep the time leave them."""
+    mask = tmp_path / "data/noisy/a.png"
+    shown = client.get("/plane/given?id=a").headers["ETag"]
+    moved = tmp_path / "elsewhere.png"
+    shutil.copy2(mask, moved)
+    assert stamp(moved) != stamp(mask)
+    moved.replace(mask)
+    assert client.get("/plane/given?id=a", headers={"If-None-Match": shown}).status_code == 200
+    query = urlencode({"id": "a", "what": "given", "seen": 0, "who": "ann", "shown": shown})
+    assert client.post(f"/decide?{query}").status_code == 412
+
+
 @pytest.mark.parametrize("folder", ["audit/mended", "data/noisy", "data/images"])
 def test_the_thumbnail_of_a_case_without_a_file_is_crossed_out_and_names_it(audit, client, tmp_path, folder):
     version = Audit.read(audit).version()
@@ -861,6 +888,29 @@ def test_groups_of_a_table_are_kept(tmp_path):
         "k": ("clean", "p-k"),
         "t": ("test", "p-t"),
     }
+
+
+def test_masks_whose_names_are_no_images_are_kept(tmp_path):
+    data = discs(tmp_path / "data")
+    rows = pd.DataFrame(
+        [{"id": case.id, "image": case.image, "mask": case.mask, "role": case.role} for case in read_cases(data, show_progress=False).cases]
+    )
+    for row in rows.index[rows["id"].isin(["a", "b", "k"])]:
+        renamed = rows["mask"][row].with_suffix(".label")
+        rows["mask"][row].rename(renamed)
+        rows.loc[row, "mask"] = renamed
+    rows.to_csv(tmp_path / "cases.csv", index=False)
+    for client in clients(audit_of(tmp_path / "cases.csv", tmp_path / "audit", shifted_back)):
+        decide(client, "a", "given")
+    summary = export(tmp_path / "audit", tmp_path / "out", show_progress=False)
+    counted = check(tmp_path / "out", show_progress=False)
+    assert [len(counted.of(role)) for role in ("noisy", "clean", "test")] == [summary.noisy, summary.clean, summary.test] == [2, 2, 1]
+
+
+@pytest.mark.parametrize(("classes", "ignore_label", "labels"), [(3, 0, [1, 2, 255]), (3, None, [0, 1, 2, 255]), (1, 0, [0, 1, 255])])
+def test_what_is_ignored_is_no_class_to_paint(audit, classes, ignore_label, labels):
+    of = replace(Audit.read(audit), classes=classes, ignore_label=ignore_label)
+    assert allowed_labels(of, np.zeros(SIZE, np.uint8)) == labels
 
 
 def test_what_leaves_no_noisy_case_or_is_of_no_use_is_said(audit, client, tmp_path):

@@ -164,13 +164,77 @@ def test_a_queue_is_gone_through_by_keys_alone(page, audit):
     ready(page, third)
     page.keyboard.press("s")
     page.wait_for_selector("text=Everything is decided")
+    assert f"{third}: skipped" in page.inner_text("#status")
+    page.keyboard.press("u")  # back to it, and there undone
+    ready(page, third)
+    page.keyboard.press("u")
+    page.wait_for_selector("text=undone")
+    ready(page, third)
+    page.keyboard.press("s")
+    page.wait_for_selector("text=Everything is decided")
     assert [(row["case_id"], row["what"], row["who"]) for row in rows_of(audit)] == [
         (first, "given", "ann"),
         (second, "proposed", "ann"),
         (second, "undone", "ann"),
         (second, "rejected", "ann"),
         (third, "skipped", "ann"),
+        (third, "undone", "ann"),
+        (third, "skipped", "ann"),
     ]
+
+
+def test_undoing_twice_in_one_case_meets_nobody_else(page, audit):
+    first, second, _ = order(audit)
+    begin(page)
+    page.keyboard.press("a")
+    ready(page, second)
+    page.keyboard.press("PageUp")
+    page.wait_for_selector("text=This is the first one")  # of the undecided
+    page.goto(page.url.split("/case")[0] + f"/case?show=all&id={first}")
+    ready(page, first)
+    page.keyboard.press("p")
+    ready(page, second)
+    for state in ("given accepted", "undecided"):
+        page.keyboard.press("u")
+        page.wait_for_function("text => document.querySelector('#state')?.textContent === text", arg=state)
+        ready(page, first)
+    page.keyboard.press("u")
+    page.wait_for_selector("text=Nothing was decided in this tab")
+    assert [row["what"] for row in rows_of(audit)] == ["given", "proposed", "undone", "undone"]
+
+
+def test_the_key_undoes_nothing_that_another_has_decided(browser, address, audit):
+    first, second, _ = order(audit)
+    with opened(browser, address) as ann, opened(browser, f"{address}/case?show=all&id={first}", home=address) as bob:
+        begin(ann)
+        ann.keyboard.press("a")
+        ready(ann, second)
+        bob.reload()
+        ready(bob, first)
+        bob.keyboard.press("u")
+        bob.wait_for_selector("text=Nothing was decided in this tab; 'Undo what holds here'")
+    assert [row["what"] for row in rows_of(audit)] == ["given"]
+
+
+def test_who_looks_at_what_another_has_decided_is_asked_about_what_is_painted(browser, address, audit):
+    second = order(audit)[1]
+    with opened(browser, address) as ann, opened(browser, address) as bob:
+        begin(ann)
+        begin(bob)
+        ann.keyboard.press("a")
+        ready(ann, second)
+        bob.keyboard.press("b")
+        drag(bob, (5, 5), (20, 9))
+        bob.keyboard.press("m")
+        bob.wait_for_selector("#ask[open]")
+        bob.click("#ask-other")
+        bob.wait_for_selector("text=The painted mask is not saved")
+        bob.click("#ask-no")
+        bob.keyboard.press("m")  # what is painted is still there
+        bob.wait_for_selector("#ask[open]")
+        bob.click("#ask-yes")
+        ready(bob, second)
+    assert [row["what"] for row in rows_of(audit)] == ["given", "mended"]
 
 
 def test_next_and_previous_go_by_keys(page, audit):
@@ -432,6 +496,24 @@ def test_what_is_painted_and_not_saved_is_asked_for(page, audit):
     page.wait_for_selector("#ask[open]")
     page.click("#ask-yes")
     ready(page, second)
+
+
+def test_what_a_brush_that_is_down_has_painted_is_asked_for_too(page, audit):
+    begin(page)
+    for key in ("b", "Space", "Space", "Shift+ArrowLeft"):
+        page.keyboard.press(key)
+    page.keyboard.press("n")
+    page.wait_for_selector("#ask[open]")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Space")
+    page.click("#again")
+    page.wait_for_selector("#ask[open]")
+    page.click("#ask-yes")
+    page.locator("#view").focus()
+    page.keyboard.press("ArrowLeft")  # the brush is up by now
+    page.keyboard.press("m")
+    page.wait_for_selector("text=Nothing is painted yet")
+    assert rows_of(audit) == []
 
 
 def test_a_key_right_behind_an_answer_counts(page, audit):

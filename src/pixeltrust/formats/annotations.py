@@ -24,6 +24,8 @@ Found = Counter[str]
 """What was noticed, in words, and how often."""
 
 _UNWRITABLE = re.compile(r"[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
+CASE = "pixeltrust_id"
+"""What a file of tasks or samples made here calls the id of a case, which the image's name need not tell."""
 IGNORED = "ignored"
 """The name that ignored pixels have in a file."""
 
@@ -154,6 +156,17 @@ def file_name(text: object) -> str:
     if identity in ("", ".", "..") or any(ord(sign) < 32 for sign in name):
         raise DataError(f"the image's name {text!r} names no file")
     return name
+
+
+def told_id(text: object) -> str:
+    """The id of a case that a file made here tells beside the image's name.
+
+    Raises:
+        DataError: it names no file.
+    """
+    if not isinstance(text, str) or not text or file_name(text) != text:
+        raise DataError(f"its {CASE} {text!r} is no id of a case")
+    return text
 
 
 def writable(text: object, what: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 
 from pixeltrust.errors import DataError
 from pixeltrust.formats.annotations import (
+    CASE,
     IGNORED,
     Annotations,
     Found,
@@ -31,6 +32,7 @@ from pixeltrust.formats.annotations import (
     checked_size,
     file_name,
     id_of,
+    told_id,
     writable,
 )
 from pixeltrust.formats.documents import dump_json, of_type, read_json, shortened
@@ -53,22 +55,22 @@ def read(file: Path, content: Any, *, field: str | None = None, show_progress: b
     chosen = field or _only_field(file, samples)
     targets = _targets(file.parent / "metadata.json", chosen)
     decoded = in_threads(partial(_decoded, file, chosen), list(enumerate(samples)), text="reading masks", shown=show_progress)
-    pictures: list[tuple[str, Size | None, Any, frozenset[int]]] = []
+    pictures: list[tuple[str, str, Size | None, Any, frozenset[int]]] = []
     for _, outcome in decoded:
         if isinstance(outcome, DataError):
             read.faults.append(str(outcome))
         elif not isinstance(outcome, Exception):
-            read.found.update(outcome[4])
-            pictures.append(outcome[:4])
-    if field is not None and pictures and all(segmentation is None for _, _, segmentation, _ in pictures):
+            read.found.update(outcome[5])
+            pictures.append(outcome[:5])
+    if field is not None and pictures and all(segmentation is None for *_, segmentation, _ in pictures):
         raise DataError(f"{file}: no sample has a Segmentation field {field!r}")
     names = _names({value for *_, values in pictures for value in values} - {0}, targets)
     read.labels = list(dict.fromkeys(names[value] for value in sorted(names)))
-    for name, size, segmentation, values in pictures:
+    for identity, name, size, segmentation, values in pictures:
         regions = [
             Region(names[value], partial(_region, segmentation, file, f"the sample {name}", value)) for value in sorted(values - {0})
         ]
-        read.pictures.append(Picture(id_of(name), name, size, tuple(regions)))
+        read.pictures.append(Picture(identity, name, size, tuple(regions)))
     return read
 
 
@@ -110,12 +112,13 @@ def _names(values: set[int], targets: Mapping[int, str]) -> dict[int, str]:
     return names | {value: str(value) for value in values - set(names)}
 
 
-def _decoded(file: Path, field: str | None, sample: tuple[int, Any]) -> tuple[str, Size | None, Any, frozenset[int], Found]:
-    """(file name, size, segmentation, values, what was noticed) of a sample."""
+def _decoded(file: Path, field: str | None, sample: tuple[int, Any]) -> tuple[str, str, Size | None, Any, frozenset[int], Found]:
+    """(id, file name, size, segmentation, values, what was noticed) of a sample."""
     place, entry = sample
     found: Found = Found()
     try:
         name = file_name(of_type(entry, dict, "it").get("filepath"))
+        identity = told_id(entry[CASE]) if CASE in entry else id_of(name)
         others = [value for key, value in entry.items() if key != field and isinstance(value, dict)]
         for kind in ("Segmentation", "Detections", "Polylines", "Heatmap"):
             found[f"fields of the kind {kind} beside the one that was taken, left out"] += sum(o.get("_cls") == kind for o in others)
@@ -123,14 +126,15 @@ def _decoded(file: Path, field: str | None, sample: tuple[int, Any]) -> tuple[st
         metadata = entry.get("metadata")
         if segmentation is None:
             told = isinstance(metadata, dict) and {"height", "width"} <= metadata.keys()
-            return name, checked_size(metadata["height"], metadata["width"]) if told else None, None, frozenset(), found
+            size = checked_size(metadata["height"], metadata["width"]) if told else None
+            return identity, name, size, None, frozenset(), found
         kind = of_type(segmentation, dict, f"the field {field}").get("_cls")
         if kind != "Segmentation":
             raise DataError(f"the field {field} is of the kind {shortened(kind)}, not Segmentation")
         values = _array(segmentation, file.parent)
     except DataError as error:
         raise DataError(f"{file}, sample no. {place + 1}: {error}") from None
-    return name, (values.shape[0], values.shape[1]), segmentation, frozenset(np.unique(values).tolist()), found
+    return identity, name, (values.shape[0], values.shape[1]), segmentation, frozenset(np.unique(values).tolist()), found
 
 
 def _region(segmentation: dict[str, Any], file: Path, where: str, value: int, size: Size, _found: Found) -> np.ndarray:
@@ -182,7 +186,7 @@ def encode(masked: Masked, _names: Mapping[int, str], _found: Found) -> dict[str
         "filepath": str(masked.image.absolute() if masked.image else masked.name),
         "tags": [],
         "metadata": {"_cls": "ImageMetadata", "width": width, "height": height},
-        "case_id": masked.id,
+        CASE: masked.id,
     }
     if masked.given is None:
         return sample | {"mask": _segmentation(masked.labels)}

@@ -11,7 +11,7 @@ from pixeltrust.audits import FORMAT, read_audit_cases, read_record
 from pixeltrust.cases import files_by_id
 from pixeltrust.errors import DataError, RunError
 from pixeltrust.formats.annotations import Masked
-from pixeltrust.images import image_suffix
+from pixeltrust.images import case_id, image_suffix
 from pixeltrust.labels import Kind, decode_labels
 
 AUDIT = "audit.json"
@@ -101,6 +101,8 @@ def file_values(labels: np.ndarray, *, binary: bool) -> np.ndarray:
 
 
 def name_of(file: MaskFile, image: Path | None) -> str:
-    """The image's file name; where there is no image, that of the mask."""
+    """The image's file name where it tells the case, as in a folder; else the case's id with that file's ending, or the mask's."""
     known = image or file.image
-    return known.name if known else f"{file.id}{image_suffix(file.mask) or '.png'}"
+    if known and case_id(known) == file.id:
+        return known.name
+    return f"{file.id}{image_suffix(known or file.mask) or '.png'}"

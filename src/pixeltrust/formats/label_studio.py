@@ -23,6 +23,7 @@ import numpy as np
 from pixeltrust.errors import DataError, count, some
 from pixeltrust.formats import polygons
 from pixeltrust.formats.annotations import (
+    CASE,
     Annotations,
     Found,
     Masked,
@@ -33,6 +34,7 @@ from pixeltrust.formats.annotations import (
     file_name,
     id_of,
     layers,
+    told_id,
     writable,
 )
 from pixeltrust.formats.documents import dump_json, of_type, shortened
@@ -61,6 +63,7 @@ def read(file: Path, content: Any, *, annotator: str | None = None) -> Annotatio
             chosen = _chosen(read, task, annotator)
             matched += chosen is not None
             results = of_type((chosen or {}).get("result", []), list, "its result")
+            identity, told = _told(task["data"])
         except DataError as error:
             read.fault(where, error)
             continue
@@ -76,7 +79,7 @@ def read(file: Path, content: Any, *, annotator: str | None = None) -> Annotatio
         if len(sizes) > 1:
             read.fault(where, f"its regions tell different sizes of the image: {some(sorted(sizes))}")
             continue
-        read.pictures.append(Picture(id_of(name), name, next(iter(sizes), None) or _told_size(task["data"]), tuple(regions)))
+        read.pictures.append(Picture(identity or id_of(name), name, next(iter(sizes), None) or told, tuple(regions)))
     if annotator is not None and not matched and read.pictures:
         raise DataError(f"{file}: nothing by the annotator {annotator!r} in any of {count(len(read.pictures), 'task')}")
     return read
@@ -98,9 +101,11 @@ def _image_name(task: Any) -> str:
     return file_name(text)
 
 
-def _told_size(data: dict[str, Any]) -> Size | None:
-    """The size that the files made here tell, for tasks without a region."""
-    return checked_size(data["height"], data["width"]) if {"height", "width"} <= data.keys() else None
+def _told(data: dict[str, Any]) -> tuple[str | None, Size | None]:
+    """The id, and the size for tasks without a region, that files made here tell; columns of others may have such names too."""
+    if not {CASE, "height", "width"} <= data.keys():
+        return None, None
+    return told_id(data[CASE]), checked_size(data["height"], data["width"])
 
 
 def without_upload_prefix(name: str) -> str:
@@ -249,7 +254,7 @@ def packed(mask: np.ndarray) -> list[int]:
 def encode(masked: Masked, names: Mapping[int, str], _found: Found) -> dict[str, Any]:
     """The task of a case: its mask as an annotation; of an audit the given and the proposed mask as predictions, and its facts as data."""
     height, width = masked.labels.shape
-    task: dict[str, Any] = {"data": {"id": masked.id, "height": height, "width": width} | dict(masked.facts)}
+    task: dict[str, Any] = {"data": {CASE: masked.id, "height": height, "width": width} | dict(masked.facts)}
     if masked.given is None:
         return task | {"annotations": [{"result": _results(masked.labels, names, masked.id)}]}
     guesses = {"given": masked.given, "proposed": masked.labels}
@@ -283,7 +288,7 @@ def document(cases: Sequence[tuple[Masked, dict[str, Any]]], _names: Mapping[int
     """The file of encoded cases."""
     tasks = []
     for masked, task in cases:
-        folder = f"{masked.image.absolute().parent.name}/" if masked.image else ""
-        address = f"/data/local-files/?d={quote(folder + masked.name)}"
+        place = "/".join(masked.image.absolute().parts[-2:]) if masked.image else masked.name
+        address = f"/data/local-files/?d={quote(place)}"
         tasks.append(task | {"data": {"image": address} | task["data"]})
     return dump_json(tasks)

@@ -5,8 +5,8 @@
     cases, regions   the tables of the audit, for queries by page; made anew when those change
 
 What holds of a case is its last decision that is not undone. `before` and `after` are the hashes of the mask in force before and after a
-decision (none of `rejected`). A decision says the number of the last one its page has seen of that case: where there is a later one it is
-a `Conflict`, and nothing is written.
+decision (none of `rejected`, nor of a mask that cannot be read). A decision says the number of the last one its page has seen of that
+case: where there is a later one it is a `Conflict`, and nothing is written.
 """
 
 import sqlite3
@@ -157,31 +157,31 @@ class Decisions:
                     connection.execute("ROLLBACK")
                 raise
 
-    def decide(self, case_id: str, what: str, *, who: str, seen: int, given: np.ndarray, decided: np.ndarray | None) -> Decision:
+    def decide(self, case_id: str, what: str, *, who: str, seen: int, given: np.ndarray | None, decided: np.ndarray | None) -> Decision:
         """Write a decision.
 
         Args:
             what: one of `DECISIONS`.
             seen: the number of the last decision of this case that whoever decides has seen; 0 for none.
-            given, decided: the given mask and the one decided on, labels (H, W); None of `rejected`.
+            given, decided: the given mask and the one decided on, labels (H, W). Decided is None of `rejected`; both where the given mask
+                cannot be read, which only `rejected` and `skipped` put up with.
 
         Raises:
             Conflict: there is a later decision than `seen`.
         """
         if what not in DECISIONS:
             raise ValueError(f"what: one of {', '.join(DECISIONS)}, not {what!r}")
-        held = digest(given), encoded(given, "PNG")
+        held = None if given is None else (digest(given), encoded(given, "PNG"))
         kept = None if decided is None else held if decided is given else (digest(decided), encoded(decided, "PNG"))
 
         def change(connection: sqlite3.Connection) -> Decision | Conflict | ValueError:
             if later := _later(connection, case_id, seen):
                 return Conflict(later)
-            _keep(connection, *held)
-            if kept:
-                _keep(connection, *kept)
+            for mask in filter(None, (held, kept)):
+                _keep(connection, *mask)
             force = _in_force(connection, case_id)
-            before = held[0] if force is None else force.after
-            return self._write(connection, case_id, what, who, before, kept[0] if kept else None, None, seen)
+            before = force.after if force else held and held[0]
+            return self._write(connection, case_id, what, who, before, kept and kept[0], None, seen)
 
         return self._in_turn(change)
 

@@ -182,5 +182,7 @@ def _write(
         }
 
     rows = all_in_threads(write, planned, text="writing", complaint=_COMPLAINT, shown=show_progress)
-    if any(row["group"] or row["id"].startswith(".") for row in rows):  # a folder alone tells no groups, and leaves hidden files out
+    names = (row[part] for row in rows for part in ("image", "mask"))
+    needs_table = any(row["group"] or row["id"].startswith(".") for row in rows) or not all(image_suffix(Path(name)) for name in names)
+    if needs_table:  # a folder alone tells no groups, and leaves out hidden files and those whose name is not an image's
         write_csv(pd.DataFrame(rows)[[*COLUMNS, "group"]], folder / "cases.csv")

@@ -125,4 +125,5 @@ def labels_of_runs(body: bytes, size: tuple[int, int], allowed: Collection[int])
 def allowed_labels(audit: Audit, given: np.ndarray) -> list[int]:
     """What may be painted: the labels of the classes, and 255 (ignored) where the data has a way to write it."""
     may_ignore = audit.classes > 1 or audit.ignore_label is not None or bool((given == IGNORE).any())
-    return [*range(max(audit.classes, 2)), *([IGNORE] if may_ignore else [])]
+    classes = [label for label in range(max(audit.classes, 2)) if audit.classes == 1 or label != audit.ignore_label]
+    return [*classes, *([IGNORE] if may_ignore else [])]

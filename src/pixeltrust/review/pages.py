@@ -33,7 +33,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from pixeltrust import __version__
-from pixeltrust.errors import PixeltrustError
+from pixeltrust.errors import DataError, PixeltrustError
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import THREADS
 from pixeltrust.review.audits import Audit
@@ -77,6 +77,8 @@ class Review:
         self.audit, self.decisions, self.queue = audit, decisions, Queue(decisions)
         self.who = who
         self.version = audit.version()
+        self.name = hashlib.sha256(str(audit.folder).encode(errors="surrogateescape")).hexdigest()[:16]
+        """Of the audit, for what browsers keep of it."""
         self.pages = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
         self.pictures = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
         self.kept = Kept(_KEPT_BYTES)
@@ -151,7 +153,7 @@ def queue_page(review: Review, request: Request) -> Response:
     """The queue as the filters leave it, a page of it."""
     chosen = _filter(request)
     page = review.queue.page(chosen, _number(request, "page", 1))
-    return review.rendered("queue.html", chosen=chosen, page=page, kinds=review.kinds, picture_version=review.version)
+    return review.rendered("queue.html", chosen=chosen, page=page, kinds=review.kinds, picture_version=review.version, audit=review.name)
 
 
 def case_page(review: Review, request: Request) -> Response:
@@ -168,7 +170,7 @@ def case_page(review: Review, request: Request) -> Response:
     except PixeltrustError as error:
         labels, fault = [0, 1], str(error)
     told = {
-        "audit": hashlib.sha256(str(review.audit.folder).encode(errors="surrogateescape")).hexdigest()[:16],
+        "audit": review.name,
         "id": case["id"],
         "height": case["height"],
         "width": case["width"],
@@ -273,8 +275,13 @@ async def decide(review: Review, request: Request) -> Response:
     who, seen, shown = _who(request), _number(request, "seen", -1), request.query_params.get("shown", "")
     body = await _body(request, most_bytes((case["height"], case["width"])) if what == "mended" else 0)
 
-    def read() -> tuple[np.ndarray, np.ndarray | None]:
-        given = review.given(case)
+    def read() -> tuple[np.ndarray | None, np.ndarray | None]:
+        try:
+            given = review.given(case)
+        except DataError:
+            if what in ("rejected", "skipped"):  # which need no mask
+                return None, None
+            raise
         if what == "mended":
             try:
                 decided: np.ndarray | None = labels_of_runs(body, given.shape, allowed_labels(review.audit, given))

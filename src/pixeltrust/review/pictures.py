@@ -20,14 +20,15 @@ GIVEN, PROPOSED, BROKEN = (242, 179, 76), (88, 200, 242), (255, 120, 110)
 
 
 def stamp(*files: Path) -> str:
-    """A text that is another one when one of the files is; for ETag and names of kept pictures."""
+    """A text that is another one when one of the files is, or is elsewhere; for ETag and names of kept pictures."""
     digest = hashlib.sha256()
     for file in files:
         try:
             found = file.stat()
-            digest.update(f"{found.st_mtime_ns} {found.st_size}\n".encode())
+            digest.update(f"{found.st_ino} {found.st_mtime_ns} {found.st_size} ".encode())
         except OSError:
-            digest.update(b"absent\n")
+            digest.update(b"absent ")
+        digest.update(os.fsencode(file.absolute()) + b"\n")
     return digest.hexdigest()[:24]
 
 

@@ -1,5 +1,6 @@
 // One case: layers, tools and decisions, by buttons and keys.
 import { runs } from "./mask.js";
+import { made as madeOf, memory } from "./memory.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
 import { who } from "./who.js";
@@ -108,17 +109,14 @@ function ask(title, text, yes, no, other = "") {
 }
 
 async function mayLeave() {
+  tools.lift();
   if (!tools.painting.changed && !view.corners.length) return true;
   return (await ask("The painted mask is not saved", "It is lost when you go on. M saves it.", "Go on without it", "Stay")) === "yes";
 }
 
 // --- decisions
 
-const MADE = `made ${told.audit}`; // what was decided in this tab, of this audit
-const memory = {
-  get(name, otherwise) { try { return JSON.parse(sessionStorage.getItem(name)) ?? otherwise; } catch { return otherwise; } },
-  set(name, value) { try { sessionStorage.setItem(name, JSON.stringify(value)); } catch { /* a browser that keeps nothing */ } },
-};
+const MADE = madeOf(told.audit);
 
 function go(path, words) {
   if (words) memory.set("said", words);
@@ -144,7 +142,7 @@ async function change(path, values, body, anyway) {
     }
     const lines = content.later.map((made) => `${made.who}: ${made.what} (${made.at.slice(0, 16).replace("T", " ")} UTC)`);
     const choice = await ask("Somebody has decided meanwhile", lines.join(" · "), anyway, "Cancel", "Look at it");
-    if (choice === "other") go(address("/case", { id: values.id }));
+    if (choice === "other" && (await mayLeave())) go(address("/case", { id: values.id }));
     if (choice !== "yes") return null;
     values = { ...values, seen: content.later.at(-1).number };
   }
@@ -163,8 +161,8 @@ async function decide(what) {
     const made = await change("/decide", { id: told.id, what, seen: told.seen, shown: tags[what] ?? "" }, body, "Decide anyway");
     if (!made) return;
     memory.set(MADE, [...memory.get(MADE, []), { id: told.id, number: made.number }].slice(-200));
-    const words = `${told.id}: ${SAID[what]}. U undoes it`;
-    if (made.next === null) go(`/?${told.query}`, words); else go(address("/case", { id: made.next }), words);
+    const words = `${told.id}: ${SAID[what]}. U`;
+    if (made.next === null) go(`/?${told.query}`, `${words} goes back to it`); else go(address("/case", { id: made.next }), `${words} undoes it`);
   } finally {
     busy = false;
   }
@@ -174,14 +172,15 @@ async function undo(last = true) {
   if (busy || leaving) return;
   const made = memory.get(MADE, []);
   const own = last ? made.at(-1) : null;
-  if (!own && !told.decision) return say("Nothing to undo");
+  if (last && !own) return say(`Nothing was decided in this tab${told.decision ? "; 'Undo what holds here' undoes what holds of this case" : ""}`);
   const [id, seen] = own ? [own.id, own.number] : [told.id, told.seen];
   busy = true;
   try {
     if (!(await mayLeave())) return;
     const undone = await change("/undo", { id, seen }, undefined, "Undo that one");
     if (!undone) return;
-    memory.set(MADE, own ? made.slice(0, -1) : made.filter((each) => each.id !== id));
+    const left = own ? made.slice(0, -1) : made.filter((each) => each.id !== id);
+    memory.set(MADE, left.map((each) => (each.id === id ? { id, number: undone.number } : each))); // what was seen of the case by now
     go(address("/case", { id }), `${id}: undone`);
   } finally {
     busy = false;
@@ -203,6 +202,7 @@ function pick(name, value) {
 }
 
 async function startOver() {
+  tools.lift();
   if (tools.painting.changed && (await ask("Start over?", "What is painted is lost.", "Start over", "Keep it")) !== "yes") return;
   tools.give();
   if (tools.painting.mask) tools.load(planes[one("from").value]);
@@ -250,6 +250,7 @@ one("size").addEventListener("input", (event) => resize(Number(event.target.valu
 one("again").addEventListener("click", startOver);
 one("from").addEventListener("pointerdown", () => { one("from").dataset.pointed = "true"; });
 one("from").addEventListener("change", () => {
+  tools.lift();
   if (tools.painting.mask && !tools.painting.changed) tools.load(planes[one("from").value]);
   if (one("from").dataset.pointed) view.canvas.focus({ preventScroll: true }); // so that keys are commands again
 });
@@ -347,9 +348,7 @@ document.addEventListener("keydown", (event) => {
   act(event);
 });
 
-const before = memory.get("said", "");
-memory.set("said", "");
-if (before) say(before);
+say(memory.take("said", ""));
 strength(memory.get("strength", 35));
 window.addEventListener("pagehide", () => memory.set("strength", Number(one("heat").value)));
 view.canvas.focus({ preventScroll: true });

@@ -104,7 +104,8 @@ export class Painting {
     this.before = null;
   }
 
-  get changed() { return this.done.length > 0; }
+  /** Whether anything is painted, by a stroke that is not at its end too. */
+  get changed() { return this.done.length > 0 || (this.before !== null && this.box[2] > this.box[0]); }
 
   begin() {
     this.before = this.mask.slice();

@@ -45,6 +45,7 @@ export class Tools {
 
   /** Begin from a mask; what was painted is gone. */
   load(mask) {
+    this.lift();
     this.painting.clear(mask);
     this.show([0, 0, this.view.height, this.view.width]);
     this.outline();
