@@ -1,13 +1,16 @@
 """The audit: how likely a pixel is right, what is said of cases and regions, what is mended and what never is, going on after a stop."""
 
 import json
+import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from audits import audit_of, discs, shifted_back
@@ -68,6 +71,11 @@ def test_the_tilt_counts_as_far_as_the_cases_err_to_the_same_side():
     assert three == pytest.approx([0, alike / 2])  # 120 pixels one way, 40 the other
 
 
+def test_a_label_that_no_mask_has_changes_no_tilt():
+    confusion = np.array([[900.0, 1.0], [10.0, 90.0]])
+    assert tilt_of([np.pad(confusion, (0, 1))]) == pytest.approx([*tilt_of([confusion]), 0])
+
+
 def test_confusion_counts_probabilities_by_given_labels_and_leaves_out_ignored_pixels():
     labels = np.array([[0, 1, 2, 255]], np.uint8)
     probabilities = np.array([[[0.5, 0.2, 0.1, 1]], [[0.3, 0.7, 0.3, 0]], [[0.2, 0.1, 0.6, 0]]], np.float32)
@@ -97,6 +105,12 @@ def test_agreement_where_nothing_is_there():
     assert agreement(ignored, never[::-1]) == 1
 
 
+def test_agreement_of_three_classes_is_by_the_likeliest():
+    likeliest = np.stack([np.full((4, 4), share) for share in (0.3, 0.45, 0.25)])
+    assert agreement(np.ones((4, 4), np.uint8), likeliest) == 1
+    assert agreement(np.zeros((4, 4), np.uint8), likeliest) == 0
+
+
 def test_regions_say_what_where_and_how_sure():
     given, seen, trust = np.zeros((10, 12), np.uint8), np.zeros((10, 12), np.uint8), np.full((10, 12), 200, np.uint8)
     given[1:5, 1:5] = 1
@@ -116,7 +130,7 @@ def test_regions_say_what_where_and_how_sure():
     assert region_rows(given, mended, seen, trust, 1)[0]["kind"] == "unsure"  # the single pixel: the network sees nothing else there
     row = case_row(given, mended, seen, trust)
     assert (row["doubtful_pixels"], row["changed_pixels"], row["added_pixels"], row["removed_pixels"]) == (21, 20, 12, 8)
-    assert row["doubtful_share"] == pytest.approx(21 / 28)
+    assert row["doubtful_share"] == pytest.approx(21 / 29)  # of 28 that the mask or the network has, and one that neither has, but doubts
 
 
 def test_other_classes_and_ignored_pixels_have_their_kinds():
@@ -318,6 +332,97 @@ def test_an_audit_of_another_run_is_not_gone_on_with(run, data, tmp_path, monkey
     shutil.copytree(data, tmp_path / "data")
     with pytest.raises(RunError, match="begun with others"):
         audit(run, tmp_path / "data", out=tmp_path / "audit", resume=True, show_progress=False)
+
+
+@pytest.fixture
+def stopped(run, data, tmp_path, monkeypatch):
+    """An audit that was stopped after it had looked at every image."""
+    out = tmp_path / "audit"
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "tilt_of", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            audit(run, data, out=out, show_progress=False)
+    return out
+
+
+def test_an_audit_is_not_gone_on_with_by_other_numbers_or_weights(run, data, stopped, tmp_path):
+    for settings in ({"sure": 0.9}, {"smallest": 3}):
+        with pytest.raises(RunError, match=f"begun with others.*{next(iter(settings))} was"):
+            audit(run, data, out=stopped, resume=True, show_progress=False, **settings)
+    shutil.move(run, tmp_path / "kept")
+    shutil.copytree(tmp_path / "kept", run)
+    try:
+        weights = torch.load(run / "model.pt", weights_only=True)
+        parameters = next(part for part in weights.values() if isinstance(part, dict) and all(map(torch.is_tensor, part.values())))
+        next(iter(parameters.values())).add_(0.1)  # as trained anew in the same place
+        torch.save(weights, run / "model.pt")
+        with pytest.raises(RunError, match=r"begun with others.*weights was last"):
+            audit(run, data, out=stopped, resume=True, show_progress=False)
+    finally:
+        shutil.rmtree(run)
+        shutil.move(tmp_path / "kept", run)
+
+
+def test_what_a_stopped_audit_has_written_goes_where_nothing_is_mended(run, data, audited, stopped):
+    unchanged = audited.cases["id"][audited.cases["changed_pixels"] == 0]
+    stale = stopped / "changed" / f"{unchanged.iloc[0] if len(unchanged) else audited.cases['id'][0]}.png"
+    write_png(stale, np.full((16, 16), 255, np.uint8))
+    audit(run, data, out=stopped, resume=True, show_progress=False)
+    assert pictures(stopped) == pictures(audited.out)
+
+
+def test_a_mask_that_has_changed_since_it_was_looked_at_is_named(run, data, tmp_path, monkeypatch):
+    mine, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "audit"
+    with monkeypatch.context() as patched:
+        patched.setattr(run_module, "tilt_of", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            audit(run, mine, out=out, show_progress=False)
+    mask = next((mine / "noisy").iterdir())
+    write_png(mask, 255 - read_labels(mask))
+    with pytest.raises(DataError, match=f"{mask.name}: has changed since this audit looked at it; remove .*{mask.stem}.npz"):
+        audit(run, mine, out=out, resume=True, show_progress=False)
+    (out / run_module.SEEN / f"{mask.stem}.npz").unlink()
+    assert len(audit(run, mine, out=out, resume=True, show_progress=False).cases) == 24
+
+
+def test_masks_without_foreground_are_mended_in_the_values_of_the_others(run, data, tmp_path):
+    mine = shutil.copytree(data, tmp_path / "data")
+    masks = sorted((mine / "noisy").iterdir())
+    for mask in [*masks, *mine.glob("clean/*.png"), *mine.glob("test/*.png")]:
+        write_png(mask, (read_labels(mask) > 0).astype(np.uint8))
+    ignoring = read_labels(masks[0]).copy()
+    ignoring[0] = 255
+    write_png(masks[0], ignoring)
+    write_png(masks[1], np.zeros_like(ignoring))
+    found = audit(run, mine, out=tmp_path / "audit", show_progress=False)
+    assert found.cases.set_index("id")["added_pixels"][masks[1].stem] > 0
+    assert set(np.unique(read_labels(found.out / "mended" / masks[1].name))) == {0, 1}
+    check(found.out / "mended.csv", show_progress=False)
+    write_png(masks[2], 255 * (read_labels(masks[2]) > 0).astype(np.uint8))
+    with pytest.raises(DataError, match="is 255 foreground or ignored"):
+        audit(run, mine, out=tmp_path / "again", show_progress=False)
+
+
+def test_data_without_clean_masks_are_audited(run, data, tmp_path):
+    mine = shutil.copytree(data, tmp_path / "data")
+    shutil.rmtree(mine / "clean")
+    found = audit(run, mine, out=tmp_path / "audit", show_progress=False)
+    assert len(found.cases) == 24
+    assert "to train on" not in str(found)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="such names are of Linux")
+def test_names_that_no_table_holds_are_refused_before_any_work(run, data, tmp_path):
+    mine = shutil.copytree(data, tmp_path / os.fsdecode(b"caf\xe9"))
+    with pytest.raises(DataError, match="names that cannot be audited"):
+        audit(run, mine, out=tmp_path / "audit", show_progress=False)
+    mine = shutil.copytree(data, tmp_path / "data")
+    for folder in ("images", "noisy"):
+        name = next((data / "noisy").iterdir()).name
+        (mine / folder / name).rename(mine / folder / f"a\\{name}")
+    with pytest.raises(DataError, match="an id with a backslash"):
+        audit(run, mine, out=tmp_path / "audit", show_progress=False)
+    assert not (tmp_path / "audit").exists()
 
 
 def test_a_finished_audit_is_left_alone(run, data, audited):

@@ -134,6 +134,13 @@ def review_command(audit: Path) -> str:
     return shlex.join(["pixeltrust", "review", str(audit)])
 
 
+def train_command(audit: Path, classes: int, ignore_label: int | None) -> str:
+    """What to type to train on its mended masks."""
+    settings = [f"classes={classes}"] * (classes > 1) + [f"ignore_label={ignore_label}"] * (ignore_label is not None)
+    words = ["pixeltrust", "train", str(audit / "mended.csv"), "--out", "RUN"]
+    return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
+
+
 def read_audit_cases(audit: Path) -> pd.DataFrame:
     """cases.csv in its order: `CASE_NUMBERS` and the rank are numbers, all else texts, ids like 007 and NA too.
 

@@ -36,7 +36,7 @@ TABLES = ("cases.csv", "cases.parquet")
 COLUMNS = ("id", "image", "mask", "role")
 LONGEST_ID = LONGEST_NAME - len(".png")  # bytes
 _LONGEST_PATH = 4095  # bytes
-_NEEDED: dict[Role, str] = {
+_USE: dict[Role, str] = {
     "noisy": "there is nothing to learn to trust",
     "clean": "a few expert masks are needed: 10 or more, best 50 to 100",
 }
@@ -171,17 +171,18 @@ class _Findings:
             raise DataError(f"{data}: {count(len(faults), 'fault')}", faults)
 
 
-def read_cases(data: Path, *, show_progress: bool = True) -> Cases:
+def read_cases(data: Path, *, needed: Sequence[Role] = ("noisy", "clean"), show_progress: bool = True) -> Cases:
     """The cases of a data folder or table, by names and image headers; no pixel is decoded.
 
     Args:
         data: a data folder, or a `.csv` or `.parquet` table whose paths count from its own folder.
+        needed: roles of which there must be a case.
 
     Raises:
         DataError: lists every fault: two files of one id, a mask without an image, a mask of another size, a test id that also
-            trains, a group on both sides, no clean or no noisy case, and so on.
+            trains, a group on both sides, no case of a role that is needed, and so on.
     """
-    cases, found = _read(data, show_progress)
+    cases, found = _read(data, needed, show_progress)
     found.raise_faults(data)
     return cases
 
@@ -196,7 +197,7 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
     Raises:
         DataError: lists every fault.
     """
-    cases, found = _read(data, show_progress)
+    cases, found = _read(data, ("noisy", "clean"), show_progress)
     kinds: list[Kind] = []
     empty: Counter[str] = Counter()
     images = cases.cases.files(pd.unique(cases.cases.numbers("image")))
@@ -216,7 +217,7 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
     return Cases(cases.data, cases.cases, (*cases.notes, *without))
 
 
-def _read(data: Path, show_progress: bool) -> tuple[Cases, _Findings]:
+def _read(data: Path, needed: Sequence[Role], show_progress: bool) -> tuple[Cases, _Findings]:
     """What can be paired, and everything that was found on the way, by names and headers."""
     found = _Findings()
     table = _table_of(data)
@@ -225,9 +226,9 @@ def _read(data: Path, show_progress: bool) -> tuple[Cases, _Findings]:
     _compare_headers(single, found, show_progress)
     _compare_sides(single, found)
     cases = Cases(data, single, tuple(found.notes))
-    for role, use in _NEEDED.items():
+    for role in needed:
         if not cases.of(role):
-            found.faults.append(f"{table or data / role}: no usable {role} mask; {use}")
+            found.faults.append(f"{table or data / role}: no usable {role} mask; {_USE[role]}")
     return cases, found
 
 

@@ -9,6 +9,7 @@ the run goes on.
 """
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -253,6 +254,11 @@ class Run:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.folder / name}: cannot be read: {one_line(error)}") from None
         return table
+
+    def fingerprint(self, weights: str = "last") -> str:
+        """Of the file of the last or the best weights."""
+        with (self.folder / WEIGHTS[weights]).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
     def model(self, weights: str = "last") -> nn.Module:
         """The trained network, in eval mode on the CPU.

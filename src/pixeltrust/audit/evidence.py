@@ -53,12 +53,15 @@ class CleanSet:
     def helped(self, images: torch.Tensor, labels: np.ndarray) -> np.ndarray:
         """Shares float32 (B, h, w), 0 … 1, of images (B, C, h, w) with labels uint8 (B, h, w).
 
+        ½ where every gain is 0, as of ignored pixels.
+
         Raises:
             ValueError: the network has no forward mode.
         """
         noisy = Batch(images, torch.from_numpy(labels).to(images.device))
-        helping = [
-            gains_along(direction, self._model, noisy=noisy, pixel_loss=cross_entropy_of_labels, gains=self._gains) > 0
+        gains = torch.stack([
+            gains_along(direction, self._model, noisy=noisy, pixel_loss=cross_entropy_of_labels, gains=self._gains)
             for direction in self._directions
-        ]
-        return torch.stack(helping).float().mean(0).cpu().numpy()
+        ])  # fmt: skip
+        said = (gains != 0).sum(0)
+        return torch.where(said > 0, (gains > 0).sum(0) / said.clamp(min=1), 0.5).cpu().numpy()

@@ -19,7 +19,7 @@ def case_row(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, trust: np.
     """The numbers of a row of cases.csv, but for the agreement."""
     counted = given != IGNORE
     doubtful, lesion = (trust < SURE) & counted, counted & (given > 0)
-    pixels = int((counted & ((given > 0) | (seen > 0))).sum())
+    pixels = int((counted & ((given > 0) | (seen > 0) | doubtful)).sum())
     changed = given != mended
     return {
         "doubtful_pixels": int(doubtful.sum()),
@@ -40,17 +40,19 @@ def agreement(given: np.ndarray, probabilities: np.ndarray) -> float:
     doubt. The mean over the classes that either has.
     """
     counted = given != IGNORE
-    scores = [_agreement_of(given[counted] == one, probabilities[one][counted]) for one in range(1, len(probabilities))]
+    labels, seen, planes = given[counted], probabilities.argmax(0)[counted], probabilities[:, counted]
+    scores = [_agreement_of(labels == one, seen == one, planes[one]) for one in range(1, len(probabilities))]
     return 1.0 if np.isnan(scores).all() else mean_of_defined(scores)
 
 
-def _agreement_of(given: np.ndarray, probability: np.ndarray) -> float:
+def _agreement_of(given: np.ndarray, seen: np.ndarray, probability: np.ndarray) -> float:
     """Of one class, from flat arrays; NaN where neither has it."""
+    if not given.any() and not seen.any():
+        return float("nan")
     steps = np.digitize(probability, _THRESHOLDS, right=True)  # how many thresholds the probability is above
-    seen, both = (np.bincount(values, minlength=len(_THRESHOLDS) + 1)[::-1].cumsum()[-2::-1] for values in (steps, steps[given]))
-    scores = 2 * both / np.maximum(seen + given.sum(), 1)
-    middle = len(_THRESHOLDS) // 2
-    return float("nan") if seen[middle] + given.sum() == 0 else float((scores[middle] + scores.max()) / 2)
+    above, both = (np.bincount(values, minlength=len(_THRESHOLDS) + 1)[::-1].cumsum()[-2::-1] for values in (steps, steps[given]))
+    favourable = 2 * both / np.maximum(above + given.sum(), 1)
+    return float((2 * (given & seen).sum() / (given.sum() + seen.sum()) + favourable.max()) / 2)
 
 
 def region_rows(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, trust: np.ndarray, smallest: int) -> list[dict[str, object]]:

@@ -22,21 +22,21 @@ import torch
 from pixeltrust.audit.evidence import CleanSet
 from pixeltrust.audit.regions import agreement, case_row, region_rows
 from pixeltrust.audit.scores import confusion_of, tilt_of, trust_of
-from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord, review_command
+from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord, review_command, train_command
 from pixeltrust.cases import Case, CaseList, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
 from pixeltrust.files import alone, check_free, make_folder, replacing, write_whole, writing
 from pixeltrust.images import read_image, read_labels, resize_image, resize_labels, write_png
 from pixeltrust.inference import Network, fabric_of, network_of, resized_plane, tensor_of
-from pixeltrust.labels import decode_labels
+from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads, in_threads
 from pixeltrust.ranks import Ranks
 from pixeltrust.report.audit import audit_page
 from pixeltrust.runs import Run, one_line
 from pixeltrust.tables import write_csv
-from pixeltrust.trust_maps import has_trust_maps, read_trust_map
+from pixeltrust.trust_maps import fingerprint, has_trust_maps, read_trust_map
 
 SEEN = ".seen"
 Result = TypeVar("Result")
@@ -50,6 +50,8 @@ class Audited:
     cases: pd.DataFrame
     """As cases.csv."""
     regions: int
+    to_train: str
+    """The command that trains on the mended masks; empty where the data have no clean mask to train by."""
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
@@ -61,7 +63,7 @@ class Audited:
             f"{len(doubtful):,} of {count(len(self.cases), 'mask')} have doubtful pixels, in {count(self.regions, 'region')}",
             f"lowest agreement: {worst}",
             pages,
-            f"to train on the mended masks: pixeltrust train {self.out / 'mended.csv'} --out RUN",
+            *([f"to train on the mended masks: {self.to_train}"] if self.to_train else []),
         ])  # fmt: skip
 
 
@@ -106,11 +108,20 @@ def audit(
         raise RunError(f"{out}: this audit has come to its end already; choose another --out, or remove it")
     if not (resume and (out / SEEN).is_dir()):
         check_free(out)
-    cases = read_cases(Path(data), show_progress=show_progress)
+    cases = read_cases(Path(data), needed=("noisy",), show_progress=show_progress)
     noisy = cases.of("noisy")
+    _check_names(noisy, data)
     fabric, ranks, moved = fabric_of(config)
     network = Network(fabric, model, config, batch_size)
     work = _Audit(of_run, config, out, smallest, sure, ranks, show_progress and ranks.rank == 0)
+    of = {
+        "run": str(of_run.folder.resolve()),
+        "data": str(Path(data).resolve()),
+        "weights": f"{weights} ({of_run.fingerprint(weights)})",
+        "trust maps": has_trust_maps(of_run),
+        "sure": sure,
+        "smallest": smallest,
+    }
 
     def write(table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray) -> None:
         write_csv(regions, out / "regions.csv")
@@ -132,15 +143,16 @@ def audit(
         shutil.rmtree(out / SEEN, ignore_errors=True)
 
     with writing(out), ExitStack() as held:
-        of = {"run": str(of_run.folder.resolve()), "data": str(Path(data).resolve()), "weights": weights}
         todo = ranks.by_first(lambda: work.begin(of, noisy, held))
         clean, without = _clean_set(of_run, network)
         work.look(network, clean, todo, noisy)
-        tilt = work.tilt(noisy)
-        judged = work.of_all(partial(work.judge, tilt=tilt), noisy, text="auditing", complaint=f"{data}: masks that cannot be audited")
+        tilt, lesion = work.compared(noisy, data)
+        judge = partial(work.judge, tilt=tilt, lesion=lesion)
+        judged = work.of_all(judge, noisy, text="auditing", complaint=f"{data}: masks that cannot be audited")
         table, regions = _tables(judged)
         ranks.by_first(lambda: write(table, regions, tilt))
-    return Audited(out, table, len(regions), tuple([*notes, *moved, *cases.notes, *without, *_evidence_notes(of_run, table)]))
+    to_train = train_command(out, config.classes, config.ignore_label) if cases.of("clean") else ""
+    return Audited(out, table, len(regions), to_train, tuple([*notes, *moved, *cases.notes, *without, *_evidence_notes(of_run, table)]))
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ class _Audit:
     ranks: Ranks
     show_progress: bool
 
-    def begin(self, of: dict[str, str], cases: CaseList, held: ExitStack) -> np.ndarray:
+    def begin(self, of: dict[str, object], cases: CaseList, held: ExitStack) -> np.ndarray:
         """Make the folders, for this process alone; where they are there already, they must be of the same audit. Which cases have not
         been looked at."""
         make_folder(self.out / SEEN)
@@ -180,7 +192,7 @@ class _Audit:
         decoded = in_threads(self._decoded, self.ranks.share(cases[todo]), text="looking", shown=self.show_progress)
         for case, seen in _looked_at(network, clean, decoded, faults):
             with replacing(self._seen_file(case)) as unfinished, unfinished.open("wb") as file:
-                np.savez(file, **{name: values.astype(np.float16) for name, values in seen.items()})  # type: ignore[arg-type]
+                np.savez(file, **seen)  # type: ignore[arg-type]
         for of_rank in self.ranks.gathered(faults):
             faults |= of_rank
         if faults:
@@ -191,46 +203,59 @@ class _Audit:
             )
 
     def _decoded(self, case: Case) -> "_Decoded":
-        labels = resize_labels(self._labels(case), self.config.size)
+        labels = resize_labels(self._decoded_mask(case)[0], self.config.size)
         picture = resize_image(read_image(case.image, self.config.channels), self.config.size)
         return _Decoded(picture, labels, trained=read_trust_map(self.run, case.id, labels) is not None)
 
     def _seen_file(self, case: Case) -> Path:
         return self.out / SEEN / f"{case.id}.npz"
 
-    def _seen(self, case: Case) -> tuple[np.ndarray, np.ndarray | None]:
-        """Probabilities float32 (K, h, w), K ≥ 2, and the shares (h, w) by the clean set, on the grid of training."""
+    def _seen(self, case: Case) -> "_Seen":
         file = self._seen_file(case)
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 kept = arrays["probabilities"].astype(np.float32)
                 helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+                mask = str(arrays["mask"])
             shapes = kept.shape, self.config.size if helped is None else helped.shape
             if shapes != ((self.config.classes, *self.config.size), self.config.size):
                 raise ValueError(f"its shapes {shapes} are not those of {self.config.classes} classes at {self.config.size}")
         except Exception as error:  # a broken file makes its reader raise anything
             raise RunError(f"{file}: cannot be read: {one_line(error)}; remove it, and continue with --resume") from None
-        return np.concatenate([1 - kept, kept]) if len(kept) == 1 else kept, helped
+        return _Seen(np.concatenate([1 - kept, kept]) if len(kept) == 1 else kept, helped, mask)
 
     # --- every mask is compared -------------------------------------------------------------------------------------
 
-    def tilt(self, cases: CaseList) -> np.ndarray:
-        """Of the labels, over all cases."""
-        return tilt_of(self.of_all(self._confusion, cases, text="comparing", complaint="masks that cannot be used"))
+    def compared(self, cases: CaseList, data: Path) -> tuple[np.ndarray, int]:
+        """The tilt of the labels over all cases, and the value that lesion has in files of two labels.
 
-    def _confusion(self, case: Case) -> np.ndarray:
-        return confusion_of(resize_labels(self._labels(case), self.config.size), self._seen(case)[0])
+        Raises:
+            DataError: files that cannot be used, or of which one knows no longer what 255 means.
+        """
+        complaint = f"{data}: masks that cannot be used"
+        confusions, kinds = zip(*self.of_all(self._compared, cases, text="comparing", complaint=complaint), strict=True)
+        if faults := mixture_faults(kinds):
+            raise DataError(complaint, faults)
+        ignores = self.config.ignore_label is not None or any(kind.meaning == "ignored" for kind in kinds)
+        return tilt_of(confusions), 1 if ignores else 255
 
-    def _labels(self, case: Case) -> np.ndarray:
-        return decode_labels(case.mask, classes=self.config.classes, ignore_label=self.config.ignore_label)[0]
+    def _compared(self, case: Case) -> tuple[np.ndarray, Kind]:
+        labels, kind = self._decoded_mask(case)
+        return confusion_of(resize_labels(labels, self.config.size), self._seen(case).probabilities), kind
 
-    def judge(self, case: Case, *, tilt: np.ndarray) -> tuple[dict[str, object], list[dict[str, object]]]:
+    def _decoded_mask(self, case: Case) -> tuple[np.ndarray, Kind]:
+        return decode_labels(case.mask, classes=self.config.classes, ignore_label=self.config.ignore_label)
+
+    def judge(self, case: Case, *, tilt: np.ndarray, lesion: int) -> tuple[dict[str, object], list[dict[str, object]]]:
         """The row of a case and those of its regions, after its pictures were written."""
-        given = self._labels(case)
-        planes, helped = self._seen(case)
-        probabilities = np.stack([resized_plane(plane, given.shape) for plane in planes])
-        learned = read_trust_map(self.run, case.id, resize_labels(given, self.config.size))
-        shares = helped if learned is None else learned
+        given, _ = self._decoded_mask(case)
+        small, seen_of = resize_labels(given, self.config.size), self._seen(case)
+        if seen_of.mask != fingerprint(small):
+            seen_file = self._seen_file(case)
+            raise DataError(f"{case.mask}: has changed since this audit looked at it; remove {seen_file}, and continue with --resume")
+        probabilities = np.stack([resized_plane(plane, given.shape) for plane in seen_of.probabilities])
+        learned = read_trust_map(self.run, case.id, small)
+        shares = seen_of.helped if learned is None else learned
         grown = None if shares is None else resized_plane(shares, given.shape)
         trust = (trust_of(given, probabilities, tilt, grown) * 255).round().astype(np.uint8)
         seen = probabilities.argmax(0).astype(np.uint8)
@@ -239,23 +264,25 @@ class _Audit:
         if not ((mended > 0) & (mended != IGNORE)).any():  # a lesion that nobody sees is for people to judge
             mend, mended = np.zeros_like(mend), given
         write_png(self.out / "trust" / f"{case.id}.png", trust)
-        write_png(self.out / "mended" / f"{case.id}.png", self._as_in_the_file(case, given, mended))
+        write_png(self.out / "mended" / f"{case.id}.png", self._as_in_the_file(case, given, mended, lesion))
         changed = self.out / "changed" / f"{case.id}.png"
         if mend.any():
             write_png(changed, mend.astype(np.uint8) * 255)
+        else:  # there may be one of a time before this audit was stopped
+            changed.unlink(missing_ok=True)
         regions = region_rows(given, mended, seen, trust, self.smallest)
-        row = {"id": case.id, "image": case.image.absolute(), "mask": case.mask.absolute()}
+        row = {"id": case.id, "image": str(case.image.absolute()), "mask": str(case.mask.absolute())}
         numbers = {"agreement": agreement(given, probabilities)} | case_row(given, mended, seen, trust)
         evidence = "network and training" if learned is not None else "network" if shares is None else "network and clean set"
         return row | numbers | {"regions": len(regions), "evidence": evidence}, regions
 
-    def _as_in_the_file(self, case: Case, given: np.ndarray, mended: np.ndarray) -> np.ndarray:
-        """Labels as the values that the given mask's file has for them."""
+    def _as_in_the_file(self, case: Case, given: np.ndarray, mended: np.ndarray, lesion: int) -> np.ndarray:
+        """Labels as the values that the given mask's file has for them, or the others' where it has no lesion itself."""
         values = np.arange(256, dtype=np.uint8)
         if self.config.classes == 1:
             kept = read_labels(case.mask)
-            lesion, ignored = kept[given == 1], kept[given == IGNORE]
-            values[1] = lesion[0] if lesion.size else (1 if ignored.size else 255)
+            drawn, ignored = kept[given == 1], kept[given == IGNORE]
+            values[1] = drawn[0] if drawn.size else lesion
             values[IGNORE] = ignored[0] if ignored.size else 255
         elif self.config.ignore_label is not None:
             values[IGNORE] = self.config.ignore_label
@@ -270,6 +297,18 @@ class _Decoded:
     labels: np.ndarray
     trained: bool
     """Whether the run has a trust map of this mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What the first pass left of a case, on the grid of training."""
+
+    probabilities: np.ndarray
+    """float32 (K, h, w), K ≥ 2."""
+    helped: np.ndarray | None
+    """The shares (h, w) by the clean set, where training has not said them."""
+    mask: str
+    """The fingerprint of the labels that it looked at."""
 
 
 def _begun_with(file: Path) -> dict[str, object]:
@@ -299,12 +338,13 @@ def _looked_at(
 
     def flushed() -> Iterator[tuple[Case, dict[str, np.ndarray]]]:
         cases, ready = zip(*waiting, strict=True)
-        seen = [{"probabilities": values} for values in network.probabilities_over_turns([one.picture for one in ready])]
+        planes = network.probabilities_over_turns([one.picture for one in ready]).astype(np.float16)
+        seen = [{"probabilities": values, "mask": np.array(fingerprint(one.labels))} for values, one in zip(planes, ready, strict=True)]
         new = [place for place, one in enumerate(ready) if not one.trained]
         if clean is not None and new:
             images = tensor_of([ready[place].picture for place in new]).to(network.device)
             for place, shares in zip(new, clean.helped(images, np.stack([ready[place].labels for place in new])), strict=True):
-                seen[place]["helped"] = shares
+                seen[place]["helped"] = shares.astype(np.float16)
         yield from zip(cases, seen, strict=True)
         waiting.clear()
 
@@ -338,6 +378,18 @@ def _mended_table(cases: CaseList, out: Path) -> pd.DataFrame:
     return table
 
 
+def _check_names(noisy: CaseList, data: Path) -> None:
+    """Whether the tables of an audit can hold what the cases are called."""
+    faults = [f"{one!r}: an id with a backslash; rename the case" for one in noisy.texts("id") if "\\" in one]
+    for file in dict.fromkeys(path for case in noisy for path in (case.image, case.mask)):
+        try:
+            str(file.absolute()).encode()
+        except UnicodeEncodeError:
+            faults.append(f"{str(file)!r}: no UTF-8, which a table of cases needs; rename it, or its folder")
+    if faults:
+        raise DataError(f"{data}: names that cannot be audited", faults)
+
+
 def _check_numbers(smallest: int, sure: float) -> None:
     if smallest < 1:
         raise ConfigError(f"smallest must be 1 or more pixels, not {smallest!r}")
@@ -347,7 +399,9 @@ def _check_numbers(smallest: int, sure: float) -> None:
 
 def _evidence_notes(run: Run, table: pd.DataFrame) -> list[str]:
     notes = []
-    if not has_trust_maps(run):
+    if not run.finished():
+        notes.append(f"{run.folder}: what it learns to trust is written at its end, so only the clean set was asked")
+    elif not has_trust_maps(run):
         notes.append(f"{run.folder}: its method has learned no trust maps (trust, pixel and image do)")
     for evidence, number in table["evidence"].value_counts().items():
         notes.append(f"{count(number, 'mask')} judged by {evidence}")

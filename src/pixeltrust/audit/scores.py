@@ -35,14 +35,15 @@ def confusion_of(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def tilt_of(confusions: Sequence[np.ndarray]) -> np.ndarray:
-    """Of every given label (K,), ≥ 0, from the confusion (K true, K given) of each case."""
+    """Of every given label (K,), ≥ 0, from the confusion (K true, K given) of each case; 0 of labels that no mask has."""
     confusion = np.sum(confusions, 0)
     rates = (confusion / confusion.sum(1, keepdims=True).clip(1e-30)).clip(_LEAST, 1 - _LEAST)
     right = np.diag(rates)
     wrong = np.where(np.eye(len(rates), dtype=bool), -np.inf, confusion)  # the other true label that most often stands behind it
     behind = wrong.argmax(0), np.arange(len(rates))
     tilt = _agreed(confusions)[behind] * np.log(right / rates[behind])
-    return tilt - tilt.min()
+    given = confusion.sum(0) > 0
+    return np.where(given, tilt - tilt[given].min(initial=np.inf), 0)
 
 
 def _agreed(confusions: Sequence[np.ndarray]) -> np.ndarray:

@@ -75,7 +75,7 @@ def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSumma
     """
     folder, out = Audit.read(audit), Path(out)
     check_free(out)
-    data = read_cases(folder.data, show_progress=show_progress)
+    data = read_cases(folder.data, needed=("noisy",), show_progress=show_progress)
     decisions = Decisions(folder)
     try:
         made = decisions.all_in_force()
