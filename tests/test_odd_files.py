@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,8 @@ def test_what_an_audit_has_seen_is_read_without_running_code(trained, tmp_path, 
     finished = tmp_path / "audit"
     (finished / "audit.json").unlink()
     (finished / ".seen").mkdir()
-    of = {"run": str((trained / "run").resolve()), "data": str((trained / "data").resolve()), "weights": "last"}
+    begun = _Audit(Run(trained / "run"), configured(epochs=1), finished, 9, 0.5, ALONE, show_progress=False)
+    of = begun.of(trained / "data", "last")
     (finished / ".seen/of.json").write_text(json.dumps(of))
     harmful("000.npz", "numpy")(finished / ".seen")
     code, _, error = run_command(*words, "--resume")
@@ -215,12 +217,14 @@ def test_what_an_audit_has_seen_of_another_shape_is_refused(trained, tmp_path, n
     config, out = configured(epochs=1), tmp_path / "audit"
     begun = _Audit(Run(trained / "run"), config, out, 9, 0.5, ALONE, show_progress=False)
     cases = read_cases(trained / "data", show_progress=False).of("noisy")
-    assert len(begun.begin({"run": "a"}, cases)) == len(cases)
+    with ExitStack() as held:
+        assert len(begun.begin({"run": "a"}, cases, held)) == len(cases)
     spoil(out / ".seen" / name)
 
     def go_on():
-        begun.begin({"run": "a"}, cases)
-        begun.tilt(cases[:1])
+        with ExitStack() as held:
+            begun.begin({"run": "a"}, cases, held)
+            begun.compared(cases[:1], trained / "data")
 
     with pytest.raises(PixeltrustError, match=re.escape(name)):
         go_on()

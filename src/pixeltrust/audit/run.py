@@ -114,14 +114,6 @@ def audit(
     fabric, ranks, moved = fabric_of(config)
     network = Network(fabric, model, config, batch_size)
     work = _Audit(of_run, config, out, smallest, sure, ranks, show_progress and ranks.rank == 0)
-    of = {
-        "run": str(of_run.folder.resolve()),
-        "data": str(Path(data).resolve()),
-        "weights": f"{weights} ({of_run.fingerprint(weights)})",
-        "trust maps": has_trust_maps(of_run),
-        "sure": sure,
-        "smallest": smallest,
-    }
 
     def write(table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray) -> None:
         write_csv(regions, out / "regions.csv")
@@ -143,7 +135,7 @@ def audit(
         shutil.rmtree(out / SEEN, ignore_errors=True)
 
     with writing(out), ExitStack() as held:
-        todo = ranks.by_first(lambda: work.begin(of, noisy, held))
+        todo = ranks.by_first(lambda: work.begin(work.of(Path(data), weights), noisy, held))
         clean, without = _clean_set(of_run, network)
         work.look(network, clean, todo, noisy)
         tilt, lesion = work.compared(noisy, data)
@@ -164,6 +156,17 @@ class _Audit:
     sure: float
     ranks: Ranks
     show_progress: bool
+
+    def of(self, data: Path, weights: str) -> dict[str, object]:
+        """What must be the same where an audit is gone on with."""
+        return {
+            "run": str(self.run.folder.resolve()),
+            "data": str(data.resolve()),
+            "weights": f"{weights} ({self.run.fingerprint(weights)})",
+            "trust maps": has_trust_maps(self.run),
+            "sure": self.sure,
+            "smallest": self.smallest,
+        }
 
     def begin(self, of: dict[str, object], cases: CaseList, held: ExitStack) -> np.ndarray:
         """Make the folders, for this process alone; where they are there already, they must be of the same audit. Which cases have not
