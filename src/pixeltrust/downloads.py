@@ -12,17 +12,16 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import pooch
 import requests
-from filelock import FileLock, Timeout
 
 from pixeltrust.errors import FetchError, RunError
-from pixeltrust.files import write_whole
+from pixeltrust.files import alone, write_whole
 
 UNFINISHED = ".unfinished"
 Tell = Callable[[int, str], None]
@@ -128,31 +127,24 @@ def alone_in(folder: Path) -> Iterator[None]:
     Raises:
         RunError: another does, or the folder cannot be written.
     """
-    lock = _locked(folder)
-    try:
-        yield
-    finally:
-        lock.release()
-        unfinished = folder / UNFINISHED
-        with suppress(OSError):  # not empty, or another process was quick to come in
-            (unfinished / "lock").unlink(missing_ok=True)
-            unfinished.rmdir()
-            folder.rmdir()
-
-
-def _locked(folder: Path) -> FileLock:
     unfinished = folder / UNFINISHED
-    lock = FileLock(unfinished / "lock", timeout=0)
-    try:
-        unfinished.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-        for orphan in unfinished.glob("tmp*"):  # pooch's, of a process that was killed
-            orphan.unlink()
-    except Timeout:
-        raise RunError(f"{folder}: another process is downloading into it; wait for its end, or choose another folder") from None
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    return lock
+    with ExitStack() as held:
+        try:
+            unfinished.mkdir(parents=True, exist_ok=True)
+            occupied = f"{folder}: another process is downloading into it; wait for its end, or choose another folder"
+            held.enter_context(alone(unfinished / "lock", occupied))
+            for orphan in unfinished.glob("tmp*"):  # pooch's, of a process that was killed
+                orphan.unlink()
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            held.close()
+            with suppress(OSError):  # not empty, or another process was quick to come in
+                (unfinished / "lock").unlink(missing_ok=True)
+                unfinished.rmdir()
+                folder.rmdir()
 
 
 # --- one file -----------------------------------------------------------------------------------------------------
