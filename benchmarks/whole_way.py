@@ -59,16 +59,20 @@ def walk(source: Path, out: Path, noise: list[str], settings: list[str]) -> None
 def trained(data: Path, out: Path, lesions: Path, settings: list[str]) -> None:
     """A run, its masks of the test cases, and how good each is: OUT/run, OUT/predicted, OUT/test.csv."""
     if not Run(out / "run").finished():
-        pixeltrust("train", data, "--out", out / "run", *settings, *(["--resume"] if (out / "run").is_dir() else []))
+        pixeltrust("train", data, *into(out / "run"), *settings)
     if not (out / "test.csv").is_file():
-        if not (out / "predicted").is_dir():
-            pixeltrust("predict", out / "run", lesions / "images", "--out", out / "predicted")
+        pixeltrust("predict", out / "run", lesions / "images", *into(out / "predicted"))
         pixeltrust("evaluate", out / "predicted", lesions / "test", "--out", out / "test.csv")
 
 
 def audited(run: Path, data: Path, out: Path) -> None:
     if not (out / "audit.json").is_file():
-        pixeltrust("audit", run / "run", data, "--out", out, *(["--resume"] if out.is_dir() else []))
+        pixeltrust("audit", run / "run", data, *into(out))
+
+
+def into(out: Path) -> list[str | Path]:
+    """Where to write; what was begun there is gone on with."""
+    return ["--out", out, *(["--resume"] if out.is_dir() else [])]
 
 
 def measured(source: Path, out: Path) -> pd.DataFrame:
