@@ -14,13 +14,12 @@ each network predicts them. Printed are the means with their intervals, by the b
 """
 
 import argparse
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from pixeltrust.cli import app
 from pixeltrust.images import read_labels
 from pixeltrust.metrics import bootstrap_interval, confusion, dice
 from pixeltrust.runs import Run
@@ -38,9 +37,9 @@ STAGES = {
 
 
 def pixeltrust(*words: str | Path) -> None:
-    """Run a command as a user would; its messages are shown."""
+    """Run a command of the command line in this process; its messages are shown."""
     print("pixeltrust", *words, flush=True)
-    subprocess.run([sys.executable, "-m", "pixeltrust.cli", *map(str, words)], check=True)
+    app([*map(str, words)], standalone_mode=False)
 
 
 def walk(source: Path, out: Path, noise: list[str], settings: list[str]) -> None:
