@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from pixeltrust import Batch, pixel_gains, reweighted_step
 from pixeltrust.losses import cross_entropy_of_labels
 from pixeltrust.models import build_model
-from pixeltrust.tangents import forward_mode_tangent
+from pixeltrust.tangents import TangentRule, forward_mode_tangent, reverse_mode_tangent
 from pixeltrust.weights import normalised
 
 PRECISIONS = ("fp64", "fp32", "tf32", "bf16")
@@ -66,13 +66,13 @@ def unfused(model: nn.Module, noisy: Batch, clean: Batch) -> Tensor:
     return gains
 
 
-def torch_duals(model: nn.Module, noisy: Batch, clean: Batch) -> Tensor:
-    """The fused step by torch's own forward mode alone, in grad mode, where torch records the graph of the tangents too."""
+def by_way(model: nn.Module, noisy: Batch, clean: Batch, tangent_of: TangentRule) -> Tensor:
+    """The fused step with the tangents of one way alone: torch's own forward mode, or two reverse passes."""
     parameters = list(model.parameters())
     clean_loss = cross_entropy_of_labels(model(clean.images), clean.masks).mean()
     slopes = torch.autograd.grad(clean_loss, parameters, allow_unused=True)
     direction = {p: v for p, v in zip(parameters, slopes, strict=True) if v is not None}
-    logits, tangent = forward_mode_tangent(model, noisy.images, direction)
+    logits, tangent = tangent_of(model, noisy.images, direction)
     with torch.no_grad(), forward_mode.dual_level():
         dual = forward_mode.make_dual(logits.detach(), tangent)
         gains = forward_mode.unpack_dual(cross_entropy_of_labels(dual, noisy.masks)).tangent
@@ -113,6 +113,8 @@ def _train_with(model: nn.Module, noisy: Batch, weights: Tensor) -> None:
     (weights * cross_entropy_of_labels(model(noisy.images), noisy.masks)).sum().backward()
 
 
+torch_duals = partial(by_way, tangent_of=forward_mode_tangent)
+
 Kind = Callable[[nn.Module, Batch, Batch], Tensor | None]
 KINDS: dict[str, Kind] = {
     "plain": plain,
@@ -122,6 +124,7 @@ KINDS: dict[str, Kind] = {
     "exact-unfused": unfused,
     "finite-difference": partial(fused, gains="finite-difference"),
     "torch-duals": torch_duals,
+    "two-reverse": partial(by_way, tangent_of=reverse_mode_tangent),
     "differentiated": differentiated,
 }
 

@@ -61,7 +61,7 @@ class Slope(nn.Module):
 
 
 class Fails(nn.Module):
-    """Raises at its n-th call."""
+    """Raises from its n-th call on."""
 
     def __init__(self, model, at):
         super().__init__()
@@ -70,7 +70,7 @@ class Fails(nn.Module):
     def forward(self, images):
         logits = self.model(images)
         self.left -= 1
-        if self.left == 0:
+        if self.left <= 0:
             raise ArithmeticError("a fault of the network's own")
         return logits
 
@@ -402,6 +402,7 @@ def test_after_an_exception_in_the_network_the_parameters_are_as_before(function
     assert same(places(model), parameters_before)
     if function is not reweighted_step:
         assert same(buffers(model), buffers_before)
+    model.left = 100
     function(model, noisy=batch(1), clean=batch(2), gains=gains)  # and it can go on
 
 

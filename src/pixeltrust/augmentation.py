@@ -59,7 +59,7 @@ class Views:
             contrast, tint = sent(self.tints.to(images.dtype), images.device)[:, :, None, None].split((1, images.shape[1]), 1)
             mean = images.mean((2, 3), keepdim=True)
             images = ((images - mean) * contrast + mean + tint).clamp(0, 1)
-        return batch if images is batch.images else Batch(images, masks)
+        return batch if images is batch.images else Batch(images, masks, batch.ignore_label)
 
     def forth(self, values: Tensor) -> Tensor:
         """Upright values as they are shown."""

@@ -82,7 +82,7 @@ class Pixels:
         """The cases of `indices` (B,) as float images (B, C, H, W) of 0 … 1 and labels (B, H, W); what travels is bytes."""
         self.decode(indices)
         images, masks = (sent(torch.from_numpy(array[indices]), device) for array in (self._images, self._masks))
-        return Batch(images.float().div_(255), masks)
+        return Batch(images.float().div_(255), masks, ignore_label=IGNORE)
 
     def _decode_one(self, index: int) -> Kind:
         case, config = self.cases[index], self.config

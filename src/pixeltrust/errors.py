@@ -52,6 +52,10 @@ class RunError(PixeltrustError):
     """A run folder that exists already, is not one, or cannot be written."""
 
 
+class GainsWarning(UserWarning):
+    """The gains of a network take another way than the usual one; says which, and why."""
+
+
 def _printable(text: str) -> str:
     return re.sub(CONTROL, lambda sign: repr(sign[0])[1:-1], text)
 

@@ -1,149 +1,402 @@
 """Directional derivatives of a network along its parameters, for any nn.Module.
 
-A direction v has one tensor per parameter that it moves. The tangent of the logits along v is d/dh f(θ + h v) at h = 0.
+A direction v has one tensor per parameter that it moves. The tangent of the logits along v is d/dh f(θ + h v) at h = 0, by what the
+network's own backward takes for derivatives. There are three exact ways, and an approximation:
 
-    exact               dual numbers (θ, v) through the network, by the rules of `duals`
-                        where it cannot be followed by them, by torch's own forward mode: as right, but slower
-    finite-difference   (f(θ + h v) − f(θ)) / h, on separate tensors: θ itself is never touched
+    rules                dual numbers (θ, v) through the network, operation by operation, by the rules of `duals`
+    forward mode         torch's own forward mode through the network as a whole, where the rules cannot follow it
+    two reverse passes   Jᵀu by a backward that is recorded, then the derivative of ⟨Jᵀu, v⟩ in u, which is J v: slower, and it needs only
+                         that the backward can be differentiated
+    finite-difference    (f(θ + h v) − f(θ)) / h, on separate tensors: θ itself is never touched
 
-Nothing is copied but what a pass may change (buffers). The module holds the very same Parameter objects afterwards, under every
-name it knows them by. torch.func.functional_call is not used: on modules registered twice it leaves plain tensors behind. Of a network
-from torch.compile, the passes here run uncompiled.
+`exact_tangent` takes the first that works. To work is more than not to fail: ⟨u, J v⟩ = ⟨Jᵀu, v⟩ for every u, so at the first pass of a
+network a few backwards with random u tell whether its tangent is right. None is used that is not.
+
+Of a network from torch.compile, the passes here run uncompiled.
 """
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeAlias
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
 
-from pixeltrust.duals import Tangents, Unfollowed, plain_attention
+from pixeltrust.duals import Tangents, Unfollowed, derivative_along, is_complete, load_forward_mode, name_of, plain_kernels
+from pixeltrust.errors import GainsWarning
+from pixeltrust.module_state import buffers_kept, put_back_on_failure, standing_in
 
 Direction: TypeAlias = dict[nn.Parameter, Tensor]
-TangentRule: TypeAlias = Callable[[nn.Module, Tensor, Direction], tuple[Tensor, Tensor]]
+Pick: TypeAlias = Callable[[Any], Tensor]
+"""What a network answers to its logits (B, K, *S)."""
+TangentRule: TypeAlias = Callable[[nn.Module, Tensor, Direction, Pick], tuple[Tensor, Tensor]]
 
 
-_FOLLOWED: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()  # by the rules of `duals`; absent: not known yet
+class NotLogits(TypeError):
+    """A network answers with something else than a tensor."""
 
 
-def exact_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
-    """Logits and their tangent along `direction`, from one pass of dual numbers.
+def the_answer(answer: Any) -> Tensor:
+    """Return the logits of a network that answers with nothing else.
+
+    Raises:
+        NotLogits: the answer is not a tensor; says what is in it, and the way out.
+    """
+    if isinstance(answer, Tensor):
+        return answer
+    known = f"a dict of {', '.join(map(repr, answer))}" if isinstance(answer, dict) else f"a {type(answer).__name__}"
+    example = f"answer[{next(iter(answer))!r}]" if isinstance(answer, dict) and answer else "answer[0]"
+    raise NotLogits(f"the network answers with {known}, not with a tensor: say which are the logits, logits=lambda answer: {example}")
+
+
+# --- the ways --------------------------------------------------------------------------------------------------------
+
+
+def rules_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+    """Return logits with their graph and their tangent, never recorded, by the rules of `duals`.
+
+    Raises:
+        Unfollowed: an operation that they cannot follow.
+    """
+    with Tangents(direction) as tangents:
+        logits, tangent = tangents.dual(pick(model(images)))
+    return logits, _known(tangent, logits)
+
+
+def forward_mode_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+    """Return the same by torch's forward mode, which in grad mode records the tangents as well.
+
+    Raises:
+        Unfollowed: an operation gave no tangent.
+        RuntimeError: an operation has no forward mode.
+    """
+    load_forward_mode()
+    with forward_mode.dual_level(), plain_kernels():
+        duals = {parameter: forward_mode.make_dual(parameter, tangent) for parameter, tangent in direction.items()}
+        with standing_in(model, "_parameters", duals), _ForwardMode(duals):
+            logits = pick(model(images))
+        logits, tangent = forward_mode.unpack_dual(logits)
+    return logits, _known(tangent, logits).detach()
+
+
+def reverse_mode_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+    """Return the same as the derivative of ⟨Jᵀu, v⟩ in u.
+
+    Raises:
+        Unfollowed: the backward of an operation cannot be differentiated.
+    """
+    with plain_kernels():
+        logits = pick(model(images))
+        if not direction or not logits.requires_grad:
+            return logits, torch.zeros_like(logits).detach()
+        try:
+            (tangent,) = derivative_along([logits], list(direction), list(direction.values()))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise Unfollowed(_first_line(error)) from None
+    return logits, tangent.detach()
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to the exact tangent."""
+
+    name: str
+    tangent: TangentRule
+    words: str
+
+
+RULES = Way("rules", rules_tangent, "by rules for each operation")
+FORWARD_MODE = Way(
+    "forward mode", forward_mode_tangent, "by torch's forward mode of the whole network, which takes more time and memory than rules"
+)
+REVERSE_MODE = Way("two reverse passes", reverse_mode_tangent, "by two reverse passes of the whole network, the slowest way")
+WAYS = (RULES, FORWARD_MODE, REVERSE_MODE)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The way that works for a network, and why those before it do not."""
+
+    way: Way
+    passed_over: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"exact gains {self.way.words}" + "".join(f"; not by {reason}" for reason in self.passed_over)
+
+
+_CHOICES: "WeakKeyDictionary[nn.Module, dict[bool, Choice]]" = WeakKeyDictionary()  # by whether it is in training mode
+
+
+def choice_of(model: nn.Module) -> Choice | None:
+    """The way that `exact_tangent` takes for a network in its present mode; None before its first pass."""
+    return _CHOICES.get(model, {}).get(model.training)
+
+
+def exact_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+    """Return logits and their tangent along `direction`, by the way that works for this network.
 
     In grad mode the logits carry their graph back to the parameters; the tangent is always detached.
 
     Raises:
-        ValueError: the network has an operation without forward mode; names it and the way out.
+        ValueError: no exact way works; names what stands in the way of each.
+
+    Warns:
+        GainsWarning: once for a network that takes another way than the rules, with the reason.
     """
-    if not _FOLLOWED.get(model, True):
-        return forward_mode_tangent(model, images, direction)
-    kept = nullcontext() if model in _FOLLOWED else _restored_after(Unfollowed, model)
+    with _uncompiled(), torch.enable_grad():
+        logits, tangent = _by_choice(model, images, direction, pick) or _choose(model, images, direction, pick)
+    return logits if torch.is_grad_enabled() else logits.detach(), tangent
+
+
+def _by_choice(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor] | None:
+    """By the way that is known to work; None where none is yet, or it works no longer."""
+    choice = choice_of(model)
+    if choice is None:
+        return None
     try:
-        with _explained(model), _uncompiled(), torch.enable_grad(), kept, Tangents(direction) as tangents:
-            logits, tangent = tangents.dual(model(images))
-    except Unfollowed:
-        _FOLLOWED[model] = False
-        return forward_mode_tangent(model, images, direction)
-    _FOLLOWED[model] = True
-    return logits if torch.is_grad_enabled() else logits.detach(), torch.zeros_like(logits).detach() if tangent is None else tangent
+        with put_back_on_failure(model):
+            return choice.way.tangent(model, images, direction, pick)
+    except Unfollowed:  # another branch of the network than before
+        del _CHOICES[model][model.training]
+        return None
 
 
-def forward_mode_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
-    """The same by torch's forward mode, for any network that has it; in grad mode torch records the tangents as well.
+def _choose(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor]:
+    """By the first way that works; what those before it did to buffers and random generators is undone."""
+    passed_over: list[str] = []
+    for way in WAYS:
+        try:
+            with put_back_on_failure(model), Precision(direction) as precision:
+                logits, tangent = way.tangent(model, images, direction, pick)
+                error = tangent_error(model, logits, tangent, direction)
+                if error is not None and not error <= precision.tolerance(images.device):
+                    raise Unfollowed(f"it is {error:.2g} off from the network's backward{_operations_of_others(logits)}")
+        except (torch.OutOfMemoryError, NotLogits):
+            raise
+        except Exception as failure:
+            if way is REVERSE_MODE and not isinstance(failure, Unfollowed):
+                raise  # an ordinary pass fails: the network's own fault
+            passed_over.append(f"{way.name}: {_first_line(failure)}")
+        else:
+            if error is not None:
+                _CHOICES.setdefault(model, {})[model.training] = choice = Choice(way, tuple(passed_over))
+                _say_once(model, choice)
+            return logits, tangent
+    raise ValueError(
+        f"{type(model).__name__} has no exact gains; not by "
+        + "; not by ".join(passed_over)
+        + '. gains="finite-difference" may serve: it is held against the backward too'
+    )
 
-    Raises:
-        ValueError: as `exact_tangent`.
+
+_SAID: "WeakSet[nn.Module]" = WeakSet()
+
+
+def _say_once(model: nn.Module, choice: Choice) -> None:
+    if choice.passed_over and model not in _SAID:
+        _SAID.add(model)
+        warnings.warn(f"{type(model).__name__}: {choice}", GainsWarning, stacklevel=2)
+
+
+def _operations_of_others(logits: Tensor) -> str:
+    """Name the operations in a graph that are not torch's own: the likely culprits."""
+    seen, left, names = set(), [logits.grad_fn], set()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        left += [following for following, _ in node.next_functions]
+        if isinstance(node, torch.autograd.function.BackwardCFunction) or "CppNode" in node.name():
+            names.add(node.name().removesuffix("Backward"))
+    return f", which has operations of others: {', '.join(sorted(names))}" if names else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+# --- what a tangent must fulfil ----------------------------------------------------------------------------------------
+
+DRAWS = 3
+"""Backward passes with random u at the first pass of a network: an error of 10 % stays hidden in one of 10,000 networks."""
+DIFFERENCE_DRAWS = 8
+DIFFERENCE_TOLERANCE = 0.2
+"""Of a finite difference: kinks make some pixels wrong; a straight-through estimator makes half of them so."""
+
+
+def tangent_error(model: nn.Module, logits: Tensor, tangent: Tensor, direction: Direction, *, draws: int = DRAWS) -> float | None:
+    """Return how far a tangent is off from the network's backward, relative to its norm.
+
+    It is the root mean square of ⟨u, J v⟩ − ⟨Jᵀu, v⟩ over random u. None where that tells nothing: nothing moves, or the logits are not
+    finite. Buffers and random generators are left as they are.
+
+    Args:
+        logits: with their graph, which is kept.
     """
-    with _explained(model), _uncompiled(), forward_mode.dual_level():
-        duals = {parameter: forward_mode.make_dual(parameter, tangent) for parameter, tangent in direction.items()}
-        with _standing_in(model, "_parameters", duals), plain_attention():
-            output = model(images)
-        logits, tangent = forward_mode.unpack_dual(output)
-    return logits, torch.zeros_like(logits).detach() if tangent is None else tangent.detach()
+    if not any(v.count_nonzero() for v in direction.values()) or not logits.requires_grad or not logits.isfinite().all():
+        return None
+    random = torch.Generator().manual_seed(0)
+    parameters, tangent = list(direction), tangent.double()
+    squares, scale = 0.0, float(tangent.norm())
+    with buffers_kept(model):  # activation checkpointing computes parts of the network again
+        for _ in range(draws):
+            u = torch.randn(logits.shape, generator=random, dtype=torch.float64).to(logits.device)
+            gradients = torch.autograd.grad(logits, parameters, u.to(logits.dtype), retain_graph=True, allow_unused=True)
+            backward = sum(
+                float((gradient.double() * direction[parameter].double()).sum())
+                for parameter, gradient in zip(parameters, gradients, strict=True)
+                if gradient is not None
+            )
+            squares += (float((u.to(logits.dtype).double() * tangent).sum()) - backward) ** 2
+            scale = max(scale, abs(backward) / 3)
+    error = (squares / draws) ** 0.5
+    return 0.0 if error == 0 else error / max(scale, 1e-300)
 
 
-def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:
-    """The same from two ordinary passes that draw the same random numbers; only the second, at θ, leaves a trace (buffers, graph).
+class Precision(TorchFunctionMode):
+    """While entered, notes the dtype that rounds most, of all that is computed: a network may hand bf16 work out as float32."""
+
+    def __init__(self, direction: Direction) -> None:
+        super().__init__()
+        self.coarsest = torch.float64
+        for parameter in direction:
+            self._note(parameter)
+
+    def tolerance(self, device: torch.device) -> float:
+        """How far off rounding alone may take a right tangent."""
+        if self.coarsest == torch.float32 and device.type == "cuda":  # it may be TF32
+            return 1e-2
+        return {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2}.get(self.coarsest, 0.2)
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, Tensor) and result.is_floating_point():
+            self._note(result)
+        return result
+
+    def _note(self, tensor: Tensor) -> None:
+        self.coarsest = max(self.coarsest, tensor.dtype, key=lambda dtype: torch.finfo(dtype).eps)
+
+
+class _ForwardMode(TorchFunctionMode):
+    """While entered, torch's forward mode sees what the backward sees.
+
+    Parameters that the network reaches past its modules' tables have their tangents too; what is computed without gradient has none;
+    and a result that has a gradient and no tangent is unknown.
+    """
+
+    def __init__(self, duals: dict[nn.Parameter, Tensor]) -> None:
+        super().__init__()
+        self._duals = duals
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        args, kwargs = tree_map(self._with_tangent, (args, kwargs or {}))
+        if not torch.is_grad_enabled():
+            return _without_tangents(function, args, kwargs)
+        result = function(*args, **kwargs)
+        if any(map(_has_tangent, tree_leaves((args, kwargs)))) and not is_complete(result, tree_map(_tangent_of, result)):
+            raise Unfollowed(f"{name_of(function)}, whose result has no tangent")
+        return result
+
+    def _with_tangent(self, leaf: Any) -> Any:
+        return self._duals.get(leaf, leaf) if isinstance(leaf, nn.Parameter) else leaf
+
+
+def _without_tangents(function: Any, args: Any, kwargs: Any) -> Any:
+    """The result of a call on values alone; what it writes into and returns is the very tensor that was given."""
+    given: dict[int, Tensor] = {}
+
+    def value_of(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not _has_tangent(leaf):
+            return leaf
+        value = forward_mode.unpack_dual(leaf).primal
+        given[id(value)] = leaf
+        return value
+
+    values = tree_map(value_of, (args, kwargs))
+    result = function(*values[0], **values[1])
+    return tree_map(lambda leaf: given.get(id(leaf), leaf), result)
+
+
+def _has_tangent(leaf: Any) -> bool:
+    return _tangent_of(leaf) is not None
+
+
+def _tangent_of(leaf: Any) -> Tensor | None:
+    return forward_mode.unpack_dual(leaf).tangent if isinstance(leaf, Tensor) else None
+
+
+def _known(tangent: Tensor | None, logits: Tensor) -> Tensor:
+    """A tangent of zeros where nothing that moves reaches the logits."""
+    return torch.zeros_like(logits).detach() if tangent is None else tangent
+
+
+# --- finite differences ------------------------------------------------------------------------------------------------
+
+_DIFFERENCE_HOLDS: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+
+
+def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+    """Return the same from two ordinary passes that draw the same random numbers; only the second, at θ, leaves a trace (buffers, graph).
 
     The step is h = 2 √ε / ‖v‖ of the precision: 7e-4 in float32. There the median error is about .1 % of the largest value;
     pixels whose activations pass a kink (ReLU, max pooling) within h can be several per cent off. On a GPU both passes are of full
     float32, whatever torch may do elsewhere: TF32 makes a difference useless.
 
     Raises:
-        ValueError: some of the pass has less than float32, where a difference is noise.
+        ValueError: some of the pass has less than float32, where a difference is noise; or it is not what the network's backward takes for
+            the derivative (straight-through estimators, fake quantisation).
     """
     norm = float(get_total_norm([tangent.float() for tangent in direction.values()])) if direction else 0.0
     if norm == 0:
-        logits = model(images)
+        logits = pick(model(images))
         return logits, torch.zeros_like(logits).detach()
-    precision = _Precision(direction)
+    first = not _DIFFERENCE_HOLDS.get(model, False)
+    precision = Precision(direction)
     step = 2 * torch.finfo(precision.coarsest).eps ** 0.5 / norm
     with _full_float32(), _uncompiled():
         with torch.no_grad(), torch.random.fork_rng(_random_devices(images.device)), buffers_kept(model), precision:
             moved = {parameter: torch.add(parameter, tangent, alpha=step) for parameter, tangent in direction.items()}
-            with _standing_in(model, "_parameters", moved):
-                tangent = model(images)  # before the recorded pass, when memory is free
+            with standing_in(model, "_parameters", moved), _Moved(moved):
+                tangent = pick(model(images))  # before the recorded pass, when memory is free
             del moved
         if torch.finfo(precision.coarsest).eps > torch.finfo(torch.float32).eps:
             raise ValueError(f'gains="finite-difference" is noise in {precision.coarsest}; use gains="exact", or 32-bit precision')
-        logits = model(images)
-    return logits, tangent.sub_(logits.detach()).div_(step)
+        with torch.enable_grad() if first else nullcontext():
+            logits = pick(model(images))
+        tangent = tangent.sub_(logits.detach()).div_(step)
+        if first:
+            error = tangent_error(model, logits, tangent, direction, draws=DIFFERENCE_DRAWS)
+            if error is not None and not error <= DIFFERENCE_TOLERANCE:
+                raise ValueError(
+                    f'gains="finite-difference" are {error:.0%} off from the backward of {type(model).__name__}: the backward of some '
+                    'operation is not its derivative (a straight-through estimator, quantisation), or a kink is near; use gains="exact"'
+                )
+            _DIFFERENCE_HOLDS[model] = error is not None
+    return logits if torch.is_grad_enabled() else logits.detach(), tangent
 
 
-@contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """The block works on copies of the buffers (running statistics); the module's own are not touched, and are back after it."""
-    with _standing_in(model, "_buffers", {buffer: buffer.clone() for buffer in model.buffers()}):
-        yield
+class _Moved(TorchFunctionMode):
+    """While entered, parameters that the network reaches past its modules' tables are moved too."""
 
+    def __init__(self, moved: dict[nn.Parameter, Tensor]) -> None:
+        super().__init__()
+        self._moved = moved
 
-@contextmanager
-def _standing_in(model: nn.Module, kind: str, substitutes: Mapping[Any, Tensor]) -> Iterator[None]:
-    """Every module finds a substitute where it keeps the tensor, under every name, until the block ends. `kind` is its table."""
-    places = [
-        (table, name, tensor)
-        for table in (getattr(module, kind) for module in model.modules())
-        for name, tensor in table.items()
-        if tensor is not None and tensor in substitutes
-    ]
-    try:
-        for table, name, tensor in places:
-            table[name] = substitutes[tensor]
-        yield
-    finally:
-        for table, name, tensor in places:
-            table[name] = tensor
-
-
-@contextmanager
-def _restored_after(error: type[Exception], model: nn.Module) -> Iterator[None]:
-    """The buffers are as before if the block fails so."""
-    before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        yield
-    except error:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
-        raise
-
-
-@contextmanager
-def _explained(model: nn.Module) -> Iterator[None]:
-    """An operation without forward mode is named, with the way out."""
-    try:
-        yield
-    except (NotImplementedError, RuntimeError) as error:
-        if "forward AD" not in str(error) and "jvp" not in str(error):
-            raise
-        raise ValueError(
-            f'{type(model).__name__} has an operation without forward-mode derivative; use gains="finite-difference" ({error})'
-        ) from error
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        args, kwargs = tree_map(lambda leaf: self._moved.get(leaf, leaf) if isinstance(leaf, nn.Parameter) else leaf, (args, kwargs or {}))
+        return function(*args, **kwargs)
 
 
 def _uncompiled() -> AbstractContextManager[Any]:
@@ -163,25 +416,6 @@ def _full_float32() -> Iterator[None]:
     finally:
         for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
-
-
-class _Precision(TorchFunctionMode):
-    """While entered, notes the dtype that rounds most, of all that is computed: a network may hand bf16 work out as float32."""
-
-    def __init__(self, direction: Direction) -> None:
-        super().__init__()
-        self.coarsest = torch.float64
-        for parameter in direction:
-            self._note(parameter)
-
-    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.is_floating_point():
-            self._note(result)
-        return result
-
-    def _note(self, tensor: Tensor) -> None:
-        self.coarsest = max(self.coarsest, tensor.dtype, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def _random_devices(device: torch.device) -> list[torch.device]:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,8 +31,9 @@ from pixeltrust.checkpoints import State, earlier, read_checkpoint, refuse_other
 from pixeltrust.clock import Clock, shares
 from pixeltrust.config import Config
 from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
-from pixeltrust.errors import ConfigError, RunError
+from pixeltrust.errors import ConfigError, GainsWarning, RunError
 from pixeltrust.feeds import Ahead, Feed
+from pixeltrust.losses import cross_entropy_of_labels
 from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method
 from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
@@ -40,10 +42,12 @@ from pixeltrust.ranks import Ranks, connected
 from pixeltrust.runs import Run, parameters
 from pixeltrust.seeds import generator
 from pixeltrust.steps import Steps
+from pixeltrust.tangents import choice_of
 from pixeltrust.trust_maps import keep_trust_maps
 from pixeltrust.validation import validate
+from pixeltrust.verification import verify
 from pixeltrust.weight_maps import keep_weight_maps, map_epochs, weights_by_many
-from pixeltrust.weights import Batch, pixel_gains
+from pixeltrust.weights import Batch
 
 Watch: TypeAlias = Callable[[Feed, Outcome], Mapping[str, float | Tensor]]
 SHOWN_EVERY = 0.25  # seconds at least between two looks at the loss, which wait for the device
@@ -128,6 +132,7 @@ def train(
     with run.claimed(ranks):
         streams = Streams(cases, clean, held, config, run.cache(ranks), ranks)
         loop = _Loop(run, config, fabric, streams, method, watch, show_progress)
+        notes += [loop.gains] if loop.gains else []
         if packed is not None:
             refuse_other_cases(run, table)
             loop.state.unpack(packed, run)
@@ -149,13 +154,13 @@ class _Loop:
         torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
         model = build_model(config.model, channels=config.channels, classes=config.classes)
         try_out(model, channels=config.channels, classes=config.classes, size=config.size)
-        if config.method in TAKE_GAINS:
-            _try_gains(model, config)
+        network = model if config.precision == "32" else _InBfloat16(model)
+        self.model = fabric.setup_module(network)
+        self.gains = _verify_gains(self.model, config, self.device) if config.method in TAKE_GAINS else None
+        """How the gains are computed, where not as usual."""
         if not streams.pixels.mapped:
             streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
         torch.manual_seed(int(generator(config.seed, "dropout", self.ranks.rank).integers(2**31)))
-        network = model if config.precision == "32" else _InBfloat16(model)
-        self.model = fabric.setup_module(network)
         self.method = method or build_method(network, config, streams)
         memory = self.method.to(self.device) if isinstance(self.method, nn.Module) else nn.Module()
         optimizer = build_optimizer(nn.ModuleList([model, memory]), config)
@@ -405,15 +410,37 @@ def _lacks_bfloat16() -> bool:
     return bool(known) and not any(known.get(name) for name in ("bf16", "avx512_bf16", "amx_bf16"))
 
 
-def _try_gains(model: nn.Module, config: Config) -> None:
-    """The gains of one empty image, so that a network that has none is known before anything is written."""
-    batch = Batch(torch.zeros(1, config.channels, *config.size), torch.zeros(1, *config.size))
+def _verify_gains(model: nn.Module, config: Config, device: torch.device) -> str | None:
+    """Hold the gains of a few random pixels against reverse mode, so that a network that has none is known before anything is written.
+
+    Returns:
+        How they are computed, where not by the usual way.
+
+    Raises:
+        ConfigError: the network has no gains that are right.
+    """
+    random = torch.Generator().manual_seed(0)
+    shape = (min(2, config.batch_size), *config.size)
+    noisy, clean = (
+        Batch(
+            torch.rand(shape[0], config.channels, *config.size, generator=random).to(device),
+            torch.randint(0, max(2, config.classes), shape, generator=random).to(device),
+        )
+        for _ in range(2)
+    )
     try:
-        pixel_gains(model.eval(), noisy=batch, clean=batch, gains=config.gains, along=parameters_along(model, config.along))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GainsWarning)  # it is among the notes
+            along = parameters_along(model, config.along)
+            found = verify(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=config.gains, along=along, cost=False)
+        if not found.right:
+            raise ValueError(str(found))
     except ValueError as error:
         raise ConfigError(
             f"method = {config.method!r} cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}"
         ) from error
+    choice = choice_of(model)
+    return str(choice) if config.gains == "exact" and choice is not None and choice.passed_over else None
 
 
 def _split_note(cases: Cases, clean: CaseList, held: CaseList) -> str:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from pixeltrust.data import Pixels, Streams, pieces
 from pixeltrust.losses import IGNORE
 from pixeltrust.models import parameters_along
+from pixeltrust.module_state import buffers_kept
 from pixeltrust.runs import Run
-from pixeltrust.tangents import buffers_kept
 from pixeltrust.weights import clean_gradient, gains_along, normalised
 
 MAP_EPOCHS = 12  # weight maps are kept after at most so many epochs, evenly spread

@@ -14,7 +14,7 @@ Source: Mirikharaji, Yan, Hamarneh, "Learning to Segment Skin Lesions from Noisy
 Yang, Urtasun, "Learning to Reweight Examples for Robust Deep Learning", ICML 2018. α cancels in the normalisation.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, get_args
@@ -23,9 +23,11 @@ import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 
+from pixeltrust.duals import load_forward_mode
 from pixeltrust.losses import IGNORE, PixelLoss, mean_over_counted, pixel_cross_entropy
+from pixeltrust.module_state import buffers_kept
 from pixeltrust.ranks import ALONE, Ranks
-from pixeltrust.tangents import Direction, TangentRule, buffers_kept, exact_tangent, finite_difference_tangent
+from pixeltrust.tangents import Direction, Pick, TangentRule, exact_tangent, finite_difference_tangent, the_answer
 
 Gains = Literal["exact", "finite-difference"]
 Per = Literal["pixel", "image"]
@@ -36,16 +38,33 @@ _TANGENTS = {"exact": exact_tangent, "finite-difference": finite_difference_tang
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
 class Batch:
-    """Images (B, C, *S) of a float dtype with their masks (B, *S), or (B, 1, *S): labels of any real dtype, 255 is ignored.
+    """Images (B, C, *S) of a float dtype with their masks (B, *S), or (B, 1, *S): labels of any real dtype.
+
+    A label of 255 is ignored. Masks of 0 and 255 alone are ambiguous for a network of one logit, for as pictures have it 255 is the
+    foreground: they are refused there, unless `ignore_label` says what is meant.
+
+    Args:
+        ignore_label: the label that is ignored, where it is another one; or 255, to say that masks of 0 and 255 alone are meant as
+            background and ignored pixels.
 
     Raises:
-        ValueError: the shapes do not agree, or the two are swapped; names both shapes.
+        TypeError: images or masks are not tensors.
+        ValueError: the shapes do not agree, or the two are swapped; names both shapes. Masks hold 255 beside another `ignore_label`.
+
+    Example:
+        Batch(torch.rand(4, 3, 96, 96), (masks > 0).long())
     """
 
     images: Tensor
     masks: Tensor
+    ignore_label: int | None = None
 
     def __post_init__(self) -> None:
+        for name, values in (("images", self.images), ("masks", self.masks)):
+            if not isinstance(values, Tensor):
+                raise TypeError(
+                    f"{name} must be a torch tensor, not {type(values).__module__}.{type(values).__name__}: torch.as_tensor({name})"
+                )
         batch, spatial = self.images.shape[:1], self.images.shape[2:]
         shapes = f"images {tuple(self.images.shape)}, masks {tuple(self.masks.shape)}"
         if not spatial or self.masks.shape not in (batch + spatial, (*batch, 1, *spatial)):
@@ -55,7 +74,14 @@ class Batch:
         # Channels-last strides, which images read from disk easily have, break the forward mode of GroupNorm. With one channel
         # they count as contiguous and stay: hence flatten.
         object.__setattr__(self, "images", self.images.flatten().view(self.images.shape))
-        object.__setattr__(self, "masks", self.masks.reshape(batch + spatial))
+        masks = self.masks.reshape(batch + spatial)
+        if self.ignore_label not in (None, IGNORE):
+            if (masks == IGNORE).any():
+                raise ValueError(
+                    f"masks hold {IGNORE}, which is always ignored, beside ignore_label={self.ignore_label}; is it the foreground?"
+                )
+            masks = masks.long().masked_fill(masks == self.ignore_label, IGNORE)
+        object.__setattr__(self, "masks", masks)
 
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
@@ -96,6 +122,7 @@ def pixel_gains(
     pixel_loss: PixelLoss = pixel_cross_entropy,
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
+    logits: Pick = the_answer,
 ) -> Tensor:
     """⟨∇ℓ_p, ∇L_c⟩ of every noisy pixel, (B, *S): how fast a step on its loss alone lowers the mean clean loss.
 
@@ -104,18 +131,31 @@ def pixel_gains(
     The model is left as it was: parameters, their .grad, buffers.
 
     Args:
+        pixel_loss: (logits, masks) to losses (B, *S), as in `reweighted_step`.
         along: the parameters over which the product is taken, those of a decoder say: cheaper, and approximate. All where not given.
+        logits: a function of what the model answers that gives the logits (B, K, *S), where it answers with a list or a dict.
 
     Raises:
-        ValueError: shapes or labels that do not agree; `gains` of another name; `along` has nothing that is trained.
+        ValueError: shapes or labels that do not agree; masks of 0 and 255 alone for one logit (see `Batch`); `gains` of another name;
+            `along` has nothing that is trained; or the network has no gains that are right: says what stands in the way (see `tangents`).
+        TypeError: the model answers with something else than a tensor, and `logits` does not say which.
+
+    Warns:
+        GainsWarning: once for a network whose exact gains take a slower way, with the reason.
     """
     with buffers_kept(model):
-        _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss, along=along)
-        return gains_along(direction, model, noisy=noisy, pixel_loss=pixel_loss, gains=gains)
+        _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss, along=along, logits=logits)
+        return gains_along(direction, model, noisy=noisy, pixel_loss=pixel_loss, gains=gains, logits=logits)
 
 
 def gains_along(
-    direction: Direction, model: nn.Module, *, noisy: Batch, pixel_loss: PixelLoss = pixel_cross_entropy, gains: Gains = "exact"
+    direction: Direction,
+    model: nn.Module,
+    *,
+    noisy: Batch,
+    pixel_loss: PixelLoss = pixel_cross_entropy,
+    gains: Gains = "exact",
+    logits: Pick = the_answer,
 ) -> Tensor:
     """`pixel_gains` of a clean gradient that is known, for those who ask it of many noisy batches.
 
@@ -123,8 +163,9 @@ def gains_along(
         ValueError: as `pixel_gains`.
     """
     with buffers_kept(model), torch.no_grad():
-        logits, tangent = _tangent_rule(gains)(model, noisy.images, direction)
-    return _gains(logits, tangent, noisy.masks, pixel_loss)
+        found, tangent = _tangent_rule(gains)(model, noisy.images, direction, logits)
+        pixel_losses(pixel_loss, found, noisy)
+    return _gains(found, tangent, noisy.masks, pixel_loss)
 
 
 def pixel_weights(
@@ -135,9 +176,10 @@ def pixel_weights(
     pixel_loss: PixelLoss = pixel_cross_entropy,
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
+    logits: Pick = the_answer,
 ) -> Tensor:
     """Weights (B, *S) of the noisy pixels, ≥ 0, that sum to 1 over the batch, or are all 0 where no pixel helps. See `pixel_gains`."""
-    return normalised(pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=pixel_loss, gains=gains, along=along))
+    return normalised(pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=pixel_loss, gains=gains, along=along, logits=logits))
 
 
 def normalised(gains: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
@@ -168,6 +210,7 @@ def reweighted_step(
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
     per: Per | Weigh = "pixel",
+    logits: Pick = the_answer,
     ranks: Ranks = ALONE,
 ) -> Step:
     """Add the gradient of Σ w ℓ + λ L_c to the parameters' .grad, as backward() does, with the weights of this very θ.
@@ -187,10 +230,11 @@ def reweighted_step(
         along: as in `pixel_gains`. The update is of all parameters nevertheless.
         per: "pixel"; "image": one weight for all pixels of an image (Ren et al.; see `per_image`); or a function of the gains of
             one's own, called once, whose values of the counted pixels are normalised as the gains would be.
+        logits: as in `pixel_gains`.
         ranks: this process among those that step together (see `ranks.current`); every one of them must.
 
     Raises:
-        ValueError: as `pixel_gains`; λ < 0; `per` of another name.
+        ValueError, TypeError: as `pixel_gains`; λ < 0; `per` of another name.
     """
     if clean_weight < 0:
         raise ValueError(f"clean_weight must be 0 or more, not {clean_weight}")
@@ -200,16 +244,17 @@ def reweighted_step(
     along = None if along is None else list(along)
     with nullcontext() if clean_weight > 0 else buffers_kept(model):
         reached = None if clean_weight > 0 else along
-        clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=reached, ranks=ranks)
+        clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=reached, logits=logits, ranks=ranks)
     direction = gradient if along is None else {parameter: gradient[parameter] for parameter in along if parameter in gradient}
-    noisy_loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, per, ranks)
+    noisy_loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, per, logits, ranks)
     if clean_weight > 0 and ranks.rank == 0:  # once: the ranks' parts are summed
         for parameter, v in gradient.items():
             share = torch.mul(v, clean_weight, out=torch.empty_like(parameter))  # in the parameter's own memory format
             parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
     del direction, gradient  # the backward needs the memory
     if len(noisy.images):
-        noisy_loss.backward()
+        with buffers_kept(model):  # activation checkpointing computes parts of the network again; statistics are counted once
+            noisy_loss.backward()
     return replace(step, loss=step.loss + clean_weight * clean_loss)
 
 
@@ -219,29 +264,70 @@ def clean_gradient(
     *,
     pixel_loss: PixelLoss = pixel_cross_entropy,
     along: Iterable[nn.Parameter] | None = None,
+    logits: Pick = the_answer,
     ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Direction]:
     """L_c, the mean loss of the counted clean pixels, and v = ∇L_c for those of the parameters that it reaches; 0 where all are ignored.
 
     Args:
-        along: as in `pixel_gains`.
+        along, logits: as in `pixel_gains`.
         ranks: as in `reweighted_step`.
 
     Raises:
-        ValueError: `along` has nothing that is trained; nothing that is trained is reached, as where FSDP has sharded the network.
+        ValueError: `along` has nothing that is trained; nothing that is trained is reached, as where FSDP has sharded the network; the
+            network uses re-entrant activation checkpointing, which allows no gradient but .backward()'s.
     """
     trained = [parameter for parameter in (model.parameters() if along is None else along) if parameter.requires_grad]
     if along is not None and not trained:
         raise ValueError("along has no parameter that requires a gradient; leave it out to take all of them")
     with torch.enable_grad():
-        losses = pixel_loss(_at_least_float32(logits_of(model, clean.images)), clean.masks)
-        loss = mean_over_counted(losses, clean.masks, ranks=ranks)
-        own = torch.autograd.grad(loss, trained, allow_unused=True) if len(clean.images) else [None] * len(trained)
+        found = logits(model(clean.images)) if len(clean.images) else logits_of(model, clean.images)
+        loss = mean_over_counted(pixel_losses(pixel_loss, found, clean), clean.masks, ranks=ranks)
+        with buffers_kept(model):
+            own = _gradients(loss, trained) if len(clean.images) else [None] * len(trained)
     gradients = ranks.gradients(trained, own)
     direction = {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
     if trained and not direction:
         raise ValueError(f"the clean loss reaches none of the parameters of {type(model).__name__} that are trained (FSDP shards them?)")
     return loss.detach(), direction
+
+
+def _gradients(loss: Tensor, trained: list[nn.Parameter]) -> Sequence[Tensor | None]:
+    try:
+        return torch.autograd.grad(loss, trained, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise ValueError(
+            "the network uses torch.utils.checkpoint with use_reentrant=True, which allows no gradient but .backward()'s; "
+            "call it with use_reentrant=False"
+        ) from error
+
+
+def pixel_losses(pixel_loss: PixelLoss, logits: Tensor, batch: Batch) -> Tensor:
+    """The losses (B, *S) of a batch.
+
+    Raises:
+        ValueError: they have another shape; masks of 0 and 255 alone for one logit.
+    """
+    if batch.ignore_label is None and logits.ndim > 1 and logits.shape[1] == 1:
+        _refuse_pictures(batch.masks)
+    losses = pixel_loss(_at_least_float32(logits), batch.masks)
+    if losses.shape != batch.masks.shape:
+        raise ValueError(
+            f"pixel_loss must give a loss for every pixel, {tuple(batch.masks.shape)}, not {tuple(losses.shape)}: "
+            'leave its mean out (reduction="none"), and the axis of channels'
+        )
+    return losses
+
+
+def _refuse_pictures(masks: Tensor) -> None:
+    ignored, background = masks == IGNORE, masks == 0
+    if ignored.any() and background.any() and (ignored | background).all():
+        raise ValueError(
+            f"masks hold 0 and {IGNORE} alone, and {IGNORE} is ignored: there is no foreground. If {IGNORE} is the foreground, as in "
+            f"pictures, give Batch(images, masks / {IGNORE}); if it is to be ignored, Batch(images, masks, ignore_label={IGNORE})"
+        )
 
 
 def logits_of(model: nn.Module, images: Tensor, classes: int = 1) -> Tensor:
@@ -263,7 +349,7 @@ def step_along(
     Raises:
         ValueError: as `pixel_gains`.
     """
-    loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, "pixel", ALONE)
+    loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, "pixel", the_answer, ALONE)
     loss.backward()
     return step
 
@@ -276,13 +362,14 @@ def _weighted_loss(
     pixel_loss: PixelLoss,
     gains: Gains,
     per: Per | Weigh,
+    pick: Pick,
     ranks: Ranks,
 ) -> tuple[Tensor, Step]:
     """Σ w ℓ with its graph, and what was seen on the way to it."""
     with torch.enable_grad():
         tangent_of = _tangent_rule(gains) if len(noisy.images) else _no_tangent
-        logits, tangent = tangent_of(model, noisy.images, direction)
-        losses = pixel_loss(_at_least_float32(logits), noisy.masks)
+        logits, tangent = tangent_of(model, noisy.images, direction, pick)
+        losses = pixel_losses(pixel_loss, logits, noisy)
         gain = _gains(logits, tangent, noisy.masks, pixel_loss)
         counted = noisy.masks != IGNORE
         weights = normalised(torch.where(counted, _rule(per, noisy.masks)(gain), 0.0), ranks=ranks)
@@ -297,7 +384,7 @@ def _rule(per: Per | Weigh, masks: Tensor) -> Weigh:
     return (lambda gains: gains) if per == "pixel" else (lambda gains: per_image(gains, masks))
 
 
-def _no_tangent(model: nn.Module, images: Tensor, direction: Direction) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+def _no_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     """Of no image."""
     logits = logits_of(model, images)
     return logits, logits
@@ -311,6 +398,7 @@ def _tangent_rule(gains: str) -> TangentRule:
 
 def _gains(logits: Tensor, tangent: Tensor, masks: Tensor, pixel_loss: PixelLoss) -> Tensor:
     """The derivative of every pixel loss at `logits` along `tangent`, (B, *S), in float32 or better."""
+    load_forward_mode()
     with torch.no_grad(), forward_mode.dual_level():
         dual = forward_mode.make_dual(_at_least_float32(logits.detach()), _at_least_float32(tangent))
         gains = forward_mode.unpack_dual(pixel_loss(dual, masks)).tangent

@@ -16,10 +16,10 @@ from pixeltrust.cases import Case, CaseList
 from pixeltrust.config import Config
 from pixeltrust.data import Pixels, endless_order, pieces
 from pixeltrust.errors import PixeltrustError
-from pixeltrust.losses import cross_entropy_of_labels
+from pixeltrust.losses import IGNORE, cross_entropy_of_labels
 from pixeltrust.models import parameters_along
+from pixeltrust.module_state import buffers_kept
 from pixeltrust.runs import Run
-from pixeltrust.tangents import buffers_kept
 from pixeltrust.weights import Batch, clean_gradient, gains_along
 
 ASKED = 6  # clean batches
@@ -58,7 +58,7 @@ class CleanSet:
         Raises:
             ValueError: the network has no forward mode.
         """
-        noisy = Batch(images, torch.from_numpy(labels).to(images.device))
+        noisy = Batch(images, torch.from_numpy(labels).to(images.device), ignore_label=IGNORE)
         gains = torch.stack([
             gains_along(direction, self._model, noisy=noisy, pixel_loss=cross_entropy_of_labels, gains=self._gains)
             for direction in self._directions

@@ -10,16 +10,26 @@ derivative that nobody takes. Here every operation that meets a tangent has a ru
     norms.py       γ J ẋ + (γ̇ x̂ + β̇): J, the Jacobian of x̂, is symmetric too, so J ẋ is the backward of a norm without scale;
                    the bracket is the norm with scale γ̇ and shift β̇
     pooling.py     ẋ where the maximum was
-    other.py       any other: torch's forward mode for this one operation, right, at the cost of a second pass of it
+    other.py       any other: torch's forward mode for this one operation, at the cost of a second pass of it; two reverse passes of it
+                   where it has no forward mode
 
 What cannot be followed operation by operation raises `Unfollowed`: writing into part of a tensor, and what torch does not show (a custom
-autograd function, a scripted module). Nothing is ever taken for constant in silence.
+autograd function). So does a result that has a gradient and no tangent: it is unknown, not zero.
 
     x a value   dx its tangent ẋ, None where it is zero   B images   C channels   *S spatial axes
 """
 
 from pixeltrust.duals.following import Tangents
-from pixeltrust.duals.other import plain_attention
+from pixeltrust.duals.other import derivative_along, is_complete, load_forward_mode, name_of, noting_others, plain_kernels
 from pixeltrust.duals.rules import Unfollowed
 
-__all__ = ["Tangents", "Unfollowed", "plain_attention"]
+__all__ = [
+    "Tangents",
+    "Unfollowed",
+    "derivative_along",
+    "is_complete",
+    "load_forward_mode",
+    "name_of",
+    "noting_others",
+    "plain_kernels",
+]

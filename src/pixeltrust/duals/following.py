@@ -9,28 +9,42 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pixeltrust.duals import linear, norms, pointwise, pooling, products
-from pixeltrust.duals.other import any_other
+from pixeltrust.duals.other import any_other, is_complete, name_of
 from pixeltrust.duals.rules import Dual, Rules, Unfollowed, has_dual, values_of
 
 _RULES = Rules(linear.RULES | products.RULES | pointwise.RULES | norms.RULES | pooling.RULES)
 
 
 class Followed(Tensor):
-    """Stands for a value in the code of the network and carries its tangent: both are freed as soon as the network drops it."""
+    """Stands for a value in the code of the network and carries its tangent: both are freed as soon as the network drops it.
+
+    What the network keeps beyond the pass, a loss of its own say, is the value again for whoever uses it then.
+    """
 
     value: Tensor
     tangent: Tensor | None
     shared: bool
     """It is a view, or has one: writing into it would have to write into the other's tangent as well."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
-
-    def __new__(cls, value: Tensor, tangent: Tensor | None) -> "Followed":  # noqa: ARG004
-        # It asks for a gradient, so that what torch does not show to the mode gives itself away: it has one, and is no Followed.
+    def __new__(cls, value: Tensor, tangent: Tensor | None, during: "Tangents") -> "Followed":  # noqa: ARG004
+        # It asks for a gradient, so that what torch does not show to the mode gives itself away: it has one, and is not a Followed.
         return Tensor._make_subclass(cls, value.detach(), True)
 
-    def __init__(self, value: Tensor, tangent: Tensor | None) -> None:
-        self.value, self.tangent, self.shared = value, _like(tangent, value), value._is_view()
+    def __init__(self, value: Tensor, tangent: Tensor | None, during: "Tangents") -> None:
+        self.value, self.tangent, self.shared, self._during = value, _like(tangent, value), value._is_view(), during
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        """Called where the pass does not see the operation: after it, or within it when something hides the tensor."""
+
+        def value_of(leaf: Any) -> Any:
+            if not isinstance(leaf, Followed):
+                return leaf
+            if leaf._during.entered:
+                raise Unfollowed(f"a tensor that reaches {name_of(function)} out of sight")
+            return leaf.value
+
+        return function(*tree_map(value_of, args), **tree_map(value_of, kwargs or {}))
 
     def overwrite(self, tangent: Tensor | None) -> None:
         """The value has been written into."""
@@ -40,11 +54,23 @@ class Followed(Tensor):
 
 
 class Tangents(TorchFunctionMode):
-    """While entered, all that is computed from the parameters of `direction` has a tangent, which `dual` tells."""
+    """While entered, all that is computed from the parameters of `direction` has a tangent, which `dual` tells.
+
+    A result without a tangent that depends on them is unknown, not zero: it raises `Unfollowed`.
+    """
 
     def __init__(self, direction: Mapping[nn.Parameter, Tensor]) -> None:
         super().__init__()
         self._direction = direction
+        self.entered = False
+
+    def __enter__(self) -> "Tangents":
+        self.entered = True
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.entered = False
 
     def dual(self, tensor: Tensor) -> Dual:
         """The recorded value and the tangent behind what the network calls `tensor`.
@@ -55,7 +81,8 @@ class Tangents(TorchFunctionMode):
         if isinstance(tensor, Followed):
             return Dual(tensor.value, tensor.tangent)
         if tensor.requires_grad and not tensor.is_leaf:
-            raise Unfollowed("an operation that torch does not show (a custom autograd function, a scripted module)")
+            shown = tensor.grad_fn.name() if tensor.grad_fn is not None else "an operation"
+            raise Unfollowed(f"{shown}, which torch does not show (a custom autograd function)")
         return Dual(tensor, self._direction.get(tensor) if isinstance(tensor, nn.Parameter) else None)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -71,7 +98,7 @@ class Tangents(TorchFunctionMode):
             if version != value._version and torch.is_grad_enabled():  # it was written into, not just handed through
                 target.overwrite(tangent)
             return target
-        return _followed(value, tangent, target)
+        return self._followed(value, tangent, target)
 
     def _seen(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -79,18 +106,18 @@ class Tangents(TorchFunctionMode):
         dual = self.dual(leaf)
         return dual.value if dual.tangent is None else dual
 
-
-def _followed(value: Any, tangent: Any, source: Followed | None) -> Any:
-    """What the network gets to see of a result; `source` may have lent it its memory."""
-    if isinstance(value, tuple | list):
-        tangents = tangent if isinstance(tangent, tuple | list) else [None] * len(value)
-        return type(value)([_followed(*pair, source) for pair in zip(value, tangents, strict=True)])
-    if not isinstance(value, Tensor) or not value.requires_grad or value.is_leaf:
-        return value
-    followed = Followed(value, tangent)
-    if source is not None:
-        source.shared |= followed.shared
-    return followed
+    def _followed(self, value: Any, tangent: Any, source: Followed | None) -> Any:
+        """What the network gets to see of a result; `source` may have lent it its memory."""
+        if isinstance(value, tuple | list):
+            tangents = tangent if isinstance(tangent, tuple | list) else [None] * len(value)
+            parts = [self._followed(*pair, source) for pair in zip(value, tangents, strict=True)]
+            return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+        if not isinstance(value, Tensor) or not value.requires_grad or value.is_leaf:
+            return value
+        followed = Followed(value, tangent, self)
+        if source is not None:
+            source.shared |= followed.shared
+        return followed
 
 
 def _apply(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -104,7 +131,10 @@ def _apply(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
     if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value)):
         return value, None
     with torch.no_grad():
-        return value, next(steps)
+        tangent = next(steps)
+    if not is_complete(value, tangent):
+        raise Unfollowed(f"{name_of(function)}, whose result has no tangent")
+    return value, tangent
 
 
 def _like(tangent: Tensor | None, value: Tensor) -> Tensor | None:

@@ -38,11 +38,17 @@ def _joined(function: Any, tensors: Any, *args: Any, **kwargs: Any) -> Iterator[
 
 
 @RULES.for_("where")
-def _where(function: Any, condition: Any, x: Any, y: Any) -> Iterator[Any]:
-    value = function(condition, value_of(x), value_of(y))
-    yield value
-    tangents = [0.0 if tangent_of(x) is None else tangent_of(x) for x in (x, y)]
-    yield torch.where(condition, *tangents)
+def _where(function: Any, condition: Any, input: Any, other: Any) -> Iterator[Any]:
+    yield function(condition, value_of(input), value_of(other))
+    yield torch.where(condition, *(0.0 if tangent_of(x) is None else tangent_of(x) for x in (input, other)))
+
+
+def _tensor_where(function: Any, input: Any, condition: Any, other: Any) -> Iterator[Any]:
+    """x.where(condition, y) has its arguments in another order."""
+    yield from _where(lambda condition, x, y: function(x, condition, y), condition, input, other)
+
+
+RULES[Tensor.where] = _tensor_where
 
 
 @RULES.for_("masked_fill")

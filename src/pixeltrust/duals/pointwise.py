@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
+from torch.utils._pytree import tree_leaves
 
-from pixeltrust.duals.other import any_other
-from pixeltrust.duals.rules import Rules, has_dual, is_dual, tangent_of, total, value_of
+from pixeltrust.duals.other import any_other, recorded_apart
+from pixeltrust.duals.rules import Dual, Rules, has_dual, is_dual, tangent_of, total, value_of
+from pixeltrust.module_state import drawing_from, random_states
 
 RULES = Rules()
 
@@ -19,13 +22,39 @@ RULES = Rules()
     *("pow", "__pow__", "__rdiv__", "clamp", "clamp_min", "dropout", "dropout1d", "dropout2d", "dropout3d"),
 )
 def _elementwise(function: Any, x: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
-    if not is_dual(x) or has_dual(args, kwargs):
+    if not is_dual(x) or has_dual(args, kwargs) or x.value.is_complex():  # |z| is real, and its backward not its own transpose
         yield from any_other(function, x, *args, **kwargs)
+        return
+    x = _broadcast(x, args, kwargs)
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        yield from _without_saved_tensors(function, x, *args, **kwargs)
         return
     before = get_gradient_edge(x.value)  # of x as it was, should the function write into it
     value = function(x.value, *args, **kwargs)
     yield value
     yield torch.autograd.grad(value, before, x.tangent.to(value.dtype), retain_graph=True)[0]
+
+
+def _broadcast(x: Dual, args: Any, kwargs: Any) -> Dual:
+    """x in the shape of the result, which constants may make larger, as in x.clamp(min=y)."""
+    shapes = [leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if not shapes or (shape := torch.broadcast_shapes(x.value.shape, *shapes)) == x.value.shape:
+        return x
+    return Dual(x.value.expand(shape), x.tangent.expand(shape))
+
+
+def _without_saved_tensors(function: Any, x: Dual, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """The same from a second call of the function, whose graph is its own.
+
+    Under activation checkpointing the recorded graph is empty, and every look into it would compute all of the block again.
+    """
+    before, random = x.value.detach().clone(), random_states([x.value])
+    value = function(x.value, *args, **kwargs)
+    yield value
+    with drawing_from(random), recorded_apart(), torch.enable_grad():
+        again = function((leaf := before.requires_grad_()).clone(), *args, **kwargs)
+        (tangent,) = torch.autograd.grad(again, leaf, x.tangent.to(value.dtype))
+    yield tangent
 
 
 @RULES.for_("prelu")
