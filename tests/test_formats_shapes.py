@@ -120,6 +120,7 @@ def test_a_bitmap_is_stretched_to_its_place_and_clipped():
         lambda found: shapes.polygon([[[3, 3], [4, 4]]], SIZE, found),
         lambda found: shapes.polygon([[[3.1, 3.1], [3.2, 3.1], [3.2, 3.2]]], SIZE, found),
         lambda found: shapes.bitmap(np.ones((2, 2), bool), (70, 3, 72, 5), SIZE, found),
+        lambda found: shapes.bitmap(np.ones((2, 2), bool), (7, 3, 7, 5), SIZE, found),
     ],
 )
 def test_a_shape_without_a_pixel_is_left_out_and_counted(draw):
@@ -733,6 +734,8 @@ def test_of_several_fields_of_shapes_one_must_be_named(tmp_path):
         (detections(BOX | {"label": None}), "its label None"),
         (detections(BOX | {"mask": serialized(np.zeros((2, 2, 2), np.uint8))}), "an array of shape (2, 2, 2)"),
         (detections(BOX | {"mask_path": "../a.png"}), "leads out of the folder"),
+        (detections({"bounding_box": [1e200, 0, 1, 1], "mask": serialized(np.ones((2, 2), bool))}), "no list of numbers"),
+        (detections({"bounding_box": [99, 0, 1, 1], "mask": serialized(np.ones((2, 2), bool))}), "far outside"),
         (polylines({"points": [3], "closed": True}), "an outline is 3, not a list"),
         ({"truth": {"_cls": "Detections", "detections": 3}}, "it is 3, not a list"),
     ],
@@ -741,6 +744,11 @@ def test_broken_shapes_of_fiftyone_are_named(field, complaint, tmp_path):
     said = refusal(fiftyone(tmp_path / "d", [field]), tmp_path / "out")
     assert complaint in said
     assert "the sample a.png, " in said
+
+
+def test_a_field_whose_kind_is_no_text_is_refused(tmp_path):
+    said = refusal(fiftyone(tmp_path / "d", [{"truth": {"_cls": []}}]), tmp_path / "out", annotator="truth")
+    assert "is of the kind [], not Segmentation or Detections" in said
 
 
 def test_packed_and_faint_brushes_are_one_format():

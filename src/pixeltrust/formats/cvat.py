@@ -24,7 +24,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 import numpy as np
 
 from pixeltrust.errors import DataError
-from pixeltrust.formats import polygons, rle, shapes
+from pixeltrust.formats import rle, shapes
 from pixeltrust.formats.annotations import (
     Annotations,
     Found,
@@ -101,8 +101,6 @@ def _decode_mask(attributes: Mapping[str, str], size: Size, found: Found) -> np.
     except ValueError:
         raise DataError(f"the runs {shortened(attributes.get('rle'))} are no whole numbers with commas between") from None
     mask = rle.mask_of(rle.checked_counts(runs, height * width)).reshape(height, width)
-    if max(abs(left), abs(top)) > polygons.FAR * max(size):
-        raise DataError(f"left {left} and top {top} lie far outside the image of {size[1]}x{size[0]} pixels")
     return shapes.bitmap(mask, (left, top, left + width, top + height), size, found)
 
 

@@ -166,7 +166,7 @@ def _sample(file: Path, field: str | None, numbered: tuple[int, Any]) -> tuple[_
         if taken is None:
             return _Sample(identity, name, size, None), found
         kind = of_type(taken, dict, f"the field {field}").get("_cls")
-        if kind in _SHAPES:
+        if isinstance(kind, str) and kind in _SHAPES:
             return _Sample(identity, name, size, taken), found
         if kind != "Segmentation":
             raise DataError(f"the field {field} is of the kind {shortened(kind)}, not Segmentation or {' or '.join(_SHAPES)}")

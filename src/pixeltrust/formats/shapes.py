@@ -85,16 +85,18 @@ def bitmap(mask: np.ndarray, place: tuple[int, int, int, int], size: Size, found
 
     Args:
         place: left, top, right and bottom in whole pixels; right and bottom are no longer within it.
+
+    Raises:
+        DataError: the place lies far beyond the image.
     """
     left, top, right, bottom = place
+    polygons.checked_ring([[left, top], [right, top], [right, bottom], [left, bottom]], size, found, what="masks")
     drawn = np.zeros(size, bool)
     rows, columns = np.arange(max(top, 0), min(bottom, size[0])), np.arange(max(left, 0), min(right, size[1]))
     if rows.size and columns.size:
         from_rows = (2 * (rows - top) + 1) * mask.shape[0] // (2 * (bottom - top))
         from_columns = (2 * (columns - left) + 1) * mask.shape[1] // (2 * (right - left))
         drawn[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = mask[np.ix_(from_rows, from_columns)]
-    if left < 0 or top < 0 or right > size[1] or bottom > size[0]:
-        found["masks that reach beyond their image, clipped"] += 1
     return _if_seen(drawn, "masks", found) if mask.any() else drawn
 
 
