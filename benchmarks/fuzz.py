@@ -406,11 +406,17 @@ def annotation_files() -> dict[str, bytes]:
 
 
 @cache
-def label_studio_polygons() -> Any:
-    points = [[10.0, 10.0], [90.0, 10.0], [50.0, 90.0]]
-    value = {"points": points, "polygonlabels": ["lesion"]}
-    result = {"type": "polygonlabels", "original_width": 20, "original_height": 12, "image_rotation": 0, "value": value}
-    annotation = {"completed_by": {"id": 1, "email": "a@b"}, "updated_at": "2026-01-01", "was_cancelled": False, "result": [result]}
+def label_studio_shapes() -> Any:
+    values = {
+        "polygon": {"points": [[10.0, 10.0], [90.0, 10.0], [50.0, 90.0]], "closed": True},
+        "rectangle": {"x": 10.0, "y": 10.0, "width": 50.0, "height": 30.0, "rotation": 20.0},
+        "ellipse": {"x": 50.0, "y": 50.0, "radiusX": 20.0, "radiusY": 30.0, "rotation": 20.0},
+    }
+    whole = {"to_name": "image", "item_index": 0, "original_width": 20, "original_height": 12, "image_rotation": 0}
+    results = [
+        whole | {"id": kind, "type": f"{kind}labels", "value": value | {f"{kind}labels": ["lesion"]}} for kind, value in values.items()
+    ]
+    annotation = {"completed_by": {"id": 1, "email": "a@b"}, "updated_at": "2026-01-01", "was_cancelled": False, "result": results}
     return [{"id": 1, "data": {"image": "/data/a.png"}, "annotations": [annotation], "predictions": []}]
 
 
@@ -420,7 +426,7 @@ def annotations(draw: st.DrawFn) -> tuple[str, bytes]:
     name = draw(st.sampled_from([*files, "e.json"]))
     if name == "d.xml" or draw(st.integers(0, 3)) == 0:
         return name, draw(mutated((files.get(name, b"[]"),)))
-    document = label_studio_polygons() if name == "e.json" else json.loads(files[name])
+    document = label_studio_shapes() if name == "e.json" else json.loads(files[name])
     return name, json.dumps(draw(spoiled((document,)))).encode()
 
 

@@ -295,7 +295,7 @@ def test_annotations_without_a_segmentation_and_images_without_annotations_are_c
     assert names(tmp_path / "out") == ["a.png", "b.png"]
     assert read_labels(tmp_path / "out/b.png").shape == (3, 2)
     assert "images without annotations, which get an empty mask: 1" in said
-    assert "annotations without a segmentation (boxes, keypoints), left out: 1" in said
+    assert "annotations with neither a segmentation nor a box, left out: 1" in said
 
 
 def test_what_reaches_beyond_the_image_or_has_no_area_is_counted(tmp_path):
@@ -551,9 +551,10 @@ def test_broken_tasks_of_label_studio_are_named(content, complaint, tmp_path):
 
 
 def test_other_results_of_label_studio_are_counted(tmp_path):
-    box = {"type": "rectanglelabels", "original_width": 3, "original_height": 2, "value": {"x": 1}}
-    said = run(written(tmp_path / "a.json", [task([box, brush(SOME)])]), tmp_path / "out")
-    assert "results of the kind rectanglelabels, left out: 1" in str(said)
+    point = {"type": "keypointlabels", "original_width": 3, "original_height": 2, "value": {"x": 1, "y": 1, "keypointlabels": ["x"]}}
+    said = run(written(tmp_path / "a.json", [task([point, brush(SOME)])]), tmp_path / "out")
+    assert "results of the kind keypointlabels, left out: 1" in str(said)
+    assert dict(said.labels) == {"lesion": 1}
 
 
 # --- CVAT
@@ -576,11 +577,11 @@ def test_masks_of_cvat_go_by_rows_within_their_box_and_the_higher_stands_above(t
 
 
 def test_masks_of_cvat_beyond_the_image_are_clipped_and_other_shapes_counted(tmp_path):
-    shapes = '<mask label="nevus" rle="0,6" left="-1" top="3" width="3" height="2"/><box label="nevus" xtl="0" ytl="0" xbr="1" ybr="1"/>'
+    shapes = '<mask label="nevus" rle="0,6" left="-1" top="3" width="3" height="2"/><points label="nevus" points="0,0;1,1"/>'
     said = str(run(written(tmp_path / "a.xml", cvat(shapes)), tmp_path / "out", labels=["nevus"]))
     assert (read_labels(tmp_path / "out/a.png") > 0).sum() == 2
     assert "masks that reach beyond their image, clipped: 1" in said
-    assert "shapes of the kind box, left out: 1" in said
+    assert "shapes of the kind points, left out: 1" in said
 
 
 def test_what_is_written_for_cvat_has_the_documented_attributes(lesions, tmp_path):

@@ -69,6 +69,18 @@ def read_size(path: Path) -> tuple[int, int]:
     return read_header(path)[0]
 
 
+def is_turned_by_exif(path: Path) -> bool:
+    """Tell whether the orientation in a file's EXIF data swaps its width and height.
+
+    Raises:
+        DataError: as `read_size`.
+    """
+    if _is_nifti(path):
+        return False
+    with _readable(path), path.open("rb") as file, Image.open(file, formats=_FORMATS) as opened:
+        return _exif(opened, path).get(_EXIF_ORIENTATION) in _EXIF_TURNED
+
+
 def read_header(path: Path) -> tuple[tuple[int, int], bool | None]:
     """The size, and whether a NIfTI file says where right, front and up are (see `_Plane`); None of other formats, which never do.
 
@@ -183,6 +195,25 @@ def media_type(path: Path) -> str | None:
         turned = _exif(opened, path).get(_EXIF_ORIENTATION, 1) != 1
         plain = opened.mode in ("L", "RGB") and "transparency" not in opened.info and not turned
         return _SHOWN_BY_BROWSERS.get(opened.format or "") if plain else None
+
+
+def decode_alpha(content: bytes, size: tuple[int, int]) -> np.ndarray:
+    """Return the opacity uint8 (H, W) of a PNG in memory, which must be of this (height, width).
+
+    Raises:
+        DataError: it is not such a PNG, has another size, or has no transparency.
+    """
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
+            if opened.size != size[::-1]:
+                raise DataError(f"it has {opened.width}x{opened.height} pixels, its image {size[1]}x{size[0]}")
+            if not opened.has_transparency_data:
+                raise DataError("it has no transparency, in which its shape is")
+            return np.asarray(opened.convert("RGBA"))[..., 3]
+    except PixeltrustError:
+        raise
+    except Exception as error:  # as of `_readable`
+        raise DataError(f"it is not a PNG that can be read: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def encoded(pixels: np.ndarray, form: str, **how: int) -> bytes:

@@ -16,14 +16,17 @@ from typing import Any
 import numpy as np
 
 from pixeltrust.errors import DataError, some
-from pixeltrust.images import MAX_PIXELS, case_id
+from pixeltrust.images import MAX_PIXELS, case_id, image_suffix
 from pixeltrust.losses import IGNORE
 
 Size = tuple[int, int]
 Found = Counter[str]
 """What was noticed, in words, and how often."""
 
+Decode = Callable[[Size, Found], np.ndarray | None]
+
 _UNWRITABLE = re.compile(r"[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
+_OTHER_ENDING = re.compile(r"\.(webp|gif|jfif|jp2|hei[cf]|avif|svg|p[pgn]m|tga|dcm|svs|ndpi|mrxs|nrrd|mha|npy)$", re.IGNORECASE)
 CASE = "pixeltrust_id"
 """What a file of tasks or samples made here calls the id of a case, which the image's name need not tell."""
 IGNORED = "ignored"
@@ -34,11 +37,12 @@ IGNORED = "ignored"
 class Region:
     """One annotated region of a picture.
 
-    `decode(size, found)` makes bool (H, W) of it; it adds to `found` what it left out, and raises DataError where it cannot.
+    `decode(size, found)` makes bool (H, W) of it, or None where no pixel is its own: it adds to `found` what it left out, and
+    raises DataError where it cannot.
     """
 
     label: str
-    decode: Callable[[Size, Found], np.ndarray]
+    decode: Decode
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,10 @@ class Picture:
     size: Size | None
     """(height, width) where the file tells it."""
     regions: tuple[Region, ...]
+    left_out: tuple[str | None, ...] = ()
+    """The label, if any, of every annotation that is not drawn, as points are not."""
+    annotated: bool = True
+    """False where the file says that nobody has judged the image: having no region then means nothing."""
 
 
 @dataclass
@@ -93,8 +101,22 @@ class Masked:
         return self.facts.get("agreement")
 
 
-def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.ndarray, Found]:
-    """A picture's regions as labels uint8 (H, W), and what was noticed.
+def located(decode: Decode, where: str) -> Decode:
+    """Return the same decoding, whose errors begin with where in the file the region is."""
+
+    def decode_there(size: Size, found: Found) -> np.ndarray | None:
+        try:
+            return decode(size, found)
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+
+    return decode_there
+
+
+def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.ndarray | None, Found]:
+    """Draw a picture's regions as labels uint8 (H, W), and return what was noticed beside them.
+
+    There are no labels (None) where every annotation was left out: that image is annotated, so an empty mask would be wrong.
 
     Args:
         numbers: the number of each label; regions of others are left out and counted.
@@ -106,6 +128,7 @@ def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.n
     overlapping = np.zeros(size, bool)
     found: Found = Counter()
     faults: list[str] = []
+    drawn, left_out = 0, len(picture.left_out)
     for region in picture.regions:
         number = numbers.get(region.label)
         if number is None:
@@ -116,10 +139,16 @@ def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.n
         except DataError as error:
             faults += error.faults or [str(error)]
             continue
+        if mask is None:
+            left_out += 1
+            continue
+        drawn += 1
         overlapping |= mask & (labels != 0) & (labels != number)
         labels[mask] = number
     if faults:
         raise DataError("regions that cannot be decoded", faults)
+    if left_out and not drawn:
+        return None, found
     if pixels := int(overlapping.sum()):
         found["images in which regions of different labels overlap (the later stands above the earlier)"] += 1
         found["pixels in which they overlap"] += pixels
@@ -149,7 +178,7 @@ def file_name(text: object) -> str:
         raise DataError(f"the image's name is {text!r}, no text")
     name = re.split(r"[/\\]", text)[-1]
     try:
-        identity = case_id(Path(name))
+        identity = id_of(name)
         os.fsencode(identity)
     except (UnicodeError, ValueError):
         identity = ""
@@ -181,8 +210,13 @@ def writable(text: object, what: str) -> str:
 
 
 def id_of(name: str) -> str:
-    """The id of the case whose image has this file name."""
-    return case_id(Path(name))
+    """Return the id of the case whose image has this file name; a name without an image's ending (`img.v2`) is kept whole."""
+    return case_id(Path(name if has_image_ending(name) else f"{name}.png"))
+
+
+def has_image_ending(name: str) -> bool:
+    """Tell whether a name ends as the files of images do, those among them that are not read here."""
+    return bool(image_suffix(Path(name)) or _OTHER_ENDING.search(name))
 
 
 def checked_size(height: object, width: object) -> Size:
@@ -203,13 +237,13 @@ def checked_size(height: object, width: object) -> Size:
     return sides[0], sides[1]
 
 
-def doubles(annotations: Annotations) -> list[str]:
+def doubles(file: Path, pictures: Sequence[Picture]) -> list[str]:
     """A fault for every case that several images of the file share."""
     by_id: dict[str, list[str]] = defaultdict(list)
-    for picture in annotations.pictures:
+    for picture in pictures:
         by_id[picture.id].append(picture.name)
     return [
-        f"{annotations.file}: {len(names)} images of one id, {identity}: {some(names)}; a case has one mask: take out the others"
+        f"{file}: {len(names)} images of one id, {identity}: {some(names)}; a case has one mask: take out the others"
         for identity, names in by_id.items()
         if len(names) > 1
     ]

@@ -1,12 +1,14 @@
-"""COCO JSON: segmentations as runs, compressed or not, and as polygons.
+"""COCO JSON: segmentations as runs, compressed or not, as polygons, and boxes where there are none.
 
-    {"images": [{"id", "file_name", "width", "height"}], "categories": [{"id", "name"}],
+    {"images": [{"id", "file_name", "width", "height"}], "categories": [{"id", "name", "supercategory"}],
      "annotations": [{"id", "image_id", "category_id", "segmentation", "area", "bbox", "iscrowd", "score"}]}
 
-Source: the data format of COCO and its results, cocodataset.org; pycocotools 2.0.
+bbox    [x, y, width, height] of the upper left corner; CVAT's rotated boxes have `attributes.rotation`, degrees about the middle
+
+Source: the data format of COCO and its results, cocodataset.org; pycocotools 2.0; exports of CVAT and Roboflow.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,9 +17,10 @@ from typing import Any
 import numpy as np
 
 from pixeltrust.errors import DataError
-from pixeltrust.formats import polygons, rle
+from pixeltrust.formats import polygons, rle, shapes
 from pixeltrust.formats.annotations import (
     Annotations,
+    Decode,
     Found,
     Masked,
     Picture,
@@ -27,6 +30,7 @@ from pixeltrust.formats.annotations import (
     file_name,
     id_of,
     layers,
+    located,
     writable,
 )
 from pixeltrust.formats.documents import dump_json, of_type, shortened
@@ -40,16 +44,39 @@ def read(file: Path, content: Any) -> Annotations:
         parts = {part: of_type(content.get(part), list, part) for part in ("images", "annotations", "categories")}
     except DataError as error:
         raise DataError(f"{file}: no COCO file: {error}") from None
-    names = _categories(read, parts["categories"])
+    names = _categories(read, _without_root(read, parts["categories"], parts["annotations"]))
     images = _images(read, parts["images"])
     regions: dict[Any, list[Region]] = defaultdict(list)
+    left_out: dict[Any, list[str]] = defaultdict(list)
     for place, entry in enumerate(parts["annotations"]):
+        where = f"annotation {_named(entry, place)}"
         try:
-            _add_region(read, entry, f"annotation {_named(entry, place)}", names, images, regions)
+            image, name, decode = _region(entry, names, images)
         except DataError as error:
-            read.fault(f"annotation {_named(entry, place)}", error)
-    read.pictures = [Picture(id_of(name), name, size, tuple(regions[key])) for key, (name, size) in images.items()]
+            read.fault(where, error)
+        else:
+            if decode is None:
+                read.found["annotations with neither a segmentation nor a box, left out"] += 1
+                left_out[image].append(name)
+            else:
+                regions[image].append(Region(name, located(decode, f"{read.file}, {where}")))
+    read.pictures = [Picture(id_of(name), name, size, tuple(regions[key]), tuple(left_out[key])) for key, (name, size) in images.items()]
     return read
+
+
+def _without_root(read: Annotations, entries: list[Any], annotations: list[Any]) -> list[Any]:
+    """Take out the category that Roboflow puts above the others, which has no annotation, and may have the name of one of them."""
+    counted = Counter(str(entry.get("category_id")) for entry in annotations if isinstance(entry, dict))
+    kept = []
+    for entry in entries:
+        if isinstance(entry, dict) and not counted[str(entry.get("id"))]:
+            others = [other for other in entries if isinstance(other, dict) and other is not entry]
+            above = others and entry.get("id") == 0 and entry.get("supercategory") == "none"
+            if above or any(other.get("name") == entry.get("name") and counted[str(other.get("id"))] for other in others):
+                read.found[f"categories without an annotation that take no label ({entry.get('name')}, id {entry.get('id')})"] += 1
+                continue
+        kept.append(entry)
+    return kept
 
 
 def _categories(read: Annotations, entries: list[Any]) -> dict[Any, str]:
@@ -81,40 +108,42 @@ def _images(read: Annotations, entries: list[Any]) -> dict[Any, tuple[str, Size]
     return images
 
 
-def _add_region(
-    read: Annotations,
-    entry: Any,
-    where: str,
-    names: Mapping[Any, str],
-    images: Mapping[Any, tuple[str, Size]],
-    regions: dict[Any, list[Region]],
-) -> None:
+def _region(entry: Any, names: Mapping[Any, str], images: Mapping[Any, tuple[str, Size]]) -> tuple[Any, str, Decode | None]:
+    """Return the image's id, the label and the decoding of an annotation; None where it has nothing that can be drawn."""
     of_type(entry, dict, "it")
     image, category = _key(entry.get("image_id")), _key(entry.get("category_id"))
     if category not in names:
         raise DataError(f"category_id {category!r} is the id of no category")
     if image not in images:
         raise DataError(f"image_id {image!r} is the id of no image")
-    segmentation = entry.get("segmentation")
-    if segmentation is None or segmentation == []:
-        read.found["annotations without a segmentation (boxes, keypoints), left out"] += 1
-        return
-    if not isinstance(segmentation, list | dict):
+    segmentation, box = entry.get("segmentation"), entry.get("bbox")
+    if segmentation and not isinstance(segmentation, list | dict):
         raise DataError(f"its segmentation is {shortened(segmentation)}: polygons or runs are needed")
-    regions[image].append(Region(names[category], partial(_decode, segmentation, f"{read.file}, {where}")))
+    if isinstance(segmentation, dict) and segmentation:
+        return image, names[category], partial(_decode_runs, segmentation)
+    outlines = [ring for ring in segmentation or [] if ring != []]
+    if not outlines and not box:
+        return image, names[category], None
+    attributes = entry.get("attributes")
+    turned = attributes.get("rotation", 0) if isinstance(attributes, dict) else 0
+    return image, names[category], partial(_decode_outlines, outlines, box, turned)
 
 
-def _decode(segmentation: list[Any] | dict[str, Any], where: str, size: Size, found: Found) -> np.ndarray:
-    try:
-        if isinstance(segmentation, list):
-            rings = [polygons.checked_ring(of_type(ring, list, "a polygon"), size, found) for ring in segmentation]
-            return polygons.fill([ring for ring in rings if ring is not None], size)
-        if segmentation.get("size") != list(size):
-            raise DataError(f"its runs are of the size {shortened(segmentation.get('size'))}, the image of [height, width] {list(size)}")
-        runs = segmentation.get("counts")
-        counts = rle.checked_counts(rle.counts_of_text(runs) if isinstance(runs, str) else runs, size[0] * size[1])
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
+def _decode_outlines(outlines: list[Any], box: Any, turned: Any, size: Size, found: Found) -> np.ndarray | None:
+    mask = shapes.polygon([of_type(ring, list, "a polygon") for ring in outlines], size, found)
+    if mask is not None or not box:
+        return mask
+    found["annotations without an outline, whose box is drawn"] += 1
+    x, y, width, height = shapes.checked_numbers(box, "its bbox", 4)
+    (degrees,) = shapes.checked_numbers([turned], "its rotation", 1)
+    return shapes.box((x, y), (width, height), size, found, degrees=degrees)
+
+
+def _decode_runs(segmentation: dict[str, Any], size: Size, _found: Found) -> np.ndarray:
+    if segmentation.get("size") != list(size):
+        raise DataError(f"its runs are of the size {shortened(segmentation.get('size'))}, the image of [height, width] {list(size)}")
+    runs = segmentation.get("counts")
+    counts = rle.checked_counts(rle.counts_of_text(runs) if isinstance(runs, str) else runs, size[0] * size[1])
     return rle.mask_of(counts).reshape(size[::-1]).T
 
 

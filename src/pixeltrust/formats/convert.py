@@ -10,7 +10,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count
+from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count, some
 from pixeltrust.files import check_free, make_folder, whole_folder, write_whole
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
 from pixeltrust.formats.annotations import IGNORED, Found, Masked, told, writable
@@ -61,6 +61,8 @@ class _Done:
     kinds: list[Kind] = field(default_factory=list)
     empty: int = 0
     ignores: bool = False
+    without_mask: list[str] = field(default_factory=list)
+    """The names of images whose every annotation was left out."""
 
 
 def convert(
@@ -229,8 +231,10 @@ def _encoded(
     """
     done = _Done(faults=list(ready.faults))
 
-    def work(case: Any) -> tuple[Masked, Any, list[Kind], Found, bool, bool]:
+    def work(case: Any) -> tuple[Masked, Any, list[Kind], Found, bool, bool] | tuple[str, Found]:
         masked, kinds, found = ready.decode(case)
+        if masked is None:
+            return case.name, found
         if to == "fiftyone" and masked.image is None:
             raise DataError(f"{masked.name}: FiftyOne shows the images, and this one is not among them")
         if to != "png":
@@ -246,6 +250,10 @@ def _encoded(
         if isinstance(outcome, PixeltrustError):
             done.faults += faults_of(outcome)
             continue
+        if len(outcome) == 2:
+            done.without_mask.append(outcome[0])
+            done.found.update(outcome[1])
+            continue
         masked, encoded, kinds, found, ignores, empty = outcome
         done.cases.append((masked, encoded))
         done.kinds += kinds
@@ -255,7 +263,15 @@ def _encoded(
     faults = list(dict.fromkeys([*done.faults, *mixture_faults(done.kinds)]))
     if faults:
         raise DataError(f"{count(len(faults), 'fault')}; nothing was written:", faults)
+    if not done.cases:
+        raise DataError(f"{ready.source}: none of its images gets a mask; nothing was written:", _notes(ready, done))
     return done
+
+
+def _notes(ready: Origin, done: _Done) -> list[str]:
+    unmasked = done.without_mask
+    without_mask = f"images whose annotations were all left out, which get no mask: {len(unmasked):,}: {some(unmasked)}"
+    return [*ready.notes, *told(done.found), *([without_mask] if unmasked else [])]
 
 
 def _write_document(out: Path, to: str, done: _Done, names: Mapping[int, str]) -> None:
@@ -274,7 +290,7 @@ def _write_document(out: Path, to: str, done: _Done, names: Mapping[int, str]) -
 
 
 def _summary(ready: Origin, done: _Done, out: Path, to: str, names: Mapping[int, str], binary: bool) -> Converted:
-    notes = [*ready.notes, *told(done.found)]
+    notes = _notes(ready, done)
     if to == "coco-polygons" and "pixels by which" not in "".join(notes):
         notes.append("the polygons, filled by pycocotools, are the masks to the pixel")
     if to == "png" and ready.classes > 1:

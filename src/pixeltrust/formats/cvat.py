@@ -1,18 +1,22 @@
-"""CVAT XML for images 1.1: masks as runs within their box, and polygons.
+"""CVAT XML for images 1.1: masks as runs within their box, polygons, boxes and ellipses.
 
     <annotations><version>1.1</version>
       <meta><task><labels><label><name>…</name></label></labels></task></meta>
       <image id="0" name="a.png" width="640" height="480">
         <mask label="lesion" rle="3, 5, 3" left="10" top="20" width="4" height="3" z_order="0"/>
         <polygon label="lesion" points="1.0,2.0;3.0,2.0;3.0,4.0" z_order="0"/>
+        <box label="lesion" xtl="1.0" ytl="2.0" xbr="3.0" ybr="4.0" rotation="30.0" z_order="0"/>
+        <ellipse label="lesion" cx="8.0" cy="8.0" rx="3.0" ry="2.0" rotation="30.0" z_order="0"/>
       </image>
     </annotations>
 
-The runs go by rows within the box and begin with background. Source: CVAT's documentation, "XML annotation format".
+The runs go by rows within the box and begin with background; boxes and ellipses are turned clockwise about their
+middle, in degrees. Source: CVAT's documentation, "XML annotation format".
 """
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
@@ -20,11 +24,23 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 import numpy as np
 
 from pixeltrust.errors import DataError
-from pixeltrust.formats import polygons, rle
-from pixeltrust.formats.annotations import Annotations, Found, Masked, Picture, Region, Size, checked_size, file_name, id_of, layers
+from pixeltrust.formats import rle, shapes
+from pixeltrust.formats.annotations import (
+    Annotations,
+    Found,
+    Masked,
+    Picture,
+    Region,
+    Size,
+    checked_size,
+    file_name,
+    id_of,
+    layers,
+    located,
+)
 from pixeltrust.formats.documents import read_xml, shortened
 
-_DRAWN = ("mask", "polygon")
+_NOT_DRAWN = ("polyline", "points", "cuboid", "skeleton", "tag")  # also types of labels
 
 
 def read(file: Path) -> Annotations:
@@ -35,9 +51,11 @@ def read(file: Path) -> Annotations:
     if root.find("track") is not None:
         raise DataError(f"{file}: a file for video (it has tracks); export it as CVAT for images 1.1")
     read = Annotations(file)
-    for name in root.findall("./meta//labels/label/name"):
-        if name.text:
-            read.add_label(name.text)
+    for label in root.findall("./meta//labels/label"):
+        name = label.findtext("name")
+        of_no_mask = label.findtext("type") in _NOT_DRAWN or label.find("parent") is not None  # parts of a skeleton have a parent
+        if name and not of_no_mask:
+            read.add_label(name)
     for place, image in enumerate(root.findall("image")):
         where = f"image {shortened(image.get('name', f'no. {place + 1}'))}"
         try:
@@ -46,64 +64,79 @@ def read(file: Path) -> Annotations:
         except DataError as error:
             read.fault(where, error)
             continue
-        read.pictures.append(Picture(id_of(name), name, size, tuple(_regions(read, image, where))))
+        regions, left_out = _regions(read, image, where)
+        read.pictures.append(Picture(id_of(name), name, size, regions, left_out))
     return read
 
 
-def _regions(read: Annotations, image: Element, where: str) -> list[Region]:
-    shapes: list[tuple[int, Region]] = []
+def _regions(read: Annotations, image: Element, where: str) -> tuple[tuple[Region, ...], tuple[str | None, ...]]:
+    """Return the regions of an image from the lowest to the highest, and the labels of what is not drawn."""
+    regions: list[tuple[int, Region]] = []
+    left_out = []
     for shape in image:
-        if shape.tag not in _DRAWN:
+        decode = _DECODE.get(shape.tag)
+        if decode is None:
             read.found[f"shapes of the kind {shape.tag}, left out"] += 1
+            left_out.append(shape.get("label"))
             continue
+        there = f"{where}, {shape.tag} no. {len(regions) + 1}"
         try:
             label, order = shape.get("label"), _whole(shape, "z_order", 0)
             if not label:
                 raise DataError("it has no label")
         except DataError as error:
-            read.fault(f"{where}, {shape.tag} no. {len(shapes) + 1}", error)
+            read.fault(there, error)
         else:
-            decode = _decode_mask if shape.tag == "mask" else _decode_polygon
-            there = f"{read.file}, {where}, {shape.tag} no. {len(shapes) + 1}"
-            shapes.append((order, Region(read.add_label(label), partial(decode, dict(shape.attrib), there))))
-    return [region for _, region in sorted(shapes, key=lambda shape: shape[0])]
+            region = Region(read.add_label(label), located(partial(decode, dict(shape.attrib)), f"{read.file}, {there}"))
+            regions.append((order, region))
+    return tuple(region for _, region in sorted(regions, key=lambda region: region[0])), tuple(left_out)
 
 
-def _decode_mask(attributes: Mapping[str, str], where: str, size: Size, found: Found) -> np.ndarray:
+def _decode_mask(attributes: Mapping[str, str], size: Size, found: Found) -> np.ndarray | None:
+    left, top = _whole(attributes, "left"), _whole(attributes, "top")
+    height, width = checked_size(_whole(attributes, "height"), _whole(attributes, "width"))
+    texts = attributes.get("rle", "").split(",")
     try:
-        left, top = _whole(attributes, "left"), _whole(attributes, "top")
-        height, width = checked_size(_whole(attributes, "height"), _whole(attributes, "width"))
-        texts = attributes.get("rle", "").split(",")
-        try:
-            runs = [int(text) for text in texts]
-        except ValueError:
-            raise DataError(f"the runs {shortened(attributes.get('rle'))} are no whole numbers with commas between") from None
-        mask = rle.mask_of(rle.checked_counts(runs, height * width)).reshape(height, width)
-        if max(abs(left), abs(top)) > polygons.FAR * max(size):
-            raise DataError(f"left {left} and top {top} lie far outside the image of {size[1]}x{size[0]} pixels")
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
-    rows, columns = np.nonzero(mask)
-    rows, columns = rows + top, columns + left
-    inside = (rows >= 0) & (rows < size[0]) & (columns >= 0) & (columns < size[1])
-    if not inside.all():
-        found["masks that reach beyond their image, clipped"] += 1
-    whole = np.zeros(size, bool)
-    whole[rows[inside], columns[inside]] = True
-    return whole
+        runs = [int(text) for text in texts]
+    except ValueError:
+        raise DataError(f"the runs {shortened(attributes.get('rle'))} are no whole numbers with commas between") from None
+    mask = rle.mask_of(rle.checked_counts(runs, height * width)).reshape(height, width)
+    return shapes.bitmap(mask, (left, top, left + width, top + height), size, found)
 
 
-def _decode_polygon(attributes: Mapping[str, str], where: str, size: Size, found: Found) -> np.ndarray:
+def _decode_polygon(attributes: Mapping[str, str], size: Size, found: Found) -> np.ndarray | None:
+    text = attributes.get("points", "")
     try:
-        text = attributes.get("points", "")
-        try:
-            points = [[float(number) for number in pair.split(",")] for pair in text.split(";") if pair.strip()]
-        except ValueError:
-            raise DataError(f"the points {shortened(text)} are no pairs of numbers") from None
-        ring = polygons.checked_ring(points, size, found)
-        return polygons.fill([] if ring is None else [ring], size)
-    except DataError as error:
-        raise DataError(f"{where}: {error}") from None
+        points = [[float(number) for number in pair.split(",")] for pair in text.split(";") if pair.strip()]
+    except ValueError:
+        raise DataError(f"the points {shortened(text)} are no pairs of numbers") from None
+    return shapes.polygon([points], size, found)
+
+
+def _decode_box(attributes: Mapping[str, str], size: Size, found: Found) -> np.ndarray | None:
+    left, top, right, bottom = (_number(attributes, name) for name in ("xtl", "ytl", "xbr", "ybr"))
+    return shapes.box((left, top), (right - left, bottom - top), size, found, degrees=_number(attributes, "rotation", 0))
+
+
+def _decode_ellipse(attributes: Mapping[str, str], size: Size, found: Found) -> np.ndarray | None:
+    x, y, radius_x, radius_y = (_number(attributes, name) for name in ("cx", "cy", "rx", "ry"))
+    return shapes.ellipse((x, y), (radius_x, radius_y), size, found, degrees=_number(attributes, "rotation", 0))
+
+
+_DECODE = {"mask": _decode_mask, "polygon": _decode_polygon, "box": _decode_box, "ellipse": _decode_ellipse}
+
+
+def _number(attributes: Mapping[str, str], name: str, default: float | None = None) -> float:
+    text = attributes.get(name)
+    if text is None and default is not None:
+        return default
+    try:
+        number = float(text or "")
+    except ValueError:
+        raise DataError(f"{name} = {shortened(text)}: a number is needed") from None
+    if not isfinite(number):
+        raise DataError(f"{name} = {shortened(text)}: it is not finite")
+    return number
 
 
 def _whole(attributes: Mapping[str, str] | Element, name: str, default: int | None = None) -> int:

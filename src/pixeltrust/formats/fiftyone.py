@@ -1,11 +1,15 @@
 """FiftyOne's dataset on disk: a folder with samples.json and metadata.json, read by `fiftyone.types.FiftyOneDataset`.
 
-    {"samples": [{"filepath", "tags", "metadata": {"_cls": "ImageMetadata", "width", "height"},
-                  FIELD: {"_cls": "Segmentation", "mask": {"$binary": {"base64", "subType"}} or "mask_path"}}]}
+    {"samples": [{"filepath", "tags", "metadata": {"_cls": "ImageMetadata", "width", "height"}, FIELD: …}]}
+    FIELD    {"_cls": "Segmentation", "mask": {"$binary": {"base64", "subType"}} or "mask_path"}
+             {"_cls": "Detections", "detections": [{"label", "bounding_box": [x, y, width, height], "mask" or "mask_path" or neither}]}
+             {"_cls": "Polylines", "polylines": [{"label", "points": [[[x, y], …], …], "closed", "filled"}]}
 
-A mask is a numpy array file (.npy) in zlib, 0 for background. What is written has no "version" in metadata.json: FiftyOne takes
-such a folder for one without its database's own ids and makes them itself. Both kinds are read. Source: FiftyOne's
-documentation, "Loading datasets from disk", and its FiftyOneDatasetImporter.
+Boxes and points are in shares of the image's sides. The mask of a detection fills its box. A field that is missing or null is one
+that nobody has filled in. Detection and Polyline are fields of one shape. A mask is a numpy array file (.npy) in zlib, 0 for background.
+What is written has no "version" in metadata.json: FiftyOne takes such a folder for one without its database's own ids and makes them
+itself. Both kinds are read. Source: FiftyOne's documentation, "Loading datasets from disk" and "Using labels", and its
+FiftyOneDatasetImporter.
 """
 
 import binascii
@@ -13,6 +17,7 @@ import io
 import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +25,12 @@ from typing import Any
 import numpy as np
 
 from pixeltrust.errors import DataError
+from pixeltrust.formats import shapes
 from pixeltrust.formats.annotations import (
     CASE,
     IGNORED,
     Annotations,
+    Decode,
     Found,
     Masked,
     Picture,
@@ -32,6 +39,7 @@ from pixeltrust.formats.annotations import (
     checked_size,
     file_name,
     id_of,
+    located,
     told_id,
     writable,
 )
@@ -44,45 +52,73 @@ SAMPLES = "samples.json"
 _HEADER = 4096  # bytes that a .npy file may have beside its values
 
 
+_SHAPES = {"Detections": "detections", "Polylines": "polylines", "Detection": "detections", "Polyline": "polylines"}
+_KINDS = ("Segmentation", *_SHAPES, "Classification", "Classifications", "Keypoint", "Keypoints", "Heatmap")
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """A sample with its labels, not yet drawn."""
+
+    id: str
+    name: str
+    size: Size | None
+    field: dict[str, Any] | None
+    values: frozenset[int] = frozenset()
+    """Of a Segmentation."""
+
+
 def read(file: Path, content: Any, *, field: str | None = None, show_progress: bool = True) -> Annotations:
-    """The pictures of a samples.json; what is wrong with samples is in its `faults`. Masks are decoded once, for their values.
+    """Read the pictures of a samples.json; what is wrong with samples is in its `faults`. Segmentations are decoded once, for their values.
 
     Args:
-        field: the name of the field to take, where samples have several Segmentation fields.
+        field: the name of the field to take, where samples have several that can be drawn.
     """
     read = Annotations(file)
-    samples = of_type(of_type(content, dict, f"{file}: no FiftyOne file: it").get("samples"), list, f"{file}: samples")
-    chosen = field or _only_field(file, samples)
+    entries = of_type(of_type(content, dict, f"{file}: no FiftyOne file: it").get("samples"), list, f"{file}: samples")
+    chosen = field or _only_field(file, entries)
     targets = _targets(file.parent / "metadata.json", chosen)
-    decoded = in_threads(partial(_decoded, file, chosen), list(enumerate(samples)), text="reading masks", shown=show_progress)
-    pictures: list[tuple[str, str, Size | None, Any, frozenset[int]]] = []
+    decoded = in_threads(partial(_sample, file, chosen), list(enumerate(entries)), text="reading masks", shown=show_progress)
+    samples: list[_Sample] = []
     for _, outcome in decoded:
         if isinstance(outcome, DataError):
             read.faults.append(str(outcome))
         elif not isinstance(outcome, Exception):
-            read.found.update(outcome[5])
-            pictures.append(outcome[:5])
-    if field is not None and pictures and all(segmentation is None for *_, segmentation, _ in pictures):
-        raise DataError(f"{file}: no sample has a Segmentation field {field!r}")
-    names = _names({value for *_, values in pictures for value in values} - {0}, targets)
+            samples.append(outcome[0])
+            read.found.update(outcome[1])
+    if field is not None and samples and all(sample.field is None for sample in samples):
+        raise DataError(f"{file}: no sample has a Segmentation field {field!r}, nor one of {' or '.join(_SHAPES)}")
+    names = _names({value for sample in samples for value in sample.values} - {0}, targets)
     read.labels = list(dict.fromkeys(names[value] for value in sorted(names)))
-    for identity, name, size, segmentation, values in pictures:
-        regions = [
-            Region(names[value], partial(_region, segmentation, file, f"the sample {name}", value)) for value in sorted(values - {0})
-        ]
-        read.pictures.append(Picture(identity, name, size, tuple(regions)))
+    for sample in samples:
+        left_out: list[str | None] = []
+        if sample.field is None or sample.field.get("_cls") == "Segmentation":
+            there = f"the sample {sample.name}"
+            regions = [
+                Region(names[value], partial(_region, sample.field or {}, file, there, value)) for value in sorted(sample.values - {0})
+            ]
+        else:
+            regions, left_out = _shapes(read, sample)
+        annotated = sample.field is not None
+        read.pictures.append(Picture(sample.id, sample.name, sample.size, tuple(regions), tuple(left_out), annotated))
     return read
 
 
 def _only_field(file: Path, samples: list[Any]) -> str | None:
-    fields = dict.fromkeys(name for sample in samples if isinstance(sample, dict) for name in _segmentations(sample))
-    if len(fields) > 1:
-        raise DataError(f"{file}: several Segmentation fields: {', '.join(fields)}; say which by --annotator NAME")
-    return next(iter(fields), None)
-
-
-def _segmentations(sample: dict[str, Any]) -> list[str]:
-    return [name for name, value in sample.items() if isinstance(value, dict) and value.get("_cls") == "Segmentation"]
+    """Return the name of the only field of Segmentation; without such a field that of the only one with other shapes."""
+    for kinds in (("Segmentation",), tuple(_SHAPES)):
+        fields = dict.fromkeys(
+            name
+            for sample in samples
+            if isinstance(sample, dict)
+            for name, value in sample.items()
+            if isinstance(value, dict) and value.get("_cls") in kinds
+        )
+        if len(fields) > 1:
+            raise DataError(f"{file}: several {' or '.join(kinds)} fields: {', '.join(fields)}; say which by --annotator NAME")
+        if fields:
+            return next(iter(fields))
+    return None
 
 
 def _targets(file: Path, field: str | None) -> dict[int, str]:
@@ -112,29 +148,84 @@ def _names(values: set[int], targets: Mapping[int, str]) -> dict[int, str]:
     return names | {value: str(value) for value in values - set(names)}
 
 
-def _decoded(file: Path, field: str | None, sample: tuple[int, Any]) -> tuple[str, str, Size | None, Any, frozenset[int], Found]:
-    """(id, file name, size, segmentation, values, what was noticed) of a sample."""
-    place, entry = sample
+def _sample(file: Path, field: str | None, numbered: tuple[int, Any]) -> tuple[_Sample, Found]:
+    """Return a sample, and what was noticed."""
+    place, entry = numbered
     found: Found = Found()
     try:
         name = file_name(of_type(entry, dict, "it").get("filepath"))
         identity = told_id(entry[CASE]) if CASE in entry else id_of(name)
         others = [value for key, value in entry.items() if key != field and isinstance(value, dict)]
-        for kind in ("Segmentation", "Detections", "Polylines", "Heatmap"):
-            found[f"fields of the kind {kind} beside the one that was taken, left out"] += sum(o.get("_cls") == kind for o in others)
-        segmentation = entry.get(field) if field else None
+        for kind in _KINDS:
+            beside = " beside the one that was taken" if field else ""
+            found[f"fields of the kind {kind}{beside}, left out"] += sum(other.get("_cls") == kind for other in others)
+        taken = entry.get(field) if field else None
         metadata = entry.get("metadata")
-        if segmentation is None:
-            told = isinstance(metadata, dict) and {"height", "width"} <= metadata.keys()
-            size = checked_size(metadata["height"], metadata["width"]) if told else None
-            return identity, name, size, None, frozenset(), found
-        kind = of_type(segmentation, dict, f"the field {field}").get("_cls")
+        told = isinstance(metadata, dict) and {"height", "width"} <= metadata.keys()
+        size = checked_size(metadata["height"], metadata["width"]) if told else None
+        if taken is None:
+            return _Sample(identity, name, size, None), found
+        kind = of_type(taken, dict, f"the field {field}").get("_cls")
+        if isinstance(kind, str) and kind in _SHAPES:
+            return _Sample(identity, name, size, taken), found
         if kind != "Segmentation":
-            raise DataError(f"the field {field} is of the kind {shortened(kind)}, not Segmentation")
-        values = _array(segmentation, file.parent)
+            raise DataError(f"the field {field} is of the kind {shortened(kind)}, not Segmentation or {' or '.join(_SHAPES)}")
+        values = _array(taken, file.parent)
     except DataError as error:
         raise DataError(f"{file}, sample no. {place + 1}: {error}") from None
-    return identity, name, (values.shape[0], values.shape[1]), segmentation, frozenset(np.unique(values).tolist()), found
+    return _Sample(identity, name, (values.shape[0], values.shape[1]), taken, frozenset(np.unique(values).tolist())), found
+
+
+def _shapes(read: Annotations, sample: _Sample) -> tuple[list[Region], list[str | None]]:
+    """Return the regions of a field with shapes, and the labels of what is not drawn."""
+    assert sample.field is not None
+    kind = _SHAPES[sample.field["_cls"]]
+    regions: list[Region] = []
+    left_out: list[str | None] = []
+    where = f"the sample {sample.name}, {kind}"
+    try:
+        entries = of_type(sample.field.get(kind), list, "it") if sample.field["_cls"].endswith("s") else [sample.field]
+    except DataError as error:
+        read.fault(where, error)
+        return [], []
+    for number, entry in enumerate(entries, 1):
+        there = f"{where} no. {number}"
+        try:
+            decode = _shape(of_type(entry, dict, "it"), kind, read.file.parent)
+            if isinstance(decode, str):
+                read.found[f"{decode}, left out"] += 1
+                left_out.append(entry.get("label"))
+                continue
+            label = read.add_label(writable(entry.get("label"), "its label"))
+        except DataError as error:
+            read.fault(there, error)
+        else:
+            regions.append(Region(label, located(decode, f"{read.file}, {there}")))
+    return regions, left_out
+
+
+def _shape(entry: dict[str, Any], kind: str, folder: Path) -> Decode | str:
+    """Return the decoding of a detection or polyline, or the words for one that is not drawn."""
+    if kind == "polylines":
+        if not entry.get("points") or not (entry.get("closed") or entry.get("filled")):
+            return "polylines that are neither closed nor filled, or of three dimensions"
+        return partial(_decode_polyline, of_type(entry["points"], list, "its points"))
+    if not entry.get("bounding_box"):
+        return "detections without a bounding_box (of three dimensions)"
+    return partial(_decode_detection, entry, folder)
+
+
+def _decode_polyline(rings: list[Any], size: Size, found: Found) -> np.ndarray | None:
+    return shapes.polygon([of_type(ring, list, "an outline") for ring in rings], size, found, whole=1)
+
+
+def _decode_detection(entry: dict[str, Any], folder: Path, size: Size, found: Found) -> np.ndarray | None:
+    x, y, width, height = shapes.checked_numbers(entry["bounding_box"], "its bounding_box", 4)
+    left, top, right, bottom = x * size[1], y * size[0], (x + width) * size[1], (y + height) * size[0]
+    if entry.get("mask") is None and entry.get("mask_path") is None:
+        return shapes.box((left, top), (right - left, bottom - top), size, found)
+    mask = _array(entry, folder) > 0
+    return shapes.bitmap(mask, (round(left), round(top), round(right), round(bottom)), size, found)  # rounded as FiftyOne does
 
 
 def _region(segmentation: dict[str, Any], file: Path, where: str, value: int, size: Size, _found: Found) -> np.ndarray:
@@ -145,14 +236,14 @@ def _region(segmentation: dict[str, Any], file: Path, where: str, value: int, si
 
 
 def _array(segmentation: dict[str, Any], folder: Path) -> np.ndarray:
-    """The values uint8 (H, W) of a Segmentation.
+    """Return the values uint8 (H, W) of a Segmentation, or of the mask of a Detection.
 
     Raises:
         DataError: it has none, they are no labels, or their file is not within the folder.
     """
     mask, path = segmentation.get("mask"), segmentation.get("mask_path")
     if mask is None and path is None:
-        raise DataError("its Segmentation has neither mask nor mask_path")
+        raise DataError(f"its {segmentation.get('_cls', 'label')} has neither mask nor mask_path")
     if mask is None:
         inside = folder / of_type(path, str, "its mask_path")
         if "\0" in str(inside) or not inside.resolve().is_relative_to(folder.resolve()):

@@ -9,8 +9,8 @@ from typing import Any
 from pixeltrust.cases import files_by_id
 from pixeltrust.errors import ConfigError, DataError, count, some
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
-from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, doubles, draw, id_of, numbers_of, told
-from pixeltrust.images import read_size
+from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, Size, doubles, draw, id_of, numbers_of, told
+from pixeltrust.images import is_turned_by_exif, read_size
 from pixeltrust.labels import Kind
 
 MOST_LABELS = 253  # beside the background and the ignored
@@ -20,12 +20,14 @@ MOST_LABELS = 253  # beside the background and the ignored
 class Origin:
     """Cases that can be decoded one by one.
 
-    `decode(case)` makes pixels of one: with what 255 means in its files, and what was noticed. It raises DataError.
+    `decode(case)` makes pixels of one: with what 255 means in its files, and what was noticed; no pixels (None) where
+    every annotation was left out, so that there is no mask to write. It raises DataError.
     """
 
     format: str
+    source: Path
     cases: list[Any]
-    decode: Callable[[Any], tuple[Masked, list[Kind], Found]]
+    decode: Callable[[Any], tuple[Masked | None, list[Kind], Found]]
     labels: dict[str, int]
     classes: int
     faults: list[str] = field(default_factory=list)
@@ -56,8 +58,8 @@ def annotation_origin(read: Annotations, kind: str, images: Path | None, labels:
     listing = files_by_id(images) if images is not None else None
     files = listing.files if listing else {}
     notes = read.notes
-    if kind == "label-studio" and files:
-        notes += _without_upload_prefixes(read, files)
+    if files:
+        notes += _paired_by_other_names(read, files, of_label_studio=kind in ("label-studio", "coco"))  # its COCO has its names, too
     if not read.pictures and not read.faults:
         raise DataError(f"{read.file}: no image in it")
     names = _chosen_labels(read, labels)
@@ -73,33 +75,57 @@ def annotation_origin(read: Annotations, kind: str, images: Path | None, labels:
             notes.append(f"{count(len(absent), 'image')} of {read.file.name} not in {images}: {some(absent)}")
         if more := len(files.keys() - {picture.id for picture in read.pictures}):
             notes.append(f"{count(more, 'image')} of {images} not in {read.file.name}: no mask")
-    if without := sum(not picture.regions for picture in read.pictures):
+    for place, picture in enumerate(read.pictures):
+        if labels:  # what is not drawn of labels that were not asked for leaves the mask as it is
+            read.pictures[place] = replace(picture, left_out=tuple(label for label in picture.left_out if label in labels))
+    judged = [picture for picture in read.pictures if picture.annotated]
+    if unjudged := [picture.name for picture in read.pictures if not picture.annotated]:
+        notes.append(f"images that nobody has annotated, which get no mask: {len(unjudged):,}: {some(unjudged)}")
+    if without := sum(not picture.regions and not picture.left_out for picture in judged):
         notes.append(f"images without annotations, which get an empty mask: {without:,}")
 
-    def decode(picture: Picture) -> tuple[Masked, list[Kind], Found]:
+    def decode(picture: Picture) -> tuple[Masked | None, list[Kind], Found]:
+        if picture.left_out and not picture.regions:
+            return None, [], Counter()
         image = files.get(picture.id)
         seen = read_size(image) if image else None
         size = picture.size or seen
         if size is None:
             raise DataError(f"{read.file}: the size of {picture.name} is not told; give the folder of the images (--images)")
-        if seen is not None and seen != size:
-            raise DataError(f"{image}: {seen[1]}x{seen[0]} pixels, in {read.file} it has {size[1]}x{size[0]}")
+        if image is not None and seen is not None and seen != size:
+            raise DataError(_other_size(image, seen, read.file, size))
         drawing, found = draw(picture, size, numbers)
+        if drawing is None:
+            return None, [], found
         return Masked(picture.id, image.name if image else picture.name, image, drawing), [], found
 
-    faults = [*read.faults, *doubles(read), *(listing.faults if listing else [])]
+    faults = [*read.faults, *doubles(read.file, judged), *(listing.faults if listing else [])]
     notes = [*notes, *told(read.found), *(listing.notes if listing else [])]
-    return Origin(kind, read.pictures, decode, numbers, classes, faults, notes, knows_images=listing is not None)
+    return Origin(kind, read.file, judged, decode, numbers, classes, faults, notes, knows_images=listing is not None)
 
 
-def _without_upload_prefixes(read: Annotations, files: Mapping[str, Path]) -> list[str]:
-    renamed = 0
+def _other_size(image: Path, seen: Size, file: Path, size: Size) -> str:
+    wrong = f"{image}: {seen[1]}x{seen[0]} pixels, in {file} it has {size[1]}x{size[0]}"
+    if seen != size[::-1] or not is_turned_by_exif(image):
+        return wrong
+    return (
+        f"{wrong}: its EXIF orientation turns it, and the file has the sides as they are before; if its coordinates are of the turned "
+        f"picture, as those of Label Studio are, swap width and height of this image in the file, else annotate the turned picture"
+    )
+
+
+def _paired_by_other_names(read: Annotations, files: Mapping[str, Path], *, of_label_studio: bool) -> list[str]:
+    """Give pictures whose name no image has the name of the image that differs by the ending, or by what Label Studio does to names."""
+    renamed: Found = Counter()
     for place, picture in enumerate(read.pictures):
-        name = label_studio.without_upload_prefix(picture.name)
-        if picture.id not in files and id_of(name) in files:
-            read.pictures[place] = replace(picture, id=id_of(name), name=name)
-            renamed += 1
-    return [f"images whose name is longer by what Label Studio puts before that of an upload: {renamed:,}"] if renamed else []
+        if picture.id not in files and picture.id == id_of(picture.name):
+            others = label_studio.other_names(picture.name) if of_label_studio else {}
+            others |= {f"{Path(picture.name).stem}.png": "images whose name has another ending"}
+            name = next((name for name in others if id_of(name) in files), None)
+            if name is not None:
+                read.pictures[place] = replace(picture, id=id_of(name), name=name)
+                renamed[others[name]] += 1
+    return told(renamed)
 
 
 def _chosen_labels(read: Annotations, labels: Sequence[str]) -> list[str]:
@@ -152,4 +178,4 @@ def mask_origin(
     faults = [*masks.faults, *(listing.faults if listing else [])]
     numbers = {name: number for number, name in enumerate(names, 1)}
     knows_images = listing is not None or kind == "audit"
-    return Origin(kind, masks.files, decode, numbers, masks.classes, faults, notes, knows_images=knows_images)
+    return Origin(kind, source, masks.files, decode, numbers, masks.classes, faults, notes, knows_images=knows_images)

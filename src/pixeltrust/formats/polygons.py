@@ -31,8 +31,12 @@ def pycocotools_mask(what: object) -> Any:
     return mask
 
 
-def checked_ring(values: Any, size: Size, found: Found) -> np.ndarray | None:
-    """A ring of a file, given as (N, 2) or flat; None, counted, where it has fewer than three points and so no area.
+def checked_ring(values: Any, size: Size, found: Found, *, whole: float | None = None, what: str = "polygons") -> np.ndarray | None:
+    """Return a ring of a file, given as (N, 2) or flat, in pixels; None, counted, where it has fewer than three points and so no area.
+
+    Args:
+        whole: the coordinate at the right and lower edges of the image (100 of percent, 1 of shares); pixels where not given.
+        what: the shapes that the ring outlines, for what is counted.
 
     Raises:
         DataError: something else than finite numbers in pairs, or coordinates far beyond the image.
@@ -51,13 +55,15 @@ def checked_ring(values: Any, size: Size, found: Found) -> np.ndarray | None:
     if len(ring) < 3:
         found["polygons of fewer than three points, which have no area, left out"] += 1
         return None
+    if whole is not None:
+        ring = ring * np.array([size[1], size[0]]) / whole
     far = FAR * max(size)
     if (np.abs(ring) > far).any():
         raise DataError(f"a coordinate {ring.flat[np.abs(ring).argmax()]:g} far outside the image of {size[1]}x{size[0]} pixels")
     if np.abs(np.diff(ring, axis=0, append=ring[:1])).max(axis=1).sum() > LONGEST:
         raise DataError(f"an outline of more than {LONGEST:,} pixels")
     if (ring < 0).any() or (ring > np.array([size[1], size[0]])).any():
-        found["polygons that reach beyond their image, clipped"] += 1
+        found[f"{what} that reach beyond their image, clipped"] += 1
     return ring
 
 
