@@ -501,6 +501,49 @@ def test_a_pixel_loss_of_another_shape_is_refused(function, loss):
         function(network("plain"), noisy=NOISY, clean=CLEAN, pixel_loss=loss)
 
 
+# --- what becomes of the gradient ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("clean_weight", [0.0, 0.7])
+def test_a_backward_of_ones_own_takes_all_of_the_gradient(clean_weight):
+    """Scaled by a quarter, as accumulation over four steps does it; λ v is scaled with the rest."""
+    model, plain = network("basic-unet"), network("basic-unet")
+    noisy, clean = batch(1), batch(2)
+    expected = reweighted_step(plain, noisy=noisy, clean=clean, clean_weight=clean_weight)
+    step = reweighted_step(model, noisy=noisy, clean=clean, clean_weight=clean_weight, backward=lambda loss: (loss / 4).backward())
+    assert_equal_to_rounding(step.loss, expected.loss)
+    for actual, wanted in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(4 * actual.grad, wanted.grad, rtol=1e-9, atol=1e-14)
+
+
+def steps(model, after, number=4):
+    for _ in range(number):
+        reweighted_step(model, noisy=NOISY, clean=CLEAN, clean_weight=1.0)
+        after(model)
+
+
+def test_gradients_that_are_thrown_away_are_said_once():
+    with pytest.warns(GainsWarning, match=r"no parameter has changed.*optimizer.step\(\) before .grad is emptied") as said:
+        steps(network("plain"), lambda model: model.zero_grad())
+    assert len(said) == 1
+    with pytest.warns(GainsWarning, match="no parameter has changed"):
+        steps(network("plain"), lambda model: model.zero_grad(set_to_none=False))
+
+
+def test_gradients_that_are_used_or_gathered_are_no_loss():
+    def by_data(model):
+        for parameter in model.parameters():
+            parameter.data.sub_(0.01 * parameter.grad)
+        model.zero_grad()
+
+    def by_optimizer(model):
+        torch.optim.SGD(model.parameters(), 0.01).step()
+        model.zero_grad()
+
+    for after in (by_data, by_optimizer, lambda model: None):
+        steps(network("plain"), after)
+
+
 # --- verify ---------------------------------------------------------------------------------------------------------------
 
 

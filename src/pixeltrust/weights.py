@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from pixeltrust.duals import load_forward_mode
 from pixeltrust.losses import IGNORE, PixelLoss, mean_over_counted, pixel_cross_entropy
+from pixeltrust.lost_gradients import warn_of_loss, watch_for_loss
 from pixeltrust.module_state import buffers_kept
 from pixeltrust.ranks import ALONE, Ranks
 from pixeltrust.tangents import Direction, Pick, TangentRule, exact_tangent, finite_difference_tangent, the_answer
@@ -211,6 +212,7 @@ def reweighted_step(
     along: Iterable[nn.Parameter] | None = None,
     per: Per | Weigh = "pixel",
     logits: Pick = the_answer,
+    backward: Callable[[Tensor], object] | None = None,
     ranks: Ranks = ALONE,
 ) -> Step:
     """Add the gradient of Σ w ℓ + λ L_c to the parameters' .grad, as backward() does, with the weights of this very θ.
@@ -231,30 +233,47 @@ def reweighted_step(
         per: "pixel"; "image": one weight for all pixels of an image (Ren et al.; see `per_image`); or a function of the gains of
             one's own, called once, whose values of the counted pixels are normalised as the gains would be.
         logits: as in `pixel_gains`.
+        backward: what takes the place of loss.backward(), where a framework scales or accumulates: `accelerator.backward`,
+            `lambda loss: scaler.scale(loss).backward()`. All of the gradient goes by it, λ v too.
         ranks: this process among those that step together (see `ranks.current`); every one of them must.
 
     Raises:
         ValueError, TypeError: as `pixel_gains`; λ < 0; `per` of another name.
+
+    Warns:
+        GainsWarning: as `pixel_gains`; and if the gradients of the last steps were thrown away before any parameter changed.
+
+    Example:
+        optimizer.zero_grad()
+        step = reweighted_step(model, noisy=Batch(images, masks), clean=Batch(clean_images, clean_masks), clean_weight=1.0)
+        optimizer.step()
     """
     if clean_weight < 0:
         raise ValueError(f"clean_weight must be 0 or more, not {clean_weight}")
     if not callable(per) and per not in get_args(Per):
         raise ValueError(f"per must be 'pixel' or 'image', not {per!r}")
     _tangent_rule(gains)
+    warn_of_loss(model)
     along = None if along is None else list(along)
     with nullcontext() if clean_weight > 0 else buffers_kept(model):
         reached = None if clean_weight > 0 else along
         clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=reached, logits=logits, ranks=ranks)
     direction = gradient if along is None else {parameter: gradient[parameter] for parameter in along if parameter in gradient}
     noisy_loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, per, logits, ranks)
-    if clean_weight > 0 and ranks.rank == 0:  # once: the ranks' parts are summed
-        for parameter, v in gradient.items():
+    clean_part = gradient if clean_weight > 0 and ranks.rank == 0 else {}  # once: the ranks' parts are summed
+    if backward is not None:
+        noisy_loss = noisy_loss + sum(
+            (clean_weight * v * (p - p.detach())).sum() for p, v in clean_part.items()
+        )  # 0, with the gradient λ v
+    else:
+        for parameter, v in clean_part.items():
             share = torch.mul(v, clean_weight, out=torch.empty_like(parameter))  # in the parameter's own memory format
             parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
-    del direction, gradient  # the backward needs the memory
-    if len(noisy.images):
+    del direction, gradient, clean_part  # the backward needs the memory
+    if noisy_loss.requires_grad:  # not of a part without images
         with buffers_kept(model):  # activation checkpointing computes parts of the network again; statistics are counted once
-            noisy_loss.backward()
+            (backward or torch.autograd.backward)(noisy_loss)
+    watch_for_loss(model)
     return replace(step, loss=step.loss + clean_weight * clean_loss)
 
 

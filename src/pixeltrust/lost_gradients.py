@@ -1,0 +1,61 @@
+"""A gradient that was thrown away before any optimiser saw it: a training that looks healthy and learns nothing.
+
+Lightning's automatic optimisation, for one, empties .grad after `training_step`, and with it what a step inside has added.
+"""
+
+import warnings
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from pixeltrust.errors import GainsWarning
+
+PATIENCE = 2
+"""Steps in a row whose gradient is lost, before it is said."""
+
+
+@dataclass
+class _Left:
+    """How a step has left a network."""
+
+    versions: int
+    last: Tensor
+    lost: int
+
+
+_LEFT: "WeakKeyDictionary[nn.Module, _Left]" = WeakKeyDictionary()
+
+
+def watch_for_loss(model: nn.Module) -> None:
+    """Call at the end of a step: remember how it leaves the network."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if trained:
+        before = _LEFT.get(model)
+        _LEFT[model] = _Left(sum(p._version for p in trained), trained[-1].detach().clone(), before.lost if before else 0)
+
+
+def warn_of_loss(model: nn.Module) -> None:
+    """Call at the beginning of a step: warn where the gradients of the steps before are gone and nothing was updated.
+
+    Warns:
+        GainsWarning: once for a network.
+    """
+    left = _LEFT.get(model)
+    if left is None:
+        return
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    is_lost = (
+        sum(p._version for p in trained) == left.versions  # optimisers that write to .data do not count there
+        and all(p.grad is None or not p.grad.any() for p in trained)
+        and trained[-1].shape == left.last.shape
+        and bool((trained[-1].detach() == left.last).all())
+    )
+    left.lost = left.lost + 1 if is_lost else 0
+    if left.lost == PATIENCE:
+        warnings.warn(
+            f"{type(model).__name__}: the gradients of the last {PATIENCE} steps are gone, and no parameter has changed. A step adds its "
+            "gradient to .grad, as backward() does: call optimizer.step() before .grad is emptied (in Lightning: manual optimisation)",
+            GainsWarning,
+            stacklevel=3,
+        )
