@@ -35,6 +35,11 @@ def watch_for_loss(model: nn.Module) -> None:
         _LEFT[model] = _Left(sum(p._version for p in trained), trained[-1].detach().clone(), before.lost if before else 0)
 
 
+def forget(model: nn.Module) -> None:
+    """Call after a step whose gradient is meant to be thrown away."""
+    _LEFT.pop(model, None)
+
+
 def warn_of_loss(model: nn.Module) -> None:
     """Call at the beginning of a step: warn where the gradients of the steps before are gone and nothing was updated.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from pixeltrust.duals import noting_others
 from pixeltrust.errors import count
 from pixeltrust.losses import IGNORE, PixelLoss, mean_over_counted, pixel_cross_entropy
+from pixeltrust.lost_gradients import forget
 from pixeltrust.module_state import buffers_kept, drawing_from, random_states
 from pixeltrust.tangents import DIFFERENCE_TOLERANCE, Pick, Precision, choice_of, the_answer
 from pixeltrust.weights import Batch, Gains, clean_gradient, gains_along, pixel_losses, reweighted_step
@@ -37,7 +38,7 @@ class Verification:
     difference: float
     """The largest difference to reverse mode, relative to the largest gain of the batch; NaN where no pixel was compared."""
     tolerance: float
-    """What rounding alone may make of it."""
+    """What rounding may make of it, and kinks of a finite difference."""
     cost: float | None
     """Of a weighted step, in ordinary steps on the same two batches; None where it was not measured."""
 
@@ -56,7 +57,7 @@ class Verification:
         else:
             verdict = "right" if self.right else "WRONG: do not train with them"
             known = f"the largest of {count(self.pixels, 'difference')} to reverse mode is {self.difference:.1e} of the largest gain"
-            lines.append(f"the gains are {verdict}: {known}, where rounding may make {self.tolerance:.0e}")
+            lines.append(f"the gains are {verdict}: {known} (allowed: {self.tolerance:.0e})")
         if self.cost is not None:
             lines.append(f"a weighted step costs {self.cost:.2f} ordinary steps on the same two batches")
         return "\n".join(lines)
@@ -145,6 +146,7 @@ def _cost(
 
     def weighted() -> None:
         reweighted_step(model, noisy=noisy, clean=clean, clean_weight=1.0, pixel_loss=pixel_loss, gains=gains, along=along, logits=logits)
+        forget(model)
 
     parameters = list(model.parameters())
     kept = [parameter.grad for parameter in parameters]

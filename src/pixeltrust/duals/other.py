@@ -50,8 +50,9 @@ def is_complete(value: Any, tangent: Any) -> bool:
 
 def name_of(function: Any) -> str:
     """What an operation is called, for people."""
-    name = str(getattr(function, "__qualname__", None) or getattr(function, "__name__", None) or function)
-    return name.removeprefix("_VariableFunctionsClass.").removeprefix("TensorBase.")
+    short = getattr(function, "__name__", str(function))
+    name = str(getattr(function, "__qualname__", short))
+    return short if "pybind11" in name else name.removeprefix("_VariableFunctionsClass.").removeprefix("TensorBase.")
 
 
 @contextmanager
