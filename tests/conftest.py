@@ -1,11 +1,21 @@
 """What several test files use."""
 
+import signal
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pixeltrust import cli
 from web import serving
+
+# Where tests run in the background of a shell, SIGINT is ignored, by all that they start too: Ctrl-C is to stop it all the same.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No example fails for taking long: the machine may be busy. `--hypothesis-profile quick` is that of the quick tests.
+settings.register_profile("full", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", settings.get_profile("full"), max_examples=20, derandomize=True)
+settings.load_profile("full")
 
 
 @pytest.fixture

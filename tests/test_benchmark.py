@@ -2,11 +2,9 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from pixeltrust.config import read_config
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.runs import Run
 from pixeltrust.synthetic import write_source
+from waiting import TOO_LONG, wait_for
 
 HERE = Path(__file__).parent
 TINY = {
@@ -263,15 +262,12 @@ def results(out):
     return table.drop(columns=["seconds", "cpu_seconds"])
 
 
+@pytest.mark.slow
 def test_a_grid_killed_three_times_gives_the_same_table_as_one_that_nothing_disturbed(source, tmp_path):
     run_to_its_end(source, tmp_path / "straight")
-    chance = random.Random(4)
-    for _ in range(3):
+    for file in ("run/config.toml", "run/checkpoint.pt", "cell.json"):
         process = started(source, tmp_path / "killed")
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "killed").glob("cells/*/run/config.toml")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0, 3))
+        wait_for(lambda file=file: list((tmp_path / "killed" / "cells").glob(f"*/{file}")), process)
         process.kill()
         process.communicate()
     run_to_its_end(source, tmp_path / "killed")
@@ -281,13 +277,12 @@ def test_a_grid_killed_three_times_gives_the_same_table_as_one_that_nothing_dist
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_cells_after_their_update_and_says_so(source, tmp_path):
     process = started(source, tmp_path / "out")
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "out").glob("cells/*/run/checkpoint.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: list((tmp_path / "out" / "cells").glob("*/run/checkpoint.pt")), process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=TOO_LONG)
     assert process.returncode == 130
     assert error.strip().startswith("stopped; what is finished is kept")
     begun = [folder for folder in (tmp_path / "out" / "cells").iterdir() if (folder / "run" / "config.toml").exists()]

@@ -19,6 +19,7 @@ from pixeltrust.errors import DataError, RunError
 from pixeltrust.ranks import Ranks
 from pixeltrust.synthetic import write_source
 from tiny import draw
+from waiting import TOO_LONG
 
 TESTS = Path(__file__).parent
 CLOSE = {"rtol": 0, "atol": 1e-10}  # sums of float64 in another order, over 21 updates
@@ -43,7 +44,7 @@ def torchrun(processes, *arguments, **environment):
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=TOO_LONG,
         check=False,
     )
 

@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from pixeltrust.review.decisions import Decisions
 from pixeltrust.review.guard import Door
 from pixeltrust.review.pages import application
 from test_review import given_of, rows_of
+from waiting import TOO_LONG, wait_for
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -55,8 +55,7 @@ def served(audit, who="ann", door=None):
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        while not server.started:
-            time.sleep(0.01)
+        wait_for(lambda: server.started)
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
@@ -69,6 +68,7 @@ def served(audit, who="ann", door=None):
 def opened(browser, address, *, viewport=DESKTOP, home=None, answers="409", **more):
     """A page whose complaints, and requests to elsewhere, fail the test; `answers` is the status it may meet."""
     context = browser.new_context(viewport=viewport, **more)
+    context.set_default_timeout(1000 * TOO_LONG)
     page = context.new_page()
     wrong = []
     # Such an answer the page shows; the browser's console tells of it all the same.
@@ -290,10 +290,12 @@ def test_keys_do_nothing_while_one_types_and_can_be_put_off(page, audit):
     page.keyboard.press("?")
     page.uncheck("#single-keys")
     page.keyboard.press("Escape")
+    asked = []
+    page.on("request", asked.append)
     page.keyboard.press("a")
     page.keyboard.press("r")
-    page.wait_for_timeout(200)
-    assert rows_of(audit) == []
+    next_frame(page)
+    assert (asked, rows_of(audit)) == ([], [])
 
 
 def test_two_tabs_do_not_lose_a_decision(browser, address, audit):
@@ -576,8 +578,12 @@ def test_fingers_paint_and_two_of_them_zoom(browser, address, audit):
 # --- layers, zoom, regions ------------------------------------------------------------------------------------------
 
 
+def next_frame(page):
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def shown(page):
-    page.wait_for_timeout(100)  # a frame or two
+    next_frame(page)
     return page.locator("#view").screenshot()
 
 
