@@ -32,7 +32,7 @@ from pixeltrust.report.pieces import data_uri
 from pixeltrust.train import train
 from tiny import configured, draw
 
-PICTURES = 3  # of the worst cases on a page
+PICTURES = 2  # of the worst cases on a page
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -529,7 +529,8 @@ def test_every_fault_of_the_table_is_named_with_its_row(tmp_path):
     ]
 
 
-def test_the_page_draws_ignored_pixels_as_no_part_of_a_mask(tmp_path):
+def test_the_page_draws_ignored_pixels_as_no_part_of_a_mask(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "WORST", 3)
     data = discs(tmp_path / "data", foreground=1)
     for path in (data / "noisy").iterdir():
         values = read_labels(path)
@@ -574,6 +575,7 @@ def test_a_mask_is_never_emptied(data, tmp_path):
         np.testing.assert_array_equal(read_labels(tmp_path / "audit" / "mended" / f"{case.id}.png"), read_labels(case.mask))
 
 
+@pytest.mark.slow
 def test_several_classes_are_mended_by_the_likeliest(tmp_path):
     data = draw(tmp_path / "data", noisy=12)
     for folder in ("noisy", "clean", "test"):

@@ -224,6 +224,7 @@ def test_a_cell_that_fails_is_told_of_and_does_not_stop_the_others(source, tmp_p
     assert again.ran == ["broken-triangle-4-0"]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_told_of_and_does_not_stop_the_others(source, tmp_path):
     variants = {"fatal": {"method": "plain", "model": "tiny:fatal"}}
     result = done(source, tmp_path / "out", Local(2), methods=("fatal", "plain"), variants=variants)
@@ -293,6 +294,7 @@ def test_ctrl_c_stops_the_cells_after_their_update_and_says_so(source, tmp_path)
 # Pruning and Ray
 
 
+@pytest.mark.slow
 def test_pruning_ignores_pixels_that_contradict_networks_that_never_saw_them(source, tmp_path):
     pytest.importorskip("cleanlab", reason="cleanlab is not installed")
     out = tmp_path / "out"
@@ -312,6 +314,7 @@ def test_pruning_ignores_pixels_that_contradict_networks_that_never_saw_them(sou
     assert table["seconds"] > float(pd.read_csv(folder / "run" / "history.csv")["seconds"].iloc[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:An input array is constant")  # so short a training sees nothing in any image
 def test_an_audit_is_measured_beside_its_rivals_on_the_cells_of_a_grid(source, tmp_path, monkeypatch):
     pytest.importorskip("cleanlab", reason="cleanlab is not installed")
@@ -332,6 +335,7 @@ def test_an_audit_is_measured_beside_its_rivals_on_the_cells_of_a_grid(source, t
     pd.testing.assert_frame_equal(pd.read_csv(file).set_index("way"), table)
 
 
+@pytest.mark.slow
 def test_the_whole_way_is_walked_and_measured_and_goes_on_where_it_stopped(source, tmp_path, capfd):
     import whole_way
 

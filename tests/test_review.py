@@ -327,6 +327,7 @@ Decisions(Audit.read(Path(sys.argv[1]))).close()
 """
 
 
+@pytest.mark.slow
 def test_processes_that_begin_on_an_audit_at_once_all_begin(audit):
     begun = [python(_BEGIN, audit) for _ in range(4)]
     for process in begun:
