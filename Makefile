@@ -42,9 +42,9 @@ types: setup
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
 
 quick: setup
-	$(PYTEST) -m "not slow" --hypothesis-profile quick
+	$(PYTEST) -m "not slow" --hypothesis-profile same
 
-slow: setup  ## What `make test` leaves out: the slow tests, and those of made-up examples with all of these
+slow: setup  ## What `make test` leaves out: the slow tests, and new examples for those that make their own
 	$(PYTEST) -m "slow or hypothesis"
 
 reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/reliability.md's table

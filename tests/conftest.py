@@ -12,10 +12,10 @@ from web import serving
 # Where tests run in the background of a shell, SIGINT is ignored, by all that they start too: Ctrl-C is to stop it all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No example fails for taking long: the machine may be busy. `--hypothesis-profile quick` is that of the quick tests.
-settings.register_profile("full", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", settings.get_profile("full"), max_examples=20, derandomize=True)
-settings.load_profile("full")
+# No example fails for taking long: the machine may be busy. Among the quick tests examples are always the same ones.
+settings.register_profile("new", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("same", settings.get_profile("new"), derandomize=True)
+settings.load_profile("new")
 
 
 @pytest.fixture

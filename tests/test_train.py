@@ -300,6 +300,7 @@ def killed(data, tmp_path_factory):
     return [(root / moment["name"], deaths[moment["name"]], moment["settings"]) for moment in moments]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed runs are forked")
 @pytest.mark.parametrize("number", range(len(KILLS)), ids=[f"{method} {' '.join(map(str, at))}" for method, at in KILLS])
 def test_a_run_killed_at_any_moment_continues_to_the_bit(data, straight, killed, number):
@@ -318,6 +319,7 @@ def command_line(*arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, timeout=TOO_LONG, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_the_command_line_exits_with_130_and_resume_finishes(data, tmp_path, straight):
     settings = {"method": "pixel", "model": "tiny:signalling"}
     (tmp_path / "settings.toml").write_text(to_toml(configured(**settings)))
