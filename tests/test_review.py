@@ -352,6 +352,7 @@ for number in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_what_was_answered_outlives_a_kill(audit):
     process = python(_DECIDE, audit)
     for _ in range(5):
