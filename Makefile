@@ -6,10 +6,10 @@ READY := .venv/.ready
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test lint types unit reliability lowest lock advisories clean
+.PHONY: help setup demo test test-all lint types quick slow reliability lowest lock advisories clean
 
 help:  ## Show what there is to make
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 setup: $(READY)  ## Make the virtual environment in .venv
 
@@ -27,7 +27,9 @@ $(READY): pyproject.toml requirements/dev.txt requirements/torch.txt
 demo: setup  ## Run the whole job on made-up images; the page is demo/report.html
 	$(BIN)/pixeltrust demo --out demo
 
-test: lint types unit  ## Everything that must pass
+test: lint types quick  ## Lint, types and the quick tests: minutes of one processor
+
+test-all: test slow  ## All that must pass before a change lands
 
 lint: setup
 	$(BIN)/ruff check .
@@ -37,8 +39,13 @@ types: setup
 	$(BIN)/mypy
 
 # Two workers with a thread each: torch's own threads only get in each other's way on small tensors.
-unit: setup
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+
+quick: setup
+	$(PYTEST) -m "not slow" --hypothesis-profile same
+
+slow: setup  ## What `make test` leaves out: the slow tests, and new examples for those that make their own
+	$(PYTEST) -m "slow or hypothesis"
 
 reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/reliability.md's table
 	$(BIN)/python benchmarks/reliability.py

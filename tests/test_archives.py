@@ -19,8 +19,9 @@ from pixeltrust.downloads import Patience
 from pixeltrust.errors import ConfigError, DataError, FetchError, RunError
 from pixeltrust.images import read_image, read_labels
 from pixeltrust.sources import read_source
+from waiting import TOO_LONG
 
-HASTY = Patience(tries=2, wait_s=0.001, timeout_s=5)
+HASTY = Patience(tries=2, wait_s=0.001, timeout_s=TOO_LONG)
 SPLITS = {"train": ("Training", [0, 1, 2]), "val": ("Validation", [13]), "test": ("Test_v2", [27, 29])}
 
 

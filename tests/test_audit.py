@@ -26,10 +26,21 @@ from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.files import alone
 from pixeltrust.images import read_image, read_labels, write_png
 from pixeltrust.inference import Network
+from pixeltrust.report import audit as page_module
 from pixeltrust.report import report
 from pixeltrust.report.pieces import data_uri
 from pixeltrust.train import train
 from tiny import configured, draw
+
+PICTURES = 2  # of the worst cases on a page
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_pictures():
+    """Drawing them takes longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "WORST", PICTURES)
+        yield
 
 
 def log_odds(value):
@@ -226,7 +237,7 @@ def test_the_mended_masks_can_be_trained_on(audited, data, tmp_path):
 def test_the_page_is_whole_and_can_be_written_again(audited, tmp_path):
     page = (audited.out / "report.html").read_text(encoding="utf-8")
     assert "would be mended" in page
-    assert page.count("<h3>") == 24
+    assert page.count("<h3>") == PICTURES
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert report(audited.out, out=tmp_path / "again.html").read_text(encoding="utf-8") == page
 
@@ -518,7 +529,8 @@ def test_every_fault_of_the_table_is_named_with_its_row(tmp_path):
     ]
 
 
-def test_the_page_draws_ignored_pixels_as_no_part_of_a_mask(tmp_path):
+def test_the_page_draws_ignored_pixels_as_no_part_of_a_mask(tmp_path, monkeypatch):
+    monkeypatch.setattr(page_module, "WORST", 3)
     data = discs(tmp_path / "data", foreground=1)
     for path in (data / "noisy").iterdir():
         values = read_labels(path)
@@ -563,6 +575,7 @@ def test_a_mask_is_never_emptied(data, tmp_path):
         np.testing.assert_array_equal(read_labels(tmp_path / "audit" / "mended" / f"{case.id}.png"), read_labels(case.mask))
 
 
+@pytest.mark.slow
 def test_several_classes_are_mended_by_the_likeliest(tmp_path):
     data = draw(tmp_path / "data", noisy=12)
     for folder in ("noisy", "clean", "test"):

@@ -2,11 +2,9 @@
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +22,7 @@ from pixeltrust.config import read_config
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.runs import Run
 from pixeltrust.synthetic import write_source
+from waiting import TOO_LONG, wait_for
 
 HERE = Path(__file__).parent
 TINY = {
@@ -225,6 +224,7 @@ def test_a_cell_that_fails_is_told_of_and_does_not_stop_the_others(source, tmp_p
     assert again.ran == ["broken-triangle-4-0"]
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_told_of_and_does_not_stop_the_others(source, tmp_path):
     variants = {"fatal": {"method": "plain", "model": "tiny:fatal"}}
     result = done(source, tmp_path / "out", Local(2), methods=("fatal", "plain"), variants=variants)
@@ -263,15 +263,12 @@ def results(out):
     return table.drop(columns=["seconds", "cpu_seconds"])
 
 
+@pytest.mark.slow
 def test_a_grid_killed_three_times_gives_the_same_table_as_one_that_nothing_disturbed(source, tmp_path):
     run_to_its_end(source, tmp_path / "straight")
-    chance = random.Random(4)
-    for _ in range(3):
+    for file in ("run/config.toml", "run/checkpoint.pt", "cell.json"):
         process = started(source, tmp_path / "killed")
-        deadline = time.monotonic() + 120
-        while not list((tmp_path / "killed").glob("cells/*/run/config.toml")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        time.sleep(chance.uniform(0, 3))
+        wait_for(lambda file=file: list((tmp_path / "killed" / "cells").glob(f"*/{file}")), process)
         process.kill()
         process.communicate()
     run_to_its_end(source, tmp_path / "killed")
@@ -281,13 +278,12 @@ def test_a_grid_killed_three_times_gives_the_same_table_as_one_that_nothing_dist
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_cells_after_their_update_and_says_so(source, tmp_path):
     process = started(source, tmp_path / "out")
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "out").glob("cells/*/run/checkpoint.pt")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for(lambda: list((tmp_path / "out" / "cells").glob("*/run/checkpoint.pt")), process)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=TOO_LONG)
     assert process.returncode == 130
     assert error.strip().startswith("stopped; what is finished is kept")
     begun = [folder for folder in (tmp_path / "out" / "cells").iterdir() if (folder / "run" / "config.toml").exists()]
@@ -298,6 +294,7 @@ def test_ctrl_c_stops_the_cells_after_their_update_and_says_so(source, tmp_path)
 # Pruning and Ray
 
 
+@pytest.mark.slow
 def test_pruning_ignores_pixels_that_contradict_networks_that_never_saw_them(source, tmp_path):
     pytest.importorskip("cleanlab", reason="cleanlab is not installed")
     out = tmp_path / "out"
@@ -317,6 +314,7 @@ def test_pruning_ignores_pixels_that_contradict_networks_that_never_saw_them(sou
     assert table["seconds"] > float(pd.read_csv(folder / "run" / "history.csv")["seconds"].iloc[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:An input array is constant")  # so short a training sees nothing in any image
 def test_an_audit_is_measured_beside_its_rivals_on_the_cells_of_a_grid(source, tmp_path, monkeypatch):
     pytest.importorskip("cleanlab", reason="cleanlab is not installed")
@@ -337,6 +335,7 @@ def test_an_audit_is_measured_beside_its_rivals_on_the_cells_of_a_grid(source, t
     pd.testing.assert_frame_equal(pd.read_csv(file).set_index("way"), table)
 
 
+@pytest.mark.slow
 def test_the_whole_way_is_walked_and_measured_and_goes_on_where_it_stopped(source, tmp_path, capfd):
     import whole_way
 

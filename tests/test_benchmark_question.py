@@ -104,6 +104,7 @@ def asked(data, out, launcher=None, **axes):
     return question(data, out=out, grid=grid, launcher=launcher or Here(), show_progress=False)
 
 
+@pytest.mark.slow
 def test_it_helps_where_all_noisy_masks_are_far_too_small(tmp_path):
     data = draw(tmp_path / "data", noisy=80, clean=16, test=0)
     answer = asked(data, tmp_path / "out", methods=("plain", "clean"))
@@ -117,6 +118,7 @@ def test_it_helps_where_all_noisy_masks_are_far_too_small(tmp_path):
     assert measured["plain"].mean() == pytest.approx(answer.rows[-1].dice, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_there_is_no_difference_where_the_noisy_masks_are_right(tmp_path):
     data = draw(tmp_path / "data", noisy=24, clean=40, test=0, noisy_above=0.35)
     answer = asked(data, tmp_path / "out", methods=("plain", "joint"))

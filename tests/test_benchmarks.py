@@ -85,6 +85,7 @@ def test_the_textbook_step_leaves_modules_that_are_registered_twice_as_they_were
     assert all(p.grad is not None for p in network.parameters())
 
 
+@pytest.mark.slow
 def test_the_gpu_benchmark_runs_as_a_toy(tmp_path, capsys):
     gpu.main(["--toy", "--device", "cpu", "--out", str(tmp_path)])
     results = json.loads((tmp_path / "gpu.json").read_text())
@@ -105,6 +106,7 @@ def test_the_gpu_benchmark_says_what_its_budget_had_no_room_for(tmp_path, capsys
     assert capsys.readouterr().out.count("not measured") == len(gpu.PARTS)
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_the_review_runs_as_a_toy(tmp_path, capsys):
     review_speed.main(["--cases", "60", "--size", "32", "--requests", "4", "--out", str(tmp_path)])
     record = json.loads((tmp_path / "review.json").read_text())
@@ -122,7 +124,10 @@ def test_the_cost_of_trust_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
     assert len((tmp_path / "cost.csv").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("variant", ["trust:power=3,jitter=all", "trust:split=True,smooth=5", "pixel", "finetuned:jitter=clean"])
+VARIANTS = ["trust:power=3,jitter=all", "trust:split=True,smooth=5", "finetuned:jitter=clean"]
+
+
+@pytest.mark.parametrize("variant", ["pixel", *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS)])
 def test_the_search_for_trust_runs_as_a_toy(variant, monkeypatch):
     for name, value in {"DEVELOPMENT": 4, "NOISY": 8, "BATCH": 4, "EPOCHS": 3}.items():
         monkeypatch.setattr(trust_search, name, value)

@@ -221,6 +221,7 @@ def test_the_public_names_are_these_four():
     assert all(hasattr(pixeltrust, name) for name in pixeltrust.__all__)
 
 
+@pytest.mark.slow
 def test_a_module_is_loaded_when_it_is_asked_for():
     code = "import pixeltrust; print(pixeltrust.train.train.__name__, hasattr(pixeltrust, 'nonsense'))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -84,6 +84,7 @@ def test_masks_are_measured_against_the_truth_as_given_and_as_mended(toy):
     assert f"pixeltrust review {out / 'audit'}" in str(found)
 
 
+@pytest.mark.slow
 def test_a_finished_demo_is_not_done_again(toy):
     out, found = toy
     before = stamps(out)
@@ -93,6 +94,7 @@ def test_a_finished_demo_is_not_done_again(toy):
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_demo_stopped_in_training_goes_on_where_it_was(tmp_path, monkeypatch, toy):
     def stop(*_, **__):
         raise KeyboardInterrupt
@@ -109,6 +111,7 @@ def test_a_demo_stopped_in_training_goes_on_where_it_was(tmp_path, monkeypatch, 
     assert [row.dice for row in found.rows] == [row.dice for row in toy[1].rows]
 
 
+@pytest.mark.slow
 def test_stages_are_announced_on_standard_error(toy, capsys):
     demo(toy[0], plan=TOY, show_progress=True)
     told = capsys.readouterr()

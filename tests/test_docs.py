@@ -36,6 +36,7 @@ def settings_table() -> str:
     return "\n".join(["| setting | default | |", "|---|---|---|", *rows])
 
 
+@pytest.mark.slow
 def test_every_command_of_the_readme_runs_from_another_folder_with_spaces_and_umlauts(tmp_path, monkeypatch, run_command):
     here = tmp_path / "Läsionen und mehr"
     here.mkdir()

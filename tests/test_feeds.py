@@ -8,8 +8,7 @@ import torch
 from pixeltrust.errors import DataError
 from pixeltrust.feeds import Ahead
 from pixeltrust.weights import Batch
-
-LONG = 30  # seconds after which a test gives up waiting
+from waiting import TOO_LONG
 
 
 class Making:
@@ -40,12 +39,12 @@ def test_what_is_asked_for_is_made_for_the_next_update_while_the_step_runs():
     def make(stream, update):
         if update == 1:
             begun.set()
-            assert step_ran.wait(LONG)
+            assert step_ran.wait(TOO_LONG)
         return made(stream, update)
 
     with Ahead(make, 9) as ahead:
         ahead.batch("noisy", 0)
-        assert begun.wait(LONG)  # nobody has asked for it yet
+        assert begun.wait(TOO_LONG)  # nobody has asked for it yet
         step_ran.set()
         assert same(ahead.batch("noisy", 1), made("noisy", 1))
 

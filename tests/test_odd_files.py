@@ -27,6 +27,7 @@ from pixeltrust.ranks import ALONE
 from pixeltrust.runs import Run
 from pixeltrust.train import train
 from tiny import configured, draw, network
+from waiting import TOO_LONG
 
 MOST_MIB = 1536  # of memory for one file: a picture of 100 million pixels takes 11 bytes of each
 
@@ -35,7 +36,7 @@ MOST_MIB = 1536  # of memory for one file: a picture of 100 million pixels takes
 def outcomes():
     """What came of each, by number; tried by another process, with a limit to its memory and without a console."""
     ended = subprocess.run(
-        [sys.executable, str(Path(odd_files.__file__)), "--outcomes"], capture_output=True, text=True, timeout=600, check=False
+        [sys.executable, str(Path(odd_files.__file__)), "--outcomes"], capture_output=True, text=True, timeout=TOO_LONG, check=False
     )
     found = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ended.returncode == 0, f"at {odd_files.ODD[len(found)].what}: {ended.stderr[-2000:]}"

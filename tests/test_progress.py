@@ -6,7 +6,8 @@ import time
 import pytest
 
 from pixeltrust.errors import DataError, RunError
-from pixeltrust.progress import THREADS, all_in_threads, in_threads, progress_bar
+from pixeltrust.progress import AHEAD, THREADS, all_in_threads, in_threads, progress_bar
+from waiting import TOO_LONG, wait_for
 
 
 def slow_first(number):
@@ -29,7 +30,7 @@ def test_no_items_are_no_results():
 
 
 def test_the_work_is_shared_by_several_threads():
-    together = threading.Barrier(THREADS, timeout=5)  # passed only when so many wait at once
+    together = threading.Barrier(THREADS, timeout=TOO_LONG)  # passed only when so many wait at once
     assert len(list(in_threads(lambda _: together.wait(), range(THREADS), text="waiting", shown=False))) == THREADS
 
 
@@ -44,12 +45,11 @@ def test_an_error_of_our_own_ends_the_work():
 
     def fails(number):
         started.append(number)
-        time.sleep(0.01)
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         list(in_threads(fails, range(1000), text="failing", shown=False))
-    assert len(started) < 100
+    assert len(started) <= AHEAD
 
 
 def test_work_that_is_no_longer_wanted_is_not_begun():
@@ -57,13 +57,12 @@ def test_work_that_is_no_longer_wanted_is_not_begun():
 
     def work(number):
         started.append(number)
-        time.sleep(0.01)
 
     before = threading.active_count()
     outcomes = in_threads(work, range(1000), text="working", shown=False)
     next(outcomes)
     outcomes.close()
-    assert len(started) < 100
+    assert len(started) <= AHEAD
     assert threading.active_count() == before
 
 
@@ -71,8 +70,8 @@ def test_work_is_not_begun_long_before_its_turn():
     begun = []
     outcomes = in_threads(begun.append, range(1000), text="working", shown=False)
     next(outcomes)
-    time.sleep(0.1)  # time enough for all of them, if they were under way
-    assert THREADS <= len(begun) < 100
+    wait_for(lambda: len(begun) >= AHEAD)
+    assert len(begun) == AHEAD
     assert len(list(outcomes)) == 999
     assert sorted(begun) == list(range(1000))
 

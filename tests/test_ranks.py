@@ -19,6 +19,7 @@ from pixeltrust.errors import DataError, RunError
 from pixeltrust.ranks import Ranks
 from pixeltrust.synthetic import write_source
 from tiny import draw
+from waiting import TOO_LONG
 
 TESTS = Path(__file__).parent
 CLOSE = {"rtol": 0, "atol": 1e-10}  # sums of float64 in another order, over 21 updates
@@ -32,6 +33,8 @@ JOBS = [{"name": method, "settings": SETTINGS | {"method": method}} for method i
     {"name": "trust-jittered", "settings": SETTINGS | {"method": "trust", "jitter": "all"}},
     {"name": "trust-mapped", "settings": SETTINGS | {"method": "trust", "cache_gib": 0}},
 ]
+ON = {2: [JOBS[0], *JOBS[len(METHODS_TRIED) :]], 4: JOBS[: len(METHODS_TRIED)]}
+"""What so many processes train: `trust` both."""
 STOPPED = {"name": "stopped", "settings": SETTINGS | {"method": "trust"}}
 
 
@@ -43,7 +46,7 @@ def torchrun(processes, *arguments, **environment):
         env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=TOO_LONG,
         check=False,
     )
 
@@ -84,12 +87,12 @@ def alone(data, tmp_path_factory):
     return out
 
 
-@pytest.fixture(scope="module", params=[2, 4])
+@pytest.fixture(scope="module", params=[pytest.param(number, marks=pytest.mark.slow) for number in ON])
 def together(request, data, alone, tmp_path_factory):
-    """The same trainings of 2 or of 4 processes; `stopped` too, and `continued` from where one process had stopped."""
+    """The trainings of ON, of 2 or of 4 processes; `stopped` too, and `continued` from where one process had stopped."""
     out = tmp_path_factory.mktemp("together")
     shutil.copytree(alone / "stopped", out / "continued")
-    jobs = [*JOBS, STOPPED | {"stop_at": 8}, STOPPED | {"name": "continued"}]
+    jobs = [ON[request.param][0] | {"used": True}, *ON[request.param][1:], STOPPED | {"stop_at": 8}, STOPPED | {"name": "continued"}]
     joined(request.param, data, out, jobs)
     assert [told(out, rank)["stopped"] for rank in range(request.param)] == [["stopped"]] * request.param  # though one alone had the signal
     return out
@@ -110,7 +113,14 @@ def assert_alike(these, those):
         pd.testing.assert_frame_equal(*rows, **CLOSE)
 
 
-@pytest.mark.parametrize("name", [job["name"] for job in JOBS])
+def of_ranks(*names):
+    """The jobs of these names, or all, with the number of processes that train them."""
+    pairs = [(number, job["name"]) for number, jobs in ON.items() for job in jobs]
+    chosen = [pytest.param(*pair, marks=pytest.mark.slow) for pair in pairs if not names or pair[1] in names]
+    return pytest.mark.parametrize(("together", "name"), chosen, indirect=["together"], scope="module")
+
+
+@of_ranks()
 def test_ranks_train_as_one_process_does(together, alone, name):
     assert_alike(together / name, alone / name)
     memory = [parts(out / name, "checkpoint.pt")["memory"] for out in (together, alone)]
@@ -119,11 +129,18 @@ def test_ranks_train_as_one_process_does(together, alone, name):
     assert images[0] == images[1]
 
 
-@pytest.mark.parametrize("name", ["trust", "pixel", "image", "trust-mapped"])
+@of_ranks("trust", "pixel", "image", "trust-mapped")
 def test_every_visit_to_a_case_is_in_the_store_of_every_rank(together, name):
     visits = parts(together / name, "checkpoint.pt")["memory"]["store.visits"]
     assert visits.amax((1, 2)).tolist() == [4] * 23
     assert (visits == 4).float().mean() > 0.9  # not where a mask is ignored
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(data, tmp_path):
+    job = {"name": "trust", "settings": SETTINGS | {"method": "trust", "epochs": 1}}
+    assert not run(data, tmp_path, job)
+    assert_alike(joined(2, data, tmp_path / "together", [job]) / "trust", tmp_path / "trust")
 
 
 def test_a_run_continues_with_any_number_of_processes(together, alone, data):
@@ -168,6 +185,7 @@ def test_what_stops_one_rank_is_told_beside_the_faults_of_another(monkeypatch):
     assert told.value.faults == ["out: cannot be written: the disk is full", "a.png: broken"]
 
 
+@pytest.mark.slow
 def test_a_benchmarks_cells_are_shared(tmp_path):
     write_source(tmp_path / "source", cases=40, size=32, show_progress=False)
     settings = ["methods=['plain','pixel']", "seeds=[0,1]", "clean=[12]", "model=tiny:without_dropout", "image_size=32", "epochs=1"]
@@ -188,6 +206,7 @@ def command(data, out, **settings):
     return ["-m", "pixeltrust.cli", "train", data, "--out", out, *(f"--set={name}={value}" for name, value in chosen.items())]
 
 
+@pytest.mark.slow
 def test_a_fault_on_one_rank_ends_all_with_one_message(data, tmp_path):
     out = tmp_path / "run"
     ended = torchrun(2, *command(data, out, model="tiny:failing_on_one_rank"), TINY_FAILING_RANK="1")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import reliability
 
+from waiting import TOO_LONG
+
 BENCHMARKS = Path(reliability.__file__).parent
 linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="processes are looked at by /proc")
 
@@ -17,12 +19,13 @@ def short(name, out, *words):
     """A benchmark of this folder, in a process of its own; what it wrote."""
     paths = os.pathsep.join(filter(None, [str(BENCHMARKS.parent / "src"), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--out", str(out), *words]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False, env={**os.environ, "PYTHONPATH": paths})
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=TOO_LONG, check=False, env={**os.environ, "PYTHONPATH": paths})
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return json.loads((out / f"{name}.json").read_text())
 
 
 @linux
+@pytest.mark.slow
 def test_what_is_killed_at_random_moments_comes_to_the_same_end(tmp_path):
     found = short("kills", tmp_path, "--points", "2", "--only", "train", "predict", "audit", "review")
     assert all(work["kills"] >= 2 for work in found.values())
@@ -31,6 +34,7 @@ def test_what_is_killed_at_random_moments_comes_to_the_same_end(tmp_path):
 
 
 @linux
+@pytest.mark.slow
 def test_mishaps_of_the_disk_and_ctrl_c_are_one_line_and_the_work_goes_on(tmp_path):
     found = short("disks", tmp_path, "--points", "1", "--only", "train", "predict", "simulate", "convert")
     for command, mishaps in found.items():
@@ -39,6 +43,7 @@ def test_mishaps_of_the_disk_and_ctrl_c_are_one_line_and_the_work_goes_on(tmp_pa
 
 
 @linux
+@pytest.mark.slow
 def test_open_files_do_not_grow_over_steps_and_requests(tmp_path):
     found = short("leaks", tmp_path, "--steps", "150", "--requests", "160")
     for part in ("training", "review"):
@@ -46,6 +51,7 @@ def test_open_files_do_not_grow_over_steps_and_requests(tmp_path):
         assert found[part]["mib_grown"] < 100
 
 
+@pytest.mark.slow
 def test_many_people_at_once_lose_no_decision(tmp_path):
     found = short("load", tmp_path, "--people", "12", "--seconds", "4", "--thought", "0.5", "--cases", "60")
     assert found["decisions_answered"] >= 12

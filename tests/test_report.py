@@ -18,6 +18,7 @@ from pixeltrust.errors import RunError
 from pixeltrust.images import write_png
 from pixeltrust.metrics import METRICS, bootstrap_interval
 from pixeltrust.report import report
+from waiting import TOO_LONG
 
 MARKUP = "a<img src=x onerror=alert(1)>&b"
 LONG = "a-name-without-any-place-to-break-it-" * 4
@@ -71,7 +72,7 @@ def seen_in_chromium(pages, folder, *, widths):
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
     flags += " --disable-sync --virtual-time-budget=20000 --dump-dom"
     command = [CHROMIUM, *flags.split(), f"--user-data-dir={folder / 'profile'}", f"file://{see / 'all.html'}"]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=TOO_LONG).stdout
     measured = [(name, *map(int, rest)) for name, *rest in re.findall(r"<p>\S*/(\w+)\.html (\d+) (\d+) (\d+)</p>", shown)]
     assert sorted((name, width) for name, width, *_ in measured) == sorted((name, width) for name in pages for width in widths)
     return measured

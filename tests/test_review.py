@@ -12,7 +12,6 @@ import struct
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from contextlib import contextmanager
 from dataclasses import replace
@@ -38,6 +37,7 @@ from pixeltrust.review.masks import Kept, allowed_labels, digest, labels_of_runs
 from pixeltrust.review.pages import application
 from pixeltrust.review.pictures import stamp
 from pixeltrust.review.queue import Filter, Queue
+from waiting import TOO_LONG, wait_for
 
 SIZE = (48, 64)
 HOME = "http://127.0.0.1:8765"
@@ -218,13 +218,6 @@ def waiting(store, audit, cases):
     assert len(written) == 2  # the first alone, and all others at once
 
 
-def wait_for(condition):
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
 def test_decisions_that_wait_are_written_together_and_each_is_told_its_own(audit):
     store = Decisions(Audit.read(audit))
     given = np.zeros((16, 16), np.uint8)
@@ -334,6 +327,7 @@ Decisions(Audit.read(Path(sys.argv[1]))).close()
 """
 
 
+@pytest.mark.slow
 def test_processes_that_begin_on_an_audit_at_once_all_begin(audit):
     begun = [python(_BEGIN, audit) for _ in range(4)]
     for process in begun:
@@ -341,7 +335,7 @@ def test_processes_that_begin_on_an_audit_at_once_all_begin(audit):
     for process in begun:
         process.stdin.write("\n")
         process.stdin.flush()
-    assert [(process.communicate(timeout=60)[1], process.returncode) for process in begun] == [("", 0)] * 4
+    assert [(process.communicate(timeout=TOO_LONG)[1], process.returncode) for process in begun] == [("", 0)] * 4
 
 
 _DECIDE = """
@@ -358,6 +352,7 @@ for number in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_what_was_answered_outlives_a_kill(audit):
     process = python(_DECIDE, audit)
     for _ in range(5):
@@ -996,12 +991,12 @@ def test_the_command_serves_until_ctrl_c_and_ends_well(audit):
         address = re.search(r"http://127\.0\.0\.1:\d+/", process.stdout.readline())[0]
         import httpx2
 
-        page = httpx2.get(address, trust_env=False)
-        assert 'value="Ann"' in page.text
-        made = httpx2.post(f"{address}decide?id=a&what=given&seen=0&who=Ann", headers={"Origin": address.rstrip("/")}, trust_env=False)
+        with httpx2.Client(trust_env=False, timeout=TOO_LONG) as people:
+            assert 'value="Ann"' in people.get(address).text
+            made = people.post(f"{address}decide?id=a&what=given&seen=0&who=Ann", headers={"Origin": address.rstrip("/")})
         assert made.status_code == 200
         process.send_signal(signal.SIGINT)
-        out, error = process.communicate(timeout=60)
+        out, error = process.communicate(timeout=TOO_LONG)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -1021,8 +1016,7 @@ def test_the_browser_is_opened_where_asked(audit, monkeypatch):
         threading.Thread(target=stop).start()
 
     def stop():
-        while not opened:
-            time.sleep(0.01)
+        wait_for(lambda: opened)
         ended.set()
         os.kill(os.getpid(), signal.SIGINT)
 

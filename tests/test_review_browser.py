@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from pixeltrust.review.decisions import Decisions
 from pixeltrust.review.guard import Door
 from pixeltrust.review.pages import application
 from test_review import given_of, rows_of
+from waiting import TOO_LONG, wait_for
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 CHROMIUM = Path("/usr/bin/chromium")
@@ -55,8 +55,7 @@ def served(audit, who="ann", door=None):
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        while not server.started:
-            time.sleep(0.01)
+        wait_for(lambda: server.started)
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
@@ -69,6 +68,7 @@ def served(audit, who="ann", door=None):
 def opened(browser, address, *, viewport=DESKTOP, home=None, answers="409", **more):
     """A page whose complaints, and requests to elsewhere, fail the test; `answers` is the status it may meet."""
     context = browser.new_context(viewport=viewport, **more)
+    context.set_default_timeout(1000 * TOO_LONG)
     page = context.new_page()
     wrong = []
     # Such an answer the page shows; the browser's console tells of it all the same.
@@ -183,6 +183,7 @@ def test_a_queue_is_gone_through_by_keys_alone(page, audit):
     ]
 
 
+@pytest.mark.slow
 def test_undoing_twice_in_one_case_meets_nobody_else(page, audit):
     first, second, _ = order(audit)
     begin(page)
@@ -203,6 +204,7 @@ def test_undoing_twice_in_one_case_meets_nobody_else(page, audit):
     assert [row["what"] for row in rows_of(audit)] == ["given", "proposed", "undone", "undone"]
 
 
+@pytest.mark.slow
 def test_the_key_undoes_nothing_that_another_has_decided(browser, address, audit):
     first, second, _ = order(audit)
     with opened(browser, address) as ann, opened(browser, f"{address}/case?show=all&id={first}", home=address) as bob:
@@ -216,6 +218,7 @@ def test_the_key_undoes_nothing_that_another_has_decided(browser, address, audit
     assert [row["what"] for row in rows_of(audit)] == ["given"]
 
 
+@pytest.mark.slow
 def test_who_looks_at_what_another_has_decided_is_asked_about_what_is_painted(browser, address, audit):
     second = order(audit)[1]
     with opened(browser, address) as ann, opened(browser, address) as bob:
@@ -237,6 +240,7 @@ def test_who_looks_at_what_another_has_decided_is_asked_about_what_is_painted(br
     assert [row["what"] for row in rows_of(audit)] == ["given", "mended"]
 
 
+@pytest.mark.slow
 def test_next_and_previous_go_by_keys(page, audit):
     first, second, third = order(audit)
     begin(page)
@@ -270,6 +274,7 @@ def test_every_control_is_reached_by_tab_and_shows_its_focus(page):
     assert sum(not ring for ring in rings) <= 1  # the document itself, between the last and the first
 
 
+@pytest.mark.slow
 def test_a_name_is_changed_on_the_page_and_kept(page, audit):
     second = order(audit)[1]
     page.fill("#who", "Béa <b>")
@@ -290,10 +295,12 @@ def test_keys_do_nothing_while_one_types_and_can_be_put_off(page, audit):
     page.keyboard.press("?")
     page.uncheck("#single-keys")
     page.keyboard.press("Escape")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
     page.keyboard.press("a")
     page.keyboard.press("r")
-    page.wait_for_timeout(200)
-    assert rows_of(audit) == []
+    next_frame(page)
+    assert (asked, rows_of(audit)) == ([], [])
 
 
 def test_two_tabs_do_not_lose_a_decision(browser, address, audit):
@@ -317,6 +324,7 @@ def test_two_tabs_do_not_lose_a_decision(browser, address, audit):
     assert [(row["who"], row["what"]) for row in rows_of(audit)] == [("ann", "given"), ("bob", "rejected")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("folder", ["audit/mended", "data/noisy", "data/images"])
 def test_a_file_that_is_missing_is_named(browser, address, audit, tmp_path, folder):
     first = order(audit)[0]
@@ -384,6 +392,7 @@ def test_the_exported_mask_is_exactly_what_was_painted(page, audit, tmp_path):
     check(tmp_path / "out", show_progress=False)
 
 
+@pytest.mark.slow
 def test_a_stroke_that_was_undone_can_be_had_again_and_a_saved_mask_gone_on_with(page, audit):
     first, second, _ = order(audit)
     begin(page)
@@ -437,6 +446,7 @@ def test_a_mask_is_painted_by_keys_alone(page, audit):
     decisions.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["first corner", "double click"])
 def test_a_polygon_is_filled_without_keys_too(page, audit, how):
     first = begin(page)
@@ -453,6 +463,7 @@ def test_a_polygon_is_filled_without_keys_too(page, audit, how):
     assert (painted(page) == expected).all()
 
 
+@pytest.mark.slow
 def test_several_classes_are_painted_by_their_label(browser, tmp_path):
     audit = audit_of(discs(tmp_path / "data", classes=3), tmp_path / "audit", shifted_back, classes=3)
     first, second, _ = order(audit)
@@ -474,6 +485,7 @@ def test_several_classes_are_painted_by_their_label(browser, tmp_path):
     decisions.close()
 
 
+@pytest.mark.slow
 def test_what_is_painted_and_not_saved_is_asked_for(page, audit):
     second = order(audit)[1]
     begin(page)
@@ -498,6 +510,7 @@ def test_what_is_painted_and_not_saved_is_asked_for(page, audit):
     ready(page, second)
 
 
+@pytest.mark.slow
 def test_what_a_brush_that_is_down_has_painted_is_asked_for_too(page, audit):
     begin(page)
     for key in ("b", "Space", "Space", "Shift+ArrowLeft"):
@@ -516,6 +529,7 @@ def test_what_a_brush_that_is_down_has_painted_is_asked_for_too(page, audit):
     assert rows_of(audit) == []
 
 
+@pytest.mark.slow
 def test_a_key_right_behind_an_answer_counts(page, audit):
     begin(page)
     page.keyboard.press("b")
@@ -576,8 +590,12 @@ def test_fingers_paint_and_two_of_them_zoom(browser, address, audit):
 # --- layers, zoom, regions ------------------------------------------------------------------------------------------
 
 
+def next_frame(page):
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 def shown(page):
-    page.wait_for_timeout(100)  # a frame or two
+    next_frame(page)
     return page.locator("#view").screenshot()
 
 
@@ -622,6 +640,7 @@ def test_wheel_drag_and_keys_zoom_and_pan(page):
     assert corner() != home
 
 
+@pytest.mark.slow
 def test_a_region_is_zoomed_to_by_click_and_key(page):
     begin(page)
     whole = shown(page)
@@ -638,6 +657,7 @@ def test_a_region_is_zoomed_to_by_click_and_key(page):
 # --- the pixels of tools ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_brush_is_a_disc_of_its_size(page):
     draws = np.random.default_rng(0)
     asked = [[float(x), float(y), int(size)] for x, y, size in zip(*draws.uniform(12, 28, (2, 60)), draws.integers(1, 24, 60), strict=True)]
@@ -651,6 +671,7 @@ def test_a_brush_is_a_disc_of_its_size(page):
         assert (filled(found, (40, 40)) == wanted).all(), (x, y, size)
 
 
+@pytest.mark.slow
 def test_a_polygon_has_the_pixels_whose_centres_lie_in_it(page):
     draws = np.random.default_rng(0)
     asked = draws.integers(0, 41, (40, 3, 2)).tolist()
@@ -674,6 +695,7 @@ def filled(spans, size):
     return mask
 
 
+@pytest.mark.slow
 def test_outlines_enclose_exactly_the_mask(page):
     masks = np.random.default_rng(0).integers(0, 2, (12, 9, 11))
     inside = page.evaluate(
@@ -690,6 +712,7 @@ def test_outlines_enclose_exactly_the_mask(page):
     assert (np.array(inside) == masks.astype(bool)).all()
 
 
+@pytest.mark.slow
 def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
     door = Door.of("0.0.0.0")
     with served(audit, door=door) as address, opened(browser, f"{address}/?token={door.token}", home=address) as page:

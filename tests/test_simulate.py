@@ -407,6 +407,7 @@ def isic(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_real_lesions_meet_a_target(isic, tmp_path):
     summary = run(isic, tmp_path / "out", noise="triangle", target_dice=0.75, clean=20)
     assert (summary.noisy, summary.clean, summary.test) == (130, 20, 0)

@@ -54,6 +54,7 @@ def test_a_step_is_two_forward_and_two_backward_passes(gains, passes):
     assert (len(forward), len(backward)) == (passes, 2)
 
 
+@pytest.mark.slow
 def test_a_step_takes_not_much_longer_than_ordinary_training():
     """Measured: about 1.35 times ordinary training (torch's own forward mode about 2). The bound leaves room for any machine."""
     model = seeded(build_model, "unet-small", channels=3, classes=1, dtype=torch.float32)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from contextlib import nullcontext
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,10 @@ from pixeltrust.trust_maps import has_trust_maps, read_trust_map
 from pixeltrust.weight_maps import map_epochs
 from pixeltrust.weights import pixel_weights
 from tiny import acting_at, configured, draw
+from waiting import TOO_LONG
 
 SCHEDULES = ("cosine", "constant", "step")
+SIZES = [(4, 3), (5, 2), (16, 1)]  # of a batch, and how many of them the 10 noisy images fill
 ON_THE_POOL = ("plain", "dice-ce", "gce", "mae", "sce", "nr-dice", "t-loss")
 UPDATES = 9  # of `configured()`: 3 epochs of 4, 4 and 2 noisy images
 FILES = {"config.toml", "environment.json", "cases.csv", "history.csv", "steps.csv", "checkpoint.pt", "best.pt", "model.pt"}
@@ -134,8 +137,7 @@ def streams_of(method):
 # How many updates, of what
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("batch_size", "per_epoch"), [(4, 3), (5, 2), (16, 1)])
+@pytest.mark.parametrize(("method", "batch_size", "per_epoch"), [(method, *size) for method, size in zip(METHODS, cycle(SIZES))])
 def test_every_method_makes_as_many_updates_as_noisy_batches_fill_the_epochs(data, tmp_path, method, batch_size, per_epoch):
     done = trained(data, tmp_path / "run", method=method, batch_size=batch_size, epochs=2)
     assert done.updates == 2 * per_epoch
@@ -202,8 +204,7 @@ def test_a_step_may_report_tensors_and_the_tables_hold_numbers(data, straight, t
 # Continuing
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("method", "schedule"), list(zip(METHODS, cycle(SCHEDULES))))
 def test_a_run_stopped_by_ctrl_c_twice_continues_to_the_bit(data, straight, tmp_path, method, schedule):
     settings = {"method": method, "schedule": schedule}
     out = tmp_path / "run"
@@ -293,12 +294,13 @@ def killed(data, tmp_path_factory):
         for number, (method, at) in enumerate(KILLS)
     ]
     command = [sys.executable, str(HERE / "killed_runs.py"), str(data), str(root), json.dumps(moments)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=TOO_LONG, check=False)
     assert ended.returncode == 0, ended.stderr
     deaths = {line["name"]: line["deaths"] for line in map(json.loads, ended.stdout.splitlines())}
     return [(root / moment["name"], deaths[moment["name"]], moment["settings"]) for moment in moments]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed runs are forked")
 @pytest.mark.parametrize("number", range(len(KILLS)), ids=[f"{method} {' '.join(map(str, at))}" for method, at in KILLS])
 def test_a_run_killed_at_any_moment_continues_to_the_bit(data, straight, killed, number):
@@ -314,9 +316,10 @@ def command_line(*arguments, **environment):
     command = [sys.executable, "-m", "pixeltrust.cli", "train", *map(str, arguments)]
     paths = os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")]))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=TOO_LONG, env=environment, check=False)
 
 
+@pytest.mark.slow
 def test_ctrl_c_on_the_command_line_exits_with_130_and_resume_finishes(data, tmp_path, straight):
     settings = {"method": "pixel", "model": "tiny:signalling"}
     (tmp_path / "settings.toml").write_text(to_toml(configured(**settings)))
@@ -933,6 +936,16 @@ def test_the_time_is_told_by_part_over_all_sittings(data, tmp_path):
     assert "images/s" in lines[-3]
 
 
+HOURS = 1e4  # in seconds
+
+
+def passing(monkeypatch):
+    """A function that makes the clock of this process jump by HOURS at its first call."""
+    real, jumped = time.perf_counter, threading.Event()
+    monkeypatch.setattr(time, "perf_counter", lambda: real() + HOURS * jumped.is_set())
+    return jumped.set
+
+
 @pytest.mark.parametrize(
     ("part", "module", "name"),
     [
@@ -946,22 +959,20 @@ def test_the_time_is_told_by_part_over_all_sittings(data, tmp_path):
     ],
 )
 def test_what_takes_long_is_found_in_its_part(data, tmp_path, monkeypatch, part, module, name):
-    real, late = getattr(module, name), threading.Event()
+    real, pass_time = getattr(module, name), passing(monkeypatch)
 
     def slow(*arguments, **options):
-        if not late.is_set():
-            late.set()
-            time.sleep(0.5)
+        pass_time()
         return real(*arguments, **options)
 
     monkeypatch.setattr(module, name, slow)
     seconds = trained(data, tmp_path / "run", method="pixel", epochs=1).seconds
-    assert seconds[part] >= 0.5
+    assert seconds[part] >= HOURS
 
 
 def test_a_slow_step_is_found_in_step(data, tmp_path, monkeypatch):
-    at_update(monkeypatch, 2, lambda: time.sleep(0.5))
-    assert trained(data, tmp_path / "run", method="plain", epochs=1).seconds["step"] >= 0.5
+    at_update(monkeypatch, 2, passing(monkeypatch))
+    assert trained(data, tmp_path / "run", method="plain", epochs=1).seconds["step"] >= HOURS
 
 
 @pytest.mark.parametrize(("seconds", "looks"), [(1000.0, 3), (0.0, UPDATES)])

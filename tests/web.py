@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from waiting import TOO_LONG
+
 
 @dataclass
 class Page:
@@ -87,7 +89,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(page.content[start:end])
         if stalls is not None:
             self.wfile.flush()
-            self.server.closing.wait(60)
+            self.server.closing.wait(TOO_LONG)
 
 
 @contextmanager
