@@ -455,6 +455,32 @@ def test_two_meanings_of_255_in_one_folder_are_a_fault_until_ignore_label_is_set
     assert checked(tmp_path)
 
 
+def test_with_two_classes_masks_of_0_and_255_alone_are_a_fault_of_their_role(tmp_path):
+    folder(tmp_path)
+    put(tmp_path / "clean/c1.png", 255 * (np.indices((6, 8)).sum(0) == 3)), put(tmp_path / "clean/c2.png")
+    assert checked(tmp_path)
+    only(faults(checked, tmp_path, classes=2), "clean/c1.png", "0 and 255 alone", "no other of the clean masks")
+    assert checked(tmp_path, classes=2, ignore_label=255)
+
+
+def test_faults_of_one_kind_are_shown_together_with_their_number_and_their_repair(tmp_path):
+    folder(tmp_path, noisy=[f"n{number:02}" for number in range(14)])
+    ramp = np.arange(48).reshape(6, 8) * 5
+    for number in range(12):
+        put(tmp_path / f"noisy/n{number:02}.png", ramp)
+    put(tmp_path / "noisy/n13.png", 2 * (ramp > 100))
+    put(tmp_path / "clean/c1.png", ramp + 1)
+    with pytest.raises(DataError) as caught:
+        checked(tmp_path)
+    assert len(caught.value.faults) == 13
+    head, heading, *examples, more = str(caught.value).splitlines()
+    assert head == f"{tmp_path}: 13 faults"
+    assert heading.startswith("  13 masks with many values between 0 and 255, as JPEG and smooth scaling make them: cut them at 128")
+    assert len(examples) == 10
+    assert all(example.startswith(f"    {tmp_path}") and "holds 48 values" in example for example in examples)
+    assert more == "    … and 3 more"
+
+
 def test_check_tells_the_faults_of_the_headers_first(tmp_path):
     folder(tmp_path, clean=())
     only(faults(checked, tmp_path), "no usable clean mask")

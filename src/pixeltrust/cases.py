@@ -25,8 +25,7 @@ import pyarrow.compute as pc
 from pixeltrust.errors import CONTROL, DataError, PixeltrustError, count, some
 from pixeltrust.files import LONGEST_NAME
 from pixeltrust.images import case_id, image_suffix, read_header, read_image
-from pixeltrust.labels import Kind, decode_labels, mixture_faults
-from pixeltrust.losses import IGNORE
+from pixeltrust.labels import Kind, decode_labels, role_faults
 from pixeltrust.progress import in_threads
 from pixeltrust.tables import read_table
 
@@ -198,20 +197,20 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
         DataError: lists every fault.
     """
     cases, found = _read(data, ("noisy", "clean"), show_progress)
-    kinds: list[Kind] = []
+    kinds: dict[str, list[Kind]] = defaultdict(list)
     empty: Counter[str] = Counter()
     images = cases.cases.files(pd.unique(cases.cases.numbers("image")))
     for _, picture in in_threads(read_image, images, text="decoding images", shown=show_progress):
         if isinstance(picture, PixeltrustError):
-            found.faults.append(str(picture))
+            found.faults.append(picture.fault)
     decode = partial(_decode_mask, classes=classes, ignore_label=ignore_label)
     for case, outcome in in_threads(decode, cases.cases, text="decoding masks", shown=show_progress):
         if isinstance(outcome, PixeltrustError):
-            found.faults.append(str(outcome))
+            found.faults.append(outcome.fault)
         else:
-            kinds.append(outcome[0])
-            empty[case.role] += outcome[1]
-    found.faults += mixture_faults(kinds)
+            kinds[case.role].append(outcome)
+            empty[case.role] += not outcome.labelled
+    found.faults += role_faults(kinds)
     found.raise_faults(data)
     without = [f"{count(number, f'{role} mask')} without foreground: allowed" for role, number in empty.items() if number]
     return Cases(cases.data, cases.cases, (*cases.notes, *without))
@@ -232,9 +231,8 @@ def _read(data: Path, needed: Sequence[Role], show_progress: bool) -> tuple[Case
     return cases, found
 
 
-def _decode_mask(case: Case, classes: int, ignore_label: int | None) -> tuple[Kind, bool]:
-    labels, kind = decode_labels(case.mask, classes=classes, ignore_label=ignore_label)
-    return kind, not ((labels != 0) & (labels != IGNORE)).any()
+def _decode_mask(case: Case, classes: int, ignore_label: int | None) -> Kind:
+    return decode_labels(case.mask, classes=classes, ignore_label=ignore_label)[1]
 
 
 def _table_of(data: Path) -> Path | None:
@@ -386,7 +384,7 @@ def _compare_headers(cases: CaseList, found: _Findings, show_progress: bool) -> 
     read = in_threads(read_header, cases.files(numbers), text="reading headers", shown=show_progress)
     for number, (_, header) in zip(numbers, read, strict=True):
         if isinstance(header, PixeltrustError):
-            found.faults.append(str(header))
+            found.faults.append(header.fault)
         else:
             sizes[number], lie = header
             lies[number] = 0 if lie is None else 1 if lie else -1

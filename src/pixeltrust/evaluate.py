@@ -12,7 +12,7 @@ from rich.table import Table
 
 from pixeltrust import images, metrics
 from pixeltrust.cases import Listing, files_by_id
-from pixeltrust.errors import DataError, count, some
+from pixeltrust.errors import DataError, Fault, count, some
 from pixeltrust.files import replacing
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
 from pixeltrust.losses import IGNORE
@@ -87,7 +87,7 @@ def evaluate(
 
     Raises:
         DataError: a folder is missing or without masks; masks are missing, doubled, of unequal size, unreadable, or
-            hold values that no class has; `out` cannot be written. Names every file that is at fault.
+            hold values that no class has; with two classes or more, the true ones hold 0 and 255 alone; `out` cannot be written. Names every file that is at fault.
         ValueError: `classes` is not 1 … 255, or `ignore_label` not 0 … 255.
     """
     if not 1 <= classes <= IGNORE:
@@ -106,12 +106,12 @@ def evaluate(
         complaint="These masks cannot be measured:",
         shown=show_progress,
     )
-    if mixed := mixture_faults(kind for _, kind in measured):
+    if mixed := mixture_faults(kind for _, kind, _ in measured):
         raise DataError("The true masks cannot be understood:", mixed)
-    cases = pd.DataFrame([{"id": pair.id, **numbers} for pair, (numbers, _) in zip(pairs, measured, strict=True)])
+    cases = pd.DataFrame([{"id": pair.id, **numbers} for pair, (numbers, _, _) in zip(pairs, measured, strict=True)])
     if out is not None:
         _write_csv(out, cases)
-    notes = [*_unused_notes(unused), *_unit_notes(spacings), *_case_notes(cases)]
+    notes = [*_unused_notes(unused), *_unit_notes(spacings), *_ignored_notes([share for _, _, share in measured]), *_case_notes(cases)]
     return Evaluation(cases=cases, summary=summarize(cases), unit=unit, notes=notes)
 
 
@@ -144,11 +144,15 @@ def _masks_of(folder: Path, *, is_truth: bool = False) -> Listing:
 def _paired(found: Listing, true: Listing, *, predicted: Path) -> tuple[list[_Pair], list[str]]:
     """The pairs sorted by id, and the ids of predictions that no truth asks for."""
     missing = sorted(true.files.keys() - found.files.keys())
-    faults = [*found.faults, *true.faults, *(f"{id}: no mask in {predicted}" for id in missing)]
+    faults = [*found.faults, *true.faults, *(_unpredicted(id, predicted) for id in missing)]
     if faults:
         raise DataError("Predicted and true masks cannot be paired:", faults)
     pairs = [_Pair(id=id, predicted=found.files[id], truth=true.files[id]) for id in sorted(true.files)]
     return pairs, sorted(found.files.keys() - true.files.keys())
+
+
+def _unpredicted(identity: str, predicted: Path) -> Fault:
+    return Fault(f"{identity}: no mask in {predicted}", kind=f"cases without a mask in {predicted}")
 
 
 def _read_headers(pairs: list[_Pair], *, show_progress: bool) -> list[tuple[float, float] | None]:
@@ -159,24 +163,28 @@ def _read_headers(pairs: list[_Pair], *, show_progress: bool) -> list[tuple[floa
 def _read_header(pair: _Pair) -> tuple[float, float] | None:
     found, real = images.read_size(pair.predicted), images.read_size(pair.truth)
     if found != real:
-        raise DataError(f"{pair.predicted}: {_size(found)} pixels, but its truth {pair.truth} has {_size(real)}")
+        wrong = f"{pair.predicted}: {_size(found)} pixels, but its truth {pair.truth} has {_size(real)}"
+        raise DataError(Fault(wrong, kind="predicted masks of another size than their truth"))
     spacing = images.read_spacing_mm(pair.truth)
     return spacing if spacing and all(0 < step < np.inf for step in spacing) else None
 
 
-def _measure(item: tuple[_Pair, tuple[float, float] | None], *, classes: int, ignore_label: int | None) -> tuple[dict[str, float], Kind]:
-    """The metrics of a pair, and what 255 means in its truth."""
+def _measure(
+    item: tuple[_Pair, tuple[float, float] | None], *, classes: int, ignore_label: int | None
+) -> tuple[dict[str, float], Kind, float]:
+    """The metrics of a pair, what 255 means in its truth, and the share of its pixels that are ignored."""
     pair, spacing = item
-    decoded, faults = [], []
+    decoded = []
+    faults: list[str] = []
     for path, may_ignore in ((pair.predicted, False), (pair.truth, True)):
         try:
             decoded.append(decode_labels(path, classes=classes, ignore_label=ignore_label, may_ignore=may_ignore))
         except DataError as error:
-            faults.append(str(error))
+            faults.append(error.fault)
     if faults:
         raise DataError(f"{pair.id}: cannot be measured", faults)
     (found, _), (real, kind) = decoded
-    return metrics.case_metrics(predicted=found, truth=real, classes=classes, spacing=spacing), kind
+    return metrics.case_metrics(predicted=found, truth=real, classes=classes, spacing=spacing), kind, float((real == IGNORE).mean())
 
 
 def _check_writable(out: Path) -> None:
@@ -207,6 +215,12 @@ def _unit_notes(spacings: list[tuple[float, float] | None]) -> Iterable[str]:
     if 0 < without < len(spacings):
         unknown = f"{count(without, 'case')} of {len(spacings)} without a pixel size in mm"
         yield f"Distances are in pixels for all cases: {unknown}."
+
+
+def _ignored_notes(shares: list[float]) -> Iterable[str]:
+    some_ignored = sum(share > 0 for share in shares)
+    if some_ignored:
+        yield f"Ignored, so counted nowhere: {np.mean(shares):.1%} of the true masks' pixels, in {count(some_ignored, 'case')}."
 
 
 def _case_notes(cases: pd.DataFrame) -> Iterable[str]:

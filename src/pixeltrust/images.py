@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from pixeltrust.errors import DataError, PixeltrustError
+from pixeltrust.errors import DataError, Fault, PixeltrustError
 from pixeltrust.files import replacing
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii.gz", ".nii")
@@ -39,6 +39,7 @@ _SAMPLES = {"L;2": 85, "L;4": 17}  # what Pillow multiplies the samples of 2 and
 _STRETCHED_AT_ONCE = 1 << 22  # values
 _LARGE = 50_000_000  # pixels; above it one picture is decoded at a time, as a decoded one takes up to 11 bytes a pixel
 _LARGE_ONE = Lock()
+_ONE_ALONE = "save the one that is meant as a file of its own"
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself raises at twice this
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # and warns in between
@@ -126,7 +127,12 @@ def read_labels(path: Path) -> np.ndarray:
             with _opened(path) as opened:
                 coding = _coding(opened)
                 if ";16" in coding and not opened.mode.startswith("I"):
-                    raise DataError(f"{path}: 16 bits in each of several channels, which are not read in full; save it as grey of 8 bits")
+                    raise _refusal(
+                        path,
+                        "16 bits in each of several channels, which are not read in full",
+                        kind="masks of 16 bits in several channels",
+                        repair="save it as grey of 8 bits",
+                    )
                 picture = ImageOps.exif_transpose(opened)
                 if picture.mode in ("LA", "PA", "RGBA"):
                     _refuse_drawn_in_alpha(picture, path)
@@ -134,12 +140,21 @@ def read_labels(path: Path) -> np.ndarray:
                 values = np.asarray(picture) // _SAMPLES[coding[:3]] if coding[:3] in _SAMPLES else np.asarray(picture)
         if values.ndim == 3:
             if (values != values[..., :1]).any():
-                raise DataError(f"{path}: a colour picture, not a mask: its channels differ; save it as grey, one value per class")
+                raise _refusal(
+                    path,
+                    "a colour picture, not a mask: its channels differ",
+                    kind="colour pictures in the place of masks",
+                    repair="save it as grey, one value per class",
+                )
             values = values[..., 0]
         if values.dtype != bool:
             wrong = values[~((values >= 0) & (values <= 255) & (values == np.floor(values)))]
             if wrong.size:
-                raise DataError(f"{path}: a mask holds whole numbers from 0 to 255, this one has {wrong[0]}")
+                raise _refusal(
+                    path,
+                    f"a mask holds whole numbers from 0 to 255, this one has {wrong[0]}",
+                    kind="masks with other values than whole numbers from 0 to 255",
+                )
     return values.astype(np.uint8)
 
 
@@ -250,17 +265,31 @@ def _readable(path: Path) -> Iterator[None]:
     except PixeltrustError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+        raise _refusal(path, "there is no such file", kind="files that do not exist") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image of a known format ({', '.join(SUFFIXES)})") from None
+        raise _refusal(
+            path, f"not an image of a known format ({', '.join(SUFFIXES)})", kind="files that are not images of a known format"
+        ) from None
     except Image.DecompressionBombError:
         raise _too_large(path) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
+        raise _unreadable(path, error.strerror or " ".join(str(error).split())) from error
     except ImportError as error:
-        raise DataError(f"{path}: reading it needs an extra: pip install 'pixeltrust[medical]' ({error})") from None
+        raise _refusal(
+            path,
+            f"reading it needs an extra: pip install 'pixeltrust[medical]' ({error})",
+            kind="files whose reading needs an extra: pip install 'pixeltrust[medical]'",
+        ) from None
     except Exception as error:  # a broken file makes its reader raise anything: zlib.error, OverflowError, SyntaxError, …
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise _unreadable(path, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _refusal(path: Path, wrong: str, *, kind: str, repair: str = "") -> DataError:
+    return DataError(Fault(f"{path}: {wrong}", kind=kind, repair=repair))
+
+
+def _unreadable(path: Path, wrong: str) -> DataError:
+    return _refusal(path, f"cannot be read: {wrong}", kind="files that cannot be read")
 
 
 @contextmanager
@@ -284,16 +313,21 @@ def _refuse_several(opened: Any, path: Path) -> None:
             for page in count(1):
                 opened.seek(page)
                 if not opened.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED:
-                    raise DataError(f"{path}: holds several pages; save the one that is meant as a file of its own")
+                    raise _refusal(path, "holds several pages", kind="files of several pages", repair=_ONE_ALONE)
         opened.seek(0)
     else:
-        raise DataError(f"{path}: holds several pictures (it is animated); save the one that is meant as a file of its own")
+        raise _refusal(path, "holds several pictures (it is animated)", kind="files of several pictures", repair=_ONE_ALONE)
 
 
 def _refuse_drawn_in_alpha(picture: Image.Image, path: Path) -> None:
     ranges: Any = picture.getextrema()
     if all(low == high for low, high in ranges[:-1]) and ranges[-1][0] < ranges[-1][1]:
-        raise DataError(f"{path}: its shape is in its transparency alone, which masks do not have; save it as grey, one value per class")
+        raise _refusal(
+            path,
+            "its shape is in its transparency alone, which masks do not have",
+            kind="masks whose shape is in their transparency alone",
+            repair="save it as grey, one value per class",
+        )
 
 
 def _coding(opened: Any) -> str:
@@ -304,7 +338,12 @@ def _coding(opened: Any) -> str:
 
 
 def _too_large(path: Path) -> DataError:
-    return DataError(f"{path}: more than {MAX_PIXELS:,} pixels, so taken for a decompression bomb; shrink it, or cut it in parts")
+    return _refusal(
+        path,
+        f"more than {MAX_PIXELS:,} pixels, so taken for a decompression bomb",
+        kind=f"files of more than {MAX_PIXELS:,} pixels, taken for decompression bombs",
+        repair="shrink it, or cut it in parts",
+    )
 
 
 def _turns_when_read(opened: Image.Image, path: Path) -> bool:
@@ -375,7 +414,7 @@ class _Plane:
         self._path, self._file = path, file
         shape, header = file.shape, file.header
         if len(shape) < 2 or any(extent != 1 for extent in shape[2:]):
-            raise DataError(f"{path}: a volume of shape {shape}; one plane (H, W) per file is what can be trained on")
+            raise _refusal(path, f"a volume of shape {shape}", kind="volumes", repair="one plane (H, W) per file is what can be trained on")
         if shape[0] * shape[1] > MAX_PIXELS:
             raise _too_large(path)
         turned = True  # the second axis is the rows
