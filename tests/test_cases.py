@@ -481,6 +481,79 @@ def test_faults_of_one_kind_are_shown_together_with_their_number_and_their_repai
     assert more == "    … and 3 more"
 
 
+def test_a_mask_with_two_things_wrong_is_one_fault(tmp_path):
+    folder(tmp_path)
+    put(tmp_path / "noisy/n1.png", np.arange(60).reshape(6, 10) * 4)
+    found = faults(checked, tmp_path)
+    assert len(found) == 1
+    assert "scaled without smoothing" in found[0].repair
+    only(found, tmp_path / "noisy/n1.png", "10x6 pixels")
+
+
+def turned(path, orientation, size=(6, 8)):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(path, exif=exif)
+
+
+def test_an_image_that_exif_turns_in_another_way_than_its_mask_is_warned_of(tmp_path):
+    folder(tmp_path)
+    turned(tmp_path / "images/n1.png", 3), turned(tmp_path / "images/c1.png", 2)
+    (note,) = read(tmp_path).notes
+    assert note.startswith("warning: 2 images turned by EXIF")
+    assert f"{tmp_path / 'images/c1.png'} has orientation 2, {tmp_path / 'clean/c1.png'} 1" in note
+    assert "exiftool" in note
+    turned(tmp_path / "noisy/n1.png", 3), turned(tmp_path / "clean/c1.png", 2)
+    assert read(tmp_path).notes == ()
+    turned(tmp_path / "images/n1.png", 1)
+    assert "1 image turned by EXIF" in read(tmp_path).notes[0]
+
+
+def test_a_size_tells_whether_a_mask_was_drawn_on_the_turned_image(tmp_path):
+    folder(tmp_path)
+    turned(tmp_path / "images/n1.png", 6, (8, 6))
+    assert read(tmp_path).notes == ()
+    turned(tmp_path / "images/n1.png", 6, (6, 8))
+    (found,) = faults(read, tmp_path)
+    assert "turn these masks as well" in found.repair
+    for part in ("images", "noisy"):
+        put(tmp_path / part / "n1.png", np.zeros((6, 6)))
+    turned(tmp_path / "images/n1.png", 6, (6, 6))
+    assert "1 image turned by EXIF" in read(tmp_path).notes[0]
+
+
+def test_masks_with_a_palette_of_two_colours_are_spoken_of(tmp_path):
+    folder(tmp_path)
+    picture = Image.fromarray(BLANK)
+    picture.putpalette((255, 255, 255, 0, 0, 0))
+    picture.save(tmp_path / "noisy/n2.png")
+    (note,) = read(tmp_path).notes
+    such = f"(such as {tmp_path / 'noisy/n2.png'})"
+    assert note == f"1 mask with a palette of two colours {such}: the brighter colour is the foreground, whatever its index"
+
+
+def test_every_case_may_be_of_a_webp_image(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "images/n1.png").unlink()
+    put(tmp_path / "images/n1.webp", np.zeros((6, 8, 3)))
+    assert checked(tmp_path).cases == read(tmp_path).cases
+
+
+def test_noisy_masks_that_are_all_clean_too_leave_none(tmp_path):
+    folder(tmp_path, noisy=("c1",))
+    only(faults(read, tmp_path), tmp_path / "noisy", "no usable noisy mask")
+
+
+def test_many_bad_rows_of_a_table_are_shown_as_one_kind(tmp_path):
+    folder(tmp_path)
+    csv(tmp_path, *SOUND, *(row(f"n{number}", "nosy", image="images/n1.png", mask="noisy/n1.png") for number in range(30)))
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert len(caught.value.faults) == 30
+    assert "30 rows with another role" in str(caught.value)
+    assert "… and 20 more" in str(caught.value)
+
+
 def test_check_tells_the_faults_of_the_headers_first(tmp_path):
     folder(tmp_path, clean=())
     only(faults(checked, tmp_path), "no usable clean mask")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import pandas as pd
 import torch
@@ -32,6 +32,7 @@ from pixeltrust.config import Config
 from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.feeds import Ahead, Feed
+from pixeltrust.layouts import Layout
 from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method
 from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
@@ -80,6 +81,7 @@ def train(
     watch: Watch | None = None,
     resume: bool = False,
     show_progress: bool = True,
+    **layout: Unpack[Layout],
 ) -> Trained:
     """Train a network on a data folder, into a run folder.
 
@@ -97,6 +99,7 @@ def train(
         watch: looks at every step and what came of it, and gives further numbers for steps.csv and history.csv, of which later
             steps may leave some out.
         show_progress: a progress bar on standard error.
+        layout: what is other in the data folder than usual, as for `read_cases`. RUN/cases.csv knows the files without it.
 
     Raises:
         DataError: every fault of the data, in one go, before any training.
@@ -119,7 +122,7 @@ def train(
     notes = _precision_notes(config, fabric.device)
     for note in notes if show_progress else []:
         print(note, file=sys.stderr)  # now, when it can still be heeded
-    cases = read_cases(Path(data), show_progress=show_progress)
+    cases = read_cases(Path(data), show_progress=show_progress, **layout)
     notes += cases.notes
     clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     notes.append(_split_note(cases, clean, held))
