@@ -411,7 +411,12 @@ DATA = (
         [3, 1, 1],
         "1 image turned by EXIF",
     ),
-    _data("folders of other names beside", data(lambda folder: (folder / "Test").mkdir(), put("Test", saved("n1.png", LABELS))), [2, 1, 1], "not looked into: Test"),
+    _data(
+        "folders of other names beside",
+        data(lambda folder: (folder / "Test").mkdir(), put("Test", saved("n1.png", LABELS))),
+        [2, 1, 1],
+        "not looked into: Test",
+    ),
     _no_data(
         "masks whose names all have an ending more",
         data(case("n3"), lambda folder: (folder / "noisy/n3.png").rename(folder / "noisy/n3_mask.png")),

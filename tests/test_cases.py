@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from pixeltrust import cases as cases_module
-from pixeltrust.cases import Case, CaseList, check, files_by_id, read_cases, table_of
+from pixeltrust.cases import Case, CaseList, check, clean_warnings, files_by_id, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.data import Streams, held_out
 from pixeltrust.errors import DataError
@@ -408,7 +408,8 @@ def test_no_folder_gives_one_id_to_both_sides(images, noisy, clean, test):
 
 
 def test_check_finds_no_fault_where_there_is_none(tmp_path):
-    assert checked(folder(tmp_path)) == read(tmp_path)
+    many = [f"c{number}" for number in range(48)]
+    assert checked(folder(tmp_path, clean=many)) == read(tmp_path)
 
 
 def test_check_decodes_every_file_and_reading_does_not(tmp_path):
@@ -437,8 +438,8 @@ def test_check_names_every_mask_with_values_that_no_class_has(tmp_path):
 def test_check_counts_the_masks_without_foreground(tmp_path):
     folder(tmp_path)
     put(tmp_path / "noisy/n1.png"), put(tmp_path / "noisy/n2.png"), put(tmp_path / "test/t1.png", 255 * (BLANK + 1))
-    assert checked(tmp_path).notes == ("2 noisy masks without foreground: allowed",)
-    assert set(checked(tmp_path, ignore_label=255).notes) == {
+    assert checked(tmp_path).notes[0] == "2 noisy masks without foreground: allowed"
+    assert set(checked(tmp_path, ignore_label=255).notes[:2]) == {
         "2 noisy masks without foreground: allowed",
         "1 test mask without foreground: allowed",
     }
@@ -479,6 +480,40 @@ def test_faults_of_one_kind_are_shown_together_with_their_number_and_their_repai
     assert len(examples) == 10
     assert all(example.startswith(f"    {tmp_path}") and "holds 48 values" in example for example in examples)
     assert more == "    … and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("clean", "val_fraction", "said"),
+    [
+        (2, 0.2, ["2 clean masks", "have 10 or more, best 50 to 100"]),
+        (9, 0.0, ["9 clean masks", "have 10 or more"]),
+        (10, 0.2, ["10 clean masks: none is held out", "val_fraction = 0.2 that begins at 48 clean masks"]),
+        (25, 0.2, ["that begins at 48 clean masks", "set val_fraction = 0.4 to hold 10 out"]),
+        (47, 0.2, ["that begins at 48 clean masks", "set val_fraction = 0.22 to hold 10 out"]),
+        (20, 0.1, ["that begins at 95 clean masks", "set val_fraction = 0.5"]),
+        (48, 0.2, []),
+        (25, 0.4, []),
+        (25, 0.0, []),
+    ],
+)
+def test_few_clean_masks_are_warned_of_with_the_number_from_which_validation_begins(clean, val_fraction, said):
+    warnings = clean_warnings(clean, val_fraction=val_fraction)
+    assert len(warnings) == bool(said)
+    assert all(words in warnings[0] for words in said)
+
+
+@pytest.mark.parametrize("clean", range(10, 120, 3))
+def test_the_warning_is_right_about_what_is_held_out(clean):
+    cases = CaseList.of(Case(f"{number}", Path("i.png"), Path("m.png"), "clean") for number in range(clean))
+    warnings = clean_warnings(clean, val_fraction=0.2)
+    assert bool(warnings) == (not held_out(cases, Config(image_size=16))[1])
+    if "set val_fraction" in "".join(warnings):
+        fraction = float(warnings[0].split("set val_fraction = ")[1].split()[0])
+        assert len(held_out(cases, Config(image_size=16, val_fraction=fraction))[1]) == 10
+
+
+def test_check_warns_of_few_clean_masks(tmp_path):
+    assert checked(folder(tmp_path)).notes[-1].startswith("warning: 2 clean masks")
 
 
 def test_a_mask_with_two_things_wrong_is_one_fault(tmp_path):

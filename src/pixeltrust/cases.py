@@ -7,6 +7,7 @@ A case is paired by id, never by order. One in clean/ and in noisy/ is trained a
 what is asked of all of them is asked of the columns.
 """
 
+import itertools
 import operator
 import os
 import re
@@ -22,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pixeltrust.config import Config
 from pixeltrust.errors import CONTROL, DataError, Fault, PixeltrustError, count, some
 from pixeltrust.files import LONGEST_NAME
 from pixeltrust.images import Header, case_id, image_suffix, read_header, read_image
@@ -35,6 +37,8 @@ ROLES: tuple[Role, ...] = get_args(Role)
 TABLES = ("cases.csv", "cases.parquet")
 COLUMNS = ("id", "image", "mask", "role")
 LONGEST_ID = LONGEST_NAME - len(".png")  # bytes
+FEW_CLEAN = 10  # below this many the method has too little to go by
+MIN_HELD_OUT = 10  # with fewer, the choice of the best weights is mostly luck
 _LONGEST_PATH = 4095  # bytes
 _SWAPPED = 5  # from this EXIF orientation on width and height change places
 _UNTURN = "take the orientation out of the image (exiftool -Orientation= FILE)"
@@ -225,7 +229,31 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
     found.faults += role_faults(kinds)
     found.raise_faults(data)
     without = [f"{count(number, f'{role} mask')} without foreground: allowed" for role, number in empty.items() if number]
-    return Cases(cases.data, cases.cases, (*cases.notes, *without))
+    few = clean_warnings(len(cases.of("clean")), val_fraction=Config.val_fraction)
+    return Cases(cases.data, cases.cases, (*cases.notes, *without, *few))
+
+
+def clean_warnings(clean: int, *, val_fraction: float) -> list[str]:
+    """What is to be expected of so few clean masks, if they are few.
+
+    Args:
+        clean: how many there are.
+        val_fraction: the share of them that is held out, as in `Config`; at 0 it is nobody's wish that some are.
+    """
+    if clean < FEW_CLEAN:
+        return [
+            f"warning: {count(clean, 'clean mask')}: what is learned of the noisy masks follows them, and so few are easily one-sided; "
+            f"have {FEW_CLEAN} or more, best 50 to 100"
+        ]
+    if not val_fraction or round(val_fraction * clean) >= MIN_HELD_OUT:
+        return []
+    begins = next(number for number in itertools.count(clean) if round(val_fraction * number) >= MIN_HELD_OUT)
+    enough = -(-100 * MIN_HELD_OUT // clean) / 100
+    way = f"; set val_fraction = {enough} to hold {MIN_HELD_OUT} out" if clean >= 2 * MIN_HELD_OUT else ""
+    return [
+        f"warning: {clean} clean masks: none is held out to choose the best weights by, the last ones count; with val_fraction = "
+        f"{val_fraction:g} that begins at {begins:,} clean masks, as fewer than {MIN_HELD_OUT} choose by luck{way}"
+    ]
 
 
 def _read(data: Path, needed: Sequence[Role], show_progress: bool, layout: Layout) -> tuple[Cases, _Findings]:

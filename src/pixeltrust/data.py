@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from pixeltrust.augmentation import Views, sent, views_of
-from pixeltrust.cases import Case, CaseList, Cases
+from pixeltrust.cases import MIN_HELD_OUT, Case, CaseList, Cases
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, PixeltrustError
 from pixeltrust.feeds import Places
@@ -146,9 +146,6 @@ def held_out(clean: CaseList, config: Config, *, noisy: CaseList | None = None) 
         return clean, clean[:0]
     held = np.isin(np.arange(len(clean)), chosen)
     return clean[~held], clean[held]
-
-
-MIN_HELD_OUT = 10  # with fewer, the choice is mostly luck
 
 
 class Streams:

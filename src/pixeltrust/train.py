@@ -25,11 +25,11 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from pixeltrust.alarms import alarms
-from pixeltrust.cases import CaseList, Cases, read_cases, table_of
+from pixeltrust.cases import MIN_HELD_OUT, CaseList, Cases, clean_warnings, read_cases, table_of
 from pixeltrust.checkpoints import State, earlier, read_checkpoint, refuse_other_cases, seconds_by_part
 from pixeltrust.clock import Clock, shares
 from pixeltrust.config import Config
-from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
+from pixeltrust.data import Streams, held_out
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.feeds import Ahead, Feed
 from pixeltrust.layouts import Layout
@@ -120,10 +120,12 @@ def train(
     fabric, ranks = _fabric(config)
     show_progress = show_progress and ranks.rank == 0
     notes = _precision_notes(config, fabric.device)
-    for note in notes if show_progress else []:
-        print(note, file=sys.stderr)  # now, when it can still be heeded
+    _say_now(notes, show_progress)
     cases = read_cases(Path(data), show_progress=show_progress, **layout)
-    notes += cases.notes
+    warnings = [note for note in cases.notes if note.startswith("warning: ")]
+    warnings += clean_warnings(len(cases.of("clean")), val_fraction=config.val_fraction)
+    _say_now(warnings, show_progress)
+    notes += [*(note for note in cases.notes if note not in warnings), *warnings]
     clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     notes.append(_split_note(cases, clean, held))
     table = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
@@ -365,6 +367,12 @@ class _InBfloat16(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
             return self.network(images).float()
+
+
+def _say_now(notes: list[str], show_progress: bool) -> None:
+    """When they can still be heeded, and not at the end alone."""
+    for note in notes if show_progress else []:
+        print(note, file=sys.stderr)
 
 
 def _refuse_existing(run: Run) -> None:
