@@ -7,7 +7,7 @@ import struct
 import sys
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ GREY = np.arange(240, dtype=np.uint8).reshape(12, 20)
 COLOUR = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
 LABELS = GREY % 2
 PALETTE = (9, 8, 7, 255, 0, 0, 0, 255, 0)
+WHITE_FIRST = (255, 255, 255, 0, 0, 0)
 LPS, RAS = np.diag([-1.0, -1, 1, 1]), np.eye(4)
 
 
@@ -100,9 +101,9 @@ def behind_header(*parts: bytes) -> Callable[[bytes], bytes]:
     return lambda data: data[:33] + b"".join(parts) + data[33:]
 
 
-def with_palette(labels: np.ndarray) -> Image.Image:
+def with_palette(labels: np.ndarray, palette: Sequence[int] = PALETTE) -> Image.Image:
     picture = Image.fromarray(labels)
-    picture.putpalette(PALETTE)
+    picture.putpalette(palette)
     return picture
 
 

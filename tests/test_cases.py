@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from pixeltrust import cases as cases_module
-from pixeltrust.cases import Case, CaseList, check, files_by_id, read_cases, table_of
+from pixeltrust.cases import Case, CaseList, check, clean_warnings, files_by_id, read_cases, table_of
 from pixeltrust.config import Config
 from pixeltrust.data import Streams, held_out
 from pixeltrust.errors import DataError
@@ -408,7 +408,8 @@ def test_no_folder_gives_one_id_to_both_sides(images, noisy, clean, test):
 
 
 def test_check_finds_no_fault_where_there_is_none(tmp_path):
-    assert checked(folder(tmp_path)) == read(tmp_path)
+    many = [f"c{number}" for number in range(48)]
+    assert checked(folder(tmp_path, clean=many)) == read(tmp_path)
 
 
 def test_check_decodes_every_file_and_reading_does_not(tmp_path):
@@ -437,8 +438,8 @@ def test_check_names_every_mask_with_values_that_no_class_has(tmp_path):
 def test_check_counts_the_masks_without_foreground(tmp_path):
     folder(tmp_path)
     put(tmp_path / "noisy/n1.png"), put(tmp_path / "noisy/n2.png"), put(tmp_path / "test/t1.png", 255 * (BLANK + 1))
-    assert checked(tmp_path).notes == ("2 noisy masks without foreground: allowed",)
-    assert set(checked(tmp_path, ignore_label=255).notes) == {
+    assert checked(tmp_path).notes[0] == "2 noisy masks without foreground: allowed"
+    assert set(checked(tmp_path, ignore_label=255).notes[:2]) == {
         "2 noisy masks without foreground: allowed",
         "1 test mask without foreground: allowed",
     }
@@ -453,6 +454,139 @@ def test_two_meanings_of_255_in_one_folder_are_a_fault_until_ignore_label_is_set
     assert checked(tmp_path, ignore_label=255)
     put(tmp_path / "clean/c1.png", both % 255)  # 0 and 1 says nothing of 255
     assert checked(tmp_path)
+
+
+def test_with_two_classes_masks_of_0_and_255_alone_are_a_fault_of_their_role(tmp_path):
+    folder(tmp_path)
+    put(tmp_path / "clean/c1.png", 255 * (np.indices((6, 8)).sum(0) == 3)), put(tmp_path / "clean/c2.png")
+    assert checked(tmp_path)
+    only(faults(checked, tmp_path, classes=2), "clean/c1.png", "0 and 255 alone", "no other of the clean masks")
+    assert checked(tmp_path, classes=2, ignore_label=255)
+
+
+def test_faults_of_one_kind_are_shown_together_with_their_number_and_their_repair(tmp_path):
+    folder(tmp_path, noisy=[f"n{number:02}" for number in range(14)])
+    ramp = np.arange(48).reshape(6, 8) * 5
+    for number in range(12):
+        put(tmp_path / f"noisy/n{number:02}.png", ramp)
+    put(tmp_path / "noisy/n13.png", 2 * (ramp > 100))
+    put(tmp_path / "clean/c1.png", ramp + 1)
+    with pytest.raises(DataError) as caught:
+        checked(tmp_path)
+    assert len(caught.value.faults) == 13
+    head, heading, *examples, more = str(caught.value).splitlines()
+    assert head == f"{tmp_path}: 13 faults"
+    assert heading.startswith("  13 masks with many values between 0 and 255, as JPEG and smooth scaling make them: cut them at 128")
+    assert len(examples) == 10
+    assert all(example.startswith(f"    {tmp_path}") and "holds 48 values" in example for example in examples)
+    assert more == "    … and 3 more"
+
+
+@pytest.mark.parametrize(
+    ("clean", "val_fraction", "said"),
+    [
+        (2, 0.2, ["2 clean masks", "have 10 or more, best 50 to 100"]),
+        (9, 0.0, ["9 clean masks", "have 10 or more"]),
+        (10, 0.2, ["10 clean masks: none is held out", "val_fraction = 0.2 that begins at 48 clean masks"]),
+        (25, 0.2, ["that begins at 48 clean masks", "set val_fraction = 0.4 to hold 10 out"]),
+        (47, 0.2, ["that begins at 48 clean masks", "set val_fraction = 0.22 to hold 10 out"]),
+        (20, 0.1, ["that begins at 95 clean masks", "set val_fraction = 0.5"]),
+        (48, 0.2, []),
+        (25, 0.4, []),
+        (25, 0.0, []),
+    ],
+)
+def test_few_clean_masks_are_warned_of_with_the_number_from_which_validation_begins(clean, val_fraction, said):
+    warnings = clean_warnings(clean, val_fraction=val_fraction)
+    assert len(warnings) == bool(said)
+    assert all(words in warnings[0] for words in said)
+
+
+@pytest.mark.parametrize("clean", range(10, 120, 3))
+def test_the_warning_is_right_about_what_is_held_out(clean):
+    cases = CaseList.of(Case(f"{number}", Path("i.png"), Path("m.png"), "clean") for number in range(clean))
+    warnings = clean_warnings(clean, val_fraction=0.2)
+    assert bool(warnings) == (not held_out(cases, Config(image_size=16))[1])
+    if "set val_fraction" in "".join(warnings):
+        fraction = float(warnings[0].split("set val_fraction = ")[1].split()[0])
+        assert len(held_out(cases, Config(image_size=16, val_fraction=fraction))[1]) == 10
+
+
+def test_check_warns_of_few_clean_masks(tmp_path):
+    assert checked(folder(tmp_path)).notes[-1].startswith("warning: 2 clean masks")
+
+
+def test_a_mask_with_two_things_wrong_is_one_fault(tmp_path):
+    folder(tmp_path)
+    put(tmp_path / "noisy/n1.png", np.arange(60).reshape(6, 10) * 4)
+    found = faults(checked, tmp_path)
+    assert len(found) == 1
+    assert "scaled without smoothing" in found[0].repair
+    only(found, tmp_path / "noisy/n1.png", "10x6 pixels")
+
+
+def turned(path, orientation, size=(6, 8)):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(np.zeros((*size, 3), np.uint8)).save(path, exif=exif)
+
+
+def test_an_image_that_exif_turns_in_another_way_than_its_mask_is_warned_of(tmp_path):
+    folder(tmp_path)
+    turned(tmp_path / "images/n1.png", 3), turned(tmp_path / "images/c1.png", 2)
+    (note,) = read(tmp_path).notes
+    assert note.startswith("warning: 2 images turned by EXIF")
+    assert f"{tmp_path / 'images/c1.png'} has orientation 2, {tmp_path / 'clean/c1.png'} 1" in note
+    assert "exiftool" in note
+    turned(tmp_path / "noisy/n1.png", 3), turned(tmp_path / "clean/c1.png", 2)
+    assert read(tmp_path).notes == ()
+    turned(tmp_path / "images/n1.png", 1)
+    assert "1 image turned by EXIF" in read(tmp_path).notes[0]
+
+
+def test_a_size_tells_whether_a_mask_was_drawn_on_the_turned_image(tmp_path):
+    folder(tmp_path)
+    turned(tmp_path / "images/n1.png", 6, (8, 6))
+    assert read(tmp_path).notes == ()
+    turned(tmp_path / "images/n1.png", 6, (6, 8))
+    (found,) = faults(read, tmp_path)
+    assert "turn these masks as well" in found.repair
+    for part in ("images", "noisy"):
+        put(tmp_path / part / "n1.png", np.zeros((6, 6)))
+    turned(tmp_path / "images/n1.png", 6, (6, 6))
+    assert "1 image turned by EXIF" in read(tmp_path).notes[0]
+
+
+def test_masks_with_a_palette_of_two_colours_are_spoken_of(tmp_path):
+    folder(tmp_path)
+    picture = Image.fromarray(BLANK)
+    picture.putpalette((255, 255, 255, 0, 0, 0))
+    picture.save(tmp_path / "noisy/n2.png")
+    (note,) = read(tmp_path).notes
+    such = f"(such as {tmp_path / 'noisy/n2.png'})"
+    assert note == f"1 mask with a palette of two colours {such}: the brighter colour is the foreground, whatever its index"
+
+
+def test_every_case_may_be_of_a_webp_image(tmp_path):
+    folder(tmp_path)
+    (tmp_path / "images/n1.png").unlink()
+    put(tmp_path / "images/n1.webp", np.zeros((6, 8, 3)))
+    assert checked(tmp_path).cases == read(tmp_path).cases
+
+
+def test_noisy_masks_that_are_all_clean_too_leave_none(tmp_path):
+    folder(tmp_path, noisy=("c1",))
+    only(faults(read, tmp_path), tmp_path / "noisy", "no usable noisy mask")
+
+
+def test_many_bad_rows_of_a_table_are_shown_as_one_kind(tmp_path):
+    folder(tmp_path)
+    csv(tmp_path, *SOUND, *(row(f"n{number}", "nosy", image="images/n1.png", mask="noisy/n1.png") for number in range(30)))
+    with pytest.raises(DataError) as caught:
+        read(tmp_path)
+    assert len(caught.value.faults) == 30
+    assert "30 rows with another role" in str(caught.value)
+    assert "… and 20 more" in str(caught.value)
 
 
 def test_check_tells_the_faults_of_the_headers_first(tmp_path):

@@ -172,6 +172,20 @@ def test_two_meanings_of_255_are_found_across_batches_too(tmp_path):
     assert set(one_meaning.masks.unique().tolist()) == {0, 1, 255}
 
 
+@STORES
+def test_with_two_classes_cases_without_a_label_are_refused_once_all_are_known(tmp_path, store):
+    """Masks of 0 and 255: before all have been seen, another may hold the labels."""
+    cases = made(tmp_path / "data")
+    pixels = Pixels(cases, configured(classes=2, **store), tmp_path / "cache")
+    pixels.decode(range(5))
+    with pytest.raises(DataError, match="cannot be understood") as caught:
+        pixels.decode(range(6))
+    assert "--classes 1" in str(caught.value)
+    Image.fromarray(stored(cases[5])[1] // 255).save(cases[5].mask)
+    Pixels(cases, configured(classes=2, **store), tmp_path / "other").decode(range(6))
+    Pixels(cases, configured(classes=2, ignore_label=255, **store), tmp_path / "told").decode(range(6))
+
+
 def test_ignored_pixels_stay_ignored_at_another_size(tmp_path):
     cases = made(tmp_path / "data", count=1, size=(32, 32))
     mask = np.zeros((32, 32), np.uint8)

@@ -384,3 +384,27 @@ def test_progress_goes_to_standard_error_and_only_when_asked(folders, capsys):
     assert capsys.readouterr() == ("", "")
     evaluate(*folders)
     assert capsys.readouterr().out == ""
+
+
+def test_with_two_classes_a_truth_of_0_and_255_is_refused_with_the_ways_out(folders):
+    write(folders[0], a=square(), b=square())
+    write(folders[1], a=square(value=255), b=square(value=255))
+    text = faults_of(folders, classes=2)
+    assert "holds 0 and 255 alone" in text
+    assert "--classes 1" in text
+    assert "--ignore-label 255" in text
+    assert run(folders).cases["dice"].tolist() == [1, 1]
+    assert "Ignored, so counted nowhere: 8.3% of the true masks' pixels, in 2 cases." in run(folders, classes=2, ignore_label=255).notes
+
+
+def test_with_two_classes_a_prediction_of_0_and_255_is_refused_with_the_way_out(folders):
+    write(folders[0], a=square(value=255), b=square(value=255))
+    write(folders[1], a=square(), b=square())
+    text = faults_of(folders, classes=2)
+    assert "2 masks of 0 and 255, in which nothing may be ignored: if 255 is the foreground, measure with classes = 1" in text
+
+
+def test_without_ignored_pixels_none_are_spoken_of(folders):
+    write(folders[0], a=square())
+    write(folders[1], a=square())
+    assert not [note for note in run(folders).notes if "Ignored" in note]

@@ -20,6 +20,7 @@ from pixeltrust.images import (
     encoded,
     image_suffix,
     media_type,
+    read_header,
     read_image,
     read_labels,
     read_size,
@@ -90,6 +91,8 @@ def refused(read, path, *words):
         ("scan.v2.PNG", ".png", "scan.v2"),
         ("x.NII.GZ", ".nii.gz", "x"),
         ("x.Jpeg", ".jpeg", "x"),
+        ("x.webp", ".webp", "x"),
+        ("x.GIF", ".gif", "x"),
         ("x.png.tif", ".tif", "x.png"),
         ("x.gz", None, "x"),
         ("notes.txt", None, "notes"),
@@ -171,6 +174,70 @@ def test_bilevel_files_are_0_and_1_as_labels_and_black_and_white_as_images(tmp_p
     assert (read_labels(path) == (GREY > 99)).all()
     assert read_labels(path).dtype == np.uint8
     assert (read_image(path, channels=1)[..., 0] == 255 * (GREY > 99)).all()
+
+
+WHITE_FIRST, BLACK_FIRST = (255, 255, 255, 0, 0, 0), (0, 0, 0, 255, 255, 255)
+
+
+@pytest.mark.parametrize(
+    ("ending", "palette"),
+    [*((ending, WHITE_FIRST) for ending in ("png", "gif", "tif", "bmp")), ("png", (200, 180, 90, 40, 0, 60)), ("bmp", (9, 9, 9, 0, 0, 9))],
+)
+@pytest.mark.parametrize("padding", [0, 254])
+def test_a_palette_of_two_colours_counts_by_colour_as_a_mask(tmp_path, ending, palette, padding):
+    path = saved(tmp_path / f"m.{ending}", with_palette((LABELS == 0).astype(np.uint8), (*palette, *palette[3:] * padding)))
+    assert read_header(path).two_colours
+    assert (read_labels(path) == (LABELS > 0)).all()
+
+
+@pytest.mark.parametrize("ending", ["png", "gif", "tif"])
+def test_the_brighter_colour_may_be_the_second_one_too(tmp_path, ending):
+    path = saved(tmp_path / f"m.{ending}", with_palette((LABELS > 0).astype(np.uint8), BLACK_FIRST))
+    assert (read_labels(path) == (LABELS > 0)).all()
+
+
+@pytest.mark.parametrize(("labels", "palette"), [(LABELS, (*WHITE_FIRST, 9, 9, 9)), (LABELS * 2, (*BLACK_FIRST, *WHITE_FIRST[:3] * 254))])
+def test_a_palette_of_more_colours_or_indices_stays_one_of_labels(tmp_path, labels, palette):
+    assert (read_labels(saved(tmp_path / "m.png", with_palette(labels, palette))) == labels).all()
+
+
+@pytest.mark.parametrize("photometric", [0, 1])
+def test_one_bit_counts_by_colour_however_a_tiff_writes_it(tmp_path, photometric):
+    path = saved(tmp_path / "m.tif", LABELS > 0, tiffinfo={262: photometric})
+    with Image.open(path) as opened:
+        assert opened.tag_v2[262] == photometric
+    assert (read_labels(path) == (LABELS > 0)).all()
+
+
+def test_a_bmp_of_one_bit_counts_by_colour_whichever_is_first(tmp_path):
+    path = saved(tmp_path / "m.bmp", LABELS > 0)
+    assert (read_labels(path) == (LABELS > 0)).all()
+    data = bytearray(path.read_bytes())
+    data[54:62] = data[58:62] + data[54:58]  # the two colours change places
+    path.write_bytes(data)
+    assert (read_labels(path) == (LABELS == 0)).all()
+
+
+def test_a_bmp_that_pillow_would_take_for_one_of_fewer_bits_is_refused(tmp_path):
+    path = saved(tmp_path / "m.bmp", with_palette((LABELS > 0).astype(np.uint8), BLACK_FIRST))
+    for read in (read_labels, read_image, read_size):
+        refused(read, path, "a BMP of 8 bits a pixel", "save it as PNG")
+
+
+def test_a_webp_file_is_read_and_a_mask_where_it_has_no_loss(tmp_path):
+    assert (read_image(saved(tmp_path / "i.webp", COLOUR, lossless=True)) == COLOUR).all()
+    assert (read_labels(saved(tmp_path / "m.webp", np.repeat(LABELS[..., None], 3, 2), lossless=True)) == LABELS).all()
+
+
+def test_the_header_tells_the_orientation(tmp_path):
+    for ending in ("png", "jpg", "tif", "webp"):
+        for orientation in (1, 3, 6):
+            exif = Image.Exif()
+            exif[0x0112] = orientation
+            path = saved(tmp_path / f"{orientation}.{ending}", COLOUR, exif=exif)
+            assert read_header(path).orientation == orientation
+            assert read_header(path).size == read_image(path).shape[:2]
+        assert read_header(saved(tmp_path / f"none.{ending}", COLOUR)).orientation == 1
 
 
 def test_cmyk_jpeg_is_an_image_but_no_mask(tmp_path):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pixeltrust.errors import DataError
-from pixeltrust.labels import decode_labels, labels_of
+from pixeltrust.labels import Kind, decode_labels, labels_of, mixture_faults, role_faults
 
 
 def put(path, pixels):
@@ -104,3 +104,50 @@ def test_labels_are_classes_or_ignored_whatever_a_file_holds(tmp_path_factory, v
     assert (kind.meaning == "absent") or 255 in values
     one_to_one = set(zip(values, labels.ravel().tolist(), strict=True))
     assert len(one_to_one) == len(set(values)) == len({label for _, label in one_to_one})
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "may_ignore", "repair"),
+    [
+        ([0, 1, 2], 1, True, "set classes = 3 (--classes 3)"),
+        ([0, 3], 3, True, "set classes = 4"),
+        (range(0, 256, 3), 1, True, "cut them at 128"),
+        (range(0, 256, 3), 3, True, "without smoothing"),
+        ([0, 1, 3, 252, 255], 1, True, "cut them at 128"),
+        ([0, 2, 255], 1, True, "set classes = 3 (--classes 3) (255 is then ignored)"),
+        ([0, 255], 2, False, "classes = 1"),
+        ([0, 1, 255], 1, False, "ignores nothing"),
+        ([0, 128, 255], 1, True, "number the labels"),
+    ],
+)
+def test_what_repairs_a_mask_stands_behind_what_is_wrong_with_it(tmp_path, values, classes, may_ignore, repair):
+    with pytest.raises(DataError) as caught:
+        decode_labels(put(tmp_path / "m.png", [list(values)]), classes=classes, ignore_label=None, may_ignore=may_ignore)
+    assert repair in caught.value.fault.repair
+    assert str(caught.value).endswith(f"; {caught.value.fault.repair}")
+
+
+def kind(path, values, **options):
+    return decode_labels(put(path, [values]), **{"classes": 2, "ignore_label": None, **options})[1]
+
+
+def test_with_two_classes_masks_of_0_and_255_alone_are_a_fault_as_no_label_is_left(tmp_path):
+    full, empty = kind(tmp_path / "full.png", [0, 255]), kind(tmp_path / "empty.png", [0, 0])
+    (fault,) = mixture_faults([empty, full])
+    assert str(tmp_path / "full.png") in fault
+    assert "0 and 255 alone" in fault
+    assert "--classes 1" in fault.repair
+    assert "--ignore-label 255" in fault.repair
+    assert mixture_faults([empty]) == []
+    assert mixture_faults([full, kind(tmp_path / "other.png", [0, 1])]) == []
+    assert mixture_faults([kind(tmp_path / "full.png", [0, 255], ignore_label=255)]) == []
+    assert mixture_faults([kind(tmp_path / "full.png", [0, 255], classes=1)]) == []
+
+
+def test_the_masks_of_each_role_must_hold_a_label(tmp_path):
+    full, labelled = kind(tmp_path / "full.png", [0, 255]), kind(tmp_path / "labelled.png", [0, 1])
+    assert role_faults({"noisy": [labelled, full], "clean": [labelled]}) == []
+    (fault,) = role_faults({"noisy": [labelled], "clean": [full]})
+    assert "clean masks" in fault
+    both = [Kind(tmp_path / "a.png", "ignored"), Kind(tmp_path / "b.png", "foreground")]
+    assert len(role_faults({"noisy": both[:1], "clean": both[1:]})) == 1

@@ -10,7 +10,7 @@ LAYERS = (
     ("errors", "seeds", "clock", "ranks", "losses", "robust_losses", "metrics", "noise", "models", "module_state", "lost_gradients"),
     ("duals", "tangents", "weights", "verification"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
-    ("labels", "cases", "sources", "runs", "alarms", "steps", "checkpoints", "trust", "audits"),
+    ("layouts", "labels", "cases", "sources", "runs", "alarms", "steps", "checkpoints", "trust", "audits"),
     ("augmentation", "feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
     ("train", "predict", "evaluate", "simulate", "formats", "archives", "synthetic"),
     ("charts", "outcome"),

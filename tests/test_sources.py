@@ -52,6 +52,14 @@ def test_all_faults_of_one_file_are_told(tmp_path):
     assert "a.png: holds 4 values (0, 1, 2, 3)" in caught.value.faults[1]
 
 
+def test_an_ending_that_all_masks_have_is_named(tmp_path):
+    source(tmp_path, a=1, b=1)
+    for name in ("a", "b"):
+        (tmp_path / f"masks/{name}.png").rename(tmp_path / f"masks/{name}_segmentation.png")
+    with pytest.raises(DataError, match="masks and images match once `_segmentation` is taken off their names; rename them"):
+        read_source(tmp_path, show_progress=False)
+
+
 def test_a_truth_ignores_nothing(tmp_path):
     source(tmp_path, a=1)
     write_png(tmp_path / "masks/a.png", np.array([[0, 1, 1], [0, 0, 255]], np.uint8))

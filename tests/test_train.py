@@ -879,6 +879,17 @@ def test_with_fewer_than_10_held_out_nothing_chooses_and_that_is_said(data, tmp_
     assert not Run(tmp_path / "run").read_table("cases.csv")["held_out"].any()
 
 
+def test_few_clean_masks_are_warned_of_before_training_and_at_its_end(tmp_path, capsys):
+    few = draw(tmp_path / "few", noisy=4, clean=3, test=0)
+    done = train(few, out=tmp_path / "run", config=configured(epochs=1), show_progress=True)
+    assert "warning: 3 clean masks" in capsys.readouterr().err
+    assert any(note.startswith("warning: 3 clean masks") for note in done.notes)
+
+
+def test_no_warning_of_few_clean_masks_where_some_are_held_out(data, tmp_path):
+    assert not any("clean masks: " in note for note in trained(data, tmp_path / "run", epochs=1).notes)
+
+
 # What is written
 
 

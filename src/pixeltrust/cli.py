@@ -3,12 +3,15 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pixeltrust import __version__
 from pixeltrust.errors import PixeltrustError
+
+if TYPE_CHECKING:
+    from pixeltrust.layouts import Layout
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
 
@@ -24,6 +27,16 @@ app = typer.Typer(
 
 Classes = Annotated[int, typer.Option("--classes", min=1, max=254, help="1: foreground and background; 2 or more: labels 0 … classes − 1.")]
 IgnoreLabel = Annotated[int | None, typer.Option("--ignore-label", min=0, max=255, help="The value of ignored pixels, if not 255.")]
+ImagesFolder = Annotated[Path | None, typer.Option("--images", help="The folder of the images, if not DATA/images.")]
+NoisyFolder = Annotated[Path | None, typer.Option("--noisy", help="The folder of the noisy masks, if not DATA/noisy.")]
+CleanFolder = Annotated[Path | None, typer.Option("--clean", help="The folder of the clean masks, if not DATA/clean.")]
+TestFolder = Annotated[Path | None, typer.Option("--test", help="The folder of the test masks, if not DATA/test.")]
+MaskSuffix = Annotated[
+    list[str] | None, typer.Option("--mask-suffix", help="An ending to take off the masks' names, _segmentation; may be repeated.")
+]
+ImageSuffix = Annotated[
+    list[str] | None, typer.Option("--image-suffix", help="An ending to take off the images' names, _0000; may be repeated.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 _BY_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ  # as `ranks` would say, which takes torch's seconds to ask
 
@@ -63,6 +76,25 @@ def _print(outcome: object) -> None:
     """Once, where several processes work together."""
     if not _BY_TORCHRUN or os.environ["RANK"] == "0":
         print(outcome)
+
+
+def _layout(
+    images: Path | None,
+    noisy: Path | None,
+    clean: Path | None,
+    test: Path | None,
+    mask_suffix: list[str] | None,
+    image_suffix: list[str] | None,
+) -> "Layout":
+    """What the options say of a data folder, for the functions that read one."""
+    return {
+        "images": images,
+        "noisy": noisy,
+        "clean": clean,
+        "test": test,
+        "mask_suffix": mask_suffix or (),
+        "image_suffix": image_suffix or (),
+    }
 
 
 def _print_version(asked: bool) -> None:
@@ -142,6 +174,12 @@ def check(
     data: Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.")],
     classes: Classes = 1,
     ignore_label: IgnoreLabel = None,
+    images: ImagesFolder = None,
+    noisy: NoisyFolder = None,
+    clean: CleanFolder = None,
+    test: TestFolder = None,
+    mask_suffix: MaskSuffix = None,
+    image_suffix: ImageSuffix = None,
     quiet: Quiet = False,
 ) -> None:
     """Name every fault of a data folder, and say what is there.
@@ -150,7 +188,8 @@ def check(
     """
     from pixeltrust.cases import check
 
-    print(check(data, classes=classes, ignore_label=ignore_label, show_progress=not quiet))
+    layout = _layout(images, noisy, clean, test, mask_suffix, image_suffix)
+    print(check(data, classes=classes, ignore_label=ignore_label, show_progress=not quiet, **layout))
 
 
 @app.command()
@@ -201,6 +240,12 @@ def train(
     config: Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = False,
+    images: ImagesFolder = None,
+    noisy: NoisyFolder = None,
+    clean: CleanFolder = None,
+    test: TestFolder = None,
+    mask_suffix: MaskSuffix = None,
+    image_suffix: ImageSuffix = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a network; a stopped run continues with --resume.
@@ -210,7 +255,8 @@ def train(
     from pixeltrust.config import read_config
     from pixeltrust.train import train
 
-    _print(train(data, out=out, config=read_config(config, setting or []), resume=resume, show_progress=not quiet))
+    layout = _layout(images, noisy, clean, test, mask_suffix, image_suffix)
+    _print(train(data, out=out, config=read_config(config, setting or []), resume=resume, show_progress=not quiet, **layout))
 
 
 @app.command()
@@ -251,6 +297,7 @@ def evaluate(
     out: Annotated[Path | None, typer.Option("--out", help="A CSV file to write, one row per case.")] = None,
     classes: Classes = 1,
     ignore_label: IgnoreLabel = None,
+    mask_suffix: MaskSuffix = None,
     quiet: Quiet = False,
 ) -> None:
     """Measure predicted masks against the truth: per case, and the means with intervals.
@@ -261,7 +308,15 @@ def evaluate(
 
     from pixeltrust.evaluate import evaluate
 
-    evaluation = evaluate(predicted, truth, classes=classes, ignore_label=ignore_label, out=out, show_progress=not quiet)
+    evaluation = evaluate(
+        predicted,
+        truth,
+        classes=classes,
+        ignore_label=ignore_label,
+        mask_suffix=mask_suffix or (),
+        out=out,
+        show_progress=not quiet,
+    )
     Console().print(evaluation.table())
     for note in evaluation.notes:
         print(note)
@@ -278,6 +333,12 @@ def benchmark(
     ask: Annotated[bool, typer.Option("--question", help="Does it help on my data? By cross-validation over the clean cases.")] = False,
     jobs: Annotated[int | None, typer.Option("--jobs", help="Trainings at once; as many as GPUs, or cores, if not given.")] = None,
     on: Annotated[str, typer.Option("--on", help="local, or ray (a cluster).")] = "local",
+    images: ImagesFolder = None,
+    noisy: NoisyFolder = None,
+    clean: CleanFolder = None,
+    test: TestFolder = None,
+    mask_suffix: MaskSuffix = None,
+    image_suffix: ImageSuffix = None,
     quiet: Quiet = False,
 ) -> None:
     """Compare methods over kinds of noise, numbers of clean masks and seeds; a stopped benchmark continues by the same command.
@@ -287,7 +348,9 @@ def benchmark(
     from pixeltrust.benchmark import benchmark, launcher_of, question, read_grid
 
     work = question if ask else benchmark
-    _print(work(source, out=out, grid=read_grid(config, setting or []), launcher=launcher_of(on, jobs), show_progress=not quiet))
+    grid, launcher = read_grid(config, setting or []), launcher_of(on, jobs)
+    layout = _layout(images, noisy, clean, test, mask_suffix, image_suffix)
+    _print(work(source, out=out, grid=grid, launcher=launcher, show_progress=not quiet, **layout))
 
 
 @app.command()
@@ -300,6 +363,12 @@ def audit(
     sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images in one pass; the run's where not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an audit that was stopped.")] = False,
+    images: ImagesFolder = None,
+    noisy: NoisyFolder = None,
+    clean: CleanFolder = None,
+    test: TestFolder = None,
+    mask_suffix: MaskSuffix = None,
+    image_suffix: ImageSuffix = None,
     quiet: Quiet = False,
 ) -> None:
     """Rank noisy masks by how doubtful they are, show where, and propose mended ones.
@@ -318,6 +387,7 @@ def audit(
         batch_size=batch_size,
         resume=resume,
         show_progress=not quiet,
+        **_layout(images, noisy, clean, test, mask_suffix, image_suffix),
     )
     _print(found)
 

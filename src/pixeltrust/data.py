@@ -6,6 +6,7 @@ images uint8 (N, C, H, W)   masks uint8 (N, H, W), labels with 255 for ignored
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 
@@ -13,13 +14,13 @@ import numpy as np
 import torch
 
 from pixeltrust.augmentation import Views, sent, views_of
-from pixeltrust.cases import Case, CaseList, Cases
+from pixeltrust.cases import MIN_HELD_OUT, Case, CaseList, Cases
 from pixeltrust.config import Config
 from pixeltrust.errors import DataError, PixeltrustError
 from pixeltrust.feeds import Places
 from pixeltrust.files import mapped_array
 from pixeltrust.images import read_image, resize_image, resize_labels
-from pixeltrust.labels import Kind, decode_labels, mixture_faults
+from pixeltrust.labels import Kind, decode_labels, meaning_faults, role_faults
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import in_threads
 from pixeltrust.ranks import ALONE, Ranks
@@ -52,7 +53,7 @@ class Pixels:
         }
         self._images, self._masks = arrays["images"], arrays["masks"]
         self._decoded = np.zeros(count, bool)
-        self._kinds: dict[str, Kind] = {}
+        self._kinds: dict[str, dict[tuple[str, bool], Kind]] = {}  # of each role, one of every kind that there is
         self._decoding = Lock()  # batches are made in the background too
 
     def decode(self, indices: Sequence[int] | np.ndarray, *, show_progress: bool = False) -> None:
@@ -67,16 +68,19 @@ class Pixels:
                 self._decode(missing, show_progress)
 
     def _decode(self, missing: list[int], show_progress: bool) -> None:
-        faults = []
+        faults: list[str] = []
         for index, outcome in in_threads(self._decode_one, missing, text="decoding", shown=show_progress):
             if isinstance(outcome, PixeltrustError):
-                faults.append(str(outcome))
+                faults.append(outcome.fault)
             else:
                 self._decoded[index] = True
-                self._kinds[outcome.meaning] = outcome
-        faults += mixture_faults(self._kinds.values())
+                of_role = self._kinds.setdefault(self.cases[index].role, {})
+                of_role.setdefault((outcome.meaning, outcome.labelled), outcome)
+        complaint = f"{len(faults)} of {len(missing)} cases cannot be used" if faults else "the masks cannot be understood"
+        kinds = {role: list(of_role.values()) for role, of_role in self._kinds.items()}
+        faults += role_faults(kinds) if self._decoded.all() else meaning_faults(chain.from_iterable(kinds.values()))
         if faults:
-            raise DataError(f"{len(faults)} of {len(missing)} cases cannot be used", faults)
+            raise DataError(complaint, faults)
 
     def batch(self, indices: np.ndarray, device: torch.device = CPU) -> Batch:
         """The cases of `indices` (B,) as float images (B, C, H, W) of 0 … 1 and labels (B, H, W); what travels is bytes."""
@@ -142,9 +146,6 @@ def held_out(clean: CaseList, config: Config, *, noisy: CaseList | None = None) 
         return clean, clean[:0]
     held = np.isin(np.arange(len(clean)), chosen)
     return clean[~held], clean[held]
-
-
-MIN_HELD_OUT = 10  # with fewer, the choice is mostly luck
 
 
 class Streams:

@@ -1,7 +1,7 @@
 """A folder of predicted masks measured against a folder of true ones, paired by id."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,9 +12,10 @@ from rich.table import Table
 
 from pixeltrust import images, metrics
 from pixeltrust.cases import Listing, files_by_id
-from pixeltrust.errors import DataError, count, some
+from pixeltrust.errors import DataError, Fault, count, some
 from pixeltrust.files import replacing
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
+from pixeltrust.layouts import best_ending, option, several
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads
 
@@ -66,6 +67,7 @@ def evaluate(
     *,
     classes: int = 1,
     ignore_label: int | None = None,
+    mask_suffix: str | Sequence[str] = (),
     out: Path | None = None,
     show_progress: bool = True,
 ) -> Evaluation:
@@ -81,13 +83,15 @@ def evaluate(
             has 255 ignored. K ≥ 2: a file holds 0 … K−1, and 255 in the truth is ignored.
         ignore_label: the value that marks ignored pixels in all truth files, 0 … 255, as in `Config`; needed where some
             hold 0, 1 and 255 and others 0 and 255. Predictions ignore nothing.
+        mask_suffix: an ending (or several) that is taken off the names of masks which have it, in both folders.
         out: CSV file to write, one row per case, columns id, then metrics.METRICS; an undefined number is empty.
             It is replaced whole or not at all.
         show_progress: a progress bar on standard error.
 
     Raises:
         DataError: a folder is missing or without masks; masks are missing, doubled, of unequal size, unreadable, or
-            hold values that no class has; `out` cannot be written. Names every file that is at fault.
+            hold values that no class has; with two classes or more, the true ones hold 0 and 255 alone; `out` cannot be
+            written. Names every file that is at fault.
         ValueError: `classes` is not 1 … 255, or `ignore_label` not 0 … 255.
     """
     if not 1 <= classes <= IGNORE:
@@ -96,7 +100,8 @@ def evaluate(
         raise ValueError(f"ignore_label is {ignore_label}; it must be 0 … 255")
     if out is not None:
         _check_writable(out)
-    pairs, unused = _paired(_masks_of(predicted), _masks_of(truth, is_truth=True), predicted=predicted)
+    endings = several(mask_suffix)
+    pairs, unused = _paired(_masks_of(predicted, endings), _masks_of(truth, endings, is_truth=True))
     spacings = _read_headers(pairs, show_progress=show_progress)
     unit = "mm" if None not in spacings else "px"
     measured = all_in_threads(
@@ -106,12 +111,12 @@ def evaluate(
         complaint="These masks cannot be measured:",
         shown=show_progress,
     )
-    if mixed := mixture_faults(kind for _, kind in measured):
+    if mixed := mixture_faults(kind for _, kind, _ in measured):
         raise DataError("The true masks cannot be understood:", mixed)
-    cases = pd.DataFrame([{"id": pair.id, **numbers} for pair, (numbers, _) in zip(pairs, measured, strict=True)])
+    cases = pd.DataFrame([{"id": pair.id, **numbers} for pair, (numbers, _, _) in zip(pairs, measured, strict=True)])
     if out is not None:
         _write_csv(out, cases)
-    notes = [*_unused_notes(unused), *_unit_notes(spacings), *_case_notes(cases)]
+    notes = [*_unused_notes(unused), *_unit_notes(spacings), *_ignored_notes([share for _, _, share in measured]), *_case_notes(cases)]
     return Evaluation(cases=cases, summary=summarize(cases), unit=unit, notes=notes)
 
 
@@ -132,8 +137,8 @@ def summarize(cases: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _masks_of(folder: Path, *, is_truth: bool = False) -> Listing:
-    listing = files_by_id(folder)
+def _masks_of(folder: Path, endings: Sequence[str], *, is_truth: bool = False) -> Listing:
+    listing = files_by_id(folder, endings)
     if not listing.files:
         meant = is_truth and (folder / "test").is_dir()
         hint = f"; probably {folder / 'test'} was meant" if meant else f" ({', '.join(images.SUFFIXES)})"
@@ -141,14 +146,24 @@ def _masks_of(folder: Path, *, is_truth: bool = False) -> Listing:
     return listing
 
 
-def _paired(found: Listing, true: Listing, *, predicted: Path) -> tuple[list[_Pair], list[str]]:
+def _paired(found: Listing, true: Listing) -> tuple[list[_Pair], list[str]]:
     """The pairs sorted by id, and the ids of predictions that no truth asks for."""
-    missing = sorted(true.files.keys() - found.files.keys())
-    faults = [*found.faults, *true.faults, *(f"{id}: no mask in {predicted}" for id in missing)]
+    missing, unused = true.files.keys() - found.files.keys(), found.files.keys() - true.files.keys()
+    proposed = []
+    for longer, shorter in ((missing, unused), (unused, missing)):
+        ending, ids = best_ending(longer, shorter)
+        if ending:
+            proposed.append(f"{count(len(ids), 'pair')} would match once `{ending}` is taken off: use {option('--mask-suffix', ending)}")
+            missing = missing - {*ids, *(identity.removesuffix(ending) for identity in ids)}
+    faults = [*found.faults, *true.faults, *proposed, *(_unpredicted(identity, found.folder) for identity in sorted(missing))]
     if faults:
         raise DataError("Predicted and true masks cannot be paired:", faults)
     pairs = [_Pair(id=id, predicted=found.files[id], truth=true.files[id]) for id in sorted(true.files)]
-    return pairs, sorted(found.files.keys() - true.files.keys())
+    return pairs, sorted(unused)
+
+
+def _unpredicted(identity: str, predicted: Path) -> Fault:
+    return Fault(f"{identity}: no mask in {predicted}", kind=f"cases without a mask in {predicted}")
 
 
 def _read_headers(pairs: list[_Pair], *, show_progress: bool) -> list[tuple[float, float] | None]:
@@ -159,24 +174,28 @@ def _read_headers(pairs: list[_Pair], *, show_progress: bool) -> list[tuple[floa
 def _read_header(pair: _Pair) -> tuple[float, float] | None:
     found, real = images.read_size(pair.predicted), images.read_size(pair.truth)
     if found != real:
-        raise DataError(f"{pair.predicted}: {_size(found)} pixels, but its truth {pair.truth} has {_size(real)}")
+        wrong = f"{pair.predicted}: {_size(found)} pixels, but its truth {pair.truth} has {_size(real)}"
+        raise DataError(Fault(wrong, kind="predicted masks of another size than their truth"))
     spacing = images.read_spacing_mm(pair.truth)
     return spacing if spacing and all(0 < step < np.inf for step in spacing) else None
 
 
-def _measure(item: tuple[_Pair, tuple[float, float] | None], *, classes: int, ignore_label: int | None) -> tuple[dict[str, float], Kind]:
-    """The metrics of a pair, and what 255 means in its truth."""
+def _measure(
+    item: tuple[_Pair, tuple[float, float] | None], *, classes: int, ignore_label: int | None
+) -> tuple[dict[str, float], Kind, float]:
+    """The metrics of a pair, what 255 means in its truth, and the share of its pixels that are ignored."""
     pair, spacing = item
-    decoded, faults = [], []
+    decoded = []
+    faults: list[str] = []
     for path, may_ignore in ((pair.predicted, False), (pair.truth, True)):
         try:
             decoded.append(decode_labels(path, classes=classes, ignore_label=ignore_label, may_ignore=may_ignore))
         except DataError as error:
-            faults.append(str(error))
+            faults.append(error.fault)
     if faults:
         raise DataError(f"{pair.id}: cannot be measured", faults)
     (found, _), (real, kind) = decoded
-    return metrics.case_metrics(predicted=found, truth=real, classes=classes, spacing=spacing), kind
+    return metrics.case_metrics(predicted=found, truth=real, classes=classes, spacing=spacing), kind, float((real == IGNORE).mean())
 
 
 def _check_writable(out: Path) -> None:
@@ -207,6 +226,12 @@ def _unit_notes(spacings: list[tuple[float, float] | None]) -> Iterable[str]:
     if 0 < without < len(spacings):
         unknown = f"{count(without, 'case')} of {len(spacings)} without a pixel size in mm"
         yield f"Distances are in pixels for all cases: {unknown}."
+
+
+def _ignored_notes(shares: list[float]) -> Iterable[str]:
+    some_ignored = sum(share > 0 for share in shares)
+    if some_ignored:
+        yield f"Ignored, so counted nowhere: {np.mean(shares):.1%} of the true masks' pixels, in {count(some_ignored, 'case')}."
 
 
 def _case_notes(cases: pd.DataFrame) -> Iterable[str]:

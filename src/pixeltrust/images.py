@@ -16,29 +16,31 @@ from contextlib import contextmanager, nullcontext, suppress
 from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from pixeltrust.errors import DataError, PixeltrustError
+from pixeltrust.errors import DataError, Fault, PixeltrustError
 from pixeltrust.files import replacing
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".nii.gz", ".nii")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".nii.gz", ".nii")
 STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
 MAX_PIXELS = 300_000_000  # beyond this a file is taken for a decompression bomb
 _SHOWN_BY_BROWSERS = {"JPEG": "image/jpeg", "PNG": "image/png"}
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # whatever the ending says; Pillow knows others that run programs
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
+_LUMA = np.array((0.299, 0.587, 0.114))
 _SUBFILE_TYPE = 254  # the TIFF tag that says what a page is
 _REDUCED = 1  # its bit of a smaller copy of another page
 _SAMPLES = {"L;2": 85, "L;4": 17}  # what Pillow multiplies the samples of 2 and 4 bits by
 _STRETCHED_AT_ONCE = 1 << 22  # values
 _LARGE = 50_000_000  # pixels; above it one picture is decoded at a time, as a decoded one takes up to 11 bytes a pixel
 _LARGE_ONE = Lock()
+_ONE_ALONE = "save the one that is meant as a file of its own"
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself raises at twice this
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # and warns in between
@@ -66,23 +68,28 @@ def read_size(path: Path) -> tuple[int, int]:
     Raises:
         DataError: the file is missing or is no image.
     """
-    return read_header(path)[0]
+    return read_header(path).size
 
 
-def is_turned_by_exif(path: Path) -> bool:
-    """Tell whether the orientation in a file's EXIF data swaps its width and height.
+class Header(NamedTuple):
+    """What a file says before its pixels are decoded."""
 
-    Raises:
-        DataError: as `read_size`.
-    """
-    if _is_nifti(path):
-        return False
-    with _readable(path), path.open("rb") as file, Image.open(file, formats=_FORMATS) as opened:
-        return _exif(opened, path).get(_EXIF_ORIENTATION) in _EXIF_TURNED
+    size: tuple[int, int]
+    says_how_it_lies: bool | None = None
+    """Of a NIfTI file, whether it says where right, front and up are (see `_Plane`); None of other formats, which never do."""
+    orientation: int = 1
+    """The EXIF orientation, 2 … 8 where the picture is turned or mirrored when it is read."""
+    two_colours: bool = False
+    """Whether its palette has two colours, so that as a mask it counts by colour (see `read_labels`)."""
+
+    @property
+    def swaps_sides(self) -> bool:
+        """Whether the orientation makes its width the height."""
+        return self.orientation in _EXIF_TURNED
 
 
-def read_header(path: Path) -> tuple[tuple[int, int], bool | None]:
-    """The size, and whether a NIfTI file says where right, front and up are (see `_Plane`); None of other formats, which never do.
+def read_header(path: Path) -> Header:
+    """The header of an image or mask file.
 
     Raises:
         DataError: as `read_size`.
@@ -90,10 +97,14 @@ def read_header(path: Path) -> tuple[tuple[int, int], bool | None]:
     with _readable(path):
         if _is_nifti(path):
             plane = _Plane(path)
-            return plane.size, plane.says_how_it_lies
+            return Header(plane.size, plane.says_how_it_lies)
         with _opened(path) as opened:
             width, height = opened.size
-            return ((width, height) if _turns_when_read(opened, path) else (height, width)), None
+            orientation = _orientation(opened, path)
+            # Pillow has turned the size of a TIFF already.
+            turns = orientation in _EXIF_TURNED and opened.format != "TIFF"
+            two_colours = opened.mode in ("P", "PA") and _brighter_of_two(_palette(opened)) is not None
+            return Header((width, height) if turns else (height, width), None, orientation, two_colours)
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
@@ -125,7 +136,9 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
 def read_labels(path: Path) -> np.ndarray:
     """A mask file's own values as uint8 (H, W).
 
-    Palette files give their indices, files of 1, 2 or 4 bits their samples, colour files their one value where all channels agree.
+    Palette files give their indices, but those of two colours 1 where the brighter one is (which index it has differs by program: the
+    first colour is white in what GIMP, ImageMagick and writers of 1-bit BMP make). Files of 1, 2 or 4 bits give their samples, colour
+    files their one value where all channels agree.
 
     Raises:
         DataError: the file is missing, broken, no mask (its channels differ), holds several, or has a value that is no whole
@@ -138,20 +151,37 @@ def read_labels(path: Path) -> np.ndarray:
             with _opened(path) as opened:
                 coding = _coding(opened)
                 if ";16" in coding and not opened.mode.startswith("I"):
-                    raise DataError(f"{path}: 16 bits in each of several channels, which are not read in full; save it as grey of 8 bits")
+                    raise _refusal(
+                        path,
+                        "16 bits in each of several channels, which are not read in full",
+                        kind="masks of 16 bits in several channels",
+                        repair="save it as grey of 8 bits",
+                    )
                 picture = ImageOps.exif_transpose(opened)
                 if picture.mode in ("LA", "PA", "RGBA"):
                     _refuse_drawn_in_alpha(picture, path)
                     picture = picture.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[picture.mode])
                 values = np.asarray(picture) // _SAMPLES[coding[:3]] if coding[:3] in _SAMPLES else np.asarray(picture)
+                brighter = _brighter_of_two(_palette(picture)) if picture.mode == "P" else None
+                if brighter is not None and values.max(initial=0) <= 1:
+                    values = values == brighter
         if values.ndim == 3:
             if (values != values[..., :1]).any():
-                raise DataError(f"{path}: a colour picture, not a mask: its channels differ; save it as grey, one value per class")
+                raise _refusal(
+                    path,
+                    "a colour picture, not a mask: its channels differ",
+                    kind="colour pictures in the place of masks",
+                    repair="save it as grey, one value per class",
+                )
             values = values[..., 0]
         if values.dtype != bool:
             wrong = values[~((values >= 0) & (values <= 255) & (values == np.floor(values)))]
             if wrong.size:
-                raise DataError(f"{path}: a mask holds whole numbers from 0 to 255, this one has {wrong[0]}")
+                raise _refusal(
+                    path,
+                    f"a mask holds whole numbers from 0 to 255, this one has {wrong[0]}",
+                    kind="masks with other values than whole numbers from 0 to 255",
+                )
     return values.astype(np.uint8)
 
 
@@ -192,7 +222,7 @@ def media_type(path: Path) -> str | None:
     if _is_nifti(path):
         return None
     with _readable(path), _opened(path) as opened:
-        turned = _exif(opened, path).get(_EXIF_ORIENTATION, 1) != 1
+        turned = _orientation(opened, path) != 1
         plain = opened.mode in ("L", "RGB") and "transparency" not in opened.info and not turned
         return _SHOWN_BY_BROWSERS.get(opened.format or "") if plain else None
 
@@ -281,17 +311,31 @@ def _readable(path: Path) -> Iterator[None]:
     except PixeltrustError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
+        raise _refusal(path, "there is no such file", kind="files that do not exist") from None
     except UnidentifiedImageError:
-        raise DataError(f"{path}: not an image of a known format ({', '.join(SUFFIXES)})") from None
+        raise _refusal(
+            path, f"not an image of a known format ({', '.join(SUFFIXES)})", kind="files that are not images of a known format"
+        ) from None
     except Image.DecompressionBombError:
         raise _too_large(path) from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror or ' '.join(str(error).split())}") from error
+        raise _unreadable(path, error.strerror or " ".join(str(error).split())) from error
     except ImportError as error:
-        raise DataError(f"{path}: reading it needs an extra: pip install 'pixeltrust[medical]' ({error})") from None
+        raise _refusal(
+            path,
+            f"reading it needs an extra: pip install 'pixeltrust[medical]' ({error})",
+            kind="files whose reading needs an extra: pip install 'pixeltrust[medical]'",
+        ) from None
     except Exception as error:  # a broken file makes its reader raise anything: zlib.error, OverflowError, SyntaxError, …
-        raise DataError(f"{path}: cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
+        raise _unreadable(path, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _refusal(path: Path, wrong: str, *, kind: str, repair: str = "") -> DataError:
+    return DataError(Fault(f"{path}: {wrong}", kind=kind, repair=repair))
+
+
+def _unreadable(path: Path, wrong: str) -> DataError:
+    return _refusal(path, f"cannot be read: {wrong}", kind="files that cannot be read")
 
 
 @contextmanager
@@ -299,6 +343,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     # Given a name, Pillow 13 maps an uncompressed grey TIFF into memory, and scrambles it where it has an orientation.
     with path.open("rb") as file, Image.open(file, formats=_FORMATS) as opened:
         _refuse_several(opened, path)
+        _refuse_misread_bmp(opened, path)
         with _LARGE_ONE if opened.width * opened.height > _LARGE else nullcontext():
             yield opened
 
@@ -315,16 +360,37 @@ def _refuse_several(opened: Any, path: Path) -> None:
             for page in count(1):
                 opened.seek(page)
                 if not opened.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED:
-                    raise DataError(f"{path}: holds several pages; save the one that is meant as a file of its own")
+                    raise _refusal(path, "holds several pages", kind="files of several pages", repair=_ONE_ALONE)
         opened.seek(0)
     else:
-        raise DataError(f"{path}: holds several pictures (it is animated); save the one that is meant as a file of its own")
+        raise _refusal(path, "holds several pictures (it is animated)", kind="files of several pictures", repair=_ONE_ALONE)
+
+
+def _refuse_misread_bmp(opened: Any, path: Path) -> None:
+    """Pillow 13 takes the pixels of a BMP with a grey palette for 1 bit where it has two colours, else for 8, whatever they have."""
+    if opened.format != "BMP" or opened.mode not in ("1", "L") or opened.tile[0].codec_name != "raw":
+        return
+    with path.open("rb") as file:
+        header = file.read(30)
+    (bits,) = struct.unpack_from("<H", header, 24 if header[14] == 12 else 28)
+    if bits != (1 if opened.mode == "1" else 8):
+        raise _refusal(
+            path,
+            f"a BMP of {bits} bits a pixel with a grey palette of fewer, which is not read",
+            kind="BMP files with a grey palette of fewer bits than their pixels",
+            repair="save it as PNG",
+        )
 
 
 def _refuse_drawn_in_alpha(picture: Image.Image, path: Path) -> None:
     ranges: Any = picture.getextrema()
     if all(low == high for low, high in ranges[:-1]) and ranges[-1][0] < ranges[-1][1]:
-        raise DataError(f"{path}: its shape is in its transparency alone, which masks do not have; save it as grey, one value per class")
+        raise _refusal(
+            path,
+            "its shape is in its transparency alone, which masks do not have",
+            kind="masks whose shape is in their transparency alone",
+            repair="save it as grey, one value per class",
+        )
 
 
 def _coding(opened: Any) -> str:
@@ -335,14 +401,38 @@ def _coding(opened: Any) -> str:
 
 
 def _too_large(path: Path) -> DataError:
-    return DataError(f"{path}: more than {MAX_PIXELS:,} pixels, so taken for a decompression bomb; shrink it, or cut it in parts")
+    return _refusal(
+        path,
+        f"more than {MAX_PIXELS:,} pixels, so taken for a decompression bomb",
+        kind=f"files of more than {MAX_PIXELS:,} pixels, taken for decompression bombs",
+        repair="shrink it, or cut it in parts",
+    )
 
 
-def _turns_when_read(opened: Image.Image, path: Path) -> bool:
-    """Whether `opened.size` is not yet that of the picture under its EXIF orientation."""
-    if opened.format == "TIFF":
-        return False  # Pillow has turned the size of a TIFF already
-    return _exif(opened, path).get(_EXIF_ORIENTATION) in _EXIF_TURNED
+def _palette(picture: Any) -> np.ndarray:
+    """The colours of a palette, (N, 3), in the order of their indices; no pixel is decoded for it."""
+    palette = picture.palette
+    if palette is None:
+        return np.zeros((0, 3), np.uint8)
+    probe = Image.new("P", (1, 1))
+    probe.putpalette(palette.palette, palette.rawmode or palette.mode)
+    return np.array(probe.getpalette("RGB"), np.uint8).reshape(-1, 3)
+
+
+def _brighter_of_two(colours: np.ndarray) -> int | None:
+    """The index of the brighter colour, of a palette whose first two entries differ and that has no third colour; else None."""
+    if len(colours) < 2 or (colours[0] == colours[1]).all():
+        return None
+    if not ((colours == colours[0]).all(axis=1) | (colours == colours[1]).all(axis=1)).all():
+        return None
+    first, second = colours[:2] @ _LUMA
+    return int(second >= first)
+
+
+def _orientation(opened: Image.Image, path: Path) -> int:
+    """The EXIF orientation, 1 where there is none or none that there is."""
+    orientation = _exif(opened, path).get(_EXIF_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _exif(opened: Image.Image, path: Path) -> Image.Exif:
@@ -406,7 +496,7 @@ class _Plane:
         self._path, self._file = path, file
         shape, header = file.shape, file.header
         if len(shape) < 2 or any(extent != 1 for extent in shape[2:]):
-            raise DataError(f"{path}: a volume of shape {shape}; one plane (H, W) per file is what can be trained on")
+            raise _refusal(path, f"a volume of shape {shape}", kind="volumes", repair="one plane (H, W) per file is what can be trained on")
         if shape[0] * shape[1] > MAX_PIXELS:
             raise _too_large(path)
         turned = True  # the second axis is the rows

@@ -1,26 +1,31 @@
 """What the values of a mask file mean: labels 0 … max(classes, 2) − 1, and 255 for ignored."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from pixeltrust.config import Config
-from pixeltrust.errors import DataError, count, some
+from pixeltrust.errors import DataError, Fault, count, some
 from pixeltrust.images import read_labels
 from pixeltrust.losses import IGNORE
 
 Meaning = Literal["foreground", "ignored", "absent"]
+_MOST_LABELS = 20  # a file whose values are 0 … K holds labels, up to here
+_SMEARED = 8  # so many values, up to above 200, are grey levels
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What 255 means in one file of a binary folder."""
+    """What 255 means in one file."""
 
     path: Path
     meaning: Meaning
+    labelled: bool = True
+    """Whether a counted pixel of it has a label other than 0."""
 
 
 def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ignore: bool = True) -> tuple[np.ndarray, Kind]:
@@ -29,11 +34,13 @@ def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ign
     Raises:
         DataError: the file cannot be read, or holds a value that no class has.
     """
+    values = read_labels(path)
     try:
-        labels, meaning = labels_of(read_labels(path), classes=classes, ignore_label=ignore_label, may_ignore=may_ignore)
+        labels, meaning = labels_of(values, classes=classes, ignore_label=ignore_label, may_ignore=may_ignore)
     except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
-    return labels, Kind(path, meaning)
+        kind, repair = _diagnosis(np.unique(values).tolist(), classes=classes, may_ignore=may_ignore)
+        raise DataError(Fault(f"{path}: {error}", kind=kind, repair=repair)) from None
+    return labels, Kind(path, meaning, bool(((labels > 0) & (labels < IGNORE)).any()))
 
 
 def foreground(path: Path, config: Config) -> np.ndarray:
@@ -86,13 +93,63 @@ def _ignored_value(present: Collection[int], classes: int, ignore_label: int | N
     return IGNORE if classes > 1 or present == {0, 1, IGNORE} else None
 
 
-def mixture_faults(kinds: Iterable[Kind]) -> list[str]:
+def mixture_faults(kinds: Iterable[Kind]) -> list[Fault]:
+    """A fault if files that belong together disagree about 255, or if all that they hold beside 0 is a 255 that is ignored."""
+    kinds = list(kinds)
+    return meaning_faults(kinds) or _ignored_alone(kinds, "masks")
+
+
+def role_faults(kinds: Mapping[str, Sequence[Kind]]) -> list[Fault]:
+    """The faults of `mixture_faults`, of all masks together and of those of each role alone."""
+    together = meaning_faults(chain.from_iterable(kinds.values()))
+    return together or [fault for role, of_role in kinds.items() for fault in _ignored_alone(of_role, f"{role} masks")]
+
+
+def _ignored_alone(kinds: Sequence[Kind], what: str) -> list[Fault]:
+    ignored = [kind.path for kind in kinds if kind.meaning == "ignored"]
+    if not ignored or any(kind.labelled for kind in kinds):
+        return []
+    return [
+        Fault(
+            f"{ignored[0]}: holds 0 and 255 alone, and no other of the {what} holds a label: with two classes or more 255 is ignored, so "
+            "nothing but 0 would count",
+            repair="if 255 is the foreground, set classes = 1 (--classes 1), or save it as 1; if it is to be ignored, set "
+            "ignore_label = 255 (--ignore-label 255)",
+        )
+    ]
+
+
+def _diagnosis(present: Sequence[int], *, classes: int, may_ignore: bool) -> tuple[str, str]:
+    """The kind of a file that holds values which no class has, and what repairs it."""
+    largest = max(value for value in present if value < IGNORE or len(present) == 1)
+    if not may_ignore and classes > 1 and set(present) <= {0, IGNORE}:
+        return "masks of 0 and 255, in which nothing may be ignored", (
+            "if 255 is the foreground, measure with classes = 1 (--classes 1), or save it as 1"
+        )
+    if not may_ignore and set(present) <= {0, 1, IGNORE}:
+        return "predicted masks with 255 beside 0 and 1", "a prediction ignores nothing: save 0 and 1"
+    if largest > 200 and (len(present) >= _SMEARED or all(value < 64 or value > 191 for value in present)):
+        smears = "masks with many values between 0 and 255, as JPEG and smooth scaling make them"
+        if classes == 1:
+            return smears, "cut them at 128 (foreground above) and save them as PNG"
+        return smears, "save the labels as PNG, and scale them without smoothing (nearest neighbour)"
+    if largest < _MOST_LABELS and largest >= max(classes, 2):
+        ignored = " (255 is then ignored)" if IGNORE in present and may_ignore else ""
+        return f"masks with labels up to {largest}", f"set classes = {largest + 1} (--classes {largest + 1}){ignored}"
+    return "masks with values that no class has", (
+        "number the labels 0, 1, 2 … and set classes to how many there are; or name the value of ignored pixels (--ignore-label)"
+    )
+
+
+def meaning_faults(kinds: Iterable[Kind]) -> list[Fault]:
     """A fault if 255 is the foreground of some files and ignored in others: which one a file of 0 and 255 means is then unknown."""
     by_meaning = {kind.meaning: kind for kind in kinds}
     if "foreground" in by_meaning and "ignored" in by_meaning:
         return [
-            f"{by_meaning['ignored'].path} holds 0, 1 and 255, and {by_meaning['foreground'].path} 0 and 255: is 255 foreground "
-            "or ignored? Set ignore_label (255: ignored everywhere), or save the masks alike"
+            Fault(
+                f"{by_meaning['ignored'].path} holds 0, 1 and 255, and {by_meaning['foreground'].path} 0 and 255: is 255 foreground "
+                "or ignored? Set ignore_label (255: ignored everywhere), or save the masks alike"
+            )
         ]
     return []
 

@@ -93,7 +93,7 @@ def all_in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, tex
 
 def faults_of(error: PixeltrustError) -> list[str]:
     """The faults that an error lists, or itself as the only one."""
-    return getattr(error, "faults", None) or [str(error)]
+    return getattr(error, "faults", None) or [error.fault]
 
 
 def in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = AHEAD) -> Iterator[Result]:

@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from pixeltrust.cases import files_by_id
-from pixeltrust.errors import DataError, PixeltrustError
+from pixeltrust.errors import DataError, Fault, PixeltrustError
 from pixeltrust.images import read_size
 from pixeltrust.labels import decode_labels
+from pixeltrust.layouts import best_ending
 from pixeltrust.progress import faults_of, in_threads
 from pixeltrust.tables import read_table
 
@@ -37,8 +38,11 @@ def read_source(source: Path, *, show_progress: bool = True) -> list[SourceCase]
     faults: list[str] = []
     images, masks = (_listed(source / part, faults) for part in ("images", "masks"))
     splits = _read_splits(source / "split.csv", faults)
-    faults += [f"{images[one]}: has no mask in {source / 'masks'}" for one in sorted(images.keys() - masks.keys())]
-    faults += [f"{masks[one]}: has no image in {source / 'images'}" for one in sorted(masks.keys() - images.keys())]
+    for ending in [ending for ending, _ in (best_ending(masks.keys() - images.keys(), images), best_ending(images, masks)) if ending]:
+        faults.append(f"{source}: masks and images match once `{ending}` is taken off their names; rename them")
+    lone = "images without a mask", "masks without an image"
+    faults += [Fault(f"{images[one]}: has no mask in {source / 'masks'}", kind=lone[0]) for one in sorted(images.keys() - masks.keys())]
+    faults += [Fault(f"{masks[one]}: has no image in {source / 'images'}", kind=lone[1]) for one in sorted(masks.keys() - images.keys())]
     paired = sorted(images.keys() & masks.keys())
     if splits is not None:
         faults += [f"{source / 'split.csv'}: {one} has no files" for one in splits if one not in images.keys() | masks.keys()]
@@ -90,13 +94,14 @@ def _read_splits(path: Path, faults: list[str]) -> dict[str, str] | None:
 
 
 def _check_files(case: SourceCase) -> None:
-    faults = []
+    faults: list[Fault] = []
     size, mask_size = read_size(case.image), read_size(case.mask)
     if mask_size != size:
-        faults.append(f"{case.mask}: of size {mask_size}, its image of size {size}")
+        wrong = f"{case.mask}: of size {mask_size}, its image of size {size}"
+        faults.append(Fault(wrong, kind="masks of another size than their image"))
     try:
         read_truth(case)
     except DataError as error:
-        faults.append(str(error))
+        faults.append(error.fault)
     if faults:
         raise DataError(f"{case.id}: cannot be used", faults)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 import pandas as pd
 import torch
@@ -26,13 +26,14 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from pixeltrust.alarms import alarms
-from pixeltrust.cases import CaseList, Cases, read_cases, table_of
+from pixeltrust.cases import MIN_HELD_OUT, CaseList, Cases, clean_warnings, read_cases, table_of
 from pixeltrust.checkpoints import State, earlier, read_checkpoint, refuse_other_cases, seconds_by_part
 from pixeltrust.clock import Clock, shares
 from pixeltrust.config import Config
-from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
+from pixeltrust.data import Streams, held_out
 from pixeltrust.errors import ConfigError, GainsWarning, RunError
 from pixeltrust.feeds import Ahead, Feed
+from pixeltrust.layouts import Layout
 from pixeltrust.losses import cross_entropy_of_labels
 from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method
 from pixeltrust.models import build_model, parameters_along, try_out
@@ -84,6 +85,7 @@ def train(
     watch: Watch | None = None,
     resume: bool = False,
     show_progress: bool = True,
+    **layout: Unpack[Layout],
 ) -> Trained:
     """Train a network on a data folder, into a run folder.
 
@@ -101,6 +103,7 @@ def train(
         watch: looks at every step and what came of it, and gives further numbers for steps.csv and history.csv, of which later
             steps may leave some out.
         show_progress: a progress bar on standard error.
+        layout: what is other in the data folder than usual, as for `read_cases`. RUN/cases.csv knows the files without it.
 
     Raises:
         DataError: every fault of the data, in one go, before any training.
@@ -121,10 +124,12 @@ def train(
     fabric, ranks = _fabric(config)
     show_progress = show_progress and ranks.rank == 0
     notes = _precision_notes(config, fabric.device)
-    for note in notes if show_progress else []:
-        print(note, file=sys.stderr)  # now, when it can still be heeded
-    cases = read_cases(Path(data), show_progress=show_progress)
-    notes += cases.notes
+    _say_now(notes, show_progress)
+    cases = read_cases(Path(data), show_progress=show_progress, **layout)
+    warnings = [note for note in cases.notes if note.startswith("warning: ")]
+    warnings += clean_warnings(len(cases.of("clean")), val_fraction=config.val_fraction)
+    _say_now(warnings, show_progress)
+    notes += [*(note for note in cases.notes if note not in warnings), *warnings]
     clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     notes.append(_split_note(cases, clean, held))
     table = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
@@ -367,6 +372,12 @@ class _InBfloat16(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         with torch.autocast(images.device.type, torch.bfloat16):
             return self.network(images).float()
+
+
+def _say_now(notes: list[str], show_progress: bool) -> None:
+    """When they can still be heeded, and not at the end alone."""
+    for note in notes if show_progress else []:
+        print(note, file=sys.stderr)
 
 
 def _refuse_existing(run: Run) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ from pixeltrust.files import alone, check_free, make_folder, replacing, write_wh
 from pixeltrust.images import read_image, read_labels, resize_image, resize_labels, write_png
 from pixeltrust.inference import Network, fabric_of, network_of, resized_plane, tensor_of
 from pixeltrust.labels import Kind, decode_labels, mixture_faults
+from pixeltrust.layouts import Layout, said
 from pixeltrust.losses import IGNORE
 from pixeltrust.progress import all_in_threads, in_threads
 from pixeltrust.ranks import Ranks
@@ -78,6 +79,7 @@ def audit(
     batch_size: int | None = None,
     resume: bool = False,
     show_progress: bool = True,
+    **layout: Unpack[Layout],
 ) -> Audited:
     """Judge every noisy mask of a data folder, by a run that was trained on it, or on other masks of the same kind.
 
@@ -94,6 +96,7 @@ def audit(
         batch_size: images in one pass; the run's where not given. Changes speed and memory only.
         resume: go on with an audit that was stopped.
         show_progress: progress bars on standard error.
+        layout: what is other in the data folder than usual, as for `read_cases`; a table, given.csv, then remembers what that gave.
 
     Raises:
         DataError: every fault of the data in one go; or files that cannot be decoded, after all others were looked at.
@@ -108,7 +111,7 @@ def audit(
         raise RunError(f"{out}: this audit has come to its end already; choose another --out, or remove it")
     if not (resume and (out / SEEN).is_dir()):
         check_free(out)
-    cases = read_cases(Path(data), needed=("noisy",), show_progress=show_progress)
+    cases = read_cases(Path(data), needed=("noisy",), show_progress=show_progress, **layout)
     noisy = cases.of("noisy")
     _check_names(noisy, data)
     fabric, ranks, moved = fabric_of(config)
@@ -120,8 +123,12 @@ def audit(
         with replacing(out / "cases.csv") as unfinished:
             table.to_csv(unfinished, index=False)
         write_csv(_mended_table(cases.of("noisy") + cases.of("clean") + cases.of("test"), out), out / "mended.csv")
+        given = Path(data)
+        if said(layout):
+            given = out / "given.csv"
+            write_csv(table_of(cases.cases), given)
         record = AuditRecord(
-            data=str(Path(data).resolve()),
+            data=str(given.resolve()),
             run=str(of_run.folder.resolve()),
             weights=weights,
             classes=config.classes,

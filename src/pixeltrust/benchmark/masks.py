@@ -9,7 +9,7 @@ a seed have the same ones.
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Unpack
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from filelock import FileLock
 from pixeltrust.benchmark.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.cases import COLUMNS, Case, Cases, Role, read_cases
 from pixeltrust.errors import ConfigError, DataError, count
+from pixeltrust.layouts import Layout, said
 from pixeltrust.seeds import generator
 from pixeltrust.simulate import simulate, split_roles
 from pixeltrust.sources import SourceCase, read_source
@@ -46,9 +47,9 @@ class Masks(Protocol):
         """The cases of a cell, the columns of a table of cases; with `true` masks for the noisy ones."""
 
 
-def is_source(folder: Path) -> bool:
+def is_source(folder: Path, layout: Layout) -> bool:
     """Whether it is a source with known truth, by what lies there, and not a user's data folder or table."""
-    return (folder / "masks").is_dir() and not (folder / "noisy").is_dir()
+    return not said(layout) and (folder / "masks").is_dir() and not (folder / "noisy").is_dir()
 
 
 class SourceMasks:
@@ -101,9 +102,9 @@ class FolderMasks:
 
     knows_truth = False
 
-    def __init__(self, data: Path, *, show_progress: bool = True) -> None:
+    def __init__(self, data: Path, *, show_progress: bool = True, **layout: Unpack[Layout]) -> None:
         self.data = data
-        self.cases: Cases = read_cases(data, show_progress=show_progress)
+        self.cases: Cases = read_cases(data, show_progress=show_progress, **layout)
         self.clean = self.cases.of("clean")
 
     def completed(self, grid: Grid) -> Grid:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
@@ -24,6 +24,7 @@ from pixeltrust.benchmark.telling import telling
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, RunError, count, some
 from pixeltrust.files import write_whole
+from pixeltrust.layouts import Layout
 from pixeltrust.outcome.reading import finished
 from pixeltrust.ranks import connected
 
@@ -33,25 +34,33 @@ SETTINGS: dict[str, Any] = {"model": "unet-small", "image_size": 64, "val_fracti
 UPDATES = 600  # of a training, about
 
 
-def question(data: Path, *, out: Path, grid: Grid | None = None, launcher: Launcher | None = None, show_progress: bool = True) -> Answer:
+def question(
+    data: Path,
+    *,
+    out: Path,
+    grid: Grid | None = None,
+    launcher: Launcher | None = None,
+    show_progress: bool = True,
+    **layout: Unpack[Layout],
+) -> Answer:
     """Find out whether anything beats plain training on a user's own data; continues where it was stopped.
 
     Args:
         data: a data folder or table with noisy and clean cases; test cases are not looked at.
         out: a new or empty folder, or that of the same question.
         grid: methods, seeds and settings; those above where it has none (`epochs` for about `UPDATES`).
-        launcher, show_progress: as in `benchmark`.
+        launcher, show_progress, layout: as in `benchmark`.
 
     Raises:
         ConfigError, DataError: the data cannot be used, or the grid not for this.
         RunError: `out` is of something else or cannot be written, or trainings failed: names them.
     """
     data, out = Path(data), Path(out)
-    if is_source(data):
+    if is_source(data, layout):
         raise ConfigError(f"{data}: a source with known truth, not a data folder with noisy/ and clean/; leave --question out")
     _, ranks = connected("cpu")
     show_progress = show_progress and ranks.rank == 0
-    masks = FolderMasks(data, show_progress=show_progress)
+    masks = FolderMasks(data, show_progress=show_progress, **layout)
     grid = _completed(grid or Grid(), masks)
     if len(set(masks.groups)) < FEWEST:
         return too_few(len(set(masks.groups)))
@@ -68,7 +77,7 @@ def question(data: Path, *, out: Path, grid: Grid | None = None, launcher: Launc
         _write(out, scores, answer)
         return answer
 
-    with claimed(out, data, grid, ranks), telling(out, ranks):
+    with claimed(out, data, grid, ranks, **layout), telling(out, ranks):
         run_cells(cells, grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
         return ranks.by_first(answered)
 

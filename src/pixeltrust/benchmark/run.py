@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
@@ -17,6 +17,7 @@ from pixeltrust.benchmark.masks import NOISE, FolderMasks, Masks, SourceMasks, i
 from pixeltrust.benchmark.telling import telling
 from pixeltrust.errors import RunError, count
 from pixeltrust.files import alone, make_folder, replacing
+from pixeltrust.layouts import Layout, said
 from pixeltrust.outcome.reading import finished, recorded
 from pixeltrust.progress import progress_bar
 from pixeltrust.ranks import ALONE, Ranks, connected
@@ -46,7 +47,13 @@ class Benchmark:
 
 
 def benchmark(
-    source: Path, *, out: Path, grid: Grid | None = None, launcher: Launcher | None = None, show_progress: bool = True
+    source: Path,
+    *,
+    out: Path,
+    grid: Grid | None = None,
+    launcher: Launcher | None = None,
+    show_progress: bool = True,
+    **layout: Unpack[Layout],
 ) -> Benchmark:
     """Run a grid; what is finished in `out` is not run again, so a stopped benchmark continues and a larger grid adds to it.
 
@@ -58,6 +65,7 @@ def benchmark(
         grid: what is compared.
         launcher: where the cells run (see `jobs`); processes on this machine where not given.
         show_progress: a progress bar on standard error.
+        layout: what is other in a data folder than usual, as for `read_cases`.
 
     Raises:
         ConfigError, DataError: the grid cannot be run on this source; before any training.
@@ -68,29 +76,30 @@ def benchmark(
     _, ranks = connected("cpu")
     show_progress = show_progress and ranks.rank == 0
     grid = (grid or Grid()).filled(methods=METHODS, seeds=SEEDS)
-    masks = masks_from(source, out, show_progress=show_progress)
+    masks = masks_from(source, out, show_progress=show_progress, **layout)
     grid = masks.completed(grid)
-    with claimed(out, source, grid, ranks):
+    with claimed(out, source, grid, ranks, **layout):
         with telling(out, ranks):
             run_cells(grid.cells(), grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
         return Benchmark(out=out, cells=gather(grid.cells(), out))
 
 
-def masks_from(source: Path, out: Path, *, show_progress: bool) -> Masks:
+def masks_from(source: Path, out: Path, *, show_progress: bool, **layout: Unpack[Layout]) -> Masks:
     """A source, or a user's own data, by what lies there."""
-    if is_source(source):
+    if is_source(source, layout):
         return SourceMasks(source, out, show_progress=show_progress)
-    return FolderMasks(source, show_progress=show_progress)
+    return FolderMasks(source, show_progress=show_progress, **layout)
 
 
 @contextmanager
-def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE) -> Iterator[None]:
+def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout: Unpack[Layout]) -> Iterator[None]:
     """The folder of this benchmark, made or recognised, for this process alone and those that share its work."""
     if ranks.rank:
         ranks.wait()
         yield
         return
-    record = {"format": FORMAT, "source": str(source.resolve()), "settings": dict(grid.settings), "variants": dict(grid.variants)}
+    named = " ".join([str(source.resolve()), *said(layout)])
+    record = {"format": FORMAT, "source": named, "settings": dict(grid.settings), "variants": dict(grid.variants)}
     try:
         known = (out / "benchmark.json").is_file()
         if not known and out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):

@@ -10,7 +10,7 @@ from pixeltrust.cases import files_by_id
 from pixeltrust.errors import ConfigError, DataError, count, some
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
 from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, Size, doubles, draw, id_of, numbers_of, told
-from pixeltrust.images import is_turned_by_exif, read_size
+from pixeltrust.images import read_header, read_size
 from pixeltrust.labels import Kind
 
 MOST_LABELS = 253  # beside the background and the ignored
@@ -106,7 +106,7 @@ def annotation_origin(read: Annotations, kind: str, images: Path | None, labels:
 
 def _other_size(image: Path, seen: Size, file: Path, size: Size) -> str:
     wrong = f"{image}: {seen[1]}x{seen[0]} pixels, in {file} it has {size[1]}x{size[0]}"
-    if seen != size[::-1] or not is_turned_by_exif(image):
+    if seen != size[::-1] or not read_header(image).swaps_sides:
         return wrong
     return (
         f"{wrong}: its EXIF orientation turns it, and the file has the sides as they are before; if its coordinates are of the turned "
