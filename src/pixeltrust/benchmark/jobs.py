@@ -24,8 +24,8 @@ from pixeltrust.ranks import environment_alone, started_together
 
 PLACES = ("local", "ray")
 _POLL = 0.1  # seconds
-# glibc keeps what is freed: 8 to 15 % less time for every method alike.
-_MALLOC = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "268435456"}
+# glibc keeps what is freed. Without the last, the others would stop its threshold from growing, and each tensor be mapped anew.
+_MALLOC = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}
 
 
 class Launcher(Protocol):
