@@ -25,7 +25,7 @@ from pixeltrust.methods import Outcome
 from pixeltrust.tables import read_table, write_csv
 from pixeltrust.train import train
 
-ROUNDS = 3
+ROUNDS = 5
 WARM = 3  # updates before those that are timed
 TIMED = 10
 
