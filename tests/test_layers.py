@@ -7,7 +7,21 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
-    ("errors", "seeds", "clock", "ranks", "losses", "robust_losses", "metrics", "noise", "models", "duals", "tangents", "weights"),
+    (
+        "errors",
+        "seeds",
+        "clock",
+        "malloc",
+        "ranks",
+        "losses",
+        "robust_losses",
+        "metrics",
+        "noise",
+        "models",
+        "duals",
+        "tangents",
+        "weights",
+    ),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
     ("labels", "cases", "sources", "runs", "alarms", "steps", "checkpoints", "trust", "audits"),
     ("augmentation", "feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),

@@ -32,6 +32,7 @@ from pixeltrust.config import Config
 from pixeltrust.data import MIN_HELD_OUT, Streams, held_out
 from pixeltrust.errors import ConfigError, RunError
 from pixeltrust.feeds import Ahead, Feed
+from pixeltrust.malloc import keep_freed_memory
 from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method
 from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
@@ -114,6 +115,7 @@ def train(
     elif run.finished():
         run.drop_cache()
         return replace(_summary(run, config, packed or read_checkpoint(run), []), notes=("the run had finished already",))
+    keep_freed_memory()
     fabric, ranks = _fabric(config)
     show_progress = show_progress and ranks.rank == 0
     notes = _precision_notes(config, fabric.device)
