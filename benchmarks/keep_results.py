@@ -4,11 +4,14 @@
 
 Each OUT is the folder of a `pixeltrust benchmark` of the same source and settings; cells that are kept already stay as they are. Kept are
 cells.csv (every cell of the grids, done or not), cases.csv (a row per test case of each finished one) and shares.csv (means over the seeds
-of one folder, by epoch); summary.csv and tables.md are made from them. `clean` and `ceiling` never see a noisy mask, so one training of
+of one folder, by epoch); summary.csv and tables.md are made from them. What was compared at equal time (`match = "time"`) has a folder of
+its own, with the costs of every OUT. `clean` and `ceiling` never see a noisy mask, so one training of
 theirs stands for every kind of noise with the same clean cases: in the summary, not in cells.csv.
 """
 
 import argparse
+import shutil
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -39,6 +42,11 @@ def with_shares(kept: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
     return both.drop_duplicates([*GROUP, "method", "epoch"]).sort_index(ignore_index=True)
 
 
+def match_of(cells: pd.DataFrame) -> str:
+    """What all methods had the same of; the earliest tables do not say so."""
+    return str(cells["match"].iloc[0]) if "match" in cells else "updates"
+
+
 def for_every_noise(table: pd.DataFrame, noises: list[str]) -> pd.DataFrame:
     """With the rows of blind methods for all kinds of noise."""
     blind = table[table["method"].isin(BLIND)]
@@ -67,12 +75,17 @@ def main() -> None:
     for out in asked.outs:
         outcome = outcome_of(out)
         found = outcome.cells.drop(columns=["folder", "fold"])
+        if cells is not None and match_of(cells) != match_of(found):
+            sys.exit(f"{out} has match = {match_of(found)!r}, {asked.kept} has {match_of(cells)!r}: choose another folder for it")
         before = 0 if cells is None else (cells["status"] == "done").sum()
         cells = found if cells is None else with_cells(cells, found)
         cases = added(cases, outcome.scores, [*CELL, "id"])
         shares = with_shares(shares, outcome.shares)
         print(f"{out}: {(cells['status'] == 'done').sum() - before} cells more")
     asked.kept.mkdir(parents=True, exist_ok=True)
+    for out in asked.outs:
+        if (out / "costs.json").is_file():
+            shutil.copy(out / "costs.json", asked.kept / f"costs-{out.name}.json")
     for name, table, form in (("cells", cells, None), ("cases", cases, "%.6f"), ("shares", shares, "%.6g")):
         table.to_csv(asked.kept / f"{name}.csv", index=False, float_format=form)
     summary = summary_of(cells, cases)

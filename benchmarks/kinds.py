@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pixeltrust import Batch, pixel_gains, reweighted_step
 from pixeltrust.losses import cross_entropy_of_labels
+from pixeltrust.lost_gradients import forget
 from pixeltrust.models import build_model
 from pixeltrust.tangents import TangentRule, forward_mode_tangent, reverse_mode_tangent
 from pixeltrust.weights import normalised
@@ -56,7 +57,9 @@ def both(model: nn.Module, noisy: Batch, clean: Batch) -> None:
 
 def fused(model: nn.Module, noisy: Batch, clean: Batch, gains: str) -> Tensor:
     """The library's step."""
-    return reweighted_step(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=gains).gains
+    found = reweighted_step(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=gains).gains
+    forget(model)  # nothing is trained here
+    return found
 
 
 def unfused(model: nn.Module, noisy: Batch, clean: Batch) -> Tensor:

@@ -222,6 +222,25 @@ def test_without_plain_the_cheapest_that_has_all_seeds_is_the_measure_of_cost():
     assert summary["cost"].tolist() == [1, 3, 0.5, 0.2]
 
 
+def test_updates_and_seconds_of_a_training_are_told_and_only_in_equal_time_as_such():
+    dice = {"plain": {0: PLAIN, 1: PLAIN}, "clean": {0: PLAIN, 1: PLAIN}, "pixel": {0: AHEAD, 1: AHEAD}}
+    cells, scores = tables(dice, cpu={"plain": 10, "pixel": 11}, seconds={"clean": 20, "pixel": 13})
+    cells.loc[cells["method"] == "plain", "updates"] = 1234.0
+    summary = summarized(cells, scores)
+    assert summary[["updates", "seconds", "cpu_seconds"]].iloc[2].tolist() == [10, 13, 11]
+    assert set(summary["match"]) == {"updates"}
+    table = {line.split(" | ")[0][2:]: line for line in markdown(summary, no_shares()).splitlines() if line.startswith("| `")}
+    assert table["`plain`"].endswith("| 1,234 | 10 |")
+    assert table["`clean`"].endswith("| 10 | 20 (by the clock) |")
+    assert "**All methods make the same number of updates**" in markdown(summary, no_shares())
+    assert "same time" not in markdown(summary, no_shares())
+    timed = summarized(cells.assign(match="time"), scores)
+    text = markdown(timed, no_shares())
+    assert "In the same time `pixel` made 10 updates, `plain` 1,234 and `clean` 10." in text
+    assert "**All methods have the same time**" in text
+    assert "same number of updates" not in text
+
+
 # Words
 
 
@@ -464,6 +483,16 @@ def told_folder(tmp_path_factory):
     with telling(folder):
         pass
     return folder
+
+
+@pytest.mark.parametrize(("match", "said"), [("updates", "the same number of updates"), ("time", "the same time")])
+def test_the_page_says_what_all_methods_have_the_same_of(tmp_path, match, said):
+    folder = write_benchmark(tmp_path / "out")
+    record = json.loads((folder / "benchmark.json").read_text())
+    (folder / "benchmark.json").write_text(json.dumps({**record, "match": match}))
+    text = words(report(folder).read_text())
+    assert f"every method {'makes' if match == 'updates' else 'has'} {said}" in text
+    assert ("epochs" in text.partition("Settings")[2]) == (match == "updates")  # else each has its own
 
 
 def test_everything_is_written(told_folder):

@@ -20,6 +20,7 @@ import trust_search
 
 from pixeltrust import Batch
 from reference import NETWORKS, seeded
+from test_benchmark_outcome import write_benchmark
 
 TINY = ["--networks", "kinds:tiny", "--sizes", "16", "--shapes", "2+3", "--device", "cpu", "--rounds", "2", "--warm-updates", "2"]
 
@@ -158,3 +159,23 @@ def test_results_that_are_kept_grow_by_what_is_finished_and_stand_for_every_nois
     assert list(summary.index) == [("box", "clean"), ("box", "trust"), ("axes", "clean"), ("axes", "trust")]
     assert summary.loc[("axes", "trust"), ["seeds", "dice", "rival"]].tolist() == [2, pytest.approx(0.55), "clean"]
     assert summary.loc[("axes", "clean"), "dice"] == summary.loc[("box", "clean"), "dice"]
+
+
+def test_results_at_equal_time_are_not_kept_among_those_of_equal_updates(tmp_path, monkeypatch, capsys):
+    for match in ("updates", "time"):
+        folder = write_benchmark(tmp_path / match)
+        record = json.loads((folder / "benchmark.json").read_text())
+        (folder / "benchmark.json").write_text(json.dumps({**record, "match": match}))
+    (tmp_path / "time" / "costs.json").write_text("{}")
+
+    def keep(where, match):
+        monkeypatch.setattr(sys, "argv", ["keep_results.py", str(tmp_path / where), str(tmp_path / match)])
+        keep_results.main()
+
+    keep("kept", "updates")
+    with pytest.raises(SystemExit, match=r"has match = 'time', .*kept has 'updates': choose another folder"):
+        keep("kept", "time")
+    keep("kept-time", "time")
+    assert (tmp_path / "kept-time" / "costs-time.json").exists()
+    assert set(pd.read_csv(tmp_path / "kept-time" / "summary.csv")["match"]) == {"time"}
+    assert "**All methods have the same time**" in (tmp_path / "kept-time" / "tables.md").read_text()

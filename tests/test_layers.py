@@ -7,7 +7,20 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
-    ("errors", "seeds", "clock", "ranks", "losses", "robust_losses", "metrics", "noise", "models", "module_state", "lost_gradients"),
+    (
+        "errors",
+        "seeds",
+        "clock",
+        "malloc",
+        "ranks",
+        "losses",
+        "robust_losses",
+        "metrics",
+        "noise",
+        "models",
+        "module_state",
+        "lost_gradients",
+    ),
     ("duals", "tangents", "weights", "verification"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
     ("layouts", "labels", "cases", "sources", "runs", "alarms", "steps", "checkpoints", "trust", "audits"),

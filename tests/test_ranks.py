@@ -186,15 +186,18 @@ def test_what_stops_one_rank_is_told_beside_the_faults_of_another(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_benchmarks_cells_are_shared(tmp_path):
+@pytest.mark.parametrize("match", ["updates", "time"])
+def test_a_benchmarks_cells_are_shared(tmp_path, match):
     write_source(tmp_path / "source", cases=40, size=32, show_progress=False)
     settings = ["methods=['plain','pixel']", "seeds=[0,1]", "clean=[12]", "model=tiny:without_dropout", "image_size=32", "epochs=1"]
-    words = [*(f"--set={setting}" for setting in [*settings, "val_fraction=0", "device=cpu"]), "--jobs", 1]
+    settings += ["val_fraction=0", "device=cpu", f"match={match}"]
+    words = [*(f"--set={setting}" for setting in settings), "--jobs", 1]
     ended = torchrun(2, "-m", "pixeltrust.cli", "benchmark", tmp_path / "source", "--out", tmp_path / "out", *words)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.count("4 cells done") == 1
     assert pd.read_csv(tmp_path / "out" / "cells.csv")["status"].tolist() == ["done"] * 4
     assert (tmp_path / "out" / "report.html").is_file()
+    assert (tmp_path / "out" / "costs.json").is_file() == (match == "time")  # measured by the first
 
 
 # --- faults -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pixeltrust.augmentation import INVERSE, TURNS, turned
 from pixeltrust.config import Config
 from pixeltrust.errors import ConfigError, RunError
+from pixeltrust.malloc import keep_freed_memory
 from pixeltrust.models import try_out
 from pixeltrust.ranks import Ranks, connected
 from pixeltrust.runs import Run
@@ -21,7 +22,8 @@ OVERLAP = 0.5  # of neighbouring windows
 
 
 def network_of(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
-    """Settings and network of a run, and what should be said of them."""
+    """Settings and network of a run, and what should be said of them; from here on freed memory is kept (see `malloc`)."""
+    keep_freed_memory()
     config, notes = run.config(), []
     if not run.finished():
         if weights != "best" or not (run.folder / "best.pt").is_file():

@@ -35,6 +35,7 @@ from pixeltrust.errors import ConfigError, GainsWarning, RunError
 from pixeltrust.feeds import Ahead, Feed
 from pixeltrust.layouts import Layout
 from pixeltrust.losses import cross_entropy_of_labels
+from pixeltrust.malloc import keep_freed_memory
 from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method
 from pixeltrust.models import build_model, parameters_along, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
@@ -121,6 +122,7 @@ def train(
     elif run.finished():
         run.drop_cache()
         return replace(_summary(run, config, packed or read_checkpoint(run), []), notes=("the run had finished already",))
+    keep_freed_memory()
     fabric, ranks = _fabric(config)
     show_progress = show_progress and ranks.rank == 0
     notes = _precision_notes(config, fabric.device)

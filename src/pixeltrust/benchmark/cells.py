@@ -3,7 +3,7 @@
     OUT/cells/<cell>/  spec.json  cases.csv  truth.csv (of a source)  run/  predicted/  test.csv  cell.json  log.txt  failed.json
 
 `python -m pixeltrust.benchmark FOLDER` does what spec.json says and writes cell.json last of all: a cell that has it is finished.
-A cell that was stopped continues its training where it was.
+What updates cost is measured by such a job too (see `costs`). A cell that was stopped continues its training where it was.
 """
 
 import json
@@ -23,6 +23,7 @@ import pandas as pd
 from filelock import FileLock
 from torch import Tensor
 
+from pixeltrust.benchmark import costs
 from pixeltrust.benchmark.grid import Cell, masks_of
 from pixeltrust.benchmark.pruning import pruned, seconds_of_halves
 from pixeltrust.cases import read_cases
@@ -54,6 +55,13 @@ def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, tr
     write_json(folder / "spec.json", {"cell": asdict(cell), "config": values_of(config)})
 
 
+def write_costs_spec(folder: Path, trainings: Mapping[str, Config], table: pd.DataFrame) -> None:
+    """All that a measurement of costs needs (see `costs`), likewise."""
+    make_folder(folder)
+    write_csv(table, folder / "cases.csv")
+    write_json(folder / "spec.json", {"trainings": {name: values_of(config) for name, config in trainings.items()}})
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """What a cell wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
@@ -73,6 +81,10 @@ def run_cell(folder: Path) -> None:
 
 def _work(folder: Path) -> None:
     spec = read_json(folder / "spec.json")
+    if "trainings" in spec:
+        trainings = {name: config_from(values) for name, values in spec["trainings"].items()}
+        write_json(folder / "cell.json", costs.measure(folder, trainings))
+        return
     cell, config = Cell(**spec["cell"]), config_from(spec["config"])
     run, fresh, began = folder / "run", not (folder / "run").exists(), time.process_time()
     data, settings = pruned(folder, config) if masks_of(cell.method) == "pruned" else (folder / "cases.csv", config)

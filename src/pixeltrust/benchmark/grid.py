@@ -4,6 +4,7 @@ methods = ["plain", "finetuned", "pixel", "mine"]
 noise = ["triangle", "box"]
 clean = [50, 100]
 seeds = [0, 1, 2]
+match = "time"                   # every method has the same time; "updates", where not given: the same number of updates
 epochs = 20                      # any training setting
 
 [variants.mine]                  # a method of one's own: another one's name, with settings
@@ -23,6 +24,7 @@ from pixeltrust.noise import noise as noise_named
 from pixeltrust.outcome.statistics import CEILING, GIVEN
 
 Masks = Literal["noisy", "true", "pruned"]
+Match = Literal["updates", "time"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "pixel+clean": {"method": "pixel", "clean_weight": 1.0},
@@ -66,6 +68,8 @@ class Grid:
     """Training settings that all methods share."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Methods of one's own, by name."""
+    match: Match = "updates"
+    """What all methods have the same of: the number of updates, or as much time as the dearest takes for that (see `matching`)."""
 
     def __post_init__(self) -> None:
         for name, kind in (("methods", str), ("noise", str), ("clean", int), ("seeds", int)):
@@ -84,6 +88,11 @@ class Grid:
         for name, settings in self.variants.items():
             if not isinstance(settings, Mapping) or "method" not in settings:
                 raise ConfigError(f"variants.{name}: needs a method, that of another, and settings; not {settings!r}")
+        if self.match not in get_args(Match):
+            raise ConfigError(f"match must be {' or '.join(get_args(Match))}, not {self.match!r}")
+        for name, settings in self.variants.items():
+            if self.match == "time" and "epochs" in settings:
+                raise ConfigError(f"variants.{name}: epochs follow from match = 'time'; leave them out, or match = 'updates'")
         for name in ("method", "seed"):
             if name in self.settings:
                 raise ConfigError(f"{name}: a grid has {name}s, a list; or [variants.NAME] with a method and its settings")

@@ -24,8 +24,6 @@ from pixeltrust.ranks import environment_alone, started_together
 
 PLACES = ("local", "ray")
 _POLL = 0.1  # seconds
-# glibc keeps what is freed: 8 to 15 % less time for every method alike.
-_MALLOC = {"MALLOC_TRIM_THRESHOLD_": "8000000000", "MALLOC_TOP_PAD_": "268435456"}
 
 
 class Launcher(Protocol):
@@ -92,7 +90,7 @@ class Local:
         here, place = (int(os.environ[f"LOCAL_{name}"]) for name in ("WORLD_SIZE", "RANK")) if started_together() else (1, 0)
         self.jobs = jobs or max(1, (gpus or cores) // here)
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // (here * self.jobs))))
-        self._environment = {**_MALLOC, **environment_alone(), "OMP_NUM_THREADS": threads}
+        self._environment = {**environment_alone(), "OMP_NUM_THREADS": threads}
         self._gpus: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         for number in range(place * self.jobs, (place + 1) * self.jobs):
             self._gpus.put(number % gpus if gpus else None)

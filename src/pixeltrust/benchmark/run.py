@@ -14,6 +14,7 @@ from pixeltrust.benchmark.cells import note_failure, write_json, write_spec
 from pixeltrust.benchmark.grid import CEILING, Cell, Grid
 from pixeltrust.benchmark.jobs import Launcher, Local, run_all
 from pixeltrust.benchmark.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
+from pixeltrust.benchmark.matching import matched
 from pixeltrust.benchmark.telling import telling
 from pixeltrust.errors import RunError, count
 from pixeltrust.files import alone, make_folder, replacing
@@ -36,7 +37,7 @@ class Benchmark:
 
     out: Path
     cells: pd.DataFrame
-    """A row per cell of the grid: `COLUMNS`, then jaccard, val_dice, updates, cpu_seconds, error. status: done or failed."""
+    """A row per cell of the grid: `COLUMNS`, then jaccard, val_dice, updates, cpu_seconds, error, match. status: done or failed."""
 
     def __str__(self) -> str:
         failed = self.cells[self.cells["status"] == "failed"]
@@ -81,7 +82,7 @@ def benchmark(
     with claimed(out, source, grid, ranks, **layout):
         with telling(out, ranks):
             run_cells(grid.cells(), grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
-        return Benchmark(out=out, cells=gather(grid.cells(), out))
+        return Benchmark(out=out, cells=gather(grid.cells(), grid, out))
 
 
 def masks_from(source: Path, out: Path, *, show_progress: bool, **layout: Unpack[Layout]) -> Masks:
@@ -99,7 +100,8 @@ def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout:
         yield
         return
     named = " ".join([str(source.resolve()), *said(layout)])
-    record = {"format": FORMAT, "source": named, "settings": dict(grid.settings), "variants": dict(grid.variants)}
+    record: dict[str, Any] = {"format": FORMAT, "source": named, "settings": dict(grid.settings)}
+    record |= {"variants": dict(grid.variants), "match": grid.match}
     try:
         known = (out / "benchmark.json").is_file()
         if not known and out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
@@ -121,21 +123,23 @@ def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout:
 def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launcher: Launcher, ranks: Ranks, *, show_progress: bool) -> None:
     """Run those that are not finished, this rank its share, as many at once as the launcher has place for.
 
-    A line on standard error for each that fails. It ends when every rank has run its share.
+    Where all methods have the same time, what they cost is measured first. A line on standard error for each cell that fails. It ends
+    when every rank has run its share.
     """
+    config_of = matched(cells, grid, masks, out, launcher, ranks, show_progress=show_progress) if grid.match == "time" else grid.config
     folders = {folder_of(cell, out): cell for cell in cells}
     waiting = ranks.by_first(lambda: [folder for folder in folders if not finished(folder)])
 
     def record() -> None:
         if ranks.rank == 0:
-            write_cells(out, gather(cells, out))
+            write_cells(out, gather(cells, grid, out))
 
     def ready(folder: Path) -> None:
         cell = folders[folder]
         masks.prepare(cell)
         truth = masks.table(cell, true=True) if masks.knows_truth else None
         table = masks.table(cell) if truth is None or cell.method != CEILING else truth
-        write_spec(folder, cell, grid.config(cell), table, truth)
+        write_spec(folder, cell, config_of(cell), table, truth)
 
     record()
     with progress_bar(show_progress) as bar:
@@ -154,9 +158,9 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
     record()
 
 
-def gather(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
+def gather(cells: Sequence[Cell], grid: Grid, out: Path) -> pd.DataFrame:
     """A row per cell; see `Benchmark.cells`. Cells that have not been run have the status `not run`."""
-    rows = pd.DataFrame([_row(cell, folder_of(cell, out)) for cell in cells])
+    rows = pd.DataFrame([_row(cell, folder_of(cell, out)) | {"match": grid.match} for cell in cells])
     return rows[[*COLUMNS, *(name for name in rows if name not in COLUMNS)]]
 
 
@@ -181,7 +185,8 @@ def _row(cell: Cell, folder: Path) -> dict[str, Any]:
 
 def _refuse_another(out: Path, record: dict[str, Any]) -> None:
     try:
-        before = json.loads((out / "benchmark.json").read_text(encoding="utf-8"))
+        written = json.loads((out / "benchmark.json").read_text(encoding="utf-8"))
+        before = {"match": "updates", **written}  # as it was before there was a choice
         changed = [name for name in record if before[name] != record[name]]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{out / 'benchmark.json'}: cannot be read as the record of a benchmark ({error}); choose another --out") from None

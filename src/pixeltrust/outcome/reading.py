@@ -62,7 +62,7 @@ def read_cells(out: Path) -> pd.DataFrame:
 
     Returns:
         The columns method, noise, clean, seed, fold (0 where there are none), status, dice, jaccard, seconds, updates, cpu_seconds (of a
-        training on processors alone), error, folder.
+        training on processors alone), error, folder, match (what all methods have the same of, see `statistics`).
 
     Raises:
         RunError: it is no benchmark, it has no cells yet, or its records cannot be read.
@@ -75,7 +75,8 @@ def read_cells(out: Path) -> pd.DataFrame:
     if not keys:
         raise RunError(f"{out}: it has no cells yet, so there is nothing to tell")
     rows = [dict(zip([*CELL, "fold"], key, strict=True)) | _state(begun.get(key)) for key in keys]
-    return pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, float))
+    match = _json(out / "benchmark.json").get("match", "updates")
+    return pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, float)).assign(match=match)
 
 
 def _listed(out: Path) -> dict[tuple[Any, ...], None]:

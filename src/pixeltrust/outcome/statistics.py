@@ -1,6 +1,7 @@
 """The numbers of a benchmark: tables in, tables out.
 
-    cells     a row per cell: method, noise, clean, seed, (fold,) status, seconds, updates, cpu_seconds, error
+    cells     a row per cell: method, noise, clean, seed, (fold,) status, seconds, updates, cpu_seconds, error, and match: what all methods
+              have the same of, "updates" or "time" ("updates" where there is no such column)
     scores    a row per cell and test case: method, noise, clean, seed, id, dice, jaccard
     table     one method's Dice in one group: ids × seeds; NaN where it is not defined
     group     all methods of one noise and one number of clean masks
@@ -35,6 +36,7 @@ COLUMNS = (
     *("dice", "dice_low", "dice_high", "dice_min", "dice_max", "dice_sd", "jaccard"),
     *("rival", *(f"minus_{other}{name}" for other in ("rival", "plain") for name in _DIFFERENCE)),
     *("cost", "cost_min", "cost_max", "cost_seeds", "cost_from", "cost_over"),
+    *("match", "updates", "seconds", "cpu_seconds"),
 )
 """Of the summary; see `summarized`."""
 
@@ -73,12 +75,15 @@ def summarized(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         rival, minus_rival, minus_rival_…: the best other method of the group, and the difference to it: see `compared`.
         minus_plain, minus_plain_…: the difference to plain training.
         cost, cost_…: see `cost_over`.
+        match: what all methods have the same of.
+        updates, seconds, cpu_seconds: of one training; the mean over those that are done, NaN where one of them does not know it.
     """
     rows = []
     for (noise, clean), group in cells.groupby(GROUP, sort=False):
         of_group = scores[(scores["noise"] == noise) & (scores["clean"] == clean)].merge(_done(group), on=["method", "seed"])
         rows += [{"noise": noise, "clean": clean, **row} for row in _group_rows(group, of_group)]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(("rival", "cost_from", "cost_over"), object))
+    match = cells["match"].iloc[0] if "match" in cells and len(cells) else "updates"
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(("rival", "cost_from", "cost_over"), object)).assign(match=match)
 
 
 def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
@@ -96,6 +101,7 @@ def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
         _named("minus_rival", _against(dice, rivals, best=order[0] if order else None)),
         _named("minus_plain", _against(dice, plain)),
         _cost_rows(cells, seeds),
+        _spent(cells),
     ]
     return [{"method": method} | {name: value for part in parts for name, value in part.get(method, {}).items()} for method in seeds]
 
@@ -264,6 +270,13 @@ def _cost_rows(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, Num
     tables = costs(cells, seeds)
     base = cost_base(tables)
     return {method: {**cost_over(table, tables[base]), "cost_over": base} for method, table in tables.items() if base is not None}
+
+
+def _spent(cells: pd.DataFrame) -> dict[str, Numbers]:
+    """Updates and seconds of one training of every method."""
+    by_method = cells[cells["status"] == "done"].groupby("method", sort=False)[["updates", "seconds", "cpu_seconds"]]
+    means = by_method.mean().where(by_method.count().eq(by_method.size(), axis=0))
+    return {str(method): {str(name): value for name, value in row.items()} for method, row in means.iterrows()}
 
 
 def cost_base(tables: Mapping[str, pd.DataFrame]) -> str | None:

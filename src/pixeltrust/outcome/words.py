@@ -19,7 +19,18 @@ TIED: tuple[Verdict, ...] = ("not apart", "seeds disagree")
 Row = Any
 """A row of the summary, as `itertuples` gives it."""
 
-HOW_TO_READ = (
+MATCHES = {
+    "updates": "every method makes the same number of updates",
+    "time": "every method has the same time",
+}
+"""What the trainings of a benchmark have the same of."""
+
+_HOW_MATCHED = {
+    "updates": "**All methods make the same number of updates**, whatever one costs: a dear method has had more time.",
+    "time": "**All methods have the same time**: as many updates as the dearest one's time allows, in whole epochs, by what a few updates "
+    "of each cost when that was measured beforehand (costs.json). What validation and kept weight maps take comes on top.",
+}
+_HOW_TO_READ = (
     "**Dice**: the mean over test cases, each averaged over the seeds first; the interval is of 95 %, by the bootstrap over cases.",
     "**Differences** are taken case by case and seed by seed, on the seeds that both methods have, then averaged; with the same interval. "
     "The rival is the best other method; `ceiling` is trained on true masks, so it is nobody's rival.",
@@ -29,8 +40,18 @@ HOW_TO_READ = (
     f"Two methods are called **apart** where the interval of their difference leaves out 0, p is below {LEVEL:g}, and every seed agrees on "
     "who is ahead (of two seeds or more).",
     "**Cost** is a training's seconds per update, validation and kept weight maps included, over that of another method with the same "
-    "seed: the median over seeds, and the range.",
+    "seed: the median over seeds, and the range. **Updates** and **seconds** (of the processor, where they are known) are those of one "
+    "training, the mean over seeds.",
 )
+
+
+def how_to_read(match: str) -> tuple[str, ...]:
+    """What stands above the tables, a line for each notion.
+
+    Args:
+        match: what all methods have the same of.
+    """
+    return (_HOW_MATCHED[match], *_HOW_TO_READ)
 
 
 @dataclass(frozen=True)
@@ -73,6 +94,11 @@ def competitors(group: pd.DataFrame) -> list[Row]:
     return [row for row in rows_of(group) if row.method != CEILING and not np.isnan(row.dice)]
 
 
+def match_of(summary: pd.DataFrame) -> str:
+    """What all methods have the same of, updates or time."""
+    return str(summary["match"].iloc[0]) if len(summary) else "updates"
+
+
 def several_counts(summary: pd.DataFrame) -> bool:
     """Whether there is a number of clean masks to compare with another."""
     return summary.dropna(subset=["dice"])["clean"].nunique() > 1
@@ -86,7 +112,7 @@ def told(group: pd.DataFrame) -> list[str]:
     rows = competitors(group)
     if not rows:
         return ["No method has come to its end yet.", *_missing(group)]
-    return [*_winner(rows), *_tied(rows), *_over_plain(rows), *_cost(rows[0]), *_ours(rows), *_ceiling(group), *_missing(group)]
+    return [*_winner(rows), *_tied(rows), *_over_plain(rows), *_cost(rows), *_ours(rows), *_ceiling(group), *_missing(group)]
 
 
 def verdict(row: Row, other: str = "rival") -> Verdict:
@@ -169,9 +195,13 @@ def _over_plain(rows: Sequence[Row]) -> Iterable[str]:
         yield f"Against `{BASE}` the difference is {_difference(best, 'plain')}{word}."
 
 
-def _cost(best: Row) -> Iterable[str]:
+def _cost(rows: Sequence[Row]) -> Iterable[str]:
+    best = rows[0]
     if not np.isnan(best.cost) and best.cost_over != best.method:
         yield f"An update of `{best.method}` costs {best.cost:.2f} times one of `{best.cost_over}` ({_clock(best)})."
+    if best.match == "time" and len(rows) > 1:
+        first, *others, last = [f"`{row.method}` {'made ' if row is best else ''}{row.updates:,.0f}" for row in rows]
+        yield f"In the same time {', '.join([f'{first} updates', *others])} and {last}."
 
 
 def _ours(rows: Sequence[Row]) -> Iterable[str]:
@@ -238,19 +268,42 @@ def headings(group: pd.DataFrame) -> list[str]:
     """Of the columns of `cells_of`."""
     bases = [row.cost_over for row in rows_of(group) if not np.isnan(row.cost)]
     over = f" / {bases[0]}" if bases else ""
-    return ["method", "Dice", "by seed", "Jaccard", "seeds", "minus best rival", "p", f"minus {BASE}", "p", f"cost{over}"]
+    return [
+        "method",
+        "Dice",
+        "by seed",
+        "Jaccard",
+        "seeds",
+        "minus best rival",
+        "p",
+        f"minus {BASE}",
+        "p",
+        f"cost{over}",
+        "updates",
+        "seconds",
+    ]
 
 
 def cells_of(row: Row) -> list[Shown]:
     """A row of a group's table."""
     seeds = Shown(str(row.seeds) if not row.seeds_failed + row.seeds_not_run else _of(row.seeds, row), _why(row) if row.seeds else "")
     if np.isnan(row.dice):
-        return [Shown(f"`{row.method}`"), Shown(_why(row) or "undefined"), NONE, NONE, seeds, NONE, NONE, NONE, NONE, NONE]
+        return [Shown(f"`{row.method}`"), Shown(_why(row) or "undefined"), NONE, NONE, seeds, *[NONE] * 7]
     by_seed = Shown(span(row.dice_min, row.dice_max), f"sd {row.dice_sd:.3f}") if row.seeds > 1 else NONE
     rival, plain = (_difference_cells(row, other) for other in ("rival", "plain"))
     name = Shown(f"`{row.method}`", "true masks" if row.method == CEILING else "")
     interval = span(row.dice_low, row.dice_high)
-    return [name, Shown(number(row.dice), interval), by_seed, Shown(number(row.jaccard)), seeds, *rival, *plain, _cost_cell(row)]
+    return [
+        name,
+        Shown(number(row.dice), interval),
+        by_seed,
+        Shown(number(row.jaccard)),
+        seeds,
+        *rival,
+        *plain,
+        _cost_cell(row),
+        *_spent_cells(row),
+    ]
 
 
 def _why(row: Row) -> str:
@@ -274,9 +327,17 @@ def _cost_cell(row: Row) -> Shown:
     return Shown(f"{row.cost:.2f}", ", ".join(filter(None, [spread, clock])))
 
 
+def _spent_cells(row: Row) -> list[Shown]:
+    """Updates and seconds of one training."""
+    by_processor = not np.isnan(row.cpu_seconds)
+    seconds = row.cpu_seconds if by_processor else row.seconds
+    spent = Shown(f"{seconds:,.0f}", "" if by_processor else "by the clock")
+    return [Shown(f"{row.updates:,.0f}") if not np.isnan(row.updates) else NONE, spent if not np.isnan(seconds) else NONE]
+
+
 def markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
     """All groups: what came out in words, and a table sorted by Dice."""
-    parts = ["# Outcome", "\n".join(f"- {line}" for line in HOW_TO_READ)]
+    parts = ["# Outcome", "\n".join(f"- {line}" for line in how_to_read(match_of(summary)))]
     for group in groups(summary):
         names = headings(group)
         lines = [names, ["---"] * len(names), *([str(cell) for cell in cells_of(row)] for row in rows_of(group))]

@@ -17,13 +17,15 @@ from pixeltrust.outcome.figures import clean_figure, cost_figure, dice_figure, w
 from pixeltrust.outcome.pictures import Weighed, first_with_maps, weighed_cases
 from pixeltrust.outcome.statistics import BASE
 from pixeltrust.outcome.words import (
-    HOW_TO_READ,
+    MATCHES,
     OURS,
     Row,
     cells_of,
     competitors,
     groups,
     headings,
+    how_to_read,
+    match_of,
     noise_name,
     number,
     of_group,
@@ -65,14 +67,14 @@ def benchmark_page(folder: Path, outcome: Outcome) -> str:
         numbers=_numbers(every),
         overview=pictures(_overview(outcome.summary)),
         groups=[_group(group, outcome, methods) for group in every],
-        how=HOW_TO_READ,
+        how=how_to_read(match_of(outcome.summary)),
         failures=_failures(outcome.cells),
         scale=picture(heat_legend()),
         example=example,
         tested=[_shown_tested(case, example) for case in tested_cases(example, TEST_CASES)] if example else [],
         maps=maps.name if maps else "",
         noisy=[_shown_weighed(case) for case in weighed_cases(maps, WEIGHED_CASES)] if maps else [],
-        facts=_settings(folder, outcome.cells),
+        facts=_settings(folder, outcome),
         machine=_machine(folder),
     )
 
@@ -129,7 +131,7 @@ def _story(outcome: Outcome) -> str:
         "seed": cells["seed"].nunique(),
     }
     grid = f"{count(axes['method'], 'method')}, {count(axes['kind'], 'kind')} of noise, {count(axes['number'], 'number')} of clean masks"
-    text = f"{grid}, {count(axes['seed'], 'seed')}: {done:,} of {count(len(cells), 'training')} done."
+    text = f"{grid}, {count(axes['seed'], 'seed')}; {MATCHES[match_of(outcome.summary)]}: {done:,} of {count(len(cells), 'training')} done."
     cases = outcome.summary["cases"].max()
     measured = "by cross-validation on the clean cases" if cells["fold"].any() else "on test cases that no training has seen"
     return text if np.isnan(cases) else f"{text} Measured {measured}, {int(cases):,} of them, at their own size, with the last weights."
@@ -233,10 +235,11 @@ def _shown_weighed(case: Weighed) -> Shown:
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
-def _settings(folder: Path, cells: pd.DataFrame) -> list[tuple[str, str]]:
+def _settings(folder: Path, outcome: Outcome) -> list[tuple[str, str]]:
     """What all trainings share, and each method of the user's own."""
-    begun = [Path(one) / "run" for one in cells["folder"].dropna() if (Path(one) / "run" / "config.toml").is_file()]
-    shared = facts(Run(begun[0]).config(), leave_out=NOT_SHARED) if begun else []
+    begun = [Path(one) / "run" for one in outcome.cells["folder"].dropna() if (Path(one) / "run" / "config.toml").is_file()]
+    at_equal_time = match_of(outcome.summary) == "time"
+    shared = facts(Run(begun[0]).config(), leave_out=(*NOT_SHARED, *(["epochs"] if at_equal_time else []))) if begun else []
     variants = _record(folder / "benchmark.json").get("variants", {})
     own = [(f"{name} is", ", ".join(f"{key} = {value}" for key, value in settings.items())) for name, settings in variants.items()]
     return [*shared, *own]
