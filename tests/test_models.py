@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pixeltrust.errors import ConfigError
-from pixeltrust.models import WIDTHS, build_model, parameters_along, try_out
+from pixeltrust.models import WIDTHS, build_model, parameters_along, trains_on_one, try_out
 
 
 def count(model):
@@ -104,3 +104,15 @@ def test_a_part_that_is_not_in_the_network_is_an_error_that_names_those_that_are
 def test_an_image_that_memory_cannot_hold_is_a_config_error():
     with pytest.raises(ConfigError, match=r"images \(B, 3, 10000000, 10000000\) fails: "):
         try_out(build_model("tiny:network", channels=3, classes=1), channels=3, classes=1, size=(10**7, 10**7))
+
+
+def test_a_network_that_cannot_be_trained_on_one_image_says_so_and_stays_as_it_was():
+    for name, wrong in (("tiny:pooling", True), ("tiny:with_batch_norm", False), ("tiny:network", False), ("unet-small", False)):
+        model = build_model(name, channels=3, classes=1).eval()
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        random = torch.get_rng_state()
+        said = trains_on_one(model, channels=3, size=(16, 16))
+        assert ("more than 1 value per channel" in said) if wrong else (said == "")
+        assert not model.training
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert torch.equal(torch.get_rng_state(), random)

@@ -32,11 +32,13 @@ from pixeltrust.alarms import MANY, Idle, alarms
 from pixeltrust.cases import Case, read_cases
 from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
+from pixeltrust.data import Streams, smallest_batch
 from pixeltrust.errors import ConfigError, DataError, RunError
 from pixeltrust.feeds import Ahead
 from pixeltrust.images import resize_labels
 from pixeltrust.labels import decode_labels
 from pixeltrust.methods import METHODS, TAKE_GAINS, Outcome, Trust, pixel
+from pixeltrust.methods import streams_of as named_streams_of
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.optimizers import build_optimizer
 from pixeltrust.report.run import run_page
@@ -888,6 +890,67 @@ def test_few_clean_masks_are_warned_of_before_training_and_at_its_end(tmp_path, 
 
 def test_no_warning_of_few_clean_masks_where_some_are_held_out(data, tmp_path):
     assert not any("clean masks: " in note for note in trained(data, tmp_path / "run", epochs=1).notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"batch_size": 9}, "batch_size = 9 and 10 noisy cases make a batch of one image"),
+        ({"batch_size": 3, "method": "joint"}, "choose another batch_size, such as 2"),
+        ({"batch_size": 9, "method": "mean-teacher"}, "such as 8"),
+        ({"batch_size": 1, "method": "plain"}, "batch_size = 1 make a batch of one image"),
+        ({"clean_batch_size": 1, "method": "clean"}, "choose another clean_batch_size, such as 2"),
+        ({"clean_batch_size": 1, "method": "trust", "batch_size": 5}, "clean_batch_size = 1"),
+    ],
+)
+def test_a_batch_of_one_image_that_the_network_cannot_be_trained_on_is_refused_before_the_first_update(data, tmp_path, settings, said):
+    with pytest.raises(ConfigError, match="more than 1 value per channel") as caught:
+        trained(data, tmp_path / "run", **{"model": "tiny:pooling", "epochs": 1, **settings})
+    assert said in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 9, "method": "plain"},
+        {"batch_size": 9, "method": "finetuned"},
+        {"clean_batch_size": 1, "method": "plain"},
+        {"batch_size": 1, "method": "clean"},
+        {"batch_size": 4, "method": "trust"},
+        {"batch_size": 9, "method": "trust", "model": "tiny:with_batch_norm"},
+    ],
+)
+def test_what_sees_no_such_batch_is_trained(data, tmp_path, settings):
+    done = trained(data, tmp_path / "run", **{"model": "tiny:pooling", "epochs": 1, **settings})
+    assert done.updates == -(-10 // settings.get("batch_size", 4))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_streams_of_a_method_are_those_that_it_asks_for(data, tmp_path, name, monkeypatch):
+    asked = set()
+    batch = Streams.batch
+    monkeypatch.setattr(Streams, "batch", lambda self, stream, *rest: asked.add(stream) or batch(self, stream, *rest))
+    trained(data, tmp_path / "run", method=name, weight_map_cases=0)
+    assert asked == set(named_streams_of(name))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "cases", "processes", "images"),
+    [
+        (4, None, 1, 4),
+        (4, 10, 1, 2),
+        (4, 9, 1, 1),
+        (4, 8, 1, 4),
+        (4, None, 2, 2),
+        (5, None, 3, 1),
+        (4, 7, 2, 1),
+        (16, 3, 1, 3),
+        (2, None, 4, 1),
+    ],
+)
+def test_the_smallest_batch_is_what_is_left_or_a_part_of_it(batch_size, cases, processes, images):
+    assert smallest_batch(batch_size, cases=cases, processes=processes) == images
 
 
 # What is written

@@ -53,6 +53,23 @@ def with_batch_norm(*, in_channels, out_channels):
     return nn.Sequential(nn.Conv2d(in_channels, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, out_channels, 1))
 
 
+class _Pooling(nn.Module):
+    def __init__(self, in_channels, out_channels):
+        super().__init__()
+        self.body = nn.Conv2d(in_channels, 6, 3, padding=1)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(6), nn.ReLU())
+        self.head = nn.Conv2d(6, out_channels, 1)
+
+    def forward(self, images):
+        features = self.body(images)
+        return self.head(features + self.pooled(features))
+
+
+def pooling(*, in_channels, out_channels):
+    """Batch normalisation of 1x1 features, as in DeepLab's and PSPNet's heads, which cannot be had of one image."""
+    return _Pooling(in_channels, out_channels)
+
+
 def failing_on_one_rank(*, in_channels, out_channels):
     """Without memory at the third pass that trains, on the process of that rank, if $TINY_FAILING_RANK is set."""
     model = without_dropout(in_channels=in_channels, out_channels=out_channels)

@@ -96,6 +96,16 @@ class Pixels:
         return kind
 
 
+def smallest_batch(batch_size: int, *, cases: int | None = None, processes: int = 1) -> int:
+    """Images in the smallest batch that one of so many processes gets, its part of a joined one; parts without any do not count.
+
+    Args:
+        cases: of a stream that visits each once in an epoch, whose last batch is what is left; None of a stream without end.
+    """
+    whole = batch_size if cases is None else cases % batch_size or batch_size
+    return max(1, whole // processes)
+
+
 def endless_order(cases: np.ndarray, batch_size: int, update: int, seed: int, stream: str) -> np.ndarray:
     """The batch of `update` from a stream that reshuffles without end, (batch_size,) of `cases`.
 

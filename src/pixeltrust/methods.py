@@ -264,6 +264,13 @@ METHODS: dict[str, Method | type[nn.Module]] = {
 TAKE_GAINS = ("image", "pixel", "trust")  # those that need forward mode
 
 
+def streams_of(method: str) -> tuple[str, ...]:
+    """The streams that the method of this name takes its batches from."""
+    if method in ("joint", "mean-teacher", *TAKE_GAINS):
+        return "noisy", "clean"
+    return {"clean": ("clean",), "finetuned": ("pool", "clean")}.get(method, ("pool",))
+
+
 def build_method(model: nn.Module, config: Config, streams: Streams) -> Method:
     """The method of the settings, for this network and these cases."""
     method = METHODS[config.method]

@@ -82,6 +82,26 @@ def parameters_along(model: nn.Module, along: str) -> list[nn.Parameter] | None:
     return [parameter for name, parameter in named.items() if any(f".{part}" in name for part in parts)]
 
 
+def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> str:
+    """What a network says that cannot be trained on a batch of one image, as with batch normalisation of 1x1 features; empty if it can.
+
+    Its mode, buffers and the random numbers are as before.
+    """
+    first = next(model.parameters(), torch.empty(0))
+    training, buffers = model.training, [buffer.clone() for buffer in model.buffers()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
+            model.train()(torch.zeros(1, channels, *size, device=first.device))
+    except Exception as error:  # a user's network raises whatever it likes
+        return " ".join(str(error).split()) or type(error).__name__
+    finally:
+        model.train(training)
+        with torch.no_grad():
+            for buffer, before in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+    return ""
+
+
 def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, int]) -> None:
     """One pass over an empty image, so that a network that does not fit is known before anything is read or written.
 

@@ -30,14 +30,14 @@ from pixeltrust.cases import MIN_HELD_OUT, CaseList, Cases, clean_warnings, read
 from pixeltrust.checkpoints import State, earlier, read_checkpoint, refuse_other_cases, seconds_by_part
 from pixeltrust.clock import Clock, shares
 from pixeltrust.config import Config
-from pixeltrust.data import Streams, held_out
+from pixeltrust.data import Streams, held_out, smallest_batch
 from pixeltrust.errors import ConfigError, GainsWarning, RunError
 from pixeltrust.feeds import Ahead, Feed
 from pixeltrust.layouts import Layout
 from pixeltrust.losses import cross_entropy_of_labels
 from pixeltrust.malloc import keep_freed_memory
-from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method
-from pixeltrust.models import build_model, parameters_along, try_out
+from pixeltrust.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method, streams_of
+from pixeltrust.models import build_model, parameters_along, trains_on_one, try_out
 from pixeltrust.optimizers import build_optimizer, build_schedule
 from pixeltrust.progress import progress_bar
 from pixeltrust.ranks import Ranks, connected
@@ -161,6 +161,8 @@ class _Loop:
         torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
         model = build_model(config.model, channels=config.channels, classes=config.classes)
         try_out(model, channels=config.channels, classes=config.classes, size=config.size)
+        if method is None:
+            _refuse_batches_of_one(model, streams, config)
         network = model if config.precision == "32" else _InBfloat16(model)
         self.model = fabric.setup_module(network)
         self.gains = _verify_gains(self.model, config, self.device) if config.method in TAKE_GAINS else None
@@ -421,6 +423,25 @@ def _precision_notes(config: Config, device: torch.device) -> list[str]:
 def _lacks_bfloat16() -> bool:
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch cannot tell
     return bool(known) and not any(known.get(name) for name in ("bf16", "avx512_bf16", "amx_bf16"))
+
+
+def _refuse_batches_of_one(model: nn.Module, streams: Streams, config: Config) -> None:
+    """Where the method will see a batch of one image, and the network cannot be trained on it, say so now and not in that update."""
+    processes, noisy = streams.ranks.count, len(streams.noisy)
+    for stream in streams_of(config.method):
+        name = "clean_batch_size" if stream == "clean" else "batch_size"
+        given, cases = getattr(config, name), noisy if stream == "noisy" else None
+        if smallest_batch(given, cases=cases, processes=processes) > 1:
+            continue
+        wrong = trains_on_one(model, channels=config.channels, size=config.size)
+        if not wrong:
+            return
+        near = sorted(range(2, 2 * (given + processes) + 2), key=lambda size: abs(size - given))
+        fitting = next((size for size in near if smallest_batch(size, cases=cases, processes=processes) > 1), None)
+        way = f"; choose another {name}, such as {fitting}" if fitting else ""
+        cause = f"{name} = {given}" + (f" and {noisy:,} noisy cases" if cases else "")
+        cause += f" in {processes} processes" if processes > 1 else ""
+        raise ConfigError(f"{cause} make a batch of one image, on which this network cannot be trained ({wrong}){way}")
 
 
 def _verify_gains(model: nn.Module, config: Config, device: torch.device) -> str | None:
