@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from pixeltrust.errors import ConfigError
+from pixeltrust.module_state import buffers_kept
 
 WIDTHS = {
     "unet": (64, 128, 256, 512, 1024, 64),  # the paper's, 31 million parameters
@@ -88,17 +89,14 @@ def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> 
     Its mode, buffers and the random numbers are as before.
     """
     first = next(model.parameters(), torch.empty(0))
-    training, buffers = model.training, [buffer.clone() for buffer in model.buffers()]
+    training = model.training
     try:
-        with torch.no_grad(), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
+        with torch.no_grad(), buffers_kept(model), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
             model.train()(torch.zeros(1, channels, *size, device=first.device))
     except Exception as error:  # a user's network raises whatever it likes
         return " ".join(str(error).split()) or type(error).__name__
     finally:
         model.train(training)
-        with torch.no_grad():
-            for buffer, before in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(before)
     return ""
 
 
