@@ -7,21 +7,8 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
-    (
-        "errors",
-        "seeds",
-        "clock",
-        "malloc",
-        "ranks",
-        "losses",
-        "robust_losses",
-        "metrics",
-        "noise",
-        "models",
-        "module_state",
-        "lost_gradients",
-    ),
-    ("duals", "tangents", "weights", "verification"),
+    ("errors", "seeds", "clock", "malloc", "ranks", "losses", "robust_losses", "metrics", "noise", "module_state", "models"),
+    ("lost_gradients", "duals", "tangents", "weights", "verification"),
     ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
     ("layouts", "labels", "cases", "sources", "runs", "alarms", "steps", "checkpoints", "trust", "audits"),
     ("augmentation", "feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
