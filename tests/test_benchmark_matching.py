@@ -154,6 +154,7 @@ def test_costs_that_cannot_be_read_are_named(source, tmp_path, made_up_costs):  
     assert made_up_costs
 
 
+@pytest.mark.slow
 def test_networks_are_really_measured_in_a_process_like_that_of_a_cell(source, tmp_path):  # noqa: F811
     methods = ("ceiling", "plain", "finetuned", "trust")
     result = done(source, tmp_path / "out", Local(1), methods=methods, match="time")
