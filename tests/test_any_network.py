@@ -94,6 +94,14 @@ class OtherJvp(torch.autograd.Function):
         return 3 * tangent
 
 
+class Doubled(OtherJvp):
+    """One whose jvp is right."""
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 2 * tangent
+
+
 class Once(torch.autograd.Function):
     """Its backward cannot be differentiated."""
 
@@ -307,6 +315,23 @@ def test_the_first_step_draws_dropout_as_every_other(function):
         assert torch.equal(state, gains[0][1])
 
 
+def test_statistics_count_once_in_an_operation_that_is_computed_twice():
+    class Direct(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.norm = nn.Conv2d(1, 1, 3, padding=1), nn.BatchNorm2d(1)
+
+        def forward(self, images):
+            norm = self.norm
+            return torch.batch_norm(self.conv(images), norm.weight, norm.bias, norm.running_mean, norm.running_var, True, 0.1, 1e-5, False)
+
+    model, plain = seeded(Direct), seeded(Direct)
+    assert_equal_to_rounding(reweighted_step(model, noisy=NOISY, clean=CLEAN).gains, by_definition(plain))
+    plain(NOISY.images)
+    assert choice_of(model).way is RULES
+    assert_equal_to_rounding(model.norm.running_mean, plain.norm.running_mean)
+
+
 # --- hooks, checkpoints, what a network keeps -----------------------------------------------------------------------------
 
 
@@ -348,7 +373,8 @@ class Recomputed(nn.Module):
 def runs_of_a_step(layers):
     """How often a layer runs, in ordinary training on both batches and in a weighted step."""
     model = seeded(Recomputed, layers)
-    reweighted_step(model, noisy=NOISY, clean=CLEAN, clean_weight=1.0)
+    for _ in range(2):  # which test the gains as well
+        reweighted_step(model, noisy=NOISY, clean=CLEAN, clean_weight=1.0)
     model.runs = 0
     for one in (NOISY, CLEAN):
         textbook_losses(model(one.images), one.masks).mean().backward()

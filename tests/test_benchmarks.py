@@ -55,10 +55,10 @@ def test_all_exact_kinds_have_the_weights_of_the_textbook(precision, far):
     cell = kinds.Cell(network="kinds:tiny", size=16, noisy=2, clean=2, precision=precision)
     record = measuring.measure(cell, rounds=1, warm_rounds=0, memory=False)
     assert record["reference"] == "float64"
-    for kind in ("exact", "exact-unfused", "torch-duals", "differentiated"):
+    for kind in ("exact", "exact-unfused", "torch-duals", "two-reverse", "differentiated"):
         assert record["agreement"][kind]["cosine"] > 1 - far, kind
         assert record["agreement"][kind]["same_sign"] > 0.99, kind
-    assert set(record["agreement"]) == {"exact", "exact-unfused", "torch-duals", "differentiated", "finite-difference"}
+    assert set(record["agreement"]) == {"exact", "exact-unfused", "torch-duals", "two-reverse", "differentiated", "finite-difference"}
 
 
 def test_what_fails_is_said_in_a_word_and_the_rest_is_measured():

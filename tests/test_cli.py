@@ -131,7 +131,7 @@ def test_a_bad_setting_is_named_before_anything_is_written(setting, said, data, 
     ("network", "said"),
     [
         ("two_logits", "needs logits (1, 1, 16, 16)"),
-        ("without_forward_mode", 'use gains="finite-difference"'),
+        ("without_forward_mode", 'gains="finite-difference" may serve'),
         ("with_other_arguments", "in_channels"),
     ],
 )
@@ -216,8 +216,8 @@ def test_help_and_version_answer_without_loading_torch():
     assert answer.stdout == f"pixeltrust {pixeltrust.__version__}\nFalse\n"
 
 
-def test_the_public_names_are_these_four():
-    assert pixeltrust.__all__ == ["Batch", "__version__", "pixel_gains", "pixel_weights", "reweighted_step"]
+def test_the_public_names_are_these():
+    assert pixeltrust.__all__ == ["Batch", "__version__", "pixel_gains", "pixel_weights", "reweighted_step", "verify"]
     assert all(hasattr(pixeltrust, name) for name in pixeltrust.__all__)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from pixeltrust.config import Config
 
@@ -116,13 +117,14 @@ def acting_at(number, act, build):
 
 
 class _Reversing(torch.autograd.Function):
-    """Has a backward, but no forward mode."""
+    """Has a backward that cannot be differentiated, and no forward mode."""
 
     @staticmethod
     def forward(context, values):
         return values * 2
 
     @staticmethod
+    @once_differentiable
     def backward(context, gradient):
         return gradient * 2
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pixeltrust.errors import GainsWarning
 
@@ -17,14 +18,24 @@ PATIENCE = 2
 
 @dataclass
 class _Left:
-    """How a step has left a network."""
+    """How a step has left a network: what an optimiser would change, whoever made it."""
 
+    updates: int
     versions: int
     last: Tensor
     lost: int
 
 
 _LEFT: "WeakKeyDictionary[nn.Module, _Left]" = WeakKeyDictionary()
+_updates = 0
+
+
+def _count_update(*_: object) -> None:
+    global _updates
+    _updates += 1
+
+
+register_optimizer_step_post_hook(_count_update)  # of every optimiser of torch's kind; fused ones change no parameter's version
 
 
 def watch_for_loss(model: nn.Module) -> None:
@@ -32,7 +43,8 @@ def watch_for_loss(model: nn.Module) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trained:
         before = _LEFT.get(model)
-        _LEFT[model] = _Left(sum(p._version for p in trained), trained[-1].detach().clone(), before.lost if before else 0)
+        lost = before.lost if before else 0
+        _LEFT[model] = _Left(_updates, sum(p._version for p in trained), trained[-1].detach().clone(), lost)
 
 
 def forget(model: nn.Module) -> None:
@@ -51,10 +63,11 @@ def warn_of_loss(model: nn.Module) -> None:
         return
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     is_lost = (
-        sum(p._version for p in trained) == left.versions  # optimisers that write to .data do not count there
+        left.updates == _updates
+        and sum(p._version for p in trained) == left.versions
         and all(p.grad is None or not p.grad.any() for p in trained)
         and trained[-1].shape == left.last.shape
-        and bool((trained[-1].detach() == left.last).all())
+        and bool((trained[-1].detach() == left.last).all())  # who writes to .data changes no version
     )
     left.lost = left.lost + 1 if is_lost else 0
     if left.lost == PATIENCE:

@@ -17,8 +17,16 @@ RandomStates: TypeAlias = dict[torch.device, Tensor]
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Let the block work on copies of the buffers (running statistics); the module's own are not touched, and are back after it."""
-    with standing_in(model, "_buffers", {buffer: buffer.clone() for buffer in model.buffers()}):
+    saved = _buffer_tables(model)
+    copies: dict[int, Tensor] = {}  # one for a buffer of several names
+    try:
+        for table, buffers in saved:
+            for name, buffer in buffers.items():
+                if buffer is not None:
+                    table[name] = copies.setdefault(id(buffer), buffer.clone())
         yield
+    finally:
+        _put_back(saved)
 
 
 @contextmanager
@@ -42,16 +50,18 @@ def standing_in(model: nn.Module, kind: str, substitutes: Mapping[Any, Tensor]) 
 @contextmanager
 def put_back_on_failure(model: nn.Module) -> Iterator[None]:
     """Put buffers and random generators back if the block fails, so that a second try changes and draws what the first would have."""
-    tables = [module._buffers for module in model.modules()]
-    buffers = [(table, name, buffer, buffer.clone()) for table in tables for name, buffer in table.items() if buffer is not None]
+    saved = _buffer_tables(model)
+    values = [(buffer, buffer.clone()) for _, buffers in saved for buffer in buffers.values() if buffer is not None]
     states = random_states([*model.parameters(), *model.buffers()])
     try:
         yield
     except BaseException:
-        with torch.no_grad():
-            for table, name, buffer, value in buffers:
-                table[name] = buffer.copy_(value)
         _set_random_states(states)
+        _put_back(saved)
+        with torch.no_grad():
+            for buffer, value in values:
+                if not torch.equal(buffer, value):  # one that is an expanded view can be written to by nobody
+                    buffer.copy_(value)
         raise
 
 
@@ -67,6 +77,20 @@ def random_states(tensors: Iterable[Tensor]) -> RandomStates:
     """Return the states of the processor's generator and of those of the cards that these tensors are on."""
     cards = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     return {torch.device("cpu"): torch.get_rng_state(), **{card: torch.cuda.get_rng_state(card) for card in cards}}
+
+
+def _buffer_tables(model: nn.Module) -> list[tuple[Any, dict[str, Tensor | None]]]:
+    """Every module's table of buffers, and what is in it."""
+    return [(module._buffers, dict(module._buffers.items())) for module in model.modules()]
+
+
+def _put_back(saved: list[tuple[Any, dict[str, Tensor | None]]]) -> None:
+    for table, buffers in saved:
+        for name in [name for name in table.keys() if name not in buffers]:  # noqa: SIM118 (a scripted module's table is no dict)
+            del table[name]
+        for name, buffer in buffers.items():
+            if table[name] is not buffer:
+                table[name] = buffer
 
 
 def _set_random_states(states: RandomStates) -> None:

@@ -9,8 +9,8 @@ network's own backward takes for derivatives. There are three exact ways, and an
                          that the backward can be differentiated
     finite-difference    (f(θ + h v) − f(θ)) / h, on separate tensors: θ itself is never touched
 
-`exact_tangent` takes the first that works. To work is more than not to fail: ⟨u, J v⟩ = ⟨Jᵀu, v⟩ for every u, so at the first pass of a
-network a few backwards with random u tell whether its tangent is right. None is used that is not.
+`exact_tangent` takes the first that works. To work is more than not to fail: ⟨u, J v⟩ = ⟨Jᵀu, v⟩ for every u, so a few backwards with
+random u tell whether a tangent is right. That is tested at the passes 1, 2, 4, 8 … of a network. None is used that is not.
 
 Of a network from torch.compile, the passes here run uncompiled.
 """
@@ -19,7 +19,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -30,9 +30,9 @@ from torch.nn.utils import get_total_norm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pixeltrust.duals import Tangents, Unfollowed, derivative_along, is_complete, load_forward_mode, name_of, plain_kernels
+from pixeltrust.duals import Tangents, Unfollowed, derivative_along, first_line, is_complete, load_forward_mode, name_of, plain_kernels
 from pixeltrust.errors import GainsWarning
-from pixeltrust.module_state import buffers_kept, put_back_on_failure, standing_in
+from pixeltrust.module_state import buffers_kept, drawing_from, put_back_on_failure, random_states, standing_in
 
 Direction: TypeAlias = dict[nn.Parameter, Tensor]
 Pick: TypeAlias = Callable[[Any], Tensor]
@@ -102,7 +102,7 @@ def reverse_mode_tangent(model: nn.Module, images: Tensor, direction: Direction,
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise Unfollowed(_first_line(error)) from None
+            raise Unfollowed(first_line(error)) from None
     return logits, tangent.detach()
 
 
@@ -134,12 +134,40 @@ class Choice:
         return f"exact gains {self.way.words}" + "".join(f"; not by {reason}" for reason in self.passed_over)
 
 
-_CHOICES: "WeakKeyDictionary[nn.Module, dict[bool, Choice]]" = WeakKeyDictionary()  # by whether it is in training mode
+@dataclass
+class Record:
+    """What is known of a way that works: since when, and for what."""
+
+    choice: Choice
+    passes: int = 0
+    parameters: set[int] = field(default_factory=set)
+    """The identities of those along which it was tested."""
+    picks: set[Any] = field(default_factory=set)
+    """The code that picked the logits."""
+
+    def is_test_due(self, direction: Direction, pick: Pick) -> bool:
+        """Count a pass, and tell whether it is to be tested: the 1st, 2nd, 4th, 8th …, and one along or to something new.
+
+        A gate that opens in training, or a head that is no longer zero, shows what the first pass could not.
+        """
+        self.passes += 1
+        new = not {id(parameter) for parameter in direction} <= self.parameters or _code_of(pick) not in self.picks
+        self.parameters |= {id(parameter) for parameter in direction}
+        self.picks.add(_code_of(pick))
+        return new or self.passes & (self.passes - 1) == 0
+
+
+def _code_of(pick: Pick) -> Any:
+    return getattr(pick, "__code__", pick)
+
+
+_RECORDS: "WeakKeyDictionary[nn.Module, dict[bool, Record]]" = WeakKeyDictionary()  # by whether it is in training mode
 
 
 def choice_of(model: nn.Module) -> Choice | None:
     """The way that `exact_tangent` takes for a network in its present mode; None before its first pass."""
-    return _CHOICES.get(model, {}).get(model.training)
+    record = _RECORDS.get(model, {}).get(model.training)
+    return record.choice if record else None
 
 
 def exact_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
@@ -154,20 +182,24 @@ def exact_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: 
         GainsWarning: once for a network that takes another way than the rules, with the reason.
     """
     with _uncompiled(), torch.enable_grad():
-        logits, tangent = _by_choice(model, images, direction, pick) or _choose(model, images, direction, pick)
+        logits, tangent = _by_record(model, images, direction, pick) or _choose(model, images, direction, pick)
     return logits if torch.is_grad_enabled() else logits.detach(), tangent
 
 
-def _by_choice(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor] | None:
+def _by_record(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor] | None:
     """By the way that is known to work; None where none is yet, or it works no longer."""
-    choice = choice_of(model)
-    if choice is None:
+    record = _RECORDS.get(model, {}).get(model.training)
+    if record is None:
         return None
     try:
+        if record.is_test_due(direction, pick):
+            return _tested(record.choice.way, model, images, direction, pick)[:2]
         with put_back_on_failure(model):
-            return choice.way.tangent(model, images, direction, pick)
-    except Unfollowed:  # another branch of the network than before
-        del _CHOICES[model][model.training]
+            return record.choice.way.tangent(model, images, direction, pick)
+    except (torch.OutOfMemoryError, NotLogits):
+        raise
+    except Exception:  # another branch of the network than before; what is its own fault shows once more
+        del _RECORDS[model][model.training]
         return None
 
 
@@ -176,27 +208,40 @@ def _choose(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) 
     passed_over: list[str] = []
     for way in WAYS:
         try:
-            with put_back_on_failure(model), Precision(direction) as precision:
-                logits, tangent = way.tangent(model, images, direction, pick)
-                error = tangent_error(model, logits, tangent, direction)
-                if error is not None and not error <= precision.tolerance(images.device):
-                    raise Unfollowed(f"it is {error:.2g} off from the network's backward{_operations_of_others(logits)}")
+            logits, tangent, error = _tested(way, model, images, direction, pick)
         except (torch.OutOfMemoryError, NotLogits):
             raise
         except Exception as failure:
             if way is REVERSE_MODE and not isinstance(failure, Unfollowed):
                 raise  # an ordinary pass fails: the network's own fault
-            passed_over.append(f"{way.name}: {_first_line(failure)}")
+            passed_over.append(f"{way.name}: {first_line(failure)}")
         else:
             if error is not None:
-                _CHOICES.setdefault(model, {})[model.training] = choice = Choice(way, tuple(passed_over))
-                _say_once(model, choice)
+                record = Record(Choice(way, tuple(passed_over)))
+                record.is_test_due(direction, pick)
+                _RECORDS.setdefault(model, {})[model.training] = record
+                _say_once(model, record.choice)
             return logits, tangent
     raise ValueError(
         f"{type(model).__name__} has no exact gains; not by "
         + "; not by ".join(passed_over)
         + '. gains="finite-difference" may serve: it is held against the backward too'
     )
+
+
+def _tested(way: Way, model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor, float | None]:
+    """Logits, tangent and its error (see `tangent_error`), which is no larger than rounding makes it.
+
+    Raises:
+        Unfollowed: it is larger. Buffers and random generators are as before, whatever is raised.
+    """
+    with put_back_on_failure(model):
+        with Precision(direction, recorded=True) as precision:
+            logits, tangent = way.tangent(model, images, direction, pick)
+        error = tangent_error(model, logits, tangent, direction)
+        if error is not None and not error <= precision.tolerance(images.device):
+            raise Unfollowed(f"it is {error:.2g} off from the network's backward{_operations_of_others(logits)}")
+    return logits, tangent, error
 
 
 _SAID: "WeakSet[nn.Module]" = WeakSet()
@@ -220,10 +265,6 @@ def _operations_of_others(logits: Tensor) -> str:
         if isinstance(node, torch.autograd.function.BackwardCFunction) or "CppNode" in node.name():
             names.add(node.name().removesuffix("Backward"))
     return f", which has operations of others: {', '.join(sorted(names))}" if names else ""
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 # --- what a tangent must fulfil ----------------------------------------------------------------------------------------
@@ -265,11 +306,15 @@ def tangent_error(model: nn.Module, logits: Tensor, tangent: Tensor, direction: 
 
 
 class Precision(TorchFunctionMode):
-    """While entered, notes the dtype that rounds most, of all that is computed: a network may hand bf16 work out as float32."""
+    """While entered, notes the dtype that rounds most, of all that is computed: a network may hand bf16 work out as float32.
 
-    def __init__(self, direction: Direction) -> None:
+    Args:
+        recorded: note only what has a gradient, in a pass that is recorded.
+    """
+
+    def __init__(self, direction: Direction, *, recorded: bool = False) -> None:
         super().__init__()
-        self.coarsest = torch.float64
+        self.coarsest, self._recorded = torch.float64, recorded
         for parameter in direction:
             self._note(parameter)
 
@@ -281,7 +326,7 @@ class Precision(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         result = function(*args, **(kwargs or {}))
-        if isinstance(result, Tensor) and result.is_floating_point():
+        if isinstance(result, Tensor) and result.is_floating_point() and (result.requires_grad or not self._recorded):
             self._note(result)
         return result
 
@@ -344,7 +389,8 @@ def _known(tangent: Tensor | None, logits: Tensor) -> Tensor:
 
 # --- finite differences ------------------------------------------------------------------------------------------------
 
-_DIFFERENCE_HOLDS: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+_DIFFERENCES: "WeakKeyDictionary[nn.Module, Record]" = WeakKeyDictionary()
+_DIFFERENCE = Choice(Way("finite-difference", lambda *_: NotImplemented, "by a finite difference"))
 
 
 def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
@@ -362,28 +408,28 @@ def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direc
     if norm == 0:
         logits = pick(model(images))
         return logits, torch.zeros_like(logits).detach()
-    first = not _DIFFERENCE_HOLDS.get(model, False)
+    is_tested = _DIFFERENCES.setdefault(model, Record(_DIFFERENCE)).is_test_due(direction, pick)
     precision = Precision(direction)
     step = 2 * torch.finfo(precision.coarsest).eps ** 0.5 / norm
     with _full_float32(), _uncompiled():
-        with torch.no_grad(), torch.random.fork_rng(_random_devices(images.device)), buffers_kept(model), precision:
+        with torch.no_grad(), drawing_from(random_states([images])), buffers_kept(model), precision:
             moved = {parameter: torch.add(parameter, tangent, alpha=step) for parameter, tangent in direction.items()}
             with standing_in(model, "_parameters", moved), _Moved(moved):
                 tangent = pick(model(images))  # before the recorded pass, when memory is free
             del moved
         if torch.finfo(precision.coarsest).eps > torch.finfo(torch.float32).eps:
             raise ValueError(f'gains="finite-difference" is noise in {precision.coarsest}; use gains="exact", or 32-bit precision')
-        with torch.enable_grad() if first else nullcontext():
+        with torch.enable_grad() if is_tested else nullcontext():
             logits = pick(model(images))
         tangent = tangent.sub_(logits.detach()).div_(step)
-        if first:
+        if is_tested:
             error = tangent_error(model, logits, tangent, direction, draws=DIFFERENCE_DRAWS)
             if error is not None and not error <= DIFFERENCE_TOLERANCE:
+                del _DIFFERENCES[model]
                 raise ValueError(
                     f'gains="finite-difference" are {error:.0%} off from the backward of {type(model).__name__}: the backward of some '
                     'operation is not its derivative (a straight-through estimator, quantisation), or a kink is near; use gains="exact"'
                 )
-            _DIFFERENCE_HOLDS[model] = error is not None
     return logits if torch.is_grad_enabled() else logits.detach(), tangent
 
 
@@ -416,7 +462,3 @@ def _full_float32() -> Iterator[None]:
     finally:
         for kind, precision in zip(kinds, before, strict=True):
             kind.fp32_precision = precision
-
-
-def _random_devices(device: torch.device) -> list[torch.device]:
-    return [device] if device.type == "cuda" else []

@@ -99,7 +99,7 @@ def verify(
         ask = partial(gains_along, direction, model, noisy=noisy, pixel_loss=pixel_loss, gains=gains, logits=logits)
         before = random_states(tensors)
         found = ask()
-        with drawing_from(before), torch.enable_grad(), Precision(direction) as precision:
+        with drawing_from(before), torch.enable_grad(), Precision(direction, recorded=True) as precision:
             losses = pixel_losses(pixel_loss, logits(model(noisy.images)), noisy)
         chosen = _random_pixels(noisy.masks != IGNORE, pixels, seed) if any(v.count_nonzero() for v in direction.values()) else []
         errors = [abs(float(found[place]) - _by_reverse_mode(losses[place], direction)) for place in chosen]

@@ -299,9 +299,13 @@ def clean_gradient(
     trained = [parameter for parameter in (model.parameters() if along is None else along) if parameter.requires_grad]
     if along is not None and not trained:
         raise ValueError("along has no parameter that requires a gradient; leave it out to take all of them")
+    if not trained:
+        raise ValueError(f"no parameter of {type(model).__name__} requires a gradient: there is nothing to train, and nothing has a gain")
     with torch.enable_grad():
         found = logits(model(clean.images)) if len(clean.images) else logits_of(model, clean.images)
         loss = mean_over_counted(pixel_losses(pixel_loss, found, clean), clean.masks, ranks=ranks)
+        if len(clean.images) and not loss.requires_grad:
+            raise ValueError(f"what {type(model).__name__} answers has no gradient (a forward under no_grad, or torch.inference_mode?)")
         with buffers_kept(model):
             own = _gradients(loss, trained) if len(clean.images) else [None] * len(trained)
     gradients = ranks.gradients(trained, own)

@@ -5,6 +5,7 @@ of the finished network, by several batches of the run's clean cases; it says le
 """
 
 import math
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from torch import nn
 from pixeltrust.cases import Case, CaseList
 from pixeltrust.config import Config
 from pixeltrust.data import Pixels, endless_order, pieces
-from pixeltrust.errors import PixeltrustError
+from pixeltrust.errors import GainsWarning, PixeltrustError
 from pixeltrust.losses import IGNORE, cross_entropy_of_labels
 from pixeltrust.models import parameters_along
 from pixeltrust.module_state import buffers_kept
@@ -56,12 +57,14 @@ class CleanSet:
         ½ where every gain is 0, as of ignored pixels.
 
         Raises:
-            ValueError: the network has no forward mode.
+            ValueError: the network has no gains that are right.
         """
         noisy = Batch(images, torch.from_numpy(labels).to(images.device), ignore_label=IGNORE)
-        gains = torch.stack([
-            gains_along(direction, self._model, noisy=noisy, pixel_loss=cross_entropy_of_labels, gains=self._gains)
-            for direction in self._directions
-        ])  # fmt: skip
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", GainsWarning)  # how the gains are computed was said by the training
+            gains = torch.stack([
+                gains_along(direction, self._model, noisy=noisy, pixel_loss=cross_entropy_of_labels, gains=self._gains)
+                for direction in self._directions
+            ])  # fmt: skip
         said = (gains != 0).sum(0)
         return torch.where(said > 0, (gains > 0).sum(0) / said.clamp(min=1), 0.5).cpu().numpy()

@@ -20,13 +20,14 @@ autograd function). So does a result that has a gradient and no tangent: it is u
 """
 
 from pixeltrust.duals.following import Tangents
-from pixeltrust.duals.other import derivative_along, is_complete, load_forward_mode, name_of, noting_others, plain_kernels
+from pixeltrust.duals.other import derivative_along, first_line, is_complete, load_forward_mode, name_of, noting_others, plain_kernels
 from pixeltrust.duals.rules import Unfollowed
 
 __all__ = [
     "Tangents",
     "Unfollowed",
     "derivative_along",
+    "first_line",
     "is_complete",
     "load_forward_mode",
     "name_of",

@@ -71,6 +71,7 @@ class Tangents(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self.entered = False
+        self._direction = {}  # what the network keeps of this pass does not keep the direction
 
     def dual(self, tensor: Tensor) -> Dual:
         """The recorded value and the tangent behind what the network calls `tensor`.
@@ -79,10 +80,12 @@ class Tangents(TorchFunctionMode):
             Unfollowed: it was computed out of sight.
         """
         if isinstance(tensor, Followed):
+            if tensor._during is not self:
+                raise Unfollowed("a tensor that the network has kept from a pass before")
             return Dual(tensor.value, tensor.tangent)
         if tensor.requires_grad and not tensor.is_leaf:
             shown = tensor.grad_fn.name() if tensor.grad_fn is not None else "an operation"
-            raise Unfollowed(f"{shown}, which torch does not show (a custom autograd function)")
+            raise Unfollowed(f"{shown}, which torch does not show (a custom autograd function, torch.func, torch.jit)")
         return Dual(tensor, self._direction.get(tensor) if isinstance(tensor, nn.Parameter) else None)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
@@ -98,7 +101,8 @@ class Tangents(TorchFunctionMode):
             if version != value._version and torch.is_grad_enabled():  # it was written into, not just handed through
                 target.overwrite(tangent)
             return target
-        return self._followed(value, tangent, target)
+        sources = [target] if target is not None else [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Followed)]
+        return self._followed(value, tangent, sources)
 
     def _seen(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -106,16 +110,16 @@ class Tangents(TorchFunctionMode):
         dual = self.dual(leaf)
         return dual.value if dual.tangent is None else dual
 
-    def _followed(self, value: Any, tangent: Any, source: Followed | None) -> Any:
-        """What the network gets to see of a result; `source` may have lent it its memory."""
+    def _followed(self, value: Any, tangent: Any, sources: list[Followed]) -> Any:
+        """What the network gets to see of a result; `sources` may have lent it their memory."""
         if isinstance(value, tuple | list):
             tangents = tangent if isinstance(tangent, tuple | list) else [None] * len(value)
-            parts = [self._followed(*pair, source) for pair in zip(value, tangents, strict=True)]
+            parts = [self._followed(*pair, sources) for pair in zip(value, tangents, strict=True)]
             return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
         if not isinstance(value, Tensor) or not value.requires_grad or value.is_leaf:
             return value
         followed = Followed(value, tangent, self)
-        if source is not None:
+        for source in sources:
             source.shared |= followed.shared
         return followed
 

@@ -108,7 +108,7 @@ def _by_forward_mode(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     load_forward_mode()
 
     def forward_dual(leaf: Any) -> Any:
-        return forward_mode.make_dual(leaf.value.detach(), leaf.tangent) if is_dual(leaf) else leaf
+        return forward_mode.make_dual(leaf.value.detach(), leaf.tangent) if is_dual(leaf) else _once_more(leaf)
 
     try:
         with forward_mode.dual_level():
@@ -130,7 +130,7 @@ def _by_two_reverse_passes(function: Any, args: tuple[Any, ...], kwargs: dict[st
 
     def leaf_of(leaf: Any) -> Any:
         if not is_dual(leaf):
-            return leaf.detach() if isinstance(leaf, Tensor) else leaf
+            return _once_more(leaf)
         moved.append(leaf.value.detach().requires_grad_())
         tangents.append(leaf.tangent)
         return moved[-1]
@@ -145,9 +145,14 @@ def _by_two_reverse_passes(function: Any, args: tuple[Any, ...], kwargs: dict[st
         raise
     except RuntimeError as error:
         raise Unfollowed(
-            f"{name_of(function)}, which has no forward mode and cannot be differentiated twice ({_first_line(error)})"
+            f"{name_of(function)}, which has no forward mode and cannot be differentiated twice ({first_line(error)})"
         ) from None
     return tree_unflatten([next(found) if isinstance(leaf, Tensor) and leaf.requires_grad else None for leaf in leaves], shape)
+
+
+def _once_more(leaf: Any) -> Any:
+    """A constant for the second call of an operation, which may change it (running statistics) as the first one has."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def derivative_along(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
@@ -167,5 +172,6 @@ def derivative_along(outputs: list[Tensor], inputs: list[Tensor], tangents: list
     return list(derivatives)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
     return str(error).strip().split("\n")[0] or type(error).__name__

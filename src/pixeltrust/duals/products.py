@@ -80,7 +80,7 @@ def _attention(
         scores.masked_fill_(torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1), -torch.inf)
     elif mask is not None:
         scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
-    shares = scores.softmax(-1)
+    shares = torch.ops.aten._safe_softmax(scores, -1)  # 0, as the kernels have it, where all of a row is masked
     change = total(
         None if tangent_of(query) is None else query.tangent @ k.mT * scale,
         None if tangent_of(key) is None else q @ key.tangent.mT * scale,
