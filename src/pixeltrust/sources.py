@@ -38,7 +38,8 @@ def read_source(source: Path, *, show_progress: bool = True) -> list[SourceCase]
     faults: list[str] = []
     images, masks = (_listed(source / part, faults) for part in ("images", "masks"))
     splits = _read_splits(source / "split.csv", faults)
-    for ending in [ending for ending, _ in (best_ending(masks.keys() - images.keys(), images), best_ending(images, masks)) if ending]:
+    found = (best_ending(masks.keys() - images.keys(), images), best_ending(images.keys() - masks.keys(), masks))
+    for ending in [ending for ending, matched in found if len(matched) > 1]:
         faults.append(f"{source}: masks and images match once `{ending}` is taken off their names; rename them")
     lone = "images without a mask", "masks without an image"
     faults += [Fault(f"{images[one]}: has no mask in {source / 'masks'}", kind=lone[0]) for one in sorted(images.keys() - masks.keys())]
