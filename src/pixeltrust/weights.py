@@ -270,7 +270,7 @@ def reweighted_step(
             share = torch.mul(v, clean_weight, out=torch.empty_like(parameter))  # in the parameter's own memory format
             parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
     del direction, gradient, clean_part  # the backward needs the memory
-    if noisy_loss.requires_grad:  # not of a part without images
+    if len(noisy.images) or noisy_loss.requires_grad:  # not of a part without images
         with buffers_kept(model):  # activation checkpointing computes parts of the network again; statistics are counted once
             (backward or torch.autograd.backward)(noisy_loss)
     watch_for_loss(model)
