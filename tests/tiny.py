@@ -72,17 +72,16 @@ def pooling(*, in_channels, out_channels):
 
 
 def failing_on_one_rank(*, in_channels, out_channels):
-    """Without memory at the third pass that trains, on the process of that rank, if $TINY_FAILING_RANK is set."""
+    """Without memory at the first pass after an update, on the process of that rank, if $TINY_FAILING_RANK is set."""
     model = without_dropout(in_channels=in_channels, out_channels=out_channels)
-    passes = 0
+    before = [parameter.detach().clone() for parameter in model.parameters()]
 
-    def count(module, inputs):
-        nonlocal passes
-        passes += module.training
-        if passes == 3 and os.environ.get("TINY_FAILING_RANK") == os.environ["RANK"]:
+    def fail(module, inputs):
+        updated = not all(map(torch.equal, module.parameters(), before))
+        if updated and os.environ.get("TINY_FAILING_RANK") == os.environ["RANK"]:
             raise torch.OutOfMemoryError
 
-    model.register_forward_pre_hook(count)
+    model.register_forward_pre_hook(fail)
     return model
 
 

@@ -469,6 +469,8 @@ def _verify_gains(model: nn.Module, config: Config, device: torch.device) -> str
             found = verify(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=config.gains, along=along, cost=False)
         if not found.right:
             raise ValueError(str(found))
+    except torch.OutOfMemoryError:
+        raise ConfigError(f"out of memory for two images of {config.size[0]}x{config.size[1]} with model = {config.model!r}") from None
     except ValueError as error:
         raise ConfigError(
             f"method = {config.method!r} cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}"
