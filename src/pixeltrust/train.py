@@ -128,10 +128,10 @@ def train(
     notes = _precision_notes(config, fabric.device)
     _say_now(notes, show_progress)
     cases = read_cases(Path(data), show_progress=show_progress, **layout)
-    warnings = [note for note in cases.notes if note.startswith("warning: ")]
-    warnings += clean_warnings(len(cases.of("clean")), val_fraction=config.val_fraction)
-    _say_now(warnings, show_progress)
-    notes += [*(note for note in cases.notes if note not in warnings), *warnings]
+    warned = [note for note in cases.notes if note.startswith("warning: ")]
+    warned += clean_warnings(len(cases.of("clean")), val_fraction=config.val_fraction)
+    _say_now(warned, show_progress)
+    notes += [*(note for note in cases.notes if note not in warned), *warned]
     clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     notes.append(_split_note(cases, clean, held))
     table = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))

@@ -17,7 +17,7 @@ from pixeltrust.errors import count
 from pixeltrust.losses import IGNORE, PixelLoss, mean_over_counted, pixel_cross_entropy
 from pixeltrust.lost_gradients import forget
 from pixeltrust.module_state import buffers_kept, drawing_from, random_states
-from pixeltrust.tangents import DIFFERENCE_TOLERANCE, Pick, Precision, choice_of, the_answer
+from pixeltrust.tangents import DIFFERENCE_TOLERANCE, Pick, Precision, backward_along, choice_of, the_answer
 from pixeltrust.weights import Batch, Gains, clean_gradient, gains_along, pixel_losses, reweighted_step
 
 TIMED = 3
@@ -102,7 +102,7 @@ def verify(
         with drawing_from(before), torch.enable_grad(), Precision(direction, recorded=True) as precision:
             losses = pixel_losses(pixel_loss, logits(model(noisy.images)), noisy)
         chosen = _random_pixels(noisy.masks != IGNORE, pixels, seed) if any(v.count_nonzero() for v in direction.values()) else []
-        errors = [abs(float(found[place]) - _by_reverse_mode(losses[place], direction)) for place in chosen]
+        errors = [abs(float(found[place]) - backward_along(losses[place], direction)) for place in chosen]
         with noting_others() as without_rule, drawing_from(before):
             ask()
     scale = max(float(found.abs().max()), 1e-300)
@@ -121,12 +121,6 @@ def _random_pixels(counted: Tensor, number: int, seed: int) -> list[tuple[int, .
     places = counted.cpu().nonzero()
     chosen = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:number]
     return [tuple(place) for place in places[chosen].tolist()]
-
-
-def _by_reverse_mode(loss: Tensor, direction: Mapping[nn.Parameter, Tensor]) -> float:
-    gradients = torch.autograd.grad(loss, list(direction), retain_graph=True, allow_unused=True)
-    pairs = zip(gradients, direction.values(), strict=True)
-    return sum(float((gradient.double() * v.double()).sum()) for gradient, v in pairs if gradient is not None)
 
 
 def _cost(
