@@ -10,7 +10,7 @@ has of the same cell; cleanlab, which is not asked unless it is named, needs not
     disagreement   probability of the given label by the network's last weights, one pass; Dice of mask and prediction; the prediction
     loss           cross-entropy of the given label; its mean over a mask; no proposal (pixels rank as by disagreement, by construction)
     cleanlab       cleanlab.segmentation on the probabilities of two networks that never saw the mask, trained plainly on one half of the
-                   noisy masks each (see `pixeltrust.benchmark.pruning`): its scores of pixels and of images; the pixels that it names
+                   noisy masks each (see `pixeltrust.benchmarking.pruning`): its scores of pixels and of images; the pixels that it names
                    replaced by what those networks see
 
 auroc, precision: of wrong pixels ranked by the way's doubt (average precision), on every fourth row and column; spearman: of the way's
@@ -32,19 +32,19 @@ from cleanlab.segmentation.rank import get_label_quality_scores
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pixeltrust.audit import audit
-from pixeltrust.benchmark.cells import read_json
-from pixeltrust.benchmark.pruning import pruned, seen_by_others
-from pixeltrust.cases import CaseList, read_cases
+from pixeltrust.auditing import audit
+from pixeltrust.benchmarking.cells import read_json
+from pixeltrust.benchmarking.pruning import pruned, seen_by_others
 from pixeltrust.config import config_from
-from pixeltrust.data import Pixels, pieces
-from pixeltrust.files import make_folder
-from pixeltrust.images import read_labels, resize_labels
-from pixeltrust.inference import resized_plane
-from pixeltrust.labels import foreground
+from pixeltrust.data.batches import Pixels, pieces
+from pixeltrust.data.cases import CaseList, read_cases
+from pixeltrust.data.images import read_labels, resize_labels
+from pixeltrust.data.masks import foreground
 from pixeltrust.metrics import bootstrap_interval, confusion, dice
-from pixeltrust.runs import Run
-from pixeltrust.tables import read_table
+from pixeltrust.plumbing.files import make_folder
+from pixeltrust.plumbing.tables import read_table
+from pixeltrust.prediction.network import resized_plane
+from pixeltrust.training.run_folder import Run
 
 KEY = ["noise", "clean", "seed", "jitter", "way"]
 WAYS = ("audit", "disagreement", "loss", "cleanlab")

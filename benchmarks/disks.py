@@ -27,7 +27,7 @@ sys.path.append(str(ROOT / "tests"))
 
 from pixeltrust import cli  # noqa: E402
 from pixeltrust.config import to_toml  # noqa: E402
-from pixeltrust.synthetic import write_source  # noqa: E402
+from pixeltrust.demonstration.synthetic import write_source  # noqa: E402
 from tiny import configured, draw  # noqa: E402
 
 MISHAPS = {"full": 2, "limit": 2, "locked": 2, "ctrl-c": 130}

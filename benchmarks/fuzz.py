@@ -37,22 +37,21 @@ from hypothesis import strategies as st
 from odd_files import HANGS, IMAGES, MASKS, NIFTI, limit_memory
 from odd_making import HEADER, LABELS, ROWS, data, parquet, run, saved
 
-from pixeltrust.audits import AuditRecord, read_audit_cases, read_audit_regions, read_record
-from pixeltrust.benchmark.grid import read_grid
-from pixeltrust.cases import read_cases
-from pixeltrust.checkpoints import State
+from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases, read_audit_regions, read_record
+from pixeltrust.benchmarking.grid import read_grid
 from pixeltrust.config import read_config, setting
-from pixeltrust.errors import PixeltrustError
-from pixeltrust.files import write_whole
+from pixeltrust.data.cases import read_cases
+from pixeltrust.data.images import image_suffix, read_image, read_labels, read_size
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.datasets.zips import files_in, open_zip
 from pixeltrust.formats import convert, label_studio, polygons, rle
-from pixeltrust.images import image_suffix, read_image, read_labels, read_size
-from pixeltrust.labels import decode_labels
-from pixeltrust.review.audits import Audit
-from pixeltrust.review.decisions import Decisions
-from pixeltrust.review.masks import labels_of_runs, most_bytes
-from pixeltrust.runs import Run, environment
-from pixeltrust.trust_maps import read_trust_map
-from pixeltrust.zips import files_in, open_zip
+from pixeltrust.plumbing.errors import PixeltrustError
+from pixeltrust.plumbing.files import write_whole
+from pixeltrust.reviewing.decisions import Decisions
+from pixeltrust.reviewing.masks import labels_of_runs, most_bytes
+from pixeltrust.training.checkpoints import State
+from pixeltrust.training.helped_maps import read_trust_map
+from pixeltrust.training.run_folder import Run, environment
 
 ROUND = 60  # inputs of a target, then it is the next one's turn
 OWN = ("annotations", "coco runs", "brush", "runs", "polygon", "painted", "settings", "table")

@@ -4,8 +4,8 @@
     python benchmarks/gpu.py --data DATA --out results/gpu        with a data folder
     python benchmarks/gpu.py --toy --out /tmp/toy                 a trial of the whole, on a CPU, in seconds
 
-1. training   images a second of `pixeltrust.train.train` from the second epoch on, loading, validation and saving included, and what
-              the paper's training would take: 300 epochs of 2,000 images, 16 noisy + 16 clean a step, at the seconds of an update.
+1. training   images a second of `pixeltrust.train` from the second epoch on, loading, validation and saving included, and what the
+              paper's training would take: 300 epochs of 2,000 images, 16 noisy + 16 clean a step, at the seconds of an update.
 2. share      the card's rate in a large bf16 product of random matrices, and the share of it that a step reaches. A step's FLOP are
               those of its matrix products and convolutions, as torch counts them.
 3. variants   ordinary training on both batches, as it is, channels last, compiled, and both.
@@ -38,12 +38,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pixeltrust.config import Config
-from pixeltrust.files import link_or_copy
-from pixeltrust.losses import cross_entropy_of_labels
-from pixeltrust.runs import Run, one_line
-from pixeltrust.simulate import simulate
-from pixeltrust.synthetic import write_source
-from pixeltrust.train import train
+from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.method.losses import cross_entropy_of_labels
+from pixeltrust.noise.simulate import simulate
+from pixeltrust.plumbing.files import link_or_copy
+from pixeltrust.plumbing.text import one_line
+from pixeltrust.training.run_folder import Run
+from pixeltrust.training.train import train
 
 NOT_MEASURED = "not measured"
 PAPER_EPOCHS, PAPER_IMAGES = 300, 2000

@@ -29,10 +29,10 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from pixeltrust.cases import files_by_id, read_cases, table_of
 from pixeltrust.config import Config
-from pixeltrust.data import Streams, held_out
-from pixeltrust.runs import CACHE, Run, environment
+from pixeltrust.data.batches import Streams, held_out
+from pixeltrust.data.cases import files_by_id, read_cases, table_of
+from pixeltrust.training.run_folder import CACHE, Run, environment
 
 CASES = (1_000, 10_000, 100_000, 1_000_000)
 FILES = 300

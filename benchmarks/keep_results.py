@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from pixeltrust.outcome.reading import CELL, outcome_of
-from pixeltrust.outcome.statistics import GROUP, summarized
-from pixeltrust.outcome.words import markdown
+from pixeltrust.benchmarking.outcome.reading import CELL, outcome_of
+from pixeltrust.benchmarking.outcome.statistics import GROUP, summarized
+from pixeltrust.benchmarking.outcome.words import markdown
 
 BLIND = ("clean", "ceiling")  # to the noise
 

@@ -38,13 +38,15 @@ ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 
 from audits import audit_of, discs, shifted_back  # noqa: E402
-from pixeltrust import audit, cli, predict, train  # noqa: E402, F401  (before any fork)
+from pixeltrust import auditing, cli  # noqa: E402, F401  (before any fork)
+from pixeltrust.auditing.folder import Audit  # noqa: E402
 from pixeltrust.config import to_toml  # noqa: E402
-from pixeltrust.review.audits import Audit  # noqa: E402
-from pixeltrust.review.decisions import Decisions  # noqa: E402
-from pixeltrust.review.masks import digest  # noqa: E402
-from pixeltrust.runs import Run  # noqa: E402
-from pixeltrust.synthetic import write_source  # noqa: E402
+from pixeltrust.demonstration.synthetic import write_source  # noqa: E402
+from pixeltrust.prediction import predict  # noqa: E402, F401  (before any fork)
+from pixeltrust.reviewing.decisions import Decisions  # noqa: E402
+from pixeltrust.reviewing.masks import digest  # noqa: E402
+from pixeltrust.training import train  # noqa: E402, F401  (before any fork)
+from pixeltrust.training.run_folder import Run  # noqa: E402
 from tiny import configured, draw  # noqa: E402
 
 CHECKPOINT = ".checkpoint.pt.unfinished"

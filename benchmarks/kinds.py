@@ -13,11 +13,11 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pixeltrust import Batch, pixel_gains, reweighted_step
-from pixeltrust.losses import cross_entropy_of_labels
-from pixeltrust.lost_gradients import forget
-from pixeltrust.models import build_model
-from pixeltrust.tangents import TangentRule, forward_mode_tangent, reverse_mode_tangent
-from pixeltrust.weights import normalised
+from pixeltrust.method.losses import cross_entropy_of_labels
+from pixeltrust.method.lost_gradients import forget
+from pixeltrust.method.tangents import TangentRule, forward_mode_tangent, reverse_mode_tangent
+from pixeltrust.method.weights import normalised
+from pixeltrust.training.models import build_model
 
 PRECISIONS = ("fp64", "fp32", "tf32", "bf16")
 

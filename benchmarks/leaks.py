@@ -27,7 +27,7 @@ from review_speed import Client, ended, made_up, started
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "tests"))
 
-from pixeltrust.train import train  # noqa: E402
+from pixeltrust.training.train import train  # noqa: E402
 from tiny import configured, draw  # noqa: E402
 
 SAMPLES = 50

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixeltrust import Batch
-from pixeltrust.runs import one_line
-from pixeltrust.weights import normalised
+from pixeltrust.method.weights import normalised
+from pixeltrust.plumbing.text import one_line
 
 SAMPLE_SECONDS = 0.05  # steps that are quicker are taken several times for one sample
 FEWEST_ROUNDS = 3

@@ -25,16 +25,16 @@ from kinds import Cell, batches, trained
 from torch import Tensor, nn
 
 from pixeltrust.config import Config
-from pixeltrust.evaluate import evaluate
-from pixeltrust.feeds import Feed
-from pixeltrust.losses import pixel_cross_entropy
-from pixeltrust.methods import METHODS, Outcome
+from pixeltrust.data.prefetch import Feed
+from pixeltrust.method.losses import pixel_cross_entropy
+from pixeltrust.method.weights import Batch, Step, clean_gradient, pixel_gains, step_along
 from pixeltrust.metrics import bootstrap_interval
-from pixeltrust.predict import predict
-from pixeltrust.runs import Run, environment
-from pixeltrust.simulate import simulate
-from pixeltrust.train import train
-from pixeltrust.weights import Batch, Step, clean_gradient, pixel_gains, step_along
+from pixeltrust.noise.simulate import simulate
+from pixeltrust.prediction.evaluate import evaluate
+from pixeltrust.prediction.predict import predict
+from pixeltrust.training.methods import METHODS, Outcome
+from pixeltrust.training.run_folder import Run, environment
+from pixeltrust.training.train import train
 
 SETTINGS = {"method": "pixel", "model": "unet-small", "image_size": 32, "epochs": 5}
 RESULTS = Path(__file__).parents[1] / "results" / "modes"

@@ -73,12 +73,12 @@ from odd_making import (
 )
 from PIL import Image
 
-from pixeltrust.cases import ROLES, check
 from pixeltrust.config import read_config
-from pixeltrust.errors import PixeltrustError
-from pixeltrust.images import read_image, read_size
-from pixeltrust.labels import decode_labels
-from pixeltrust.runs import FORMAT, Run
+from pixeltrust.data.cases import ROLES, check
+from pixeltrust.data.images import read_image, read_size
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.plumbing.errors import PixeltrustError
+from pixeltrust.training.run_folder import FORMAT, Run
 
 MEMORY = 3 << 30  # bytes that may be had beyond what the process has at its start
 HANGS = 120  # seconds after which a file is said to hang

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
-from pixeltrust.models import build_model
-from pixeltrust.runs import FORMAT, Run, parameters
+from pixeltrust.training.models import build_model
+from pixeltrust.training.run_folder import FORMAT, Run, parameters
 
 GREY = np.arange(240, dtype=np.uint8).reshape(12, 20)
 COLOUR = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)

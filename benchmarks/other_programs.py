@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from pixeltrust.data.images import read_labels, write_png
 from pixeltrust.formats import convert
-from pixeltrust.images import read_labels, write_png
 
 LABELS = {1: "lesion", 2: "hair", 255: "ignored"}
 

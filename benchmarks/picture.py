@@ -14,7 +14,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from pixeltrust.report.demo import AUDITED
+from pixeltrust.demonstration.page import AUDITED
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -26,9 +26,9 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import torch
 
-from pixeltrust.runs import environment
-from pixeltrust.simulate import simulate
-from pixeltrust.synthetic import write_source
+from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.noise.simulate import simulate
+from pixeltrust.training.run_folder import environment
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TRAIN = ["-m", "pixeltrust.cli", "train"]

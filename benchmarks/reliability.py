@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pixeltrust.errors import count
+from pixeltrust.plumbing.text import count
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "reliability"

@@ -25,9 +25,9 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from pixeltrust.audits import AuditRecord
-from pixeltrust.files import link_or_copy
-from pixeltrust.synthetic import write_source
+from pixeltrust.auditing.folder import AuditRecord
+from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.plumbing.files import link_or_copy
 
 DISTINCT = 50
 WHO = "bench"

@@ -35,9 +35,9 @@ import torch
 from kinds import KINDS, NETWORKS, PRECISIONS, Cell
 from measuring import FEWEST_ROUNDS, measure
 
-from pixeltrust.files import replacing
-from pixeltrust.progress import progress_bar
-from pixeltrust.runs import environment
+from pixeltrust.plumbing.files import replacing
+from pixeltrust.plumbing.progress import progress_bar
+from pixeltrust.training.run_folder import environment
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHAPES = ((8, 8), (6, 30), (16, 4))

@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from pixeltrust.augmentation import TURNS, Views
 from pixeltrust.config import Config
-from pixeltrust.feeds import Feed, Places
-from pixeltrust.lost_gradients import forget
-from pixeltrust.methods import METHODS, Outcome, build_method
-from pixeltrust.models import build_model
-from pixeltrust.weights import Batch
+from pixeltrust.data.prefetch import Feed, Places
+from pixeltrust.data.views import TURNS, Views
+from pixeltrust.method.lost_gradients import forget
+from pixeltrust.method.weights import Batch
+from pixeltrust.training.methods import METHODS, Outcome, build_method
+from pixeltrust.training.models import build_model
 
 CASES, BATCH = 2000, 16
 

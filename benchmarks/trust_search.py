@@ -6,7 +6,7 @@ Of the source's training cases, 500 are the development part (their expert masks
 `clean` are clean. The network is `unet-small` at 48x48, 12 epochs of 50 updates of 16 + 16 images, Adam with a cosine. A variant is
 `name` or `name:key=value,key=value` (see `Variant`); each run is a row of OUT/runs.csv, each epoch one of OUT/epochs.csv.
 
-The variants live here alone: `pixeltrust.trust` holds what won.
+The variants live here alone: `pixeltrust.method.trust` holds what won.
 """
 
 import argparse
@@ -24,19 +24,20 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pixeltrust.augmentation import Views, views_of
 from pixeltrust.config import Config
-from pixeltrust.data import endless_order, epoch_order
-from pixeltrust.images import read_image, resize_image, resize_labels
-from pixeltrust.losses import IGNORE, cross_entropy_of_labels, mean_over_counted
+from pixeltrust.data.batches import endless_order, epoch_order
+from pixeltrust.data.images import read_image, resize_image, resize_labels
+from pixeltrust.data.known_truth import read_source, read_truth
+from pixeltrust.data.views import Views, views_of
+from pixeltrust.method.losses import cross_entropy_of_labels, mean_over_counted
+from pixeltrust.method.tangents import exact_tangent
+from pixeltrust.method.weights import Batch, clean_gradient
 from pixeltrust.metrics import confusion, dice
-from pixeltrust.models import build_model
-from pixeltrust.noise import noise as noise_named
-from pixeltrust.optimizers import build_optimizer, build_schedule
-from pixeltrust.seeds import generator
-from pixeltrust.sources import read_source, read_truth
-from pixeltrust.tangents import exact_tangent
-from pixeltrust.weights import Batch, clean_gradient
+from pixeltrust.noise.kinds import noise as noise_named
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.seeds import generator
+from pixeltrust.training.models import build_model
+from pixeltrust.training.optimizers import build_optimizer, build_schedule
 
 SIDE, BATCH, EPOCHS = 48, 16, 12
 DEVELOPMENT, NOISY = 500, 800
@@ -67,7 +68,7 @@ class Variant:
     warm: float = 0.0
     """Share of the updates before which trust is gathered and all noisy pixels have no say."""
     jitter: str = "none"
-    """Images change in zoom, place, contrast and colour: of clean, all, or none (see `pixeltrust.augmentation`)."""
+    """Images change in zoom, place, contrast and colour: of clean, all, or none (see `pixeltrust.data.views`)."""
     agree: bool = False
     """A pixel counts with the averaged network's probability of its label, where that is more than its trust."""
     finetune: float = 0.0

@@ -20,11 +20,11 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.cli import app
-from pixeltrust.images import read_labels
+from pixeltrust.data.images import read_labels
+from pixeltrust.data.known_truth import read_source, read_truth
 from pixeltrust.metrics import bootstrap_interval, confusion, dice
-from pixeltrust.runs import Run
-from pixeltrust.sources import read_source, read_truth
-from pixeltrust.tables import read_table
+from pixeltrust.plumbing.tables import read_table
+from pixeltrust.training.run_folder import Run
 
 STAGES = {
     "given masks": "lesions",

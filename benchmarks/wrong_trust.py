@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 from audit_quality import Truth
 
-from pixeltrust.images import read_image, read_labels, resize_labels
-from pixeltrust.inference import resized_plane
-from pixeltrust.outcome.examples import evenly_spread
-from pixeltrust.trust_maps import read_trust_map
+from pixeltrust.benchmarking.outcome.examples import evenly_spread
+from pixeltrust.data.images import read_image, read_labels, resize_labels
+from pixeltrust.prediction.network import resized_plane
+from pixeltrust.training.helped_maps import read_trust_map
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

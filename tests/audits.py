@@ -5,10 +5,10 @@ import pandas as pd
 from PIL import Image
 from scipy import ndimage
 
-from pixeltrust.audits import AuditRecord
-from pixeltrust.cases import read_cases
-from pixeltrust.images import read_labels
-from pixeltrust.labels import decode_labels
+from pixeltrust.auditing.folder import AuditRecord
+from pixeltrust.data.cases import read_cases
+from pixeltrust.data.images import read_labels
+from pixeltrust.data.masks import decode_labels
 
 
 def audit_of(data, folder, propose, *, classes=1, ignore_label=None):

@@ -14,12 +14,12 @@ from unittest import mock
 
 import torch
 
-from pixeltrust import train
-from pixeltrust.audit import audit
-from pixeltrust.errors import DataError
-from pixeltrust.predict import predict
-from pixeltrust.ranks import first_to_tell
-from pixeltrust.report import audit as page_module
+from pixeltrust.auditing import audit
+from pixeltrust.auditing import page as page_module
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.processes import first_to_tell
+from pixeltrust.prediction.predict import predict
+from pixeltrust.training import train
 from tiny import acting_at, configured
 
 torch.set_num_threads(1)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-from pixeltrust import runs, train
+from pixeltrust.training import run_folder as runs
+from pixeltrust.training import train
 from tiny import acting_at, configured
 
 torch.set_num_threads(1)

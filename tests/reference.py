@@ -15,9 +15,9 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pixeltrust.augmentation import Views
-from pixeltrust.feeds import Places
-from pixeltrust.weights import Batch
+from pixeltrust.data.prefetch import Places
+from pixeltrust.data.views import Views
+from pixeltrust.method.weights import Batch
 
 STREAMS = SimpleNamespace(noisy=np.arange(6), clean=np.arange(6, 106), cache=None, pixels=SimpleNamespace(gib=0.0))
 """As much of `Streams` as a method asks for, of 6 noisy cases."""

@@ -9,9 +9,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from pixeltrust import Batch, pixel_gains, reweighted_step, tangents, verify
-from pixeltrust.errors import GainsWarning
-from pixeltrust.tangents import FORWARD_MODE, REVERSE_MODE, RULES, choice_of
+from pixeltrust import Batch, pixel_gains, reweighted_step, verify
+from pixeltrust.method import tangents
+from pixeltrust.method.tangents import FORWARD_MODE, REVERSE_MODE, RULES, choice_of
+from pixeltrust.plumbing.errors import GainsWarning
 from reference import assert_equal_to_rounding, batch, differentiated_gains, network, seeded, textbook_losses
 
 NOISY, CLEAN = batch(1, size=6, ignored=0), batch(2, size=6, ignored=0)
@@ -186,7 +187,7 @@ def shifted_unseen(x):
     return x * x
 
 
-@pytest.mark.filterwarnings("ignore::pixeltrust.errors.GainsWarning")
+@pytest.mark.filterwarnings("ignore::pixeltrust.plumbing.errors.GainsWarning")
 @pytest.mark.parametrize("name", ODD)
 def test_a_network_of_an_odd_kind_has_the_gains_of_reverse_mode(name):
     function, way = ODD[name]
@@ -300,7 +301,7 @@ def test_a_way_that_no_longer_works_is_left_for_another_without_a_trace():
     assert_equal_to_rounding(model.norm.running_mean, twin.norm.running_mean)
 
 
-@pytest.mark.filterwarnings("ignore::pixeltrust.errors.GainsWarning")
+@pytest.mark.filterwarnings("ignore::pixeltrust.plumbing.errors.GainsWarning")
 @pytest.mark.parametrize(
     "function", [lambda x: x + written(x, x), lambda x: NoJvp.apply(x), lambda x: x], ids=["forward", "reverse", "rules"]
 )
@@ -584,7 +585,7 @@ def test_verify_says_that_gains_are_right_and_what_a_step_costs():
     assert "ordinary steps" in str(found)
 
 
-@pytest.mark.filterwarnings("ignore::pixeltrust.errors.GainsWarning")
+@pytest.mark.filterwarnings("ignore::pixeltrust.plumbing.errors.GainsWarning")
 def test_verify_names_the_way_the_reason_and_the_operations_without_a_rule():
     found = verify(net(lambda m, x: cubed(cubed(x)) + x.logsumexp(1, keepdim=True)), noisy=NOISY, clean=CLEAN, cost=False)
     assert found.without_rule == {"pixeltrust_tests::cubed": 2, "logsumexp": 1}

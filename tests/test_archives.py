@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeltrust.archives import DATASETS, Archive, Dataset, Part, fetch, source
-from pixeltrust.downloads import Patience
-from pixeltrust.errors import ConfigError, DataError, FetchError, RunError
-from pixeltrust.images import read_image, read_labels
-from pixeltrust.sources import read_source
+from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.data.known_truth import read_source
+from pixeltrust.datasets import DATASETS, Archive, Dataset, Part, fetch, source
+from pixeltrust.datasets.downloads import Patience
+from pixeltrust.plumbing.errors import ConfigError, DataError, FetchError, RunError
 from waiting import TOO_LONG
 
 HASTY = Patience(tries=2, wait_s=0.001, timeout_s=TOO_LONG)
@@ -270,7 +270,7 @@ def test_ctrl_c_while_unpacking_costs_nothing_of_what_was_downloaded(web, datase
 
 def test_a_kill_while_unpacking_leaves_no_half_source_and_the_next_call_clears_up(web, dataset, tmp_path):
     code = (
-        "import os, pickle, signal, sys; from pathlib import Path; from pixeltrust.archives import source\n"
+        "import os, pickle, signal, sys; from pathlib import Path; from pixeltrust.datasets import source\n"
         "source.write_png = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
         "source.fetch(pickle.loads(bytes.fromhex(sys.argv[1])), Path(sys.argv[2]), size=32, show_progress=False)"
     )

@@ -14,22 +14,22 @@ import torch
 from PIL import Image
 
 from audits import audit_of, discs, shifted_back
-from pixeltrust.audit import audit, evidence
-from pixeltrust.audit import run as run_module
-from pixeltrust.audit.regions import agreement, case_row, region_rows
-from pixeltrust.audit.scores import SHARE, TILT, confusion_of, tilt_of, trust_of
-from pixeltrust.audits import CASE_COLUMNS, REGION_COLUMNS, read_audit_cases, read_audit_regions, read_record
-from pixeltrust.cases import check, read_cases
-from pixeltrust.charts import overlay
-from pixeltrust.data import Pixels
-from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.files import alone
-from pixeltrust.images import read_image, read_labels, write_png
-from pixeltrust.inference import Network
-from pixeltrust.report import audit as page_module
-from pixeltrust.report import report
-from pixeltrust.report.pieces import data_uri
-from pixeltrust.train import train
+from pixeltrust.auditing import audit, evidence
+from pixeltrust.auditing import page as page_module
+from pixeltrust.auditing import run as run_module
+from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, read_audit_cases, read_audit_regions, read_record
+from pixeltrust.auditing.regions import agreement, case_row, region_rows
+from pixeltrust.auditing.scores import SHARE, TILT, confusion_of, tilt_of, trust_of
+from pixeltrust.data.batches import Pixels
+from pixeltrust.data.cases import check, read_cases
+from pixeltrust.data.images import read_image, read_labels, write_png
+from pixeltrust.pages.charts import overlay
+from pixeltrust.pages.pieces import data_uri
+from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.plumbing.files import alone
+from pixeltrust.prediction.network import Network
+from pixeltrust.reports import report
+from pixeltrust.training.train import train
 from tiny import configured, draw
 
 PICTURES = 2  # of the worst cases on a page

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixeltrust.augmentation import (
+from pixeltrust.config import Config
+from pixeltrust.data.views import (
     INVERSE,
     TURNS,
     Views,
@@ -15,8 +16,7 @@ from pixeltrust.augmentation import (
     turned,
     views_of,
 )
-from pixeltrust.config import Config
-from pixeltrust.weights import Batch
+from pixeltrust.method.weights import Batch
 
 SIZE = 16
 

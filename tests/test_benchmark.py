@@ -13,15 +13,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pixeltrust.benchmark import Cell, Grid, benchmark, launcher_of
-from pixeltrust.benchmark import run as run_module
-from pixeltrust.benchmark.cells import attempt, read_json, weight_of_wrong
-from pixeltrust.benchmark.jobs import Local
-from pixeltrust.benchmark.masks import SourceMasks
+from pixeltrust.benchmarking import Cell, Grid, benchmark, launcher_of
+from pixeltrust.benchmarking import run as run_module
+from pixeltrust.benchmarking.cells import attempt, read_json, weight_of_wrong
+from pixeltrust.benchmarking.jobs import Local
+from pixeltrust.benchmarking.masks import SourceMasks
 from pixeltrust.config import read_config
-from pixeltrust.errors import ConfigError, RunError
-from pixeltrust.runs import Run
-from pixeltrust.synthetic import write_source
+from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.plumbing.errors import ConfigError, RunError
+from pixeltrust.training.run_folder import Run
 from waiting import TOO_LONG, wait_for
 
 HERE = Path(__file__).parent
@@ -159,7 +159,7 @@ def test_steps_that_weigh_pixels_tell_how_they_weigh_wrong_ones(finished, source
 
 
 def test_watching_the_weights_changes_nothing_that_is_learned(finished, tmp_path):
-    from pixeltrust.train import train
+    from pixeltrust.training.train import train
 
     folder = finished.out / "cells" / "pixel-triangle-4-0"
     config = read_config(folder / "run" / "config.toml")

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pixeltrust.benchmark import Cell, Grid, read_grid
-from pixeltrust.benchmark.grid import VARIANTS
-from pixeltrust.benchmark.masks import FOLDS, FolderMasks, SourceMasks, fold_of
-from pixeltrust.cases import read_cases
+from pixeltrust.benchmarking import Cell, Grid, read_grid
+from pixeltrust.benchmarking.grid import VARIANTS
+from pixeltrust.benchmarking.masks import FOLDS, FolderMasks, SourceMasks, fold_of
 from pixeltrust.config import MethodName
-from pixeltrust.errors import ConfigError, DataError
-from pixeltrust.synthetic import write_source
+from pixeltrust.data.cases import read_cases
+from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.plumbing.errors import ConfigError, DataError
 from tiny import draw
 
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from pixeltrust.benchmark import Grid, costs, question
-from pixeltrust.benchmark.costs import one_long_epoch, phases_of
-from pixeltrust.benchmark.jobs import Local
-from pixeltrust.benchmark.matching import costs_of, trainings_of, with_methods
+from pixeltrust.benchmarking import Grid, costs, question
+from pixeltrust.benchmarking.costs import one_long_epoch, phases_of
+from pixeltrust.benchmarking.jobs import Local
+from pixeltrust.benchmarking.matching import costs_of, trainings_of, with_methods
 from pixeltrust.config import Config
-from pixeltrust.errors import ConfigError, RunError
+from pixeltrust.plumbing.errors import ConfigError, RunError
 from test_benchmark import Here, done, networks_of_the_tests, source  # noqa: F401  (fixtures)
 from test_benchmark_question import SETTINGS
 from tiny import draw

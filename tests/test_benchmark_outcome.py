@@ -15,19 +15,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from pixeltrust.benchmark import Grid, benchmark
-from pixeltrust.benchmark.telling import telling
-from pixeltrust.cases import Case, table_of
-from pixeltrust.charts import family_of, marker_of
-from pixeltrust.errors import RunError
-from pixeltrust.outcome import outcome_of
-from pixeltrust.outcome.figures import clean_figure, cost_figure, dice_figure, label_points, pushed_apart, weights_figure
-from pixeltrust.outcome.statistics import CEILING, COLUMNS, Outcome, holm, mean_shares, signed_rank, summarized
-from pixeltrust.outcome.words import groups, headings, markdown, rows_of, told, told_of_weights, verdict
-from pixeltrust.outcome.writing import write_outcome
-from pixeltrust.report import report
-from pixeltrust.report.benchmark import headline
-from pixeltrust.synthetic import write_source
+from pixeltrust.benchmarking import Grid, benchmark
+from pixeltrust.benchmarking.outcome import outcome_of
+from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, label_points, pushed_apart, weights_figure
+from pixeltrust.benchmarking.outcome.statistics import CEILING, COLUMNS, Outcome, holm, mean_shares, signed_rank, summarized
+from pixeltrust.benchmarking.outcome.words import groups, headings, markdown, rows_of, told, told_of_weights, verdict
+from pixeltrust.benchmarking.outcome.writing import write_outcome
+from pixeltrust.benchmarking.page import headline
+from pixeltrust.benchmarking.run import writing_results
+from pixeltrust.data.cases import Case, table_of
+from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.pages.charts import family_of, marker_of
+from pixeltrust.plumbing.errors import RunError
+from pixeltrust.reports import report
 from test_benchmark import TINY, Here
 from test_report import MARKUP, assert_alone, needs_chromium, seen_in_chromium, words, write_case, write_run
 
@@ -480,7 +480,7 @@ def write_benchmark(folder, *, methods=("plain", "clean", "pixel"), seeds=(0, 1)
 def told_folder(tmp_path_factory):
     """A benchmark with everything written: one cell failed, one method was never begun."""
     folder = write_benchmark(tmp_path_factory.mktemp("told") / "out", failed=[("pixel", 1)])
-    with telling(folder):
+    with writing_results(folder):
         pass
     return folder
 
@@ -569,7 +569,7 @@ def test_the_processors_seconds_of_a_gpu_run_are_no_cost(tmp_path):
 def test_pages_and_tables_do_without_images_that_are_gone(tmp_path):
     folder = write_benchmark(tmp_path / "out")
     shutil.rmtree(tmp_path / "source")
-    with telling(folder):
+    with writing_results(folder):
         pass
     assert not (folder / "figures" / "weight-maps.png").exists()
     assert_alone((folder / "report.html").read_text(encoding="utf-8"))
@@ -577,14 +577,14 @@ def test_pages_and_tables_do_without_images_that_are_gone(tmp_path):
 
 def test_a_stopped_benchmark_tells_what_is_there(tmp_path):
     folder = write_benchmark(tmp_path / "out")
-    with pytest.raises(KeyboardInterrupt), telling(folder):
+    with pytest.raises(KeyboardInterrupt), writing_results(folder):
         raise KeyboardInterrupt
     assert (folder / "report.html").exists()
     assert (folder / "tables.md").exists()
 
 
 def test_ctrl_c_before_the_first_cell_is_nothing_but_that(tmp_path):
-    with pytest.raises(KeyboardInterrupt), telling(tmp_path):
+    with pytest.raises(KeyboardInterrupt), writing_results(tmp_path):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
 

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from pixeltrust.benchmark import Grid, question
-from pixeltrust.benchmark.answers import FEWEST, MARGIN, answer_of, too_few
-from pixeltrust.errors import ConfigError, RunError
+from pixeltrust.benchmarking import Grid, question
+from pixeltrust.benchmarking.answers import FEWEST, MARGIN, answer_of, too_few
+from pixeltrust.plumbing.errors import ConfigError, RunError
 from test_benchmark import Here
 from tiny import draw
 
@@ -152,8 +152,8 @@ def test_a_question_continues_and_tells_what_failed(tmp_path):
 
 
 def test_trainings_are_short_and_nothing_is_held_out_by_default(tmp_path, monkeypatch):
-    from pixeltrust.benchmark import question as function
-    from pixeltrust.benchmark.masks import FolderMasks
+    from pixeltrust.benchmarking import question as function
+    from pixeltrust.benchmarking.masks import FolderMasks
 
     completed = function.__globals__["_completed"]
     grid = completed(Grid(), FolderMasks(draw(tmp_path / "data", noisy=30, clean=12), show_progress=False))

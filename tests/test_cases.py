@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from pixeltrust import cases as cases_module
-from pixeltrust.cases import Case, CaseList, check, clean_warnings, files_by_id, read_cases, table_of
 from pixeltrust.config import Config
-from pixeltrust.data import Streams, held_out
-from pixeltrust.errors import DataError
-from pixeltrust.images import read_header
-from pixeltrust.runs import Run
+from pixeltrust.data import cases as cases_module
+from pixeltrust.data.batches import Streams, held_out
+from pixeltrust.data.cases import Case, CaseList, check, clean_warnings, files_by_id, read_cases, table_of
+from pixeltrust.data.images import read_header
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.training.run_folder import Run
 
 BLANK = np.zeros((6, 8), np.uint8)
 

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pixeltrust import charts
-from pixeltrust.charts import MOST, OUTLINES, PANEL_PIXELS, dice_strips, differences, heat, heat_legend, overlay, training_curves
+from pixeltrust.pages import charts
+from pixeltrust.pages.charts import MOST, OUTLINES, PANEL_PIXELS, dice_strips, differences, heat, heat_legend, overlay, training_curves
 
 UPDATES = {"update": [10, 20]}
 PLAIN = pd.DataFrame(UPDATES | {"loss": [0.7, 0.25], "val_dice": [0.4, 0.5], "zero_share": np.nan, "effective_pixels": np.nan})

@@ -1,5 +1,6 @@
 """The commands on bad input: one clear line or list on standard error, exit code 2, no traceback, nothing half-written."""
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typer.main import get_command
 
 import pixeltrust
 from pixeltrust.cli import app
-from pixeltrust.noise import KINDS
+from pixeltrust.noise.kinds import KINDS
 
 TINY = ["--set", "model=unet-small", "--set", "image_size=16", "--set", "epochs=1", "--quiet"]
 
@@ -216,13 +217,48 @@ def test_help_and_version_answer_without_loading_torch():
     assert answer.stdout == f"pixeltrust {pixeltrust.__version__}\nFalse\n"
 
 
+COMMANDS = [
+    "audit",
+    "benchmark",
+    "check",
+    "convert",
+    "demo",
+    "evaluate",
+    "export",
+    "fetch",
+    "predict",
+    "question",
+    "report",
+    "review",
+    "simulate",
+    "train",
+]
+METHOD = ["Batch", "pixel_gains", "pixel_weights", "reweighted_step", "verify"]
+TYPES = ["Config", "ConfigError", "DataError", "FetchError", "GainsWarning", "Grid", "PixeltrustError", "RunError"]
+
+
 def test_the_public_names_are_these():
-    assert pixeltrust.__all__ == ["Batch", "__version__", "pixel_gains", "pixel_weights", "reweighted_step", "verify"]
-    assert all(hasattr(pixeltrust, name) for name in pixeltrust.__all__)
+    assert pixeltrust.__all__ == sorted(["__version__", *COMMANDS, *METHOD, *TYPES])
+    assert dir(pixeltrust) == pixeltrust.__all__
 
 
-@pytest.mark.slow
-def test_a_module_is_loaded_when_it_is_asked_for():
-    code = "import pixeltrust; print(pixeltrust.train.train.__name__, hasattr(pixeltrust, 'nonsense'))"
+@pytest.mark.parametrize("name", [*COMMANDS, *METHOD, *TYPES])
+def test_every_public_name_is_what_it_says(name):
+    assert getattr(pixeltrust, name).__name__ == name
+
+
+def test_type_checkers_see_the_names_that_are_loaded_when_asked_for():
+    tree = ast.parse(Path(pixeltrust.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {(node.module, alias.name) for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert seen == {(f"pixeltrust.{module}", name) for module, names in pixeltrust._MODULES.items() for name in names}
+
+
+def test_the_name_of_a_command_stays_a_function_whatever_was_imported_before():
+    code = "import pixeltrust, pixeltrust.auditing.run, pixeltrust.cli; print(callable(pixeltrust.audit), callable(pixeltrust.report))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout == "train False\n"
+    assert answer.stdout == "True True\n"
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(pixeltrust, "nonsense")

@@ -4,8 +4,8 @@ from contextlib import suppress
 
 import pytest
 
-from pixeltrust import clock as clock_module
-from pixeltrust.clock import PARTS, Clock, shares
+from pixeltrust.training import history as clock_module
+from pixeltrust.training.history import PARTS, Clock, shares
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pixeltrust import config as config_module
 from pixeltrust.config import Config, config_from, read_config, to_toml
-from pixeltrust.errors import ConfigError
+from pixeltrust.plumbing.errors import ConfigError
 
 NAMES = [field.name for field in dataclasses.fields(Config)]
 DEFAULTS = dataclasses.asdict(Config())

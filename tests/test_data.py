@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pixeltrust import data as data_module
-from pixeltrust.cases import Case, CaseList, read_cases
 from pixeltrust.config import Config
-from pixeltrust.data import (
+from pixeltrust.data import batches as data_module
+from pixeltrust.data.batches import (
     MIN_HELD_OUT,
     Pixels,
     Streams,
@@ -22,8 +21,9 @@ from pixeltrust.data import (
     epoch_order,
     held_out,
 )
-from pixeltrust.errors import DataError
-from pixeltrust.seeds import generator
+from pixeltrust.data.cases import Case, CaseList, read_cases
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.seeds import generator
 from tiny import draw
 
 SIZE = 16

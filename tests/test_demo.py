@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from torch import nn
 
-from pixeltrust import demo as demo_module
 from pixeltrust.config import read_config
-from pixeltrust.demo import Demo, Plan, Row, demo
-from pixeltrust.errors import RunError
-from pixeltrust.images import read_labels
+from pixeltrust.data.images import read_labels
+from pixeltrust.demonstration import demo as demo_module
+from pixeltrust.demonstration.demo import Demo, Plan, Row, demo
 from pixeltrust.metrics import bootstrap_interval
+from pixeltrust.plumbing.errors import RunError
 
 
 def tiny_network(in_channels, out_channels):

@@ -13,7 +13,7 @@ import torch
 
 from pixeltrust import config
 from pixeltrust.config import Config
-from pixeltrust.synthetic import write_source
+from pixeltrust.demonstration.synthetic import write_source
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
@@ -102,11 +102,11 @@ def test_links_between_pages_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
-def test_every_module_is_in_the_file_map():
+def test_every_folder_and_module_at_the_top_is_in_the_file_map():
     listed = set(re.findall(r"`(\w+(?:\.py|/))`", (ROOT / "README.md").read_text(encoding="utf-8")))
     source = ROOT / "src/pixeltrust"
-    modules = {path.name for path in source.glob("*.py")} | {f"{path.parent.name}/" for path in source.glob("*/__init__.py")}
-    assert modules - {"__init__.py"} <= listed
+    rooms = {path.name for path in source.glob("*.py")} | {f"{path.parent.name}/" for path in source.glob("*/__init__.py")}
+    assert rooms - {"__init__.py"} <= listed
 
 
 if __name__ == "__main__":

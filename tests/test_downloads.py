@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from pixeltrust.downloads import UNFINISHED, Patience, alone_in, download, held_bytes, remote_size
-from pixeltrust.errors import FetchError, RunError
+from pixeltrust.datasets.downloads import UNFINISHED, Patience, alone_in, download, held_bytes, remote_size
+from pixeltrust.plumbing.errors import FetchError, RunError
 from waiting import TOO_LONG, wait_for
 from web import serving
 
@@ -89,7 +89,7 @@ def test_a_later_call_goes_on_where_an_earlier_process_was_killed(web, tmp_path)
     folder = tmp_path / "archives"
     url = web.put("a.zip", CONTENT, stalls=[3 * CHUNK])
     code = (
-        "import sys; from pathlib import Path; from pixeltrust.downloads import alone_in, download\n"
+        "import sys; from pathlib import Path; from pixeltrust.datasets.downloads import alone_in, download\n"
         "folder = Path(sys.argv[3])\n"
         "with alone_in(folder): download(sys.argv[1], md5=sys.argv[2], folder=folder)"
     )

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pixeltrust import pixel_gains, reweighted_step
-from pixeltrust.duals import Tangents, Unfollowed, following, linear, pointwise, products
-from pixeltrust.duals.other import any_other
-from pixeltrust.module_state import buffers_kept
-from pixeltrust.tangents import exact_tangent, forward_mode_tangent
-from pixeltrust.weights import clean_gradient
+from pixeltrust.method.forward_mode import Tangents, Unfollowed, following, linear, pointwise, products
+from pixeltrust.method.forward_mode.other import any_other
+from pixeltrust.method.module_state import buffers_kept
+from pixeltrust.method.tangents import exact_tangent, forward_mode_tangent
+from pixeltrust.method.weights import clean_gradient
 from reference import NETWORKS, assert_equal_to_rounding, batch, network, seeded
 
 
@@ -247,7 +247,7 @@ OUT_OF_SIGHT = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::pixeltrust.errors.GainsWarning")
+@pytest.mark.filterwarnings("ignore::pixeltrust.plumbing.errors.GainsWarning")
 @pytest.mark.parametrize("name", OUT_OF_SIGHT)
 def test_what_cannot_be_followed_is_left_to_torchs_forward_mode(name):
     model, images, direction = prepared(Weights(lambda x, a: OUT_OF_SIGHT[name](x * a), IMAGE[1:]))
@@ -259,7 +259,7 @@ def test_what_cannot_be_followed_is_left_to_torchs_forward_mode(name):
             assert_equal_to_rounding(actual.detach(), wanted.detach())
 
 
-@pytest.mark.filterwarnings("ignore::pixeltrust.errors.GainsWarning")
+@pytest.mark.filterwarnings("ignore::pixeltrust.plumbing.errors.GainsWarning")
 def test_buffers_change_once_where_a_network_cannot_be_followed():
     class Mixed(nn.Module):
         def __init__(self):

@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from pixeltrust import metrics
-from pixeltrust.errors import DataError
-from pixeltrust.evaluate import evaluate, summarize
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.prediction.evaluate import evaluate, summarize
 
 COLUMNS = ["id", "dice", "jaccard", "sensitivity", "specificity", "accuracy", "hausdorff95", "surface_distance"]
 

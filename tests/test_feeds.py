@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from pixeltrust.errors import DataError
-from pixeltrust.feeds import Ahead
-from pixeltrust.weights import Batch
+from pixeltrust.data.prefetch import Ahead
+from pixeltrust.method.weights import Batch
+from pixeltrust.plumbing.errors import DataError
 from waiting import TOO_LONG
 
 

@@ -7,10 +7,10 @@ import stat
 import numpy as np
 import pytest
 
-from pixeltrust import files
-from pixeltrust.errors import RunError
-from pixeltrust.files import append, check_free, make_folder, mapped_array, replacing, whole_folder, write_whole
-from pixeltrust.images import image_suffix
+from pixeltrust.data.images import image_suffix
+from pixeltrust.plumbing import files
+from pixeltrust.plumbing.errors import RunError
+from pixeltrust.plumbing.files import append, check_free, make_folder, mapped_array, replacing, whole_folder, write_whole
 
 
 def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path):

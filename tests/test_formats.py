@@ -22,10 +22,10 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 
-from pixeltrust.audits import CASE_NUMBERS, AuditRecord
-from pixeltrust.errors import ConfigError, DataError, RunError
+from pixeltrust.auditing.folder import CASE_NUMBERS, AuditRecord
+from pixeltrust.data.images import MAX_PIXELS, read_labels, write_png
 from pixeltrust.formats import convert, label_studio, polygons, rle
-from pixeltrust.images import MAX_PIXELS, read_labels, write_png
+from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 
 OTHERS = ("coco", "coco-polygons", "label-studio", "cvat", "fiftyone")
 IDS = ("a", "Läsion 1", "<b>&", "007", "x.y")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeltrust.errors import DataError
+from pixeltrust.data.images import read_labels, write_png
 from pixeltrust.formats import convert, label_studio, shapes
 from pixeltrust.formats.annotations import Found, id_of
-from pixeltrust.images import read_labels, write_png
+from pixeltrust.plumbing.errors import DataError
 
 SIZE = (48, 64)
 WHOLE = {"original_width": 64, "original_height": 48, "image_rotation": 0}

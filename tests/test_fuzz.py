@@ -7,13 +7,12 @@ import fuzz
 import pytest
 from odd_making import parquet
 
-from pixeltrust.audits import read_record
+from pixeltrust.auditing.folder import Audit, read_record
 from pixeltrust.config import setting
-from pixeltrust.errors import DataError, PixeltrustError
-from pixeltrust.review.audits import Audit
-from pixeltrust.review.decisions import Decisions
-from pixeltrust.tables import read_table
-from pixeltrust.zips import files_in, open_zip
+from pixeltrust.datasets.zips import files_in, open_zip
+from pixeltrust.plumbing.errors import DataError, PixeltrustError
+from pixeltrust.plumbing.tables import read_table
+from pixeltrust.reviewing.decisions import Decisions
 
 
 @pytest.mark.parametrize("target", fuzz.targets(), ids=lambda target: target.name)

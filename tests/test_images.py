@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
-from pixeltrust.errors import DataError
-from pixeltrust.images import (
+from pixeltrust.data.images import (
     case_id,
     decoded,
     encoded,
@@ -30,6 +29,7 @@ from pixeltrust.images import (
     write_jpeg,
     write_png,
 )
+from pixeltrust.plumbing.errors import DataError
 
 ORIENTATION = 0x0112
 GREY = np.arange(240, dtype=np.uint8).reshape(12, 20)

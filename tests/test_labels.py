@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pixeltrust.errors import DataError
-from pixeltrust.labels import Kind, decode_labels, labels_of, mixture_faults, role_faults
+from pixeltrust.data.masks import Kind, decode_labels, labels_of, mixture_faults, role_faults
+from pixeltrust.plumbing.errors import DataError
 
 
 def put(path, pixels):

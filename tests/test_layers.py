@@ -7,14 +7,18 @@ import pytest
 
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
-    ("errors", "seeds", "clock", "malloc", "ranks", "losses", "robust_losses", "metrics", "noise", "module_state", "models"),
-    ("lost_gradients", "duals", "tangents", "weights", "verification"),
-    ("config", "progress", "files", "downloads", "zips", "tables", "images", "optimizers"),
-    ("layouts", "labels", "cases", "sources", "runs", "alarms", "steps", "checkpoints", "trust", "audits"),
-    ("augmentation", "feeds", "data", "methods", "validation", "weight_maps", "trust_maps", "inference"),
-    ("train", "predict", "evaluate", "simulate", "formats", "archives", "synthetic"),
-    ("charts", "outcome"),
-    ("report", "audit", "demo", "benchmark", "review"),
+    ("plumbing",),
+    ("config", "metrics"),
+    ("method",),
+    ("data",),
+    ("noise", "datasets", "pages"),
+    ("training",),
+    ("prediction",),
+    ("auditing",),
+    ("formats",),
+    ("benchmarking", "reviewing"),
+    ("demonstration",),
+    ("reports",),
     ("cli",),
 )
 """A module imports from lower rows, or from its left in its own row."""

@@ -5,13 +5,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pixeltrust.audit import audit
-from pixeltrust.cases import check, read_cases
-from pixeltrust.errors import DataError
-from pixeltrust.evaluate import evaluate
-from pixeltrust.layouts import propose_endings
-from pixeltrust.review import export
-from pixeltrust.train import train
+from pixeltrust.auditing import audit
+from pixeltrust.data.cases import check, read_cases
+from pixeltrust.data.layouts import propose_endings
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.prediction.evaluate import evaluate
+from pixeltrust.reviewing import export
+from pixeltrust.training.train import train
 from tiny import configured, draw
 
 MASK = np.zeros((6, 8), np.uint8)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from pixeltrust.losses import cross_entropy_of_labels, mean_over_counted, pixel_cross_entropy
+from pixeltrust.method.losses import cross_entropy_of_labels, mean_over_counted, pixel_cross_entropy
 
 SHAPES = [(5, 7), (3, 5, 4)]
 

@@ -8,16 +8,17 @@ import sys
 
 import pytest
 
-from pixeltrust import inference, train
 from pixeltrust.config import Config
-from pixeltrust.malloc import keep_freed_memory
-from pixeltrust.runs import Run
+from pixeltrust.plumbing.malloc import keep_freed_memory
+from pixeltrust.prediction import network as inference
+from pixeltrust.training import train
+from pixeltrust.training.run_folder import Run
 from tiny import draw
 
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 FAULTS = """
 import resource
-from pixeltrust.malloc import keep_freed_memory
+from pixeltrust.plumbing.malloc import keep_freed_memory
 print(keep_freed_memory())
 for _ in range(20):
     blocks = [b"x" * (20 << 20) for _ in range(4)]
@@ -77,6 +78,6 @@ def test_training_and_what_predicts_keep_it(tmp_path, monkeypatch):
         monkeypatch.setattr(module, "keep_freed_memory", lambda name=module.__name__: called.append(name))
     config = Config(model="tiny:network", image_size=16, epochs=1, device="cpu")
     train.train(draw(tmp_path / "data"), out=tmp_path / "run", config=config, show_progress=False)
-    assert called == ["pixeltrust.train"]
+    assert called == ["pixeltrust.training.train"]
     inference.network_of(Run(tmp_path / "run"), "last")  # as `predict` and `audit` begin
-    assert called == ["pixeltrust.train", "pixeltrust.inference"]
+    assert called == ["pixeltrust.training.train", "pixeltrust.prediction.network"]

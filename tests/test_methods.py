@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pixeltrust import methods as methods_module
-from pixeltrust import weights as weights_module
 from pixeltrust.config import Config
-from pixeltrust.feeds import Feed
-from pixeltrust.methods import METHODS, build_method, consistency_weight
-from pixeltrust.optimizers import build_optimizer
-from pixeltrust.seeds import generator
-from pixeltrust.weights import Batch, Step, pixel_weights
+from pixeltrust.data.prefetch import Feed
+from pixeltrust.method import weights as weights_module
+from pixeltrust.method.weights import Batch, Step, pixel_weights
+from pixeltrust.plumbing.seeds import generator
+from pixeltrust.training import methods as methods_module
+from pixeltrust.training.methods import METHODS, build_method, consistency_weight
+from pixeltrust.training.optimizers import build_optimizer
 from published import PUBLISHED
 from reference import (
     PLACES,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pixeltrust.errors import ConfigError
-from pixeltrust.models import WIDTHS, build_model, parameters_along, trains_on_one, try_out
+from pixeltrust.plumbing.errors import ConfigError
+from pixeltrust.training.models import WIDTHS, build_model, parameters_along, trains_on_one, try_out
 
 
 def count(model):

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from pixeltrust import noise as noise_module
-from pixeltrust.images import read_image, read_labels, resize_image, resize_labels
-from pixeltrust.noise import KINDS, box, coarse, drop, noise, polygon
+from pixeltrust.data.images import read_image, read_labels, resize_image, resize_labels
+from pixeltrust.noise import kinds as noise_module
+from pixeltrust.noise.kinds import KINDS, box, coarse, drop, noise, polygon
 
 ISIC = Path(__file__).parents[2] / "shared/data/isic2017"
 ALL_KINDS = (*KINDS, "polygon-12", "axes-3")

@@ -17,15 +17,15 @@ import torch
 from odd_files import LONG
 from odd_making import COLOUR, HARM, case, content, half, harmful, put, saved
 
-from pixeltrust.audit.run import _Audit
-from pixeltrust.cases import read_cases
-from pixeltrust.checkpoints import State
-from pixeltrust.errors import PixeltrustError, RunError
-from pixeltrust.images import image_suffix, read_labels
-from pixeltrust.optimizers import build_optimizer, build_schedule
-from pixeltrust.ranks import ALONE
-from pixeltrust.runs import Run
-from pixeltrust.train import train
+from pixeltrust.auditing.run import _Audit
+from pixeltrust.data.cases import read_cases
+from pixeltrust.data.images import image_suffix, read_labels
+from pixeltrust.plumbing.errors import PixeltrustError, RunError
+from pixeltrust.plumbing.processes import ALONE
+from pixeltrust.training.checkpoints import State
+from pixeltrust.training.optimizers import build_optimizer, build_schedule
+from pixeltrust.training.run_folder import Run
+from pixeltrust.training.train import train
 from tiny import configured, draw, network
 from waiting import TOO_LONG
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pixeltrust.config import Config
-from pixeltrust.optimizers import build_optimizer
+from pixeltrust.training.optimizers import build_optimizer
 
 PLAIN = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
 

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from pixeltrust import predict as predict_module
 from pixeltrust.config import Config
-from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.images import read_labels
-from pixeltrust.models import build_model
-from pixeltrust.predict import predict
-from pixeltrust.runs import Run
+from pixeltrust.data.images import read_labels
+from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.prediction import predict as predict_module
+from pixeltrust.prediction.predict import predict
+from pixeltrust.training.models import build_model
+from pixeltrust.training.run_folder import Run
 
 SIZE = 16  # of training
 RED = [255, 0, 0]

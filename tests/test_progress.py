@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from pixeltrust.errors import DataError, RunError
-from pixeltrust.progress import AHEAD, THREADS, all_in_threads, in_threads, progress_bar
+from pixeltrust.plumbing.errors import DataError, RunError
+from pixeltrust.plumbing.progress import AHEAD, THREADS, all_in_threads, in_threads, progress_bar
 from waiting import TOO_LONG, wait_for
 
 

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from joined_runs import run, use
-from pixeltrust.errors import DataError, RunError
-from pixeltrust.ranks import Ranks
-from pixeltrust.synthetic import write_source
+from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.plumbing.errors import DataError, RunError
+from pixeltrust.plumbing.processes import Ranks
 from tiny import draw
 from waiting import TOO_LONG
 

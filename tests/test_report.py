@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 
 from audits import audit_of
-from pixeltrust.cases import Case, table_of
 from pixeltrust.config import Config, to_toml
-from pixeltrust.errors import RunError
-from pixeltrust.images import write_png
+from pixeltrust.data.cases import Case, table_of
+from pixeltrust.data.images import write_png
 from pixeltrust.metrics import METRICS, bootstrap_interval
-from pixeltrust.report import report
+from pixeltrust.plumbing.errors import RunError
+from pixeltrust.reports import report
 from waiting import TOO_LONG
 
 MARKUP = "a<img src=x onerror=alert(1)>&b"

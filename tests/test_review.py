@@ -25,18 +25,17 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from audits import audit_of, discs, shifted_back
-from pixeltrust.audits import AuditRecord, read_audit_cases
-from pixeltrust.cases import check, read_cases
-from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.images import decoded, encoded, read_labels
-from pixeltrust.review import export, review
-from pixeltrust.review.audits import Audit
-from pixeltrust.review.decisions import Conflict, Decisions, name_of
-from pixeltrust.review.guard import Door
-from pixeltrust.review.masks import Kept, allowed_labels, digest, labels_of_runs
-from pixeltrust.review.pages import application
-from pixeltrust.review.pictures import stamp
-from pixeltrust.review.queue import Filter, Queue
+from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases
+from pixeltrust.data.cases import check, read_cases
+from pixeltrust.data.images import decoded, encoded, read_labels
+from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.reviewing import export, review
+from pixeltrust.reviewing.decisions import Conflict, Decisions, name_of
+from pixeltrust.reviewing.guard import Door
+from pixeltrust.reviewing.masks import Kept, allowed_labels, digest, labels_of_runs
+from pixeltrust.reviewing.pages import application
+from pixeltrust.reviewing.pictures import stamp
+from pixeltrust.reviewing.queue import Filter, Queue
 from waiting import TOO_LONG, wait_for
 
 SIZE = (48, 64)
@@ -319,8 +318,8 @@ def test_a_full_disk_is_said_and_nothing_is_half_written(audit):
 _BEGIN = """
 import sys
 from pathlib import Path
-from pixeltrust.review.audits import Audit
-from pixeltrust.review.decisions import Decisions
+from pixeltrust.auditing.folder import Audit
+from pixeltrust.reviewing.decisions import Decisions
 print("ready", flush=True)
 sys.stdin.readline()
 Decisions(Audit.read(Path(sys.argv[1]))).close()
@@ -342,8 +341,8 @@ _DECIDE = """
 import sys
 from pathlib import Path
 import numpy as np
-from pixeltrust.review.audits import Audit
-from pixeltrust.review.decisions import Decisions
+from pixeltrust.auditing.folder import Audit
+from pixeltrust.reviewing.decisions import Decisions
 store, seen = Decisions(Audit.read(Path(sys.argv[1]))), 0
 for number in range(10**9):
     mask = np.random.default_rng(number).integers(0, 2, (64, 64)).astype(np.uint8)
@@ -922,7 +921,7 @@ def test_an_export_is_whole_or_nothing(audit, client, tmp_path, monkeypatch):
     def failing(path, pixels):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pixeltrust.review.exports.write_png", failing)
+    monkeypatch.setattr("pixeltrust.reviewing.exports.write_png", failing)
     with pytest.raises(RunError, match="No space left"):
         export(audit, tmp_path / "out", show_progress=False)
     assert not list(tmp_path.glob("*out*"))

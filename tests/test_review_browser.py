@@ -13,13 +13,12 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 
 from audits import audit_of, discs, shifted_back
-from pixeltrust.audits import read_audit_cases
-from pixeltrust.cases import check
-from pixeltrust.review import export
-from pixeltrust.review.audits import Audit
-from pixeltrust.review.decisions import Decisions
-from pixeltrust.review.guard import Door
-from pixeltrust.review.pages import application
+from pixeltrust.auditing.folder import Audit, read_audit_cases
+from pixeltrust.data.cases import check
+from pixeltrust.reviewing import export
+from pixeltrust.reviewing.decisions import Decisions
+from pixeltrust.reviewing.guard import Door
+from pixeltrust.reviewing.pages import application
 from test_review import given_of, rows_of
 from waiting import TOO_LONG, wait_for
 

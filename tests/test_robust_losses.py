@@ -8,8 +8,8 @@ from monai.losses import DiceCELoss, DiceLoss
 from torch.autograd import gradcheck
 
 import published
-from pixeltrust.losses import mean_over_counted, pixel_cross_entropy
-from pixeltrust.robust_losses import (
+from pixeltrust.method.losses import mean_over_counted, pixel_cross_entropy
+from pixeltrust.training.robust_losses import (
     absolute_error,
     dice_cross_entropy,
     generalised_cross_entropy,

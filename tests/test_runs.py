@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from pixeltrust.cases import Case, table_of
-from pixeltrust.errors import ConfigError, RunError
-from pixeltrust.models import build_model
-from pixeltrust.runs import FORMAT, Run, environment, parameters
+from pixeltrust.data.cases import Case, table_of
+from pixeltrust.plumbing.errors import ConfigError, RunError
+from pixeltrust.training.models import build_model
+from pixeltrust.training.run_folder import FORMAT, Run, environment, parameters
 from tiny import configured
 
 CASES = table_of([Case("007", Path("a.png"), Path("b.png"), "noisy"), Case("NA", Path("c,d.png"), Path("e.png"), "clean", "1e5")], {"NA"})

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pixeltrust import simulate as simulate_module
-from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.images import read_image, read_labels, write_png
-from pixeltrust.noise import noise
-from pixeltrust.simulate import simulate
+from pixeltrust.data.images import read_image, read_labels, write_png
+from pixeltrust.noise import simulate as simulate_module
+from pixeltrust.noise.kinds import noise
+from pixeltrust.noise.simulate import simulate
+from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 
 ISIC = Path(__file__).parents[2] / "shared/data/isic2017"
 SIZE = 48

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pixeltrust.errors import DataError
-from pixeltrust.images import write_png
-from pixeltrust.sources import read_source, read_truth
+from pixeltrust.data.images import write_png
+from pixeltrust.data.known_truth import read_source, read_truth
+from pixeltrust.plumbing.errors import DataError
 
 MASK = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
 

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pixeltrust.losses import mean_over_counted, pixel_cross_entropy
-from pixeltrust.models import build_model
-from pixeltrust.weights import Batch, reweighted_step
+from pixeltrust.method.losses import mean_over_counted, pixel_cross_entropy
+from pixeltrust.method.weights import Batch, reweighted_step
+from pixeltrust.training.models import build_model
 from reference import NETWORKS, batch, network, seeded
 
 

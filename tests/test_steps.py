@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from pixeltrust.errors import RunError
-from pixeltrust.steps import Steps
+from pixeltrust.plumbing.errors import RunError
+from pixeltrust.training.history import Steps
 
 
 def step(update, **more):

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pixeltrust.errors import RunError
-from pixeltrust.images import read_image, read_labels
-from pixeltrust.synthetic import dermoscopy, source, write_source
-from pixeltrust.synthetic.artefacts import ARTEFACTS
-from pixeltrust.synthetic.camera import as_jpeg
-from pixeltrust.synthetic.drawing import cloud, grid
-from pixeltrust.synthetic.lesion import lesion_depth
+from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.demonstration.synthetic import dermoscopy, source, write_source
+from pixeltrust.demonstration.synthetic.artefacts import ARTEFACTS
+from pixeltrust.demonstration.synthetic.camera import as_jpeg
+from pixeltrust.demonstration.synthetic.drawing import cloud, grid
+from pixeltrust.demonstration.synthetic.lesion import lesion_depth
+from pixeltrust.plumbing.errors import RunError
 
 CASES = 60
 

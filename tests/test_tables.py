@@ -4,7 +4,7 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixeltrust.tables import read_table, write_csv
+from pixeltrust.plumbing.tables import read_table, write_csv
 
 cells = st.text(st.characters(codec="utf-8"), max_size=6) | st.text("a,\"\n\r ';", max_size=3)
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from pixeltrust.errors import GainsWarning
-from pixeltrust.module_state import buffers_kept
-from pixeltrust.tangents import exact_tangent, finite_difference_tangent
-from pixeltrust.weights import pixel_gains, reweighted_step
+from pixeltrust.method.module_state import buffers_kept
+from pixeltrust.method.tangents import exact_tangent, finite_difference_tangent
+from pixeltrust.method.weights import pixel_gains, reweighted_step
+from pixeltrust.plumbing.errors import GainsWarning
 from reference import PlainUNet, assert_equal_to_rounding, batch, differentiated_gains, network, seeded
 
 RULES = [exact_tangent, finite_difference_tangent]

@@ -24,29 +24,29 @@ from PIL import Image
 from torch.nn import functional as F
 
 import tiny
-from pixeltrust import data as data_module
-from pixeltrust import progress as progress_module
-from pixeltrust import train as train_module
-from pixeltrust import weight_maps as weight_maps_module
-from pixeltrust.alarms import MANY, Idle, alarms
-from pixeltrust.cases import Case, read_cases
-from pixeltrust.clock import PARTS
 from pixeltrust.config import Config, to_toml
-from pixeltrust.data import Streams, smallest_batch
-from pixeltrust.errors import ConfigError, DataError, RunError
-from pixeltrust.feeds import Ahead
-from pixeltrust.images import resize_labels
-from pixeltrust.labels import decode_labels
-from pixeltrust.methods import METHODS, TAKE_GAINS, Outcome, Trust, pixel
-from pixeltrust.methods import streams_of as named_streams_of
+from pixeltrust.data import batches as data_module
+from pixeltrust.data.batches import Streams, smallest_batch
+from pixeltrust.data.cases import Case, read_cases
+from pixeltrust.data.images import resize_labels
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.prefetch import Ahead
+from pixeltrust.method.weights import pixel_weights
 from pixeltrust.metrics import confusion, dice
-from pixeltrust.optimizers import build_optimizer
-from pixeltrust.report.run import run_page
-from pixeltrust.runs import Run
-from pixeltrust.train import train
-from pixeltrust.trust_maps import has_trust_maps, read_trust_map
-from pixeltrust.weight_maps import map_epochs
-from pixeltrust.weights import pixel_weights
+from pixeltrust.plumbing import progress as progress_module
+from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.training import train as train_module
+from pixeltrust.training import weight_maps as weight_maps_module
+from pixeltrust.training.alarms import MANY, Idle, alarms
+from pixeltrust.training.helped_maps import has_trust_maps, read_trust_map
+from pixeltrust.training.history import PARTS
+from pixeltrust.training.methods import METHODS, TAKE_GAINS, Outcome, Trust, pixel
+from pixeltrust.training.methods import streams_of as named_streams_of
+from pixeltrust.training.optimizers import build_optimizer
+from pixeltrust.training.page import run_page
+from pixeltrust.training.run_folder import Run
+from pixeltrust.training.train import train
+from pixeltrust.training.weight_maps import map_epochs
 from tiny import acting_at, configured, draw
 from waiting import TOO_LONG
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from pixeltrust.config import Config
-from pixeltrust.feeds import Feed
-from pixeltrust.methods import build_method
-from pixeltrust.trust import TrustStore, witnesses
-from pixeltrust.weights import Batch, pixel_gains, reweighted_step
+from pixeltrust.data.prefetch import Feed
+from pixeltrust.method.trust import TrustStore, witnesses
+from pixeltrust.method.weights import Batch, pixel_gains, reweighted_step
+from pixeltrust.training.methods import build_method
 from reference import PLACES, STREAMS, PlainUNet, assert_equal_to_rounding, batch, reference_gradients, seeded
 
 SIZE = (4, 6)

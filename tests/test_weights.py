@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import nn
 
-from pixeltrust.losses import pixel_cross_entropy
-from pixeltrust.weights import Batch, Step, normalised, pixel_gains, pixel_weights, reweighted_step
+from pixeltrust.method.losses import pixel_cross_entropy
+from pixeltrust.method.weights import Batch, Step, normalised, pixel_gains, pixel_weights, reweighted_step
 from reference import (
     DEEP,
     NETWORKS,

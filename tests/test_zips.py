@@ -6,9 +6,9 @@ from zipfile import ZIP_BZIP2, ZIP_DEFLATED, ZipFile, ZipInfo
 
 import pytest
 
-from pixeltrust import zips
-from pixeltrust.errors import DataError
-from pixeltrust.zips import files_in, open_zip
+from pixeltrust.datasets import zips
+from pixeltrust.datasets.zips import files_in, open_zip
+from pixeltrust.plumbing.errors import DataError
 
 
 def zipped(file, members, compression=ZIP_DEFLATED):

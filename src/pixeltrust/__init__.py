@@ -2,29 +2,74 @@
 
     from pixeltrust import Batch, pixel_gains, pixel_weights, reweighted_step, verify
 
-The longer work is in modules of its own: `pixeltrust.train.train`, `pixeltrust.predict.predict`, and so on.
+Every command is a function of the same name: `pixeltrust.train(...)`, `pixeltrust.predict(...)`, and so on.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pixeltrust.verification import verify
-    from pixeltrust.weights import Batch, pixel_gains, pixel_weights, reweighted_step
+    from pixeltrust.auditing.run import audit as audit
+    from pixeltrust.benchmarking.grid import Grid as Grid
+    from pixeltrust.benchmarking.question import question as question
+    from pixeltrust.benchmarking.run import benchmark as benchmark
+    from pixeltrust.config import Config as Config
+    from pixeltrust.data.cases import check as check
+    from pixeltrust.datasets.source import fetch as fetch
+    from pixeltrust.demonstration.demo import demo as demo
+    from pixeltrust.formats.convert import convert as convert
+    from pixeltrust.method.verification import verify as verify
+    from pixeltrust.method.weights import Batch as Batch
+    from pixeltrust.method.weights import pixel_gains as pixel_gains
+    from pixeltrust.method.weights import pixel_weights as pixel_weights
+    from pixeltrust.method.weights import reweighted_step as reweighted_step
+    from pixeltrust.noise.simulate import simulate as simulate
+    from pixeltrust.plumbing.errors import ConfigError as ConfigError
+    from pixeltrust.plumbing.errors import DataError as DataError
+    from pixeltrust.plumbing.errors import FetchError as FetchError
+    from pixeltrust.plumbing.errors import GainsWarning as GainsWarning
+    from pixeltrust.plumbing.errors import PixeltrustError as PixeltrustError
+    from pixeltrust.plumbing.errors import RunError as RunError
+    from pixeltrust.prediction.evaluate import evaluate as evaluate
+    from pixeltrust.prediction.predict import predict as predict
+    from pixeltrust.reports import report as report
+    from pixeltrust.reviewing.exports import export as export
+    from pixeltrust.reviewing.server import review as review
+    from pixeltrust.training.train import train as train
 
 __version__ = "0.1.0"
-__all__ = ["Batch", "__version__", "pixel_gains", "pixel_weights", "reweighted_step", "verify"]
+
+_MODULES = {
+    "method.weights": ("Batch", "pixel_gains", "pixel_weights", "reweighted_step"),
+    "method.verification": ("verify",),
+    "config": ("Config",),
+    "plumbing.errors": ("ConfigError", "DataError", "FetchError", "GainsWarning", "PixeltrustError", "RunError"),
+    "demonstration.demo": ("demo",),
+    "datasets.source": ("fetch",),
+    "noise.simulate": ("simulate",),
+    "data.cases": ("check",),
+    "formats.convert": ("convert",),
+    "training.train": ("train",),
+    "prediction.predict": ("predict",),
+    "prediction.evaluate": ("evaluate",),
+    "auditing.run": ("audit",),
+    "reviewing.server": ("review",),
+    "reviewing.exports": ("export",),
+    "benchmarking.grid": ("Grid",),
+    "benchmarking.run": ("benchmark",),
+    "benchmarking.question": ("question",),
+    "reports": ("report",),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+__all__ = sorted(["__version__", *_HOME])
 
 
 def __getattr__(name: str) -> Any:
-    """Load torch only when one of the names, or a module, is asked for."""
-    if name in __all__:
-        return getattr(import_module(f"pixeltrust.{'verification' if name == 'verify' else 'weights'}"), name)
-    if find_spec(f"pixeltrust.{name}"):
-        return import_module(f"pixeltrust.{name}")
-    raise AttributeError(f"module 'pixeltrust' has no attribute {name!r}")
+    """Load a public name, and what it needs, when it is asked for."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'pixeltrust' has no attribute {name!r}")
+    return getattr(import_module(f"pixeltrust.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return __all__

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pixeltrust import __version__
-from pixeltrust.errors import PixeltrustError
+from pixeltrust.plumbing.errors import PixeltrustError
 
 if TYPE_CHECKING:
-    from pixeltrust.layouts import Layout
+    from pixeltrust.data.layouts import Layout
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
 
@@ -67,7 +67,7 @@ def main() -> None:
 def _is_to_tell() -> bool:
     if not _BY_TORCHRUN:
         return True
-    from pixeltrust.ranks import first_to_tell
+    from pixeltrust.plumbing.processes import first_to_tell
 
     return first_to_tell()
 
@@ -119,7 +119,7 @@ def demo(
 
     Example: pixeltrust demo --out demo
     """
-    from pixeltrust.demo import demo
+    from pixeltrust.demonstration.demo import demo
 
     print(demo(out, show_progress=not quiet))
 
@@ -137,7 +137,7 @@ def fetch(
 
     Example: pixeltrust fetch isic2017 isic2017 --size 256
     """
-    from pixeltrust.archives import fetch
+    from pixeltrust.datasets import fetch
 
     print(fetch(dataset, out, size=size, archives=archives, keep_archives=keep_archives, show_progress=not quiet))
 
@@ -164,7 +164,7 @@ def simulate(
 
     Example: pixeltrust simulate isic2017 lesions --noise triangle --clean 100
     """
-    from pixeltrust.simulate import simulate
+    from pixeltrust.noise.simulate import simulate
 
     print(simulate(source, out, noise=noise, clean=clean, seed=seed, strength=strength, target_dice=target_dice, show_progress=not quiet))
 
@@ -186,7 +186,7 @@ def check(
 
     Example: pixeltrust check lesions
     """
-    from pixeltrust.cases import check
+    from pixeltrust.data.cases import check
 
     layout = _layout(images, noisy, clean, test, mask_suffix, image_suffix)
     print(check(data, classes=classes, ignore_label=ignore_label, show_progress=not quiet, **layout))
@@ -253,7 +253,7 @@ def train(
     Example: pixeltrust train lesions --out runs/pixel --set method=pixel --set epochs=50
     """
     from pixeltrust.config import read_config
-    from pixeltrust.train import train
+    from pixeltrust.training.train import train
 
     layout = _layout(images, noisy, clean, test, mask_suffix, image_suffix)
     _print(train(data, out=out, config=read_config(config, setting or []), resume=resume, show_progress=not quiet, **layout))
@@ -274,7 +274,7 @@ def predict(
 
     Example: pixeltrust predict runs/pixel lesions/images --out predicted
     """
-    from pixeltrust.predict import predict
+    from pixeltrust.prediction.predict import predict
 
     _print(
         predict(
@@ -306,7 +306,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from pixeltrust.evaluate import evaluate
+    from pixeltrust.prediction.evaluate import evaluate
 
     evaluation = evaluate(
         predicted,
@@ -345,7 +345,7 @@ def benchmark(
 
     Example: pixeltrust benchmark isic2017 --config grid.toml --out benchmark
     """
-    from pixeltrust.benchmark import benchmark, launcher_of, question, read_grid
+    from pixeltrust.benchmarking import benchmark, launcher_of, question, read_grid
 
     work = question if ask else benchmark
     grid, launcher = read_grid(config, setting or []), launcher_of(on, jobs)
@@ -375,7 +375,7 @@ def audit(
 
     Example: pixeltrust audit runs/trust lesions --out audit
     """
-    from pixeltrust.audit import audit
+    from pixeltrust.auditing import audit
 
     found = audit(
         run,
@@ -401,7 +401,7 @@ def report(
 
     Example: pixeltrust report runs/pixel
     """
-    from pixeltrust.report import report
+    from pixeltrust.reports import report
 
     print(f"the page is {report(folder, out=out)}")
 
@@ -420,7 +420,7 @@ def review(
 
     Example: pixeltrust review audit --open, then pixeltrust review audit --export lesions-reviewed
     """
-    from pixeltrust.review import export, review
+    from pixeltrust.reviewing import export, review
 
     if out is not None:
         print(export(audit, out, show_progress=not quiet))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import tomli_w
 
-from pixeltrust.errors import ConfigError
+from pixeltrust.plumbing.errors import ConfigError
 
 MethodName = Literal[
     "plain",

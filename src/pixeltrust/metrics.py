@@ -24,7 +24,7 @@ import torch
 from monai.metrics import get_mask_edges, get_surface_distance
 from scipy import stats
 
-from pixeltrust.losses import IGNORE
+from pixeltrust.plumbing.labels import IGNORE
 
 METRICS = ("dice", "jaccard", "sensitivity", "specificity", "accuracy", "hausdorff95", "surface_distance")
 _BOOTSTRAP_CELLS = 10_000_000  # resampled values held at once: 80 MB

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from pixeltrust.errors import DataError, some
-from pixeltrust.images import MAX_PIXELS, case_id, image_suffix
-from pixeltrust.losses import IGNORE
+from pixeltrust.data.images import MAX_PIXELS, case_id, image_suffix
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.text import some
 
 Size = tuple[int, int]
 Found = Counter[str]

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from pixeltrust.errors import DataError
 from pixeltrust.formats import polygons, rle, shapes
 from pixeltrust.formats.annotations import (
     Annotations,
@@ -34,6 +33,7 @@ from pixeltrust.formats.annotations import (
     writable,
 )
 from pixeltrust.formats.documents import dump_json, of_type, shortened
+from pixeltrust.plumbing.errors import DataError
 
 
 def read(file: Path, content: Any) -> Annotations:

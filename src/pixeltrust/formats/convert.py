@@ -10,16 +10,17 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from pixeltrust.errors import ConfigError, DataError, PixeltrustError, RunError, count, some
-from pixeltrust.files import check_free, make_folder, whole_folder, write_whole
+from pixeltrust.data.images import read_labels, write_png
+from pixeltrust.data.masks import Kind, mixture_faults
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
 from pixeltrust.formats.annotations import IGNORED, Found, Masked, told, writable
 from pixeltrust.formats.documents import read_json
 from pixeltrust.formats.origins import MOST_LABELS, Origin, annotation_origin, annotations_of, mask_origin
-from pixeltrust.images import read_labels, write_png
-from pixeltrust.labels import Kind, mixture_faults
-from pixeltrust.losses import IGNORE
-from pixeltrust.progress import faults_of, in_threads
+from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError, RunError
+from pixeltrust.plumbing.files import check_free, make_folder, whole_folder, write_whole
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.progress import faults_of, in_threads
+from pixeltrust.plumbing.text import count, some
 
 READ = ("png", "audit", "coco", "label-studio", "cvat", "fiftyone")
 FORMATS = ("png", "coco", "coco-polygons", "label-studio", "cvat", "fiftyone")

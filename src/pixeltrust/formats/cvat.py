@@ -23,7 +23,6 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
-from pixeltrust.errors import DataError
 from pixeltrust.formats import rle, shapes
 from pixeltrust.formats.annotations import (
     Annotations,
@@ -39,6 +38,7 @@ from pixeltrust.formats.annotations import (
     located,
 )
 from pixeltrust.formats.documents import read_xml, shortened
+from pixeltrust.plumbing.errors import DataError
 
 _NOT_DRAWN = ("polyline", "points", "cuboid", "skeleton", "tag")  # also types of labels
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pixeltrust.errors import DataError
+from pixeltrust.plumbing.errors import DataError
 
 
 def needs_extra(path: Path | str, error: ImportError) -> DataError:

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from pixeltrust.errors import DataError
+from pixeltrust.data.images import MAX_PIXELS, read_labels
 from pixeltrust.formats import shapes
 from pixeltrust.formats.annotations import (
     CASE,
@@ -44,9 +44,9 @@ from pixeltrust.formats.annotations import (
     writable,
 )
 from pixeltrust.formats.documents import dump_json, of_type, read_json, shortened
-from pixeltrust.images import MAX_PIXELS, read_labels
-from pixeltrust.losses import IGNORE
-from pixeltrust.progress import in_threads
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.progress import in_threads
 
 SAMPLES = "samples.json"
 _HEADER = 4096  # bytes that a .npy file may have beside its values

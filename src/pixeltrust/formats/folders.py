@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from pixeltrust.audits import FORMAT, read_audit_cases, read_record
-from pixeltrust.cases import files_by_id
-from pixeltrust.errors import DataError, RunError
+from pixeltrust.auditing.folder import FORMAT, read_audit_cases, read_record
+from pixeltrust.data.cases import files_by_id
+from pixeltrust.data.images import case_id, image_suffix
+from pixeltrust.data.masks import Kind, decode_labels
 from pixeltrust.formats.annotations import Masked
-from pixeltrust.images import case_id, image_suffix
-from pixeltrust.labels import Kind, decode_labels
+from pixeltrust.plumbing.errors import DataError, RunError
 
 AUDIT = "audit.json"
 

@@ -30,7 +30,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 import numpy as np
 
-from pixeltrust.errors import DataError, count, some
+from pixeltrust.data.images import decode_alpha
 from pixeltrust.formats import shapes
 from pixeltrust.formats.annotations import (
     CASE,
@@ -50,7 +50,8 @@ from pixeltrust.formats.annotations import (
     writable,
 )
 from pixeltrust.formats.documents import dump_json, of_type, shortened
-from pixeltrust.images import decode_alpha
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.text import count, some
 
 _LENGTHS = (3, 4, 8, 16)  # bits, as Label Studio itself chooses them
 _WORD = 8

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pixeltrust.cases import files_by_id
-from pixeltrust.errors import ConfigError, DataError, count, some
+from pixeltrust.data.cases import files_by_id
+from pixeltrust.data.images import read_header, read_size
+from pixeltrust.data.masks import Kind
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
 from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, Size, doubles, draw, id_of, numbers_of, told
-from pixeltrust.images import read_header, read_size
-from pixeltrust.labels import Kind
+from pixeltrust.plumbing.errors import ConfigError, DataError
+from pixeltrust.plumbing.text import count, some
 
 MOST_LABELS = 253  # beside the background and the ignored
 

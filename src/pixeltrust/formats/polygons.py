@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from pixeltrust.errors import DataError
 from pixeltrust.formats.annotations import Found, Size
 from pixeltrust.formats.documents import needs_extra, shortened
 from pixeltrust.formats.rle import counts_of_text, mask_of
+from pixeltrust.plumbing.errors import DataError
 
 FAR = 10  # a coordinate may lie so many times the image's longer side away from it
 LONGEST = 5_000_000  # pixels of outline: filling takes memory by it

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from pixeltrust.errors import DataError
 from pixeltrust.formats.documents import shortened
+from pixeltrust.plumbing.errors import DataError
 
 
 def counts_of(mask: np.ndarray) -> np.ndarray:

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from pixeltrust.errors import DataError, count
 from pixeltrust.formats import polygons
 from pixeltrust.formats.annotations import Found, Size
 from pixeltrust.formats.documents import shortened
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.text import count
 
 
 def polygon(rings: Sequence[Any], size: Size, found: Found, *, whole: float | None = None) -> np.ndarray | None:

@@ -1,9 +1,0 @@
-"""Published data sets: their archives are fetched, and made into a source (see `pixeltrust.sources`).
-
-Of the archives only the images and their masks are taken, straight from the zip files and under names of our own.
-"""
-
-from pixeltrust.archives.published import DATASETS, Archive, Dataset, Part
-from pixeltrust.archives.source import Fetched, fetch
-
-__all__ = ["DATASETS", "Archive", "Dataset", "Fetched", "Part", "fetch"]

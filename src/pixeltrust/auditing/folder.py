@@ -1,0 +1,235 @@
+"""An audit folder: what `audit` writes about every noisy mask, and everything else reads.
+
+    AUDIT/audit.json        what was audited by what; written last, so a folder that has it is complete
+    AUDIT/cases.csv         a row per mask, worst first          AUDIT/regions.csv   a row per doubtful region
+    AUDIT/trust/<id>.png    how likely each pixel of the mask is right, 0 to 255
+    AUDIT/mended/<id>.png   the proposed mask                    AUDIT/changed/<id>.png   255 where it differs, where it does
+    AUDIT/mended.csv        a table of cases, to train again: the mended masks as noisy ones, the clean and test cases as they were
+    AUDIT/report.html       a page
+
+All pictures of a case have the size of its given mask.
+"""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.plumbing.errors import DataError, RunError
+from pixeltrust.plumbing.tables import read_table
+from pixeltrust.plumbing.text import count, some
+
+FORMAT = 1
+SURE = 128  # a pixel is doubtful below this in its 8-bit trust, a probability of ½
+KINDS = ("missing", "too much", "other class", "unsure")
+"""Of regions: what the network sees there and the mask has not, the other way round, another class, or nothing better."""
+CASE_COLUMNS = (
+    "rank", "id", "image", "mask", "agreement", "doubtful_pixels", "doubtful_share", "changed_pixels", "added_pixels", "removed_pixels",
+    "regions", "height", "width", "evidence",
+)  # fmt: skip
+REGION_COLUMNS = (
+    "rank", "id", "region", "kind", "area", "share", "top", "left", "bottom", "right", "row", "column", "confidence", "mended",
+)  # fmt: skip
+CASE_NUMBERS = {
+    "agreement": float,
+    "doubtful_pixels": int,
+    "doubtful_share": float,
+    "changed_pixels": int,
+    "added_pixels": int,
+    "removed_pixels": int,
+    "regions": int,
+    "height": int,
+    "width": int,
+}
+REGION_NUMBERS = {
+    "region": int,
+    "area": int,
+    "share": float,
+    "top": int,
+    "left": int,
+    "bottom": int,
+    "right": int,
+    "row": float,
+    "column": float,
+    "confidence": float,
+}
+_LARGEST = 2**53  # whole numbers up to it have a float of their own
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """What `audit.json` says."""
+
+    data: str
+    run: str
+    weights: str
+    classes: int
+    ignore_label: int | None
+    channels: int
+    tilt: tuple[float, ...]
+    """Of every label, as in `scores`."""
+    seconds: float
+    format: int = FORMAT
+
+    def text(self) -> str:
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """An audit folder by what its audit.json says."""
+
+    folder: Path
+    data: Path
+    """The data folder or table that was audited."""
+    classes: int
+    ignore_label: int | None
+
+    @classmethod
+    def read(cls, folder: Path) -> "Audit":
+        """The audit in a folder.
+
+        Raises:
+            RunError: it is none, none that came to its end, or one of a later version.
+        """
+        folder = Path(folder).absolute()
+        record = read_record(folder)
+        return cls(folder=folder, data=Path(record.data), classes=record.classes, ignore_label=record.ignore_label)
+
+    def version(self) -> str:
+        """A text that is another one when the tables are."""
+        digest = hashlib.sha256()
+        for name in ("audit.json", "cases.csv", "regions.csv"):
+            file = self.folder / name
+            digest.update(file.read_bytes() if file.is_file() else b"")
+            digest.update(b"\0")
+        return digest.hexdigest()[:16]
+
+    def trust_file(self, identity: str) -> Path:
+        """AUDIT/trust/<id>.png"""
+        return self.folder / "trust" / f"{identity}.png"
+
+    def proposed_file(self, identity: str) -> Path:
+        """AUDIT/mended/<id>.png"""
+        return self.folder / "mended" / f"{identity}.png"
+
+
+def read_record(audit: Path) -> AuditRecord:
+    """What was audited by what.
+
+    Raises:
+        RunError: the folder is no audit, none that came to its end, or one of a later version.
+    """
+    path = audit / "audit.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{audit}: not an audit that came to its end (it has no audit.json); `pixeltrust audit` makes one") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+    if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
+        raise RunError(f"{audit}: was written by a later pixeltrust (format {values['format']}, this one knows {FORMAT}); update it")
+    try:
+        record = AuditRecord(**values | {"tilt": tuple(values["tilt"])})
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: not the record of an audit: {error}") from None
+    if strange := [f"{name} is {value!r}" for name, value in asdict(record).items() if not _CAN_BE[name](value)]:
+        raise RunError(f"{path}: not the record of an audit: {', '.join(strange)}")
+    return record
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(least: int, most: int) -> Callable[[Any], bool]:
+    return lambda value: type(value) is int and least <= value <= most
+
+
+_CAN_BE: dict[str, Callable[[Any], bool]] = {
+    "data": _is_text,
+    "run": _is_text,
+    "weights": _is_text,
+    "classes": _is_whole(1, 254),
+    "ignore_label": lambda value: value is None or _is_whole(0, 255)(value),
+    "channels": _is_whole(1, 3),
+    "tilt": lambda values: all(map(_is_number, values)),
+    "seconds": _is_number,
+    "format": _is_whole(FORMAT, FORMAT),
+}
+"""Of every value of a record, whether it is one."""
+
+
+def review_command(audit: Path) -> str:
+    """What to type to go through its masks."""
+    return shlex.join(["pixeltrust", "review", str(audit)])
+
+
+def train_command(audit: Path, classes: int, ignore_label: int | None) -> str:
+    """What to type to train on its mended masks."""
+    settings = [f"classes={classes}"] * (classes > 1) + [f"ignore_label={ignore_label}"] * (ignore_label is not None)
+    words = ["pixeltrust", "train", str(audit / "mended.csv"), "--out", "RUN"]
+    return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
+
+
+def read_audit_cases(audit: Path) -> pd.DataFrame:
+    """cases.csv in its order: `CASE_NUMBERS` and the rank are numbers, all else texts, ids like 007 and NA too.
+
+    Raises:
+        DataError: lists every fault: a missing column, a cell that is no number, an id that is no file name or is there twice.
+    """
+    table = audit / "cases.csv"
+    rows, faults = _numbers(read_table(table), ["id", "image", "mask", "evidence"], {"rank": int, **CASE_NUMBERS}, table)
+    wrong = rows["id"].isin(["", ".", ".."]) | rows["id"].str.contains("[/\0]")
+    faults += [
+        f"{table}, row {row + 2}: id {rows['id'][row]!r} is no file name, so it names no file of the audit" for row in rows.index[wrong]
+    ]
+    faults += [f"{table}: id {identity!r} is there twice" for identity in rows["id"][rows["id"].duplicated()]]
+    return _without(faults, rows, table)
+
+
+def read_audit_regions(audit: Path) -> pd.DataFrame:
+    """regions.csv in its order: `REGION_NUMBERS` and the rank are numbers, `mended` is True or False, all else texts.
+
+    Raises:
+        DataError: it cannot be read, or lists every fault: a missing column, or a cell that is no number.
+    """
+    table = audit / "regions.csv"
+    rows = read_table(table)
+    rank = {"rank": int} if "rank" in rows else {}
+    rows, faults = _numbers(rows, ["id", "kind", "mended"], REGION_NUMBERS | rank, table)
+    return _without(faults, rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"])), table)
+
+
+def _numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows with these columns as numbers, NaN where an empty cell may be, and a fault for every cell that is none."""
+    missing = [name for name in [*texts, *numbers] if name not in rows.columns]
+    if missing:
+        raise DataError(f"{table}: no column {', '.join(missing)}; found: {some(list(rows.columns), 20)}")
+    read: dict[str, np.ndarray] = {}
+    faults = []
+    for name, kind in numbers.items():
+        cells = rows[name]
+        values = pd.to_numeric(cells.to_numpy(object), errors="coerce").astype(float)
+        none = np.isnan(values) if kind is int else np.isnan(values) & ~cells.str.lower().isin(["", "nan"]).to_numpy()
+        broken = none if kind is float else none | (np.floor(values) != values) | (np.abs(values) > _LARGEST)
+        for row in np.flatnonzero(broken):
+            faults.append(f"{table}, row {row + 2}: {name} {cells.iloc[row]!r} is no {'' if none[row] else 'whole '}number")
+        read[name] = np.where(broken, 0, values).astype(kind)
+    return rows.assign(**read), faults
+
+
+def _without(faults: list[str], rows: pd.DataFrame, table: Path) -> pd.DataFrame:
+    if faults:
+        raise DataError(f"{table}: {count(len(faults), 'fault')}", faults)
+    return rows

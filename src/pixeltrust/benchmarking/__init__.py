@@ -1,0 +1,18 @@
+"""Who wins, by how much, at what cost: methods × noise × numbers of clean masks × seeds, on a source or a user's own data.
+
+OUT/  benchmark.json  environment.json  noise/  cells/<cell>/ (see `cells`)  cells.csv  costs.json (see `matching`)
+      summary.csv  tables.md  figures/  report.html (see `pixeltrust.benchmarking.outcome`)
+
+grid      what is compared                     masks    which cases and masks a cell gets
+cells     one training and its measurement     jobs     many of them, here or on a Ray cluster
+costs     what an update of a method costs     matching  the same time for every method
+pruning   a rival: cleanlab's cross-validated pruning
+"""
+
+from pixeltrust.benchmarking.answers import Answer
+from pixeltrust.benchmarking.grid import Cell, Grid, read_grid
+from pixeltrust.benchmarking.jobs import launcher_of
+from pixeltrust.benchmarking.question import question
+from pixeltrust.benchmarking.run import Benchmark, benchmark
+
+__all__ = ["Answer", "Benchmark", "Cell", "Grid", "benchmark", "launcher_of", "question", "read_grid"]

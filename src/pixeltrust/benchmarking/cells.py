@@ -1,0 +1,209 @@
+"""One cell: train, predict, evaluate; a job by itself, in a process of its own.
+
+    OUT/cells/<cell>/  spec.json  cases.csv  truth.csv (of a source)  run/  predicted/  test.csv  cell.json  log.txt  failed.json
+
+`python -m pixeltrust.benchmarking FOLDER` does what spec.json says and writes cell.json last of all: a cell that has it is finished.
+What updates cost is measured by such a job too (see `costs`). A cell that was stopped continues its training where it was.
+"""
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock
+from torch import Tensor
+
+from pixeltrust.benchmarking import costs
+from pixeltrust.benchmarking.grid import Cell, masks_of
+from pixeltrust.benchmarking.outcome.reading import finished
+from pixeltrust.benchmarking.pruning import pruned, seconds_of_halves
+from pixeltrust.config import Config, config_from, values_of
+from pixeltrust.data.batches import Streams
+from pixeltrust.data.cases import read_cases
+from pixeltrust.data.images import image_suffix
+from pixeltrust.data.prefetch import Feed
+from pixeltrust.metrics import mean_of_defined
+from pixeltrust.plumbing.errors import PixeltrustError
+from pixeltrust.plumbing.files import link_or_copy, make_folder, write_whole
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.tables import read_table, write_csv
+from pixeltrust.plumbing.text import one_line
+from pixeltrust.prediction.evaluate import evaluate
+from pixeltrust.prediction.predict import predict
+from pixeltrust.training.methods import TAKE_GAINS, Outcome
+from pixeltrust.training.run_folder import CACHE
+from pixeltrust.training.train import Watch, train
+
+GRACE = 60.0  # seconds that a stopped cell has for its last update and checkpoint
+
+
+def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, truth: pd.DataFrame | None) -> None:
+    """All that a cell needs, for a process that knows its folder alone."""
+    make_folder(folder)
+    for name, rows in (("cases.csv", table), ("truth.csv", truth)):
+        if rows is not None:
+            write_csv(rows, folder / name)
+    write_json(folder / "spec.json", {"cell": asdict(cell), "config": values_of(config)})
+
+
+def write_costs_spec(folder: Path, trainings: Mapping[str, Config], table: pd.DataFrame) -> None:
+    """All that a measurement of costs needs (see `costs`), likewise."""
+    make_folder(folder)
+    write_csv(table, folder / "cases.csv")
+    write_json(folder / "spec.json", {"trainings": {name: values_of(config) for name, config in trainings.items()}})
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """What a cell wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def run_cell(folder: Path) -> None:
+    """Do what is left to be done of a cell.
+
+    Raises:
+        PixeltrustError: its training, prediction or measurement cannot be done.
+    """
+    with FileLock(folder / ".lock"):  # another process, left over from a stopped benchmark, may be at its last update
+        if not finished(folder):
+            (folder / "failed.json").unlink(missing_ok=True)
+            _work(folder)
+
+
+def _work(folder: Path) -> None:
+    spec = read_json(folder / "spec.json")
+    if "trainings" in spec:
+        trainings = {name: config_from(values) for name, values in spec["trainings"].items()}
+        write_json(folder / "cell.json", costs.measure(folder, trainings))
+        return
+    cell, config = Cell(**spec["cell"]), config_from(spec["config"])
+    run, fresh, began = folder / "run", not (folder / "run").exists(), time.process_time()
+    data, settings = pruned(folder, config) if masks_of(cell.method) == "pruned" else (folder / "cases.csv", config)
+    watch = _watch(folder, config) if config.method in TAKE_GAINS and (folder / "truth.csv").is_file() else None
+    trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
+    cpu = time.process_time() - began
+    shutil.rmtree(folder / CACHE, ignore_errors=True)
+    cases = _measure(folder, config)
+    cell_record = {
+        **asdict(cell),
+        **{name: mean_of_defined(cases[name].to_numpy()) for name in ("dice", "jaccard")},
+        "val_dice": trained.val_dice,
+        "updates": trained.updates,
+        "seconds": sum(trained.seconds.values()) + seconds_of_halves(folder),
+        "cpu_seconds": cpu if fresh else None,  # of a training in one sitting
+        "notes": list(trained.notes),
+    }
+    write_json(folder / "cell.json", cell_record)
+    (run / "checkpoint.pt").unlink(missing_ok=True)  # three times the size of the network, and nothing is left to continue
+
+
+def _measure(folder: Path, config: Config) -> pd.DataFrame:
+    """Predict and evaluate the test cases, at their own size, with the last weights."""
+    images, masks, predicted = (folder / name for name in ("test-images", "test-masks", "predicted"))
+    for gathered in (images, masks, predicted):
+        shutil.rmtree(gathered, ignore_errors=True)
+    for row in read_table(folder / "cases.csv").query("role == 'test'").to_dict("records"):
+        for file, gathered in ((Path(row["image"]), images), (Path(row["mask"]), masks)):
+            gathered.mkdir(exist_ok=True)
+            link_or_copy(file, gathered / f"{row['id']}{image_suffix(file)}")
+    predict(folder / "run", images, out=predicted, show_progress=False)
+    evaluation = evaluate(
+        predicted, masks, classes=config.classes, ignore_label=config.ignore_label, out=folder / "test.csv", show_progress=False
+    )
+    for gathered in (images, masks):
+        shutil.rmtree(gathered)
+    return evaluation.cases
+
+
+# --- what the weights do, where the truth is known ----------------------------------------------------------------
+
+
+def _watch(folder: Path, config: Config) -> Watch:
+    """Reports of every step how it weighs pixels that are truly wrong."""
+    cases = read_cases(folder / "truth.csv", show_progress=False)
+    none = cases.of("clean")[:0]  # only the noisy batches are asked for
+    truth = Streams(cases, none, none, config, folder / CACHE)
+
+    def watch(feed: Feed, outcome: Outcome) -> Mapping[str, Tensor]:
+        assert outcome.weights is not None
+        true = truth.batch("noisy", feed.update).masks  # the same images in the same turns
+        return weight_of_wrong(outcome.weights.cpu(), feed.noisy().masks.cpu(), true)
+
+    return watch
+
+
+def weight_of_wrong(weights: Tensor, masks: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
+    """How pixels are weighed whose mask is not the truth; all (B, *S), ignored pixels left out.
+
+    Returns:
+        wrong_pixels: their share of all pixels.  wrong_weight: their share of the weight; NaN where all weights are 0.
+        wrong_weighed, right_weighed: the share of wrong and of right pixels that have a weight above 0.
+    """
+    counted = (masks != IGNORE) & (truth != IGNORE)
+    wrong, right = counted & (masks != truth), counted & (masks == truth)
+    weighed = weights > 0
+    return {
+        "wrong_pixels": wrong.sum() / counted.sum(),
+        "wrong_weight": weights[wrong].sum() / weights[counted].sum(),
+        "wrong_weighed": weighed[wrong].float().mean(),
+        "right_weighed": weighed[right].float().mean(),
+    }
+
+
+# --- the process --------------------------------------------------------------------------------------------------
+
+
+def attempt(folder: Path) -> str | None:
+    """`run_cell`, and why it failed, which failed.json keeps; None where it did not.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; its checkpoint is written.
+    """
+    try:
+        run_cell(folder)
+    except Exception as error:  # whatever it is, the other cells go on
+        traceback.print_exc()
+        text = str(error) if isinstance(error, PixeltrustError) else f"{type(error).__name__}: {one_line(error)}"
+        note_failure(folder, text)
+        return text
+    return None
+
+
+def note_failure(folder: Path, error: str) -> None:
+    """Keep why a cell failed, in failed.json."""
+    with suppress(OSError):  # a full disk, say, of which the log may tell
+        write_json(folder / "failed.json", {"error": error})
+
+
+def main(folder: Path) -> int:
+    """The cell of a folder as a process: 0 done, 1 failed, 130 stopped, by Ctrl-C or because standard input closed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        return 1 if attempt(folder) else 0
+    except KeyboardInterrupt:
+        return 130
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end of standard input; when that closes, it is gone: stop, so that nobody works unseen."""
+    with suppress(OSError):
+        while os.read(0, 1):  # not by sys.stdin, whose lock would be held when the process ends
+            pass
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(GRACE)
+    os._exit(130)
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Plain values as JSON, whole or not at all."""
+    write_whole(path, json.dumps(values, indent=2) + "\n")

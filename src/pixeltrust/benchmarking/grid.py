@@ -1,0 +1,169 @@
+"""What a benchmark compares: methods × noise × numbers of clean masks × seeds, and the settings that all of them share.
+
+methods = ["plain", "finetuned", "pixel", "mine"]
+noise = ["triangle", "box"]
+clean = [50, 100]
+seeds = [0, 1, 2]
+match = "time"                   # every method has the same time; "updates", where not given: the same number of updates
+epochs = 20                      # any training setting
+
+[variants.mine]                  # a method of one's own: another one's name, with settings
+method = "pixel"
+clean_weight = 0.5
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pixeltrust.benchmarking.outcome.statistics import CEILING, GIVEN
+from pixeltrust.config import Config, MethodName, config_from, read_toml, setting
+from pixeltrust.noise.kinds import noise as noise_named
+from pixeltrust.plumbing.errors import ConfigError
+
+Masks = Literal["noisy", "true", "pruned"]
+Match = Literal["updates", "time"]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "pixel+clean": {"method": "pixel", "clean_weight": 1.0},
+    "pruned": {"method": "plain"},
+    CEILING: {"method": "plain"},
+}
+"""Methods of the benchmark that are another one with settings, or on other masks (see `masks_of`)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One training and its measurement."""
+
+    method: str
+    noise: str
+    clean: int
+    seed: int
+    fold: int | None = None
+    """Of a cross-validation over the clean cases."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder; no two cells of a grid share one."""
+        fold = "" if self.fold is None else f"-fold{self.fold}"
+        return f"{self.method}-{self.noise}-{self.clean}-{self.seed}{fold}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """A benchmark's axes and settings. An empty axis is left to what runs it (see `filled`).
+
+    Raises:
+        ConfigError: a method, noise or setting that is not known, an axis that is empty or names something twice, numbers out of range.
+    """
+
+    methods: tuple[str, ...] = ()
+    noise: tuple[str, ...] = ()
+    clean: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Training settings that all methods share."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Methods of one's own, by name."""
+    match: Match = "updates"
+    """What all methods have the same of: the number of updates, or as much time as the dearest takes for that (see `matching`)."""
+
+    def __post_init__(self) -> None:
+        for name, kind in (("methods", str), ("noise", str), ("clean", int), ("seeds", int)):
+            object.__setattr__(self, name, _axis(name, kind, getattr(self, name)))
+        for seed in self.seeds:
+            if seed < 0:
+                raise ConfigError(f"seeds: whole numbers from 0, not {seed}")
+        for noise in self.noise:
+            if noise != GIVEN:
+                try:
+                    noise_named(noise)
+                except ValueError as error:
+                    raise ConfigError(f"noise: {error}") from None
+        for clash in (set(self.variants) & {*get_args(MethodName), *VARIANTS}) | {name for name in self.variants if not _is_name(name)}:
+            raise ConfigError(f"variants.{clash}: choose another name, of letters, digits, + and -, that no method has yet")
+        for name, settings in self.variants.items():
+            if not isinstance(settings, Mapping) or "method" not in settings:
+                raise ConfigError(f"variants.{name}: needs a method, that of another, and settings; not {settings!r}")
+        if self.match not in get_args(Match):
+            raise ConfigError(f"match must be {' or '.join(get_args(Match))}, not {self.match!r}")
+        for name, settings in self.variants.items():
+            if self.match == "time" and "epochs" in settings:
+                raise ConfigError(f"variants.{name}: epochs follow from match = 'time'; leave them out, or match = 'updates'")
+        for name in ("method", "seed"):
+            if name in self.settings:
+                raise ConfigError(f"{name}: a grid has {name}s, a list; or [variants.NAME] with a method and its settings")
+        for method in (*self.methods, *self.variants):
+            self.config(Cell(method=method, noise="", clean=0, seed=0))
+
+    def filled(self, **axes: tuple[Any, ...]) -> "Grid":
+        """With these axes where its own are empty."""
+        missing: dict[str, Any] = {name: values for name, values in axes.items() if not getattr(self, name)}
+        return replace(self, **missing)
+
+    def cells(self) -> list[Cell]:
+        """All cells: noise by noise, within it by number of clean masks, by seed, by method."""
+        return [
+            Cell(method=method, noise=noise, clean=clean, seed=seed)
+            for noise in self.noise
+            for clean in self.clean
+            for seed in self.seeds
+            for method in self.methods
+        ]
+
+    def config(self, cell: Cell) -> Config:
+        """The settings of a cell's training.
+
+        Raises:
+            ConfigError: its method is not known, or a setting cannot be used.
+        """
+        variants = {**{name: {"method": name} for name in get_args(MethodName)}, **VARIANTS, **self.variants}
+        if cell.method not in variants:
+            near = get_close_matches(cell.method, variants, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ConfigError(f"methods: {cell.method!r} is not known; {hint}known: {', '.join(variants)}, or a name in [variants]")
+        return config_from({**self.settings, **variants[cell.method], "seed": cell.seed}, f"{cell.method}: ")
+
+    def record(self) -> dict[str, Any]:
+        """As plain values."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def masks_of(method: str) -> Masks:
+    """Which masks the noisy cases get in training: their own, the true ones, or their own without what was pruned."""
+    return {CEILING: "true", "pruned": "pruned"}.get(method, "noisy")  # type: ignore[return-value]
+
+
+def read_grid(file: Path | None = None, settings: Sequence[str] = ()) -> Grid:
+    """The grid of a TOML file, and of `key=value` texts over that.
+
+    Raises:
+        ConfigError: as `Grid`; the file cannot be read.
+    """
+    values = {**(read_toml(file) if file else {}), **dict(map(setting, settings))}
+    axes = {one.name for one in fields(Grid)} - {"settings"}
+    for name in axes & values.keys():
+        if not values[name]:
+            raise ConfigError(f"{name} is empty; leave it out for what is usual")
+    return Grid(
+        **{name: values[name] for name in axes & values.keys()},
+        settings={name: value for name, value in values.items() if name not in axes},
+    )
+
+
+def _axis(name: str, kind: type, values: Any) -> tuple[Any, ...]:
+    listed = tuple(values) if isinstance(values, list | tuple) else (values,)
+    if any(type(value) is not kind for value in listed):
+        words = {str: "texts", int: "whole numbers"}[kind]
+        raise ConfigError(f"{name} must be a list of {words}, not {values!r}")
+    doubled = {value for value in listed if listed.count(value) > 1}
+    if doubled:
+        raise ConfigError(f"{name}: {', '.join(map(str, sorted(doubled)))} stands there twice")
+    return listed
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and all(letter.isalnum() or letter in "+-_" for letter in name)

@@ -1,0 +1,176 @@
+"""The masks of a cell: a table of cases for `train`, that points to files where they lie.
+
+    OUT/noise/<noise>-<seed>/   of a source: a noisy mask for every training case (see `simulate`), made once
+
+Which cases are clean is drawn by the seed from one shuffled list, so the 10 clean cases of a seed are among its 100, and all methods of
+a seed have the same ones.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, Unpack
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
+from pixeltrust.data.cases import COLUMNS, Case, Cases, Role, read_cases
+from pixeltrust.data.known_truth import SourceCase, read_source
+from pixeltrust.data.layouts import Layout, said
+from pixeltrust.noise.simulate import simulate, split_roles
+from pixeltrust.plumbing.errors import ConfigError, DataError
+from pixeltrust.plumbing.seeds import generator
+from pixeltrust.plumbing.text import count
+
+NOISE = "noise"
+Rows = Iterable[tuple[str, Path, Path, Role, str]]
+
+
+class Masks(Protocol):
+    """Where the cells of a benchmark get their cases from."""
+
+    knows_truth: bool
+    """Of the noisy cases; then there are a ceiling and shares of wrong pixels."""
+
+    def completed(self, grid: Grid) -> Grid:
+        """The grid with the axes that it leaves to its source; every cell can have its cases.
+
+        Raises:
+            ConfigError, DataError: one cannot, and why.
+        """
+
+    def prepare(self, cell: Cell) -> None:
+        """Make what the cell's table will point to, if it is not there yet; may be called from several threads and processes."""
+
+    def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
+        """The cases of a cell, the columns of a table of cases; with `true` masks for the noisy ones."""
+
+
+def is_source(folder: Path, layout: Layout) -> bool:
+    """Whether it is a source with known truth, by what lies there, and not a user's data folder or table."""
+    return not said(layout) and (folder / "masks").is_dir() and not (folder / "noisy").is_dir()
+
+
+class SourceMasks:
+    """Of a source, a folder with known truth: images/, masks/, perhaps split.csv."""
+
+    knows_truth = True
+
+    def __init__(self, source: Path, out: Path, *, show_progress: bool = True) -> None:
+        self.source, self.folder = source.absolute(), out.absolute() / NOISE
+        self.cases = read_source(self.source, show_progress=show_progress)
+
+    def completed(self, grid: Grid) -> Grid:
+        """As `Masks.completed`: triangles and 100 clean cases where not given."""
+        grid = grid.filled(noise=("triangle",), clean=(100,))
+        if GIVEN in grid.noise:
+            raise ConfigError(f"noise: {GIVEN!r} is for a data folder; {self.source} is a source with known truth: name kinds of noise")
+        if all(case.trains for case in self.cases):
+            raise DataError(f"{self.source}: has no test cases to measure on: split.csv gives every case a split, `train` or another")
+        for clean in grid.clean:
+            if clean < 1:
+                raise ConfigError(f"clean: numbers from 1, not {clean}")
+            split_roles(self.cases, clean=clean, seed=0, source=self.source)
+        return grid
+
+    def prepare(self, cell: Cell) -> None:
+        """As `Masks.prepare`."""
+        if cell.method == CEILING:
+            return
+        folder = self._noise(cell)
+        self.folder.mkdir(exist_ok=True)
+        with FileLock(self.folder / f".{folder.name}.lock"):
+            if not folder.exists():  # it appears when everything is in it
+                simulate(self.source, folder, noise=cell.noise, clean=0, seed=cell.seed, show_progress=False)
+
+    def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
+        """As `Masks.table`."""
+        noisy, clean, test = split_roles(self.cases, clean=cell.clean, seed=cell.seed, source=self.source)
+        drawn = self._noise(cell) / "noisy"
+        rows: list[tuple[str, Path, Path, Role, str]] = [
+            (case.id, case.image, case.mask if true else drawn / f"{case.id}.png", "noisy", "") for case in noisy
+        ]
+        return _table([*rows, *_true_rows(clean, "clean"), *_true_rows(test, "test")])
+
+    def _noise(self, cell: Cell) -> Path:
+        return self.folder / f"{cell.noise}-{cell.seed}"
+
+
+class FolderMasks:
+    """Of a user's own data folder or table: the noise as it is, the clean cases or some of them."""
+
+    knows_truth = False
+
+    def __init__(self, data: Path, *, show_progress: bool = True, **layout: Unpack[Layout]) -> None:
+        self.data = data
+        self.cases: Cases = read_cases(data, show_progress=show_progress, **layout)
+        self.clean = self.cases.of("clean")
+
+    def completed(self, grid: Grid) -> Grid:
+        """As `Masks.completed`: the noise as it is, and all clean cases where not given."""
+        grid = grid.filled(noise=(GIVEN,), clean=(len(self.clean),))
+        if grid.noise != (GIVEN,):
+            raise ConfigError(f"noise: {self.data} has noisy masks of its own; leave `noise` out (or give a source with images/, masks/)")
+        if CEILING in grid.methods:
+            raise ConfigError(f"methods: {CEILING!r} needs true masks for all cases, which {self.data} does not have")
+        if not self.cases.of("test"):
+            raise DataError(f"{self.data}: has no test cases to measure on; `--question` measures on clean cases, by cross-validation")
+        for clean in grid.clean:
+            if not 1 <= clean <= len(self.clean):
+                raise ConfigError(f"clean: {self.data} has {count(len(self.clean), 'clean case')}, so 1 to {len(self.clean)}, not {clean}")
+        return grid
+
+    def prepare(self, cell: Cell) -> None:
+        """As `Masks.prepare`: nothing is to be made."""
+
+    def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
+        """As `Masks.table`."""
+        assert not true, "the truth of a user's noisy masks is not known"
+        if cell.fold is not None:
+            return self._fold_table(cell)
+        order = generator(cell.seed, "clean").permutation(len(self.clean))
+        chosen = self.clean[np.sort(order[: cell.clean])]
+        return _table(_rows([*self.cases.of("noisy"), *chosen, *self.cases.of("test")]))
+
+    @cached_property
+    def groups(self) -> list[str]:
+        """Of every clean case: its group, or what stands for it alone."""
+        return [case.group or f" {case.id}" for case in self.clean]  # a text in a table never begins with a space
+
+    def _fold_table(self, cell: Cell) -> pd.DataFrame:
+        """The clean cases of a fold as test cases; noisy cases of their groups are left out, and so is test/."""
+        assert cell.fold is not None
+        tested = fold_of(self.groups, cell.seed) == cell.fold
+        left_out = {case.group for case, out in zip(self.clean, tested, strict=True) if out and case.group}
+        rows = [case for case in self.cases.of("noisy") if not case.group or case.group not in left_out]
+        clean, test = (self.clean[np.flatnonzero(chosen)] for chosen in (~tested, tested))
+        return _table([*_rows(rows), *_rows(clean), *_rows(test, "test")])
+
+
+FOLDS = 4
+
+
+def fold_of(groups: Sequence[str], seed: int) -> np.ndarray:
+    """The fold (0 … FOLDS − 1) of every clean case; groups stay together, the folds' sizes are as equal as that allows."""
+    names, numbers, sizes = np.unique(np.asarray(groups, str), return_inverse=True, return_counts=True)
+    order = generator(seed, "folds").permutation(len(names))
+    order = order[np.argsort(-sizes[order], kind="stable")]  # the largest first, each into the fold that has the fewest
+    folds, filled = np.zeros(len(names), int), np.zeros(FOLDS, int)
+    for name in order:
+        folds[name] = filled.argmin()
+        filled[folds[name]] += sizes[name]
+    return folds[numbers]
+
+
+def _true_rows(cases: Iterable[SourceCase], role: Role) -> Rows:
+    return ((case.id, case.image, case.mask, role, "") for case in cases)
+
+
+def _rows(cases: Iterable[Case], role: Role | None = None) -> Rows:
+    return ((case.id, case.image.absolute(), case.mask.absolute(), role or case.role, case.group or "") for case in cases)
+
+
+def _table(rows: Rows) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=[*COLUMNS, "group"])

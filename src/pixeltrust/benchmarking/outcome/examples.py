@@ -1,0 +1,104 @@
+"""Test cases to look at: in which the best method and another one differ, from the worst to the best."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.benchmarking.outcome.pictures import files_of
+from pixeltrust.benchmarking.outcome.statistics import BASE, CEILING
+from pixeltrust.benchmarking.outcome.words import OURS, competitors, of_group, rows_of, title
+from pixeltrust.data.images import read_image
+from pixeltrust.data.masks import foreground
+from pixeltrust.pages.pieces import evenly_spread
+from pixeltrust.plumbing.errors import PixeltrustError
+from pixeltrust.training.run_folder import Run
+
+PREDICTIONS = 4  # of a case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A group and a seed whose predicted masks are shown."""
+
+    title: str
+    seed: int
+    better: str
+    """The best method of the group."""
+    worse: str
+    """`plain`, or the second; the difference between the two gives the cases their order."""
+    folders: dict[str, Path]
+    """The cells of the methods that are shown, the best first."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Tested:
+    """A test case with what some methods predict."""
+
+    id: str
+    image: np.ndarray
+    """uint8 (H, W, 3)"""
+    true: np.ndarray
+    """bool (H, W)"""
+    masks: dict[str, np.ndarray]
+    """bool (H, W), by method."""
+    dice: dict[str, float]
+    """By method."""
+
+
+def example_of(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | None:
+    """The first group and seed in which the best method and another one are done; None if there is none.
+
+    Args:
+        every: see `words.groups`.
+        cells: see `Outcome`.
+    """
+    for group in every:
+        names = [row.method for row in competitors(group)]
+        for seed, folders in _folders(cells, group).items():
+            done = [name for name in names if name in folders]
+            if len(done) > 1 and done[0] == names[0]:
+                worse = BASE if BASE in done[1:] else done[1]
+                wanted = dict.fromkeys([done[0], worse, OURS, *done[1:], CEILING])
+                shown = [name for name in wanted if name in folders][:PREDICTIONS]
+                shown.sort(key=[*names, CEILING].index)
+                chosen = {name: folders[name] for name in shown}
+                return Example(title=title(group), seed=seed, better=done[0], worse=worse, folders=chosen)
+    return None
+
+
+def _folders(cells: pd.DataFrame, group: pd.DataFrame) -> dict[int, dict[str, Path]]:
+    """Of the finished cells of a group (of its first fold, where there are folds), by seed and method."""
+    all_of_it = of_group(cells, group)
+    done = all_of_it[(all_of_it["status"] == "done") & (all_of_it["fold"] == all_of_it["fold"].min())]
+    folders: dict[int, dict[str, Path]] = {}
+    for row in rows_of(done):
+        folders.setdefault(row.seed, {})[row.method] = Path(row.folder)
+    return folders
+
+
+def tested_cases(example: Example, most: int) -> Iterator[Tested]:
+    """Cases spread evenly over the order of the difference, that in which the best loses the most (or wins the least) first.
+
+    Those whose files are gone are left out.
+
+    Raises:
+        RunError: the records of the cells cannot be read.
+    """
+    dice = {method: _dice(folder) for method, folder in example.folders.items()}
+    config = Run(example.folders[example.better] / "run").config()
+    paths = files_of(example.folders[example.better] / "cases.csv")
+    for one in evenly_spread(dice[example.better] - dice[example.worse], most):
+        try:
+            image, true = read_image(paths[one][0]), foreground(paths[one][1], config)
+            masks = {method: foreground(folder / "predicted" / f"{one}.png", config) for method, folder in example.folders.items()}
+        except (PixeltrustError, KeyError):
+            continue
+        scores = {method: float(values.get(one, np.nan)) for method, values in dice.items()}
+        yield Tested(id=one, image=image, true=true, masks=masks, dice=scores)
+
+
+def _dice(folder: Path) -> pd.Series:
+    return pd.read_csv(folder / "test.csv", dtype={"id": str}, keep_default_na=True).set_index("id")["dice"]

@@ -1,0 +1,357 @@
+"""The outcome in words and in tables; names of methods stand in `backquotes`, as Markdown has them.
+
+group     the rows of the summary of one noise and one number of clean masks
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.benchmarking.outcome.statistics import BASE, CEILING, GIVEN, GROUP, LEVEL
+from pixeltrust.pages.numbers import number, span
+from pixeltrust.plumbing.text import count
+
+OURS = "trust"
+Verdict = Literal["apart", "one seed", "seeds disagree", "not apart", "not compared"]
+TIED: tuple[Verdict, ...] = ("not apart", "seeds disagree")
+Row = Any
+"""A row of the summary, as `itertuples` gives it."""
+
+MATCHES = {
+    "updates": "every method makes the same number of updates",
+    "time": "every method has the same time",
+}
+"""What the trainings of a benchmark have the same of."""
+
+_HOW_MATCHED = {
+    "updates": "**All methods make the same number of updates**, whatever one costs: a dear method has had more time.",
+    "time": "**All methods have the same time**: as many updates as the dearest one's time allows, in whole epochs, by what a few updates "
+    "of each cost when that was measured beforehand (costs.json). What validation and kept weight maps take comes on top.",
+}
+_HOW_TO_READ = (
+    "**Dice**: the mean over test cases, each averaged over the seeds first; the interval is of 95 %, by the bootstrap over cases.",
+    "**Differences** are taken case by case and seed by seed, on the seeds that both methods have, then averaged; with the same interval. "
+    "The rival is the best other method; `ceiling` is trained on true masks, so it is nobody's rival.",
+    "**p** is of Wilcoxon's signed-rank test over cases, two-sided, after Holm's correction for the comparisons of one table. "
+    "It and the intervals say what other test cases would have changed. They know nothing of what another training would have changed: "
+    "for that look at the spread over seeds. That the best was picked on the same cases flatters it a little.",
+    f"Two methods are called **apart** where the interval of their difference leaves out 0, p is below {LEVEL:g}, and every seed agrees on "
+    "who is ahead (of two seeds or more).",
+    "**Cost** is a training's seconds per update, validation and kept weight maps included, over that of another method with the same "
+    "seed: the median over seeds, and the range. **Updates** and **seconds** (of the processor, where they are known) are those of one "
+    "training, the mean over seeds.",
+)
+
+
+def how_to_read(match: str) -> tuple[str, ...]:
+    """What stands above the tables, a line for each notion.
+
+    Args:
+        match: what all methods have the same of.
+    """
+    return (_HOW_MATCHED[match], *_HOW_TO_READ)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A cell of a table: what it says, and in small what goes with it."""
+
+    value: str
+    small: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.small})" if self.small else self.value
+
+
+NONE = Shown("–")
+
+
+def groups(summary: pd.DataFrame) -> list[pd.DataFrame]:
+    """In the order of the summary, each with the highest Dice first and what has none last."""
+    return [group.sort_values("dice", ascending=False, kind="stable") for _, group in summary.groupby(GROUP, sort=False)]
+
+
+def rows_of(group: pd.DataFrame) -> list[Row]:
+    """Of a group, in its order."""
+    return list(group.itertuples())
+
+
+def title(group: pd.DataFrame) -> str:
+    """Of a group: its noise and its number of clean masks."""
+    first = rows_of(group)[0]
+    return f"{noise_name(first.noise)}, {count(first.clean, 'clean mask')}"
+
+
+def noise_name(noise: str) -> str:
+    """As a person says it."""
+    return "noisy masks as they came" if noise == GIVEN else noise
+
+
+def competitors(group: pd.DataFrame) -> list[Row]:
+    """The rows of methods that have a Dice and are rivals, the best first."""
+    return [row for row in rows_of(group) if row.method != CEILING and not np.isnan(row.dice)]
+
+
+def match_of(summary: pd.DataFrame) -> str:
+    """What all methods have the same of, updates or time."""
+    return str(summary["match"].iloc[0]) if len(summary) else "updates"
+
+
+def several_counts(summary: pd.DataFrame) -> bool:
+    """Whether there is a number of clean masks to compare with another."""
+    return summary.dropna(subset=["dice"])["clean"].nunique() > 1
+
+
+# --- sentences ----------------------------------------------------------------------------------------------------
+
+
+def told(group: pd.DataFrame) -> list[str]:
+    """What came out of a group, in sentences: who wins, by how much, whether it can be told, what it costs, what is missing."""
+    rows = competitors(group)
+    if not rows:
+        return ["No method has come to its end yet.", *_missing(group)]
+    return [*_winner(rows), *_tied(rows), *_over_plain(rows), *_cost(rows), *_ours(rows), *_ceiling(group), *_missing(group)]
+
+
+def verdict(row: Row, other: str = "rival") -> Verdict:
+    """Whether a method and its other one (`rival` or `plain`) can be told apart."""
+    numbers = [getattr(row, f"minus_{other}{name}") for name in ("_low", "_high", "_p_holm", "_seeds", "_min", "_max")]
+    low, high, p, seeds, least, most = map(float, numbers)
+    if np.isnan([low, p]).any():
+        return "not compared"
+    if low <= 0 <= high or p >= LEVEL:
+        return "not apart"
+    if seeds < 2:
+        return "one seed"
+    return "apart" if least > 0 or most < 0 else "seeds disagree"
+
+
+def told_of_weights(shares: pd.DataFrame) -> list[str]:
+    """What wrong pixels weigh in a group, in a sentence; none where that is not known.
+
+    Args:
+        shares: the rows of `Outcome.shares` of the group.
+    """
+    known = shares.dropna(subset=["wrong_weight"])
+    parts = []
+    for method, rows in known.groupby("method", sort=False):
+        first, last = rows.sort_values("epoch")["wrong_weight"].iloc[[0, -1]]
+        parts.append(f"{last:.1%} of the weight of `{method}` in the last epoch ({first:.1%} in the first)")
+    return [f"Wrong pixels are {known['wrong_pixels'].mean():.1%} of the noisy pixels, and have {', '.join(parts)}."] if parts else []
+
+
+def of_group(table: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
+    """The rows of another table that belong to a group."""
+    return table[(table["noise"] == group["noise"].iloc[0]) & (table["clean"] == group["clean"].iloc[0])]
+
+
+def _winner(rows: Sequence[Row]) -> Iterable[str]:
+    best = rows[0]
+    if len(rows) == 1:
+        yield f"Only `{best.method}` has come to its end: Dice {_dice(best)}."
+        return
+    second = rows[1]
+    yield f"`{best.method}` has the highest Dice, {_dice(best)}; `{second.method}` is second with {number(second.dice)}."
+    if np.isnan(best.minus_rival):
+        yield "The two have no seed and case in common, so they cannot be compared."
+        return
+    shared = "" if best.seeds == second.seeds == best.minus_rival_seeds else f", on {count(int(best.minus_rival_seeds), 'seed')} both have,"
+    verdict_words = _VERDICTS[verdict(best)].format(**_seed_range(best))
+    yield f"Case by case{shared} the difference is {_difference(best, 'rival')}. {verdict_words}"
+
+
+_VERDICTS: dict[Verdict, str] = {
+    "apart": "It has the same sign in each of the {seeds} seeds: the two can be told apart.",
+    "one seed": "On these cases the two can be told apart, but that is one training each: another seed may turn it round.",
+    "seeds disagree": "But the seeds disagree ({least} to {most}): another training may turn it round, so the two cannot be told apart.",
+    "not apart": "The two cannot be told apart.",
+    "not compared": "That is too little to compare them.",
+}
+
+
+def _seed_range(row: Row) -> dict[str, str]:
+    seeds = "" if np.isnan(row.minus_rival_seeds) else str(int(row.minus_rival_seeds))
+    return {"seeds": seeds, "least": number(row.minus_rival_min, signed=True), "most": number(row.minus_rival_max, signed=True)}
+
+
+def _tied(rows: Sequence[Row]) -> Iterable[str]:
+    """Those behind the second that cannot be told from the best either."""
+    tied = [row.method for row in rows[2:] if verdict(row) in TIED]
+    if tied and verdict(rows[0]) in TIED:
+        yield f"Nor can {_listed(tied, 'or')} be told from `{rows[0].method}`."
+    elif tied:
+        yield f"{_listed(tied)} cannot be told from `{rows[0].method}`, though."
+
+
+def _over_plain(rows: Sequence[Row]) -> Iterable[str]:
+    best = rows[0]
+    if best.method == BASE and len(rows) > 1:
+        yield "No other method does better than plain training here."
+    elif rows[1:] and best.rival != BASE and not np.isnan(best.minus_plain):
+        clear = {"apart": "", "one seed": ", on one seed", "seeds disagree": ", but not in every seed"}
+        word = clear.get(verdict(best, "plain"), ", which cannot be told from 0")
+        yield f"Against `{BASE}` the difference is {_difference(best, 'plain')}{word}."
+
+
+def _cost(rows: Sequence[Row]) -> Iterable[str]:
+    best = rows[0]
+    if not np.isnan(best.cost) and best.cost_over != best.method:
+        yield f"An update of `{best.method}` costs {best.cost:.2f} times one of `{best.cost_over}` ({_clock(best)})."
+    if best.match == "time" and len(rows) > 1:
+        first, *others, last = [f"`{row.method}` {'made ' if row is best else ''}{row.updates:,.0f}" for row in rows]
+        yield f"In the same time {', '.join([f'{first} updates', *others])} and {last}."
+
+
+def _ours(rows: Sequence[Row]) -> Iterable[str]:
+    """Where the method of this package stands, if it does not win."""
+    for place, row in enumerate(rows):
+        if row.method == OURS and place > 1:
+            yield f"`{OURS}` comes {_ordinal(place + 1)} of {len(rows)} with {number(row.dice)}."
+
+
+def _ceiling(group: pd.DataFrame) -> Iterable[str]:
+    for row in rows_of(group):
+        if row.method == CEILING and not np.isnan(row.dice):
+            yield f"With true masks for all cases (`{CEILING}`) it would be {number(row.dice)}."
+
+
+def _missing(group: pd.DataFrame) -> Iterable[str]:
+    for state, column in (("Failed", "seeds_failed"), ("Not run", "seeds_not_run")):
+        names: dict[str, list[str]] = {}
+        for row in rows_of(group):
+            if getattr(row, column):
+                names.setdefault(_of(getattr(row, column), row), []).append(row.method)
+        if names:
+            yield f"{state}: {'; '.join(f'{_listed(methods)} ({seeds})' for seeds, methods in names.items())}."
+    done = group[group["seeds"] > 0]
+    if done["seeds"].nunique() > 1 or (done["minus_rival_seeds"] < done["seeds"]).any():
+        yield "Not all methods have the same seeds; a comparison uses those that both have."
+    undefined = int(group["undefined"].sum())
+    if undefined:
+        values = count(undefined, "value of Dice is", "values of Dice are")
+        yield f"{values} not defined (no foreground, neither true nor predicted) and in no mean."
+
+
+def _of(number_of_seeds: int, row: Row) -> str:
+    return f"{number_of_seeds} of {count(row.seeds + row.seeds_failed + row.seeds_not_run, 'seed')}"
+
+
+def _dice(row: Row) -> str:
+    return f"{number(row.dice)} ({span(row.dice_low, row.dice_high)})" if not np.isnan(row.dice_low) else number(row.dice)
+
+
+def _difference(row: Row, other: str) -> str:
+    mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
+    return f"{number(mean, signed=True)} ({span(low, high, signed=True)}; p {p_value(p, equals=True)})"
+
+
+def _clock(row: Row) -> str:
+    return "processor time" if row.cost_from == "cpu" else "by the clock, which other work on the machine disturbs"
+
+
+def _listed(names: Sequence[str], last: str = "and") -> str:
+    quoted = [f"`{name}`" for name in names]
+    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
+
+
+def _ordinal(place: int) -> str:
+    ending = "th" if 10 <= place % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(place % 10, "th")
+    return f"{place}{ending}"
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def headings(group: pd.DataFrame) -> list[str]:
+    """Of the columns of `cells_of`."""
+    bases = [row.cost_over for row in rows_of(group) if not np.isnan(row.cost)]
+    over = f" / {bases[0]}" if bases else ""
+    return [
+        "method",
+        "Dice",
+        "by seed",
+        "Jaccard",
+        "seeds",
+        "minus best rival",
+        "p",
+        f"minus {BASE}",
+        "p",
+        f"cost{over}",
+        "updates",
+        "seconds",
+    ]
+
+
+def cells_of(row: Row) -> list[Shown]:
+    """A row of a group's table."""
+    seeds = Shown(str(row.seeds) if not row.seeds_failed + row.seeds_not_run else _of(row.seeds, row), _why(row) if row.seeds else "")
+    if np.isnan(row.dice):
+        return [Shown(f"`{row.method}`"), Shown(_why(row) or "undefined"), NONE, NONE, seeds, *[NONE] * 7]
+    by_seed = Shown(span(row.dice_min, row.dice_max), f"sd {row.dice_sd:.3f}") if row.seeds > 1 else NONE
+    rival, plain = (_difference_cells(row, other) for other in ("rival", "plain"))
+    name = Shown(f"`{row.method}`", "true masks" if row.method == CEILING else "")
+    interval = span(row.dice_low, row.dice_high)
+    return [
+        name,
+        Shown(number(row.dice), interval),
+        by_seed,
+        Shown(number(row.jaccard)),
+        seeds,
+        *rival,
+        *plain,
+        _cost_cell(row),
+        *_spent_cells(row),
+    ]
+
+
+def _why(row: Row) -> str:
+    """Why seeds are missing."""
+    states = (("failed", row.seeds_failed), ("not run", row.seeds_not_run))
+    return ", ".join((f"{number_of} {state}" if row.seeds else state) for state, number_of in states if number_of)
+
+
+def _difference_cells(row: Row, other: str) -> list[Shown]:
+    mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
+    if np.isnan(mean):
+        return [NONE, NONE]
+    return [Shown(number(mean, signed=True), span(low, high, signed=True)), Shown(p_value(p))]
+
+
+def _cost_cell(row: Row) -> Shown:
+    if np.isnan(row.cost) or row.cost_over == row.method:
+        return Shown("1") if row.cost_over == row.method else NONE
+    clock = "" if row.cost_from == "cpu" else "by the clock"
+    spread = f"{row.cost_min:.2f} … {row.cost_max:.2f}" if row.cost_seeds > 1 else ""
+    return Shown(f"{row.cost:.2f}", ", ".join(filter(None, [spread, clock])))
+
+
+def _spent_cells(row: Row) -> list[Shown]:
+    """Updates and seconds of one training."""
+    by_processor = not np.isnan(row.cpu_seconds)
+    seconds = row.cpu_seconds if by_processor else row.seconds
+    spent = Shown(f"{seconds:,.0f}", "" if by_processor else "by the clock")
+    return [Shown(f"{row.updates:,.0f}") if not np.isnan(row.updates) else NONE, spent if not np.isnan(seconds) else NONE]
+
+
+def markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
+    """All groups: what came out in words, and a table sorted by Dice."""
+    parts = ["# Outcome", "\n".join(f"- {line}" for line in how_to_read(match_of(summary)))]
+    for group in groups(summary):
+        names = headings(group)
+        lines = [names, ["---"] * len(names), *([str(cell) for cell in cells_of(row)] for row in rows_of(group))]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts += [f"## {title(group)}", " ".join([*told(group), *told_of_weights(of_group(shares, group))]), table]
+    return "\n\n".join(parts) + "\n"
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+def p_value(p: float, *, equals: bool = False) -> str:
+    """`0.012`, `< 0.001`; with `equals`, as it stands behind p in a sentence."""
+    if np.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{'= ' if equals else ''}{p:.3f}"

@@ -1,0 +1,276 @@
+"""The page of a benchmark: who wins, by how much, whether that can be told, what it costs, and what masks and weights look like."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.benchmarking.outcome import Outcome
+from pixeltrust.benchmarking.outcome.examples import Example, Tested, example_of, tested_cases
+from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, weights_figure
+from pixeltrust.benchmarking.outcome.pictures import Weighed, first_with_maps, weighed_cases
+from pixeltrust.benchmarking.outcome.statistics import BASE
+from pixeltrust.benchmarking.outcome.words import (
+    MATCHES,
+    OURS,
+    Row,
+    cells_of,
+    competitors,
+    groups,
+    headings,
+    how_to_read,
+    match_of,
+    noise_name,
+    of_group,
+    rows_of,
+    several_counts,
+    title,
+    told,
+    told_of_weights,
+    verdict,
+)
+from pixeltrust.benchmarking.outcome.writing import write_outcome
+from pixeltrust.pages.charts import Chart, heat_legend
+from pixeltrust.pages.numbers import number, span
+from pixeltrust.pages.pieces import Number, Panel, Shown, facts, outlined, picture, pictures, rendered, weighed, write_page
+from pixeltrust.plumbing.errors import RunError
+from pixeltrust.plumbing.text import count
+from pixeltrust.training.run_folder import Run
+
+TEST_CASES = 4
+WEIGHED_CASES = 4
+NOT_SHARED = ("method", "seed", "clean_weight")  # settings that are a method's or a cell's own
+
+
+def write_results(folder: Path) -> Outcome:
+    """Write what came out of a benchmark by now into its folder: summary.csv, shares.csv, tables.md, figures/ and report.html.
+
+    Raises:
+        RunError: it is not a benchmark, its records cannot be read, or it cannot be written to.
+    """
+    outcome = write_outcome(folder)
+    write_page(benchmark_page(folder, outcome), folder / "report.html")
+    return outcome
+
+
+def benchmark_page(folder: Path, outcome: Outcome) -> str:
+    """The page as HTML text.
+
+    Args:
+        folder: of the benchmark.
+        outcome: of it, see `outcome_of`.
+
+    Raises:
+        RunError: files that it is made of are broken.
+    """
+    every = groups(outcome.summary)
+    methods = list(outcome.summary["method"].unique())
+    example = example_of(every, outcome.cells)
+    maps = first_with_maps(outcome.cells)
+    return rendered(
+        "benchmark.html",
+        name=folder.resolve().name,
+        headline=headline(every),
+        story=_answer(folder) or _story(outcome),
+        numbers=_numbers(every),
+        overview=pictures(_overview(outcome.summary)),
+        groups=[_group(group, outcome, methods) for group in every],
+        how=how_to_read(match_of(outcome.summary)),
+        failures=_failures(outcome.cells),
+        scale=picture(heat_legend()),
+        example=example,
+        tested=[_shown_tested(case, example) for case in tested_cases(example, TEST_CASES)] if example else [],
+        maps=maps.name if maps else "",
+        noisy=[_shown_weighed(case) for case in weighed_cases(maps, WEIGHED_CASES)] if maps else [],
+        facts=_settings(folder, outcome),
+        machine=_machine(folder),
+    )
+
+
+# --- words --------------------------------------------------------------------------------------------------------
+
+
+def headline(every: Sequence[pd.DataFrame]) -> str:
+    """What came out, in one sentence."""
+    compared = [rows for group in every if (rows := competitors(group))]
+    if not compared:
+        return "Nothing has come to its end yet"
+    if len(compared) == 1:
+        return _headline_of_one(compared[0])
+    wins = Counter(rows[0].method for rows in compared)
+    most = max(wins.values())
+    first = " and ".join(f"`{method}`" for method, number_of in wins.items() if number_of == most)
+    clear = sum(verdict(rows[0]) == "apart" for rows in compared if wins[rows[0].method] == most)
+    each = " each" if "and" in first else ""
+    verb = "have" if each else "has"
+    told_apart = f"{clear} of them" if clear else "none of them"
+    sure = f"; in {told_apart} it can be told from the second" if not each else ""
+    return f"{first}{each} {verb} the highest Dice in {most} of {len(compared)} comparisons{sure}"
+
+
+def _answer(folder: Path) -> str:
+    """The words of an answer, where a question was asked."""
+    try:
+        return str(json.loads((folder / "answer.json").read_text(encoding="utf-8"))["words"])
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'answer.json'}: cannot be read as the answer to a question: {error}") from None
+
+
+def _headline_of_one(rows: Sequence[Row]) -> str:
+    best = rows[0]
+    if len(rows) == 1:
+        return f"Only `{best.method}` has come to its end: Dice {number(best.dice)}"
+    means = f"Dice {number(best.dice)} against {number(rows[1].dice)}"
+    if verdict(best) == "apart":
+        return f"`{best.method}` wins over `{rows[1].method}`, the second: {means}"
+    if verdict(best) == "one seed":
+        return f"`{best.method}` is ahead of `{rows[1].method}` on a single seed: {means}"
+    return f"`{best.method}` and `{rows[1].method}` cannot be told apart: {means}"
+
+
+def _story(outcome: Outcome) -> str:
+    cells, done = outcome.cells, int((outcome.cells["status"] == "done").sum())
+    axes = {
+        "method": cells["method"].nunique(),
+        "kind": cells["noise"].nunique(),
+        "number": cells["clean"].nunique(),
+        "seed": cells["seed"].nunique(),
+    }
+    grid = f"{count(axes['method'], 'method')}, {count(axes['kind'], 'kind')} of noise, {count(axes['number'], 'number')} of clean masks"
+    text = f"{grid}, {count(axes['seed'], 'seed')}; {MATCHES[match_of(outcome.summary)]}: {done:,} of {count(len(cells), 'training')} done."
+    cases = outcome.summary["cases"].max()
+    measured = "by cross-validation on the clean cases" if cells["fold"].any() else "on test cases that no training has seen"
+    return text if np.isnan(cases) else f"{text} Measured {measured}, {int(cases):,} of them, at their own size, with the last weights."
+
+
+def _numbers(every: Sequence[pd.DataFrame]) -> list[Number]:
+    """Of the only group there is; of several none would stand for all."""
+    rows = competitors(every[0])
+    if len(every) > 1 or len(rows) < 2:
+        return []
+    best = rows[0]
+    numbers = [_dice_number(best), _difference_number(best, "rival", best.rival)]
+    if best.method != BASE and best.rival != BASE and not np.isnan(best.minus_plain):
+        numbers.append(_difference_number(best, "plain", BASE))
+    numbers += [_dice_number(row) for row in rows[1:] if row.method == OURS]
+    if not np.isnan(best.cost) and best.cost_over != best.method:
+        seeds = f"{best.cost_min:.2f} … {best.cost_max:.2f} over seeds" if best.cost_seeds > 1 else "one seed"
+        what = f"an update of {best.cost_over}; {seeds}"
+        numbers.append(Number(what=f"Cost of {best.method}", value=f"× {best.cost:.1f}", interval=what))
+    return numbers
+
+
+def _dice_number(row: Row) -> Number:
+    tint = row.method if row.method in (BASE, OURS) else ""
+    return Number(what=f"Dice of {row.method}", value=number(row.dice), interval=span(row.dice_low, row.dice_high), method=tint)
+
+
+def _difference_number(best: Row, other: str, name: str) -> Number:
+    mean, low, high = (getattr(best, f"minus_{other}{part}") for part in ("", "_low", "_high"))
+    return Number(what=f"Minus {name}, case by case", value=number(mean, signed=True), interval=span(low, high, signed=True))
+
+
+def _failures(cells: pd.DataFrame) -> list[str]:
+    """A sentence for each cell that failed, and one for those that have not been run."""
+    failed = [
+        f"`{row.method}`, {row.noise}, {row.clean} clean, seed {row.seed}: {row.error or 'failed without a word'}"
+        for row in rows_of(cells[cells["status"] == "failed"])
+    ]
+    waiting = int((cells["status"] == "not run").sum())
+    return [*failed, *([f"{count(waiting, 'training')} not run, or not to the end."] if waiting else [])]
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+def _group(group: pd.DataFrame, outcome: Outcome, methods: Sequence[str]) -> dict[str, Any]:
+    return {
+        "title": title(group),
+        "sentences": " ".join([*told(group), *told_of_weights(of_group(outcome.shares, group))]),
+        "headings": headings(group),
+        "rows": [cells_of(row) for row in rows_of(group)],
+        "charts": pictures(_group_charts(group, outcome, methods)),
+    }
+
+
+def _group_charts(group: pd.DataFrame, outcome: Outcome, methods: Sequence[str]) -> Iterator[Chart]:
+    if group["dice"].notna().any():
+        yield dice_figure([group], outcome.seed_means, methods).chart("Dice on the test cases")
+    if group["cost"].nunique() > 1:
+        yield cost_figure([group], methods).chart("Dice against the cost of an update")
+    shares = of_group(outcome.shares, group)
+    if len(shares):
+        yield weights_figure(shares, methods).chart("Wrong pixels: their share of the weight")
+
+
+def _overview(summary: pd.DataFrame) -> Iterator[Chart]:
+    methods = list(summary["method"].unique())
+    for noise, rows in summary.groupby("noise", sort=False):
+        if several_counts(rows):
+            yield clean_figure(rows, methods).chart(noise_name(str(noise)).capitalize())
+
+
+# --- galleries ----------------------------------------------------------------------------------------------------
+
+
+def _shown_tested(case: Tested, example: Example) -> Shown:
+    panels = [
+        outlined("image", f"the image of {case.id}", case.image),
+        outlined("true mask", f"the true mask of {case.id}", case.image, true=case.true),
+    ]
+    for method, mask in case.masks.items():
+        text = f"the mask that {method} predicts for {case.id}, over the true one in white"
+        panels.append(outlined(method, text, case.image, note=f"Dice {number(case.dice[method])}", true=case.true, predicted=mask))
+    difference = case.dice[example.better] - case.dice[example.worse]
+    return Shown(title=case.id, panels=panels, note=f"{example.better} minus {example.worse} {number(difference, signed=True)}")
+
+
+def _shown_weighed(case: Weighed) -> Shown:
+    panels = [
+        outlined("image", f"the image of {case.id}", case.image),
+        outlined("noisy mask", f"the noisy mask of {case.id}", case.image, noisy=case.noisy),
+        Panel(title="true mask", text="the true mask is not known")
+        if case.true is None
+        else outlined("true mask", f"the true mask of {case.id}", case.image, true=case.true),
+    ]
+    more: Any = {"true": case.true, "shape": case.image.shape[:2]}
+    panels += [weighed(f"epoch {epoch}", case.id, maps, case.noisy, **more) for epoch, maps in zip(case.epochs, case.maps, strict=True)]
+    return Shown(title=case.id, panels=panels)
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def _settings(folder: Path, outcome: Outcome) -> list[tuple[str, str]]:
+    """What all trainings share, and each method of the user's own."""
+    begun = [Path(one) / "run" for one in outcome.cells["folder"].dropna() if (Path(one) / "run" / "config.toml").is_file()]
+    at_equal_time = match_of(outcome.summary) == "time"
+    shared = facts(Run(begun[0]).config(), leave_out=(*NOT_SHARED, *(["epochs"] if at_equal_time else []))) if begun else []
+    variants = _record(folder / "benchmark.json").get("variants", {})
+    own = [(f"{name} is", ", ".join(f"{key} = {value}" for key, value in settings.items())) for name, settings in variants.items()]
+    return [*shared, *own]
+
+
+def _machine(folder: Path) -> str:
+    """Where it ran, in a sentence; nothing where there is no record of it."""
+    if not (folder / "environment.json").is_file():
+        return ""
+    values = _record(folder / "environment.json")
+    where = values.get("accelerator") or f"{values.get('processor')}, {count(int(values.get('cores') or 0), 'core')}"
+    packages = values.get("packages", {})
+    versions = ", ".join(f"{name} {packages[name]}" for name in ("pixeltrust", "torch", "monai") if packages.get(name))
+    return f"Last run on {where}; Python {values.get('python')}, {versions}."
+
+
+def _record(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path}: cannot be read: {error}") from None
+    return values if isinstance(values, dict) else {}

@@ -1,0 +1,116 @@
+"""Does it help on my data? A few short, fair trainings by cross-validation over the clean cases, and an answer in words.
+
+The clean cases are cut into folds; every method learns from the noisy cases and the clean ones of the other folds, and is measured on the
+fold that it has not seen. So every clean case has one Dice per method (and seed), and methods are compared case by case.
+
+    OUT/  as of a benchmark, its page begins with the answer; answer.json  answer.md  scores.csv (id, a column of Dice per method)
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Unpack
+
+import pandas as pd
+
+from pixeltrust.benchmarking.answers import FEWEST, Answer, answer_of, too_few
+from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
+from pixeltrust.benchmarking.jobs import Launcher, Local
+from pixeltrust.benchmarking.masks import FOLDS, FolderMasks, is_source
+from pixeltrust.benchmarking.outcome.reading import finished
+from pixeltrust.benchmarking.run import claimed, folder_of, run_cells, writing_results
+from pixeltrust.config import Config
+from pixeltrust.data.layouts import Layout
+from pixeltrust.plumbing.errors import ConfigError, RunError
+from pixeltrust.plumbing.files import write_whole
+from pixeltrust.plumbing.processes import connected
+from pixeltrust.plumbing.text import count, some
+
+METHODS = ("plain", "joint", "clean", "finetuned", "trust")
+SEEDS = (0,)
+SETTINGS: dict[str, Any] = {"model": "unet-small", "image_size": 64, "val_fraction": 0.0}
+UPDATES = 600  # of a training, about
+
+
+def question(
+    data: Path,
+    *,
+    out: Path,
+    grid: Grid | None = None,
+    launcher: Launcher | None = None,
+    show_progress: bool = True,
+    **layout: Unpack[Layout],
+) -> Answer:
+    """Find out whether anything beats plain training on a user's own data; continues where it was stopped.
+
+    Args:
+        data: a data folder or table with noisy and clean cases; test cases are not looked at.
+        out: a new or empty folder, or that of the same question.
+        grid: methods, seeds and settings; those above where it has none (`epochs` for about `UPDATES`).
+        launcher, show_progress, layout: as in `benchmark`.
+
+    Raises:
+        ConfigError, DataError: the data cannot be used, or the grid not for this.
+        RunError: `out` is of something else or cannot be written, or trainings failed: names them.
+    """
+    data, out = Path(data), Path(out)
+    if is_source(data, layout):
+        raise ConfigError(f"{data}: a source with known truth, not a data folder with noisy/ and clean/; leave --question out")
+    _, ranks = connected("cpu")
+    show_progress = show_progress and ranks.rank == 0
+    masks = FolderMasks(data, show_progress=show_progress, **layout)
+    grid = _completed(grid or Grid(), masks)
+    if len(set(masks.groups)) < FEWEST:
+        return too_few(len(set(masks.groups)))
+    cells = [
+        Cell(method=method, noise=GIVEN, clean=len(masks.clean), seed=seed, fold=fold)
+        for seed in grid.seeds
+        for fold in range(FOLDS)
+        for method in grid.methods
+    ]
+
+    def answered() -> Answer:
+        scores = _scores(cells, out)
+        answer = replace(answer_of(scores), out=out)
+        _write(out, scores, answer)
+        return answer
+
+    with claimed(out, data, grid, ranks, **layout), writing_results(out, ranks):
+        run_cells(cells, grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
+        return ranks.by_first(answered)
+
+
+def _completed(grid: Grid, masks: FolderMasks) -> Grid:
+    """The grid with the settings that it does not name."""
+    if grid.noise or grid.clean:
+        raise ConfigError("noise and clean are for a benchmark; a question takes the noisy masks as they are, and all clean cases")
+    grid = grid.filled(methods=METHODS, seeds=SEEDS)
+    if "plain" not in grid.methods or len(grid.methods) < 2 or CEILING in grid.methods:
+        raise ConfigError("methods: a question compares `plain` with at least one other method (and knows no ceiling)")
+    settings = {**SETTINGS, **grid.settings}
+    per_epoch = -(-len(masks.cases.of("noisy")) // settings.get("batch_size", Config().batch_size))
+    return replace(grid, settings={"epochs": math.ceil(UPDATES / per_epoch), **settings})
+
+
+def _scores(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
+    """A row per clean case, a column per method: the mean Dice over the seeds."""
+    missing = [cell.name for cell in cells if not finished(folder_of(cell, out))]
+    if missing:
+        failed = f"{count(len(missing), 'training')} failed ({some(missing)}; each has a log.txt)"
+        raise RunError(f"{out}: no answer yet: {failed}; the same command tries them again")
+    tables = [pd.read_csv(folder_of(cell, out) / "test.csv", dtype={"id": str}).assign(method=cell.method) for cell in cells]
+    scores = pd.concat(tables).pivot_table(index="id", columns="method", values="dice", aggfunc="mean")
+    return scores[list(dict.fromkeys(cell.method for cell in cells))]
+
+
+def _write(out: Path, scores: pd.DataFrame, answer: Answer) -> None:
+    record = {**asdict(answer), "out": str(answer.out)}
+    texts = {
+        "answer.json": json.dumps(record, indent=2) + "\n",
+        "answer.md": f"{answer}\n",
+        "scores.csv": scores.to_csv(float_format="%.6f"),
+    }
+    for name, text in texts.items():
+        write_whole(out / name, text)

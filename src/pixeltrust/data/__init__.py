@@ -1,0 +1,1 @@
+"""The data folder and its faults, images and masks, and batches of them."""

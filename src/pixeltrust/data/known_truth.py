@@ -1,0 +1,108 @@
+"""A source: a folder of images whose true masks are known, for simulation and benchmarks.
+
+    SOURCE/  images/<id>.*  masks/<id>.* (each 0 and at most one other value)  split.csv (id, split; may be absent)
+
+Cases whose split is `train` are for training, those of every other split for tests; without split.csv all are for training.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pixeltrust.data.cases import files_by_id
+from pixeltrust.data.images import read_size
+from pixeltrust.data.layouts import best_ending
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
+from pixeltrust.plumbing.progress import faults_of, in_threads
+from pixeltrust.plumbing.tables import read_table
+
+
+@dataclass(frozen=True)
+class SourceCase:
+    """One image with its true mask."""
+
+    id: str
+    image: Path
+    mask: Path
+    trains: bool
+
+
+def read_source(source: Path, *, show_progress: bool = True) -> list[SourceCase]:
+    """Every case of the source, in the order of the ids, after every mask has been decoded and every image's header read.
+
+    Raises:
+        DataError: lists every fault.
+    """
+    faults: list[str] = []
+    images, masks = (_listed(source / part, faults) for part in ("images", "masks"))
+    splits = _read_splits(source / "split.csv", faults)
+    found = (best_ending(masks.keys() - images.keys(), images), best_ending(images.keys() - masks.keys(), masks))
+    for ending in [ending for ending, matched in found if len(matched) > 1]:
+        faults.append(f"{source}: masks and images match once `{ending}` is taken off their names; rename them")
+    lone = "images without a mask", "masks without an image"
+    faults += [Fault(f"{images[one]}: has no mask in {source / 'masks'}", kind=lone[0]) for one in sorted(images.keys() - masks.keys())]
+    faults += [Fault(f"{masks[one]}: has no image in {source / 'images'}", kind=lone[1]) for one in sorted(masks.keys() - images.keys())]
+    paired = sorted(images.keys() & masks.keys())
+    if splits is not None:
+        faults += [f"{source / 'split.csv'}: {one} has no files" for one in splits if one not in images.keys() | masks.keys()]
+        faults += [f"{images[one]}: has no row in {source / 'split.csv'}" for one in paired if one not in splits]
+    cases = [SourceCase(one, images[one], masks[one], splits is None or splits.get(one) == "train") for one in paired]
+    for _, outcome in in_threads(_check_files, cases, text="checking", shown=show_progress):
+        faults += faults_of(outcome) if isinstance(outcome, PixeltrustError) else []
+    if faults:
+        raise DataError(f"{source}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", faults)
+    if not cases:
+        raise DataError(f"{source}: has no images in images/ with masks in masks/")
+    return cases
+
+
+def read_truth(case: SourceCase) -> np.ndarray:
+    """The true mask, uint8 0/1 (H, W).
+
+    Raises:
+        DataError: the file cannot be read, or holds more than 0 and one other value.
+    """
+    labels, _ = decode_labels(case.mask, classes=1, ignore_label=None, may_ignore=False)
+    return labels
+
+
+def _listed(folder: Path, faults: list[str]) -> dict[str, Path]:
+    try:
+        listing = files_by_id(folder)
+    except DataError as error:
+        raise DataError(f"{error}; a source has images/ and masks/") from None
+    faults += listing.faults
+    return listing.files
+
+
+def _read_splits(path: Path, faults: list[str]) -> dict[str, str] | None:
+    """The split of every id, or None without a file."""
+    if not path.exists():
+        return None
+    table = read_table(path)
+    if not {"id", "split"} <= set(table.columns):
+        raise DataError(f"{path}: needs the columns id and split, has {', '.join(map(str, table.columns))}")
+    splits: dict[str, str] = {}
+    for one, split in zip(table["id"].str.strip(), table["split"].str.strip(), strict=True):
+        if one in splits:
+            faults.append(f"{path}: {one} has two rows")
+        if not split:
+            faults.append(f"{path}: {one} has no split")
+        splits[one] = split
+    return splits
+
+
+def _check_files(case: SourceCase) -> None:
+    faults: list[Fault] = []
+    size, mask_size = read_size(case.image), read_size(case.mask)
+    if mask_size != size:
+        wrong = f"{case.mask}: of size {mask_size}, its image of size {size}"
+        faults.append(Fault(wrong, kind="masks of another size than their image"))
+    try:
+        read_truth(case)
+    except DataError as error:
+        faults.append(error.fault)
+    if faults:
+        raise DataError(f"{case.id}: cannot be used", faults)

@@ -1,0 +1,195 @@
+"""Data folders that are laid out in another way: folders of other names, and masks whose names end in more than those of their images.
+
+Layout      what the user says of it
+Folders     the same, looked up: where images and masks are, and what is taken off their names
+propose_…   what the user might say, from what is there
+"""
+
+import os
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from pixeltrust.data.images import image_suffix
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.text import count
+
+PARTS = ("images", "noisy", "clean", "test")
+_OTHER_NAMES = {
+    "images": ("images", "image", "imgs", "img", "pictures", "photos", "inputs", "input", "imagestr"),
+    "noisy": ("noisy", "noise", "weak", "crowd", "coarse", "masks", "labels", "annotations", "labelstr"),
+    "clean": ("clean", "expert", "experts", "gold", "truth", "gt", "ground_truth", "groundtruth", "fine"),
+    "test": ("test", "tests", "testing", "test_masks"),
+}
+_MOST_ENDINGS = 3  # that are proposed
+
+
+class Layout(TypedDict, total=False):
+    """What is other in a data folder than images/, noisy/, clean/ and test/ with masks that are named like their images."""
+
+    images: Path | str | None
+    """The folder of the images, from the data folder or absolute; `noisy`, `clean` and `test` likewise."""
+    noisy: Path | str | None
+    clean: Path | str | None
+    test: Path | str | None
+    mask_suffix: str | Sequence[str]
+    """An ending (or several) that is taken off the names of masks which have it: `_segmentation`."""
+    image_suffix: str | Sequence[str]
+    """The same of images: `_0000`."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the parts of a data folder are, and the endings that are taken off the names in them."""
+
+    paths: Mapping[str, Path]
+    """By the names of `PARTS`."""
+    said: frozenset[str]
+    """The parts that the user has named."""
+    endings: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, data: Path, layout: Layout) -> "Folders":
+        """The parts of this data folder.
+
+        Raises:
+            DataError: a folder that was named is not there, or stands for two parts.
+        """
+        paths = {part: data / (layout.get(part) or part) for part in PARTS}  # type: ignore[operator]
+        said = frozenset(part for part in PARTS if layout.get(part))
+        real: dict[str, str] = {}
+        for part, path in paths.items():
+            if part in said and not path.is_dir():
+                raise DataError(f"{path}: there is no such folder; --{part} counts from {data} (or is absolute){_found_in(data)}")
+            other = real.setdefault(os.path.realpath(path), part)
+            if other != part:
+                raise DataError(f"{path}: the folder of {other} cannot be that of {part} too")
+        masks, images = (several(layout.get(name, ())) for name in ("mask_suffix", "image_suffix"))  # type: ignore[arg-type]
+        return cls(paths, said, {part: images if part == "images" else masks for part in PARTS})
+
+
+def said(layout: Layout) -> list[str]:
+    """The layout as options on the command line; empty where all is as usual."""
+    values = {name: several(value) if name.endswith("suffix") else [str(value)] for name, value in layout.items() if value}  # type: ignore[arg-type]
+    return [option(f"--{name.replace('_', '-')}", value) for name, each in values.items() for value in each]
+
+
+def several(endings: str | Iterable[str]) -> tuple[str, ...]:
+    """One ending or several, as a tuple."""
+    return tuple(ending for ending in ([endings] if isinstance(endings, str) else endings) if ending)
+
+
+def without_ending(identity: str, endings: Iterable[str]) -> str:
+    """The id without the longest of the endings that it has, unless nothing would be left."""
+    fitting = [ending for ending in endings if identity.endswith(ending) and identity != ending]
+    return identity.removesuffix(max(fitting, key=len)) if fitting else identity
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Endings to take off, and the masks that match an image then."""
+
+    masks: list[str]
+    words: str
+
+
+def propose_endings(masks: Collection[str], images: Collection[str]) -> list[Proposal]:
+    """How masks without an image would have one, by the ids of both."""
+    alone, proposals = set(masks), []
+    for _ in range(_MOST_ENDINGS):
+        ending, matched = best_ending(alone, images)
+        if ending:
+            words = f"{_match(len(matched))} once `{ending}` is taken off: use {option('--mask-suffix', ending)}"
+            proposals.append(Proposal(matched, words))
+            alone -= set(matched)
+    ending, longer = best_ending(images, alone)
+    if ending:
+        words = f"{_match(len(longer))} once `{ending}` is taken off the images' names: use {option('--image-suffix', ending)}"
+        proposals.append(Proposal([image.removesuffix(ending) for image in longer], words))
+    both = None if proposals else _endings_of_both(alone, images)
+    return [both] if both else proposals
+
+
+def _endings_of_both(masks: Collection[str], images: Collection[str]) -> Proposal | None:
+    ends = [_common_ending(ids) for ids in (masks, images)]
+    if not all(ends):
+        return None
+    stems = {image.removesuffix(ends[1]) for image in images}
+    matched = [mask for mask in masks if mask.removesuffix(ends[0]) in stems]
+    if not matched:
+        return None
+    options = f"{option('--mask-suffix', ends[0])} {option('--image-suffix', ends[1])}"
+    words = f"{_match(len(matched))} once `{ends[0]}` is taken off the masks' names and `{ends[1]}` off the images': use {options}"
+    return Proposal(matched, words)
+
+
+def best_ending(longer: Iterable[str], shorter: Collection[str]) -> tuple[str, list[str]]:
+    """The ending without which most of the longer ids are one of the shorter ones, and those ids; one of digits alone is a number."""
+    known, found = set(shorter), defaultdict(list)
+    for identity in sorted(longer):
+        for cut in range(1, len(identity)):
+            if identity[:cut] in known and not identity[cut:].isdigit():
+                found[identity[cut:]].append(identity)
+    return min(found.items(), key=lambda item: (-len(item[1]), item[0]), default=("", []))
+
+
+def _common_ending(ids: Iterable[str]) -> str:
+    """The longest ending of all ids that begins with a sign which is no letter and no digit."""
+    ending = os.path.commonprefix([identity[::-1] for identity in ids])[::-1]  # noqa: RUF071 (signs are compared, no paths)
+    begins = re.search(r"[\W_]", ending)
+    return ending[begins.start() :] if begins else ""
+
+
+def _match(number: int) -> str:
+    return f"{count(number, 'mask')} {'matches' if number == 1 else 'match'} an image"
+
+
+def option(name: str, ending: str) -> str:
+    """As it is to be typed."""
+    return f"{name}{'=' if ending.startswith('-') else ' '}{shlex.quote(ending)}"
+
+
+def propose_folders(data: Path, folders: Folders, missing: Collection[str]) -> str:
+    """What lies in the data folder instead of the parts that are missing, and the options that would name it; empty where nothing does."""
+    others = other_folders(data, folders)
+    if not others:
+        return ""
+    options = []
+    for part in [part for part in PARTS if part in missing]:
+        fitting = [name for other in _OTHER_NAMES[part] for name in others if name.lower() == other]
+        if fitting:
+            options.append(option(f"--{part}", fitting[0]))
+        elif part != "test":
+            options.append(f"--{part} DIR")
+    return f"{_found_in(data, others)}; if these are meant, name them: {' '.join(options)}"
+
+
+def other_folders(data: Path, folders: Folders) -> list[str]:
+    """The folders with image files in the data folder that are none of its parts."""
+    parts = {os.path.realpath(path) for path in folders.paths.values()}
+    return [name for name in _folders_with_images(data) if os.path.realpath(data / name) not in parts]
+
+
+def _found_in(data: Path, names: Sequence[str] | None = None) -> str:
+    names = _folders_with_images(data) if names is None else names
+    counted = [f"{name}/ ({count(len(list(_images_in(data / name))), 'file')})" for name in names]
+    return f"; found there: {', '.join(counted)}" if counted else ""
+
+
+def _folders_with_images(data: Path) -> list[str]:
+    try:
+        inside = sorted(path for path in data.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except OSError:
+        return []
+    return [path.name for path in inside if any(True for _ in _images_in(path))]
+
+
+def _images_in(folder: Path) -> Iterator[Path]:
+    try:
+        yield from (path for path in folder.iterdir() if image_suffix(path) and not path.name.startswith("."))
+    except OSError:
+        return

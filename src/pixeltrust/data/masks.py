@@ -1,0 +1,159 @@
+"""What the values of a mask file mean: labels 0 … max(classes, 2) − 1, and 255 for ignored."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from pixeltrust.config import Config
+from pixeltrust.data.images import read_labels
+from pixeltrust.plumbing.errors import DataError, Fault
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.text import count, some
+
+Meaning = Literal["foreground", "ignored", "absent"]
+_MOST_LABELS = 20  # a file whose values are 0 … K holds labels, up to here
+_SMEARED = 8  # so many values, up to above 200, are grey levels
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What 255 means in one file."""
+
+    path: Path
+    meaning: Meaning
+    labelled: bool = True
+    """Whether a counted pixel of it has a label other than 0."""
+
+
+def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ignore: bool = True) -> tuple[np.ndarray, Kind]:
+    """A mask file as labels uint8 (H, W), and what 255 means in the file; see `labels_of`.
+
+    Raises:
+        DataError: the file cannot be read, or holds a value that no class has.
+    """
+    values = read_labels(path)
+    try:
+        labels, meaning = labels_of(values, classes=classes, ignore_label=ignore_label, may_ignore=may_ignore)
+    except ValueError as error:
+        kind, repair = _diagnosis(np.unique(values).tolist(), classes=classes, may_ignore=may_ignore)
+        raise DataError(Fault(f"{path}: {error}", kind=kind, repair=repair)) from None
+    return labels, Kind(path, meaning, bool(((labels > 0) & (labels < IGNORE)).any()))
+
+
+def foreground(path: Path, config: Config) -> np.ndarray:
+    """Where a mask file has foreground (of any class), bool (H, W).
+
+    Raises:
+        DataError: as `decode_labels`.
+    """
+    labels, _ = decode_labels(path, classes=config.classes, ignore_label=config.ignore_label)
+    return (labels > 0) & (labels < IGNORE)
+
+
+def labels_of(values: np.ndarray, *, classes: int, ignore_label: int | None = None, may_ignore: bool = True) -> tuple[np.ndarray, Meaning]:
+    """A mask's values as labels 0 … max(classes, 2) − 1 and 255 for ignored, and what 255 means among the values.
+
+    With one class there are 0 and at most one other value, which is the foreground (255 too); of exactly 0, 1 and 255
+    the 255 is ignored. With more, 0 … classes − 1, and 255 is ignored. `ignore_label`, where given, is the ignored value instead.
+
+    Args:
+        values: uint8 (H, W), as the file has them.
+        classes: 1 (binary) or 2 … 255 with the background.
+        may_ignore: False where no value means ignored: a prediction ignores nothing.
+
+    Raises:
+        ValueError: a value that no class has.
+    """
+    present = frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
+    ignored = _ignored_value(present, classes, ignore_label) if may_ignore else None
+    if classes > 1:
+        strange = present - {*range(classes), ignored}
+        if strange:
+            also = f" and {ignored} for ignored" if may_ignore else ""
+            raise ValueError(f"holds {_values(strange)} where classes = {classes} allows 0 to {classes - 1}{also}")
+        labels = values.copy()
+    else:
+        if len(present - {0, ignored}) > 1:
+            also = " (0, 1 and 255 with 255 ignored)" if may_ignore else ""
+            raise ValueError(f"holds {_values(present)} where classes = 1 allows 0 and one other{also}")
+        labels = (values != 0).astype(np.uint8)
+    if ignored is not None:
+        labels[values == ignored] = IGNORE
+    if IGNORE not in present or ignore_label is not None:
+        return labels, "absent"
+    return labels, "foreground" if ignored is None else "ignored"
+
+
+def _ignored_value(present: Collection[int], classes: int, ignore_label: int | None) -> int | None:
+    if ignore_label is not None:
+        return ignore_label
+    return IGNORE if classes > 1 or present == {0, 1, IGNORE} else None
+
+
+def mixture_faults(kinds: Iterable[Kind]) -> list[Fault]:
+    """A fault if files that belong together disagree about 255, or if all that they hold beside 0 is a 255 that is ignored."""
+    kinds = list(kinds)
+    return meaning_faults(kinds) or _ignored_alone(kinds, "masks")
+
+
+def role_faults(kinds: Mapping[str, Sequence[Kind]]) -> list[Fault]:
+    """The faults of `mixture_faults`, of all masks together and of those of each role alone."""
+    together = meaning_faults(chain.from_iterable(kinds.values()))
+    return together or [fault for role, of_role in kinds.items() for fault in _ignored_alone(of_role, f"{role} masks")]
+
+
+def _ignored_alone(kinds: Sequence[Kind], what: str) -> list[Fault]:
+    ignored = [kind.path for kind in kinds if kind.meaning == "ignored"]
+    if not ignored or any(kind.labelled for kind in kinds):
+        return []
+    return [
+        Fault(
+            f"{ignored[0]}: holds 0 and 255 alone, and no other of the {what} holds a label: with two classes or more 255 is ignored, so "
+            "nothing but 0 would count",
+            repair="if 255 is the foreground, set classes = 1 (--classes 1), or save it as 1; if it is to be ignored, set "
+            "ignore_label = 255 (--ignore-label 255)",
+        )
+    ]
+
+
+def _diagnosis(present: Sequence[int], *, classes: int, may_ignore: bool) -> tuple[str, str]:
+    """The kind of a file that holds values which no class has, and what repairs it."""
+    largest = max(value for value in present if value < IGNORE or len(present) == 1)
+    if not may_ignore and classes > 1 and set(present) <= {0, IGNORE}:
+        return "masks of 0 and 255, in which nothing may be ignored", (
+            "if 255 is the foreground, measure with classes = 1 (--classes 1), or save it as 1"
+        )
+    if not may_ignore and set(present) <= {0, 1, IGNORE}:
+        return "predicted masks with 255 beside 0 and 1", "a prediction ignores nothing: save 0 and 1"
+    if largest > 200 and (len(present) >= _SMEARED or all(value < 64 or value > 191 for value in present)):
+        smears = "masks with many values between 0 and 255, as JPEG and smooth scaling make them"
+        if classes == 1:
+            return smears, "cut them at 128 (foreground above) and save them as PNG"
+        return smears, "save the labels as PNG, and scale them without smoothing (nearest neighbour)"
+    if largest < _MOST_LABELS and largest >= max(classes, 2):
+        ignored = " (255 is then ignored)" if IGNORE in present and may_ignore else ""
+        return f"masks with labels up to {largest}", f"set classes = {largest + 1} (--classes {largest + 1}){ignored}"
+    return "masks with values that no class has", (
+        "number the labels 0, 1, 2 … and set classes to how many there are; or name the value of ignored pixels (--ignore-label)"
+    )
+
+
+def meaning_faults(kinds: Iterable[Kind]) -> list[Fault]:
+    """A fault if 255 is the foreground of some files and ignored in others: which one a file of 0 and 255 means is then unknown."""
+    by_meaning = {kind.meaning: kind for kind in kinds}
+    if "foreground" in by_meaning and "ignored" in by_meaning:
+        return [
+            Fault(
+                f"{by_meaning['ignored'].path} holds 0, 1 and 255, and {by_meaning['foreground'].path} 0 and 255: is 255 foreground "
+                "or ignored? Set ignore_label (255: ignored everywhere), or save the masks alike"
+            )
+        ]
+    return []
+
+
+def _values(present: Collection[int]) -> str:
+    return f"{count(len(present), 'value')} ({some(sorted(present))})"

@@ -1,0 +1,143 @@
+"""How the images of a batch are shown to the network, and the way back for what is learned of their pixels.
+
+B images   C channels   (H, W) the size that is trained on   values (B, …, H, W)
+upright: as in the files   shown: as the network gets it
+
+Flips and quarter turns move pixels and lose nothing. A lens (zoom, shift, rotation) interpolates: an upright pixel may fall between shown
+ones, or outside of what is shown; a shown pixel that falls outside of its image is ignored.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pixeltrust.config import Config
+from pixeltrust.method.weights import Batch
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.seeds import generator
+
+TURNS = 8  # the symmetries of a square: number % 4 quarter turns, then mirrored if number ≥ 4
+INVERSE = np.array([0, 3, 2, 1, 4, 5, 6, 7])  # the symmetry that undoes each; a mirrored one undoes itself
+_FLIPPED = ((), (-1,), (-2, -1), (-2,), (-1,), (-2, -1), (-2,), ())  # axes, by symmetry; the odd ones are then transposed
+
+ZOOM = (0.75, 1.25)  # of what a shown side spans, over the image's
+SHIFT = 0.075  # of the side, at most, either way
+ROTATION = 15.0  # degrees, at most, either way
+CONTRAST = (0.75, 1.25)
+TINT = 0.1  # at most, either way, added to a channel of 0 … 1
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+class Views:
+    """How each of B images is shown: turned, then through a lens, then tinted."""
+
+    turns: np.ndarray
+    """Symmetries (B,), 0 … 7."""
+    lenses: Tensor | None = None
+    """(B, 2, 3), float64: where a shown point (x, y) lies in the turned image, both in −1 … 1; none where nothing is interpolated."""
+    tints: Tensor | None = None
+    """(B, 1 + C): the contrast, 1 for as it is, and what is added to each channel."""
+
+    def __getitem__(self, chosen: slice) -> "Views":
+        """Those of some of the images; of none, nothing is interpolated."""
+        turns = self.turns[chosen]
+        lenses, tints = (values[chosen] if values is not None and len(turns) else None for values in (self.lenses, self.tints))
+        return Views(turns, lenses, tints)
+
+    def show(self, batch: Batch) -> Batch:
+        """The upright batch as it is shown; what lies outside of an image is its reflection, and ignored."""
+        images, masks = self._turned(batch.images, self.turns), self._turned(batch.masks, self.turns)
+        if self.lenses is not None:
+            grid = _grid(self.lenses, images)
+            images = _sampled(images, 1 - ((grid + 1).remainder(4) - 2).abs(), "bilinear")  # reflected at −1 and 1
+            inside = (grid.abs() <= 1).all(-1)
+            masks = torch.where(inside, _sampled(masks[:, None], grid, "nearest")[:, 0], IGNORE).to(masks.dtype)
+        if self.tints is not None:
+            contrast, tint = sent(self.tints.to(images.dtype), images.device)[:, :, None, None].split((1, images.shape[1]), 1)
+            mean = images.mean((2, 3), keepdim=True)
+            images = ((images - mean) * contrast + mean + tint).clamp(0, 1)
+        return batch if images is batch.images else Batch(images, masks, batch.ignore_label)
+
+    def forth(self, values: Tensor) -> Tensor:
+        """Upright values as they are shown."""
+        values = self._turned(values, self.turns)
+        return values if self.lenses is None else _sampled(values, _grid(self.lenses, values), "bilinear")
+
+    def back(self, values: Tensor) -> Tensor:
+        """Shown values as they are upright; 0 outside of what is shown."""
+        if self.lenses is not None:
+            values = _sampled(values, _grid(_undoing(self.lenses), values), "bilinear", outside="zeros")
+        return self._turned(values, INVERSE[self.turns])
+
+    def _turned(self, values: Tensor, turns: np.ndarray) -> Tensor:
+        return turned(values, turns) if turns.any() else values
+
+
+def views_of(count: int, config: Config, update: int, stream: str) -> Views:
+    """How an update shows the `count` images of a stream; what is drawn depends on seed, stream and update alone."""
+    draws = generator(config.seed, "augment", stream, update)
+    turns = np.zeros(count, int) if config.augment == "none" else drawn_turns(count, config.size, draws)
+    if config.jitter == "none" or (config.jitter == "clean" and stream != "clean"):
+        return Views(turns)
+    return Views(turns, drawn_lenses(count, config.size, draws), drawn_tints(count, config.channels, draws))
+
+
+def drawn_turns(count: int, size: tuple[int, int], draws: np.random.Generator) -> np.ndarray:
+    """A random symmetry (0 … 7) for each of `count` images; where height and width differ, no quarter turns."""
+    turns = draws.integers(0, TURNS, count)
+    return turns if size[0] == size[1] else turns - turns % 2
+
+
+def drawn_lenses(count: int, size: tuple[int, int], draws: np.random.Generator) -> Tensor:
+    """A random zoom, rotation and shift for each of `count` images of (H, W) pixels, (count, 2, 3)."""
+    zoom, angle = draws.uniform(*ZOOM, count), np.radians(draws.uniform(-ROTATION, ROTATION, count))
+    aspect = size[0] / size[1]
+    across, along = zoom * np.cos(angle), zoom * np.sin(angle)
+    rows = [np.stack([across, -along * aspect]), np.stack([along / aspect, across])]
+    shift = 2 * draws.uniform(-SHIFT, SHIFT, (2, count))  # −1 … 1 spans the side
+    return torch.from_numpy(np.concatenate([np.stack(rows), shift[:, None]], 1).transpose(2, 0, 1).copy())
+
+
+def drawn_tints(count: int, channels: int, draws: np.random.Generator) -> Tensor:
+    """A random contrast and tint for each of `count` images, (count, 1 + channels)."""
+    return torch.from_numpy(np.hstack([draws.uniform(*CONTRAST, (count, 1)), draws.uniform(-TINT, TINT, (count, channels))]))
+
+
+def turned(values: Tensor, turns: np.ndarray) -> Tensor:
+    """Each of (B, …, H, W) by its own symmetry: quarter turns, then a mirror."""
+    result = torch.empty_like(values)
+    order = sent(torch.from_numpy(np.argsort(turns, kind="stable")), values.device)
+    distinct, counts = np.unique(turns, return_counts=True)
+    for turn, chosen in zip(distinct, order.split(counts.tolist()), strict=True):
+        part = values[chosen]
+        if _FLIPPED[turn]:
+            part = part.flip(_FLIPPED[turn])
+        result[chosen] = part.transpose(-2, -1) if turn % 2 else part
+    return result
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """The tensor on the device; nothing here waits for its work."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
+
+
+def _grid(lenses: Tensor, values: Tensor) -> Tensor:
+    """Where each shown pixel lies in its turned image, (B, H, W, 2), x and y in −1 … 1, of the values' device and (if float) dtype."""
+    dtype = values.dtype if values.is_floating_point() else torch.float32
+    height, width = values.shape[-2:]
+    return functional.affine_grid(sent(lenses.to(dtype), values.device), [len(values), 1, height, width], align_corners=False)
+
+
+def _sampled(values: Tensor, grid: Tensor, mode: str, *, outside: str = "border") -> Tensor:
+    """Values (B, …, H, W) at the points of the grid."""
+    planes = values.reshape(len(values), -1, *values.shape[-2:]).to(grid.dtype)
+    return functional.grid_sample(planes, grid, mode, outside, align_corners=False).view(values.shape)
+
+
+def _undoing(lenses: Tensor) -> Tensor:
+    """The lenses that lead back."""
+    turn = torch.linalg.inv(lenses[:, :, :2])
+    return torch.cat([turn, -turn @ lenses[:, :, 2:]], 2)

@@ -1,0 +1,238 @@
+"""The page of a demo: plain training against trust, and what the audit made of the masks, in numbers with intervals and in pictures."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.auditing.folder import read_audit_cases, read_record, review_command
+from pixeltrust.auditing.page import audited_case
+from pixeltrust.benchmarking.outcome.examples import evenly_spread
+from pixeltrust.data.images import case_id, image_suffix, read_image
+from pixeltrust.data.masks import foreground
+from pixeltrust.metrics import bootstrap_interval, mean_of_defined
+from pixeltrust.pages.charts import dice_strips, differences, training_curves
+from pixeltrust.pages.numbers import number
+from pixeltrust.pages.pieces import (
+    Number,
+    Panel,
+    Shown,
+    cases_by_role,
+    facts,
+    interval,
+    many,
+    outlined,
+    per_update,
+    pictures,
+    rendered,
+)
+from pixeltrust.plumbing.errors import RunError
+from pixeltrust.training.run_folder import Run
+
+METHODS = ("plain", "trust")
+AUDITED, TEST_CASES = 5, 4  # in the galleries of a demo
+MEASURES = {
+    "dice": ("Dice", 3),
+    "jaccard": ("Jaccard", 3),
+    "sensitivity": ("sensitivity", 3),
+    "specificity": ("specificity", 3),
+    "surface_distance": ("outline distance, px", 2),
+}
+
+
+def demo_page(folder: Path) -> str:
+    """The page as HTML text.
+
+    Raises:
+        RunError: the demo has not come to its end, or files that it is made of are gone or broken.
+        DataError: the tables of its audit have faults, or one of its masks is gone or broken.
+    """
+    record = _demo_record(folder)
+    runs = {method: Run(folder / "runs" / method) for method in METHODS}
+    histories = {method: run.read_table("history.csv") for method, run in runs.items()}
+    scores = _scores(folder)
+    plain, trust = (scores[method]["dice"].to_numpy(float) for method in METHODS)
+    drawn = _Drawn(folder, runs["trust"], scores)
+    masks = _read(folder / "masks.csv").set_index("id")
+    return rendered(
+        "demo.html",
+        headline=_demo_headline(plain, trust),
+        story=_demo_story(folder, record, histories),
+        numbers=_demo_numbers(plain, trust, histories),
+        masks=_mask_numbers(masks),
+        audited=[drawn.audited(one, masks) for one in evenly_spread(masks["mended"] - masks["given"], AUDITED)],
+        review=review_command(folder.resolve() / "audit"),
+        case_charts=pictures([dice_strips({"plain": plain, "trust": trust}), differences(trust - plain, better="trust", worse="plain")]),
+        table=_table(scores),
+        notes=_undefined_notes(scores),
+        curves=pictures(training_curves(histories)),
+        test=[drawn.test(one) for one in evenly_spread(pd.Series(trust - plain, index=scores["trust"]["id"]), TEST_CASES)],
+        facts=facts(runs["trust"].config(), leave_out=("method",)),
+    )
+
+
+def _demo_record(folder: Path) -> dict[str, Any]:
+    try:
+        record = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
+        finished = record["finished"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'demo.json'}: cannot be read as the record of a demo: {error}") from None
+    if not finished:
+        raise RunError(f"{folder}: this demo has not come to its end; `pixeltrust demo --out {folder}` continues it")
+    return record
+
+
+def _scores(folder: Path) -> dict[str, pd.DataFrame]:
+    scores = {method: _read(folder / f"{method}.csv") for method in METHODS}
+    if scores["plain"]["id"].tolist() != scores["trust"]["id"].tolist():
+        raise RunError(f"{folder}: plain.csv and trust.csv are of other cases")
+    return scores
+
+
+def _read(table: Path) -> pd.DataFrame:
+    try:
+        return pd.read_csv(table, dtype={"id": str})
+    except (OSError, ValueError) as error:
+        raise RunError(f"{table}: the numbers of the demo cannot be read: {error}") from None
+
+
+def _demo_headline(plain: np.ndarray, trust: np.ndarray) -> str:
+    low, high = bootstrap_interval(trust - plain)
+    means = f"{mean_of_defined(trust):.2f} against {mean_of_defined(plain):.2f}"
+    if low > 0:
+        return f"Training with trust did better than plain training: Dice {means}"
+    if high < 0:
+        return f"Training with trust did worse than plain training: Dice {means}"
+    return f"Training with trust and plain training cannot be told apart here: Dice {means}"
+
+
+def _demo_story(folder: Path, record: Mapping[str, Any], histories: Mapping[str, pd.DataFrame]) -> str:
+    counts = cases_by_role(Run(folder / "runs" / "trust").read_table("cases.csv"))
+    updates = int(histories["trust"]["update"].iloc[-1])
+    noise = f"{many(counts['noisy'], 'noisy')} carry masks that were spoiled on purpose ({record['plan']['noise']} noise)"
+    agreement = _agreement(folder)
+    watched = f" ({counts['held out']} of them are held out of training, to watch it by)" if counts["held out"] else ""
+    return (
+        f"{noise}{agreement}; {many(counts['clean'] + counts['held out'], 'clean')} keep their true masks{watched}. "
+        f"One network ({record['plan']['model']}) was trained twice from the same start, {updates:,} updates each: "
+        "once with all masks counting alike; once with trust, where every step asks of each noisy pixel whether learning from it helps on "
+        "the clean cases, remembers the answers, and lets the pixel count by them. "
+        f"Then both were measured on {many(counts['test'], 'test')} that neither had seen."
+    )
+
+
+def _agreement(folder: Path) -> str:
+    try:
+        mean = json.loads((folder / "data" / "simulation.json").read_text(encoding="utf-8"))["mean_dice"]
+    except (OSError, ValueError, KeyError):
+        return ""
+    return f" and agree with the truth at a mean Dice of {mean:.2f}"
+
+
+def _demo_numbers(plain: np.ndarray, trust: np.ndarray, histories: Mapping[str, pd.DataFrame]) -> list[Number]:
+    cost = {method: per_update(history) for method, history in histories.items()}
+    difference = trust - plain
+    return [
+        Number(what="Dice, plain training", value=f"{mean_of_defined(plain):.3f}", interval=interval(plain), method="plain"),
+        Number(what="Dice, with trust", value=f"{mean_of_defined(trust):.3f}", interval=interval(trust), method="trust"),
+        Number(
+            what="Difference, case by case",
+            value=number(mean_of_defined(difference), signed=True),
+            interval=interval(difference, signed=True),
+        ),
+        Number(
+            what="Cost of an update",
+            value=f"× {cost['trust'] / cost['plain']:.1f}",
+            interval=f"{cost['trust']:.2g} s with trust, {cost['plain']:.2g} s plain, on this machine",
+        ),
+    ]
+
+
+def _mask_numbers(masks: pd.DataFrame) -> list[Number]:
+    given, mended = (masks[name].to_numpy(float) for name in ("given", "mended"))
+    nearer, farther = int((mended > given).sum()), int((mended < given).sum())
+    return [
+        Number(what="Dice of the masks as given", value=f"{mean_of_defined(given):.3f}", interval=interval(given)),
+        Number(what="Dice of the mended masks", value=f"{mean_of_defined(mended):.3f}", interval=interval(mended), method="trust"),
+        Number(what="Nearer to the truth", value=f"{nearer:,}", interval=f"of {len(masks):,} masks; {farther:,} are farther from it"),
+    ]
+
+
+def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
+    rows = []
+    for column, (name, digits) in MEASURES.items():
+        plain, trust = (scores[method][column].to_numpy(float) for method in METHODS)
+        columns = ((plain, False), (trust, False), (trust - plain, True))
+        cells = [
+            {
+                "value": number(mean_of_defined(values), digits=digits, signed=signed),
+                "interval": interval(values, digits=digits, signed=signed),
+            }
+            for values, signed in columns
+        ]
+        rows.append({"name": name, "cells": cells})
+    return rows
+
+
+def _undefined_notes(scores: Mapping[str, pd.DataFrame]) -> Iterable[str]:
+    for method, table in scores.items():
+        missing = int((table["surface_distance"].isna() & table["dice"].notna()).sum())
+        if missing:
+            yield f"{method}: {many(missing, 'test')} with nothing found, so Dice 0 and no distance; the mean distance leaves them out."
+
+
+class _Drawn:
+    """The galleries of a demo."""
+
+    def __init__(self, folder: Path, run: Run, scores: Mapping[str, pd.DataFrame]) -> None:
+        self.folder, self.config = folder, run.config()
+        self.dice = {method: dict(zip(table["id"], table["dice"], strict=True)) for method, table in scores.items()}
+        parts = ("source/images", "source/masks", *(f"predictions/{method}" for method in METHODS))
+        self.files = {part: _files_by_id(folder / part) for part in parts}
+        self.audit = read_record(folder / "audit")
+        self.cases = {row["id"]: row for row in read_audit_cases(folder / "audit").to_dict("records")}
+
+    def audited(self, one: str, masks: pd.DataFrame) -> Shown:
+        if one not in self.cases:
+            raise RunError(f"{self.folder / 'audit'}: has no case {one}, which masks.csv has; remove both and run the demo again")
+        panels = audited_case(self.folder / "audit", self.audit, self.cases[one]).panels
+        true = outlined("true mask", f"the true mask of {one}", self._image(one), true=self._labels("source/masks", one))
+        given, mended = (number(float(masks[name][one])) for name in ("given", "mended"))
+        return Shown(title=one, panels=[*panels, true], note=f"Dice {given} as given, {mended} mended")
+
+    def test(self, one: str) -> Shown:
+        image, true = self._image(one), self._labels("source/masks", one)
+        panels = [
+            outlined("image", f"the image of {one}", image),
+            outlined("true mask", f"the true mask of {one}", image, true=true),
+            *self._predictions(one, image, true),
+        ]
+        difference = self.dice["trust"][one] - self.dice["plain"][one]
+        return Shown(title=one, panels=panels, note=f"difference in Dice {number(difference, signed=True)}")
+
+    def _predictions(self, one: str, image: np.ndarray, true: np.ndarray) -> Iterable[Panel]:
+        for method in METHODS:
+            text = f"the mask that the {method} network predicts for {one}, over the true one in white"
+            masks = {"true": true, method: self._labels(f"predictions/{method}", one)}
+            yield outlined(method, text, image, note=f"Dice {self.dice[method][one]:.3f}", **masks)
+
+    def _image(self, one: str) -> np.ndarray:
+        return read_image(self._path("source/images", one))
+
+    def _labels(self, part: str, one: str) -> np.ndarray:
+        return foreground(self._path(part, one), self.config)
+
+    def _path(self, part: str, one: str) -> Path:
+        if one not in self.files[part]:
+            raise RunError(f"{self.folder / part}: has no file of {one}, which the page shows; remove the folder and run the demo again")
+        return self.files[part][one]
+
+
+def _files_by_id(folder: Path) -> dict[str, Path]:
+    try:
+        return {case_id(path): path for path in folder.iterdir() if image_suffix(path)}
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be read ({error.strerror or error}), and the page shows what is in it") from None

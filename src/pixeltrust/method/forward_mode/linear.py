@@ -1,0 +1,86 @@
+"""Functions that are linear in what has a tangent, or are so but for a constant."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pixeltrust.method.forward_mode.other import any_other
+from pixeltrust.method.forward_mode.rules import Rules, has_dual, is_dual, scaled, tangent_of, tangent_or_zeros, total, value_of, values_of
+
+RULES = Rules()
+
+
+@RULES.for_(
+    *("view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as"),
+    *("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "contiguous", "clone", "to", "float", "double"),
+    *("half", "bfloat16", "repeat", "tile", "__getitem__", "narrow", "select", "chunk", "split", "tensor_split", "unbind", "roll"),
+    *("flip", "rot90", "diagonal", "index_select", "gather", "take_along_dim", "tril", "triu", "sum", "mean", "neg", "cumsum"),
+    *("interpolate", "upsample", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
+    *("adaptive_avg_pool3d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "fold", "repeat_interleave"),
+)
+def _linear(function: Any, x: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    if not is_dual(x) or has_dual(args, kwargs):
+        yield from any_other(function, x, *args, **kwargs)
+        return
+    yield function(x.value, *args, **kwargs)
+    yield function(x.tangent, *args, **kwargs)
+
+
+RULES.update(dict.fromkeys([getattr(Tensor, name).__get__ for name in ("T", "mT")], _linear))
+
+
+@RULES.for_("cat", "concat", "concatenate", "stack", "hstack", "vstack")
+def _joined(function: Any, tensors: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    yield function(values_of(tensors), *args, **kwargs)
+    yield function([tangent_or_zeros(x) for x in tensors], *args, **kwargs)
+
+
+@RULES.for_("where")
+def _where(function: Any, condition: Any, input: Any, other: Any) -> Iterator[Any]:
+    yield function(condition, value_of(input), value_of(other))
+    yield torch.where(condition, *(0.0 if tangent_of(x) is None else tangent_of(x) for x in (input, other)))
+
+
+def _tensor_where(function: Any, input: Any, condition: Any, other: Any) -> Iterator[Any]:
+    """x.where(condition, y) has its arguments in another order."""
+    yield from _where(lambda condition, x, y: function(x, condition, y), condition, input, other)
+
+
+RULES[Tensor.where] = _tensor_where
+
+
+@RULES.for_("masked_fill")
+def _masked_fill(function: Any, x: Any, mask: Any, filling: Any) -> Iterator[Any]:
+    if is_dual(filling):
+        yield from any_other(function, x, mask, filling)
+        return
+    yield function(x.value, mask, filling)
+    yield x.tangent.masked_fill(mask, 0.0)
+
+
+@RULES.for_("pad")
+def _pad(function: Any, x: Any, pad: Any, mode: str = "constant", value: float | None = None) -> Iterator[Any]:
+    yield function(x.value, pad, mode, value)
+    yield function(x.tangent, pad, mode)
+
+
+@RULES.for_("add", "add_")
+def _add(function: Any, x: Any, y: Any, *, alpha: Any = 1) -> Iterator[Any]:
+    value = function(value_of(x), value_of(y), alpha=alpha) if alpha != 1 else function(value_of(x), value_of(y))
+    yield value
+    yield total(tangent_of(x), scaled(tangent_of(y), alpha))
+
+
+@RULES.for_("sub", "sub_", "subtract")
+def _sub(function: Any, x: Any, y: Any, *, alpha: Any = 1) -> Iterator[Any]:
+    value = function(value_of(x), value_of(y), alpha=alpha) if alpha != 1 else function(value_of(x), value_of(y))
+    yield value
+    yield total(tangent_of(x), scaled(tangent_of(y), -alpha))
+
+
+@RULES.for_("rsub", "__rsub__")
+def _rsub(function: Any, x: Any, y: Any) -> Iterator[Any]:
+    yield function(value_of(x), value_of(y))
+    yield total(scaled(tangent_of(x), -1), tangent_of(y))

@@ -1,0 +1,177 @@
+"""Any operation without a rule of its own: torch's forward mode for it alone, and two reverse passes of it where it has no forward mode."""
+
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from functools import cache
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_mode
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from pixeltrust.method.forward_mode.rules import Unfollowed, is_dual, values_of
+from pixeltrust.method.module_state import drawing_from, random_states
+
+_noted: ContextVar[Counter[str] | None] = ContextVar("noted", default=None)
+
+
+def any_other(function: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    values = [leaf for leaf in tree_leaves((values_of(args), values_of(kwargs))) if isinstance(leaf, Tensor)]
+    versions = [value._version for value in values]
+    random = random_states(values)
+    value = function(*values_of(args), **values_of(kwargs))
+    if versions != [value._version for value in values]:
+        raise Unfollowed(f"{name_of(function)}, which writes into a tensor")
+    yield value
+    if (noted := _noted.get()) is not None:
+        noted[name_of(function)] += 1
+    with drawing_from(random), plain_kernels(), recorded_apart():
+        tangent = _by_forward_mode(function, args, kwargs)
+        if not is_complete(value, tangent):
+            tangent = _by_two_reverse_passes(function, args, kwargs)
+    yield tangent
+
+
+def is_complete(value: Any, tangent: Any) -> bool:
+    """Whether all of a result that has a gradient has a tangent. Without one it is unknown, not zero."""
+    values, tangents = tree_leaves(value), tree_leaves(tangent)
+    if len(tangents) != len(values):
+        tangents = [None] * len(values)
+    return all(
+        known is not None or not (isinstance(part, Tensor) and part.requires_grad) for part, known in zip(values, tangents, strict=True)
+    )
+
+
+def name_of(function: Any) -> str:
+    """What an operation is called, for people."""
+    short = getattr(function, "__name__", str(function))
+    name = str(getattr(function, "__qualname__", short))
+    return short if "pybind11" in name else name.removeprefix("_VariableFunctionsClass.").removeprefix("TensorBase.")
+
+
+@contextmanager
+def noting_others() -> Iterator[Counter[str]]:
+    """Count, by name, the operations without a rule that the block meets."""
+    counts: Counter[str] = Counter()
+    token = _noted.set(counts)
+    try:
+        yield counts
+    finally:
+        _noted.reset(token)
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Compute attention by its formula, until the block ends: the fused kernels have no forward mode."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def plain_kernels() -> Iterator[None]:
+    """Use the kernels that can be differentiated twice, until the block ends: attention's formula, and no recurrent ones of cuDNN."""
+    with ExitStack() as stack:
+        stack.enter_context(plain_attention())
+        if torch.cuda.is_initialized():
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+@contextmanager
+def recorded_apart() -> Iterator[None]:
+    """Keep what the block records out of the hands of whoever looks at saved tensors: activation checkpointing counts them."""
+    with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
+        yield
+
+
+@cache
+def load_forward_mode() -> None:
+    """Load what torch loads at the first use of forward mode, and leave out what it says then of torch.jit, which users cannot help."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=Warning)
+        import torch._decomp.decompositions_for_jvp  # noqa: F401
+
+
+def _by_forward_mode(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the tangent of the result, None where torch has no forward mode for the operation."""
+    load_forward_mode()
+
+    def forward_dual(leaf: Any) -> Any:
+        return forward_mode.make_dual(leaf.value.detach(), leaf.tangent) if is_dual(leaf) else _once_more(leaf)
+
+    try:
+        with forward_mode.dual_level():
+            result = function(*tree_map(forward_dual, args, is_leaf=is_dual), **tree_map(forward_dual, kwargs, is_leaf=is_dual))
+            return tree_map(lambda leaf: forward_mode.unpack_dual(leaf).tangent if isinstance(leaf, Tensor) else None, result)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:  # NotImplementedError among them
+        return None
+
+
+def _by_two_reverse_passes(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the tangent J ẋ of the result as the derivative of ⟨Jᵀu, ẋ⟩ in u.
+
+    Raises:
+        Unfollowed: the backward of the operation cannot be differentiated.
+    """
+    moved, tangents = [], []
+
+    def leaf_of(leaf: Any) -> Any:
+        if not is_dual(leaf):
+            return _once_more(leaf)
+        moved.append(leaf.value.detach().requires_grad_())
+        tangents.append(leaf.tangent)
+        return moved[-1]
+
+    try:
+        with torch.enable_grad():
+            result = function(*tree_map(leaf_of, args, is_leaf=is_dual), **tree_map(leaf_of, kwargs, is_leaf=is_dual))
+            leaves, shape = tree_flatten(result)
+            outputs = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.requires_grad]
+            found = iter(derivative_along(outputs, moved, tangents))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise Unfollowed(
+            f"{name_of(function)}, which has no forward mode and cannot be differentiated twice ({first_line(error)})"
+        ) from None
+    return tree_unflatten([next(found) if isinstance(leaf, Tensor) and leaf.requires_grad else None for leaf in leaves], shape)
+
+
+def _once_more(leaf: Any) -> Any:
+    """A constant for the second call of an operation, which may change it (running statistics) as the first one has."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def derivative_along(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
+    """Return J ẋ of each output: ⟨Jᵀu, ẋ⟩ is linear in u, and its derivative is J ẋ. Their graphs are kept for another backward.
+
+    Raises:
+        RuntimeError: a backward on the way cannot be differentiated.
+    """
+    auxiliary = [torch.zeros_like(output, requires_grad=True) for output in outputs]
+    gradients = torch.autograd.grad(outputs, inputs, auxiliary, create_graph=True, allow_unused=True)
+    terms = [(gradient * tangent).sum() for gradient, tangent in zip(gradients, tangents, strict=True) if gradient is not None]
+    if not terms or not any(term.requires_grad for term in terms):
+        raise RuntimeError("its backward leaves no graph")
+    derivatives = torch.autograd.grad(torch.stack([term.to(terms[0].dtype) for term in terms]).sum(), auxiliary, allow_unused=True)
+    if any(derivative is None for derivative in derivatives):
+        raise RuntimeError("its backward leaves no graph")
+    return list(derivatives)
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, in short."""
+    return str(error).strip().split("\n")[0] or type(error).__name__

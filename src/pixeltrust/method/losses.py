@@ -1,0 +1,75 @@
+"""The loss of every pixel, not reduced: the reduction is the caller's line.
+
+B images   K classes   *S spatial axes, (H, W) or (D, H, W)
+logits  (B, K, *S)   K = 1 is binary, its one logit is the foreground's
+masks   (B, *S)      labels 0 … max(K, 2) − 1; 255 is ignored
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.processes import ALONE, Ranks
+
+PixelLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+
+
+def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
+    """Cross-entropy of every pixel, (B, *S) in float32 or better; 0 and without gradient where ignored.
+
+    Written as softplus(m) with m = log Σ_{k≠y} exp z_k − z_y, the margin by which the other classes lead. For K = 1 that
+    is m = z on background and −z on foreground. It is the usual cross-entropy, but its derivative σ(m) keeps its
+    precision for pixels that the network is sure of, where σ(z) − y rounds to exactly 0.
+
+    Args:
+        logits: (B, K, *S).
+        masks: (B, *S), labels 0 … max(K, 2) − 1 of any real dtype; 255 is ignored.
+
+    Raises:
+        ValueError: a label that no class has.
+    """
+    return cross_entropy_of_labels(logits, _labels(logits, masks))
+
+
+def cross_entropy_of_labels(logits: Tensor, masks: Tensor) -> Tensor:
+    """The same for masks whose values are known to be right; looking at them would wait for the device.
+
+    Args:
+        masks: (B, *S), labels 0 … max(K, 2) − 1 of a whole-number dtype; 255 is ignored.
+    """
+    labels = masks.long()
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if scores.shape[1] == 1:
+        margin = torch.where(labels == 1, -scores[:, 0], scores[:, 0])
+    else:
+        own = labels.masked_fill(labels == IGNORE, 0).unsqueeze(1)  # (B, 1, *S)
+        others = scores.scatter(1, own, -torch.inf)
+        margin = others.logsumexp(1) - scores.gather(1, own).squeeze(1)
+    return torch.where(labels == IGNORE, 0.0, -logsigmoid(-margin))
+
+
+def mean_over_counted(losses: Tensor, masks: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
+    """The mean of (B, *S) losses over the pixels that are not ignored, of the joined batch; 0 where all are."""
+    counted = masks != IGNORE
+    return ranks.total(torch.where(counted, losses, 0.0).sum()) / ranks.total(counted.sum()).clamp(min=1)
+
+
+def _labels(logits: Tensor, masks: Tensor) -> Tensor:
+    if logits.ndim < 3 or masks.shape != (logits.shape[0], *logits.shape[2:]):
+        raise ValueError(f"logits (B, K, *S) and masks (B, *S) do not agree: logits {tuple(logits.shape)}, masks {tuple(masks.shape)}")
+    highest = max(logits.shape[1], 2) - 1
+    labels = masks.long()  # first: some dtypes cannot be compared, and in int8 a −1 equals 255
+    unknown = (labels != IGNORE) & ((labels < 0) | (labels > highest))
+    if masks.is_floating_point():
+        unknown |= masks != labels
+    if unknown.any():
+        values = masks[unknown].unique()[:5].tolist()
+        raise ValueError(
+            f"masks {tuple(masks.shape)} hold values that no class has: {values}; labels are 0 … {highest}, {IGNORE} is ignored "
+            f"(images and masks swapped? the logits are {tuple(logits.shape)})"
+        )
+    return labels

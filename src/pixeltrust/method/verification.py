@@ -1,0 +1,176 @@
+"""Are the gains of this network right? A few pixels are held against reverse mode, by the definition.
+
+gain_p = ⟨∇ℓ_p, ∇L_c⟩, each gradient by a backward of its own.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from pixeltrust.method.forward_mode import noting_others
+from pixeltrust.method.losses import PixelLoss, mean_over_counted, pixel_cross_entropy
+from pixeltrust.method.lost_gradients import forget
+from pixeltrust.method.module_state import buffers_kept, drawing_from, random_states
+from pixeltrust.method.tangents import DIFFERENCE_TOLERANCE, Pick, Precision, backward_along, choice_of, the_answer
+from pixeltrust.method.weights import Batch, Gains, clean_gradient, gains_along, pixel_losses, reweighted_step
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.text import count
+
+TIMED = 3
+"""Steps of each kind that the cost is taken from, by turns; the median counts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """What `verify` found; `str` of it is what a person wants to read."""
+
+    network: str
+    way: str
+    """Which way the gains take, and why not a quicker one."""
+    without_rule: Mapping[str, int]
+    """Operations of a pass that the usual way has no rule of its own for, with how often each was met."""
+    pixels: int
+    """How many pixels were held against reverse mode."""
+    difference: float
+    """The largest difference to reverse mode, relative to the largest gain of the batch; NaN where no pixel was compared."""
+    tolerance: float
+    """What rounding may make of it, and kinks of a finite difference."""
+    cost: float | None
+    """Of a weighted step, in ordinary steps on the same two batches; None where it was not measured."""
+
+    @property
+    def right(self) -> bool:
+        """Whether the gains are those of reverse mode; True where there was nothing to compare."""
+        return not self.difference > self.tolerance
+
+    def __str__(self) -> str:
+        lines = [f"{self.network}: {self.way}"]
+        if self.without_rule:
+            met = ", ".join(f"{name} ({times})" for name, times in self.without_rule.items())
+            lines.append(f"operations without a rule of their own, which take a second pass each: {met}")
+        if not self.pixels:
+            lines.append("no pixel could be compared: none is counted, or the clean gradient is 0")
+        else:
+            verdict = "right" if self.right else "WRONG: do not train with them"
+            known = f"the largest of {count(self.pixels, 'difference')} to reverse mode is {self.difference:.1e} of the largest gain"
+            lines.append(f"the gains are {verdict}: {known} (allowed: {self.tolerance:.0e})")
+        if self.cost is not None:
+            lines.append(f"a weighted step costs {self.cost:.2f} ordinary steps on the same two batches")
+        return "\n".join(lines)
+
+
+def verify(
+    model: nn.Module,
+    *,
+    noisy: Batch,
+    clean: Batch,
+    pixel_loss: PixelLoss = pixel_cross_entropy,
+    gains: Gains = "exact",
+    along: Iterable[nn.Parameter] | None = None,
+    logits: Pick = the_answer,
+    pixels: int = 4,
+    cost: bool = True,
+    seed: int = 0,
+) -> Verification:
+    """Hold the gains of a few random pixels against reverse mode, and say which way they take and what a step costs.
+
+    The model is left as it was: parameters, their .grad, buffers; so are torch's random generators.
+
+    Args:
+        noisy, clean, pixel_loss, gains, along, logits: as in `reweighted_step`.
+        pixels: how many noisy pixels are compared, one backward each.
+        cost: measure the cost as well, by three steps of each kind; by processor time on a CPU, by the clock on a GPU.
+        seed: draws the pixels.
+
+    Raises:
+        ValueError, TypeError: as `pixel_gains`; above all, the network has no gains that are right, with what stands in the way.
+
+    Example:
+        print(verify(model, noisy=Batch(images, masks), clean=Batch(clean_images, clean_masks)))
+    """
+    along = None if along is None else list(along)
+    tensors = [*model.parameters(), noisy.images]
+    with drawing_from(random_states(tensors)), buffers_kept(model):
+        _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss, along=along, logits=logits)
+        ask = partial(gains_along, direction, model, noisy=noisy, pixel_loss=pixel_loss, gains=gains, logits=logits)
+        before = random_states(tensors)
+        found = ask()
+        with drawing_from(before), torch.enable_grad(), Precision(direction, recorded=True) as precision:
+            losses = pixel_losses(pixel_loss, logits(model(noisy.images)), noisy)
+        chosen = _random_pixels(noisy.masks != IGNORE, pixels, seed) if any(v.count_nonzero() for v in direction.values()) else []
+        errors = [abs(float(found[place]) - backward_along(losses[place], direction)) for place in chosen]
+        with noting_others() as without_rule, drawing_from(before):
+            ask()
+    scale = max(float(found.abs().max()), 1e-300)
+    return Verification(
+        network=type(model).__name__,
+        way=str(choice_of(model) or "exact gains, of a clean gradient of 0") if gains == "exact" else "gains by a finite difference",
+        without_rule=dict(without_rule),
+        pixels=len(errors),
+        difference=max(errors) / scale if errors else float("nan"),
+        tolerance=precision.tolerance(noisy.images.device) if gains == "exact" else DIFFERENCE_TOLERANCE,
+        cost=_cost(model, noisy, clean, pixel_loss, gains, along, logits) if cost else None,
+    )
+
+
+def _random_pixels(counted: Tensor, number: int, seed: int) -> list[tuple[int, ...]]:
+    places = counted.cpu().nonzero()
+    chosen = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:number]
+    return [tuple(place) for place in places[chosen].tolist()]
+
+
+def _cost(
+    model: nn.Module,
+    noisy: Batch,
+    clean: Batch,
+    pixel_loss: PixelLoss,
+    gains: Gains,
+    along: list[nn.Parameter] | None,
+    logits: Pick,
+) -> float:
+    """The median cost of a weighted step, over that of ordinary ones on both batches."""
+
+    def ordinary() -> None:
+        for batch in (noisy, clean):
+            mean_over_counted(pixel_losses(pixel_loss, logits(model(batch.images)), batch), batch.masks).backward()
+
+    def weighted() -> None:
+        reweighted_step(model, noisy=noisy, clean=clean, clean_weight=1.0, pixel_loss=pixel_loss, gains=gains, along=along, logits=logits)
+        forget(model)
+
+    parameters = list(model.parameters())
+    kept = [parameter.grad for parameter in parameters]
+    ratios = []
+    try:
+        with drawing_from(random_states([*parameters, noisy.images])), buffers_kept(model), torch.enable_grad():
+            for _ in range(TIMED):
+                seconds = []
+                for step in (ordinary, weighted):
+                    for parameter in parameters:
+                        parameter.grad = None
+                    seconds.append(_seconds(step, noisy.images.device))
+                ratios.append(seconds[1] / max(seconds[0], 1e-9))
+    finally:
+        for parameter, gradient in zip(parameters, kept, strict=True):
+            parameter.grad = gradient
+    return statistics.median(ratios)
+
+
+def _seconds(step: Callable[[], None], device: torch.device) -> float:
+    """Of the processor, or of the clock where a card does the work."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
+    _wait(device)
+    began = clock()
+    step()
+    _wait(device)
+    return clock() - began
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,1 @@
+"""Annotation noise, and data folders with it."""

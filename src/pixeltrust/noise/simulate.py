@@ -1,0 +1,359 @@
+"""A data folder with simulated annotation noise, made from a folder with known truth.
+
+    SOURCE/  images/  masks/  split.csv (id, split; may be absent)
+    OUT/     images/  noisy/  clean/  test/ (where there is a split)  simulation.csv  simulation.json
+
+`train` cases become noisy but for the clean ones, every other split becomes test; without split.csv all cases train.
+The noise of a case hangs on the seed and its id alone, not on which cases are clean. The clean ones are the first of one
+shuffled list: the 10 clean cases of a seed are among its 100.
+
+simulation.csv has a row per noisy case: id, dice (with the truth), false_positive_share and false_negative_share (pixels
+wrongly drawn and wrongly left out, as shares of the true area). All three are empty where the truth has no foreground:
+there they are undefined, and such cases are left out of every mean and counted.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.data.images import read_image, write_png
+from pixeltrust.data.known_truth import SourceCase, read_source, read_truth
+from pixeltrust.metrics import mean_of_defined
+from pixeltrust.noise.kinds import NEED_IMAGES, Noise
+from pixeltrust.noise.kinds import noise as noise_named
+from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.plumbing.files import check_free, link_or_copy, whole_folder, write_whole
+from pixeltrust.plumbing.progress import all_in_threads
+from pixeltrust.plumbing.seeds import generator
+
+TARGET_TOLERANCE = 0.01  # how near the mean Dice comes to `target_dice`
+_SEARCH_TOLERANCE = 0.002
+_STEPS = 12
+_SAMPLE_CASES = 200  # the strength is sought on so many, held in memory, and corrected on all
+_SAMPLE_PIXELS = 200_000_000  # and on fewer where they are large
+_CORRECTIONS = 4
+_STRONGEST = 16.0
+_MEASURES = ["dice", "false_positive_share", "false_negative_share"]
+_COMPLAINT = "These files of the source cannot be used:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulationSummary:
+    """What was made. Means and quartiles are over the noisy cases whose truth has foreground; NaN where none has."""
+
+    out: Path
+    noise: str
+    strength: float
+    seed: int
+    noisy: int
+    """Cases with a noisy mask."""
+    clean: int
+    """Cases with a clean mask."""
+    test: int
+    """Cases with a test mask."""
+    empty: int
+    """Noisy cases whose truth has no foreground: nothing to be wrong about, in no mean."""
+    mean_dice: float
+    dice_quartiles: tuple[float, float, float]
+    """25 %, 50 % and 75 %."""
+    false_positive_share: float
+    """Pixels wrongly drawn, as a share of the true area; mean over cases."""
+    false_negative_share: float
+    """Pixels wrongly left out, as a share of the true area; mean over cases."""
+
+    def __str__(self) -> str:
+        low, middle, high = self.dice_quartiles
+        empty = f"; {self.empty} without foreground, in none of the means" if self.empty else ""
+        return "\n".join(
+            [
+                f"{self.out}: {self.noisy} noisy, {self.clean} clean, {self.test} test cases{empty}",
+                f"noise                 {self.noise}, strength {self.strength:.4g}, seed {self.seed}",
+                f"Dice to the truth     {self.mean_dice:.3f} in the mean, quartiles {low:.3f} {middle:.3f} {high:.3f}",
+                f"wrongly drawn         {self.false_positive_share:.1%} of the true area",
+                f"wrongly left out      {self.false_negative_share:.1%} of the true area",
+            ]
+        )
+
+
+def simulate(
+    source: Path,
+    out: Path,
+    *,
+    noise: str | Noise = "triangle",
+    clean: int = 100,
+    seed: int = 0,
+    strength: float | None = None,
+    target_dice: float | None = None,
+    show_progress: bool = True,
+) -> SimulationSummary:
+    """Write a data folder with simulated noise; whole or not at all.
+
+    Args:
+        source: folder with images/, masks/ (each 0 and at most one other value) and maybe split.csv (id, split).
+        out: a folder that does not exist or is empty, outside `source`. Images are hard links where the disk allows
+            it, masks PNG files of 0 and 255.
+        noise: a kind by its name (see `pixeltrust.noise.kinds.noise`) or a function (mask, generator, strength, image) ->
+            mask, called from several threads; image is uint8 (H, W, 3).
+        clean: how many training cases keep their true mask, 0 or more.
+        seed: decides the noise and, apart from it, which cases are clean.
+        strength: of the noise, from 0; 1 where neither it nor `target_dice` is given.
+        target_dice: between 0 and 1; one strength for all cases is sought that brings the mean Dice of the noisy masks to
+            their truth within .01 of it.
+        show_progress: a progress bar on the terminal.
+
+    Raises:
+        ConfigError: a setting out of its range, or a target that this noise cannot reach.
+        DataError: faults of `source`, all of them named in one go.
+        RunError: `out` cannot be used or written.
+    """
+    function, name = _resolved(noise)
+    _check_settings(clean, seed, strength, target_dice)
+    source, out = Path(source), Path(out)
+    _check_out(source, out)
+    cases = read_source(source, show_progress=show_progress)
+    noisy_cases, clean_cases, test_cases = split_roles(cases, clean=clean, seed=seed, source=source)
+    draw = _Draw(function, seed, needs_image=callable(noise) or noise in NEED_IMAGES)
+    with whole_folder(out) as folder:
+        if target_dice is None:
+            strength = 1.0 if strength is None else strength
+            rows = _write_noisy(noisy_cases, draw, strength, folder, show_progress)
+        else:
+            strength, rows = _write_at_target(noisy_cases, draw, target_dice, name, folder, show_progress)
+        _write_true(clean_cases, folder / "clean", show_progress)
+        _write_true(test_cases, folder / "test", show_progress)
+        _link_images(cases, folder / "images", show_progress)
+        summary = _summary(rows, out, name, strength, seed, {"clean": len(clean_cases), "test": len(test_cases)})
+        _write_record(folder, rows, summary, source, target_dice)
+    return summary
+
+
+def _resolved(noise: str | Noise) -> tuple[Noise, str]:
+    if callable(noise):
+        inner = getattr(noise, "func", noise)
+        return noise, f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
+    try:
+        return noise_named(noise), noise
+    except ValueError as error:
+        raise ConfigError(f"noise: {error}") from None
+
+
+def _check_settings(clean: int, seed: int, strength: float | None, target_dice: float | None) -> None:
+    if clean < 0:
+        raise ConfigError(f"clean: a number of cases from 0, not {clean}")
+    if seed < 0:
+        raise ConfigError(f"seed: a whole number from 0, not {seed}")
+    if strength is not None and target_dice is not None:
+        raise ConfigError("strength and target_dice: give one of them, the target finds the strength")
+    if strength is not None and not (math.isfinite(strength) and strength >= 0):
+        raise ConfigError(f"strength: a number from 0, not {strength}")
+    if target_dice is not None and not 0 < target_dice < 1:
+        raise ConfigError(f"target_dice: between 0 and 1, not {target_dice}")
+
+
+def _check_out(source: Path, out: Path) -> None:
+    """Before the source is read, not after it."""
+    if out.resolve().is_relative_to(source.resolve()):
+        raise RunError(f"{out}: lies in the source {source}, which is left as it is; choose a folder outside it")
+    check_free(out)
+
+
+# --- the cases ----------------------------------------------------------------------------------------------------
+
+
+def split_roles(
+    cases: list[SourceCase], *, clean: int, seed: int, source: Path
+) -> tuple[list[SourceCase], list[SourceCase], list[SourceCase]]:
+    """(noisy, clean, test) cases of a source; the seed draws the clean ones.
+
+    Raises:
+        DataError: no training case would be left to be noisy.
+    """
+    training = [case for case in cases if case.trains]
+    if clean >= len(training):
+        raise DataError(
+            f"{source}: {clean} clean cases asked for, but it has {len(training)} for training "
+            f"(and {len(cases) - len(training)} for tests): at least one must be left to be noisy"
+        )
+    order = generator(seed, "clean").permutation(len(training))
+    chosen = set(order[:clean].tolist())
+    return (
+        [case for i, case in enumerate(training) if i not in chosen],
+        [case for i, case in enumerate(training) if i in chosen],
+        [case for case in cases if not case.trains],
+    )
+
+
+# --- the noise ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """The noise of one simulation: what `simulate` was given, made ready for a case."""
+
+    function: Noise
+    seed: int
+    needs_image: bool
+
+    def read(self, case: SourceCase) -> tuple[np.ndarray, np.ndarray | None]:
+        """The true mask uint8 0/1 (H, W), and the image uint8 (H, W, 3) where the noise looks at it."""
+        return read_truth(case), read_image(case.image) if self.needs_image else None
+
+    def noisy(self, case: SourceCase, truth: np.ndarray, image: np.ndarray | None, strength: float) -> np.ndarray:
+        """The noisy mask uint8 0/1 (H, W)."""
+        found = np.asarray(self.function(truth, generator(self.seed, "noise", case.id), strength, image))
+        if found.shape != truth.shape or not np.isin(found, (0, 1)).all():
+            raise ValueError(f"the noise function made {found.dtype} {found.shape} of the mask {truth.shape} of 0 and 1")
+        return found.astype(np.uint8)
+
+
+def _write_noisy(cases: list[SourceCase], draw: _Draw, strength: float, folder: Path, show_progress: bool) -> pd.DataFrame:
+    """Writes the noisy masks; a row per case: id and how it differs from the truth."""
+    (folder / "noisy").mkdir(exist_ok=True)
+
+    def write(case: SourceCase) -> tuple[float, float, float]:
+        truth, image = draw.read(case)
+        noisy = draw.noisy(case, truth, image, strength)
+        write_png(folder / "noisy" / f"{case.id}.png", noisy * 255)
+        return _measures(truth, noisy)
+
+    measured = all_in_threads(write, cases, text="noisy masks", complaint=_COMPLAINT, shown=show_progress)
+    rows = pd.DataFrame(measured, columns=_MEASURES)
+    rows.insert(0, "id", [case.id for case in cases])
+    return rows
+
+
+def _write_at_target(
+    cases: list[SourceCase], draw: _Draw, target: float, name: str, folder: Path, show_progress: bool
+) -> tuple[float, pd.DataFrame]:
+    """The noisy masks at the strength that gives the target, sought on a sample and corrected on all of them."""
+    sample = _sample(cases, draw)
+
+    def sample_dice(strength: float) -> float:
+        def dice(one: tuple[SourceCase, np.ndarray, np.ndarray | None]) -> float:
+            return _measures(one[1], draw.noisy(*one, strength))[0]
+
+        return mean_of_defined(all_in_threads(dice, sample, text="strength", complaint=_COMPLAINT, shown=show_progress))
+
+    sample_target, tried = target, math.nan
+    for _ in range(_CORRECTIONS):
+        strength = _strength_for(sample_target, sample_dice)
+        if strength == tried:
+            break
+        rows = _write_noisy(cases, draw, strength, folder, show_progress)
+        reached, tried = float(rows["dice"].mean()), strength
+        if math.isnan(reached):
+            raise ConfigError("target_dice: none of the noisy cases has a true mask with foreground, so there is no Dice to aim at")
+        if abs(reached - target) <= TARGET_TOLERANCE:
+            return strength, rows
+        sample_target = min(sample_target + target - reached, 1 - _SEARCH_TOLERANCE)
+    full = "its full strength" if tried == 1 else f"strength {tried:.3g}"
+    raise ConfigError(f"target_dice: {name} at {full} gives a mean Dice of {reached:.3f}; {target:g} cannot be reached with it")
+
+
+def _sample(cases: list[SourceCase], draw: _Draw) -> list[tuple[SourceCase, np.ndarray, np.ndarray | None]]:
+    """Some cases with their truth and image, chosen by the seed."""
+    sample, pixels = [], 0
+    for i in generator(draw.seed, "target").permutation(len(cases))[:_SAMPLE_CASES]:
+        truth, image = draw.read(cases[i])
+        sample.append((cases[i], truth, image))
+        pixels += truth.size
+        if pixels > _SAMPLE_PIXELS:
+            break
+    return sample
+
+
+def _strength_for(target: float, mean_dice: Callable[[float], float]) -> float:
+    """The strength at which the mean Dice falls to the target; where it never does, the strongest that still lowers it."""
+    low, above, high, below = 0.0, 1.0, 1.0, mean_dice(1.0)  # the Dice is `above` the target at `low`, `below` it at `high`
+    while below > target and high < _STRONGEST:
+        further = mean_dice(2 * high)
+        if further >= below:
+            break
+        low, above, high, below = high, below, 2 * high, further
+    middle, found = high, below
+    for _ in range(_STEPS if below < target < above else 0):
+        share = (above - target) / (above - below)  # of the way, if the curve were straight; at least a tenth, so that it ends
+        middle = low + (high - low) * min(max(share, 0.1), 0.9)
+        found = mean_dice(middle)
+        if abs(found - target) <= _SEARCH_TOLERANCE:
+            break
+        if found > target:
+            low, above = middle, found
+        else:
+            high, below = middle, found
+    return middle
+
+
+def _measures(truth: np.ndarray, noisy: np.ndarray) -> tuple[float, float, float]:
+    """`_MEASURES` of a noisy mask; NaN where the truth has no foreground."""
+    area, drawn = int(truth.sum()), int(noisy.sum())
+    if not area:
+        return math.nan, math.nan, math.nan
+    both = int((truth & noisy).sum())
+    return 2 * both / (area + drawn), (drawn - both) / area, (area - both) / area
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def _write_true(cases: list[SourceCase], folder: Path, show_progress: bool) -> None:
+    if not cases:
+        return
+    folder.mkdir()
+
+    def write(case: SourceCase) -> None:
+        write_png(folder / f"{case.id}.png", read_truth(case) * np.uint8(255))
+
+    all_in_threads(write, cases, text=f"{folder.name} masks", complaint=_COMPLAINT, shown=show_progress)
+
+
+def _link_images(cases: list[SourceCase], folder: Path, show_progress: bool) -> None:
+    folder.mkdir()
+
+    def link(case: SourceCase) -> None:
+        link_or_copy(case.image, folder / case.image.name)
+
+    all_in_threads(link, cases, text="images", complaint=_COMPLAINT, shown=show_progress)
+
+
+def _summary(rows: pd.DataFrame, out: Path, noise: str, strength: float, seed: int, counts: dict[str, int]) -> SimulationSummary:
+    low, middle, high = rows["dice"].quantile([0.25, 0.5, 0.75])
+    dice, false_positive, false_negative = rows[_MEASURES].mean()
+    return SimulationSummary(
+        out=out,
+        noise=noise,
+        strength=strength,
+        seed=seed,
+        noisy=len(rows),
+        **counts,
+        empty=int(rows["dice"].isna().sum()),
+        mean_dice=float(dice),
+        dice_quartiles=(float(low), float(middle), float(high)),
+        false_positive_share=float(false_positive),
+        false_negative_share=float(false_negative),
+    )
+
+
+def _write_record(folder: Path, rows: pd.DataFrame, summary: SimulationSummary, source: Path, target_dice: float | None) -> None:
+    write_whole(folder / "simulation.csv", rows.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    measured = {f"mean_{name}": _or_none(value) for name, value in rows[_MEASURES].mean().items()}
+    record = {
+        "source": source.resolve().name,
+        "noise": summary.noise,
+        "strength": summary.strength,
+        "target_dice": target_dice,
+        "seed": summary.seed,
+        "cases": {"noisy": summary.noisy, "clean": summary.clean, "test": summary.test, "without_foreground": summary.empty},
+        **measured,
+        "dice_quartiles": [_or_none(value) for value in summary.dice_quartiles],
+    }
+    write_whole(folder / "simulation.json", json.dumps(record, indent=2) + "\n")
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 6)

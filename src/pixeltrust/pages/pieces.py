@@ -1,0 +1,154 @@
+"""What pages are made of: numbers with intervals, panels, pictures, and the templates that hold them."""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from markupsafe import Markup, escape
+
+from pixeltrust import __version__
+from pixeltrust.config import Config
+from pixeltrust.metrics import bootstrap_interval
+from pixeltrust.pages.charts import Chart, heat, overlay
+from pixeltrust.pages.numbers import span
+from pixeltrust.plumbing.errors import RunError
+from pixeltrust.plumbing.files import write_whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """A mean with its interval, as a page shows it."""
+
+    what: str
+    value: str
+    interval: str
+    method: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One picture of a case; without a source it is a dash."""
+
+    title: str
+    text: str
+    source: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A case of a gallery."""
+
+    title: str
+    panels: list[Panel]
+    note: str = ""
+
+
+def outlined(title: str, text: str, image: np.ndarray, *, note: str = "", **masks: np.ndarray) -> Panel:
+    return Panel(title=title, text=text, source=data_uri(overlay(image, masks), "image/png"), note=note)
+
+
+def weighed(
+    title: str,
+    one: str,
+    weights: np.ndarray,
+    mask: np.ndarray | None,
+    *,
+    true: np.ndarray | None = None,
+    shape: tuple[int, int] | None = None,
+) -> Panel:
+    zero = float((weights == 0).mean())
+    text = f"the weights of {one}: {zero:.0%} of its pixels have weight 0, the largest is {float(weights.max()):.1f} times the average"
+    source = data_uri(heat(weights.astype(np.float32), mask, true=true, shape=shape), "image/png")
+    return Panel(title=title, text=text, source=source, note=f"{zero:.0%} at 0")
+
+
+def pictures(charts: Iterable[Chart]) -> list[dict[str, str]]:
+    return [picture(chart) for chart in charts]
+
+
+def picture(chart: Chart) -> dict[str, str]:
+    return {"title": chart.title, "text": chart.text, "source": data_uri(chart.svg.encode(), "image/svg+xml")}
+
+
+def data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"
+
+
+def cases_by_role(cases: pd.DataFrame) -> dict[str, int]:
+    held = cases["held_out"].astype(str).str.lower() == "true"
+    roles = cases["role"][~held].value_counts()
+    return {role: int(roles.get(role, 0)) for role in ("noisy", "clean", "test")} | {"held out": int(held.sum())}
+
+
+def facts(config: Config, leave_out: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    values = {name: value for name, value in asdict(config).items() if value is not None and name not in leave_out}
+    return [(name, " × ".join(map(str, value)) if isinstance(value, tuple) else f"{value}") for name, value in values.items()]
+
+
+def idle_notes(history: pd.DataFrame) -> Iterable[str]:
+    """One note where there were steps in which all weights were 0."""
+    idle, updates = int(history["all_zero_steps"].sum()), int(history["update"].iloc[-1])
+    if idle:
+        yield (
+            f"In {idle:,} of {updates:,} steps ({idle / updates:.0%}) no noisy pixel would have lowered the loss on the clean batch, "
+            "so all weights were 0 and the noisy masks taught nothing. Where that happens often, they have nothing left to teach, "
+            "or contradict the clean ones."
+        )
+
+
+def per_update(history: pd.DataFrame) -> float:
+    return float(history["seconds"].iloc[-1] / history["update"].iloc[-1])
+
+
+def many(number: int, kind: str) -> str:
+    return f"{number:,} {kind} {'case' if number == 1 else 'cases'}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
+def interval(values: np.ndarray, *, digits: int = 3, signed: bool = False) -> str:
+    return span(*bootstrap_interval(values), digits=digits, signed=signed)
+
+
+def evenly_spread(values: pd.Series, most: int) -> list[str]:
+    """Return ids (the index), evenly spread over the order of their values; NaN are left out."""
+    ordered = values.dropna().sort_values(kind="stable").index
+    places = np.linspace(0, len(ordered) - 1, min(most, len(ordered))).round().astype(int)
+    return [str(ordered[place]) for place in places]
+
+
+def with_marks(text: str) -> Markup:
+    """`code` and **bold** of a text, as HTML; everything else is text."""
+    marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked))
+
+
+def rendered(template: str, **values: Any) -> str:
+    loader = jinja2.PackageLoader("pixeltrust", "pages/templates")
+    pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pages.filters["marks"] = with_marks
+    return pages.get_template(template).render(version=__version__, **values)
+
+
+def write_page(html: str, out: Path) -> Path:
+    """Write a page, and return its file.
+
+    Raises:
+        RunError: it cannot be written.
+    """
+    try:
+        write_whole(out, html)
+    except OSError as error:
+        raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None
+    return out

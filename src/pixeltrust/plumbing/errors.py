@@ -1,0 +1,96 @@
+"""What can be wrong on the user's side.
+
+    PixeltrustError
+    ├── ConfigError     a setting that is unknown, of the wrong type or out of its range
+    ├── DataError       files or folders that cannot be used; names every one of them
+    ├── FetchError      a file on the web that cannot be had, or is not the one that was published
+    └── RunError        a run folder that exists, is not one, or cannot be written
+
+The command line prints these in one line (or one list) without a traceback and exits with 2.
+A caller's mistake in Python (shapes, values of arguments) is a `ValueError`.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from pixeltrust.plumbing.text import printable
+
+MOST_EXAMPLES = 10
+"""So many faults of one kind are shown; the others are counted."""
+
+
+class Fault(str):
+    """One fault in a sentence that names its file, with what repairs it. Faults of one kind are shown together.
+
+    Args:
+        sentence: what is wrong, and where.
+        kind: what several such files are, to follow their number: `masks without an image`. Without it the fault stands alone.
+        repair: what to do, the same for all faults of the kind.
+    """
+
+    kind: str
+    repair: str
+
+    def __new__(cls, sentence: str, *, kind: str = "", repair: str = "") -> "Fault":
+        fault = super().__new__(cls, printable(sentence))
+        fault.kind, fault.repair = kind, repair
+        return fault
+
+    def with_repair(self) -> str:
+        """The whole sentence."""
+        return f"{self}; {self.repair}" if self.repair else str(self)
+
+
+class PixeltrustError(Exception):
+    """Something the user can mend; its text says what, where and how, in one line: control characters become escapes."""
+
+    def __init__(self, message: str) -> None:
+        self.fault = message if isinstance(message, Fault) else Fault(message)
+        super().__init__(self.fault.with_repair())
+
+
+class ConfigError(PixeltrustError):
+    """A setting that is unknown, of the wrong type or out of its range."""
+
+
+class DataError(PixeltrustError):
+    """Files or folders that cannot be used.
+
+    Args:
+        message: what is wrong, in one sentence.
+        faults: one sentence per fault, each naming its file; all of them are kept as `faults`. The text of the error groups them by
+            kind, and shows some of each.
+    """
+
+    def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.faults = [fault if isinstance(fault, Fault) else Fault(fault) for fault in faults]
+
+    def __str__(self) -> str:
+        return "\n  ".join([super().__str__(), *_by_kind(self.faults)])
+
+
+class FetchError(PixeltrustError):
+    """A file on the web that cannot be had, or is not the one that was published."""
+
+
+class RunError(PixeltrustError):
+    """A run folder that exists already, is not one, or cannot be written."""
+
+
+class GainsWarning(UserWarning):
+    """The gains of a network take another way than the usual one; says which, and why."""
+
+
+def _by_kind(faults: Sequence[Fault]) -> Iterator[str]:
+    """The lines that show faults: one for a fault alone, a heading and examples where there are several of a kind."""
+    kinds: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        kinds.setdefault((fault.kind, fault.repair) if fault.kind else (fault, ""), []).append(fault)
+    for (kind, repair), alike in kinds.items():
+        if len(alike) == 1:
+            yield alike[0].with_repair()
+            continue
+        yield f"{len(alike):,} {kind}" + (f": {repair}" if repair else "")
+        yield from (f"  {fault}" for fault in alike[:MOST_EXAMPLES])
+        if len(alike) > MOST_EXAMPLES:
+            yield f"  … and {len(alike) - MOST_EXAMPLES:,} more"

@@ -1,0 +1,283 @@
+"""Processes that work together, here or on several machines: rank r of n has its part of every batch, and its share of every list.
+
+Whatever is summed is summed over the joined batch, so that n processes do what one does with all of it. With one process everything here
+gives back what it was given. `torchrun` starts the processes, lightning-fabric connects them, torch.distributed carries what they exchange;
+every rank must come to every exchange, one without images too.
+"""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError, RunError
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Value = TypeVar("Value")
+LONGEST = timedelta(days=1)  # that one rank may work alone; a process that ends is noticed at once
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process, `rank` of `count`."""
+
+    rank: int = 0
+    count: int = 1
+
+    # --- whose part is what -----------------------------------------------------------------------------------------
+
+    def span(self, count: int) -> slice:
+        """Where this rank's part of so many is: parts follow one another, and their sizes differ by at most 1."""
+        return slice(self._bound(self.rank, count), self._bound(self.rank + 1, count))
+
+    def part(self, values: np.ndarray) -> np.ndarray:
+        """This rank's part of the values of a joined batch."""
+        return values[self.span(len(values))]
+
+    def share(self, values: Sequence[Value]) -> Sequence[Value]:
+        """This rank's share of a list of work: every n-th, so that what is slow does not lie with one; `merged` puts it in order."""
+        return values[self.rank :: self.count]
+
+    def _bound(self, rank: int, count: int) -> int:
+        return rank * (count // self.count) + min(rank, count % self.count)
+
+    # --- sums over the joined batch ---------------------------------------------------------------------------------
+
+    def total(self, value: Tensor) -> Tensor:
+        """The sum over the ranks of a tensor of one shape.
+
+        Its derivative is that of this rank's term alone: the gradients that all ranks have by it add up to that of the joined batch.
+        """
+        return value if self.count == 1 else _Total.apply(value)
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest of all values of all ranks; 0 where there are none."""
+        largest = values.max() if values.numel() else values.new_zeros(())
+        return largest if self.count == 1 else _reduced(largest, dist.ReduceOp.MAX)
+
+    def sums(self, *numbers: int) -> tuple[int, ...]:
+        """Each summed over the ranks."""
+        return numbers if self.count == 1 else tuple(_reduced(torch.tensor(numbers)).tolist())
+
+    def gradients(self, parameters: Sequence[nn.Parameter], own: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The sums of the ranks' gradients, and None of a parameter of which no rank has one."""
+        if self.count == 1:
+            return list(own)
+        terms = [torch.zeros_like(p) if gradient is None else gradient for p, gradient in zip(parameters, own, strict=True)]
+        known = torch.tensor([gradient is not None for gradient in own], dtype=torch.int64)
+        return [total if any_rank else None for total, any_rank in zip(_summed(terms), _reduced(known).tolist(), strict=True)]
+
+    @torch.no_grad()
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Make of every .grad the sum over the ranks."""
+        if self.count == 1:
+            return
+        kept = list(parameters)
+        for parameter, total in zip(kept, self.gradients(kept, [parameter.grad for parameter in kept]), strict=True):
+            if total is not None:  # in the parameter's own memory format
+                parameter.grad = (torch.empty_like(parameter) if parameter.grad is None else parameter.grad).copy_(total)
+
+    # --- the same everywhere ----------------------------------------------------------------------------------------
+
+    def joined(self, part: Tensor, count: int) -> Tensor:
+        """All ranks' parts of a tensor of `count` rows, in their order."""
+        if self.count == 1:
+            return part
+        longest = -(-count // self.count)
+        padded = torch.cat([part, part.new_zeros(longest - len(part), *part.shape[1:])])
+        parts = [torch.empty_like(padded) for _ in range(self.count)]
+        with _reaching():
+            dist.all_gather(parts, padded)
+        return torch.cat([values[: self._bound(r + 1, count) - self._bound(r, count)] for r, values in enumerate(parts)])
+
+    def gathered(self, value: Value) -> list[Value]:
+        """The value that every rank has, by rank; it may be anything that can be pickled."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count
+        with _reaching():
+            dist.all_gather_object(values, value)
+        return values
+
+    def merged(self, work: Callable[[], Sequence[Value]]) -> list[Value]:
+        """What `work` gives for this rank's share and the others' for theirs, in the order of the list that was shared.
+
+        Raises:
+            PixeltrustError: some rank's did; every rank raises it, and lists the faults of all, and what else stopped one.
+        """
+        if self.count == 1:
+            return list(work())
+        outcomes = self.gathered(_attempted(work))
+        errors = [error for _, error in outcomes if error is not None]
+        if errors:
+            listing = [error for error in errors if getattr(error, "faults", [])]
+            if not listing:
+                raise errors[0]
+            faults = [fault for error in errors for fault in getattr(error, "faults", []) or [str(error)]]
+            raise DataError(str(listing[0]).partition("\n")[0], faults)
+        absent = object()
+        rounds = zip_longest(*(result or [] for result, _ in outcomes), fillvalue=absent)
+        return [value for values in rounds for value in values if value is not absent]  # type: ignore[misc]
+
+    def by_first(self, work: Callable[[], Value]) -> Value:
+        """What `work` gives rank 0, while the others wait; every rank raises what the user can mend of its errors."""
+        if self.count == 1:
+            return work()
+        result, error = self.gathered(_attempted(work) if self.rank == 0 else (None, None))[0]
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Until every rank has come here."""
+        self.gathered(None)
+
+    @torch.no_grad()
+    def make_alike(self, tensors: Iterable[Tensor]) -> None:
+        """Write into every tensor what rank 0 has there."""
+        if self.count > 1:
+            for tensor in tensors:
+                sent = tensor.contiguous()
+                with _reaching():
+                    dist.broadcast(sent, 0)
+                tensor.copy_(sent)
+
+    @torch.no_grad()
+    def average(self, tensors: Iterable[Tensor]) -> None:
+        """Write into every tensor of floats the mean of what the ranks have there."""
+        floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+        if self.count > 1 and floats:
+            for tensor, total in zip(floats, _summed(floats), strict=True):
+                tensor.copy_(total / self.count)
+
+
+ALONE = Ranks()
+
+
+def connected(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]":
+    """Fabric on this process's device, once all the processes have come here that `torchrun` has started.
+
+    So none of them writes anything before all have seen what was there.
+    Networks are not wrapped as for DDP: gradients are summed where a step says so, and no hook averages them.
+
+    Args:
+        device: an accelerator of Fabric's that is here.
+
+    Raises:
+        ConfigError: the processes cannot share what the machines have.
+    """
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    if not started_together():
+        return Fabric(accelerator=device, devices=1, precision=precision), ALONE
+
+    class Unwrapped(DDPStrategy):
+        def setup_module(self, module: nn.Module) -> Any:
+            return module
+
+    count, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+    _refuse_unequal(device, count, here)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # every process would greet
+    has_nccl = dist.is_nccl_available() and torch.cuda.is_available()
+    backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"  # what is on the CPU does not wait for the device
+    strategy = Unwrapped(process_group_backend=backend, timeout=LONGEST)
+    fabric = Fabric(accelerator=device, devices=here, num_nodes=count // here, strategy=strategy, precision=precision)
+    fabric.launch()
+    ranks = Ranks(fabric.global_rank, fabric.world_size)
+    ranks.wait()  # launching does no such thing where an earlier call has connected them
+    return fabric, ranks
+
+
+def started_together() -> bool:
+    """Whether `torchrun` has started this process as one of several."""
+    return dist.is_available() and dist.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != "1"
+
+
+def environment_alone() -> dict[str, str]:
+    """The environment for a process that is started from here and works alone."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
+
+
+def current() -> Ranks:
+    """This process among those that torch.distributed has connected; alone where it has not."""
+    return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else ALONE
+
+
+def first_to_tell() -> bool:
+    """Whether none of the processes has said yet why they end, so that this one shall; each may ask once."""
+    key = f"pixeltrust told {os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
+    try:
+        store, _, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=10))))
+        return int(store.add(key, 1)) == 1
+    except (OSError, RuntimeError, ValueError):  # the process that kept the count is gone: better twice than never
+        return True
+
+
+def _refuse_unequal(device: str, count: int, here: int) -> None:
+    if count % here:
+        raise ConfigError(f"{count} processes, {here} of them on this machine: start the same number on every machine")
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if 0 < gpus < here:
+        raise ConfigError(f"{here} processes on this machine, which has {gpus} GPUs: start as many as GPUs, or set device = 'cpu'")
+    if not gpus and device in ("auto", "mps") and torch.backends.mps.is_available():
+        raise ConfigError(f"device = {device!r}: several processes cannot share mps; set device = 'cpu', or start one process")
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(_: Any, value: Tensor) -> Tensor:
+        return _reduced(value)
+
+    @staticmethod
+    def backward(_: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def _reduced(value: Tensor, how: Any = dist.ReduceOp.SUM) -> Tensor:
+    """In 64 bits: ranks need not agree on a dtype, which a part without images cannot know."""
+    wide = value.detach().to(torch.float64 if value.is_floating_point() else torch.int64, copy=True)
+    with _reaching():
+        dist.all_reduce(wide, how)
+    return wide.to(value.dtype)
+
+
+def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each summed over the ranks, those of one kind in one exchange."""
+    sums: dict[int, Tensor] = {}
+    for kind in dict.fromkeys((tensor.device, tensor.dtype) for tensor in tensors):
+        places = [place for place, tensor in enumerate(tensors) if (tensor.device, tensor.dtype) == kind]
+        flat = torch.cat([tensors[place].flatten() for place in places])
+        with _reaching():
+            dist.all_reduce(flat)
+        pieces = flat.split([tensors[place].numel() for place in places])
+        sums |= {place: piece.view(tensors[place].shape) for place, piece in zip(places, pieces, strict=True)}
+    return [sums[place] for place in range(len(tensors))]
+
+
+def _attempted(work: Callable[[], Value]) -> tuple[Value | None, PixeltrustError | None]:
+    try:
+        return work(), None
+    except PixeltrustError as error:
+        return None, error
+
+
+@contextmanager
+def _reaching() -> Iterator[None]:
+    """An exchange; where another process has ended, it says so."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo raises nothing else; of NCCL's it is the parent
+        reason = " ".join(str(error).split())
+        raise RunError(f"another of the processes has ended, or cannot be reached, so this one ends too ({reason})") from error

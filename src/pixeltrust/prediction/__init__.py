@@ -1,0 +1,1 @@
+"""Masks for new images, and how good they are."""

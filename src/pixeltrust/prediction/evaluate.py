@@ -1,0 +1,259 @@
+"""A folder of predicted masks measured against a folder of true ones, paired by id."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.table import Table
+
+from pixeltrust import metrics
+from pixeltrust.data import images
+from pixeltrust.data.cases import Listing, files_by_id
+from pixeltrust.data.layouts import best_ending, option, several
+from pixeltrust.data.masks import Kind, decode_labels, mixture_faults
+from pixeltrust.plumbing.errors import DataError, Fault
+from pixeltrust.plumbing.files import replacing
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.progress import all_in_threads
+from pixeltrust.plumbing.text import count, some
+
+FEW_CASES = 20  # below this many the intervals are markedly too narrow
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What `evaluate` found."""
+
+    cases: pd.DataFrame
+    """One row per case, sorted by id; columns id, then metrics.METRICS. NaN where a metric is not defined."""
+
+    summary: pd.DataFrame
+    """One row per metric; columns metric, mean, low, high (95 % interval of the mean), median, cases, undefined.
+
+    `cases` counts those that the mean is over, `undefined` those left out of it."""
+
+    unit: str
+    """Of the two distances: "mm" or "px"."""
+
+    notes: list[str]
+    """What a reader of the numbers should know, one sentence each; may be empty."""
+
+    def table(self) -> Table:
+        """The summary, to be printed by rich."""
+        table = Table(title=f"{count(len(self.cases), 'case')}, distances in {self.unit}", title_justify="left")
+        table.add_column("metric")
+        for heading in ("mean", "95 % interval", "median", "cases", "undefined"):
+            table.add_column(heading, justify="right")
+        for row in self.summary.to_dict("records"):
+            shown = partial(_shown, digits=2 if row["metric"] in ("hausdorff95", "surface_distance") else 4)
+            interval = f"{shown(row['low'])} … {shown(row['high'])}" if row["cases"] > 1 else "–"
+            counts = str(row["cases"]), str(row["undefined"])
+            table.add_row(row["metric"], shown(row["mean"]), interval, shown(row["median"]), *counts)
+        return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pair:
+    id: str
+    predicted: Path
+    truth: Path
+
+
+def evaluate(
+    predicted: Path,
+    truth: Path,
+    *,
+    classes: int = 1,
+    ignore_label: int | None = None,
+    mask_suffix: str | Sequence[str] = (),
+    out: Path | None = None,
+    show_progress: bool = True,
+) -> Evaluation:
+    """Measure the predicted masks of all cases that have a true one.
+
+    Distances are in mm where every truth file says how large its pixels are (NIfTI), else in pixels for all cases:
+    a mean over two units means nothing.
+
+    Args:
+        predicted: folder of mask files, <id>.png or another known ending; subfolders are not looked into.
+        truth: folder of mask files. Every one needs a predicted mask of its id and size.
+        classes: 1: a file holds 0 and at most one other value, the foreground; a truth file with exactly 0, 1 and 255
+            has 255 ignored. K ≥ 2: a file holds 0 … K−1, and 255 in the truth is ignored.
+        ignore_label: the value that marks ignored pixels in all truth files, 0 … 255, as in `Config`; needed where some
+            hold 0, 1 and 255 and others 0 and 255. Predictions ignore nothing.
+        mask_suffix: an ending (or several) that is taken off the names of masks which have it, in both folders.
+        out: CSV file to write, one row per case, columns id, then metrics.METRICS; an undefined number is empty.
+            It is replaced whole or not at all.
+        show_progress: a progress bar on standard error.
+
+    Raises:
+        DataError: a folder is missing or without masks; masks are missing, doubled, of unequal size, unreadable, or
+            hold values that no class has; with two classes or more, the true ones hold 0 and 255 alone; `out` cannot be
+            written. Names every file that is at fault.
+        ValueError: `classes` is not 1 … 255, or `ignore_label` not 0 … 255.
+    """
+    if not 1 <= classes <= IGNORE:
+        raise ValueError(f"classes is {classes}; it must be 1 (binary) or 2 … {IGNORE}")
+    if ignore_label is not None and not 0 <= ignore_label <= 255:
+        raise ValueError(f"ignore_label is {ignore_label}; it must be 0 … 255")
+    if out is not None:
+        _check_writable(out)
+    endings = several(mask_suffix)
+    pairs, unused = _paired(_masks_of(predicted, endings), _masks_of(truth, endings, is_truth=True))
+    spacings = _read_headers(pairs, show_progress=show_progress)
+    unit = "mm" if None not in spacings else "px"
+    measured = all_in_threads(
+        partial(_measure, classes=classes, ignore_label=ignore_label),
+        list(zip(pairs, spacings if unit == "mm" else [None] * len(pairs), strict=True)),
+        text="measuring",
+        complaint="These masks cannot be measured:",
+        shown=show_progress,
+    )
+    if mixed := mixture_faults(kind for _, kind, _ in measured):
+        raise DataError("The true masks cannot be understood:", mixed)
+    cases = pd.DataFrame([{"id": pair.id, **numbers} for pair, (numbers, _, _) in zip(pairs, measured, strict=True)])
+    if out is not None:
+        _write_csv(out, cases)
+    notes = [*_unused_notes(unused), *_unit_notes(spacings), *_ignored_notes([share for _, _, share in measured]), *_case_notes(cases)]
+    return Evaluation(cases=cases, summary=summarize(cases), unit=unit, notes=notes)
+
+
+def summarize(cases: pd.DataFrame) -> pd.DataFrame:
+    """One row per metric over the cases where it is defined; see `Evaluation.summary`."""
+    columns = cases[list(metrics.METRICS)].astype(np.float64)
+    intervals = [metrics.bootstrap_interval(columns[name].to_numpy()) for name in columns]
+    return pd.DataFrame(
+        {
+            "metric": metrics.METRICS,
+            "mean": columns.mean().to_numpy(),
+            "low": [low for low, _ in intervals],
+            "high": [high for _, high in intervals],
+            "median": columns.median().to_numpy(),
+            "cases": columns.count().to_numpy(),
+            "undefined": columns.isna().sum().to_numpy(),
+        }
+    )
+
+
+def _masks_of(folder: Path, endings: Sequence[str], *, is_truth: bool = False) -> Listing:
+    listing = files_by_id(folder, endings)
+    if not listing.files:
+        meant = is_truth and (folder / "test").is_dir()
+        hint = f"; probably {folder / 'test'} was meant" if meant else f" ({', '.join(images.SUFFIXES)})"
+        raise DataError(f"{folder}: no mask files in this folder{hint}")
+    return listing
+
+
+def _paired(found: Listing, true: Listing) -> tuple[list[_Pair], list[str]]:
+    """The pairs sorted by id, and the ids of predictions that no truth asks for."""
+    missing, unused = true.files.keys() - found.files.keys(), found.files.keys() - true.files.keys()
+    proposed = []
+    for longer, shorter in ((missing, unused), (unused, missing)):
+        ending, ids = best_ending(longer, shorter)
+        if ending:
+            proposed.append(f"{count(len(ids), 'pair')} would match once `{ending}` is taken off: use {option('--mask-suffix', ending)}")
+            missing = missing - {*ids, *(identity.removesuffix(ending) for identity in ids)}
+    faults = [*found.faults, *true.faults, *proposed, *(_unpredicted(identity, found.folder) for identity in sorted(missing))]
+    if faults:
+        raise DataError("Predicted and true masks cannot be paired:", faults)
+    pairs = [_Pair(id=id, predicted=found.files[id], truth=true.files[id]) for id in sorted(true.files)]
+    return pairs, sorted(unused)
+
+
+def _unpredicted(identity: str, predicted: Path) -> Fault:
+    return Fault(f"{identity}: no mask in {predicted}", kind=f"cases without a mask in {predicted}")
+
+
+def _read_headers(pairs: list[_Pair], *, show_progress: bool) -> list[tuple[float, float] | None]:
+    """The spacing of every truth file, once all sizes are known to agree."""
+    return all_in_threads(_read_header, pairs, text="reading headers", complaint="These masks cannot be compared:", shown=show_progress)
+
+
+def _read_header(pair: _Pair) -> tuple[float, float] | None:
+    found, real = images.read_size(pair.predicted), images.read_size(pair.truth)
+    if found != real:
+        wrong = f"{pair.predicted}: {_size(found)} pixels, but its truth {pair.truth} has {_size(real)}"
+        raise DataError(Fault(wrong, kind="predicted masks of another size than their truth"))
+    spacing = images.read_spacing_mm(pair.truth)
+    return spacing if spacing and all(0 < step < np.inf for step in spacing) else None
+
+
+def _measure(
+    item: tuple[_Pair, tuple[float, float] | None], *, classes: int, ignore_label: int | None
+) -> tuple[dict[str, float], Kind, float]:
+    """The metrics of a pair, what 255 means in its truth, and the share of its pixels that are ignored."""
+    pair, spacing = item
+    decoded = []
+    faults: list[str] = []
+    for path, may_ignore in ((pair.predicted, False), (pair.truth, True)):
+        try:
+            decoded.append(decode_labels(path, classes=classes, ignore_label=ignore_label, may_ignore=may_ignore))
+        except DataError as error:
+            faults.append(error.fault)
+    if faults:
+        raise DataError(f"{pair.id}: cannot be measured", faults)
+    (found, _), (real, kind) = decoded
+    return metrics.case_metrics(predicted=found, truth=real, classes=classes, spacing=spacing), kind, float((real == IGNORE).mean())
+
+
+def _check_writable(out: Path) -> None:
+    """Before the work, not after it."""
+    if out.is_dir():
+        raise DataError(f"{out}: a folder; name a file to write")
+    if not out.parent.is_dir():
+        raise DataError(f"{out}: cannot be written, there is no folder {out.parent}")
+    if not os.access(out.parent, os.W_OK):
+        raise DataError(f"{out}: cannot be written, {out.parent} is read-only")
+
+
+def _write_csv(out: Path, cases: pd.DataFrame) -> None:
+    try:
+        with replacing(out) as unfinished:
+            cases.to_csv(unfinished, index=False, encoding="utf-8", lineterminator="\n")
+    except OSError as error:
+        raise DataError(f"{out}: cannot be written: {error}") from None
+
+
+def _unused_notes(unused: list[str]) -> Iterable[str]:
+    if unused:
+        yield f"Not measured, for lack of a true mask: {len(unused)} predicted ({some(unused)})."
+
+
+def _unit_notes(spacings: list[tuple[float, float] | None]) -> Iterable[str]:
+    without = spacings.count(None)
+    if 0 < without < len(spacings):
+        unknown = f"{count(without, 'case')} of {len(spacings)} without a pixel size in mm"
+        yield f"Distances are in pixels for all cases: {unknown}."
+
+
+def _ignored_notes(shares: list[float]) -> Iterable[str]:
+    some_ignored = sum(share > 0 for share in shares)
+    if some_ignored:
+        yield f"Ignored, so counted nowhere: {np.mean(shares):.1%} of the true masks' pixels, in {count(some_ignored, 'case')}."
+
+
+def _case_notes(cases: pd.DataFrame) -> Iterable[str]:
+    empty, missed = cases["dice"].isna(), cases["dice"].notna() & cases["hausdorff95"].isna()
+    if empty.any():
+        yield f"No foreground in either mask, so no Dice, Jaccard, sensitivity, distances: {_named(cases, empty)}."
+    if missed.any():
+        yield f"Foreground in only one of the two masks, so Dice 0 and no distances: {_named(cases, missed)}."
+    if len(cases) < FEW_CASES:
+        yield f"The intervals are too narrow with so few cases ({len(cases)}); trust them from about {FEW_CASES} on."
+
+
+def _named(cases: pd.DataFrame, chosen: pd.Series) -> str:
+    ids = cases.loc[chosen, "id"].tolist()
+    return f"{count(len(ids), 'case')} ({some(ids)})"
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[1]} × {size[0]}"
+
+
+def _shown(value: float, digits: int) -> str:
+    return "–" if np.isnan(value) else f"{value:.{digits}f}"

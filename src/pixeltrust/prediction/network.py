@@ -1,0 +1,120 @@
+"""A trained network on its device: pictures in, probabilities out.
+
+K classes   (h, w) the size the network works at   pictures uint8 (h, w, C)
+probabilities float32 (K, h, w), of the foreground when K = 1, else of each class
+"""
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from PIL import Image
+from torch import Tensor, nn
+
+from pixeltrust.config import Config
+from pixeltrust.data.views import INVERSE, TURNS, turned
+from pixeltrust.plumbing.errors import ConfigError, RunError
+from pixeltrust.plumbing.malloc import keep_freed_memory
+from pixeltrust.plumbing.processes import Ranks, connected
+from pixeltrust.training.models import try_out
+from pixeltrust.training.run_folder import Run
+
+OVERLAP = 0.5  # of neighbouring windows
+
+
+def network_of(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
+    """Settings and network of a run, and what should be said of them; from here on freed memory is kept (see `malloc`)."""
+    keep_freed_memory()
+    config, notes = run.config(), []
+    if not run.finished():
+        if weights != "best" or not (run.folder / "best.pt").is_file():
+            raise RunError(f"{run.folder}: its training has not finished; continue it first, by `pixeltrust train` with --resume")
+        notes.append(f"{run.folder}: its training has not finished; these are its best weights so far")
+    return config, run.model(weights), notes
+
+
+def fabric_of(config: Config) -> tuple[Fabric, Ranks, list[str]]:
+    """The run's device and precision, the CPU, and a note, where that device is not here; and the processes that share the work."""
+    absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}.get(config.device, False)
+    notes = [f"trained with device = {config.device!r}, which is not here: predicted on the CPU"] if absent else []
+    precision = "32-true" if config.precision == "32" else "bf16-mixed"
+    return *connected("cpu" if absent else config.device, precision), notes
+
+
+class Network:
+    """The network on its device: uint8 pictures of one size in, probabilities on the CPU out.
+
+    Args:
+        batch_size: how many of them in one pass; those of training where not given.
+
+    Raises:
+        ConfigError: the batch size is none, or the network does not take such images or does not give K logits per pixel.
+    """
+
+    def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int | None = None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
+        self.config, self.batch_size, self.device = config, batch_size or config.batch_size, fabric.device
+        self.model = fabric.setup_module(model).eval()
+        self.module = model.eval()
+        """The same without the run's precision, for gradients."""
+        try_out(self.model, channels=config.channels, classes=config.classes, size=config.size)
+
+    def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
+        """(B, K, h, w) of B pictures (h, w, C)."""
+        return self._checked(self._probabilities(tensor_of(pixels).to(self.device)).cpu().numpy())
+
+    def probabilities_over_turns(self, pixels: list[np.ndarray]) -> np.ndarray:
+        """As `probabilities`, the mean over the flips and turns that the network was trained under."""
+        images = tensor_of(pixels).to(self.device)
+        turns = [0] if self.config.augment == "none" else range(0, TURNS, 1 if self.config.size[0] == self.config.size[1] else 2)
+        total = torch.zeros((), device=self.device)
+        for turn in turns:
+            same = np.full(len(images), turn)
+            total = total + turned(self._probabilities(turned(images, same)), INVERSE[same])
+        return self._checked((total / len(turns)).cpu().numpy())
+
+    def probabilities_by_windows(self, pixels: np.ndarray) -> np.ndarray:
+        """(K, h, w) of one picture (h, w, C) that is no smaller than a window; only windows go to the device."""
+        from monai.inferers import sliding_window_inference
+
+        blended = sliding_window_inference(
+            tensor_of([pixels]),
+            self.config.size,
+            self.batch_size,
+            self._probabilities,
+            overlap=OVERLAP,
+            mode="gaussian",
+            sw_device=self.device,
+            device=torch.device("cpu"),
+        )
+        assert isinstance(blended, Tensor)
+        return self._checked(blended[0].numpy())
+
+    @torch.no_grad()
+    def _probabilities(self, images: Tensor) -> Tensor:
+        try:
+            logits = self.model(images).float()
+        except torch.OutOfMemoryError:
+            raise RunError(f"{self.device}: out of memory with {len(images)} images in one pass; use a smaller batch size") from None
+        return logits.sigmoid() if self.config.classes == 1 else logits.softmax(1)
+
+    def _checked(self, probabilities: np.ndarray) -> np.ndarray:
+        if not np.isfinite(probabilities).all():
+            raise RunError("the network gives values that are not finite: its training diverged; train with a lower learning_rate")
+        return probabilities
+
+
+def resized_plane(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 (h, w) at (H, W): linear, averaging where it shrinks, by the filter of `resize_image`, so in register with the image."""
+    if plane.shape == size:
+        return plane
+    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
+
+
+def tensor_of(pixels: list[np.ndarray]) -> Tensor:
+    """uint8 B × (h, w, C) as float (B, C, h, w) of 0 … 1, as in training."""
+    return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()).float() / 255
+
+
+def holds_window(size: tuple[int, int], config: Config) -> bool:
+    return size[0] >= config.size[0] and size[1] >= config.size[1]

@@ -1,0 +1,269 @@
+"""A mask for every image of a folder, by the network of a run.
+
+K classes   (h, w) the size the network works at: that of training, or with sliding windows the image's own   (H, W) the image's own
+probabilities float32 (K, h, w), then a plane at a time (H, W): of the foreground when K = 1, else of each class
+
+Decoding, network and writing overlap, each a bounded number of images ahead of the next, so memory does not grow with the folder.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from pixeltrust.config import Config
+from pixeltrust.data.cases import files_by_id
+from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
+from pixeltrust.plumbing.errors import DataError, RunError
+from pixeltrust.plumbing.files import make_folder, writing
+from pixeltrust.plumbing.processes import Ranks
+from pixeltrust.plumbing.progress import THREADS, in_order, progress_bar
+from pixeltrust.plumbing.text import count
+from pixeltrust.prediction.network import Network, fabric_of, holds_window, network_of, resized_plane
+from pixeltrust.training.run_folder import Run
+
+FULL_SCALE = 65535  # a probability of 1 in its 16-bit file
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a prediction did; `str` of it is what a person wants to read at its end."""
+
+    count: int
+    """Images predicted now."""
+    skipped: int
+    """Images whose files were there already."""
+    seconds: float
+    """Of predicting: decoding, network and writing."""
+    out: Path
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        speed = f"{count(self.count, 'image')} in {self.seconds:,.1f} s, {self.count / max(self.seconds, 1e-9):,.3g} images/s"
+        skipped = f"{count(self.skipped, 'image')} predicted earlier, left as they are" if self.skipped else ""
+        done = "; ".join(part for part in (speed if self.count else "", skipped) if part)
+        return "\n".join([*self.notes, done, f"the masks are in {self.out}"])
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A decoded image: uint8 (h, w, C) as the network gets it, and the size (H, W) of its mask."""
+
+    id: str
+    pixels: np.ndarray
+    size: tuple[int, int]
+
+
+_Decoded: TypeAlias = _Picture | tuple[str, DataError]
+"""It, or the id and the fault of one that cannot be read."""
+
+
+@dataclass
+class _Tally:
+    """What is known only when all images have been seen."""
+
+    faults: dict[str, str] = field(default_factory=dict)
+    """By id."""
+    windowed: int = 0
+    small: int = 0
+
+    def of_all(self, ranks: Ranks) -> "_Tally":
+        """Of what every rank has seen."""
+        tallies = ranks.gathered(self)
+        faults = {identity: fault for tally in tallies for identity, fault in tally.faults.items()}
+        return _Tally(dict(sorted(faults.items())), *ranks.sums(self.windowed, self.small))
+
+
+def predict(
+    run: Path,
+    images: Path,
+    *,
+    out: Path,
+    weights: str = "last",
+    probabilities: bool = False,
+    sliding_window: bool = False,
+    batch_size: int | None = None,
+    resume: bool = False,
+    show_progress: bool = True,
+) -> Predicted:
+    """Write out/<id>.png for every image, a mask at the image's own size.
+
+    The image is resized to the size of training, the probabilities are resized back, and then a pixel is foreground where its
+    probability is above ½, or of the most probable class (at equal probabilities the lowest). Ctrl-C leaves whole files only. Under
+    `torchrun` every process makes this call and takes its share of the images; all must see `out`.
+
+    Args:
+        run: a run folder whose training has finished (or has best weights so far).
+        images: a folder of images, not looked into deeper, or one image file.
+        out: a folder that does not exist or is empty. Masks are 0 and 255 when classes = 1, else the labels' numbers.
+        weights: `last`, or `best` by the held-out clean cases.
+        probabilities: also write out/probabilities/<id>.png when classes = 1, else out/probabilities/<class>/<id>.png: 16-bit
+            grey, 0 to 65535 for 0 to 1.
+        sliding_window: images larger than the size of training are not shrunk: windows of that size cover them at their own
+            resolution, half overlapping, their probabilities blended with Gaussian weights. Images smaller than a window in
+            height or width are resized as without it.
+        batch_size: images (or windows) in one pass; the run's where not given. Changes speed and memory only.
+        resume: `out` may hold files: an image whose mask (and probabilities, where asked for) exists is skipped. Earlier files
+            are taken to be of the same run and options.
+        show_progress: a progress bar on standard error.
+
+    Raises:
+        DataError: `images` is missing, without images or with two files of one id; or images cannot be read: then after all
+            others were written, and every one is named.
+        RunError: `run` is none or has not finished, its weights do not fit its network, or `out` cannot be used.
+        ConfigError: `weights` or `batch_size` is none that there is, or the network does not fit the settings.
+    """
+    out = Path(out)
+    config, model, notes = network_of(Run(Path(run)), weights)
+    files, left_out = _files(Path(images))
+    _check_out(out, Path(images), resume)
+    fabric, ranks, moved = fabric_of(config)
+    network = Network(fabric, model, config, batch_size)
+    todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
+    ranks.wait()  # until every rank has looked at what is there
+    _make_folders(out, config, probabilities)
+    start = time.perf_counter()
+    share = dict(ranks.share(list(todo.items())))
+    tally = _predict_all(network, share, out, probabilities, sliding_window, show_progress and ranks.rank == 0).of_all(ranks)
+    if tally.faults:
+        others = len(files) - len(tally.faults)
+        written = f"{count(others, 'other mask')} written, in {out}" if others else "nothing was written"
+        raise DataError(f"{len(tally.faults):,} of {count(len(files), 'image')} cannot be read; {written}", list(tally.faults.values()))
+    notes += [*left_out, *moved, *_window_notes(tally, config, sliding_window)]
+    if probabilities:
+        notes.append(f"probabilities, 16-bit grey with {FULL_SCALE} for 1, are in {out / 'probabilities'}")
+    return Predicted(len(todo), len(files) - len(todo), time.perf_counter() - start, out, tuple(notes))
+
+
+def _predict_all(
+    network: Network, files: dict[str, Path], out: Path, with_probabilities: bool, sliding_window: bool, show_progress: bool
+) -> _Tally:
+    config, tally = network.config, _Tally()
+    # What waits is of the training size, or with sliding windows as large as the files are.
+    ahead = THREADS if sliding_window else max(THREADS, network.batch_size)
+
+    def decode(case: tuple[str, Path]) -> _Decoded:
+        try:
+            pixels = read_image(case[1], config.channels)
+        except DataError as error:
+            return case[0], error
+        size = pixels.shape[0], pixels.shape[1]
+        return _Picture(case[0], pixels if sliding_window and holds_window(size, config) else resize_image(pixels, config.size), size)
+
+    def write(outcome: tuple[_Picture, np.ndarray]) -> None:
+        _write(*outcome, out, with_probabilities)
+
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        with progress_bar(show_progress) as bar:
+            task = bar.add_task("predicting", total=len(files), note="")
+            outcomes = _outcomes(network, in_order(pool, decode, files.items(), ahead=ahead), tally)
+            for written, _ in enumerate(in_order(pool, write, outcomes, ahead=ahead), start=1):
+                bar.update(task, completed=written + len(tally.faults))
+    finally:
+        pool.shutdown(cancel_futures=True)  # and wait: what is being written becomes whole
+    return tally
+
+
+def _outcomes(network: Network, pictures: Iterable[_Decoded], tally: _Tally) -> Iterator[tuple[_Picture, np.ndarray]]:
+    """Every picture that could be decoded, with its probabilities (K, h, w)."""
+    batch: list[_Picture] = []
+
+    def flushed() -> Iterator[tuple[_Picture, np.ndarray]]:
+        if batch:
+            yield from zip(batch, network.probabilities([picture.pixels for picture in batch]), strict=True)
+            batch.clear()
+
+    for picture in pictures:
+        if isinstance(picture, tuple):
+            identity, fault = picture
+            tally.faults[identity] = str(fault)
+        elif picture.pixels.shape[:2] != network.config.size:
+            tally.windowed += 1
+            yield picture, network.probabilities_by_windows(picture.pixels)
+        else:
+            tally.small += not holds_window(picture.size, network.config)
+            batch.append(picture)
+            if len(batch) == network.batch_size:
+                yield from flushed()
+    yield from flushed()
+
+
+def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabilities: bool) -> None:
+    """The mask comes last: where it is, the case is complete."""
+    classes = len(probabilities)
+    mask, highest = np.zeros(picture.size, np.uint8), np.full(picture.size, 0.5 if classes == 1 else -1.0, np.float32)
+    with writing(out):
+        for label in range(classes):  # a plane at a time: K planes of a large image would be much
+            plane = resized_plane(probabilities[label], picture.size)
+            if with_probabilities:
+                path = _probability_files(picture.id, out, classes)[label]
+                write_png(path, (plane.clip(0, 1) * FULL_SCALE).round().astype(np.uint16))
+            above = plane > highest
+            mask[above] = 255 if classes == 1 else label
+            np.copyto(highest, plane, where=above)
+        write_png(_mask_file(picture.id, out), mask)
+
+
+def _window_notes(tally: _Tally, config: Config, sliding_window: bool) -> list[str]:
+    if not sliding_window:
+        return []
+    height, width = config.size
+    notes = [f"{count(tally.windowed, 'image')} covered by windows of {width}x{height} pixels"]
+    if tally.small:
+        notes.append(f"{count(tally.small, 'image')} smaller than a window in height or width: resized to {width}x{height} instead")
+    return notes
+
+
+# --- the files ----------------------------------------------------------------------------------------------------
+
+
+def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
+    """The image files by id, in the order of the ids, and a note of what else lies there."""
+    if images.is_file():
+        if image_suffix(images) is None:
+            raise DataError(f"{images}: the name is not that of an image; known endings: {', '.join(SUFFIXES)}")
+        return {case_id(images): images}, []
+    listing = files_by_id(images)
+    if listing.faults:
+        raise DataError(f"{images}: masks are named by id, so every image needs an id of its own", listing.faults)
+    if not listing.files:
+        hint = f"; is {images / 'images'} meant?" if (images / "images").is_dir() else ""
+        raise DataError(f"{images}: there is no image in it{hint}")
+    return dict(sorted(listing.files.items())), listing.notes
+
+
+def _check_out(out: Path, images: Path, resume: bool) -> None:
+    with writing(out):
+        if out.exists() and not out.is_dir():
+            raise RunError(f"{out}: exists and is no folder; choose another name")
+        if out.resolve() == (images if images.is_dir() else images.parent).resolve():
+            raise RunError(f"{out}: is where the images are, and masks have the images' names; choose another folder")
+        if not resume and out.is_dir() and any(out.iterdir()):
+            raise RunError(f"{out}: exists and is not empty; continue it with --resume, or choose another --out")
+
+
+def _make_folders(out: Path, config: Config, with_probabilities: bool) -> None:
+    with writing(out):
+        make_folder(out)
+        if with_probabilities:
+            for path in _probability_files("", out, config.classes):
+                make_folder(path.parent)
+
+
+def _mask_file(identity: str, out: Path) -> Path:
+    return out / f"{identity}.png"
+
+
+def _probability_files(identity: str, out: Path, classes: int) -> list[Path]:
+    folder = out / "probabilities"
+    return [folder / f"{identity}.png"] if classes == 1 else [folder / str(label) / f"{identity}.png" for label in range(classes)]
+
+
+def _is_done(identity: str, out: Path, config: Config, with_probabilities: bool) -> bool:
+    wanted = [_mask_file(identity, out), *(_probability_files(identity, out, config.classes) if with_probabilities else [])]
+    return all(path.is_file() for path in wanted)

@@ -1,6 +1,0 @@
-"""A local web page on which a person goes through the doubtful masks of an audit, and the data folder that comes of it."""
-
-from pixeltrust.review.exports import ExportSummary, export
-from pixeltrust.review.server import PORT, ReviewSummary, review
-
-__all__ = ["PORT", "ExportSummary", "ReviewSummary", "export", "review"]

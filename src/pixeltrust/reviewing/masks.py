@@ -1,0 +1,129 @@
+"""Masks of a review: labels uint8 (H, W), 0 … max(classes, 2) − 1 and 255 for ignored, however the files write them.
+
+A painted mask comes from the page as runs: a little-endian uint32 each, the label in its low 8 bits, the length in pixels in its high 24,
+row by row.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Hashable
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from pixeltrust.auditing.folder import Audit
+from pixeltrust.data.images import read_labels
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.labels import IGNORE
+
+RUN_BYTES = 4
+
+
+class Kept:
+    """Masks that were asked for last, up to so many bytes together: a case's page, its planes and its decision read the same one."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most, self._bytes, self._lock = most_bytes, 0, Lock()
+        self._masks: OrderedDict[Hashable, np.ndarray] = OrderedDict()  # the latest used last
+
+    def mask(self, key: Hashable, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """What was read under this key, or is read now; nobody may change it."""
+        with self._lock:
+            if key in self._masks:
+                self._masks.move_to_end(key)
+                return self._masks[key]
+        labels = read()
+        labels.setflags(write=False)
+        with self._lock:
+            if key not in self._masks:
+                self._masks[key] = labels
+                self._bytes += labels.nbytes
+            while self._bytes > self._most:
+                self._bytes -= self._masks.popitem(last=False)[1].nbytes
+        return labels
+
+
+def given_mask(audit: Audit, mask: Path, size: tuple[int, int]) -> np.ndarray:
+    """The given mask of a case as labels.
+
+    Raises:
+        DataError: the file cannot be read, or has another (height, width) than when it was audited.
+    """
+    labels, _ = decode_labels(mask, classes=audit.classes, ignore_label=audit.ignore_label)
+    return _sized(labels, size, mask)
+
+
+def proposed_mask(audit: Audit, identity: str, given: np.ndarray) -> np.ndarray:
+    """The proposed mask of a case as labels; what the given mask ignores, it ignores.
+
+    Raises:
+        DataError: the file cannot be read, or has another size than the given mask.
+    """
+    file = audit.proposed_file(identity)
+    labels = _sized(read_labels(file), given.shape, file)
+    if audit.classes == 1:
+        labels = (labels != 0).astype(np.uint8)
+    labels[given == IGNORE] = IGNORE  # whatever value the file has for it
+    strange = np.unique(labels[(labels >= max(audit.classes, 2)) & (labels != IGNORE)])
+    if strange.size:
+        raise DataError(f"{file}: holds {strange[0]} where classes = {audit.classes}")
+    return labels
+
+
+def trust_map(audit: Audit, identity: str, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W), 0 wrong … 255 right.
+
+    Raises:
+        DataError: the file cannot be read, or has another size than the given mask.
+    """
+    file = audit.trust_file(identity)
+    return _sized(read_labels(file), size, file)
+
+
+def _sized(values: np.ndarray, size: tuple[int, ...], file: Path) -> np.ndarray:
+    if values.shape != tuple(size):
+        raise DataError(f"{file}: {values.shape[1]}x{values.shape[0]} pixels, {size[1]}x{size[0]} when it was audited; audit again")
+    return values
+
+
+def digest(labels: np.ndarray) -> str:
+    """A hash of what a mask holds, its size included."""
+    height, width = labels.shape
+    return hashlib.sha256(f"{height}x{width}\n".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
+
+
+def most_bytes(size: tuple[int, int]) -> int:
+    """How long a painted mask of this (height, width) can be: a run per pixel."""
+    return RUN_BYTES * size[0] * size[1]
+
+
+def labels_of_runs(body: bytes, size: tuple[int, int], allowed: Collection[int]) -> np.ndarray:
+    """A painted mask; everything is checked before the pixels are made.
+
+    Args:
+        size: (height, width) it must have.
+        allowed: the labels there are.
+
+    Raises:
+        ValueError: it is of another size, or has a label that there is not.
+    """
+    pixels = size[0] * size[1]
+    if not body or len(body) % RUN_BYTES or len(body) > most_bytes(size):
+        raise ValueError(f"{len(body)} bytes are no mask of {size[1]}x{size[0]} pixels")
+    runs = np.frombuffer(body, "<u4")
+    lengths, labels = runs >> 8, (runs & 255).astype(np.uint8)
+    if not lengths.all() or int(lengths.sum(dtype=np.uint64)) != pixels:
+        raise ValueError(f"the runs are not of {pixels:,} pixels ({size[1]}x{size[0]})")
+    strange = set(np.unique(labels).tolist()) - set(allowed)
+    if strange:
+        raise ValueError(f"label {min(strange)}, which there is not; there are {', '.join(map(str, sorted(allowed)))}")
+    return np.repeat(labels, lengths).reshape(size)
+
+
+def allowed_labels(audit: Audit, given: np.ndarray) -> list[int]:
+    """What may be painted: the labels of the classes, and 255 (ignored) where the data has a way to write it."""
+    may_ignore = audit.classes > 1 or audit.ignore_label is not None or bool((given == IGNORE).any())
+    classes = [label for label in range(max(audit.classes, 2)) if audit.classes == 1 or label != audit.ignore_label]
+    return [*classes, *([IGNORE] if may_ignore else [])]

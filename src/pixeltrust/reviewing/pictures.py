@@ -1,0 +1,102 @@
+"""Pictures for the page, made when they are asked for: the image as a browser can show it, and thumbnails, kept in AUDIT/.thumbnails."""
+
+import hashlib
+import os
+from pathlib import Path
+from secrets import token_hex
+
+import numpy as np
+from scipy import ndimage
+
+from pixeltrust.auditing.folder import Audit
+from pixeltrust.data.images import encoded, media_type, read_image, resize_image, resize_labels
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.reviewing.masks import given_mask, proposed_mask
+
+FOLDER = ".thumbnails"
+SIDE = 96  # of a thumbnail, its longer one
+GIVEN, PROPOSED, BROKEN = (242, 179, 76), (88, 200, 242), (255, 120, 110)
+
+
+def stamp(*files: Path) -> str:
+    """A text that is another one when one of the files is, or is elsewhere; for ETag and names of kept pictures."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            found = file.stat()
+            digest.update(f"{found.st_ino} {found.st_mtime_ns} {found.st_size} ".encode())
+        except OSError:
+            digest.update(b"absent ")
+        digest.update(os.fsencode(file.absolute()) + b"\n")
+    return digest.hexdigest()[:24]
+
+
+def shown_image(file: Path) -> tuple[bytes, str]:
+    """An image as a browser can show it, with its media type: the file's own bytes, or a PNG of what training sees.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    if kind := media_type(file):
+        return file.read_bytes(), kind
+    return encoded(read_image(file), "PNG", compress_level=1), "image/png"
+
+
+def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[bytes, str]:
+    """A JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed), and what is wrong with its files.
+
+    Where a file cannot be read the picture has the others, crossed out; it is not kept.
+    """
+    name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
+    kept = audit.folder / FOLDER / f"{name}-{SIDE}-{stamp(image, mask, audit.proposed_file(identity))}.jpg"
+    try:
+        return kept.read_bytes(), ""
+    except OSError:
+        pass
+    picture, faults = _with_outlines(audit, identity, image, mask, size)
+    made = encoded(picture, "JPEG", quality=85)
+    if faults:
+        return made, "; ".join(faults)
+    try:
+        kept.parent.mkdir(exist_ok=True)
+        begun = kept.with_suffix(f".{token_hex(4)}")  # of its own: two people may look at one page
+        begun.write_bytes(made)
+        begun.replace(kept)
+    except OSError:  # a full or read-only disk costs time, not the page
+        pass
+    return made, ""
+
+
+def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+    scale = min(1.0, SIDE / max(size))
+    small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    picture, solid, dashed = np.full((*small, 3), 40, np.uint8), np.zeros(small, bool), np.zeros(small, bool)
+    faults = []
+    try:
+        picture = resize_image(read_image(image), small).copy()
+    except DataError as error:
+        faults.append(str(error))
+    try:
+        given = given_mask(audit, mask, size)
+        solid = _outline(resize_labels(given, small))
+        dashed = _outline(resize_labels(proposed_mask(audit, identity, given), small))
+    except DataError as error:
+        faults.append(str(error))
+    around = ndimage.binary_dilation(solid | dashed)
+    picture[around] = picture[around] // 3  # so that a line shows on any ground
+    picture[solid] = GIVEN
+    rows, columns = np.indices(small)
+    picture[dashed & ((rows + columns) % 6 < 4)] = PROPOSED
+    if faults:
+        down, across = (rows + 0.5) / small[0], (columns + 0.5) / small[1]
+        picture[np.minimum(abs(down - across), abs(down + across - 1)) < 1.5 / min(SIDE, *small)] = BROKEN
+    return picture, faults
+
+
+def _outline(labels: np.ndarray) -> np.ndarray:
+    """The pixels of every label but 0 and ignored that have another one beside them, bool (H, W)."""
+    framed = np.pad(labels, 1)
+    middle = framed[1:-1, 1:-1]
+    beside = (framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:])
+    return (middle > 0) & (middle != IGNORE) & np.any([middle != other for other in beside], axis=0)

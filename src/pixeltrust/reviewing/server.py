@@ -1,0 +1,143 @@
+"""`pixeltrust review`: the server, from the first address to Ctrl-C."""
+
+import errno
+import getpass
+import socket
+import threading
+import time
+import webbrowser
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+
+from pixeltrust.auditing.folder import Audit
+from pixeltrust.plumbing.errors import ConfigError, RunError
+from pixeltrust.plumbing.text import count
+from pixeltrust.reviewing.decisions import FILE, Decisions, name_of
+from pixeltrust.reviewing.guard import Door, is_loopback
+from pixeltrust.reviewing.pages import application
+from pixeltrust.reviewing.queue import ALL, UNDECIDED, Queue
+
+PORT = 8765
+_LAST_SECONDS = 3  # that requests in work have once the review ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewSummary:
+    """How far a review has come."""
+
+    audit: Path
+    counts: dict[str, int]
+    """Cases by what holds of them, and `all`."""
+
+    def __str__(self) -> str:
+        total, left = self.counts[ALL], self.counts[UNDECIDED]
+        parts = ", ".join(f"{number:,} {name}" for name, number in self.counts.items() if number and name not in (ALL, UNDECIDED))
+        done = f"{total - left:,} of {count(total, 'case')} decided" + (f" ({parts})" if parts else "")
+        return f"{self.audit}: {done}; the decisions are in {self.audit / FILE}"
+
+
+def review(
+    audit: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = PORT,
+    who: str | None = None,
+    open_browser: bool = False,
+    announce: Callable[[str], None] = print,
+) -> ReviewSummary:
+    """Serve the pages to go through an audit's doubtful masks, until Ctrl-C.
+
+    Args:
+        audit: a folder that `pixeltrust audit` made; review.sqlite and .thumbnails/ are made in it.
+        host: the address to listen on; beyond this machine a token is asked for, which the announced address has.
+        port: 0 for one that is free.
+        who: the name that decisions carry until a person gives another one on the page; the login name where not given.
+        open_browser: whether to show the page in the usual browser.
+        announce: called with the address once it answers.
+
+    Raises:
+        DataError: the folder is no audit, one of a later version, or its tables have faults.
+        RunError: the port is in use, or review.sqlite cannot be used.
+        ConfigError: `who` is no name.
+    """
+    folder = Audit.read(audit)
+    name = _name(who)
+    decisions = Decisions(folder)
+    try:
+        with _listening(host, port) as listener:
+            door = Door.of(host)
+            address = _address(host, listener.getsockname()[1], door.token)
+            server = _Server(uvicorn.Config(application(folder, decisions, door=door, who=name), **_SETTINGS))
+            threading.Thread(target=_once_started, args=(server, address, announce, open_browser), daemon=True).start()
+            with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has ended well
+                server.run(sockets=[listener])
+            server.over.set()
+        return ReviewSummary(audit=Path(audit), counts=Queue(decisions).counts())
+    finally:
+        decisions.close()
+
+
+_SETTINGS: dict = {
+    "log_level": "warning",
+    "access_log": False,
+    "lifespan": "on",
+    "server_header": False,
+    "timeout_graceful_shutdown": _LAST_SECONDS,
+    "ws": "none",
+}
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.over = threading.Event()
+
+
+def _once_started(server: _Server, address: str, announce: Callable[[str], None], open_browser: bool) -> None:
+    while not server.started:
+        if server.over.is_set():
+            return
+        time.sleep(0.02)
+    announce(f"the review is at {address}\nCtrl-C ends it; what is decided is kept")
+    if open_browser:
+        webbrowser.open(address)
+
+
+def _name(who: str | None) -> str:
+    if who is None:
+        try:
+            who = getpass.getuser()
+        except (OSError, KeyError, ImportError):  # a process without a login
+            who = "reviewer"
+    try:
+        return name_of(who)
+    except ValueError as error:
+        raise ConfigError(f"who: {error}, not {who!r}") from None
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server((host, port), family=family)
+        # asyncio sets this only on sockets that say their protocol; without it every answer with a body waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise RunError(f"port {port} of {host} is in use; choose another one with --port (0: any that is free)") from None
+        raise RunError(f"{host}, port {port}: cannot be listened on: {error.strerror or error}") from None
+    except OverflowError:
+        raise RunError(f"port {port}: a number from 0 to 65535") from None
+
+
+def _address(host: str, port: int, token: str | None) -> str:
+    name = host
+    if host in ("0.0.0.0", "::", ""):  # everywhere: by the name that others may know it by
+        name = socket.getfqdn()
+        name = socket.gethostname() if is_loopback(name) else name
+    shown = f"[{name}]" if ":" in name else name
+    return f"http://{shown}:{port}/" + (f"?token={token}" if token else "")

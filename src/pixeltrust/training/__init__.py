@@ -1,0 +1,1 @@
+"""The loop, its methods, the run folder and its page."""

@@ -1,0 +1,124 @@
+"""Networks by name: MONAI's, or any function of the user's.
+
+A network takes images (B, C, *S) and gives logits (B, K, *S).
+"""
+
+import importlib
+from difflib import get_close_matches
+
+import torch
+from torch import nn
+
+from pixeltrust.method.module_state import buffers_kept
+from pixeltrust.plumbing.errors import ConfigError
+
+WIDTHS = {
+    "unet": (64, 128, 256, 512, 1024, 64),  # the paper's, 31 million parameters
+    "unet-small": (16, 32, 64, 128, 256, 16),  # 2 million
+}
+NORM = ("group", {"num_groups": 8})  # no batch statistics: the noisy and the clean batch do not meet in it
+
+
+def build_model(name: str, *, channels: int, classes: int) -> nn.Module:
+    """A freshly initialised network.
+
+    Args:
+        name: `unet`, `unet-small`, or `package.module:function`, a function that is called with `in_channels` and
+            `out_channels` and returns an nn.Module.
+        channels: C of the images.
+        classes: K of the logits; 1 is binary.
+
+    Raises:
+        ConfigError: no such name, module or function, or what it returns is no nn.Module.
+    """
+    if ":" in name:
+        return _users_model(name, channels, classes)
+    if name not in WIDTHS:
+        near = get_close_matches(name[:100], WIDTHS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(f"model = {name!r:.100} is not known{hint}; known: {', '.join(WIDTHS)}, or package.module:function")
+    from monai.networks.nets import BasicUNet
+
+    return BasicUNet(spatial_dims=2, in_channels=channels, out_channels=classes, features=WIDTHS[name], norm=NORM)
+
+
+def _users_model(name: str, channels: int, classes: int) -> nn.Module:
+    module_name, _, function_name = name.partition(":")
+    try:
+        build = getattr(importlib.import_module(module_name), function_name)
+    except (Exception, SystemExit) as error:  # a module does whatever it likes when it is imported
+        wrong = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"model = {name!r} cannot be loaded: {wrong}; is its package installed, or on PYTHONPATH?") from error
+    if not callable(build):
+        raise ConfigError(f"model = {name!r} is of type {type(build).__name__}, not a function")
+    try:
+        model = build(in_channels=channels, out_channels=classes)
+    except Exception as error:  # a user's function raises whatever it likes
+        raise ConfigError(
+            f"model = {name!r}: calling it with in_channels={channels}, out_channels={classes} failed: "
+            f"{type(error).__name__}: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"model = {name!r} returned a {type(model).__name__}, not an nn.Module")
+    return model
+
+
+def parameters_along(model: nn.Module, along: str) -> list[nn.Parameter] | None:
+    """The parameters of the named parts of a network, or None (all of them) where none is named.
+
+    Args:
+        along: how their names begin, commas between; a wrapper's name before that does not matter.
+
+    Raises:
+        ConfigError: a name that fits no parameter; names those there are.
+    """
+    parts = [part.strip() for part in along.split(",") if part.strip()]
+    if not parts:
+        return None  # in every step of a training
+    named = {f".{name}": parameter for name, parameter in model.named_parameters()}
+    for part in parts:
+        if not any(f".{part}" in name for name in named):
+            known = ", ".join(dict.fromkeys(name.split(".")[1] for name in named))
+            raise ConfigError(f"along = {along!r}: no parameter's name begins with {part!r}; the network's parts: {known}")
+    return [parameter for name, parameter in named.items() if any(f".{part}" in name for part in parts)]
+
+
+def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> str:
+    """What a network says that cannot be trained on a batch of one image, as with batch normalisation of 1x1 features; empty if it can.
+
+    Its mode, buffers and the random numbers are as before.
+    """
+    first = next(model.parameters(), torch.empty(0))
+    training = model.training
+    try:
+        with torch.no_grad(), buffers_kept(model), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
+            model.train()(torch.zeros(1, channels, *size, device=first.device))
+    except Exception as error:  # a user's network raises whatever it likes
+        return " ".join(str(error).split()) or type(error).__name__
+    finally:
+        model.train(training)
+    return ""
+
+
+def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, int]) -> None:
+    """One pass over an empty image, so that a network that does not fit is known before anything is read or written.
+
+    Its mode, buffers and the random numbers are as before.
+
+    Raises:
+        ConfigError: the network fails, or does not give logits (1, classes, *size).
+    """
+    first = next(model.parameters(), torch.empty(0))
+    taken = f"the network with images (B, {channels}, {size[0]}, {size[1]})"
+    training = model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
+            logits = model.eval()(torch.zeros(1, channels, *size, device=first.device))
+    except Exception as error:  # a user's network raises whatever it likes, and there may not be the memory
+        raise ConfigError(f"{taken} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
+    finally:
+        model.train(training)
+    wanted = (1, classes, *size)
+    if not isinstance(logits, torch.Tensor) or logits.shape != wanted:
+        got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ConfigError(f"{taken} gives {got} for one image where classes = {classes} needs logits {wanted}")

@@ -1,0 +1,133 @@
+"""The page of a run: its settings, counts, curves, and the weights of a few cases over training."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.config import Config
+from pixeltrust.data.images import read_image
+from pixeltrust.data.masks import foreground
+from pixeltrust.pages.charts import heat_legend, training_curves
+from pixeltrust.pages.pieces import (
+    Number,
+    Shown,
+    cases_by_role,
+    duration,
+    facts,
+    idle_notes,
+    many,
+    outlined,
+    per_update,
+    picture,
+    pictures,
+    rendered,
+    weighed,
+)
+from pixeltrust.plumbing.errors import PixeltrustError, RunError
+from pixeltrust.training.run_folder import Run
+
+
+def run_page(run: Run) -> str:
+    """The page as HTML text.
+
+    Raises:
+        RunError: no epoch has ended yet, or the records of the run cannot be read.
+    """
+    config, cases = run.config(), run.read_table("cases.csv")
+    if not (run.folder / "history.csv").is_file():
+        raise RunError(f"{run.folder}: no epoch has ended yet, so there is nothing to report on; continue it with --resume")
+    history = run.read_table("history.csv")
+    shown, gone = _maps_over_time(run, cases, config)
+    last = history.iloc[-1]
+    return rendered(
+        "run.html",
+        name=run.folder.resolve().name,
+        headline=_run_headline(config, last),
+        story=_run_story(config, cases, last),
+        numbers=_run_numbers(history, cases),
+        notes=_run_notes(run, config, history, cases),
+        curves=pictures(training_curves({config.method: history})),
+        scale=picture(heat_legend()),
+        cases=shown,
+        gone=gone,
+        facts=facts(config),
+        foot=f"Epoch {int(last['epoch'])} of {config.epochs}.",
+    )
+
+
+def _run_headline(config: Config, last: pd.Series) -> str:
+    if np.isnan(last["val_dice"]):
+        return f"{config.method.capitalize()} training, {int(last['update']):,} updates"
+    return f"{config.method.capitalize()} training reached a Dice of {last['val_dice']:.3f} on the held-out clean cases"
+
+
+def _run_story(config: Config, cases: pd.DataFrame, last: pd.Series) -> str:
+    counts = cases_by_role(cases)
+    learned = f"{many(counts['noisy'], 'noisy')} and {many(counts['clean'], 'clean')}"
+    text = f"A network ({config.model}) learned from {learned}, in {int(last['update']):,} updates and {duration(last['seconds'])}."
+    return text + (f" {many(counts['test'], 'test')} stand by; training does not look at them." if counts["test"] else "")
+
+
+def _run_numbers(history: pd.DataFrame, cases: pd.DataFrame) -> list[Number]:
+    last, counts = history.iloc[-1], cases_by_role(cases)
+    numbers = [Number(what="Loss", value=f"{last['loss']:.3f}", interval="mean of the last epoch's steps")]
+    if not np.isnan(last["val_dice"]):
+        held, best = counts["held out"], history.iloc[int(np.nanargmax(history["val_dice"].to_numpy()))]
+        numbers += [
+            Number(
+                what="Dice at the last weights",
+                value=f"{last['val_dice']:.3f}",
+                interval=f"mean of {held} held-out clean cases; for an interval, evaluate on test cases",
+            ),
+            Number(
+                what="Best Dice",
+                value=f"{best['val_dice']:.3f}",
+                interval=f"after epoch {int(best['epoch'])}; chosen on the same {held} cases, so a little flattering",
+            ),
+        ]
+    return [
+        *numbers,
+        Number(
+            what="Seconds per update", value=f"{per_update(history):.2g}", interval=f"{duration(last['seconds'])} in all, with validation"
+        ),
+    ]
+
+
+def _run_notes(run: Run, config: Config, history: pd.DataFrame, cases: pd.DataFrame) -> list[str]:
+    notes = []
+    last, counts = history.iloc[-1], cases_by_role(cases)
+    if not run.finished():
+        notes.append(f"The run is not finished: {int(last['epoch'])} of {config.epochs} epochs. Continue it with --resume.")
+    notes += [f"Warning: {line}" for line in run.warnings()]
+    notes += idle_notes(history)
+    if not counts["held out"]:
+        notes.append(
+            f"Too few clean cases ({counts['clean']}) to hold any out: nothing was chosen, the last weights count, "
+            "and there is no Dice to show here."
+        )
+    return notes
+
+
+def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list[Shown], str]:
+    """The kept weight maps of the run, early, midway and late; and what to say if files are gone."""
+    kept = run.weight_maps()
+    if kept is None or not len(kept["epochs"]):
+        return [], ""
+    moments = sorted({0, (len(kept["epochs"]) - 1) // 2, len(kept["epochs"]) - 1})
+    paths = {row["id"]: row for row in cases.astype({"id": str}).to_dict("records")}
+    shown, gone = [], []
+    for place, one in enumerate(map(str, kept["ids"])):
+        panels, mask = [], None
+        try:
+            image, mask = read_image(Path(paths[one]["image"])), foreground(Path(paths[one]["mask"]), config)
+            panels = [
+                outlined("image", f"the image of {one}", image),
+                outlined("noisy mask", f"the noisy mask of {one}", image, noisy=mask),
+            ]
+        except (PixeltrustError, KeyError):
+            gone.append(one)
+        panels += [weighed(f"epoch {kept['epochs'][moment]}", one, kept["maps"][moment, place], mask) for moment in moments]
+        shown.append(Shown(title=one, panels=panels))
+    what = "The image or the mask of {} cannot be read any more (moved or deleted?); only the weights are shown."
+    return shown, what.format(", ".join(gone)) if gone else ""
