@@ -36,7 +36,7 @@ from pixeltrust.auditing import audit
 from pixeltrust.benchmarking.cells import read_json
 from pixeltrust.benchmarking.pruning import pruned, seen_by_others
 from pixeltrust.config import config_from
-from pixeltrust.data.batches import Pixels, pieces
+from pixeltrust.data.batches import CaseCache, split_in_pieces
 from pixeltrust.data.cases import CaseList, read_cases
 from pixeltrust.data.images import read_labels, resize_labels
 from pixeltrust.data.masks import foreground
@@ -134,9 +134,9 @@ def confident(truth: Truth, work: Path) -> dict[str, Any]:
 
 def predicted(truth: Truth) -> list[np.ndarray]:
     """Probabilities float32 (H, W) of every case by the run's last weights, one pass."""
-    model, pixels = truth.run.model(), Pixels(truth.cases, truth.config, truth.run.folder)
+    model, pixels = truth.run.model(), CaseCache(truth.cases, truth.config, truth.run.folder)
     with torch.no_grad():
-        of_all = pieces(np.arange(len(truth.cases)), truth.config.batch_size)
+        of_all = split_in_pieces(np.arange(len(truth.cases)), truth.config.batch_size)
         planes = np.concatenate([torch.sigmoid(model(pixels.batch(piece).images))[:, 0].numpy() for piece in of_all])
     return [resized_plane(plane, given.shape) for plane, given in zip(planes, truth.given, strict=True)]
 

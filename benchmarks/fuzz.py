@@ -46,12 +46,12 @@ from pixeltrust.data.masks import decode_labels
 from pixeltrust.datasets.zips import files_in, open_zip
 from pixeltrust.formats import convert, label_studio, polygons, rle
 from pixeltrust.plumbing.errors import PixeltrustError
-from pixeltrust.plumbing.files import write_whole
+from pixeltrust.plumbing.files import write_file
 from pixeltrust.reviewing.decisions import Decisions
 from pixeltrust.reviewing.masks import labels_of_runs, most_bytes
 from pixeltrust.training.checkpoints import State
-from pixeltrust.training.helped_maps import read_trust_map
-from pixeltrust.training.run_folder import Run, environment
+from pixeltrust.training.helped_maps import read_helped_map
+from pixeltrust.training.run_folder import Run, describe_environment
 
 ROUND = 60  # inputs of a target, then it is the next one's turn
 OWN = ("annotations", "coco runs", "brush", "runs", "polygon", "painted", "settings", "table")
@@ -226,7 +226,7 @@ def check_table(content: bytes, folder: Path, name: str = "cases.csv") -> None:
     if not there.is_dir():
         there.mkdir()
         data()(there)
-    write_whole(there / name, content)
+    write_file(there / name, content)
     found = refused_well(partial(read_cases, there / name, show_progress=False), "data")
     if found is not None:
         assert len(set(found.cases.texts("id"))) == len(found.cases)
@@ -328,7 +328,7 @@ def check_trust_map(content: bytes, folder: Path) -> None:
     there = small_run(folder)
     (there / "trust").mkdir(exist_ok=True)
     (there / "trust" / "a.png").write_bytes(content)
-    refused_well(lambda: read_trust_map(Run(there), "a", LABELS), "a.png")
+    refused_well(lambda: read_helped_map(Run(there), "a", LABELS), "a.png")
 
 
 # --- audits -------------------------------------------------------------------------------------------------------
@@ -563,9 +563,9 @@ class Sitting:
 
     def keep(self, out: Path, earlier: list[Any]) -> None:
         minutes = round((time.monotonic() - self.began) / 60, 1)
-        machine = {name: value for name, value in environment().items() if name != "command"}
+        machine = {name: value for name, value in describe_environment().items() if name != "command"}
         now = {"engine": self.engine, "minutes": minutes, "inputs": self.inputs, "found": self.found, "environment": machine}
-        write_whole(out / "fuzz.json", json.dumps({"sittings": [*earlier, now]}, indent=1) + "\n")
+        write_file(out / "fuzz.json", json.dumps({"sittings": [*earlier, now]}, indent=1) + "\n")
 
 
 def by_chance(target: Target, folder: Path, sitting: Sitting, out: Path) -> None:

@@ -30,9 +30,9 @@ import pandas as pd
 import pyarrow as pa
 
 from pixeltrust.config import Config
-from pixeltrust.data.batches import Streams, held_out
+from pixeltrust.data.batches import Streams, hold_out
 from pixeltrust.data.cases import files_by_id, read_cases, table_of
-from pixeltrust.training.run_folder import CACHE, Run, environment
+from pixeltrust.training.run_folder import CACHE, Run, describe_environment
 
 CASES = (1_000, 10_000, 100_000, 1_000_000)
 FILES = 300
@@ -61,7 +61,7 @@ def main() -> None:
     table = arguments.measure(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(arguments.out / f"{arguments.command}.csv", index=False)
-    record = {name: value for name, value in environment().items() if name != "command"}
+    record = {name: value for name, value in describe_environment().items() if name != "command"}
     (arguments.out / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(table.to_string(index=False))
 
@@ -124,7 +124,7 @@ def set_up(table: Path, folder: Path, traced: bool) -> dict[str, float]:
     read = read_cases(table, show_progress=False)
     between = time.perf_counter()
     with run.claimed():
-        clean, held = held_out(read.of("clean"), config, noisy=read.of("noisy"))
+        clean, held = hold_out(read.of("clean"), config, noisy=read.of("noisy"))
         record = table_of(read.of("noisy") + clean + held + read.of("test"), held.texts("id"))
         streams = Streams(read, clean, held, config, folder / CACHE)
         run.create(config, record)

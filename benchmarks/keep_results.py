@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.reading import CELL, outcome_of
+from pixeltrust.benchmarking.outcome.reading import CELL, read_results
 from pixeltrust.benchmarking.outcome.statistics import GROUP, summarized
 from pixeltrust.benchmarking.outcome.words import markdown
 
@@ -73,7 +73,7 @@ def main() -> None:
     names = ("cells", "cases", "shares")
     cells, cases, shares = (pd.read_csv(path) if (path := asked.kept / f"{name}.csv").is_file() else None for name in names)
     for out in asked.outs:
-        outcome = outcome_of(out)
+        outcome = read_results(out)
         found = outcome.cells.drop(columns=["folder", "fold"])
         if cells is not None and match_of(cells) != match_of(found):
             sys.exit(f"{out} has match = {match_of(found)!r}, {asked.kept} has {match_of(cells)!r}: choose another folder for it")

@@ -33,7 +33,7 @@ from pixeltrust.noise.simulate import simulate
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import predict
 from pixeltrust.training.methods import METHODS, Outcome
-from pixeltrust.training.run_folder import Run, environment
+from pixeltrust.training.run_folder import Run, describe_environment
 from pixeltrust.training.train import train
 
 SETTINGS = {"method": "pixel", "model": "unet-small", "image_size": 32, "epochs": 5}
@@ -242,7 +242,7 @@ def collect(folders: list[Path]) -> None:
     measured = [(f, r) for f, r in zip(folders, runs.itertuples(), strict=True) if (f / "agreement.csv").exists()]
     agreements = pd.concat([pd.read_csv(f / "agreement.csv").assign(seed=r.seed) for f, r in measured], ignore_index=True)
     agreements.to_csv(RESULTS / "agreement.csv", index=False)
-    record = {name: value for name, value in environment().items() if name not in ("command", "threads")}
+    record = {name: value for name, value in describe_environment().items() if name not in ("command", "threads")}
     (RESULTS / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     text = dice_table(cases, runs, pd.read_csv(RESULTS / "costs.csv")) + "\n" + agreement_table(agreements)
     (RESULTS / "table.md").write_text(text, encoding="utf-8")

@@ -28,7 +28,7 @@ import torch
 
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.noise.simulate import simulate
-from pixeltrust.training.run_folder import environment
+from pixeltrust.training.run_folder import describe_environment
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TRAIN = ["-m", "pixeltrust.cli", "train"]
@@ -57,7 +57,7 @@ def main(words: list[str] | None = None) -> None:
             table = machines(data, Path(scratch), settings)
     arguments.out.mkdir(parents=True, exist_ok=True)
     table.to_csv(arguments.out / f"{arguments.command}.csv", index=False)
-    record = {name: value for name, value in environment().items() if name != "command"}
+    record = {name: value for name, value in describe_environment().items() if name != "command"}
     (arguments.out / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(table.to_string(index=False))
 

@@ -35,9 +35,9 @@ import torch
 from kinds import KINDS, NETWORKS, PRECISIONS, Cell
 from measuring import FEWEST_ROUNDS, measure
 
-from pixeltrust.plumbing.files import replacing
+from pixeltrust.plumbing.files import write_atomically
 from pixeltrust.plumbing.progress import progress_bar
-from pixeltrust.training.run_folder import environment
+from pixeltrust.training.run_folder import describe_environment
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHAPES = ((8, 8), (6, 30), (16, 4))
@@ -175,14 +175,14 @@ def line(record: Mapping[str, Any]) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    with replacing(path) as unfinished:
+    with write_atomically(path) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 def machine() -> dict[str, Any]:
     """The environment, with the processor by its name."""
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    return {**{name: value for name, value in environment().items() if name != "command"}, "cpu": names[0] if names else None}
+    return {**{name: value for name, value in describe_environment().items() if name != "command"}, "cpu": names[0] if names else None}
 
 
 def _lines(path: str) -> list[str]:

@@ -28,7 +28,7 @@ from pixeltrust.config import Config
 from pixeltrust.data.batches import endless_order, epoch_order
 from pixeltrust.data.images import read_image, resize_image, resize_labels
 from pixeltrust.data.known_truth import read_source, read_truth
-from pixeltrust.data.views import Views, views_of
+from pixeltrust.data.views import Views, draw_views
 from pixeltrust.method.losses import cross_entropy_of_labels, mean_over_counted
 from pixeltrust.method.tangents import exact_tangent
 from pixeltrust.method.weights import Batch, clean_gradient
@@ -115,7 +115,7 @@ class Search:
         self.trust = torch.full((len(self.images), SIDE, SIDE), variant.prior)
 
     def batch(self, indices: np.ndarray, masks: Tensor, stream: str, update: int) -> tuple[Batch, Views]:
-        views = views_of(len(indices), self.config, update, stream)
+        views = draw_views(len(indices), self.config, update, stream)
         return views.show(Batch(self.images[indices].float() / 255, masks[indices])), views
 
     def train(self) -> Iterator[dict[str, Any]]:
@@ -184,7 +184,7 @@ class Search:
                 believed = torch.sigmoid(self.average(noisy.images)[:, 0])
             weight = torch.maximum(weight, torch.where(label > 0, believed, 1 - believed))
         if variant.repair:
-            doubted = views.forth(self.trust[indices]) <= 0.5
+            doubted = views.to_shown(self.trust[indices]) <= 0.5
             with torch.no_grad():
                 target = torch.where(doubted, torch.sigmoid(self.average(noisy.images)[:, 0]), label)
             losses = functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
@@ -211,11 +211,11 @@ class Search:
             evidence = torch.sigmoid(2 * gain / gain.abs().mean().clamp(min=1e-30))
         else:
             evidence = (gain > 0).float()
-        favourable, speaking = views.back(torch.stack([evidence * (gain != 0), gain != 0], 1).float()).unbind(1)
+        favourable, speaking = views.to_upright(torch.stack([evidence * (gain != 0), gain != 0], 1).float()).unbind(1)
         before = self.trust[indices]
         after = torch.where(speaking >= 0.5, torch.lerp(favourable / speaking, before, variant.memory), before)
         self.trust[indices] = after
-        return views.forth(after)
+        return views.to_shown(after)
 
     def state(self) -> dict[str, Any]:
         wrong = self.given[self.noisy] != self.truth[self.noisy]

@@ -20,7 +20,7 @@ from audit_quality import Truth
 from pixeltrust.benchmarking.outcome.examples import evenly_spread
 from pixeltrust.data.images import read_image, read_labels, resize_labels
 from pixeltrust.prediction.network import resized_plane
-from pixeltrust.training.helped_maps import read_trust_map
+from pixeltrust.training.helped_maps import read_helped_map
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -31,7 +31,7 @@ RED, BLUE, GREEN, NONE = (0.84, 0.15, 0.16), (0.12, 0.35, 0.8), (0.2, 0.6, 0.25)
 def by_training(truth: Truth, place: int) -> np.ndarray:
     """Shares of visits (H, W) at which each pixel helped."""
     given = truth.given[place].astype(np.uint8)
-    shares = read_trust_map(truth.run, truth.cases[place].id, resize_labels(given, truth.config.size))
+    shares = read_helped_map(truth.run, truth.cases[place].id, resize_labels(given, truth.config.size))
     assert shares is not None, f"{truth.run.folder} has learned nothing of {truth.cases[place].id}"
     return resized_plane(shares, given.shape)
 

@@ -17,7 +17,7 @@ import torch
 from pixeltrust.auditing import audit
 from pixeltrust.auditing import page as page_module
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.plumbing.processes import first_to_tell
+from pixeltrust.plumbing.processes import claims_error_report
 from pixeltrust.prediction.predict import predict
 from pixeltrust.training import train
 from tiny import acting_at, configured
@@ -62,7 +62,7 @@ def main():
     told = {
         "stopped": stopped,
         "faults": [fault for job in jobs if job.get("used") for fault in use(data, out, job["name"])],
-        "tells": first_to_tell(),
+        "tells": claims_error_report(),
     }
     (out / f"rank-{os.environ['RANK']}.json").write_text(json.dumps(told))
 

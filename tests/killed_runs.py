@@ -49,7 +49,7 @@ def arm(kind, *details):
             die()
 
     class Watched:
-        """`replacing` that dies on the way."""
+        """`write_atomically` that dies on the way."""
 
         def __init__(self, path):
             self.path, self.real = path, real_replacing(path)

@@ -19,14 +19,14 @@ from pixeltrust.auditing import page as page_module
 from pixeltrust.auditing import run as run_module
 from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, read_audit_cases, read_audit_regions, read_record
 from pixeltrust.auditing.regions import agreement, case_row, region_rows
-from pixeltrust.auditing.scores import SHARE, TILT, confusion_of, tilt_of, trust_of
-from pixeltrust.data.batches import Pixels
+from pixeltrust.auditing.scores import SHARE, TILT, confidence_of, confusion_of, tilt_of
+from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import read_image, read_labels, write_png
 from pixeltrust.pages.charts import overlay
 from pixeltrust.pages.pieces import data_uri
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
-from pixeltrust.plumbing.files import alone
+from pixeltrust.plumbing.files import exclusive_lock
 from pixeltrust.prediction.network import Network
 from pixeltrust.reports import report
 from pixeltrust.training.train import train
@@ -54,11 +54,11 @@ def test_trust_is_the_sum_of_what_network_kind_and_training_say():
     labels = np.array([[0, 1, 255]], np.uint8)
     foreground = np.array([[0.3, 0.3, 0.9]], np.float32)
     tilt, shares = np.array([0.0, 1.2]), np.array([[0.8, 0.6, 0.1]], np.float32)
-    trust = trust_of(labels, np.stack([1 - foreground, foreground]), tilt, shares)
+    trust = confidence_of(labels, np.stack([1 - foreground, foreground]), tilt, shares)
     odds = [log_odds(0.7) + SHARE * log_odds(0.8), log_odds(0.3) + TILT * 1.2 + SHARE * log_odds(0.6)]
     np.testing.assert_allclose(trust[0, :2], 1 / (1 + np.exp(-np.array(odds))), rtol=1e-5)
     assert trust[0, 2] == 1  # ignored: nothing to doubt
-    alone = trust_of(labels, np.stack([1 - foreground, foreground]), np.zeros(2), None)
+    alone = confidence_of(labels, np.stack([1 - foreground, foreground]), np.zeros(2), None)
     np.testing.assert_allclose(alone[0, :2], [0.7, 0.3], rtol=1e-5)
 
 
@@ -289,7 +289,7 @@ def test_an_audit_leaves_the_run_folder_as_it_was_and_decodes_the_clean_cases_th
     of_run = trained(data, tmp_path / "run", method="plain", epochs=1, cache_gib=0, clean_batch_size=1)
     before = sorted(of_run.rglob("*"))
     held = []
-    monkeypatch.setattr(evidence, "Pixels", lambda cases, *more: held.append(len(cases)) or Pixels(cases, *more))
+    monkeypatch.setattr(evidence, "CaseCache", lambda cases, *more: held.append(len(cases)) or CaseCache(cases, *more))
     audit(of_run, data, out=tmp_path / "audit", show_progress=False)
     assert sorted(of_run.rglob("*")) == before
     assert held == [evidence.ASKED]
@@ -444,7 +444,7 @@ def test_a_finished_audit_is_left_alone(run, data, audited):
 def test_two_processes_do_not_write_one_audit(run, data, tmp_path):
     (tmp_path / "audit" / ".seen").mkdir(parents=True)
     with (
-        alone(tmp_path / "audit" / ".seen" / "lock", "it is free"),
+        exclusive_lock(tmp_path / "audit" / ".seen" / "lock", "it is free"),
         pytest.raises(RunError, match="audit: another process writes this audit; wait for its end"),
     ):
         audit(run, data, out=tmp_path / "audit", resume=True, show_progress=False)

@@ -11,10 +11,10 @@ from pixeltrust.data.views import (
     INVERSE,
     TURNS,
     Views,
-    drawn_lenses,
-    drawn_turns,
-    turned,
-    views_of,
+    draw_lenses,
+    draw_turns,
+    draw_views,
+    turn_images,
 )
 from pixeltrust.method.weights import Batch
 
@@ -32,14 +32,14 @@ def configured(**settings):
 @settings(max_examples=50, deadline=None)
 def test_a_symmetry_is_quarter_turns_and_then_a_mirror(turns):
     values = torch.arange(len(turns) * 2 * 25, dtype=torch.uint8).reshape(len(turns), 2, 5, 5)
-    for value, turn, result in zip(values, turns, turned(values, np.array(turns)), strict=True):
+    for value, turn, result in zip(values, turns, turn_images(values, np.array(turns)), strict=True):
         quarters = torch.rot90(value, turn % 4, (-2, -1))
         assert torch.equal(result, quarters.flip(-1) if turn >= 4 else quarters)
 
 
 def corner(turn):
     """Where the symmetry puts the pixels of a picture of 9 different ones."""
-    return turned(torch.arange(9).reshape(1, 3, 3), np.array([turn]))[0]
+    return turn_images(torch.arange(9).reshape(1, 3, 3), np.array([turn]))[0]
 
 
 def test_the_eight_turns_are_all_different_and_none_is_turn_0():
@@ -52,7 +52,7 @@ def test_the_eight_turns_are_all_different_and_none_is_turn_0():
 @pytest.mark.parametrize("turn", range(TURNS))
 def test_each_turn_is_undone_by_exactly_one_other(turn):
     picture = torch.arange(9).reshape(1, 3, 3)
-    undoing = [back for back in range(TURNS) if torch.equal(turned(turned(picture, np.array([turn])), np.array([back])), picture)]
+    undoing = [back for back in range(TURNS) if torch.equal(turn_images(turn_images(picture, np.array([turn])), np.array([back])), picture)]
     assert len(undoing) == 1
 
 
@@ -60,23 +60,23 @@ def test_each_turn_is_undone_by_exactly_one_other(turn):
 @settings(max_examples=50, deadline=None)
 def test_every_image_of_a_batch_has_its_own_turn(turns):
     values = torch.rand(len(turns), 2, 5, 5, generator=torch.Generator().manual_seed(0))
-    result = turned(values, np.array(turns))
+    result = turn_images(values, np.array(turns))
     for place, turn in enumerate(turns):
-        assert torch.equal(result[place], turned(values[place : place + 1], np.array([turn]))[0])
+        assert torch.equal(result[place], turn_images(values[place : place + 1], np.array([turn]))[0])
 
 
 @given(st.integers(1, 40), st.integers(0, 99), st.booleans())
 @settings(max_examples=50, deadline=None)
 def test_images_that_are_not_square_get_no_quarter_turns(count, seed, square):
     size = (4, 4 if square else 6)
-    turns = drawn_turns(count, size, np.random.default_rng(seed))
-    assert turned(torch.zeros(count, 1, *size), turns).shape == (count, 1, *size)
+    turns = draw_turns(count, size, np.random.default_rng(seed))
+    assert turn_images(torch.zeros(count, 1, *size), turns).shape == (count, 1, *size)
     assert set(turns.tolist()) <= (set(range(8)) if square else {0, 2, 4, 6})
 
 
 @pytest.mark.parametrize(("size", "expected"), [((8, 8), {0, 1, 2, 3, 4, 5, 6, 7}), ((8, 9), {0, 2, 4, 6})])
 def test_all_allowed_turns_are_equally_likely(size, expected):
-    turns, counts = np.unique(drawn_turns(8000, size, np.random.default_rng(0)), return_counts=True)
+    turns, counts = np.unique(draw_turns(8000, size, np.random.default_rng(0)), return_counts=True)
     assert set(turns.tolist()) == expected
     assert np.abs(counts * len(expected) / 8000 - 1).max() < 0.15  # 4 standard deviations of 1000 draws are 0.12
 
@@ -84,7 +84,7 @@ def test_all_allowed_turns_are_equally_likely(size, expected):
 @pytest.mark.parametrize("turn", range(TURNS))
 def test_every_turn_has_its_inverse(turn):
     values = torch.arange(9.0).reshape(1, 3, 3)
-    assert torch.equal(turned(turned(values, np.array([turn])), INVERSE[[turn]]), values)
+    assert torch.equal(turn_images(turn_images(values, np.array([turn])), INVERSE[[turn]]), values)
 
 
 def derived_batch(count=12, size=(SIZE, SIZE)):
@@ -94,7 +94,7 @@ def derived_batch(count=12, size=(SIZE, SIZE)):
 
 
 def shown(batch, config, update, stream):
-    return views_of(len(batch.images), config, update, stream).show(batch)
+    return draw_views(len(batch.images), config, update, stream).show(batch)
 
 
 @pytest.mark.parametrize("size", [(SIZE, SIZE), (SIZE, 24)])
@@ -146,11 +146,11 @@ def lens(*rows):
 
 
 def upright(views_lens, values):
-    return Views(np.array([0]), views_lens).back(values)
+    return Views(np.array([0]), views_lens).to_upright(values)
 
 
 def forth(views_lens, values):
-    return Views(np.array([0]), views_lens).forth(values)
+    return Views(np.array([0]), views_lens).to_shown(values)
 
 
 @pytest.mark.parametrize("size", [(5, 5), (5, 8)])
@@ -171,7 +171,7 @@ def test_a_shift_by_whole_pixels_moves_them_and_ignores_what_lies_outside():
     assert (result.masks[0, 0] == 255).all()
     assert (result.masks[0, :, 5:] == 255).all()
     assert torch.allclose(result.images[0, 0, 1:, 5:], batch.images[0, 0, :3, 5:].flip(-1), atol=1e-6)  # the image's reflection
-    back = views.back(torch.ones(1, 1, *size))
+    back = views.to_upright(torch.ones(1, 1, *size))
     assert torch.allclose(back[0, 0, :3, 3:], torch.tensor(1.0), atol=1e-6)  # what was shown
     assert back[0, 0, 3].abs().max() < 1e-6  # what was not
     assert back[0, 0, :, :3].abs().max() < 1e-6
@@ -180,14 +180,14 @@ def test_a_shift_by_whole_pixels_moves_them_and_ignores_what_lies_outside():
 def test_a_lens_of_a_quarter_turn_is_a_quarter_turn():
     values = torch.rand(1, 1, 6, 6, dtype=torch.float64, generator=torch.manual_seed(0))
     quarter = lens([0, -1, 0], [1, 0, 0])
-    assert any(torch.allclose(forth(quarter, values), turned(values, np.array([turn])), atol=1e-12) for turn in (1, 3))
+    assert any(torch.allclose(forth(quarter, values), turn_images(values, np.array([turn])), atol=1e-12) for turn in (1, 3))
     assert torch.allclose(upright(quarter, forth(quarter, values)), values, atol=1e-12)
 
 
 def test_drawn_lenses_keep_shapes_whatever_the_aspect():
     """In pixels a lens is a rotation by up to 15 degrees times a zoom of .75 to 1.25, and a shift of up to 7.5 % of the side."""
     size = np.array([30, 90])
-    lenses = drawn_lenses(4000, tuple(size), np.random.default_rng(0)).numpy()
+    lenses = draw_lenses(4000, tuple(size), np.random.default_rng(0)).numpy()
     sides = size[::-1] / 2  # x, y
     pixels = lenses[:, :, :2] * sides[:, None] / sides[None]
     zoom = np.sqrt(np.linalg.det(pixels))
@@ -206,9 +206,9 @@ def test_what_is_shown_comes_back_to_its_own_pixels(seed, size):
     """A smooth picture, shown and brought back, is what it was wherever it was seen."""
     rows, columns = torch.meshgrid(torch.linspace(0, 3, size[0]), torch.linspace(0, 3, size[1]), indexing="ij")
     picture = (torch.sin(rows + seed) + torch.cos(2 * columns)).expand(6, 1, *size)
-    views = views_of(6, configured(image_size=size, jitter="all", seed=seed), 0, "noisy")
-    both = torch.cat([views.forth(picture), torch.ones_like(picture)], 1)
-    found, seen = views.back(both).split(1, 1)
+    views = draw_views(6, configured(image_size=size, jitter="all", seed=seed), 0, "noisy")
+    both = torch.cat([views.to_shown(picture), torch.ones_like(picture)], 1)
+    found, seen = views.to_upright(both).split(1, 1)
     whole = seen > 0.999
     assert whole.float().mean() > 0.5
     inner = whole.clone()
@@ -221,7 +221,7 @@ def test_what_is_shown_comes_back_to_its_own_pixels(seed, size):
 def test_a_mask_goes_through_the_same_lens_as_its_image(seed):
     square = torch.zeros(4, 1, 32, 32)
     square[..., 8:20, 10:26] = 1
-    views = views_of(4, configured(image_size=32, jitter="all", seed=seed), 0, "noisy")
+    views = draw_views(4, configured(image_size=32, jitter="all", seed=seed), 0, "noisy")
     result = Views(views.turns, views.lenses).show(Batch(square, square[:, 0].byte()))
     known = result.masks != 255
     assert ((result.images[:, 0] - result.masks).abs() <= 0.5 + 1e-4)[known].float().mean() > 0.995  # corners differ
@@ -238,7 +238,7 @@ def test_a_tint_is_contrast_about_the_mean_and_an_addition_within_0_to_1():
 
 def test_views_of_some_of_the_images_show_just_those():
     batch = derived_batch()
-    views = views_of(12, configured(jitter="all"), 5, "noisy")
+    views = draw_views(12, configured(jitter="all"), 5, "noisy")
     part = views[3:7].show(Batch(batch.images[3:7], batch.masks[3:7]))
     whole = views.show(batch)
     assert torch.equal(part.masks, whole.masks[3:7])

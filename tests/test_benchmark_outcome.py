@@ -16,11 +16,11 @@ from PIL import Image
 from scipy import stats
 
 from pixeltrust.benchmarking import Grid, benchmark
-from pixeltrust.benchmarking.outcome import outcome_of
+from pixeltrust.benchmarking.outcome import read_results
 from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, label_points, pushed_apart, weights_figure
-from pixeltrust.benchmarking.outcome.statistics import CEILING, COLUMNS, Outcome, holm, mean_shares, signed_rank, summarized
+from pixeltrust.benchmarking.outcome.statistics import CEILING, COLUMNS, BenchmarkResults, holm, mean_shares, signed_rank, summarized
 from pixeltrust.benchmarking.outcome.words import groups, headings, markdown, rows_of, told, told_of_weights, verdict
-from pixeltrust.benchmarking.outcome.writing import write_outcome
+from pixeltrust.benchmarking.outcome.writing import write_results_files
 from pixeltrust.benchmarking.page import headline
 from pixeltrust.benchmarking.run import writing_results
 from pixeltrust.data.cases import Case, table_of
@@ -386,7 +386,7 @@ def many():
             parts.append(tables(dice, noise=noise, clean=clean, failed=failed, seconds=seconds))
     cells, scores = (pd.concat(some, ignore_index=True) for some in zip(*parts, strict=True))
     shares = mean_shares(histories(pixel=[[0.05, 0.1, 0.2]], image=[[0.1, np.nan, 0.1]]))
-    return Outcome(cells=cells, scores=scores, shares=shares)
+    return BenchmarkResults(cells=cells, scores=scores, shares=shares)
 
 
 def drawn_of(outcome):
@@ -544,7 +544,7 @@ def test_a_figure_that_nothing_stands_for_any_more_goes(tmp_path):
     folder = write_benchmark(tmp_path / "out")
     (folder / "figures").mkdir()
     (folder / "figures" / "dice-7.svg").touch()
-    write_outcome(folder)
+    write_results_files(folder)
     assert not (folder / "figures" / "dice-7.svg").exists()
 
 
@@ -553,7 +553,7 @@ def test_cells_of_an_earlier_grid_still_count(tmp_path):
     pd.DataFrame([{"method": "joint", "noise": "box", "clean": 1, "seed": 0, "status": "not run"}]).to_csv(
         folder / "cells.csv", index=False
     )
-    cells = outcome_of(folder).cells
+    cells = read_results(folder).cells
     assert cells["method"].tolist() == ["joint", "clean", "clean", "pixel", "pixel", "plain", "plain"]
     assert cells["status"].tolist() == ["not run"] + ["done"] * 6
 
@@ -563,7 +563,7 @@ def test_the_processors_seconds_of_a_gpu_run_are_no_cost(tmp_path):
     for cell in (folder / "cells").iterdir():
         (cell / "run" / "environment.json").write_text('{"accelerator": "a GPU"}')
         (cell / "spec.json").write_text((cell / "spec.json").read_text().replace('"cpu"', '"auto"'))
-    assert set(outcome_of(folder).summary["cost_from"].dropna()) == {"clock"}
+    assert set(read_results(folder).summary["cost_from"].dropna()) == {"clock"}
 
 
 def test_pages_and_tables_do_without_images_that_are_gone(tmp_path):
@@ -596,12 +596,12 @@ def test_broken_records_are_named(tmp_path, name, text):
     folder = write_benchmark(tmp_path / "out")
     (folder / name).write_text(text)
     with pytest.raises(RunError, match=name.split("/")[-1]):
-        outcome_of(folder)
+        read_results(folder)
 
 
 def test_another_folder_is_no_benchmark(tmp_path):
     with pytest.raises(RunError, match="not the folder of a benchmark"):
-        outcome_of(tmp_path)
+        read_results(tmp_path)
 
 
 def test_a_benchmark_ends_with_its_page(tmp_path):

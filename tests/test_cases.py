@@ -14,7 +14,7 @@ from PIL import Image, ImageFile
 
 from pixeltrust.config import Config
 from pixeltrust.data import cases as cases_module
-from pixeltrust.data.batches import Streams, held_out
+from pixeltrust.data.batches import Streams, hold_out
 from pixeltrust.data.cases import Case, CaseList, check, clean_warnings, files_by_id, read_cases, table_of
 from pixeltrust.data.images import read_header
 from pixeltrust.plumbing.errors import DataError
@@ -506,10 +506,10 @@ def test_few_clean_masks_are_warned_of_with_the_number_from_which_validation_beg
 def test_the_warning_is_right_about_what_is_held_out(clean):
     cases = CaseList.of(Case(f"{number}", Path("i.png"), Path("m.png"), "clean") for number in range(clean))
     warnings = clean_warnings(clean, val_fraction=0.2)
-    assert bool(warnings) == (not held_out(cases, Config(image_size=16))[1])
+    assert bool(warnings) == (not hold_out(cases, Config(image_size=16))[1])
     if "set val_fraction" in "".join(warnings):
         fraction = float(warnings[0].split("set val_fraction = ")[1].split()[0])
-        assert len(held_out(cases, Config(image_size=16, val_fraction=fraction))[1]) == 10
+        assert len(hold_out(cases, Config(image_size=16, val_fraction=fraction))[1]) == 10
 
 
 def test_check_warns_of_few_clean_masks(tmp_path):
@@ -668,7 +668,7 @@ def test_before_the_first_update_no_pixel_is_decoded_and_no_case_made_and_every_
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda opened: pytest.fail("decoded"))
     config = Config(image_size=16, cache_gib=0)
     cases = read(tmp_path)
-    clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
+    clean, held = hold_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     streams = Streams(cases, clean, held, config, tmp_path / "run" / "cache")
     record = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
     Run(tmp_path / "run").create(config, record)

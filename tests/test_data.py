@@ -15,11 +15,11 @@ from pixeltrust.config import Config
 from pixeltrust.data import batches as data_module
 from pixeltrust.data.batches import (
     MIN_HELD_OUT,
-    Pixels,
+    CaseCache,
     Streams,
     endless_order,
     epoch_order,
-    held_out,
+    hold_out,
 )
 from pixeltrust.data.cases import Case, CaseList, read_cases
 from pixeltrust.plumbing.errors import DataError
@@ -51,7 +51,7 @@ def made(root, count=6, size=(SIZE, SIZE), channels=3):
 def split(root):
     """A data folder of 5 noisy and 3 clean cases, as `Streams` wants it: (all, clean, held out)."""
     cases = read_cases(draw(root / "data", noisy=5, clean=3), show_progress=False)
-    return cases, *held_out(cases.of("clean"), configured())
+    return cases, *hold_out(cases.of("clean"), configured())
 
 
 def stored(case):
@@ -78,7 +78,7 @@ def decoded(monkeypatch):
 @STORES
 def test_a_batch_holds_the_files_values_in_the_order_asked_for(tmp_path, store):
     cases = made(tmp_path / "data")
-    batch = Pixels(cases, configured(**store), tmp_path / "cache").batch(np.array([4, 1, 4]))
+    batch = CaseCache(cases, configured(**store), tmp_path / "cache").batch(np.array([4, 1, 4]))
     assert batch.images.dtype == torch.float32
     assert batch.masks.dtype == torch.uint8
     assert batch.images.shape == (3, 3, SIZE, SIZE)
@@ -92,7 +92,7 @@ def test_memory_and_map_give_the_same_bits(tmp_path):
     cases = made(tmp_path / "data", size=(20, 30))
     indices = np.array([5, 0, 3])
     batches = [
-        Pixels(cases, configured(image_size=(16, 24), channels=1, **store), tmp_path / "cache").batch(indices)
+        CaseCache(cases, configured(image_size=(16, 24), channels=1, **store), tmp_path / "cache").batch(indices)
         for store in (IN_MEMORY, MAPPED)
     ]
     assert batches[0].images.shape == (3, 1, 16, 24)
@@ -103,7 +103,7 @@ def test_memory_and_map_give_the_same_bits(tmp_path):
 def test_beyond_the_cache_size_a_map_is_used_and_not_before(tmp_path):
     cases = made(tmp_path / "data")
     gib = 6 * 4 * SIZE * SIZE / 2**30
-    inside, beyond = (Pixels(cases, configured(cache_gib=limit), tmp_path / "cache") for limit in (gib, gib * 0.999))
+    inside, beyond = (CaseCache(cases, configured(cache_gib=limit), tmp_path / "cache") for limit in (gib, gib * 0.999))
     assert not inside.mapped
     assert beyond.mapped
     assert sum(path.stat().st_size for path in (tmp_path / "cache").iterdir()) == gib * 2**30
@@ -111,7 +111,7 @@ def test_beyond_the_cache_size_a_map_is_used_and_not_before(tmp_path):
 
 @STORES
 def test_every_case_is_decoded_once_and_only_when_needed(tmp_path, decoded, store):
-    pixels = Pixels(made(tmp_path / "data"), configured(**store), tmp_path / "cache")
+    pixels = CaseCache(made(tmp_path / "data"), configured(**store), tmp_path / "cache")
     assert decoded == []
     pixels.batch(np.array([2, 2, 5, 2]))
     assert sorted(decoded) == ["2-image.png", "5-image.png"]
@@ -123,14 +123,14 @@ def test_every_case_is_decoded_once_and_only_when_needed(tmp_path, decoded, stor
 @STORES
 def test_bytes_go_to_the_device_and_become_numbers_there(tmp_path, monkeypatch, store):
     sent = []
-    monkeypatch.setattr(data_module, "sent", lambda values, device: sent.append((values.dtype, device)) or values.to(device))
-    batch = Pixels(made(tmp_path / "data"), configured(**store), tmp_path / "cache").batch(np.arange(3), torch.device("meta"))
+    monkeypatch.setattr(data_module, "to_device", lambda values, device: sent.append((values.dtype, device)) or values.to(device))
+    batch = CaseCache(made(tmp_path / "data"), configured(**store), tmp_path / "cache").batch(np.arange(3), torch.device("meta"))
     assert sent == [(torch.uint8, torch.device("meta"))] * 2
     assert (batch.images.device.type, batch.masks.device.type) == ("meta", "meta")
 
 
 def test_threads_that_want_the_same_case_decode_it_once(tmp_path, decoded):
-    pixels = Pixels(made(tmp_path / "data"), configured(), tmp_path / "cache")
+    pixels = CaseCache(made(tmp_path / "data"), configured(), tmp_path / "cache")
     with ThreadPoolExecutor(4) as pool:
         batches = list(pool.map(lambda _: pixels.batch(np.arange(6)), range(4)))
     assert len(decoded) == 6
@@ -139,7 +139,7 @@ def test_threads_that_want_the_same_case_decode_it_once(tmp_path, decoded):
 
 @STORES
 def test_a_batch_may_be_changed_without_changing_what_is_stored(tmp_path, store):
-    pixels = Pixels(made(tmp_path / "data"), configured(**store), tmp_path / "cache")
+    pixels = CaseCache(made(tmp_path / "data"), configured(**store), tmp_path / "cache")
     first = pixels.batch(np.array([0, 1]))
     kept = first.images.clone(), first.masks.clone()
     first.images.zero_(), first.masks.zero_()
@@ -153,7 +153,7 @@ def test_all_files_that_cannot_be_used_are_named_at_once(tmp_path):
     cases[1].image.write_bytes(b"")
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(cases[4].mask)
     with pytest.raises(DataError, match="2 of 6 cases") as caught:
-        Pixels(cases, configured(), tmp_path / "cache").decode(range(6))
+        CaseCache(cases, configured(), tmp_path / "cache").decode(range(6))
     assert len(caught.value.faults) == 2
     assert str(cases[1].image) in caught.value.faults[0]
     assert str(cases[4].mask) in caught.value.faults[1]
@@ -164,11 +164,11 @@ def test_two_meanings_of_255_are_found_across_batches_too(tmp_path):
     mask = np.zeros((SIZE, SIZE), np.uint8)
     mask[0, :2] = 1, 255
     Image.fromarray(mask).save(cases[3].mask)
-    pixels = Pixels(cases, configured(**MAPPED), tmp_path / "cache")
+    pixels = CaseCache(cases, configured(**MAPPED), tmp_path / "cache")
     pixels.batch(np.array([0]))
     with pytest.raises(DataError, match="ignore_label"):
         pixels.batch(np.array([3]))
-    one_meaning = Pixels(cases, configured(ignore_label=255), tmp_path / "cache").batch(np.arange(6))
+    one_meaning = CaseCache(cases, configured(ignore_label=255), tmp_path / "cache").batch(np.arange(6))
     assert set(one_meaning.masks.unique().tolist()) == {0, 1, 255}
 
 
@@ -176,14 +176,14 @@ def test_two_meanings_of_255_are_found_across_batches_too(tmp_path):
 def test_with_two_classes_cases_without_a_label_are_refused_once_all_are_known(tmp_path, store):
     """Masks of 0 and 255: before all have been seen, another may hold the labels."""
     cases = made(tmp_path / "data")
-    pixels = Pixels(cases, configured(classes=2, **store), tmp_path / "cache")
+    pixels = CaseCache(cases, configured(classes=2, **store), tmp_path / "cache")
     pixels.decode(range(5))
     with pytest.raises(DataError, match="cannot be understood") as caught:
         pixels.decode(range(6))
     assert "--classes 1" in str(caught.value)
     Image.fromarray(stored(cases[5])[1] // 255).save(cases[5].mask)
-    Pixels(cases, configured(classes=2, **store), tmp_path / "other").decode(range(6))
-    Pixels(cases, configured(classes=2, ignore_label=255, **store), tmp_path / "told").decode(range(6))
+    CaseCache(cases, configured(classes=2, **store), tmp_path / "other").decode(range(6))
+    CaseCache(cases, configured(classes=2, ignore_label=255, **store), tmp_path / "told").decode(range(6))
 
 
 def test_ignored_pixels_stay_ignored_at_another_size(tmp_path):
@@ -191,7 +191,7 @@ def test_ignored_pixels_stay_ignored_at_another_size(tmp_path):
     mask = np.zeros((32, 32), np.uint8)
     mask[:, 8:16], mask[:, 16:] = 1, 255
     Image.fromarray(mask).save(cases[0].mask)
-    masks = Pixels(cases, configured(), tmp_path / "cache").batch(np.array([0])).masks
+    masks = CaseCache(cases, configured(), tmp_path / "cache").batch(np.array([0])).masks
     assert masks[0].tolist() == [[0] * 4 + [1] * 4 + [255] * 8] * SIZE
 
 
@@ -295,7 +295,7 @@ def clean_cases(count, group=lambda number: None):
 )
 def test_as_many_are_held_out_as_the_share_says_and_none_below_10(count, share, wanted):
     cases = clean_cases(count)
-    train, held = held_out(cases, configured(val_fraction=share))
+    train, held = hold_out(cases, configured(val_fraction=share))
     assert len(held) == wanted
     assert sorted((*train, *held), key=lambda case: case.id) == cases
     assert not set(train) & set(held)
@@ -306,7 +306,7 @@ def test_as_many_are_held_out_as_the_share_says_and_none_below_10(count, share, 
 @settings(max_examples=200, deadline=None)
 def test_no_case_and_no_group_trains_and_chooses(groups, share, seed):
     cases = clean_cases(len(groups), lambda number: groups[number] or None)
-    train, held = held_out(cases, configured(val_fraction=share, seed=seed))
+    train, held = hold_out(cases, configured(val_fraction=share, seed=seed))
     assert sorted(case.id for case in (*train, *held)) == [case.id for case in cases]
     assert not {case.group for case in train if case.group} & {case.group for case in held if case.group}
     assert len(held) in (0, *range(MIN_HELD_OUT, round(share * len(cases)) + 1))
@@ -315,7 +315,7 @@ def test_no_case_and_no_group_trains_and_chooses(groups, share, seed):
 def test_held_out_cases_depend_on_the_seed_and_not_on_the_order_of_the_cases():
     cases = clean_cases(60, lambda number: f"patient {number // 2}")
     first, again, other = (
-        {case.id for case in held_out(given_, configured(seed=seed))[1]} for given_, seed in ((cases, 0), (cases[::-1], 0), (cases, 1))
+        {case.id for case in hold_out(given_, configured(seed=seed))[1]} for given_, seed in ((cases, 0), (cases[::-1], 0), (cases, 1))
     )
     assert len(first) == 12
     assert first == again != other
@@ -323,13 +323,13 @@ def test_held_out_cases_depend_on_the_seed_and_not_on_the_order_of_the_cases():
 
 def test_nothing_is_held_out_where_whole_groups_leave_fewer_than_10():
     cases = clean_cases(64, lambda number: f"patient {number // 8}")  # 13 are wanted; of groups of 8, one fits
-    assert held_out(cases, configured()) == (cases, [])
+    assert hold_out(cases, configured()) == (cases, [])
 
 
 def test_a_group_with_noisy_cases_is_not_held_out():
     cases = clean_cases(60, lambda number: f"patient {number}")
     noisy = CaseList.of(replace(case, id=f"noisy {case.id}", role="noisy") for case in cases[:40])
-    train, held = held_out(cases, configured(), noisy=noisy)
+    train, held = hold_out(cases, configured(), noisy=noisy)
     assert len(held) == 12
     assert not {case.group for case in held} & {case.group for case in noisy}
     assert sorted(case.id for case in [*train, *held]) == [case.id for case in cases]
@@ -337,7 +337,7 @@ def test_a_group_with_noisy_cases_is_not_held_out():
 
 def test_a_group_that_is_called_as_an_ungrouped_case_is_another():
     cases = clean_cases(60, lambda number: f"{number - 30:03}" if number >= 30 else None)
-    held = {case.id for case in held_out(cases, configured())[1]}
+    held = {case.id for case in hold_out(cases, configured())[1]}
     assert len(held) == 12
     assert any((f"{number:03}" in held) != (f"{number + 30:03}" in held) for number in range(30))
 

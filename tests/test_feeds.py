@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from pixeltrust.data.prefetch import Ahead
+from pixeltrust.data.prefetch import Prefetcher
 from pixeltrust.method.weights import Batch
 from pixeltrust.plumbing.errors import DataError
 from waiting import TOO_LONG
@@ -42,7 +42,7 @@ def test_what_is_asked_for_is_made_for_the_next_update_while_the_step_runs():
             assert step_ran.wait(TOO_LONG)
         return made(stream, update)
 
-    with Ahead(make, 9) as ahead:
+    with Prefetcher(make, 9) as ahead:
         ahead.batch("noisy", 0)
         assert begun.wait(TOO_LONG)  # nobody has asked for it yet
         step_ran.set()
@@ -51,7 +51,7 @@ def test_what_is_asked_for_is_made_for_the_next_update_while_the_step_runs():
 
 def test_one_thread_makes_every_batch_but_the_first_of_a_stream():
     making = Making()
-    with Ahead(making, 5) as ahead:
+    with Prefetcher(making, 5) as ahead:
         for update in range(5):
             for stream in ("noisy", "clean"):
                 assert same(ahead.batch(stream, update), made(stream, update))
@@ -63,20 +63,20 @@ def test_one_thread_makes_every_batch_but_the_first_of_a_stream():
 
 @pytest.mark.parametrize("asked", [[0, 0, 1, 1], [0, 3, 7], [5, 2, 3], [8, 8]])
 def test_what_was_not_foreseen_is_made_when_asked_for(asked):
-    with Ahead(Making(), 9) as ahead:
+    with Prefetcher(Making(), 9) as ahead:
         assert all(same(ahead.batch("pool", update), made("pool", update)) for update in asked)
 
 
 def test_nothing_is_made_beyond_the_last_update():
     making = Making()
-    with Ahead(making, 3) as ahead:
+    with Prefetcher(making, 3) as ahead:
         for update in range(3):
             ahead.batch("noisy", update)
     assert making.made == [("noisy", 0), ("noisy", 1), ("noisy", 2)]
 
 
 def test_a_fault_surfaces_where_the_batch_is_asked_for():
-    with Ahead(Making(faulty=[("noisy", 1)]), 5) as ahead:
+    with Prefetcher(Making(faulty=[("noisy", 1)]), 5) as ahead:
         ahead.batch("noisy", 0)
         ahead.batch("clean", 0)
         with pytest.raises(DataError, match="1 of 4 cases") as caught:
@@ -85,7 +85,7 @@ def test_a_fault_surfaces_where_the_batch_is_asked_for():
 
 
 def test_a_fault_in_a_batch_that_nobody_asks_for_is_none():
-    with Ahead(Making(faulty=[("noisy", 1)]), 5) as ahead:
+    with Prefetcher(Making(faulty=[("noisy", 1)]), 5) as ahead:
         ahead.batch("noisy", 0)
 
 
@@ -93,7 +93,7 @@ def test_a_fault_in_a_batch_that_nobody_asks_for_is_none():
 def test_no_thread_is_left_behind(error):
     before = threading.active_count()
     try:
-        with Ahead(Making(), 5) as ahead:
+        with Prefetcher(Making(), 5) as ahead:
             ahead.batch("noisy", 0)
             ahead.batch("clean", 0)
             if error:

@@ -10,7 +10,15 @@ import pytest
 from pixeltrust.data.images import image_suffix
 from pixeltrust.plumbing import files
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.plumbing.files import append, check_free, make_folder, mapped_array, replacing, whole_folder, write_whole
+from pixeltrust.plumbing.files import (
+    append_text,
+    fill_folder_atomically,
+    make_folder,
+    mapped_array,
+    require_free,
+    write_atomically,
+    write_file,
+)
 
 
 def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -18,7 +26,7 @@ def test_an_interrupt_leaves_the_old_file_and_nothing_else(tmp_path):
     path.write_text("old")
 
     def interrupted():
-        with replacing(path) as unfinished:
+        with write_atomically(path) as unfinished:
             unfinished.write_text("new")
             assert path.read_text() == "old"
             raise KeyboardInterrupt
@@ -38,7 +46,7 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name_and_its_folder_after(tmp
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", syncing)
-    write_whole(path, "whole")
+    write_file(path, "whole")
     assert synced == [(5, False), ("folder", True)]
 
 
@@ -51,8 +59,8 @@ def test_what_is_added_to_a_file_is_on_the_disk_and_its_name_too(tmp_path, monke
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", syncing)
-    append(path, "ä")
-    append(path, "more")
+    append_text(path, "ä")
+    append_text(path, "more")
     assert path.read_text(encoding="utf-8") == "ämore"
     assert synced == [2, "folder", 6]
 
@@ -63,7 +71,7 @@ def test_folders_that_are_made_are_on_the_disk_by_name(tmp_path, monkeypatch):
     make_folder(tmp_path / "a" / "b")
     make_folder(tmp_path / "a" / "b")
     assert sorted(synced) == [tmp_path, tmp_path / "a"]
-    with whole_folder(tmp_path / "out") as unfinished:
+    with fill_folder_atomically(tmp_path / "out") as unfinished:
         (unfinished / "masks").mkdir()
     assert synced[2:] == [unfinished, unfinished / "masks", tmp_path]
 
@@ -77,11 +85,11 @@ def test_a_disk_that_knows_no_syncing_of_folders_is_written_to_all_the_same(tmp_
         return fsync
 
     monkeypatch.setattr(os, "fsync", refusing(errno.EINVAL))
-    write_whole(tmp_path / "a.txt", "whole")
+    write_file(tmp_path / "a.txt", "whole")
     assert (tmp_path / "a.txt").read_text() == "whole"
     monkeypatch.setattr(os, "fsync", refusing(errno.EIO))
     with pytest.raises(OSError, match="refused"):
-        write_whole(tmp_path / "b.txt", "whole")
+        write_file(tmp_path / "b.txt", "whole")
 
 
 def test_an_array_in_a_file_is_of_zeros_and_has_its_room_from_the_start(tmp_path):
@@ -98,13 +106,13 @@ def test_an_array_in_a_file_is_of_zeros_and_has_its_room_from_the_start(tmp_path
 
 
 def test_an_unfinished_file_is_hidden_so_that_no_folder_takes_it_for_a_case(tmp_path):
-    with replacing(tmp_path / "a.png") as unfinished:
+    with write_atomically(tmp_path / "a.png") as unfinished:
         unfinished.write_bytes(b"")
         assert unfinished.name.startswith(".")
         assert image_suffix(unfinished) is None
 
 
-@pytest.mark.parametrize("write", [lambda path: write_whole(path, "new"), lambda path: mapped_array(path, np.uint8, (3,))])
+@pytest.mark.parametrize("write", [lambda path: write_file(path, "new"), lambda path: mapped_array(path, np.uint8, (3,))])
 def test_nothing_is_written_through_a_link_that_lies_where_a_file_is_made(tmp_path, write):
     """As in a folder that a stranger has made."""
     theirs = tmp_path / "theirs"
@@ -130,7 +138,7 @@ def test_a_folder_appears_when_everything_is_in_it(tmp_path, exists):
     out = tmp_path / "new" / "out"
     if exists:
         out.mkdir(parents=True)
-    with whole_folder(out) as unfinished:
+    with fill_folder_atomically(out) as unfinished:
         (unfinished / "a.txt").write_text("whole")
         assert not out.exists() or not list(out.iterdir())
     assert [path.name for path in out.iterdir()] == ["a.txt"]
@@ -140,7 +148,7 @@ def test_a_folder_appears_when_everything_is_in_it(tmp_path, exists):
 @pytest.mark.parametrize("end", [KeyboardInterrupt, RuntimeError])
 def test_a_folder_that_is_not_finished_vanishes(tmp_path, end):
     def stopped():
-        with whole_folder(tmp_path / "out") as unfinished:
+        with fill_folder_atomically(tmp_path / "out") as unfinished:
             (unfinished / "a.txt").write_text("half")
             raise end
 
@@ -153,9 +161,9 @@ def test_two_writers_of_one_folder_do_not_mix_and_the_slower_fails(tmp_path):
     out = tmp_path / "out"
 
     def slower():
-        with whole_folder(out) as late:
+        with fill_folder_atomically(out) as late:
             (late / "late.txt").write_text("")
-            with whole_folder(out) as early:
+            with fill_folder_atomically(out) as early:
                 (early / "early.txt").write_text("")
 
     with pytest.raises(RunError, match="out: cannot be written"):
@@ -168,8 +176,8 @@ def test_a_place_in_use_is_refused_and_left_alone(tmp_path):
     (tmp_path / "a.txt").write_text("mine")
     for place, said in ((tmp_path, "exists and is not empty"), (tmp_path / "a.txt", "exists and is no folder")):
         with pytest.raises(RunError, match=said):
-            check_free(place)
-        with pytest.raises(RunError, match=said), whole_folder(place):
+            require_free(place)
+        with pytest.raises(RunError, match=said), fill_folder_atomically(place):
             pass
     assert (tmp_path / "a.txt").read_text() == "mine"
-    check_free(tmp_path / "b")
+    require_free(tmp_path / "b")

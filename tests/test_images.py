@@ -15,8 +15,8 @@ from PIL import Image
 
 from pixeltrust.data.images import (
     case_id,
-    decoded,
-    encoded,
+    decode_png,
+    encode_image,
     image_suffix,
     media_type,
     read_header,
@@ -583,5 +583,5 @@ def test_a_file_goes_to_a_browser_as_it_is_only_where_that_shows_what_is_read(tm
 
 def test_what_is_encoded_is_decoded():
     pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-    assert (decoded(encoded(pixels, "PNG")) == pixels).all()
-    assert encoded(pixels, "JPEG", quality=90)[:2] == b"\xff\xd8"
+    assert (decode_png(encode_image(pixels, "PNG")) == pixels).all()
+    assert encode_image(pixels, "JPEG", quality=90)[:2] == b"\xff\xd8"

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pixeltrust.data.masks import Kind, decode_labels, labels_of, mixture_faults, role_faults
+from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults, read_values, role_faults
 from pixeltrust.plumbing.errors import DataError
 
 
@@ -70,7 +70,7 @@ def test_values_that_no_class_has_are_refused_with_the_file(tmp_path, values, cl
     ],
 )
 def test_the_values_of_truth_and_prediction_become_labels(values, classes, may_ignore, labels):
-    found, _ = labels_of(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
+    found, _ = read_values(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
     assert found.dtype == np.uint8
     assert found.tolist() == [labels]
 
@@ -81,13 +81,13 @@ def test_the_values_of_truth_and_prediction_become_labels(values, classes, may_i
 )
 def test_values_that_mean_nothing_are_refused_of_truth_and_prediction(values, classes, may_ignore):
     with pytest.raises(ValueError, match="holds"):
-        labels_of(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
+        read_values(np.array([values], np.uint8), classes=classes, may_ignore=may_ignore)
 
 
 def test_the_values_given_are_not_changed():
     values = np.array([[0, 1, 9]], np.uint8)
     for classes in (1, 2):
-        labels, _ = labels_of(values, classes=classes, ignore_label=9)
+        labels, _ = read_values(values, classes=classes, ignore_label=9)
         assert labels.tolist() == [[0, 1, 255]]
     assert values.tolist() == [[0, 1, 9]]
 
@@ -149,5 +149,5 @@ def test_the_masks_of_each_role_must_hold_a_label(tmp_path):
     assert role_faults({"noisy": [labelled, full], "clean": [labelled]}) == []
     (fault,) = role_faults({"noisy": [labelled], "clean": [full]})
     assert "clean masks" in fault
-    both = [Kind(tmp_path / "a.png", "ignored"), Kind(tmp_path / "b.png", "foreground")]
+    both = [MaskMeaning(tmp_path / "a.png", "ignored"), MaskMeaning(tmp_path / "b.png", "foreground")]
     assert len(role_faults({"noisy": both[:1], "clean": both[1:]})) == 1

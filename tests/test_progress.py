@@ -6,7 +6,7 @@ import time
 import pytest
 
 from pixeltrust.plumbing.errors import DataError, RunError
-from pixeltrust.plumbing.progress import AHEAD, THREADS, all_in_threads, in_threads, progress_bar
+from pixeltrust.plumbing.progress import AHEAD, THREADS, attempt_in_threads, map_in_threads, progress_bar
 from waiting import TOO_LONG, wait_for
 
 
@@ -22,20 +22,20 @@ def odd_is_wrong(number):
 
 
 def test_results_come_in_the_order_of_the_items():
-    assert list(in_threads(slow_first, range(20), text="squares", shown=False)) == [(n, n * n) for n in range(20)]
+    assert list(attempt_in_threads(slow_first, range(20), text="squares", shown=False)) == [(n, n * n) for n in range(20)]
 
 
 def test_no_items_are_no_results():
-    assert list(in_threads(slow_first, [], text="nothing", shown=False)) == []
+    assert list(attempt_in_threads(slow_first, [], text="nothing", shown=False)) == []
 
 
 def test_the_work_is_shared_by_several_threads():
     together = threading.Barrier(THREADS, timeout=TOO_LONG)  # passed only when so many wait at once
-    assert len(list(in_threads(lambda _: together.wait(), range(THREADS), text="waiting", shown=False))) == THREADS
+    assert len(list(attempt_in_threads(lambda _: together.wait(), range(THREADS), text="waiting", shown=False))) == THREADS
 
 
 def test_an_error_of_the_users_takes_the_place_of_the_result():
-    outcomes = [outcome for _, outcome in in_threads(odd_is_wrong, range(4), text="looking", shown=False)]
+    outcomes = [outcome for _, outcome in attempt_in_threads(odd_is_wrong, range(4), text="looking", shown=False)]
     assert [str(outcome) for outcome in outcomes] == ["0", "1 is odd", "2", "3 is odd"]
     assert isinstance(outcomes[1], DataError)
 
@@ -48,7 +48,7 @@ def test_an_error_of_our_own_ends_the_work():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(in_threads(fails, range(1000), text="failing", shown=False))
+        list(attempt_in_threads(fails, range(1000), text="failing", shown=False))
     assert len(started) <= AHEAD
 
 
@@ -59,7 +59,7 @@ def test_work_that_is_no_longer_wanted_is_not_begun():
         started.append(number)
 
     before = threading.active_count()
-    outcomes = in_threads(work, range(1000), text="working", shown=False)
+    outcomes = attempt_in_threads(work, range(1000), text="working", shown=False)
     next(outcomes)
     outcomes.close()
     assert len(started) <= AHEAD
@@ -68,7 +68,7 @@ def test_work_that_is_no_longer_wanted_is_not_begun():
 
 def test_work_is_not_begun_long_before_its_turn():
     begun = []
-    outcomes = in_threads(begun.append, range(1000), text="working", shown=False)
+    outcomes = attempt_in_threads(begun.append, range(1000), text="working", shown=False)
     next(outcomes)
     wait_for(lambda: len(begun) >= AHEAD)
     assert len(begun) == AHEAD
@@ -77,9 +77,9 @@ def test_work_is_not_begun_long_before_its_turn():
 
 
 def test_all_results_or_the_faults_of_all():
-    assert all_in_threads(slow_first, range(3), text="squares", complaint="wrong", shown=False) == [0, 1, 4]
+    assert map_in_threads(slow_first, range(3), text="squares", complaint="wrong", shown=False) == [0, 1, 4]
     with pytest.raises(DataError) as caught:
-        all_in_threads(odd_is_wrong, range(4), text="looking", complaint="2 are odd", shown=False)
+        map_in_threads(odd_is_wrong, range(4), text="looking", complaint="2 are odd", shown=False)
     assert caught.value.faults == ["1 is odd", "3 is odd"]
     assert str(caught.value) == "2 are odd\n  1 is odd\n  3 is odd"
 
@@ -89,13 +89,13 @@ def test_a_list_of_faults_is_not_nested():
         raise DataError("several", ["a", "b"]) if number else RunError("one")
 
     with pytest.raises(DataError) as caught:
-        all_in_threads(work, range(2), text="looking", complaint="wrong", shown=False)
+        map_in_threads(work, range(2), text="looking", complaint="wrong", shown=False)
     assert caught.value.faults == ["one", "a", "b"]
 
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_nothing_of_the_bar_goes_to_standard_output(capsys, shown):
-    list(in_threads(slow_first, range(3), text="squares", shown=shown))
+    list(attempt_in_threads(slow_first, range(3), text="squares", shown=shown))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert shown or captured.err == ""

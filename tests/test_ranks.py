@@ -179,9 +179,9 @@ def test_faults_of_all_ranks_are_listed_in_order(together, alone):
 
 def test_what_stops_one_rank_is_told_beside_the_faults_of_another(monkeypatch):
     outcomes = [(None, RunError("out: cannot be written: the disk is full")), (None, DataError("1 fault", ["a.png: broken"]))]
-    monkeypatch.setattr(Ranks, "gathered", lambda _ranks, _own: outcomes)
+    monkeypatch.setattr(Ranks, "all_gather_objects", lambda _ranks, _own: outcomes)
     with pytest.raises(DataError, match="1 fault") as told:
-        Ranks(0, 2).merged(lambda: [])
+        Ranks(0, 2).gather_results(lambda: [])
     assert told.value.faults == ["out: cannot be written: the disk is full", "a.png: broken"]
 
 

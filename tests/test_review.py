@@ -27,7 +27,7 @@ from starlette.testclient import TestClient
 from audits import audit_of, discs, shifted_back
 from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases
 from pixeltrust.data.cases import check, read_cases
-from pixeltrust.data.images import decoded, encoded, read_labels
+from pixeltrust.data.images import decode_png, encode_image, read_labels
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.reviewing import export, review
 from pixeltrust.reviewing.decisions import Conflict, Decisions, name_of
@@ -582,7 +582,7 @@ def test_a_mask_that_has_changed_since_it_was_shown_is_not_accepted(audit, clien
 def test_runs_are_the_mask():
     mask = np.random.default_rng(0).integers(0, 3, (13, 17)).astype(np.uint8)
     assert (labels_of_runs(runs_of(mask), mask.shape, {0, 1, 2}) == mask).all()
-    assert (decoded(encoded(mask, "PNG")) == mask).all()
+    assert (decode_png(encode_image(mask, "PNG")) == mask).all()
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from pixeltrust.data.cases import Case, table_of
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.training.models import build_model
-from pixeltrust.training.run_folder import FORMAT, Run, environment, parameters
+from pixeltrust.training.run_folder import FORMAT, Run, describe_environment, parameters
 from tiny import configured
 
 CASES = table_of([Case("007", Path("a.png"), Path("b.png"), "noisy"), Case("NA", Path("c,d.png"), Path("e.png"), "clean", "1e5")], {"NA"})
@@ -48,7 +48,7 @@ def test_settings_and_cases_come_back_as_they_were(run):
 
 def test_the_environment_names_machine_versions_and_command(run):
     written = json.loads((run.folder / "environment.json").read_text())
-    assert written == json.loads(json.dumps(environment()))
+    assert written == json.loads(json.dumps(describe_environment()))
     assert written["packages"]["torch"] == torch.__version__
     assert written["format"] == FORMAT
 

@@ -30,7 +30,7 @@ from pixeltrust.data.batches import Streams, smallest_batch
 from pixeltrust.data.cases import Case, read_cases
 from pixeltrust.data.images import resize_labels
 from pixeltrust.data.masks import decode_labels
-from pixeltrust.data.prefetch import Ahead
+from pixeltrust.data.prefetch import Prefetcher
 from pixeltrust.method.weights import pixel_weights
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.plumbing import progress as progress_module
@@ -38,7 +38,7 @@ from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.training import train as train_module
 from pixeltrust.training import weight_maps as weight_maps_module
 from pixeltrust.training.alarms import MANY, Idle, alarms
-from pixeltrust.training.helped_maps import has_trust_maps, read_trust_map
+from pixeltrust.training.helped_maps import has_helped_maps, read_helped_map
 from pixeltrust.training.history import PARTS
 from pixeltrust.training.methods import METHODS, TAKE_GAINS, Outcome, Trust, pixel
 from pixeltrust.training.methods import streams_of as named_streams_of
@@ -255,7 +255,7 @@ def test_ctrl_c_while_decoding_leaves_no_run_folder(data, tmp_path, monkeypatch,
     def pressed(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data_module.Pixels, "decode", pressed)
+    monkeypatch.setattr(data_module.CaseCache, "decode", pressed)
     with pytest.raises(KeyboardInterrupt):
         trained(data, tmp_path / "run", cache_gib=cache_gib)
     # Cases in a mapped file are decoded when first asked for: by then the run has begun.
@@ -736,7 +736,7 @@ def test_the_same_seed_gives_the_same_bits(data, straight, tmp_path, method):
     assert_same_run(tmp_path / "run", straight(method=method))
 
 
-class AllAtOnce(Ahead):
+class AllAtOnce(Prefetcher):
     """Makes no batch before it is asked for."""
 
     def batch(self, stream, update):
@@ -744,11 +744,11 @@ class AllAtOnce(Ahead):
 
 
 @pytest.mark.parametrize("cache_gib", [0.0, 4.0])
-@pytest.mark.parametrize(("threads", "loader"), [(1, AllAtOnce), (2, Ahead), (13, Ahead)])
+@pytest.mark.parametrize(("threads", "loader"), [(1, AllAtOnce), (2, Prefetcher), (13, Prefetcher)])
 def test_the_number_of_threads_that_load_does_not_matter(data, straight, tmp_path, monkeypatch, threads, loader, cache_gib):
     monkeypatch.setattr(progress_module, "THREADS", threads)
     monkeypatch.setattr(progress_module, "AHEAD", 4 * threads)
-    monkeypatch.setattr(train_module, "Ahead", loader)
+    monkeypatch.setattr(train_module, "Prefetcher", loader)
     trained(data, tmp_path / "run", method="trust", cache_gib=cache_gib)
     whole = straight(method="trust")
     for name in ("steps.csv", "cases.csv"):
@@ -1093,7 +1093,7 @@ def test_weight_maps_are_multiples_of_the_average_weight_by_all_clean_cases(data
     clean = cases["id"][(cases["role"] == "clean") & ~cases["held_out"]]
     chosen = [(identity, "noisy") for identity in kept["ids"]] + [(identity, "clean") for identity in clean]
     cases = [Case(name, data / "images" / f"{name}.png", data / role / f"{name}.png", role) for name, role in chosen]
-    read = data_module.Pixels(cases, configured(), data)
+    read = data_module.CaseCache(cases, configured(), data)
     weights = pixel_weights(run.model(), noisy=read.batch(np.arange(3)), clean=read.batch(np.arange(3, 6)))
     np.testing.assert_allclose(kept["maps"][-1].astype(float), weights.numpy() * weights.numel(), rtol=2e-3, atol=1e-4)
 
@@ -1394,7 +1394,7 @@ def test_the_store_is_told_which_cases_it_sees_and_how_they_are_turned(data, tmp
 
     def looking(model, feed, config):
         places = feed.places()
-        for case, mask in zip(places.cases, places.views.back(feed.noisy().masks), strict=True):
+        for case, mask in zip(places.cases, places.views.to_upright(feed.noisy().masks), strict=True):
             masks.setdefault(int(case), []).append(mask)
         return METHODS["plain"](model, feed, config)
 
@@ -1445,17 +1445,17 @@ def test_every_method_with_gains_leaves_a_trust_map_of_every_noisy_mask(data, tm
     values = set()
     for case, trust in zip(read_cases(data).of("noisy"), memory["store.trust"].float().numpy(), strict=True):
         labels = resize_labels(decode_labels(case.mask, classes=1, ignore_label=None)[0], run.config().size)
-        shares = read_trust_map(run, case.id, labels)
+        shares = read_helped_map(run, case.id, labels)
         np.testing.assert_allclose(shares, (trust - 0.5**3) / (1 - 0.5**3), atol=0.003)
         values |= set(np.unique(shares.round(2)))
-        assert read_trust_map(run, case.id, 1 - labels) is None  # another mask
-        assert read_trust_map(run, f"{case.id} of another", labels) is None
+        assert read_helped_map(run, case.id, 1 - labels) is None  # another mask
+        assert read_helped_map(run, f"{case.id} of another", labels) is None
     assert len(values) > 1
-    assert has_trust_maps(run)
+    assert has_helped_maps(run)
 
 
 def test_a_method_without_gains_leaves_no_trust_maps(straight):
-    assert not has_trust_maps(Run(straight(method="plain")))
+    assert not has_helped_maps(Run(straight(method="plain")))
 
 
 def test_a_broken_trust_map_is_named(data, tmp_path):
@@ -1464,4 +1464,4 @@ def test_a_broken_trust_map_is_named(data, tmp_path):
     path = tmp_path / "run" / "trust" / f"{case.id}.png"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DataError, match=re.escape(str(path))):
-        read_trust_map(Run(tmp_path / "run"), case.id, np.zeros((16, 16), np.uint8))
+        read_helped_map(Run(tmp_path / "run"), case.id, np.zeros((16, 16), np.uint8))

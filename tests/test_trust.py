@@ -133,7 +133,7 @@ def made(**settings):
 
 
 def upright(values):
-    return PLACES.views.back(values)
+    return PLACES.views.to_upright(values)
 
 
 @pytest.mark.parametrize(("sharpness", "clean_weight", "share"), [(1.0, None, 1.0), (3.0, 0.5, 0.5), (0.0, 0.0, 0.0)])

@@ -67,9 +67,9 @@ def main() -> None:
 def _is_to_tell() -> bool:
     if not _BY_TORCHRUN:
         return True
-    from pixeltrust.plumbing.processes import first_to_tell
+    from pixeltrust.plumbing.processes import claims_error_report
 
-    return first_to_tell()
+    return claims_error_report()
 
 
 def _print(outcome: object) -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pixeltrust.auditing.page import read_audit_page
-from pixeltrust.benchmarking.outcome import is_benchmark, outcome_of
+from pixeltrust.benchmarking.outcome import is_benchmark, read_results
 from pixeltrust.benchmarking.page import benchmark_page
 from pixeltrust.demonstration.page import demo_page
 from pixeltrust.pages.pieces import write_page
@@ -30,7 +30,7 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
     if (folder / "demo.json").is_file():
         html = demo_page(folder)
     elif is_benchmark(folder):
-        html = benchmark_page(folder, outcome_of(folder))
+        html = benchmark_page(folder, read_results(folder))
     elif (folder / "audit.json").is_file():
         html = read_audit_page(folder)
     elif (folder / "config.toml").is_file():

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from pixeltrust.config import Config
-from pixeltrust.data.batches import Pixels, endless_order, pieces
+from pixeltrust.data.batches import CaseCache, endless_order, split_in_pieces
 from pixeltrust.data.cases import Case, CaseList
 from pixeltrust.method.losses import cross_entropy_of_labels
 from pixeltrust.method.module_state import buffers_kept
@@ -45,8 +45,8 @@ class CleanSet:
         numbers = range(min(ASKED, -(-len(cases) // config.clean_batch_size)))
         batches = [endless_order(order, config.clean_batch_size, number, config.seed, "audit") for number in numbers]
         asked, places = np.unique(np.concatenate(batches), return_inverse=True)
-        pixels = Pixels(cases[asked], replace(config, cache_gib=math.inf), run.folder)  # few: no file of them in the run folder
-        cleans = (pixels.batch(piece, device) for piece in pieces(places, config.clean_batch_size))
+        pixels = CaseCache(cases[asked], replace(config, cache_gib=math.inf), run.folder)  # few: no file of them in the run folder
+        cleans = (pixels.batch(piece, device) for piece in split_in_pieces(places, config.clean_batch_size))
         along = parameters_along(model, config.along)
         with buffers_kept(model):
             self._directions = [clean_gradient(model, clean, pixel_loss=cross_entropy_of_labels, along=along)[1] for clean in cleans]

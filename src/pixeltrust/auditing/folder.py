@@ -111,7 +111,7 @@ class Audit:
             digest.update(b"\0")
         return digest.hexdigest()[:16]
 
-    def trust_file(self, identity: str) -> Path:
+    def confidence_file(self, identity: str) -> Path:
         """AUDIT/trust/<id>.png"""
         return self.folder / "trust" / f"{identity}.png"
 

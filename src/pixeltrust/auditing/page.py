@@ -10,8 +10,8 @@ import pandas as pd
 from pixeltrust.auditing.folder import SURE, AuditRecord, read_audit_cases, read_audit_regions, read_record
 from pixeltrust.data.images import read_image, read_labels
 from pixeltrust.data.masks import decode_labels
-from pixeltrust.pages.charts import histogram, trust_heat
-from pixeltrust.pages.pieces import Number, Panel, Shown, data_uri, outlined, pictures, rendered
+from pixeltrust.pages.charts import doubt_heat, histogram
+from pixeltrust.pages.pieces import GalleryCase, Number, Panel, data_uri, draw_outlines, embed_charts, render_page
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.text import count
@@ -37,13 +37,13 @@ def audit_page(folder: Path, record: AuditRecord, cases: pd.DataFrame, regions: 
     spread = histogram(agreement, title="Agreement of the masks with what the network sees", axis="agreement (Dice)", text=text)
     shown, gone = _worst(folder, record, cases)
     surest = regions[regions["mended"].astype(str) == "True"].sort_values("area", ascending=False).head(SUREST)
-    return rendered(
+    return render_page(
         "audit.html",
         name=folder.resolve().name,
         headline=_headline(cases),
         story=_story(record, cases),
         numbers=_numbers(cases, regions),
-        charts=pictures([spread]),
+        charts=embed_charts([spread]),
         cases=shown,
         gone=gone,
         regions=[_region(row) for row in surest.to_dict("records")],
@@ -83,7 +83,7 @@ def _numbers(cases: pd.DataFrame, regions: pd.DataFrame) -> list[Number]:
     ]
 
 
-def _worst(folder: Path, record: AuditRecord, cases: pd.DataFrame) -> tuple[list[Shown], str]:
+def _worst(folder: Path, record: AuditRecord, cases: pd.DataFrame) -> tuple[list[GalleryCase], str]:
     shown, gone = [], []
     for row in cases.head(WORST).to_dict("records"):
         try:
@@ -93,7 +93,7 @@ def _worst(folder: Path, record: AuditRecord, cases: pd.DataFrame) -> tuple[list
     return shown, f"The files of {', '.join(gone)} cannot be read any more (moved or deleted?)." if gone else ""
 
 
-def audited_case(folder: Path, record: AuditRecord, row: dict[Hashable, Any]) -> Shown:
+def audited_case(folder: Path, record: AuditRecord, row: dict[Hashable, Any]) -> GalleryCase:
     """A row of cases.csv in pictures: the image, the given mask, the trust in it, the proposed mask.
 
     Raises:
@@ -108,16 +108,16 @@ def audited_case(folder: Path, record: AuditRecord, row: dict[Hashable, Any]) ->
     heat = Panel(
         title="trust",
         text=f"the trust in the mask of {one}: {doubtful:.0%} of its pixels are doubtful",
-        source=data_uri(trust_heat(trust, given, under=image), "image/png"),
+        source=data_uri(doubt_heat(trust, given, under=image), "image/png"),
         note=f"{doubtful:.0%} doubtful",
     )
     panels = [
-        outlined("image", f"the image of {one}", image),
-        outlined("given mask", f"the given mask of {one}", image, noisy=given),
+        draw_outlines("image", f"the image of {one}", image),
+        draw_outlines("given mask", f"the given mask of {one}", image, noisy=given),
         heat,
-        outlined("proposed mask", f"the proposed mask of {one}", image, predicted=mended),
+        draw_outlines("proposed mask", f"the proposed mask of {one}", image, predicted=mended),
     ]
-    return Shown(title=one, panels=panels, note=f"agreement {row['agreement']:.2f}")
+    return GalleryCase(title=one, panels=panels, note=f"agreement {row['agreement']:.2f}")
 
 
 def _region(row: dict[Hashable, Any]) -> tuple[str, ...]:

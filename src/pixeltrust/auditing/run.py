@@ -23,21 +23,21 @@ from pixeltrust.auditing.evidence import CleanSet
 from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord, review_command, train_command
 from pixeltrust.auditing.page import audit_page
 from pixeltrust.auditing.regions import agreement, case_row, region_rows
-from pixeltrust.auditing.scores import confusion_of, tilt_of, trust_of
+from pixeltrust.auditing.scores import confidence_of, confusion_of, tilt_of
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, CaseList, read_cases, table_of
 from pixeltrust.data.images import read_image, read_labels, resize_image, resize_labels, write_png
-from pixeltrust.data.layouts import Layout, said
-from pixeltrust.data.masks import Kind, decode_labels, mixture_faults
+from pixeltrust.data.layouts import Layout, layout_options
+from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError, RunError
-from pixeltrust.plumbing.files import alone, check_free, make_folder, replacing, write_whole, writing
+from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_atomically, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import Ranks
-from pixeltrust.plumbing.progress import all_in_threads, in_threads
+from pixeltrust.plumbing.progress import attempt_in_threads, map_in_threads
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count, one_line
 from pixeltrust.prediction.network import Network, fabric_of, network_of, resized_plane, tensor_of
-from pixeltrust.training.helped_maps import fingerprint, has_trust_maps, read_trust_map
+from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 
 SEEN = ".seen"
@@ -111,7 +111,7 @@ def audit(
     if resume and (out / "audit.json").is_file():
         raise RunError(f"{out}: this audit has come to its end already; choose another --out, or remove it")
     if not (resume and (out / SEEN).is_dir()):
-        check_free(out)
+        require_free(out)
     cases = read_cases(Path(data), needed=("noisy",), show_progress=show_progress, **layout)
     noisy = cases.of("noisy")
     _check_names(noisy, data)
@@ -121,11 +121,11 @@ def audit(
 
     def write(table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray) -> None:
         write_csv(regions, out / "regions.csv")
-        with replacing(out / "cases.csv") as unfinished:
+        with write_atomically(out / "cases.csv") as unfinished:
             table.to_csv(unfinished, index=False)
         write_csv(_mended_table(cases.of("noisy") + cases.of("clean") + cases.of("test"), out), out / "mended.csv")
         given = Path(data)
-        if said(layout):
+        if layout_options(layout):
             given = out / "given.csv"
             write_csv(table_of(cases.cases), given)
         record = AuditRecord(
@@ -138,19 +138,19 @@ def audit(
             tilt=tuple(round(float(value), 4) for value in tilt),
             seconds=round(time.perf_counter() - started, 1),
         )
-        write_whole(out / "report.html", audit_page(out, record, table, regions))
-        write_whole(out / "audit.json", record.text())
+        write_file(out / "report.html", audit_page(out, record, table, regions))
+        write_file(out / "audit.json", record.text())
         shutil.rmtree(out / SEEN, ignore_errors=True)
 
-    with writing(out), ExitStack() as held:
-        todo = ranks.by_first(lambda: work.begin(work.of(Path(data), weights), noisy, held))
+    with naming_write_errors(out), ExitStack() as held:
+        todo = ranks.on_rank_0(lambda: work.begin(work.of(Path(data), weights), noisy, held))
         clean, without = _clean_set(of_run, network)
         work.look(network, clean, todo, noisy)
         tilt, lesion = work.compared(noisy, data)
         judge = partial(work.judge, tilt=tilt, lesion=lesion)
         judged = work.of_all(judge, noisy, text="auditing", complaint=f"{data}: masks that cannot be audited")
         table, regions = _tables(judged)
-        ranks.by_first(lambda: write(table, regions, tilt))
+        ranks.on_rank_0(lambda: write(table, regions, tilt))
     to_train = train_command(out, config.classes, config.ignore_label) if cases.of("clean") else ""
     return Audited(out, table, len(regions), to_train, tuple([*notes, *moved, *cases.notes, *without, *_evidence_notes(of_run, table)]))
 
@@ -171,7 +171,7 @@ class _Audit:
             "run": str(self.run.folder.resolve()),
             "data": str(data.resolve()),
             "weights": f"{weights} ({self.run.fingerprint(weights)})",
-            "trust maps": has_trust_maps(self.run),
+            "trust maps": has_helped_maps(self.run),
             "sure": self.sure,
             "smallest": self.smallest,
         }
@@ -180,31 +180,31 @@ class _Audit:
         """Make the folders, for this process alone; where they are there already, they must be of the same audit. Which cases have not
         been looked at."""
         make_folder(self.out / SEEN)
-        held.enter_context(alone(self.out / SEEN / "lock", f"{self.out}: another process writes this audit; wait for its end"))
+        held.enter_context(exclusive_lock(self.out / SEEN / "lock", f"{self.out}: another process writes this audit; wait for its end"))
         begun = self.out / SEEN / "of.json"
         if begun.is_file() and (before := _begun_with(begun)) != of:
             changed = ", ".join(f"{name} was {before.get(name)}, now {of[name]}" for name in of if before.get(name) != of[name])
             raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
         for name in ("trust", "mended", "changed"):
             make_folder(self.out / name)
-        write_whole(begun, json.dumps(of))
+        write_file(begun, json.dumps(of))
         return np.array([place for place, case in enumerate(cases) if not self._seen_file(case).is_file()], int)
 
     def of_all(self, work: Callable[[Case], Result], cases: CaseList, *, text: str, complaint: str) -> list[Result]:
-        """As `all_in_threads`, every rank doing its share."""
+        """As `map_in_threads`, every rank doing its share."""
         share = self.ranks.share(cases)
-        return self.ranks.merged(lambda: all_in_threads(work, share, text=text, complaint=complaint, shown=self.show_progress))
+        return self.ranks.gather_results(lambda: map_in_threads(work, share, text=text, complaint=complaint, shown=self.show_progress))
 
     # --- the network looks ------------------------------------------------------------------------------------------
 
     def look(self, network: Network, clean: CleanSet | None, todo: np.ndarray, cases: CaseList) -> None:
         """Leave what the network sees, and the clean set where training has not said it, of every case that has none yet."""
         faults: dict[str, str] = {}
-        decoded = in_threads(self._decoded, self.ranks.share(cases[todo]), text="looking", shown=self.show_progress)
+        decoded = attempt_in_threads(self._decoded, self.ranks.share(cases[todo]), text="looking", shown=self.show_progress)
         for case, seen in _looked_at(network, clean, decoded, faults):
-            with replacing(self._seen_file(case)) as unfinished, unfinished.open("wb") as file:
+            with write_atomically(self._seen_file(case)) as unfinished, unfinished.open("wb") as file:
                 np.savez(file, **seen)  # type: ignore[arg-type]
-        for of_rank in self.ranks.gathered(faults):
+        for of_rank in self.ranks.all_gather_objects(faults):
             faults |= of_rank
         if faults:
             raise DataError(
@@ -216,7 +216,7 @@ class _Audit:
     def _decoded(self, case: Case) -> "_Decoded":
         labels = resize_labels(self._decoded_mask(case)[0], self.config.size)
         picture = resize_image(read_image(case.image, self.config.channels), self.config.size)
-        return _Decoded(picture, labels, trained=read_trust_map(self.run, case.id, labels) is not None)
+        return _Decoded(picture, labels, trained=read_helped_map(self.run, case.id, labels) is not None)
 
     def _seen_file(self, case: Case) -> Path:
         return self.out / SEEN / f"{case.id}.npz"
@@ -250,11 +250,11 @@ class _Audit:
         ignores = self.config.ignore_label is not None or any(kind.meaning == "ignored" for kind in kinds)
         return tilt_of(confusions), 1 if ignores else 255
 
-    def _compared(self, case: Case) -> tuple[np.ndarray, Kind]:
+    def _compared(self, case: Case) -> tuple[np.ndarray, MaskMeaning]:
         labels, kind = self._decoded_mask(case)
         return confusion_of(resize_labels(labels, self.config.size), self._seen(case).probabilities), kind
 
-    def _decoded_mask(self, case: Case) -> tuple[np.ndarray, Kind]:
+    def _decoded_mask(self, case: Case) -> tuple[np.ndarray, MaskMeaning]:
         return decode_labels(case.mask, classes=self.config.classes, ignore_label=self.config.ignore_label)
 
     def judge(self, case: Case, *, tilt: np.ndarray, lesion: int) -> tuple[dict[str, object], list[dict[str, object]]]:
@@ -265,10 +265,10 @@ class _Audit:
             seen_file = self._seen_file(case)
             raise DataError(f"{case.mask}: has changed since this audit looked at it; remove {seen_file}, and continue with --resume")
         probabilities = np.stack([resized_plane(plane, given.shape) for plane in seen_of.probabilities])
-        learned = read_trust_map(self.run, case.id, small)
+        learned = read_helped_map(self.run, case.id, small)
         shares = seen_of.helped if learned is None else learned
         grown = None if shares is None else resized_plane(shares, given.shape)
-        trust = (trust_of(given, probabilities, tilt, grown) * 255).round().astype(np.uint8)
+        trust = (confidence_of(given, probabilities, tilt, grown) * 255).round().astype(np.uint8)
         seen = probabilities.argmax(0).astype(np.uint8)
         mend = (trust < SURE) & (seen != given) & (given != IGNORE) & (probabilities.max(0) > self.sure)
         mended = np.where(mend, seen, given)
@@ -412,7 +412,7 @@ def _evidence_notes(run: Run, table: pd.DataFrame) -> list[str]:
     notes = []
     if not run.finished():
         notes.append(f"{run.folder}: what it learns to trust is written at its end, so only the clean set was asked")
-    elif not has_trust_maps(run):
+    elif not has_helped_maps(run):
         notes.append(f"{run.folder}: its method has learned no trust maps (trust, pixel and image do)")
     for evidence, number in table["evidence"].value_counts().items():
         notes.append(f"{count(number, 'mask')} judged by {evidence}")

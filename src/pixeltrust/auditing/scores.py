@@ -52,7 +52,7 @@ def _agreed(confusions: Sequence[np.ndarray]) -> np.ndarray:
     return np.abs(np.sum(sides, 0)) / np.sum(np.abs(sides), 0).clip(1e-30)
 
 
-def trust_of(labels: np.ndarray, probabilities: np.ndarray, tilt: np.ndarray, shares: np.ndarray | None) -> np.ndarray:
+def confidence_of(labels: np.ndarray, probabilities: np.ndarray, tilt: np.ndarray, shares: np.ndarray | None) -> np.ndarray:
     """The probability that each given label is right, float32 (H, W); 1 for ignored pixels."""
     counted = labels != IGNORE
     known = np.where(counted, labels, 0)

@@ -34,7 +34,7 @@ from pixeltrust.data.images import image_suffix
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.plumbing.errors import PixeltrustError
-from pixeltrust.plumbing.files import link_or_copy, make_folder, write_whole
+from pixeltrust.plumbing.files import link_or_copy, make_folder, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.tables import read_table, write_csv
 from pixeltrust.plumbing.text import one_line
@@ -206,4 +206,4 @@ def _end_with_parent() -> None:
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Plain values as JSON, whole or not at all."""
-    write_whole(path, json.dumps(values, indent=2) + "\n")
+    write_file(path, json.dumps(values, indent=2) + "\n")

@@ -20,7 +20,7 @@ import torch
 from pixeltrust.benchmarking.cells import GRACE, attempt
 from pixeltrust.benchmarking.outcome.reading import finished, recorded
 from pixeltrust.plumbing.errors import ConfigError
-from pixeltrust.plumbing.processes import environment_alone, started_together
+from pixeltrust.plumbing.processes import environment_without_torchrun, launched_by_torchrun
 
 PLACES = ("local", "ray")
 _POLL = 0.1  # seconds
@@ -49,7 +49,7 @@ def launcher_of(on: str, jobs: int | None) -> Launcher:
         raise ConfigError(f"--on must be {' or '.join(PLACES)}, not {on!r}")
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs must be 1 or more, not {jobs}")
-    if on == "ray" and started_together():
+    if on == "ray" and launched_by_torchrun():
         raise ConfigError("--on ray shares the cells itself: start it once, without torchrun")
     return OnRay(jobs) if on == "ray" else Local(jobs)
 
@@ -87,10 +87,10 @@ class Local:
 
     def __init__(self, jobs: int | None = None) -> None:
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-        here, place = (int(os.environ[f"LOCAL_{name}"]) for name in ("WORLD_SIZE", "RANK")) if started_together() else (1, 0)
+        here, place = (int(os.environ[f"LOCAL_{name}"]) for name in ("WORLD_SIZE", "RANK")) if launched_by_torchrun() else (1, 0)
         self.jobs = jobs or max(1, (gpus or cores) // here)
         threads = os.environ.get("OMP_NUM_THREADS", str(max(1, cores // (here * self.jobs))))
-        self._environment = {**environment_alone(), "OMP_NUM_THREADS": threads}
+        self._environment = {**environment_without_torchrun(), "OMP_NUM_THREADS": threads}
         self._gpus: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         for number in range(place * self.jobs, (place + 1) * self.jobs):
             self._gpus.put(number % gpus if gpus else None)

@@ -18,7 +18,7 @@ from filelock import FileLock
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.data.cases import COLUMNS, Case, Cases, Role, read_cases
 from pixeltrust.data.known_truth import SourceCase, read_source
-from pixeltrust.data.layouts import Layout, said
+from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.noise.simulate import simulate, split_roles
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from pixeltrust.plumbing.seeds import generator
@@ -50,7 +50,7 @@ class Masks(Protocol):
 
 def is_source(folder: Path, layout: Layout) -> bool:
     """Whether it is a source with known truth, by what lies there, and not a user's data folder or table."""
-    return not said(layout) and (folder / "masks").is_dir() and not (folder / "noisy").is_dir()
+    return not layout_options(layout) and (folder / "masks").is_dir() and not (folder / "noisy").is_dir()
 
 
 class SourceMasks:

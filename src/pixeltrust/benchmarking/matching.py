@@ -66,7 +66,7 @@ def matched(
             write_json(out / "costs.json", record)
         return record
 
-    known = ranks.by_first(costs)["methods"]
+    known = ranks.on_rank_0(costs)["methods"]
     return lambda cell: replace(grid.config(cell), epochs=known[cell.method]["epochs"])
 
 

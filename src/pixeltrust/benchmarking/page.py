@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome import Outcome
+from pixeltrust.benchmarking.outcome import BenchmarkResults
 from pixeltrust.benchmarking.outcome.examples import Example, Tested, example_of, tested_cases
 from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, weights_figure
 from pixeltrust.benchmarking.outcome.pictures import Weighed, first_with_maps, weighed_cases
@@ -33,10 +33,21 @@ from pixeltrust.benchmarking.outcome.words import (
     told_of_weights,
     verdict,
 )
-from pixeltrust.benchmarking.outcome.writing import write_outcome
+from pixeltrust.benchmarking.outcome.writing import write_results_files
 from pixeltrust.pages.charts import Chart, heat_legend
-from pixeltrust.pages.numbers import number, span
-from pixeltrust.pages.pieces import Number, Panel, Shown, facts, outlined, picture, pictures, rendered, weighed, write_page
+from pixeltrust.pages.numbers import format_number, format_range
+from pixeltrust.pages.pieces import (
+    GalleryCase,
+    Number,
+    Panel,
+    draw_outlines,
+    draw_weights,
+    embed_chart,
+    embed_charts,
+    list_settings,
+    render_page,
+    write_page,
+)
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.text import count
 from pixeltrust.training.run_folder import Run
@@ -46,18 +57,18 @@ WEIGHED_CASES = 4
 NOT_SHARED = ("method", "seed", "clean_weight")  # settings that are a method's or a cell's own
 
 
-def write_results(folder: Path) -> Outcome:
+def write_results(folder: Path) -> BenchmarkResults:
     """Write what came out of a benchmark by now into its folder: summary.csv, shares.csv, tables.md, figures/ and report.html.
 
     Raises:
         RunError: it is not a benchmark, its records cannot be read, or it cannot be written to.
     """
-    outcome = write_outcome(folder)
+    outcome = write_results_files(folder)
     write_page(benchmark_page(folder, outcome), folder / "report.html")
     return outcome
 
 
-def benchmark_page(folder: Path, outcome: Outcome) -> str:
+def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
     """The page as HTML text.
 
     Args:
@@ -71,17 +82,17 @@ def benchmark_page(folder: Path, outcome: Outcome) -> str:
     methods = list(outcome.summary["method"].unique())
     example = example_of(every, outcome.cells)
     maps = first_with_maps(outcome.cells)
-    return rendered(
+    return render_page(
         "benchmark.html",
         name=folder.resolve().name,
         headline=headline(every),
         story=_answer(folder) or _story(outcome),
         numbers=_numbers(every),
-        overview=pictures(_overview(outcome.summary)),
+        overview=embed_charts(_overview(outcome.summary)),
         groups=[_group(group, outcome, methods) for group in every],
         how=how_to_read(match_of(outcome.summary)),
         failures=_failures(outcome.cells),
-        scale=picture(heat_legend()),
+        scale=embed_chart(heat_legend()),
         example=example,
         tested=[_shown_tested(case, example) for case in tested_cases(example, TEST_CASES)] if example else [],
         maps=maps.name if maps else "",
@@ -125,8 +136,8 @@ def _answer(folder: Path) -> str:
 def _headline_of_one(rows: Sequence[Row]) -> str:
     best = rows[0]
     if len(rows) == 1:
-        return f"Only `{best.method}` has come to its end: Dice {number(best.dice)}"
-    means = f"Dice {number(best.dice)} against {number(rows[1].dice)}"
+        return f"Only `{best.method}` has come to its end: Dice {format_number(best.dice)}"
+    means = f"Dice {format_number(best.dice)} against {format_number(rows[1].dice)}"
     if verdict(best) == "apart":
         return f"`{best.method}` wins over `{rows[1].method}`, the second: {means}"
     if verdict(best) == "one seed":
@@ -134,7 +145,7 @@ def _headline_of_one(rows: Sequence[Row]) -> str:
     return f"`{best.method}` and `{rows[1].method}` cannot be told apart: {means}"
 
 
-def _story(outcome: Outcome) -> str:
+def _story(outcome: BenchmarkResults) -> str:
     cells, done = outcome.cells, int((outcome.cells["status"] == "done").sum())
     axes = {
         "method": cells["method"].nunique(),
@@ -168,12 +179,14 @@ def _numbers(every: Sequence[pd.DataFrame]) -> list[Number]:
 
 def _dice_number(row: Row) -> Number:
     tint = row.method if row.method in (BASE, OURS) else ""
-    return Number(what=f"Dice of {row.method}", value=number(row.dice), interval=span(row.dice_low, row.dice_high), method=tint)
+    return Number(
+        what=f"Dice of {row.method}", value=format_number(row.dice), interval=format_range(row.dice_low, row.dice_high), method=tint
+    )
 
 
 def _difference_number(best: Row, other: str, name: str) -> Number:
     mean, low, high = (getattr(best, f"minus_{other}{part}") for part in ("", "_low", "_high"))
-    return Number(what=f"Minus {name}, case by case", value=number(mean, signed=True), interval=span(low, high, signed=True))
+    return Number(what=f"Minus {name}, case by case", value=format_number(mean, signed=True), interval=format_range(low, high, signed=True))
 
 
 def _failures(cells: pd.DataFrame) -> list[str]:
@@ -189,17 +202,17 @@ def _failures(cells: pd.DataFrame) -> list[str]:
 # --- groups -------------------------------------------------------------------------------------------------------
 
 
-def _group(group: pd.DataFrame, outcome: Outcome, methods: Sequence[str]) -> dict[str, Any]:
+def _group(group: pd.DataFrame, outcome: BenchmarkResults, methods: Sequence[str]) -> dict[str, Any]:
     return {
         "title": title(group),
         "sentences": " ".join([*told(group), *told_of_weights(of_group(outcome.shares, group))]),
         "headings": headings(group),
         "rows": [cells_of(row) for row in rows_of(group)],
-        "charts": pictures(_group_charts(group, outcome, methods)),
+        "charts": embed_charts(_group_charts(group, outcome, methods)),
     }
 
 
-def _group_charts(group: pd.DataFrame, outcome: Outcome, methods: Sequence[str]) -> Iterator[Chart]:
+def _group_charts(group: pd.DataFrame, outcome: BenchmarkResults, methods: Sequence[str]) -> Iterator[Chart]:
     if group["dice"].notna().any():
         yield dice_figure([group], outcome.seed_means, methods).chart("Dice on the test cases")
     if group["cost"].nunique() > 1:
@@ -219,39 +232,45 @@ def _overview(summary: pd.DataFrame) -> Iterator[Chart]:
 # --- galleries ----------------------------------------------------------------------------------------------------
 
 
-def _shown_tested(case: Tested, example: Example) -> Shown:
+def _shown_tested(case: Tested, example: Example) -> GalleryCase:
     panels = [
-        outlined("image", f"the image of {case.id}", case.image),
-        outlined("true mask", f"the true mask of {case.id}", case.image, true=case.true),
+        draw_outlines("image", f"the image of {case.id}", case.image),
+        draw_outlines("true mask", f"the true mask of {case.id}", case.image, true=case.true),
     ]
     for method, mask in case.masks.items():
         text = f"the mask that {method} predicts for {case.id}, over the true one in white"
-        panels.append(outlined(method, text, case.image, note=f"Dice {number(case.dice[method])}", true=case.true, predicted=mask))
+        panels.append(
+            draw_outlines(method, text, case.image, note=f"Dice {format_number(case.dice[method])}", true=case.true, predicted=mask)
+        )
     difference = case.dice[example.better] - case.dice[example.worse]
-    return Shown(title=case.id, panels=panels, note=f"{example.better} minus {example.worse} {number(difference, signed=True)}")
+    return GalleryCase(
+        title=case.id, panels=panels, note=f"{example.better} minus {example.worse} {format_number(difference, signed=True)}"
+    )
 
 
-def _shown_weighed(case: Weighed) -> Shown:
+def _shown_weighed(case: Weighed) -> GalleryCase:
     panels = [
-        outlined("image", f"the image of {case.id}", case.image),
-        outlined("noisy mask", f"the noisy mask of {case.id}", case.image, noisy=case.noisy),
+        draw_outlines("image", f"the image of {case.id}", case.image),
+        draw_outlines("noisy mask", f"the noisy mask of {case.id}", case.image, noisy=case.noisy),
         Panel(title="true mask", text="the true mask is not known")
         if case.true is None
-        else outlined("true mask", f"the true mask of {case.id}", case.image, true=case.true),
+        else draw_outlines("true mask", f"the true mask of {case.id}", case.image, true=case.true),
     ]
     more: Any = {"true": case.true, "shape": case.image.shape[:2]}
-    panels += [weighed(f"epoch {epoch}", case.id, maps, case.noisy, **more) for epoch, maps in zip(case.epochs, case.maps, strict=True)]
-    return Shown(title=case.id, panels=panels)
+    panels += [
+        draw_weights(f"epoch {epoch}", case.id, maps, case.noisy, **more) for epoch, maps in zip(case.epochs, case.maps, strict=True)
+    ]
+    return GalleryCase(title=case.id, panels=panels)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
-def _settings(folder: Path, outcome: Outcome) -> list[tuple[str, str]]:
+def _settings(folder: Path, outcome: BenchmarkResults) -> list[tuple[str, str]]:
     """What all trainings share, and each method of the user's own."""
     begun = [Path(one) / "run" for one in outcome.cells["folder"].dropna() if (Path(one) / "run" / "config.toml").is_file()]
     at_equal_time = match_of(outcome.summary) == "time"
-    shared = facts(Run(begun[0]).config(), leave_out=(*NOT_SHARED, *(["epochs"] if at_equal_time else []))) if begun else []
+    shared = list_settings(Run(begun[0]).config(), leave_out=(*NOT_SHARED, *(["epochs"] if at_equal_time else []))) if begun else []
     variants = _record(folder / "benchmark.json").get("variants", {})
     own = [(f"{name} is", ", ".join(f"{key} = {value}" for key, value in settings.items())) for name, settings in variants.items()]
     return [*shared, *own]

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 from pixeltrust.config import Config
-from pixeltrust.data.batches import Pixels, pieces
+from pixeltrust.data.batches import CaseCache, split_in_pieces
 from pixeltrust.data.cases import Case, CaseList, Cases, read_cases, table_of
 from pixeltrust.data.images import resize_labels, write_png
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.plumbing.errors import ConfigError
 from pixeltrust.plumbing.files import make_folder
 from pixeltrust.plumbing.labels import IGNORE
-from pixeltrust.plumbing.progress import all_in_threads
+from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.training.run_folder import Run
@@ -69,12 +69,12 @@ def seen_by_others(noisy: CaseList, folder: Path, config: Config) -> tuple[np.nd
     Args:
         folder: of the cell, after `pruned`.
     """
-    pixels, halves = Pixels(noisy, replace(config, cache_gib=float("inf")), folder), _halves(noisy, config)
+    pixels, halves = CaseCache(noisy, replace(config, cache_gib=float("inf")), folder), _halves(noisy, config)
     labels = np.empty((len(noisy), *config.size), np.uint8)
     probabilities = np.empty((len(noisy), max(config.classes, 2), *config.size), np.float32)
     for half in HALVES:
         model = Run(folder / "halves" / str(half) / "run").model()
-        for piece in pieces(np.flatnonzero(halves != half), config.batch_size):
+        for piece in split_in_pieces(np.flatnonzero(halves != half), config.batch_size):
             batch = pixels.batch(piece)
             labels[piece] = batch.masks
             with torch.no_grad():
@@ -122,7 +122,7 @@ def _write_masks(cases: Cases, issues: np.ndarray, out: Path, config: Config) ->
         write_png(out / f"{case.id}.png", labels)
 
     training = [case for case in cases.cases if case.role != "test"]
-    all_in_threads(write, training, text="pruned masks", complaint="These masks cannot be pruned:", shown=False)
+    map_in_threads(write, training, text="pruned masks", complaint="These masks cannot be pruned:", shown=False)
 
 
 def _with_mask(case: Case, masks: Path) -> Case:

@@ -24,8 +24,8 @@ from pixeltrust.benchmarking.run import claimed, folder_of, run_cells, writing_r
 from pixeltrust.config import Config
 from pixeltrust.data.layouts import Layout
 from pixeltrust.plumbing.errors import ConfigError, RunError
-from pixeltrust.plumbing.files import write_whole
-from pixeltrust.plumbing.processes import connected
+from pixeltrust.plumbing.files import write_file
+from pixeltrust.plumbing.processes import connect
 from pixeltrust.plumbing.text import count, some
 
 METHODS = ("plain", "joint", "clean", "finetuned", "trust")
@@ -58,7 +58,7 @@ def question(
     data, out = Path(data), Path(out)
     if is_source(data, layout):
         raise ConfigError(f"{data}: a source with known truth, not a data folder with noisy/ and clean/; leave --question out")
-    _, ranks = connected("cpu")
+    _, ranks = connect("cpu")
     show_progress = show_progress and ranks.rank == 0
     masks = FolderMasks(data, show_progress=show_progress, **layout)
     grid = _completed(grid or Grid(), masks)
@@ -79,7 +79,7 @@ def question(
 
     with claimed(out, data, grid, ranks, **layout), writing_results(out, ranks):
         run_cells(cells, grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
-        return ranks.by_first(answered)
+        return ranks.on_rank_0(answered)
 
 
 def _completed(grid: Grid, masks: FolderMasks) -> Grid:
@@ -113,4 +113,4 @@ def _write(out: Path, scores: pd.DataFrame, answer: Answer) -> None:
         "scores.csv": scores.to_csv(float_format="%.6f"),
     }
     for name, text in texts.items():
-        write_whole(out / name, text)
+        write_file(out / name, text)

@@ -16,13 +16,13 @@ from pixeltrust.benchmarking.jobs import Launcher, Local, run_all
 from pixeltrust.benchmarking.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
 from pixeltrust.benchmarking.matching import matched
 from pixeltrust.benchmarking.outcome.reading import finished, recorded
-from pixeltrust.data.layouts import Layout, said
+from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.plumbing.files import alone, make_folder, replacing
-from pixeltrust.plumbing.processes import ALONE, Ranks, connected
+from pixeltrust.plumbing.files import exclusive_lock, make_folder, write_atomically
+from pixeltrust.plumbing.processes import ALONE, Ranks, connect
 from pixeltrust.plumbing.progress import progress_bar
 from pixeltrust.plumbing.text import count
-from pixeltrust.training.run_folder import environment
+from pixeltrust.training.run_folder import describe_environment
 
 METHODS = ("plain", "joint", "clean", "finetuned", "image", "pixel", "trust")
 SEEDS = (0, 1, 2)
@@ -74,7 +74,7 @@ def benchmark(
         KeyboardInterrupt: Ctrl-C; every running cell has ended after its update in hand, and continues next time.
     """
     source, out = Path(source), Path(out)
-    _, ranks = connected("cpu")
+    _, ranks = connect("cpu")
     show_progress = show_progress and ranks.rank == 0
     grid = (grid or Grid()).filled(methods=METHODS, seeds=SEEDS)
     masks = masks_from(source, out, show_progress=show_progress, **layout)
@@ -96,10 +96,10 @@ def masks_from(source: Path, out: Path, *, show_progress: bool, **layout: Unpack
 def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout: Unpack[Layout]) -> Iterator[None]:
     """The folder of this benchmark, made or recognised, for this process alone and those that share its work."""
     if ranks.rank:
-        ranks.wait()
+        ranks.barrier()
         yield
         return
-    named = " ".join([str(source.resolve()), *said(layout)])
+    named = " ".join([str(source.resolve()), *layout_options(layout)])
     record: dict[str, Any] = {"format": FORMAT, "source": named, "settings": dict(grid.settings)}
     record |= {"variants": dict(grid.variants), "match": grid.match}
     try:
@@ -107,14 +107,14 @@ def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout:
         if not known and out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
             raise RunError(f"{out}: has something in it that is no benchmark; choose a new or empty folder")
         make_folder(out)
-        with alone(out / ".lock", f"{out}: another process is at work on this benchmark; wait for it, or choose another --out"):
+        with exclusive_lock(out / ".lock", f"{out}: another process is at work on this benchmark; wait for it, or choose another --out"):
             if known:
                 _refuse_another(out, record)
             for stale in (out / NOISE).glob(".*.unfinished-*"):  # what a kill left
                 shutil.rmtree(stale, ignore_errors=True)
             write_json(out / "benchmark.json", {**record, "grid": grid.record()})
-            write_json(out / "environment.json", environment())
-            ranks.wait()
+            write_json(out / "environment.json", describe_environment())
+            ranks.barrier()
             yield
     except OSError as error:
         raise RunError(f"{error.filename or out}: cannot be read or written: {error.strerror or error}") from None
@@ -128,7 +128,7 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
     """
     config_of = matched(cells, grid, masks, out, launcher, ranks, show_progress=show_progress) if grid.match == "time" else grid.config
     folders = {folder_of(cell, out): cell for cell in cells}
-    waiting = ranks.by_first(lambda: [folder for folder in folders if not finished(folder)])
+    waiting = ranks.on_rank_0(lambda: [folder for folder in folders if not finished(folder)])
 
     def record() -> None:
         if ranks.rank == 0:
@@ -154,7 +154,7 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
             note = f"last: {folder.name}" + (f"; {failed:,} failed" if failed else "")
             bar.update(task, advance=1, note=note)
             record()
-    ranks.wait()
+    ranks.barrier()
     record()
 
 
@@ -166,7 +166,7 @@ def gather(cells: Sequence[Cell], grid: Grid, out: Path) -> pd.DataFrame:
 
 def write_cells(out: Path, cells: pd.DataFrame) -> None:
     """cells.csv, whole or not at all."""
-    with replacing(out / "cells.csv") as unfinished:
+    with write_atomically(out / "cells.csv") as unfinished:
         cells.to_csv(unfinished, index=False)
 
 
@@ -211,4 +211,4 @@ def writing_results(out: Path, ranks: Ranks = ALONE) -> Iterator[None]:
             with suppress(RunError):
                 write_results(out)
         raise
-    ranks.by_first(lambda: write_results(out))
+    ranks.on_rank_0(lambda: write_results(out))

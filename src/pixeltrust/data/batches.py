@@ -16,22 +16,22 @@ import torch
 from pixeltrust.config import Config
 from pixeltrust.data.cases import MIN_HELD_OUT, Case, CaseList, Cases
 from pixeltrust.data.images import read_image, resize_image, resize_labels
-from pixeltrust.data.masks import Kind, decode_labels, meaning_faults, role_faults
+from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
 from pixeltrust.data.prefetch import Places
-from pixeltrust.data.views import Views, sent, views_of
+from pixeltrust.data.views import Views, draw_views, to_device
 from pixeltrust.method.weights import Batch
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import mapped_array
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import ALONE, Ranks
-from pixeltrust.plumbing.progress import in_threads
+from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.seeds import generator
 
 CPU = torch.device("cpu")
 PIECE = 64  # cases that are looked at in one go, where many are
 
 
-class Pixels:
+class CaseCache:
     """The decoded cases at the size of training.
 
     Args:
@@ -53,7 +53,7 @@ class Pixels:
         }
         self._images, self._masks = arrays["images"], arrays["masks"]
         self._decoded = np.zeros(count, bool)
-        self._kinds: dict[str, dict[tuple[str, bool], Kind]] = {}  # of each role, one of every kind that there is
+        self._kinds: dict[str, dict[tuple[str, bool], MaskMeaning]] = {}  # of each role, one of every kind that there is
         self._decoding = Lock()  # batches are made in the background too
 
     def decode(self, indices: Sequence[int] | np.ndarray, *, show_progress: bool = False) -> None:
@@ -69,7 +69,7 @@ class Pixels:
 
     def _decode(self, missing: list[int], show_progress: bool) -> None:
         faults: list[str] = []
-        for index, outcome in in_threads(self._decode_one, missing, text="decoding", shown=show_progress):
+        for index, outcome in attempt_in_threads(self._decode_one, missing, text="decoding", shown=show_progress):
             if isinstance(outcome, PixeltrustError):
                 faults.append(outcome.fault)
             else:
@@ -85,10 +85,10 @@ class Pixels:
     def batch(self, indices: np.ndarray, device: torch.device = CPU) -> Batch:
         """The cases of `indices` (B,) as float images (B, C, H, W) of 0 … 1 and labels (B, H, W); what travels is bytes."""
         self.decode(indices)
-        images, masks = (sent(torch.from_numpy(array[indices]), device) for array in (self._images, self._masks))
+        images, masks = (to_device(torch.from_numpy(array[indices]), device) for array in (self._images, self._masks))
         return Batch(images.float().div_(255), masks, ignore_label=IGNORE)
 
-    def _decode_one(self, index: int) -> Kind:
+    def _decode_one(self, index: int) -> MaskMeaning:
         case, config = self.cases[index], self.config
         labels, kind = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
         self._images[index] = resize_image(read_image(case.image, config.channels), config.size).transpose(2, 0, 1)
@@ -124,7 +124,7 @@ def epoch_order(cases: np.ndarray, batch_size: int, update: int, seed: int, stre
     return cases[order[number * batch_size : (number + 1) * batch_size]]
 
 
-def pieces(values: np.ndarray, size: int) -> list[np.ndarray]:
+def split_in_pieces(values: np.ndarray, size: int) -> list[np.ndarray]:
     """The values in order, `size` at a time."""
     return [values[start : start + size] for start in range(0, len(values), size)]
 
@@ -134,7 +134,7 @@ def _permutation(count: int, seed: int, stream: str, number: int) -> np.ndarray:
     return generator(seed, stream, number).permutation(count)
 
 
-def held_out(clean: CaseList, config: Config, *, noisy: CaseList | None = None) -> tuple[CaseList, CaseList]:
+def hold_out(clean: CaseList, config: Config, *, noisy: CaseList | None = None) -> tuple[CaseList, CaseList]:
     """Clean cases to train on, and those held out to choose by, (train, held out).
 
     round(val_fraction × clean) are held out, whole groups only, and no group that has noisy cases, so it can be fewer; below 10
@@ -171,7 +171,7 @@ class Streams:
     def __init__(self, cases: Cases, clean: CaseList, held: CaseList, config: Config, cache: Path, ranks: Ranks = ALONE) -> None:
         self.config, self.cache, self.ranks = config, cache, ranks
         noisy = cases.of("noisy")
-        self.pixels = Pixels(noisy + clean + held, config, cache)
+        self.pixels = CaseCache(noisy + clean + held, config, cache)
         self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
         self.updates_per_epoch = -(-len(noisy) // config.batch_size)
 
@@ -194,7 +194,7 @@ class Streams:
     def clean_label(self) -> int | None:
         """The label that all counted pixels of all clean cases have, `IGNORE` where none counts; None where there are several labels."""
         labels: set[int] = set()
-        for piece in pieces(self.clean, PIECE):
+        for piece in split_in_pieces(self.clean, PIECE):
             labels |= set(self.pixels.batch(piece).masks.unique().tolist()) - {IGNORE}
             if len(labels) > 1:
                 return None
@@ -213,7 +213,7 @@ class Streams:
             cases = endless_order(self.clean, config.clean_batch_size, update, config.seed, stream)
         else:
             cases = endless_order(self.pool, config.batch_size, update, config.seed, stream)
-        return cases, views_of(len(cases), config, update, stream)
+        return cases, draw_views(len(cases), config, update, stream)
 
     def map_cases(self) -> np.ndarray:
         """Noisy cases, drawn by the seed, whose weight maps are kept."""

@@ -25,11 +25,11 @@ import pyarrow.compute as pc
 
 from pixeltrust.config import Config
 from pixeltrust.data.images import Header, case_id, image_suffix, read_header, read_image
-from pixeltrust.data.layouts import Folders, Layout, other_folders, propose_endings, propose_folders, said, without_ending
-from pixeltrust.data.masks import Kind, decode_labels, role_faults
+from pixeltrust.data.layouts import Folders, Layout, layout_options, other_folders, propose_endings, propose_folders, without_ending
+from pixeltrust.data.masks import MaskMeaning, decode_labels, role_faults
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.files import LONGEST_NAME
-from pixeltrust.plumbing.progress import in_threads
+from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.tables import read_table
 from pixeltrust.plumbing.text import CONTROL, count, some
 
@@ -213,14 +213,14 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
         DataError: lists every fault.
     """
     cases, found = _read(Path(data), ("noisy", "clean"), show_progress, layout)
-    kinds: dict[str, list[Kind]] = defaultdict(list)
+    kinds: dict[str, list[MaskMeaning]] = defaultdict(list)
     empty: Counter[str] = Counter()
     images = cases.cases.files(pd.unique(cases.cases.numbers("image")))
-    for image, picture in in_threads(read_image, images, text="decoding images", shown=show_progress):
+    for image, picture in attempt_in_threads(read_image, images, text="decoding images", shown=show_progress):
         if isinstance(picture, PixeltrustError) and image not in found.faulty:
             found.faults.append(picture.fault)
     decode = partial(_decode_mask, classes=classes, ignore_label=ignore_label)
-    for case, outcome in in_threads(decode, cases.cases, text="decoding masks", shown=show_progress):
+    for case, outcome in attempt_in_threads(decode, cases.cases, text="decoding masks", shown=show_progress):
         if isinstance(outcome, PixeltrustError):
             if case.mask not in found.faulty:
                 found.faults.append(outcome.fault)
@@ -261,8 +261,8 @@ def _read(data: Path, needed: Sequence[Role], show_progress: bool, layout: Layou
     """What can be paired, and everything that was found on the way, by names and headers."""
     found = _Findings()
     table = _table_of(data)
-    if table and said(layout):
-        raise DataError(f"{table}: a table names its files itself; leave out {', '.join(said(layout))}, which are for folders")
+    if table and layout_options(layout):
+        raise DataError(f"{table}: a table names its files itself; leave out {', '.join(layout_options(layout))}, which are for folders")
     folders = Folders.of(data, layout)
     rows = _cases_of_table(table, found) if table else _cases_of_folder(data, folders, found)
     single = _without_doubles(rows, found).by_id()
@@ -276,7 +276,7 @@ def _read(data: Path, needed: Sequence[Role], show_progress: bool, layout: Layou
     return cases, found
 
 
-def _decode_mask(case: Case, classes: int, ignore_label: int | None) -> Kind:
+def _decode_mask(case: Case, classes: int, ignore_label: int | None) -> MaskMeaning:
     return decode_labels(case.mask, classes=classes, ignore_label=ignore_label)[1]
 
 
@@ -490,7 +490,7 @@ def _compare_headers(cases: CaseList, found: _Findings, show_progress: bool) -> 
     lies = np.zeros(len(sizes), np.int8)  # 1 of a NIfTI file that says how it lies, −1 of one that does not
     turns = np.ones(len(sizes), np.int8)  # EXIF orientations
     two_colours = np.zeros(len(sizes), bool)
-    read = in_threads(read_header, cases.files(numbers), text="reading headers", shown=show_progress)
+    read = attempt_in_threads(read_header, cases.files(numbers), text="reading headers", shown=show_progress)
     for number, (path, header) in zip(numbers, read, strict=True):
         if isinstance(header, Header):
             sizes[number], turns[number], two_colours[number] = header.size, header.orientation, header.two_colours

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
-from pixeltrust.plumbing.files import replacing
+from pixeltrust.plumbing.files import write_atomically
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".nii.gz", ".nii")
 STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
@@ -198,7 +198,7 @@ def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None 
     beside = PngInfo()
     for key, value in (text or {}).items():
         beside.add_text(key, value)
-    with replacing(path) as unfinished:
+    with write_atomically(path) as unfinished:
         Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=beside)
 
 
@@ -246,22 +246,22 @@ def decode_alpha(content: bytes, size: tuple[int, int]) -> np.ndarray:
         raise DataError(f"it is not a PNG that can be read: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def encoded(pixels: np.ndarray, form: str, **how: int) -> bytes:
+def encode_image(pixels: np.ndarray, form: str, **how: int) -> bytes:
     """uint8 (H, W) or (H, W, 3) as the bytes of a PNG or JPEG, `how` by the names of Pillow."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format=form, **how)
     return file.getvalue()
 
 
-def decoded(png: bytes) -> np.ndarray:
-    """What `encoded` made of pixels as PNG."""
+def decode_png(png: bytes) -> np.ndarray:
+    """What `encode_image` made of pixels as PNG."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as opened:
         return np.array(opened)
 
 
 def write_jpeg(path: Path, pixels: np.ndarray, *, quality: int = 95) -> None:
     """Write uint8 (H, W, 3) as JPEG with its colours at full resolution, whole or not at all."""
-    with replacing(path) as unfinished:
+    with write_atomically(path) as unfinished:
         Image.fromarray(pixels).save(unfinished, format="JPEG", quality=quality, subsampling=0)
 
 

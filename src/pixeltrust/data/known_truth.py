@@ -12,10 +12,10 @@ import numpy as np
 
 from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import read_size
-from pixeltrust.data.layouts import best_ending
+from pixeltrust.data.layouts import find_best_ending
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
-from pixeltrust.plumbing.progress import faults_of, in_threads
+from pixeltrust.plumbing.progress import attempt_in_threads, faults_of
 from pixeltrust.plumbing.tables import read_table
 
 
@@ -38,7 +38,7 @@ def read_source(source: Path, *, show_progress: bool = True) -> list[SourceCase]
     faults: list[str] = []
     images, masks = (_listed(source / part, faults) for part in ("images", "masks"))
     splits = _read_splits(source / "split.csv", faults)
-    found = (best_ending(masks.keys() - images.keys(), images), best_ending(images.keys() - masks.keys(), masks))
+    found = (find_best_ending(masks.keys() - images.keys(), images), find_best_ending(images.keys() - masks.keys(), masks))
     for ending in [ending for ending, matched in found if len(matched) > 1]:
         faults.append(f"{source}: masks and images match once `{ending}` is taken off their names; rename them")
     lone = "images without a mask", "masks without an image"
@@ -49,7 +49,7 @@ def read_source(source: Path, *, show_progress: bool = True) -> list[SourceCase]
         faults += [f"{source / 'split.csv'}: {one} has no files" for one in splits if one not in images.keys() | masks.keys()]
         faults += [f"{images[one]}: has no row in {source / 'split.csv'}" for one in paired if one not in splits]
     cases = [SourceCase(one, images[one], masks[one], splits is None or splits.get(one) == "train") for one in paired]
-    for _, outcome in in_threads(_check_files, cases, text="checking", shown=show_progress):
+    for _, outcome in attempt_in_threads(_check_files, cases, text="checking", shown=show_progress):
         faults += faults_of(outcome) if isinstance(outcome, PixeltrustError) else []
     if faults:
         raise DataError(f"{source}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", faults)

@@ -48,7 +48,7 @@ class Folders:
 
     paths: Mapping[str, Path]
     """By the names of `PARTS`."""
-    said: frozenset[str]
+    layout_options: frozenset[str]
     """The parts that the user has named."""
     endings: Mapping[str, tuple[str, ...]]
 
@@ -60,25 +60,25 @@ class Folders:
             DataError: a folder that was named is not there, or stands for two parts.
         """
         paths = {part: data / (layout.get(part) or part) for part in PARTS}  # type: ignore[operator]
-        said = frozenset(part for part in PARTS if layout.get(part))
+        layout_options = frozenset(part for part in PARTS if layout.get(part))
         real: dict[str, str] = {}
         for part, path in paths.items():
-            if part in said and not path.is_dir():
+            if part in layout_options and not path.is_dir():
                 raise DataError(f"{path}: there is no such folder; --{part} counts from {data} (or is absolute){_found_in(data)}")
             other = real.setdefault(os.path.realpath(path), part)
             if other != part:
                 raise DataError(f"{path}: the folder of {other} cannot be that of {part} too")
-        masks, images = (several(layout.get(name, ())) for name in ("mask_suffix", "image_suffix"))  # type: ignore[arg-type]
-        return cls(paths, said, {part: images if part == "images" else masks for part in PARTS})
+        masks, images = (as_endings(layout.get(name, ())) for name in ("mask_suffix", "image_suffix"))  # type: ignore[arg-type]
+        return cls(paths, layout_options, {part: images if part == "images" else masks for part in PARTS})
 
 
-def said(layout: Layout) -> list[str]:
+def layout_options(layout: Layout) -> list[str]:
     """The layout as options on the command line; empty where all is as usual."""
-    values = {name: several(value) if name.endswith("suffix") else [str(value)] for name, value in layout.items() if value}  # type: ignore[arg-type]
-    return [option(f"--{name.replace('_', '-')}", value) for name, each in values.items() for value in each]
+    values = {name: as_endings(value) if name.endswith("suffix") else [str(value)] for name, value in layout.items() if value}  # type: ignore[arg-type]
+    return [suffix_option(f"--{name.replace('_', '-')}", value) for name, each in values.items() for value in each]
 
 
-def several(endings: str | Iterable[str]) -> tuple[str, ...]:
+def as_endings(endings: str | Iterable[str]) -> tuple[str, ...]:
     """One ending or several, as a tuple."""
     return tuple(ending for ending in ([endings] if isinstance(endings, str) else endings) if ending)
 
@@ -101,14 +101,14 @@ def propose_endings(masks: Collection[str], images: Collection[str]) -> list[Pro
     """How masks without an image would have one, by the ids of both."""
     alone, proposals = set(masks), []
     for _ in range(_MOST_ENDINGS):
-        ending, matched = best_ending(alone, images)
+        ending, matched = find_best_ending(alone, images)
         if ending:
-            words = f"{_match(len(matched))} once `{ending}` is taken off: use {option('--mask-suffix', ending)}"
+            words = f"{_match(len(matched))} once `{ending}` is taken off: use {suffix_option('--mask-suffix', ending)}"
             proposals.append(Proposal(matched, words))
             alone -= set(matched)
-    ending, longer = best_ending(images, alone)
+    ending, longer = find_best_ending(images, alone)
     if ending:
-        words = f"{_match(len(longer))} once `{ending}` is taken off the images' names: use {option('--image-suffix', ending)}"
+        words = f"{_match(len(longer))} once `{ending}` is taken off the images' names: use {suffix_option('--image-suffix', ending)}"
         proposals.append(Proposal([image.removesuffix(ending) for image in longer], words))
     both = None if proposals else _endings_of_both(alone, images)
     return [both] if both else proposals
@@ -122,12 +122,12 @@ def _endings_of_both(masks: Collection[str], images: Collection[str]) -> Proposa
     matched = [mask for mask in masks if mask.removesuffix(ends[0]) in stems]
     if not matched:
         return None
-    options = f"{option('--mask-suffix', ends[0])} {option('--image-suffix', ends[1])}"
+    options = f"{suffix_option('--mask-suffix', ends[0])} {suffix_option('--image-suffix', ends[1])}"
     words = f"{_match(len(matched))} once `{ends[0]}` is taken off the masks' names and `{ends[1]}` off the images': use {options}"
     return Proposal(matched, words)
 
 
-def best_ending(longer: Iterable[str], shorter: Collection[str]) -> tuple[str, list[str]]:
+def find_best_ending(longer: Iterable[str], shorter: Collection[str]) -> tuple[str, list[str]]:
     """The ending without which most of the longer ids are one of the shorter ones, and those ids; one of digits alone is a number."""
     known, found = set(shorter), defaultdict(list)
     for identity in sorted(longer):
@@ -148,7 +148,7 @@ def _match(number: int) -> str:
     return f"{count(number, 'mask')} {'matches' if number == 1 else 'match'} an image"
 
 
-def option(name: str, ending: str) -> str:
+def suffix_option(name: str, ending: str) -> str:
     """As it is to be typed."""
     return f"{name}{'=' if ending.startswith('-') else ' '}{shlex.quote(ending)}"
 
@@ -162,7 +162,7 @@ def propose_folders(data: Path, folders: Folders, missing: Collection[str]) -> s
     for part in [part for part in PARTS if part in missing]:
         fitting = [name for other in _OTHER_NAMES[part] for name in others if name.lower() == other]
         if fitting:
-            options.append(option(f"--{part}", fitting[0]))
+            options.append(suffix_option(f"--{part}", fitting[0]))
         elif part != "test":
             options.append(f"--{part} DIR")
     return f"{_found_in(data, others)}; if these are meant, name them: {' '.join(options)}"

@@ -20,7 +20,7 @@ _SMEARED = 8  # so many values, up to above 200, are grey levels
 
 
 @dataclass(frozen=True)
-class Kind:
+class MaskMeaning:
     """What 255 means in one file."""
 
     path: Path
@@ -29,19 +29,19 @@ class Kind:
     """Whether a counted pixel of it has a label other than 0."""
 
 
-def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ignore: bool = True) -> tuple[np.ndarray, Kind]:
-    """A mask file as labels uint8 (H, W), and what 255 means in the file; see `labels_of`.
+def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ignore: bool = True) -> tuple[np.ndarray, MaskMeaning]:
+    """A mask file as labels uint8 (H, W), and what 255 means in the file; see `read_values`.
 
     Raises:
         DataError: the file cannot be read, or holds a value that no class has.
     """
     values = read_labels(path)
     try:
-        labels, meaning = labels_of(values, classes=classes, ignore_label=ignore_label, may_ignore=may_ignore)
+        labels, meaning = read_values(values, classes=classes, ignore_label=ignore_label, may_ignore=may_ignore)
     except ValueError as error:
         kind, repair = _diagnosis(np.unique(values).tolist(), classes=classes, may_ignore=may_ignore)
         raise DataError(Fault(f"{path}: {error}", kind=kind, repair=repair)) from None
-    return labels, Kind(path, meaning, bool(((labels > 0) & (labels < IGNORE)).any()))
+    return labels, MaskMeaning(path, meaning, bool(((labels > 0) & (labels < IGNORE)).any()))
 
 
 def foreground(path: Path, config: Config) -> np.ndarray:
@@ -54,7 +54,9 @@ def foreground(path: Path, config: Config) -> np.ndarray:
     return (labels > 0) & (labels < IGNORE)
 
 
-def labels_of(values: np.ndarray, *, classes: int, ignore_label: int | None = None, may_ignore: bool = True) -> tuple[np.ndarray, Meaning]:
+def read_values(
+    values: np.ndarray, *, classes: int, ignore_label: int | None = None, may_ignore: bool = True
+) -> tuple[np.ndarray, Meaning]:
     """A mask's values as labels 0 … max(classes, 2) − 1 and 255 for ignored, and what 255 means among the values.
 
     With one class there are 0 and at most one other value, which is the foreground (255 too); of exactly 0, 1 and 255
@@ -94,19 +96,19 @@ def _ignored_value(present: Collection[int], classes: int, ignore_label: int | N
     return IGNORE if classes > 1 or present == {0, 1, IGNORE} else None
 
 
-def mixture_faults(kinds: Iterable[Kind]) -> list[Fault]:
+def mixture_faults(kinds: Iterable[MaskMeaning]) -> list[Fault]:
     """A fault if files that belong together disagree about 255, or if all that they hold beside 0 is a 255 that is ignored."""
     kinds = list(kinds)
     return meaning_faults(kinds) or _ignored_alone(kinds, "masks")
 
 
-def role_faults(kinds: Mapping[str, Sequence[Kind]]) -> list[Fault]:
+def role_faults(kinds: Mapping[str, Sequence[MaskMeaning]]) -> list[Fault]:
     """The faults of `mixture_faults`, of all masks together and of those of each role alone."""
     together = meaning_faults(chain.from_iterable(kinds.values()))
     return together or [fault for role, of_role in kinds.items() for fault in _ignored_alone(of_role, f"{role} masks")]
 
 
-def _ignored_alone(kinds: Sequence[Kind], what: str) -> list[Fault]:
+def _ignored_alone(kinds: Sequence[MaskMeaning], what: str) -> list[Fault]:
     ignored = [kind.path for kind in kinds if kind.meaning == "ignored"]
     if not ignored or any(kind.labelled for kind in kinds):
         return []
@@ -142,7 +144,7 @@ def _diagnosis(present: Sequence[int], *, classes: int, may_ignore: bool) -> tup
     )
 
 
-def meaning_faults(kinds: Iterable[Kind]) -> list[Fault]:
+def meaning_faults(kinds: Iterable[MaskMeaning]) -> list[Fault]:
     """A fault if 255 is the foreground of some files and ignored in others: which one a file of 0 and 255 means is then unknown."""
     by_meaning = {kind.meaning: kind for kind in kinds}
     if "foreground" in by_meaning and "ignored" in by_meaning:

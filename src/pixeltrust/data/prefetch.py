@@ -45,7 +45,7 @@ class Feed:
     ranks: Ranks = ALONE
 
 
-class Ahead:
+class Prefetcher:
     """Makes batches one update ahead, in one thread that ends with the block.
 
     What is asked for in one update is made for the next one while the step runs; what was not foreseen is made when asked for. A
@@ -69,7 +69,7 @@ class Ahead:
             self._made[stream] = update + 1, self._thread.submit(self._make, stream, update + 1)
         return batch
 
-    def __enter__(self) -> "Ahead":
+    def __enter__(self) -> "Prefetcher":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

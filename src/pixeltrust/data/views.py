@@ -56,42 +56,42 @@ class Views:
             inside = (grid.abs() <= 1).all(-1)
             masks = torch.where(inside, _sampled(masks[:, None], grid, "nearest")[:, 0], IGNORE).to(masks.dtype)
         if self.tints is not None:
-            contrast, tint = sent(self.tints.to(images.dtype), images.device)[:, :, None, None].split((1, images.shape[1]), 1)
+            contrast, tint = to_device(self.tints.to(images.dtype), images.device)[:, :, None, None].split((1, images.shape[1]), 1)
             mean = images.mean((2, 3), keepdim=True)
             images = ((images - mean) * contrast + mean + tint).clamp(0, 1)
         return batch if images is batch.images else Batch(images, masks, batch.ignore_label)
 
-    def forth(self, values: Tensor) -> Tensor:
+    def to_shown(self, values: Tensor) -> Tensor:
         """Upright values as they are shown."""
         values = self._turned(values, self.turns)
         return values if self.lenses is None else _sampled(values, _grid(self.lenses, values), "bilinear")
 
-    def back(self, values: Tensor) -> Tensor:
+    def to_upright(self, values: Tensor) -> Tensor:
         """Shown values as they are upright; 0 outside of what is shown."""
         if self.lenses is not None:
             values = _sampled(values, _grid(_undoing(self.lenses), values), "bilinear", outside="zeros")
         return self._turned(values, INVERSE[self.turns])
 
     def _turned(self, values: Tensor, turns: np.ndarray) -> Tensor:
-        return turned(values, turns) if turns.any() else values
+        return turn_images(values, turns) if turns.any() else values
 
 
-def views_of(count: int, config: Config, update: int, stream: str) -> Views:
+def draw_views(count: int, config: Config, update: int, stream: str) -> Views:
     """How an update shows the `count` images of a stream; what is drawn depends on seed, stream and update alone."""
     draws = generator(config.seed, "augment", stream, update)
-    turns = np.zeros(count, int) if config.augment == "none" else drawn_turns(count, config.size, draws)
+    turns = np.zeros(count, int) if config.augment == "none" else draw_turns(count, config.size, draws)
     if config.jitter == "none" or (config.jitter == "clean" and stream != "clean"):
         return Views(turns)
-    return Views(turns, drawn_lenses(count, config.size, draws), drawn_tints(count, config.channels, draws))
+    return Views(turns, draw_lenses(count, config.size, draws), draw_tints(count, config.channels, draws))
 
 
-def drawn_turns(count: int, size: tuple[int, int], draws: np.random.Generator) -> np.ndarray:
+def draw_turns(count: int, size: tuple[int, int], draws: np.random.Generator) -> np.ndarray:
     """A random symmetry (0 … 7) for each of `count` images; where height and width differ, no quarter turns."""
     turns = draws.integers(0, TURNS, count)
     return turns if size[0] == size[1] else turns - turns % 2
 
 
-def drawn_lenses(count: int, size: tuple[int, int], draws: np.random.Generator) -> Tensor:
+def draw_lenses(count: int, size: tuple[int, int], draws: np.random.Generator) -> Tensor:
     """A random zoom, rotation and shift for each of `count` images of (H, W) pixels, (count, 2, 3)."""
     zoom, angle = draws.uniform(*ZOOM, count), np.radians(draws.uniform(-ROTATION, ROTATION, count))
     aspect = size[0] / size[1]
@@ -101,15 +101,15 @@ def drawn_lenses(count: int, size: tuple[int, int], draws: np.random.Generator) 
     return torch.from_numpy(np.concatenate([np.stack(rows), shift[:, None]], 1).transpose(2, 0, 1).copy())
 
 
-def drawn_tints(count: int, channels: int, draws: np.random.Generator) -> Tensor:
+def draw_tints(count: int, channels: int, draws: np.random.Generator) -> Tensor:
     """A random contrast and tint for each of `count` images, (count, 1 + channels)."""
     return torch.from_numpy(np.hstack([draws.uniform(*CONTRAST, (count, 1)), draws.uniform(-TINT, TINT, (count, channels))]))
 
 
-def turned(values: Tensor, turns: np.ndarray) -> Tensor:
+def turn_images(values: Tensor, turns: np.ndarray) -> Tensor:
     """Each of (B, …, H, W) by its own symmetry: quarter turns, then a mirror."""
     result = torch.empty_like(values)
-    order = sent(torch.from_numpy(np.argsort(turns, kind="stable")), values.device)
+    order = to_device(torch.from_numpy(np.argsort(turns, kind="stable")), values.device)
     distinct, counts = np.unique(turns, return_counts=True)
     for turn, chosen in zip(distinct, order.split(counts.tolist()), strict=True):
         part = values[chosen]
@@ -119,7 +119,7 @@ def turned(values: Tensor, turns: np.ndarray) -> Tensor:
     return result
 
 
-def sent(values: Tensor, device: torch.device) -> Tensor:
+def to_device(values: Tensor, device: torch.device) -> Tensor:
     """The tensor on the device; nothing here waits for its work."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
@@ -128,7 +128,7 @@ def _grid(lenses: Tensor, values: Tensor) -> Tensor:
     """Where each shown pixel lies in its turned image, (B, H, W, 2), x and y in −1 … 1, of the values' device and (if float) dtype."""
     dtype = values.dtype if values.is_floating_point() else torch.float32
     height, width = values.shape[-2:]
-    return functional.affine_grid(sent(lenses.to(dtype), values.device), [len(values), 1, height, width], align_corners=False)
+    return functional.affine_grid(to_device(lenses.to(dtype), values.device), [len(values), 1, height, width], align_corners=False)
 
 
 def _sampled(values: Tensor, grid: Tensor, mode: str, *, outside: str = "border") -> Tensor:

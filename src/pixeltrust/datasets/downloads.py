@@ -21,7 +21,7 @@ import pooch
 import requests
 
 from pixeltrust.plumbing.errors import FetchError, RunError
-from pixeltrust.plumbing.files import alone, write_whole
+from pixeltrust.plumbing.files import exclusive_lock, write_file
 
 UNFINISHED = ".unfinished"
 Tell = Callable[[int, str], None]
@@ -132,7 +132,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         try:
             unfinished.mkdir(parents=True, exist_ok=True)
             occupied = f"{folder}: another process is downloading into it; wait for its end, or choose another folder"
-            held.enter_context(alone(unfinished / "lock", occupied))
+            held.enter_context(exclusive_lock(unfinished / "lock", occupied))
             for orphan in unfinished.glob("tmp*"):  # pooch's, of a process that was killed
                 orphan.unlink()
         except OSError as error:
@@ -217,7 +217,7 @@ class _Resuming:
     def _begin(self, version: _Version) -> None:
         # In this order: a kill in between must not leave old bytes with the new file's record.
         _part(self.file).write_bytes(b"")
-        write_whole(_record(self.file), json.dumps(asdict(version)))
+        write_file(_record(self.file), json.dumps(asdict(version)))
 
     def _receive(self, response: requests.Response) -> None:
         with _part(self.file).open("ab") as part:

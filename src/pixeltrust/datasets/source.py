@@ -27,8 +27,8 @@ from pixeltrust.datasets.downloads import Patience, alone_in, download, held_byt
 from pixeltrust.datasets.published import DATASETS, Archive, Dataset
 from pixeltrust.datasets.zips import Member
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
-from pixeltrust.plumbing.files import check_free, whole_folder, write_whole
-from pixeltrust.plumbing.progress import all_in_threads, progress_bar
+from pixeltrust.plumbing.files import fill_folder_atomically, require_free, write_file
+from pixeltrust.plumbing.progress import map_in_threads, progress_bar
 from pixeltrust.plumbing.text import count
 
 RECORD = "fetched.json"
@@ -143,7 +143,7 @@ def _beside(out: Path) -> Path:
 
 def _check_places(work: _Work) -> None:
     """Before anything is downloaded, not after it."""
-    check_free(work.out)
+    require_free(work.out)
     if work.folder.resolve().is_relative_to(work.out.resolve()):
         raise RunError(f"{work.folder}: lies in {work.out}, which is to hold the source alone; choose another folder for the archives")
 
@@ -247,7 +247,7 @@ def _make(work: _Work) -> Fetched:
         target = work.out.resolve()
         for orphan in target.parent.glob(f".{glob.escape(target.name)}.unfinished-*"):  # of a process that was killed
             shutil.rmtree(orphan, ignore_errors=True)
-        with whole_folder(work.out) as folder:
+        with fill_folder_atomically(work.out) as folder:
             _write(cases, folder, work)
             fetched = _fetched(work, cases, listing)
             _write_record(fetched, folder)
@@ -276,10 +276,10 @@ def _write(cases: list[Case], folder: Path, work: _Work) -> None:
         (folder / name).mkdir()
     write = _write_published if work.size is None else partial(_write_reduced, size=work.size)
     complaint = f"{work.dataset.name}: these files of the archives in {work.folder} cannot be used"
-    all_in_threads(lambda case: write(case, folder), cases, text="unpacking", complaint=complaint, shown=work.show_progress)
+    map_in_threads(lambda case: write(case, folder), cases, text="unpacking", complaint=complaint, shown=work.show_progress)
     (folder / "packed").rmdir()
     lines = ["id,split", *(f"{case.id},{case.split}" for case in cases)]
-    write_whole(folder / "split.csv", "\n".join(lines) + "\n")
+    write_file(folder / "split.csv", "\n".join(lines) + "\n")
 
 
 def _write_published(case: Case, folder: Path) -> None:
@@ -330,4 +330,4 @@ def _read_mask(file: Path) -> np.ndarray:
 
 def _write_record(fetched: Fetched, folder: Path) -> None:
     record = {name: value for name, value in asdict(fetched).items() if name not in ("out", "archives", "earlier")}
-    write_whole(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    write_file(folder / RECORD, json.dumps(record, indent=2) + "\n")

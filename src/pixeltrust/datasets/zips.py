@@ -16,7 +16,7 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 from rich.filesize import decimal
 
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.plumbing.files import replacing
+from pixeltrust.plumbing.files import write_atomically
 
 MAX_MEMBERS = 50_000  # of an archive
 MAX_MEMBER_BYTES = 1 << 28  # unpacked
@@ -51,7 +51,7 @@ class Member:
             DataError: it is broken.
         """
         try:
-            with self._opened() as packed, replacing(to) as unfinished, unfinished.open("wb") as file:
+            with self._opened() as packed, write_atomically(to) as unfinished, unfinished.open("wb") as file:
                 shutil.copyfileobj(packed, file, 1 << 20)
                 if file.tell() != self.info.file_size:
                     raise BadZipFile("it is shorter than the archive's list says")

@@ -30,7 +30,7 @@ from pixeltrust.metrics import bootstrap_interval, confusion, dice, mean_of_defi
 from pixeltrust.noise.simulate import simulate
 from pixeltrust.pages.pieces import write_page
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.plumbing.files import link_or_copy, make_folder, write_whole
+from pixeltrust.plumbing.files import link_or_copy, make_folder, write_file
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import predict
 from pixeltrust.training.run_folder import Run
@@ -218,7 +218,7 @@ class _Work:
             true, given = (foreground(self.out / folder / name, config) for folder in ("source/masks", "data/noisy"))
             mended = read_labels(out / "mended" / name) > 0
             rows.append({"id": case.id, "given": _dice(given, true), "mended": _dice(mended, true)})
-        write_whole(table, pd.DataFrame(rows).to_csv(index=False))
+        write_file(table, pd.DataFrame(rows).to_csv(index=False))
         self.record["finished"] = True
         self._write_record()
 
@@ -257,7 +257,7 @@ class _Work:
         return folder
 
     def _write_record(self) -> None:
-        write_whole(self.out / "demo.json", json.dumps(self.record, indent=2) + "\n")
+        write_file(self.out / "demo.json", json.dumps(self.record, indent=2) + "\n")
 
 
 def _dice(mask: np.ndarray, true: np.ndarray) -> float:

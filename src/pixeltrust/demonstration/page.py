@@ -15,19 +15,19 @@ from pixeltrust.data.images import case_id, image_suffix, read_image
 from pixeltrust.data.masks import foreground
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 from pixeltrust.pages.charts import dice_strips, differences, training_curves
-from pixeltrust.pages.numbers import number
+from pixeltrust.pages.numbers import format_number
 from pixeltrust.pages.pieces import (
+    GalleryCase,
     Number,
     Panel,
-    Shown,
     cases_by_role,
-    facts,
-    interval,
-    many,
-    outlined,
-    per_update,
-    pictures,
-    rendered,
+    count_cases,
+    draw_outlines,
+    embed_charts,
+    format_interval,
+    list_settings,
+    render_page,
+    seconds_per_update,
 )
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.training.run_folder import Run
@@ -57,7 +57,7 @@ def demo_page(folder: Path) -> str:
     plain, trust = (scores[method]["dice"].to_numpy(float) for method in METHODS)
     drawn = _Drawn(folder, runs["trust"], scores)
     masks = _read(folder / "masks.csv").set_index("id")
-    return rendered(
+    return render_page(
         "demo.html",
         headline=_demo_headline(plain, trust),
         story=_demo_story(folder, record, histories),
@@ -65,12 +65,14 @@ def demo_page(folder: Path) -> str:
         masks=_mask_numbers(masks),
         audited=[drawn.audited(one, masks) for one in evenly_spread(masks["mended"] - masks["given"], AUDITED)],
         review=review_command(folder.resolve() / "audit"),
-        case_charts=pictures([dice_strips({"plain": plain, "trust": trust}), differences(trust - plain, better="trust", worse="plain")]),
+        case_charts=embed_charts(
+            [dice_strips({"plain": plain, "trust": trust}), differences(trust - plain, better="trust", worse="plain")]
+        ),
         table=_table(scores),
         notes=_undefined_notes(scores),
-        curves=pictures(training_curves(histories)),
+        curves=embed_charts(training_curves(histories)),
         test=[drawn.test(one) for one in evenly_spread(pd.Series(trust - plain, index=scores["trust"]["id"]), TEST_CASES)],
-        facts=facts(runs["trust"].config(), leave_out=("method",)),
+        facts=list_settings(runs["trust"].config(), leave_out=("method",)),
     )
 
 
@@ -112,15 +114,15 @@ def _demo_headline(plain: np.ndarray, trust: np.ndarray) -> str:
 def _demo_story(folder: Path, record: Mapping[str, Any], histories: Mapping[str, pd.DataFrame]) -> str:
     counts = cases_by_role(Run(folder / "runs" / "trust").read_table("cases.csv"))
     updates = int(histories["trust"]["update"].iloc[-1])
-    noise = f"{many(counts['noisy'], 'noisy')} carry masks that were spoiled on purpose ({record['plan']['noise']} noise)"
+    noise = f"{count_cases(counts['noisy'], 'noisy')} carry masks that were spoiled on purpose ({record['plan']['noise']} noise)"
     agreement = _agreement(folder)
     watched = f" ({counts['held out']} of them are held out of training, to watch it by)" if counts["held out"] else ""
     return (
-        f"{noise}{agreement}; {many(counts['clean'] + counts['held out'], 'clean')} keep their true masks{watched}. "
+        f"{noise}{agreement}; {count_cases(counts['clean'] + counts['held out'], 'clean')} keep their true masks{watched}. "
         f"One network ({record['plan']['model']}) was trained twice from the same start, {updates:,} updates each: "
         "once with all masks counting alike; once with trust, where every step asks of each noisy pixel whether learning from it helps on "
         "the clean cases, remembers the answers, and lets the pixel count by them. "
-        f"Then both were measured on {many(counts['test'], 'test')} that neither had seen."
+        f"Then both were measured on {count_cases(counts['test'], 'test')} that neither had seen."
     )
 
 
@@ -133,15 +135,15 @@ def _agreement(folder: Path) -> str:
 
 
 def _demo_numbers(plain: np.ndarray, trust: np.ndarray, histories: Mapping[str, pd.DataFrame]) -> list[Number]:
-    cost = {method: per_update(history) for method, history in histories.items()}
+    cost = {method: seconds_per_update(history) for method, history in histories.items()}
     difference = trust - plain
     return [
-        Number(what="Dice, plain training", value=f"{mean_of_defined(plain):.3f}", interval=interval(plain), method="plain"),
-        Number(what="Dice, with trust", value=f"{mean_of_defined(trust):.3f}", interval=interval(trust), method="trust"),
+        Number(what="Dice, plain training", value=f"{mean_of_defined(plain):.3f}", interval=format_interval(plain), method="plain"),
+        Number(what="Dice, with trust", value=f"{mean_of_defined(trust):.3f}", interval=format_interval(trust), method="trust"),
         Number(
             what="Difference, case by case",
-            value=number(mean_of_defined(difference), signed=True),
-            interval=interval(difference, signed=True),
+            value=format_number(mean_of_defined(difference), signed=True),
+            interval=format_interval(difference, signed=True),
         ),
         Number(
             what="Cost of an update",
@@ -155,8 +157,8 @@ def _mask_numbers(masks: pd.DataFrame) -> list[Number]:
     given, mended = (masks[name].to_numpy(float) for name in ("given", "mended"))
     nearer, farther = int((mended > given).sum()), int((mended < given).sum())
     return [
-        Number(what="Dice of the masks as given", value=f"{mean_of_defined(given):.3f}", interval=interval(given)),
-        Number(what="Dice of the mended masks", value=f"{mean_of_defined(mended):.3f}", interval=interval(mended), method="trust"),
+        Number(what="Dice of the masks as given", value=f"{mean_of_defined(given):.3f}", interval=format_interval(given)),
+        Number(what="Dice of the mended masks", value=f"{mean_of_defined(mended):.3f}", interval=format_interval(mended), method="trust"),
         Number(what="Nearer to the truth", value=f"{nearer:,}", interval=f"of {len(masks):,} masks; {farther:,} are farther from it"),
     ]
 
@@ -168,8 +170,8 @@ def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
         columns = ((plain, False), (trust, False), (trust - plain, True))
         cells = [
             {
-                "value": number(mean_of_defined(values), digits=digits, signed=signed),
-                "interval": interval(values, digits=digits, signed=signed),
+                "value": format_number(mean_of_defined(values), digits=digits, signed=signed),
+                "interval": format_interval(values, digits=digits, signed=signed),
             }
             for values, signed in columns
         ]
@@ -181,7 +183,8 @@ def _undefined_notes(scores: Mapping[str, pd.DataFrame]) -> Iterable[str]:
     for method, table in scores.items():
         missing = int((table["surface_distance"].isna() & table["dice"].notna()).sum())
         if missing:
-            yield f"{method}: {many(missing, 'test')} with nothing found, so Dice 0 and no distance; the mean distance leaves them out."
+            cases = count_cases(missing, "test")
+            yield f"{method}: {cases} with nothing found, so Dice 0 and no distance; the mean distance leaves them out."
 
 
 class _Drawn:
@@ -195,29 +198,29 @@ class _Drawn:
         self.audit = read_record(folder / "audit")
         self.cases = {row["id"]: row for row in read_audit_cases(folder / "audit").to_dict("records")}
 
-    def audited(self, one: str, masks: pd.DataFrame) -> Shown:
+    def audited(self, one: str, masks: pd.DataFrame) -> GalleryCase:
         if one not in self.cases:
             raise RunError(f"{self.folder / 'audit'}: has no case {one}, which masks.csv has; remove both and run the demo again")
         panels = audited_case(self.folder / "audit", self.audit, self.cases[one]).panels
-        true = outlined("true mask", f"the true mask of {one}", self._image(one), true=self._labels("source/masks", one))
-        given, mended = (number(float(masks[name][one])) for name in ("given", "mended"))
-        return Shown(title=one, panels=[*panels, true], note=f"Dice {given} as given, {mended} mended")
+        true = draw_outlines("true mask", f"the true mask of {one}", self._image(one), true=self._labels("source/masks", one))
+        given, mended = (format_number(float(masks[name][one])) for name in ("given", "mended"))
+        return GalleryCase(title=one, panels=[*panels, true], note=f"Dice {given} as given, {mended} mended")
 
-    def test(self, one: str) -> Shown:
+    def test(self, one: str) -> GalleryCase:
         image, true = self._image(one), self._labels("source/masks", one)
         panels = [
-            outlined("image", f"the image of {one}", image),
-            outlined("true mask", f"the true mask of {one}", image, true=true),
+            draw_outlines("image", f"the image of {one}", image),
+            draw_outlines("true mask", f"the true mask of {one}", image, true=true),
             *self._predictions(one, image, true),
         ]
         difference = self.dice["trust"][one] - self.dice["plain"][one]
-        return Shown(title=one, panels=panels, note=f"difference in Dice {number(difference, signed=True)}")
+        return GalleryCase(title=one, panels=panels, note=f"difference in Dice {format_number(difference, signed=True)}")
 
     def _predictions(self, one: str, image: np.ndarray, true: np.ndarray) -> Iterable[Panel]:
         for method in METHODS:
             text = f"the mask that the {method} network predicts for {one}, over the true one in white"
             masks = {"true": true, method: self._labels(f"predictions/{method}", one)}
-            yield outlined(method, text, image, note=f"Dice {self.dice[method][one]:.3f}", **masks)
+            yield draw_outlines(method, text, image, note=f"Dice {self.dice[method][one]:.3f}", **masks)
 
     def _image(self, one: str) -> np.ndarray:
         return read_image(self._path("source/images", one))

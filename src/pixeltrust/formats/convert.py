@@ -11,15 +11,15 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 
 from pixeltrust.data.images import read_labels, write_png
-from pixeltrust.data.masks import Kind, mixture_faults
+from pixeltrust.data.masks import MaskMeaning, mixture_faults
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
 from pixeltrust.formats.annotations import IGNORED, Found, Masked, told, writable
 from pixeltrust.formats.documents import read_json
 from pixeltrust.formats.origins import MOST_LABELS, Origin, annotation_origin, annotations_of, mask_origin
 from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError, RunError
-from pixeltrust.plumbing.files import check_free, make_folder, whole_folder, write_whole
+from pixeltrust.plumbing.files import fill_folder_atomically, make_folder, require_free, write_file
 from pixeltrust.plumbing.labels import IGNORE
-from pixeltrust.plumbing.progress import faults_of, in_threads
+from pixeltrust.plumbing.progress import attempt_in_threads, faults_of
 from pixeltrust.plumbing.text import count, some
 
 READ = ("png", "audit", "coco", "label-studio", "cvat", "fiftyone")
@@ -59,7 +59,7 @@ class _Done:
     cases: list[tuple[Masked, Any]] = field(default_factory=list)
     found: Found = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
-    kinds: list[Kind] = field(default_factory=list)
+    kinds: list[MaskMeaning] = field(default_factory=list)
     empty: int = 0
     ignores: bool = False
     without_mask: list[str] = field(default_factory=list)
@@ -167,7 +167,7 @@ def _target(to: str | None, source_format: str, source: Path) -> str:
 
 def _check_out(out: Path, to: str) -> None:
     if to in ("png", "fiftyone"):
-        check_free(out)
+        require_free(out)
     elif out.exists() or out.is_symlink():
         raise RunError(f"{out}: exists; choose another name or remove it")
 
@@ -194,7 +194,7 @@ def _written(ready: Origin, out: Path, to: str, *, show_progress: bool) -> Conve
     names = {number: name for name, number in reversed(ready.labels.items())} | {IGNORE: IGNORED}  # of joined labels the first
     names = dict(sorted(names.items()))
     if to == "png":
-        with whole_folder(out) as folder:
+        with fill_folder_atomically(out) as folder:
 
             def write(masked: Masked, _names: Mapping[int, str], _found: Found) -> bool:
                 plain = binary and not (masked.labels == IGNORE).any()
@@ -232,7 +232,7 @@ def _encoded(
     """
     done = _Done(faults=list(ready.faults))
 
-    def work(case: Any) -> tuple[Masked, Any, list[Kind], Found, bool, bool] | tuple[str, Found]:
+    def work(case: Any) -> tuple[Masked, Any, list[MaskMeaning], Found, bool, bool] | tuple[str, Found]:
         masked, kinds, found = ready.decode(case)
         if masked is None:
             return case.name, found
@@ -247,7 +247,7 @@ def _encoded(
         pixels = np.broadcast_to(np.zeros(1, np.uint8), masked.labels.shape)
         return replace(masked, labels=pixels, given=None), encoded, kinds, found, ignores, empty
 
-    for _, outcome in in_threads(work, ready.cases, text="converting", shown=shown):
+    for _, outcome in attempt_in_threads(work, ready.cases, text="converting", shown=shown):
         if isinstance(outcome, PixeltrustError):
             done.faults += faults_of(outcome)
             continue
@@ -277,15 +277,15 @@ def _notes(ready: Origin, done: _Done) -> list[str]:
 
 def _write_document(out: Path, to: str, done: _Done, names: Mapping[int, str]) -> None:
     if to == "fiftyone":
-        with whole_folder(out) as folder:
+        with fill_folder_atomically(out) as folder:
             for name, text in fiftyone.documents(done.cases, names).items():
-                write_whole(folder / name, text)
+                write_file(folder / name, text)
         return
     documents: Mapping[str, Callable[[Any, Mapping[int, str]], str]] = {"label-studio": label_studio.document, "cvat": cvat.document}
     document = documents.get(to, coco.document)
     try:
         make_folder(out.parent)
-        write_whole(out, document(done.cases, names))
+        write_file(out, document(done.cases, names))
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None
 

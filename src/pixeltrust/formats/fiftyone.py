@@ -46,7 +46,7 @@ from pixeltrust.formats.annotations import (
 from pixeltrust.formats.documents import dump_json, of_type, read_json, shortened
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.labels import IGNORE
-from pixeltrust.plumbing.progress import in_threads
+from pixeltrust.plumbing.progress import attempt_in_threads
 
 SAMPLES = "samples.json"
 _HEADER = 4096  # bytes that a .npy file may have beside its values
@@ -78,7 +78,7 @@ def read(file: Path, content: Any, *, field: str | None = None, show_progress: b
     entries = of_type(of_type(content, dict, f"{file}: no FiftyOne file: it").get("samples"), list, f"{file}: samples")
     chosen = field or _only_field(file, entries)
     targets = _targets(file.parent / "metadata.json", chosen)
-    decoded = in_threads(partial(_sample, file, chosen), list(enumerate(entries)), text="reading masks", shown=show_progress)
+    decoded = attempt_in_threads(partial(_sample, file, chosen), list(enumerate(entries)), text="reading masks", shown=show_progress)
     samples: list[_Sample] = []
     for _, outcome in decoded:
         if isinstance(outcome, DataError):

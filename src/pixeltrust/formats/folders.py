@@ -10,7 +10,7 @@ import numpy as np
 from pixeltrust.auditing.folder import FORMAT, read_audit_cases, read_record
 from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import case_id, image_suffix
-from pixeltrust.data.masks import Kind, decode_labels
+from pixeltrust.data.masks import MaskMeaning, decode_labels
 from pixeltrust.formats.annotations import Masked
 from pixeltrust.plumbing.errors import DataError, RunError
 
@@ -38,7 +38,7 @@ class MaskFolder:
     faults: list[str]
     notes: list[str]
 
-    def decode(self, file: MaskFile, name: str, image: Path | None) -> tuple[Masked, list[Kind]]:
+    def decode(self, file: MaskFile, name: str, image: Path | None) -> tuple[Masked, list[MaskMeaning]]:
         """A case's masks, and what 255 means in each file.
 
         Raises:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import read_header, read_size
-from pixeltrust.data.masks import Kind
+from pixeltrust.data.masks import MaskMeaning
 from pixeltrust.formats import coco, cvat, fiftyone, folders, label_studio
 from pixeltrust.formats.annotations import IGNORED, Annotations, Found, Masked, Picture, Size, doubles, draw, id_of, numbers_of, told
 from pixeltrust.plumbing.errors import ConfigError, DataError
@@ -28,7 +28,7 @@ class Origin:
     format: str
     source: Path
     cases: list[Any]
-    decode: Callable[[Any], tuple[Masked | None, list[Kind], Found]]
+    decode: Callable[[Any], tuple[Masked | None, list[MaskMeaning], Found]]
     labels: dict[str, int]
     classes: int
     faults: list[str] = field(default_factory=list)
@@ -85,7 +85,7 @@ def annotation_origin(read: Annotations, kind: str, images: Path | None, labels:
     if without := sum(not picture.regions and not picture.left_out for picture in judged):
         notes.append(f"images without annotations, which get an empty mask: {without:,}")
 
-    def decode(picture: Picture) -> tuple[Masked | None, list[Kind], Found]:
+    def decode(picture: Picture) -> tuple[Masked | None, list[MaskMeaning], Found]:
         if picture.left_out and not picture.regions:
             return None, [], Counter()
         image = files.get(picture.id)
@@ -166,7 +166,7 @@ def mask_origin(
     if listing is None and kind != "audit":
         notes.append("the names of the images are not known (--images): those of the masks stand for them")
 
-    def decode(file: folders.MaskFile) -> tuple[Masked, list[Kind], Found]:
+    def decode(file: folders.MaskFile) -> tuple[Masked, list[MaskMeaning], Found]:
         image = listing.files.get(file.id) if listing else file.image
         if listing and image is None:
             raise DataError(f"{file.mask}: a mask without an image: no {images}/{file.id}.*")

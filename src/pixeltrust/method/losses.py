@@ -55,7 +55,7 @@ def cross_entropy_of_labels(logits: Tensor, masks: Tensor) -> Tensor:
 def mean_over_counted(losses: Tensor, masks: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
     """The mean of (B, *S) losses over the pixels that are not ignored, of the joined batch; 0 where all are."""
     counted = masks != IGNORE
-    return ranks.total(torch.where(counted, losses, 0.0).sum()) / ranks.total(counted.sum()).clamp(min=1)
+    return ranks.all_reduce_sum(torch.where(counted, losses, 0.0).sum()) / ranks.all_reduce_sum(counted.sum()).clamp(min=1)
 
 
 def _labels(logits: Tensor, masks: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ class TrustStore(nn.Module):
         if ranks.count > 1:
             own, places = self._places(cases), self._places(joined)
             for pixels in (self.trust, self.visits):
-                pixels[places] = ranks.joined(pixels[own], len(joined))
+                pixels[places] = ranks.all_gather_rows(pixels[own], len(joined))
 
     def helped(self, cases: np.ndarray) -> Tensor:
         """The share of its visits in which each pixel helped, float32 (B, H, W), 0 … 1, later visits counting more.

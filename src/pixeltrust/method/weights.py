@@ -187,8 +187,8 @@ def pixel_weights(
 def normalised(gains: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
     """max(0, gain) over its sum; all 0 where no gain is positive. (The largest is divided out first: tiny gains do not underflow.)"""
     helpful = gains.clamp(min=0)
-    helpful = helpful / ranks.largest(helpful).clamp(min=torch.finfo(helpful.dtype).tiny)
-    return helpful / ranks.total(helpful.sum()).clamp(min=torch.finfo(helpful.dtype).tiny)
+    helpful = helpful / ranks.all_reduce_max(helpful).clamp(min=torch.finfo(helpful.dtype).tiny)
+    return helpful / ranks.all_reduce_sum(helpful.sum()).clamp(min=torch.finfo(helpful.dtype).tiny)
 
 
 def per_image(gains: Tensor, masks: Tensor) -> Tensor:
@@ -309,7 +309,7 @@ def clean_gradient(
             raise ValueError(f"what {type(model).__name__} answers has no gradient (a forward under no_grad, or torch.inference_mode?)")
         with buffers_kept(model):
             own = _gradients(loss, trained) if len(clean.images) else [None] * len(trained)
-    gradients = ranks.gradients(trained, own)
+    gradients = ranks.summed_gradients(trained, own)
     direction = {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
     if trained and not direction:
         raise ValueError(f"the clean loss reaches none of the parameters of {type(model).__name__} that are trained (FSDP shards them?)")
@@ -397,7 +397,7 @@ def _weighted_loss(
         gain = _gains(logits, tangent, noisy.masks, pixel_loss)
         counted = noisy.masks != IGNORE
         weights = normalised(torch.where(counted, _rule(per, noisy.masks)(gain), 0.0), ranks=ranks)
-        loss = ranks.total((weights * losses).sum())
+        loss = ranks.all_reduce_sum((weights * losses).sum())
     seen = {"gains": gain, "weights": weights, "logits": logits.detach(), "counted": counted}
     return loss, Step(loss=loss.detach(), clean_loss=clean_loss, **seen)
 

@@ -27,8 +27,8 @@ from pixeltrust.metrics import mean_of_defined
 from pixeltrust.noise.kinds import NEED_IMAGES, Noise
 from pixeltrust.noise.kinds import noise as noise_named
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
-from pixeltrust.plumbing.files import check_free, link_or_copy, whole_folder, write_whole
-from pixeltrust.plumbing.progress import all_in_threads
+from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free, write_file
+from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.seeds import generator
 
 TARGET_TOLERANCE = 0.01  # how near the mean Dice comes to `target_dice`
@@ -118,7 +118,7 @@ def simulate(
     cases = read_source(source, show_progress=show_progress)
     noisy_cases, clean_cases, test_cases = split_roles(cases, clean=clean, seed=seed, source=source)
     draw = _Draw(function, seed, needs_image=callable(noise) or noise in NEED_IMAGES)
-    with whole_folder(out) as folder:
+    with fill_folder_atomically(out) as folder:
         if target_dice is None:
             strength = 1.0 if strength is None else strength
             rows = _write_noisy(noisy_cases, draw, strength, folder, show_progress)
@@ -159,7 +159,7 @@ def _check_out(source: Path, out: Path) -> None:
     """Before the source is read, not after it."""
     if out.resolve().is_relative_to(source.resolve()):
         raise RunError(f"{out}: lies in the source {source}, which is left as it is; choose a folder outside it")
-    check_free(out)
+    require_free(out)
 
 
 # --- the cases ----------------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def _write_noisy(cases: list[SourceCase], draw: _Draw, strength: float, folder: 
         write_png(folder / "noisy" / f"{case.id}.png", noisy * 255)
         return _measures(truth, noisy)
 
-    measured = all_in_threads(write, cases, text="noisy masks", complaint=_COMPLAINT, shown=show_progress)
+    measured = map_in_threads(write, cases, text="noisy masks", complaint=_COMPLAINT, shown=show_progress)
     rows = pd.DataFrame(measured, columns=_MEASURES)
     rows.insert(0, "id", [case.id for case in cases])
     return rows
@@ -237,7 +237,7 @@ def _write_at_target(
         def dice(one: tuple[SourceCase, np.ndarray, np.ndarray | None]) -> float:
             return _measures(one[1], draw.noisy(*one, strength))[0]
 
-        return mean_of_defined(all_in_threads(dice, sample, text="strength", complaint=_COMPLAINT, shown=show_progress))
+        return mean_of_defined(map_in_threads(dice, sample, text="strength", complaint=_COMPLAINT, shown=show_progress))
 
     sample_target, tried = target, math.nan
     for _ in range(_CORRECTIONS):
@@ -309,7 +309,7 @@ def _write_true(cases: list[SourceCase], folder: Path, show_progress: bool) -> N
     def write(case: SourceCase) -> None:
         write_png(folder / f"{case.id}.png", read_truth(case) * np.uint8(255))
 
-    all_in_threads(write, cases, text=f"{folder.name} masks", complaint=_COMPLAINT, shown=show_progress)
+    map_in_threads(write, cases, text=f"{folder.name} masks", complaint=_COMPLAINT, shown=show_progress)
 
 
 def _link_images(cases: list[SourceCase], folder: Path, show_progress: bool) -> None:
@@ -318,7 +318,7 @@ def _link_images(cases: list[SourceCase], folder: Path, show_progress: bool) -> 
     def link(case: SourceCase) -> None:
         link_or_copy(case.image, folder / case.image.name)
 
-    all_in_threads(link, cases, text="images", complaint=_COMPLAINT, shown=show_progress)
+    map_in_threads(link, cases, text="images", complaint=_COMPLAINT, shown=show_progress)
 
 
 def _summary(rows: pd.DataFrame, out: Path, noise: str, strength: float, seed: int, counts: dict[str, int]) -> SimulationSummary:
@@ -340,7 +340,7 @@ def _summary(rows: pd.DataFrame, out: Path, noise: str, strength: float, seed: i
 
 
 def _write_record(folder: Path, rows: pd.DataFrame, summary: SimulationSummary, source: Path, target_dice: float | None) -> None:
-    write_whole(folder / "simulation.csv", rows.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+    write_file(folder / "simulation.csv", rows.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     measured = {f"mean_{name}": _or_none(value) for name, value in rows[_MEASURES].mean().items()}
     record = {
         "source": source.resolve().name,
@@ -352,7 +352,7 @@ def _write_record(folder: Path, rows: pd.DataFrame, summary: SimulationSummary, 
         **measured,
         "dice_quartiles": [_or_none(value) for value in summary.dice_quartiles],
     }
-    write_whole(folder / "simulation.json", json.dumps(record, indent=2) + "\n")
+    write_file(folder / "simulation.json", json.dumps(record, indent=2) + "\n")
 
 
 def _or_none(value: float) -> float | None:

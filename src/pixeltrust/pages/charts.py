@@ -190,7 +190,7 @@ def heat(
     return _png(picture)
 
 
-def trust_heat(trust: np.ndarray, mask: np.ndarray | None = None, *, under: np.ndarray | None = None) -> bytes:
+def doubt_heat(trust: np.ndarray, mask: np.ndarray | None = None, *, under: np.ndarray | None = None) -> bytes:
     """Trust as colours, as PNG: dark brown for certainly wrong, pale for ½, nothing where it is right; the outline of `mask` in black.
 
     Args:

@@ -3,13 +3,17 @@
 import numpy as np
 
 
-def number(value: float, *, digits: int = 3, signed: bool = False) -> str:
+def format_number(value: float, *, digits: int = 3, signed: bool = False) -> str:
     """With so many decimals and a true minus; – where there is none."""
     if np.isnan(value):
         return "–"
     return (f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}").replace("-", "−")
 
 
-def span(low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
+def format_range(low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
     """From … to."""
-    return "no interval" if np.isnan(low) else f"{number(low, digits=digits, signed=signed)} … {number(high, digits=digits, signed=signed)}"
+    return (
+        "no interval"
+        if np.isnan(low)
+        else f"{format_number(low, digits=digits, signed=signed)} … {format_number(high, digits=digits, signed=signed)}"
+    )

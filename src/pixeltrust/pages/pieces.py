@@ -16,9 +16,9 @@ from pixeltrust import __version__
 from pixeltrust.config import Config
 from pixeltrust.metrics import bootstrap_interval
 from pixeltrust.pages.charts import Chart, heat, overlay
-from pixeltrust.pages.numbers import span
+from pixeltrust.pages.numbers import format_range
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.plumbing.files import write_whole
+from pixeltrust.plumbing.files import write_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Panel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class GalleryCase:
     """A case of a gallery."""
 
     title: str
@@ -50,11 +50,11 @@ class Shown:
     note: str = ""
 
 
-def outlined(title: str, text: str, image: np.ndarray, *, note: str = "", **masks: np.ndarray) -> Panel:
+def draw_outlines(title: str, text: str, image: np.ndarray, *, note: str = "", **masks: np.ndarray) -> Panel:
     return Panel(title=title, text=text, source=data_uri(overlay(image, masks), "image/png"), note=note)
 
 
-def weighed(
+def draw_weights(
     title: str,
     one: str,
     weights: np.ndarray,
@@ -69,11 +69,11 @@ def weighed(
     return Panel(title=title, text=text, source=source, note=f"{zero:.0%} at 0")
 
 
-def pictures(charts: Iterable[Chart]) -> list[dict[str, str]]:
-    return [picture(chart) for chart in charts]
+def embed_charts(charts: Iterable[Chart]) -> list[dict[str, str]]:
+    return [embed_chart(chart) for chart in charts]
 
 
-def picture(chart: Chart) -> dict[str, str]:
+def embed_chart(chart: Chart) -> dict[str, str]:
     return {"title": chart.title, "text": chart.text, "source": data_uri(chart.svg.encode(), "image/svg+xml")}
 
 
@@ -87,7 +87,7 @@ def cases_by_role(cases: pd.DataFrame) -> dict[str, int]:
     return {role: int(roles.get(role, 0)) for role in ("noisy", "clean", "test")} | {"held out": int(held.sum())}
 
 
-def facts(config: Config, leave_out: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+def list_settings(config: Config, leave_out: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     values = {name: value for name, value in asdict(config).items() if value is not None and name not in leave_out}
     return [(name, " × ".join(map(str, value)) if isinstance(value, tuple) else f"{value}") for name, value in values.items()]
 
@@ -103,22 +103,22 @@ def idle_notes(history: pd.DataFrame) -> Iterable[str]:
         )
 
 
-def per_update(history: pd.DataFrame) -> float:
+def seconds_per_update(history: pd.DataFrame) -> float:
     return float(history["seconds"].iloc[-1] / history["update"].iloc[-1])
 
 
-def many(number: int, kind: str) -> str:
+def count_cases(number: int, kind: str) -> str:
     return f"{number:,} {kind} {'case' if number == 1 else 'cases'}"
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
-def interval(values: np.ndarray, *, digits: int = 3, signed: bool = False) -> str:
-    return span(*bootstrap_interval(values), digits=digits, signed=signed)
+def format_interval(values: np.ndarray, *, digits: int = 3, signed: bool = False) -> str:
+    return format_range(*bootstrap_interval(values), digits=digits, signed=signed)
 
 
 def evenly_spread(values: pd.Series, most: int) -> list[str]:
@@ -134,7 +134,7 @@ def with_marks(text: str) -> Markup:
     return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked))
 
 
-def rendered(template: str, **values: Any) -> str:
+def render_page(template: str, **values: Any) -> str:
     loader = jinja2.PackageLoader("pixeltrust", "pages/templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.filters["marks"] = with_marks
@@ -148,7 +148,7 @@ def write_page(html: str, out: Path) -> Path:
         RunError: it cannot be written.
     """
     try:
-        write_whole(out, html)
+        write_file(out, html)
     except OSError as error:
         raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None
     return out

@@ -20,7 +20,7 @@ LONGEST_NAME = 255  # bytes, of a file on every usual system
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path) -> Iterator[Path]:
     """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not.
 
     Nothing is there at first: through a link that somebody left there, another file would be written.
@@ -67,16 +67,16 @@ def _unfinished(name: str) -> str:
     return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.unfinished"
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_file(path: Path, content: str | bytes) -> None:
     """Write a text (UTF-8) or bytes; the file appears whole or not at all."""
-    with replacing(path) as unfinished:
+    with write_atomically(path) as unfinished:
         if isinstance(content, bytes):
             unfinished.write_bytes(content)
         else:
             unfinished.write_text(content, encoding="utf-8")
 
 
-def append(path: Path, text: str) -> None:
+def append_text(path: Path, text: str) -> None:
     """Add a text (UTF-8) to the end of a file, which is made where there is none; a kill on the way may leave a part of it."""
     made = not path.exists()
     with path.open("ab") as file:
@@ -88,7 +88,7 @@ def append(path: Path, text: str) -> None:
 
 
 @contextmanager
-def writing(to: Path) -> Iterator[None]:
+def naming_write_errors(to: Path) -> Iterator[None]:
     """A block that writes to a folder.
 
     Raises:
@@ -102,7 +102,7 @@ def writing(to: Path) -> Iterator[None]:
 
 
 @contextmanager
-def alone(lock: Path, otherwise: str) -> Iterator[None]:
+def exclusive_lock(lock: Path, otherwise: str) -> Iterator[None]:
     """While the block lasts no other process is in one with the same file as its lock. The file is left; a process that dies frees it.
 
     Raises:
@@ -121,13 +121,13 @@ def alone(lock: Path, otherwise: str) -> Iterator[None]:
 
 
 @contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
+def fill_folder_atomically(out: Path) -> Iterator[Path]:
     """A folder to fill that becomes `out` when the block ends well, and vanishes when it does not.
 
     Raises:
-        RunError: `out` is in use already (see `check_free`), or it or something in it cannot be written.
+        RunError: `out` is in use already (see `require_free`), or it or something in it cannot be written.
     """
-    check_free(out)
+    require_free(out)
     target = out.resolve()
     # A name of its own, so that two processes with one `out` do not fill one folder; the slower of them fails.
     unfinished = target.with_name(f".{target.name}.unfinished-{token_hex(4)}")
@@ -146,7 +146,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def check_free(out: Path) -> None:
+def require_free(out: Path) -> None:
     """Whether a new folder may appear at `out`: nothing is there, or an empty folder.
 
     Raises:
@@ -166,7 +166,7 @@ def link_or_copy(file: Path, to: Path) -> None:
     try:
         to.hardlink_to(file.resolve())
     except OSError:  # another disk, or one without hard links
-        with replacing(to) as unfinished:
+        with write_atomically(to) as unfinished:
             shutil.copy2(file, unfinished)
 
 
@@ -176,7 +176,7 @@ def mapped_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np
     Raises:
         RunError: there is no such room, or the file cannot be made.
     """
-    with writing(file):
+    with naming_write_errors(file):
         make_folder(file.parent)
         file.unlink(missing_ok=True)  # a link would lead elsewhere, and who has mapped the old file keeps it
         with file.open("wb") as made:

@@ -46,7 +46,7 @@ class Ranks:
         return values[self.span(len(values))]
 
     def share(self, values: Sequence[Value]) -> Sequence[Value]:
-        """This rank's share of a list of work: every n-th, so that what is slow does not lie with one; `merged` puts it in order."""
+        """This rank's share of a list of work: every n-th, so that slow items are spread; `gather_results` restores the order."""
         return values[self.rank :: self.count]
 
     def _bound(self, rank: int, count: int) -> int:
@@ -54,23 +54,23 @@ class Ranks:
 
     # --- sums over the joined batch ---------------------------------------------------------------------------------
 
-    def total(self, value: Tensor) -> Tensor:
+    def all_reduce_sum(self, value: Tensor) -> Tensor:
         """The sum over the ranks of a tensor of one shape.
 
         Its derivative is that of this rank's term alone: the gradients that all ranks have by it add up to that of the joined batch.
         """
         return value if self.count == 1 else _Total.apply(value)
 
-    def largest(self, values: Tensor) -> Tensor:
+    def all_reduce_max(self, values: Tensor) -> Tensor:
         """The largest of all values of all ranks; 0 where there are none."""
         largest = values.max() if values.numel() else values.new_zeros(())
         return largest if self.count == 1 else _reduced(largest, dist.ReduceOp.MAX)
 
-    def sums(self, *numbers: int) -> tuple[int, ...]:
+    def sum_counts(self, *numbers: int) -> tuple[int, ...]:
         """Each summed over the ranks."""
         return numbers if self.count == 1 else tuple(_reduced(torch.tensor(numbers)).tolist())
 
-    def gradients(self, parameters: Sequence[nn.Parameter], own: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def summed_gradients(self, parameters: Sequence[nn.Parameter], own: Sequence[Tensor | None]) -> list[Tensor | None]:
         """The sums of the ranks' gradients, and None of a parameter of which no rank has one."""
         if self.count == 1:
             return list(own)
@@ -84,13 +84,13 @@ class Ranks:
         if self.count == 1:
             return
         kept = list(parameters)
-        for parameter, total in zip(kept, self.gradients(kept, [parameter.grad for parameter in kept]), strict=True):
+        for parameter, total in zip(kept, self.summed_gradients(kept, [parameter.grad for parameter in kept]), strict=True):
             if total is not None:  # in the parameter's own memory format
                 parameter.grad = (torch.empty_like(parameter) if parameter.grad is None else parameter.grad).copy_(total)
 
     # --- the same everywhere ----------------------------------------------------------------------------------------
 
-    def joined(self, part: Tensor, count: int) -> Tensor:
+    def all_gather_rows(self, part: Tensor, count: int) -> Tensor:
         """All ranks' parts of a tensor of `count` rows, in their order."""
         if self.count == 1:
             return part
@@ -101,7 +101,7 @@ class Ranks:
             dist.all_gather(parts, padded)
         return torch.cat([values[: self._bound(r + 1, count) - self._bound(r, count)] for r, values in enumerate(parts)])
 
-    def gathered(self, value: Value) -> list[Value]:
+    def all_gather_objects(self, value: Value) -> list[Value]:
         """The value that every rank has, by rank; it may be anything that can be pickled."""
         if self.count == 1:
             return [value]
@@ -110,7 +110,7 @@ class Ranks:
             dist.all_gather_object(values, value)
         return values
 
-    def merged(self, work: Callable[[], Sequence[Value]]) -> list[Value]:
+    def gather_results(self, work: Callable[[], Sequence[Value]]) -> list[Value]:
         """What `work` gives for this rank's share and the others' for theirs, in the order of the list that was shared.
 
         Raises:
@@ -118,7 +118,7 @@ class Ranks:
         """
         if self.count == 1:
             return list(work())
-        outcomes = self.gathered(_attempted(work))
+        outcomes = self.all_gather_objects(_attempted(work))
         errors = [error for _, error in outcomes if error is not None]
         if errors:
             listing = [error for error in errors if getattr(error, "faults", [])]
@@ -130,21 +130,21 @@ class Ranks:
         rounds = zip_longest(*(result or [] for result, _ in outcomes), fillvalue=absent)
         return [value for values in rounds for value in values if value is not absent]  # type: ignore[misc]
 
-    def by_first(self, work: Callable[[], Value]) -> Value:
+    def on_rank_0(self, work: Callable[[], Value]) -> Value:
         """What `work` gives rank 0, while the others wait; every rank raises what the user can mend of its errors."""
         if self.count == 1:
             return work()
-        result, error = self.gathered(_attempted(work) if self.rank == 0 else (None, None))[0]
+        result, error = self.all_gather_objects(_attempted(work) if self.rank == 0 else (None, None))[0]
         if error is not None:
             raise error
         return result  # type: ignore[return-value]
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every rank has come here."""
-        self.gathered(None)
+        self.all_gather_objects(None)
 
     @torch.no_grad()
-    def make_alike(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Write into every tensor what rank 0 has there."""
         if self.count > 1:
             for tensor in tensors:
@@ -165,7 +165,7 @@ class Ranks:
 ALONE = Ranks()
 
 
-def connected(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]":
+def connect(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]":
     """Fabric on this process's device, once all the processes have come here that `torchrun` has started.
 
     So none of them writes anything before all have seen what was there.
@@ -180,7 +180,7 @@ def connected(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]"
     from lightning_fabric import Fabric
     from lightning_fabric.strategies import DDPStrategy
 
-    if not started_together():
+    if not launched_by_torchrun():
         return Fabric(accelerator=device, devices=1, precision=precision), ALONE
 
     class Unwrapped(DDPStrategy):
@@ -196,26 +196,26 @@ def connected(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]"
     fabric = Fabric(accelerator=device, devices=here, num_nodes=count // here, strategy=strategy, precision=precision)
     fabric.launch()
     ranks = Ranks(fabric.global_rank, fabric.world_size)
-    ranks.wait()  # launching does no such thing where an earlier call has connected them
+    ranks.barrier()  # launching does no such thing where an earlier call has connected them
     return fabric, ranks
 
 
-def started_together() -> bool:
+def launched_by_torchrun() -> bool:
     """Whether `torchrun` has started this process as one of several."""
     return dist.is_available() and dist.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != "1"
 
 
-def environment_alone() -> dict[str, str]:
+def environment_without_torchrun() -> dict[str, str]:
     """The environment for a process that is started from here and works alone."""
     return {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
 
 
-def current() -> Ranks:
+def current_ranks() -> Ranks:
     """This process among those that torch.distributed has connected; alone where it has not."""
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else ALONE
 
 
-def first_to_tell() -> bool:
+def claims_error_report() -> bool:
     """Whether none of the processes has said yet why they end, so that this one shall; each may ask once."""
     key = f"pixeltrust told {os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
     try:

@@ -43,7 +43,7 @@ def progress_bar(shown: bool = True) -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not shown or not console.is_terminal)
 
 
-def in_threads(
+def attempt_in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], *, text: str, shown: bool = True
 ) -> Iterator[tuple[Item, Result | PixeltrustError]]:
     """Each item with its result, or with the error that is the user's to mend, in the order of the items.
@@ -63,14 +63,14 @@ def in_threads(
     try:
         with progress_bar(shown) as bar:
             task = bar.add_task(text, total=len(items), note="")
-            for item, outcome in zip(items, in_order(pool, attempt, items), strict=True):
+            for item, outcome in zip(items, map_in_order(pool, attempt, items), strict=True):
                 bar.advance(task)
                 yield item, outcome
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def all_in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, text: str, complaint: str, shown: bool = True) -> list[Result]:
+def map_in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, text: str, complaint: str, shown: bool = True) -> list[Result]:
     """The results in the order of the items.
 
     Args:
@@ -81,7 +81,7 @@ def all_in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, tex
     """
     results: list[Result] = []
     faults: list[str] = []
-    for _, outcome in in_threads(work, items, text=text, shown=shown):
+    for _, outcome in attempt_in_threads(work, items, text=text, shown=shown):
         if isinstance(outcome, PixeltrustError):
             faults += faults_of(outcome)
         else:
@@ -96,7 +96,9 @@ def faults_of(error: PixeltrustError) -> list[str]:
     return getattr(error, "faults", None) or [error.fault]
 
 
-def in_order(pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = AHEAD) -> Iterator[Result]:
+def map_in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = AHEAD
+) -> Iterator[Result]:
     """The results in the order of the items, at most `ahead` of them in work or waiting."""
     waiting: deque[Future[Result]] = deque()
     for item in items:

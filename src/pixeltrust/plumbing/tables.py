@@ -7,7 +7,7 @@ import pyarrow as pa
 from pyarrow import csv
 
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.plumbing.files import replacing
+from pixeltrust.plumbing.files import write_atomically
 
 
 def read_table(table: Path) -> pd.DataFrame:
@@ -53,7 +53,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     By Arrow where no cell needs quotes: that takes a tenth of the time.
     """
     texts = table.astype(dict.fromkeys(table.select_dtypes(bool), str))
-    with replacing(path) as unfinished:
+    with write_atomically(path) as unfinished:
         try:
             with unfinished.open("wb") as file:
                 table[:0].to_csv(file, index=False)

@@ -13,12 +13,12 @@ from rich.table import Table
 from pixeltrust import metrics
 from pixeltrust.data import images
 from pixeltrust.data.cases import Listing, files_by_id
-from pixeltrust.data.layouts import best_ending, option, several
-from pixeltrust.data.masks import Kind, decode_labels, mixture_faults
+from pixeltrust.data.layouts import as_endings, find_best_ending, suffix_option
+from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import DataError, Fault
-from pixeltrust.plumbing.files import replacing
+from pixeltrust.plumbing.files import write_atomically
 from pixeltrust.plumbing.labels import IGNORE
-from pixeltrust.plumbing.progress import all_in_threads
+from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.text import count, some
 
 FEW_CASES = 20  # below this many the intervals are markedly too narrow
@@ -102,11 +102,11 @@ def evaluate(
         raise ValueError(f"ignore_label is {ignore_label}; it must be 0 … 255")
     if out is not None:
         _check_writable(out)
-    endings = several(mask_suffix)
+    endings = as_endings(mask_suffix)
     pairs, unused = _paired(_masks_of(predicted, endings), _masks_of(truth, endings, is_truth=True))
     spacings = _read_headers(pairs, show_progress=show_progress)
     unit = "mm" if None not in spacings else "px"
-    measured = all_in_threads(
+    measured = map_in_threads(
         partial(_measure, classes=classes, ignore_label=ignore_label),
         list(zip(pairs, spacings if unit == "mm" else [None] * len(pairs), strict=True)),
         text="measuring",
@@ -153,9 +153,11 @@ def _paired(found: Listing, true: Listing) -> tuple[list[_Pair], list[str]]:
     missing, unused = true.files.keys() - found.files.keys(), found.files.keys() - true.files.keys()
     proposed = []
     for longer, shorter in ((missing, unused), (unused, missing)):
-        ending, ids = best_ending(longer, shorter)
+        ending, ids = find_best_ending(longer, shorter)
         if ending:
-            proposed.append(f"{count(len(ids), 'pair')} would match once `{ending}` is taken off: use {option('--mask-suffix', ending)}")
+            proposed.append(
+                f"{count(len(ids), 'pair')} would match once `{ending}` is taken off: use {suffix_option('--mask-suffix', ending)}"
+            )
             missing = missing - {*ids, *(identity.removesuffix(ending) for identity in ids)}
     faults = [*found.faults, *true.faults, *proposed, *(_unpredicted(identity, found.folder) for identity in sorted(missing))]
     if faults:
@@ -170,7 +172,7 @@ def _unpredicted(identity: str, predicted: Path) -> Fault:
 
 def _read_headers(pairs: list[_Pair], *, show_progress: bool) -> list[tuple[float, float] | None]:
     """The spacing of every truth file, once all sizes are known to agree."""
-    return all_in_threads(_read_header, pairs, text="reading headers", complaint="These masks cannot be compared:", shown=show_progress)
+    return map_in_threads(_read_header, pairs, text="reading headers", complaint="These masks cannot be compared:", shown=show_progress)
 
 
 def _read_header(pair: _Pair) -> tuple[float, float] | None:
@@ -184,7 +186,7 @@ def _read_header(pair: _Pair) -> tuple[float, float] | None:
 
 def _measure(
     item: tuple[_Pair, tuple[float, float] | None], *, classes: int, ignore_label: int | None
-) -> tuple[dict[str, float], Kind, float]:
+) -> tuple[dict[str, float], MaskMeaning, float]:
     """The metrics of a pair, what 255 means in its truth, and the share of its pixels that are ignored."""
     pair, spacing = item
     decoded = []
@@ -212,7 +214,7 @@ def _check_writable(out: Path) -> None:
 
 def _write_csv(out: Path, cases: pd.DataFrame) -> None:
     try:
-        with replacing(out) as unfinished:
+        with write_atomically(out) as unfinished:
             cases.to_csv(unfinished, index=False, encoding="utf-8", lineterminator="\n")
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error}") from None

@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pixeltrust.config import Config
-from pixeltrust.data.views import INVERSE, TURNS, turned
+from pixeltrust.data.views import INVERSE, TURNS, turn_images
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.malloc import keep_freed_memory
-from pixeltrust.plumbing.processes import Ranks, connected
+from pixeltrust.plumbing.processes import Ranks, connect
 from pixeltrust.training.models import try_out
 from pixeltrust.training.run_folder import Run
 
@@ -37,7 +37,7 @@ def fabric_of(config: Config) -> tuple[Fabric, Ranks, list[str]]:
     absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}.get(config.device, False)
     notes = [f"trained with device = {config.device!r}, which is not here: predicted on the CPU"] if absent else []
     precision = "32-true" if config.precision == "32" else "bf16-mixed"
-    return *connected("cpu" if absent else config.device, precision), notes
+    return *connect("cpu" if absent else config.device, precision), notes
 
 
 class Network:
@@ -70,7 +70,7 @@ class Network:
         total = torch.zeros((), device=self.device)
         for turn in turns:
             same = np.full(len(images), turn)
-            total = total + turned(self._probabilities(turned(images, same)), INVERSE[same])
+            total = total + turn_images(self._probabilities(turn_images(images, same)), INVERSE[same])
         return self._checked((total / len(turns)).cpu().numpy())
 
     def probabilities_by_windows(self, pixels: np.ndarray) -> np.ndarray:

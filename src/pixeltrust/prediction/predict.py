@@ -19,9 +19,9 @@ from pixeltrust.config import Config
 from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
 from pixeltrust.plumbing.errors import DataError, RunError
-from pixeltrust.plumbing.files import make_folder, writing
+from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.processes import Ranks
-from pixeltrust.plumbing.progress import THREADS, in_order, progress_bar
+from pixeltrust.plumbing.progress import THREADS, map_in_order, progress_bar
 from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, fabric_of, holds_window, network_of, resized_plane
 from pixeltrust.training.run_folder import Run
@@ -73,9 +73,9 @@ class _Tally:
 
     def of_all(self, ranks: Ranks) -> "_Tally":
         """Of what every rank has seen."""
-        tallies = ranks.gathered(self)
+        tallies = ranks.all_gather_objects(self)
         faults = {identity: fault for tally in tallies for identity, fault in tally.faults.items()}
-        return _Tally(dict(sorted(faults.items())), *ranks.sums(self.windowed, self.small))
+        return _Tally(dict(sorted(faults.items())), *ranks.sum_counts(self.windowed, self.small))
 
 
 def predict(
@@ -124,7 +124,7 @@ def predict(
     fabric, ranks, moved = fabric_of(config)
     network = Network(fabric, model, config, batch_size)
     todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
-    ranks.wait()  # until every rank has looked at what is there
+    ranks.barrier()  # until every rank has looked at what is there
     _make_folders(out, config, probabilities)
     start = time.perf_counter()
     share = dict(ranks.share(list(todo.items())))
@@ -161,8 +161,8 @@ def _predict_all(
     try:
         with progress_bar(show_progress) as bar:
             task = bar.add_task("predicting", total=len(files), note="")
-            outcomes = _outcomes(network, in_order(pool, decode, files.items(), ahead=ahead), tally)
-            for written, _ in enumerate(in_order(pool, write, outcomes, ahead=ahead), start=1):
+            outcomes = _outcomes(network, map_in_order(pool, decode, files.items(), ahead=ahead), tally)
+            for written, _ in enumerate(map_in_order(pool, write, outcomes, ahead=ahead), start=1):
                 bar.update(task, completed=written + len(tally.faults))
     finally:
         pool.shutdown(cancel_futures=True)  # and wait: what is being written becomes whole
@@ -197,7 +197,7 @@ def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabi
     """The mask comes last: where it is, the case is complete."""
     classes = len(probabilities)
     mask, highest = np.zeros(picture.size, np.uint8), np.full(picture.size, 0.5 if classes == 1 else -1.0, np.float32)
-    with writing(out):
+    with naming_write_errors(out):
         for label in range(classes):  # a plane at a time: K planes of a large image would be much
             plane = resized_plane(probabilities[label], picture.size)
             if with_probabilities:
@@ -238,7 +238,7 @@ def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
 
 
 def _check_out(out: Path, images: Path, resume: bool) -> None:
-    with writing(out):
+    with naming_write_errors(out):
         if out.exists() and not out.is_dir():
             raise RunError(f"{out}: exists and is no folder; choose another name")
         if out.resolve() == (images if images.is_dir() else images.parent).resolve():
@@ -248,7 +248,7 @@ def _check_out(out: Path, images: Path, resume: bool) -> None:
 
 
 def _make_folders(out: Path, config: Config, with_probabilities: bool) -> None:
-    with writing(out):
+    with naming_write_errors(out):
         make_folder(out)
         if with_probabilities:
             for path in _probability_files("", out, config.classes):

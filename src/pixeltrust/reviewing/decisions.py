@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.auditing.folder import CASE_NUMBERS, REGION_NUMBERS, Audit, read_audit_cases, read_audit_regions
-from pixeltrust.data.images import decoded, encoded
+from pixeltrust.data.images import decode_png, encode_image
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.text import one_line, some
 from pixeltrust.reviewing.masks import digest
@@ -170,8 +170,8 @@ class Decisions:
         """
         if what not in DECISIONS:
             raise ValueError(f"what: one of {', '.join(DECISIONS)}, not {what!r}")
-        held = None if given is None else (digest(given), encoded(given, "PNG"))
-        kept = None if decided is None else held if decided is given else (digest(decided), encoded(decided, "PNG"))
+        held = None if given is None else (digest(given), encode_image(given, "PNG"))
+        kept = None if decided is None else held if decided is given else (digest(decided), encode_image(decided, "PNG"))
 
         def change(connection: sqlite3.Connection) -> Decision | Conflict | ValueError:
             if later := _later(connection, case_id, seen):
@@ -253,7 +253,7 @@ class Decisions:
         if row is None:
             raise KeyError(key)
         try:
-            return decoded(row["png"])
+            return decode_png(row["png"])
         except Exception as error:  # as other readers of pictures, it raises anything
             raise DataError(f"{self.file}: holds a mask that cannot be read: {one_line(error)}") from None
 

@@ -12,11 +12,11 @@ import pandas as pd
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.cases import COLUMNS, Case, Cases, Role, read_cases
 from pixeltrust.data.images import image_suffix, read_size, write_png
-from pixeltrust.data.masks import Kind, decode_labels, mixture_faults
+from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.plumbing.files import check_free, link_or_copy, whole_folder
+from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free
 from pixeltrust.plumbing.labels import IGNORE
-from pixeltrust.plumbing.progress import all_in_threads
+from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count
 from pixeltrust.reviewing.decisions import Decision, Decisions
@@ -75,14 +75,14 @@ def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSumma
         RunError: `out` is in use, or cannot be written.
     """
     folder, out = Audit.read(audit), Path(out)
-    check_free(out)
+    require_free(out)
     data = read_cases(folder.data, needed=("noisy",), show_progress=show_progress)
     decisions = Decisions(folder)
     try:
         made = decisions.all_in_force()
         planned, notes = _plan(data, made)
         encode, more = _encoding(folder, planned, decisions, show_progress)
-        with whole_folder(out) as unfinished:
+        with fill_folder_atomically(out) as unfinished:
             _write(planned, unfinished, decisions, encode, show_progress)
     finally:
         decisions.close()
@@ -124,7 +124,7 @@ def _encoding(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list[str]]:
     """How labels are written so that all files of the folder are read alike, and what is to be said of it."""
 
-    def look(one: _Planned) -> tuple[Kind, bool]:
+    def look(one: _Planned) -> tuple[MaskMeaning, bool]:
         if one.decision:
             assert one.decision.after is not None
             decided = decisions.mask(one.decision.after)
@@ -136,11 +136,11 @@ def _encoding(
                 )
             ignored = bool((decided == IGNORE).any())
             means = audit.classes == 1 and audit.ignore_label is None and ignored
-            return Kind(one.case.mask, "ignored" if means else "absent"), ignored
+            return MaskMeaning(one.case.mask, "ignored" if means else "absent"), ignored
         labels, kind = decode_labels(one.case.mask, classes=audit.classes, ignore_label=audit.ignore_label)
         return kind, bool((labels == IGNORE).any())
 
-    looked = all_in_threads(look, planned, text="reading masks", complaint=_COMPLAINT, shown=show_progress)
+    looked = map_in_threads(look, planned, text="reading masks", complaint=_COMPLAINT, shown=show_progress)
     faults = mixture_faults([kind for kind, _ in looked])
     if faults:
         raise DataError(_COMPLAINT, faults)
@@ -182,7 +182,7 @@ def _write(
             "group": case.group or "",
         }
 
-    rows = all_in_threads(write, planned, text="writing", complaint=_COMPLAINT, shown=show_progress)
+    rows = map_in_threads(write, planned, text="writing", complaint=_COMPLAINT, shown=show_progress)
     names = (row[part] for row in rows for part in ("image", "mask"))
     needs_table = any(row["group"] or row["id"].startswith(".") for row in rows) or not all(image_suffix(Path(name)) for name in names)
     if needs_table:  # a folder alone tells no groups, and leaves out hidden files and those whose name is not an image's

@@ -72,13 +72,13 @@ def proposed_mask(audit: Audit, identity: str, given: np.ndarray) -> np.ndarray:
     return labels
 
 
-def trust_map(audit: Audit, identity: str, size: tuple[int, int]) -> np.ndarray:
+def read_confidence(audit: Audit, identity: str, size: tuple[int, int]) -> np.ndarray:
     """uint8 (H, W), 0 wrong … 255 right.
 
     Raises:
         DataError: the file cannot be read, or has another size than the given mask.
     """
-    file = audit.trust_file(identity)
+    file = audit.confidence_file(identity)
     return _sized(read_labels(file), size, file)
 
 

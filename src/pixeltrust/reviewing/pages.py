@@ -46,7 +46,7 @@ from pixeltrust.reviewing.masks import (
     labels_of_runs,
     most_bytes,
     proposed_mask,
-    trust_map,
+    read_confidence,
 )
 from pixeltrust.reviewing.pictures import shown_image, stamp, thumbnail
 from pixeltrust.reviewing.queue import ALL, SHOWN, Filter, Queue
@@ -245,7 +245,7 @@ def plane(review: Review, request: Request) -> Response:
     elif name == "proposed":
         tag, make = _stamp(review, case, name), functools.partial(_proposed, review, case)
     elif name == "trust":
-        tag, make = stamp(review.audit.trust_file(identity)), functools.partial(trust_map, review.audit, identity, size)
+        tag, make = stamp(review.audit.confidence_file(identity)), functools.partial(read_confidence, review.audit, identity, size)
     else:
         raise HTTPException(404, "There is no such plane.")
     if (unchanged := _unchanged(request, tag)) is not None:

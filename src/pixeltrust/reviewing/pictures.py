@@ -9,7 +9,7 @@ import numpy as np
 from scipy import ndimage
 
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.data.images import encoded, media_type, read_image, resize_image, resize_labels
+from pixeltrust.data.images import encode_image, media_type, read_image, resize_image, resize_labels
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.reviewing.masks import given_mask, proposed_mask
@@ -40,7 +40,7 @@ def shown_image(file: Path) -> tuple[bytes, str]:
     """
     if kind := media_type(file):
         return file.read_bytes(), kind
-    return encoded(read_image(file), "PNG", compress_level=1), "image/png"
+    return encode_image(read_image(file), "PNG", compress_level=1), "image/png"
 
 
 def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[bytes, str]:
@@ -55,7 +55,7 @@ def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[
     except OSError:
         pass
     picture, faults = _with_outlines(audit, identity, image, mask, size)
-    made = encoded(picture, "JPEG", quality=85)
+    made = encode_image(picture, "JPEG", quality=85)
     if faults:
         return made, "; ".join(faults)
     try:

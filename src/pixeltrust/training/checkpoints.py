@@ -40,7 +40,7 @@ class State:
     def pack(self) -> dict[str, Any]:
         """As tensors and plain values; every rank packs, and what is the same everywhere is rank 0's."""
         parts = {name: getattr(self, name).state_dict() for name in _WITH_STATE} | {"steps": self.steps.pack()}
-        random, *others = self.ranks.gathered({"random": torch.get_rng_state(), "cuda": _cuda_random_states()})
+        random, *others = self.ranks.all_gather_objects({"random": torch.get_rng_state(), "cuda": _cuda_random_states()})
         return parts | {name: getattr(self, name) for name in _PLAIN} | random | ({"other_ranks": others} if others else {})
 
     def unpack(self, packed: dict[str, Any], run: Run) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.images import read_png, write_png
 from pixeltrust.method.trust import TrustStore
-from pixeltrust.plumbing.files import make_folder, writing
-from pixeltrust.plumbing.progress import in_threads
+from pixeltrust.plumbing.files import make_folder, naming_write_errors
+from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.training.run_folder import Run
 
 FOLDER = "trust"
@@ -20,7 +20,7 @@ FULL = 255  # a share of 1 in the file
 _OF_MASK = "mask"  # the PNG text that holds a fingerprint of the labels
 
 
-def keep_trust_maps(run: Run, streams: Streams, store: TrustStore, *, show_progress: bool) -> None:
+def write_helped_maps(run: Run, streams: Streams, store: TrustStore, *, show_progress: bool) -> None:
     """Write the trust map of every noisy case.
 
     Raises:
@@ -35,14 +35,14 @@ def keep_trust_maps(run: Run, streams: Streams, store: TrustStore, *, show_progr
         name = f"{cases[int(index[0])].id}.png"
         write_png(folder / name, (shares * FULL).round().astype(np.uint8), text={_OF_MASK: fingerprint(labels)})
 
-    with writing(run.folder):
+    with naming_write_errors(run.folder):
         make_folder(folder)
-        for _, fault in in_threads(write, range(len(streams.noisy)), text="writing trust maps", shown=show_progress):
+        for _, fault in attempt_in_threads(write, range(len(streams.noisy)), text="writing trust maps", shown=show_progress):
             if fault is not None:
                 raise fault
 
 
-def read_trust_map(run: Run, case: str, labels: np.ndarray) -> np.ndarray | None:
+def read_helped_map(run: Run, case: str, labels: np.ndarray) -> np.ndarray | None:
     """The shares float32 (h, w), 0 … 1, that the run learned of this case's mask, `labels` uint8 (h, w) on the grid of training.
 
     None where it has learned nothing of it: another case, or another mask of it.
@@ -57,7 +57,7 @@ def read_trust_map(run: Run, case: str, labels: np.ndarray) -> np.ndarray | None
     return shares.astype(np.float32) / FULL if text.get(_OF_MASK) == fingerprint(labels) and shares.shape == labels.shape else None
 
 
-def has_trust_maps(run: Run) -> bool:
+def has_helped_maps(run: Run) -> bool:
     """Whether the run's method has gains, so that it learned what to trust."""
     return (run.folder / FOLDER).is_dir()
 

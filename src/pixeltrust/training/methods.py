@@ -22,7 +22,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.prefetch import Feed, Places
-from pixeltrust.data.views import Views, sent
+from pixeltrust.data.views import Views, to_device
 from pixeltrust.method.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
 from pixeltrust.method.trust import TrustStore, witnesses
 from pixeltrust.method.weights import Batch, Per, Weigh, logits_of, reweighted_step
@@ -179,14 +179,14 @@ class MeanTeacher(nn.Module):
 
     def _consistency(self, model: nn.Module, feed: Feed, config: Config) -> Tensor:
         images, ranks = feed.noisy().images, feed.ranks
-        (count,) = ranks.sums(len(images))
+        (count,) = ranks.sum_counts(len(images))
         draws = generator(config.seed, "teacher noise", feed.update).standard_normal((2, count, *images.shape[1:]), np.float32)
-        noise = TEACHER_NOISE * sent(torch.from_numpy(draws[:, ranks.span(count)]), images.device).to(images.dtype)
+        noise = TEACHER_NOISE * to_device(torch.from_numpy(draws[:, ranks.span(count)]), images.device).to(images.dtype)
         with torch.no_grad():
             taught = probabilities(logits_of(self.teacher, images + noise[0]))
         squares = (probabilities(logits_of(model, images + noise[1])) - taught).square()
-        (values,) = ranks.sums(squares.numel())
-        return ranks.total(squares.sum()) / values
+        (values,) = ranks.sum_counts(squares.numel())
+        return ranks.all_reduce_sum(squares.sum()) / values
 
 
 def consistency_weight(update: int, updates: int) -> float:
@@ -235,7 +235,7 @@ class Trust(nn.Module):
 
         def counts(gains: Tensor) -> Tensor:
             trust, views = _heard(self.store, places, feed.ranks, gains)
-            return views.forth(trust).to(gains.dtype) ** config.trust_sharpness
+            return views.to_shown(trust).to(gains.dtype) ** config.trust_sharpness
 
         return _reweighted(model, feed, config, counts, clean_weight=1.0)
 
@@ -299,7 +299,7 @@ def _heard(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> tu
         The trust of that part, upright, as it then is, and how the part is shown.
     """
     own = joined.part(ranks)
-    trust = store.learn(own.cases, own.views.back(witnesses(gains)))
+    trust = store.learn(own.cases, own.views.to_upright(witnesses(gains)))
     store.share(own.cases, joined.cases, ranks)
     return trust, own.views
 
@@ -319,8 +319,8 @@ def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, 
     )
     weights = step.weights.to(torch.float32 if step.weights.device.type == "mps" else torch.float64)  # which mps does not have
     zeros = ((weights == 0) & step.counted).sum(dtype=weights.dtype)
-    helps = feed.ranks.total(step.weights.any())
-    zeros, counted, squares = feed.ranks.total(torch.stack([zeros, step.counted.sum(), weights.square().sum()]))
+    helps = feed.ranks.all_reduce_sum(step.weights.any())
+    zeros, counted, squares = feed.ranks.all_reduce_sum(torch.stack([zeros, step.counted.sum(), weights.square().sum()]))
     return Outcome(
         loss=_reported(step.loss),
         clean_loss=_reported(step.clean_loss),

@@ -10,19 +10,19 @@ from pixeltrust.data.images import read_image
 from pixeltrust.data.masks import foreground
 from pixeltrust.pages.charts import heat_legend, training_curves
 from pixeltrust.pages.pieces import (
+    GalleryCase,
     Number,
-    Shown,
     cases_by_role,
-    duration,
-    facts,
+    count_cases,
+    draw_outlines,
+    draw_weights,
+    embed_chart,
+    embed_charts,
+    format_duration,
     idle_notes,
-    many,
-    outlined,
-    per_update,
-    picture,
-    pictures,
-    rendered,
-    weighed,
+    list_settings,
+    render_page,
+    seconds_per_update,
 )
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
 from pixeltrust.training.run_folder import Run
@@ -40,18 +40,18 @@ def run_page(run: Run) -> str:
     history = run.read_table("history.csv")
     shown, gone = _maps_over_time(run, cases, config)
     last = history.iloc[-1]
-    return rendered(
+    return render_page(
         "run.html",
         name=run.folder.resolve().name,
         headline=_run_headline(config, last),
         story=_run_story(config, cases, last),
         numbers=_run_numbers(history, cases),
         notes=_run_notes(run, config, history, cases),
-        curves=pictures(training_curves({config.method: history})),
-        scale=picture(heat_legend()),
+        curves=embed_charts(training_curves({config.method: history})),
+        scale=embed_chart(heat_legend()),
         cases=shown,
         gone=gone,
-        facts=facts(config),
+        facts=list_settings(config),
         foot=f"Epoch {int(last['epoch'])} of {config.epochs}.",
     )
 
@@ -64,9 +64,9 @@ def _run_headline(config: Config, last: pd.Series) -> str:
 
 def _run_story(config: Config, cases: pd.DataFrame, last: pd.Series) -> str:
     counts = cases_by_role(cases)
-    learned = f"{many(counts['noisy'], 'noisy')} and {many(counts['clean'], 'clean')}"
-    text = f"A network ({config.model}) learned from {learned}, in {int(last['update']):,} updates and {duration(last['seconds'])}."
-    return text + (f" {many(counts['test'], 'test')} stand by; training does not look at them." if counts["test"] else "")
+    learned = f"{count_cases(counts['noisy'], 'noisy')} and {count_cases(counts['clean'], 'clean')}"
+    text = f"A network ({config.model}) learned from {learned}, in {int(last['update']):,} updates and {format_duration(last['seconds'])}."
+    return text + (f" {count_cases(counts['test'], 'test')} stand by; training does not look at them." if counts["test"] else "")
 
 
 def _run_numbers(history: pd.DataFrame, cases: pd.DataFrame) -> list[Number]:
@@ -89,7 +89,9 @@ def _run_numbers(history: pd.DataFrame, cases: pd.DataFrame) -> list[Number]:
     return [
         *numbers,
         Number(
-            what="Seconds per update", value=f"{per_update(history):.2g}", interval=f"{duration(last['seconds'])} in all, with validation"
+            what="Seconds per update",
+            value=f"{seconds_per_update(history):.2g}",
+            interval=f"{format_duration(last['seconds'])} in all, with validation",
         ),
     ]
 
@@ -109,7 +111,7 @@ def _run_notes(run: Run, config: Config, history: pd.DataFrame, cases: pd.DataFr
     return notes
 
 
-def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list[Shown], str]:
+def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list[GalleryCase], str]:
     """The kept weight maps of the run, early, midway and late; and what to say if files are gone."""
     kept = run.weight_maps()
     if kept is None or not len(kept["epochs"]):
@@ -122,12 +124,12 @@ def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list
         try:
             image, mask = read_image(Path(paths[one]["image"])), foreground(Path(paths[one]["mask"]), config)
             panels = [
-                outlined("image", f"the image of {one}", image),
-                outlined("noisy mask", f"the noisy mask of {one}", image, noisy=mask),
+                draw_outlines("image", f"the image of {one}", image),
+                draw_outlines("noisy mask", f"the noisy mask of {one}", image, noisy=mask),
             ]
         except (PixeltrustError, KeyError):
             gone.append(one)
-        panels += [weighed(f"epoch {kept['epochs'][moment]}", one, kept["maps"][moment, place], mask) for moment in moments]
-        shown.append(Shown(title=one, panels=panels))
+        panels += [draw_weights(f"epoch {kept['epochs'][moment]}", one, kept["maps"][moment, place], mask) for moment in moments]
+        shown.append(GalleryCase(title=one, panels=panels))
     what = "The image or the mask of {} cannot be read any more (moved or deleted?); only the weights are shown."
     return shown, what.format(", ".join(gone)) if gone else ""

@@ -69,9 +69,9 @@ def dice_cross_entropy(logits: Tensor, masks: Tensor, *, ranks: Ranks = ALONE) -
     from monai.losses import DiceLoss
 
     dice = DiceLoss(smooth_nr=DICE_SMOOTH, smooth_dr=DICE_SMOOTH)
-    (images,) = ranks.sums(len(masks))
+    (images,) = ranks.sum_counts(len(masks))
     overlap: Tensor = dice(*_foreground(logits, masks)) * (len(masks) / images) if len(masks) else logits.sum()  # of none: 0
-    return ranks.total(overlap) + mean_over_counted(cross_entropy_of_labels(logits, masks), masks, ranks=ranks)
+    return ranks.all_reduce_sum(overlap) + mean_over_counted(cross_entropy_of_labels(logits, masks), masks, ranks=ranks)
 
 
 def noise_robust_dice(logits: Tensor, masks: Tensor, *, exponent: float = NR_DICE_EXPONENT, ranks: Ranks = ALONE) -> Tensor:
@@ -89,7 +89,7 @@ def noise_robust_dice(logits: Tensor, masks: Tensor, *, exponent: float = NR_DIC
     found, truth = _foreground(logits, masks)
     axes = (0, *range(2, found.ndim))
     errors, squares, pixels = (found - truth).abs().pow(exponent).sum(axes), found.square().sum(axes), truth.sum(axes)
-    return (ranks.total(errors) / (ranks.total(squares) + ranks.total(pixels) + DICE_SMOOTH)).mean()
+    return (ranks.all_reduce_sum(errors) / (ranks.all_reduce_sum(squares) + ranks.all_reduce_sum(pixels) + DICE_SMOOTH)).mean()
 
 
 def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor, ranks: Ranks = ALONE) -> Tensor:
@@ -117,7 +117,7 @@ def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor, ranks: Ranks = ALONE
     # log ν is taken out of both logarithms: what is large in ν's gradient then cancels here, and not in float32.
     spread = (nu + free) / 2 * (nu + total).log() - nu / 2 * nu.log() + free / 2 * math.log(math.pi)
     likelihoods = torch.lgamma(nu / 2) - torch.lgamma((nu + free) / 2) + spread
-    return ranks.total(likelihoods.sum()) / ranks.total(free.sum()).clamp(min=1)
+    return ranks.all_reduce_sum(likelihoods.sum()) / ranks.all_reduce_sum(free.sum()).clamp(min=1)
 
 
 def probabilities(logits: Tensor) -> Tensor:

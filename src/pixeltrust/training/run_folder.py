@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from pixeltrust.config import Config, read_config, to_toml
 from pixeltrust.data.cases import COLUMNS
 from pixeltrust.plumbing.errors import ConfigError, RunError
-from pixeltrust.plumbing.files import alone, append, make_folder, replacing, writing
+from pixeltrust.plumbing.files import append_text, exclusive_lock, make_folder, naming_write_errors, write_atomically
 from pixeltrust.plumbing.processes import ALONE, Ranks
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import one_line
@@ -91,12 +91,14 @@ class Run:
         with ExitStack() as held:
 
             def claim() -> None:
-                with writing(self.folder):
+                with naming_write_errors(self.folder):
                     make_folder(self.cache())
-                    held.enter_context(alone(self.cache() / "lock", f"{self.folder}: another process trains in it; wait for its end"))
+                    held.enter_context(
+                        exclusive_lock(self.cache() / "lock", f"{self.folder}: another process trains in it; wait for its end")
+                    )
 
-            ranks.by_first(claim)
-            with writing(self.folder):
+            ranks.on_rank_0(claim)
+            with naming_write_errors(self.folder):
                 make_folder(self.cache(ranks))
             try:
                 yield
@@ -134,31 +136,31 @@ class Run:
         Raises:
             RunError: it cannot be written.
         """
-        with writing(self.folder):
+        with naming_write_errors(self.folder):
             make_folder(self.folder)
-            self.write_text("environment.json", json.dumps(environment(), indent=2) + "\n")
+            self.write_text("environment.json", json.dumps(describe_environment(), indent=2) + "\n")
             write_csv(cases, self.folder / "cases.csv")
             self.write_text("config.toml", to_toml(config))
 
     def write_text(self, name: str, text: str) -> None:
         """Write a text file, UTF-8."""
-        with writing(self.folder), replacing(self.folder / name) as unfinished:
+        with naming_write_errors(self.folder), write_atomically(self.folder / name) as unfinished:
             unfinished.write_text(text, encoding="utf-8")
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write a CSV file."""
-        with writing(self.folder), replacing(self.folder / name) as unfinished:
+        with naming_write_errors(self.folder), write_atomically(self.folder / name) as unfinished:
             table.to_csv(unfinished, index=False)
 
     def append_rows(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         """Add rows to a CSV file, which is made where there is none; NaN is an empty cell. A kill may leave a part: see `cut_rows`."""
         path, text = self.folder / name, io.StringIO()
         table = csv.DictWriter(text, columns, lineterminator="\n")
-        with writing(self.folder):
+        with naming_write_errors(self.folder):
             if not path.exists():
                 table.writeheader()
             table.writerows({key: "" if value != value else value for key, value in row.items()} for row in rows)
-            append(path, text.getvalue())
+            append_text(path, text.getvalue())
 
     def cut_rows(self, name: str, update: int) -> None:
         """Of a CSV file with a row per update keep those up to this one, and no file of none.
@@ -168,7 +170,7 @@ class Run:
         """
         path, size, last = self.folder / name, 0, b""
         lacking = RunError(f"{path}: lacks rows up to update {update:,}, where the checkpoint is; bring the file back as it was")
-        with writing(self.folder):
+        with naming_write_errors(self.folder):
             if update < 1:
                 path.unlink(missing_ok=True)
                 return
@@ -187,7 +189,7 @@ class Run:
         if lines:
             self.write_text("warnings.txt", "\n".join(lines) + "\n")
         else:
-            with writing(self.folder):
+            with naming_write_errors(self.folder):
                 (self.folder / "warnings.txt").unlink(missing_ok=True)
 
     def warnings(self) -> list[str]:
@@ -204,7 +206,7 @@ class Run:
 
     def write_state(self, name: str, state: dict[str, Any]) -> None:
         """Write tensors and plain values (`checkpoint.pt`, `model.pt`, `best.pt`)."""
-        with writing(self.folder), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
+        with naming_write_errors(self.folder), write_atomically(self.folder / name) as unfinished, unfinished.open("wb") as file:
             try:
                 torch.save(state, file)
             except RuntimeError as error:  # which torch's writer raises on top of what the disk has said
@@ -212,7 +214,7 @@ class Run:
 
     def write_arrays(self, name: str, **arrays: np.ndarray) -> None:
         """Write an .npz file."""
-        with writing(self.folder), replacing(self.folder / name) as unfinished, unfinished.open("wb") as file:
+        with naming_write_errors(self.folder), write_atomically(self.folder / name) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     def read_state(self, name: str) -> dict[str, Any]:
@@ -307,7 +309,7 @@ class Run:
             raise RunError(f"{self.folder}: was written by a later pixeltrust (format {written}, this one knows {FORMAT}); update it")
 
 
-def environment() -> dict[str, Any]:
+def describe_environment() -> dict[str, Any]:
     """What the run depends on beside settings and data: machine, versions, the command."""
     packages = ("pixeltrust", "monai", "lightning-fabric", "numpy", "pillow", "scikit-image")
     return {

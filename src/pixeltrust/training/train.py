@@ -26,22 +26,22 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from pixeltrust.config import Config
-from pixeltrust.data.batches import Streams, held_out, smallest_batch
+from pixeltrust.data.batches import Streams, hold_out, smallest_batch
 from pixeltrust.data.cases import MIN_HELD_OUT, CaseList, Cases, clean_warnings, read_cases, table_of
 from pixeltrust.data.layouts import Layout
-from pixeltrust.data.prefetch import Ahead, Feed
+from pixeltrust.data.prefetch import Feed, Prefetcher
 from pixeltrust.method.losses import cross_entropy_of_labels
 from pixeltrust.method.tangents import choice_of
 from pixeltrust.method.verification import verify
 from pixeltrust.method.weights import Batch
 from pixeltrust.plumbing.errors import ConfigError, GainsWarning, RunError
 from pixeltrust.plumbing.malloc import keep_freed_memory
-from pixeltrust.plumbing.processes import Ranks, connected
+from pixeltrust.plumbing.processes import Ranks, connect
 from pixeltrust.plumbing.progress import progress_bar
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.training.alarms import alarms
 from pixeltrust.training.checkpoints import State, earlier, read_checkpoint, refuse_other_cases, seconds_by_part
-from pixeltrust.training.helped_maps import keep_trust_maps
+from pixeltrust.training.helped_maps import write_helped_maps
 from pixeltrust.training.history import Clock, Steps, shares
 from pixeltrust.training.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method, streams_of
 from pixeltrust.training.models import build_model, parameters_along, trains_on_one, try_out
@@ -131,7 +131,7 @@ def train(
     warned += clean_warnings(len(cases.of("clean")), val_fraction=config.val_fraction)
     _say_now(warned, show_progress)
     notes += [*(note for note in cases.notes if note not in warned), *warned]
-    clean, held = held_out(cases.of("clean"), config, noisy=cases.of("noisy"))
+    clean, held = hold_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     notes.append(_split_note(cases, clean, held))
     table = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
     _refuse_unlike(ranks, run, table, packed)
@@ -145,7 +145,7 @@ def train(
             notes.append(f"continued after update {loop.state.update:,}")
         elif ranks.rank == 0:
             run.create(config, table)
-        ranks.by_first(lambda: run.cut_rows("steps.csv", loop.state.update - len(loop.state.steps.rows)))
+        ranks.on_rank_0(lambda: run.cut_rows("steps.csv", loop.state.update - len(loop.state.steps.rows)))
         loop.to_the_end()
     return _summary(run, config, loop.state.pack(), notes)
 
@@ -181,9 +181,9 @@ class _Loop:
 
     def to_the_end(self) -> None:
         """Run the updates that are left."""
-        self.ranks.make_alike(self.state.model.state_dict().values())  # whatever else a network was made of
+        self.ranks.broadcast(self.state.model.state_dict().values())  # whatever else a network was made of
         clock = Clock(self.state.seconds)
-        ahead = Ahead(lambda stream, update: self.streams.batch(stream, update, self.device), self.total)
+        ahead = Prefetcher(lambda stream, update: self.streams.batch(stream, update, self.device), self.total)
         self.saved = self.state.update
         saved_at = shown_at = time.monotonic()
         with ahead, _interruption() as interrupted, progress_bar(self.show_progress) as bar:
@@ -196,7 +196,7 @@ class _Loop:
                     self._end_epoch(clock)
                     self._warn(bar)
                 due = time.monotonic() - saved_at > 60 * self.config.checkpoint_minutes
-                stopping, due_somewhere = self.ranks.sums(interrupted.is_set(), due)
+                stopping, due_somewhere = self.ranks.sum_counts(interrupted.is_set(), due)
                 if epoch_ended or stopping or due_somewhere:
                     if not epoch_ended:  # then it has been looked at
                         self._look(clock)
@@ -208,15 +208,15 @@ class _Loop:
                     self._show(bar, task, clock)
                     shown_at = time.monotonic()
         with clock.part("saving"):
-            self.ranks.by_first(self._write_what_was_learned)
+            self.ranks.on_rank_0(self._write_what_was_learned)
         clock.read()
 
     def _write_what_was_learned(self) -> None:
         if isinstance(self.method, Remembering | Trust):
-            keep_trust_maps(self.run, self.streams, self.method.store, show_progress=self.show_progress)
+            write_helped_maps(self.run, self.streams, self.method.store, show_progress=self.show_progress)
         self.run.write_state("model.pt", {"model": parameters(self.state.model)})
 
-    def _update(self, ahead: Ahead, clock: Clock) -> None:
+    def _update(self, ahead: Prefetcher, clock: Clock) -> None:
         state = self.state
         self.model.train()
         state.optimizer.zero_grad(set_to_none=True)
@@ -251,7 +251,7 @@ class _Loop:
             state.optimizer.step()
             state.schedule.step()
         state.update += 1
-        state.images += sum(self.ranks.sums(sum(seen.values())))
+        state.images += sum(self.ranks.sum_counts(sum(seen.values())))
         state.steps.reported.append({"update": state.update, "learning_rate": rate, **outcome.numbers(), **watched})
         self.recent.append(_Taken(state.update, tuple(seen), outcome.are_finite()))
         if self.device.type == "cpu":  # where looking waits for nothing
@@ -393,7 +393,7 @@ def _refuse_unlike(ranks: Ranks, run: Run, table: pd.DataFrame, packed: dict[str
     if ranks.count == 1:
         return
     cases = sha256(table[["id", "role", "held_out"]].to_csv(index=False).encode()).hexdigest()
-    cases_of_all, updates_of_all = zip(*ranks.gathered((cases, packed and packed["update"])), strict=True)
+    cases_of_all, updates_of_all = zip(*ranks.all_gather_objects((cases, packed and packed["update"])), strict=True)
     for rank in range(ranks.count):
         if cases_of_all[rank] != cases_of_all[0]:
             raise RunError(f"process {rank} finds other cases than process 0; give all machines the same data")
@@ -410,7 +410,7 @@ def _fabric(config: Config) -> tuple[Fabric, Ranks]:
         raise ConfigError("device = 'mps', but torch sees no such device; use device = 'auto' or 'cpu'")
     if config.method in TAKE_GAINS and config.gains == "finite-difference" and config.precision != "32":
         raise ConfigError("gains = 'finite-difference' is noise in bf16; use gains = 'exact', or precision = '32'")
-    return connected(config.device)
+    return connect(config.device)
 
 
 def _precision_notes(config: Config, device: torch.device) -> list[str]:

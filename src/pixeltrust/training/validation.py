@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pixeltrust.data.batches import PIECE, Streams, pieces
+from pixeltrust.data.batches import PIECE, Streams, split_in_pieces
 from pixeltrust.method.losses import mean_over_counted, pixel_cross_entropy
 from pixeltrust.method.weights import Batch
 from pixeltrust.metrics import confusion, dice, mean_of_defined
@@ -23,8 +23,8 @@ def validate(model: nn.Module, streams: Streams, *, device: torch.device) -> dic
     """
     model.eval()
     looked_at = streams.held if len(streams.held) else streams.clean[:PIECE]
-    batches = (streams.pixels.batch(piece, device) for piece in pieces(streams.ranks.part(looked_at), streams.config.batch_size))
-    measured = streams.ranks.gathered([_measure(model, batch, streams.config.classes) for batch in batches])
+    batches = (streams.pixels.batch(piece, device) for piece in split_in_pieces(streams.ranks.part(looked_at), streams.config.batch_size))
+    measured = streams.ranks.all_gather_objects([_measure(model, batch, streams.config.classes) for batch in batches])
     losses, scores, labels, true = ([value for part in measured for batch in part for value in batch[which]] for which in range(4))
     alike = len(set(labels)) == 1 and len(set(true)) > 1
     return {

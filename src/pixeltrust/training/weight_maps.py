@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pixeltrust.data.batches import Pixels, Streams, pieces
+from pixeltrust.data.batches import CaseCache, Streams, split_in_pieces
 from pixeltrust.method.module_state import buffers_kept
 from pixeltrust.method.weights import clean_gradient, gains_along, normalised
 from pixeltrust.plumbing.labels import IGNORE
@@ -42,14 +42,14 @@ def weights_by_many(model: nn.Module, streams: Streams, noisy: np.ndarray, devic
     return weights * weights.numel()
 
 
-def _gains_by_many(model: nn.Module, pixels: Pixels, noisy: np.ndarray, clean: np.ndarray, device: torch.device) -> Tensor:
+def _gains_by_many(model: nn.Module, pixels: CaseCache, noisy: np.ndarray, clean: np.ndarray, device: torch.device) -> Tensor:
     """Gains (N, H, W) of noisy cases by the sum of clean losses (the sum of their gains), in batches no larger than those of a step."""
     config = pixels.config
     model.eval()
     along = parameters_along(model, config.along)
-    noisy_batches = [pixels.batch(piece, device) for piece in pieces(noisy, config.batch_size)]
+    noisy_batches = [pixels.batch(piece, device) for piece in split_in_pieces(noisy, config.batch_size)]
     total = torch.zeros(len(noisy), *config.size, device=device)
-    for piece in pieces(clean, config.clean_batch_size):
+    for piece in split_in_pieces(clean, config.clean_batch_size):
         batch = pixels.batch(piece, device)
         counted = (batch.masks != IGNORE).sum()
         if counted:

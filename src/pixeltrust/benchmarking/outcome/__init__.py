@@ -8,7 +8,7 @@ pictures     weight maps of fixed images              examples     test cases wi
 writing      all of it into the folder
 """
 
-from pixeltrust.benchmarking.outcome.reading import is_benchmark, outcome_of
-from pixeltrust.benchmarking.outcome.statistics import CEILING, Outcome
+from pixeltrust.benchmarking.outcome.reading import is_benchmark, read_results
+from pixeltrust.benchmarking.outcome.statistics import CEILING, BenchmarkResults
 
-__all__ = ["CEILING", "Outcome", "is_benchmark", "outcome_of"]
+__all__ = ["CEILING", "BenchmarkResults", "is_benchmark", "read_results"]

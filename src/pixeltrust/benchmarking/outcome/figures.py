@@ -18,7 +18,7 @@ from scipy.optimize import isotonic_regression
 from pixeltrust.benchmarking.outcome.statistics import CEILING
 from pixeltrust.benchmarking.outcome.words import Row, noise_name, of_group, rows_of, title
 from pixeltrust.pages.charts import HEIGHT, WIDTH, Chart, family_of, ink, marker_of, panels, png, svg
-from pixeltrust.pages.numbers import number, span
+from pixeltrust.pages.numbers import format_number, format_range
 
 ROW = 0.235  # inches of a method's row
 LETTER = 8.5  # points, of what stands in a chart
@@ -114,7 +114,9 @@ def _dice_rows(axes: Axes, rows: Sequence[Row], seeds: Mapping[str, np.ndarray],
         axes.plot([row.dice_low, row.dice_high], [place, place], color=colour, linewidth=2, solid_capstyle="butt")
         axes.scatter(seeds.get(row.method, []), _beside(place, seeds.get(row.method, [])), s=10, facecolors="none", edgecolors=ink("faint"))
         axes.plot(row.dice, place, marker=marker_of(row.method, methods), markersize=6, color=colour, zorder=3)
-        axes.text(1.02, place, number(row.dice), transform=axes.get_yaxis_transform(), va="center", fontsize=LETTER, color=ink("ink"))
+        axes.text(
+            1.02, place, format_number(row.dice), transform=axes.get_yaxis_transform(), va="center", fontsize=LETTER, color=ink("ink")
+        )
     axes.set_yticks(range(len(rows)), [row.method for row in rows], fontsize=LETTER)
     for label, row in zip(axes.get_yticklabels(), rows, strict=True):
         label.set(color=ink(family_of(row.method)), fontweight="bold")
@@ -128,7 +130,7 @@ def _dice_rows(axes: Axes, rows: Sequence[Row], seeds: Mapping[str, np.ndarray],
 def _row_words(row: Row) -> str:
     if np.isnan(row.dice):
         return f"{row.method} {'failed' if row.seeds_failed else 'not run'}"
-    return f"{row.method} {number(row.dice)}, interval {span(row.dice_low, row.dice_high)}"
+    return f"{row.method} {format_number(row.dice)}, interval {format_range(row.dice_low, row.dice_high)}"
 
 
 def _beside(place: int, values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -144,7 +146,7 @@ def _clean_lines(axes: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> str:
         axes.plot(line["clean"], line["dice"], color=ink(family_of(str(method))), linewidth=1.5, markersize=5, **style)
         ends[str(method)] = (float(line["clean"].iloc[-1]), float(line["dice"].iloc[-1]))
         words.append(
-            f"{method} " + ", ".join(f"{number(dice)} at {clean}" for clean, dice in zip(line["clean"], line["dice"], strict=True))
+            f"{method} " + ", ".join(f"{format_number(dice)} at {clean}" for clean, dice in zip(line["clean"], line["dice"], strict=True))
         )
     counts = sorted(rows["clean"].unique())
     axes.set_xscale("log")
@@ -190,7 +192,7 @@ def _cost_dots(axes: Axes, group: pd.DataFrame, methods: Sequence[str]) -> str:
     axes.margins(x=0.3, y=0.08)
     axes.grid(axis="x", color=ink("line"), linewidth=0.7)
     label_points(axes, {row.method: (row.cost, row.dice) for row in known})
-    return "; ".join(f"{row.method}: Dice {number(row.dice)} at {row.cost:.2f} times" for row in known)
+    return "; ".join(f"{row.method}: Dice {format_number(row.dice)} at {row.cost:.2f} times" for row in known)
 
 
 # --- names beside what they name ----------------------------------------------------------------------------------

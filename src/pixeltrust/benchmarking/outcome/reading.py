@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.statistics import SHARES, Outcome, mean_shares
+from pixeltrust.benchmarking.outcome.statistics import SHARES, BenchmarkResults, mean_shares
 from pixeltrust.plumbing.errors import RunError
 
 CELL = ["method", "noise", "clean", "seed"]
@@ -41,7 +41,7 @@ def recorded(folder: Path) -> dict[str, Any]:
     return {"status": "not run", "error": ""}
 
 
-def outcome_of(out: Path) -> Outcome:
+def read_results(out: Path) -> BenchmarkResults:
     """Everything that is there by now; nothing is written.
 
     Raises:
@@ -50,7 +50,7 @@ def outcome_of(out: Path) -> Outcome:
     cells = read_cells(out)
     done = cells[cells["status"] == "done"]
     histories = _of_all(done, lambda folder: _read(folder / "run" / "history.csv"), ["epoch", *SHARES])
-    return Outcome(
+    return BenchmarkResults(
         cells=cells,
         scores=_of_all(done, lambda folder: _read(folder / "test.csv", dtype={"id": str}, na_filter=True), ["id", "dice", "jaccard"]),
         shares=mean_shares(histories.dropna(subset=["wrong_pixels"])),

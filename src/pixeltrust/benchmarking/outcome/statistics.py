@@ -44,7 +44,7 @@ Numbers = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class BenchmarkResults:
     """All that came out of a benchmark, as tables."""
 
     cells: pd.DataFrame

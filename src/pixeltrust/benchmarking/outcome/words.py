@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.benchmarking.outcome.statistics import BASE, CEILING, GIVEN, GROUP, LEVEL
-from pixeltrust.pages.numbers import number, span
+from pixeltrust.pages.numbers import format_number, format_range
 from pixeltrust.plumbing.text import count
 
 OURS = "trust"
@@ -154,7 +154,7 @@ def _winner(rows: Sequence[Row]) -> Iterable[str]:
         yield f"Only `{best.method}` has come to its end: Dice {_dice(best)}."
         return
     second = rows[1]
-    yield f"`{best.method}` has the highest Dice, {_dice(best)}; `{second.method}` is second with {number(second.dice)}."
+    yield f"`{best.method}` has the highest Dice, {_dice(best)}; `{second.method}` is second with {format_number(second.dice)}."
     if np.isnan(best.minus_rival):
         yield "The two have no seed and case in common, so they cannot be compared."
         return
@@ -174,7 +174,11 @@ _VERDICTS: dict[Verdict, str] = {
 
 def _seed_range(row: Row) -> dict[str, str]:
     seeds = "" if np.isnan(row.minus_rival_seeds) else str(int(row.minus_rival_seeds))
-    return {"seeds": seeds, "least": number(row.minus_rival_min, signed=True), "most": number(row.minus_rival_max, signed=True)}
+    return {
+        "seeds": seeds,
+        "least": format_number(row.minus_rival_min, signed=True),
+        "most": format_number(row.minus_rival_max, signed=True),
+    }
 
 
 def _tied(rows: Sequence[Row]) -> Iterable[str]:
@@ -209,13 +213,13 @@ def _ours(rows: Sequence[Row]) -> Iterable[str]:
     """Where the method of this package stands, if it does not win."""
     for place, row in enumerate(rows):
         if row.method == OURS and place > 1:
-            yield f"`{OURS}` comes {_ordinal(place + 1)} of {len(rows)} with {number(row.dice)}."
+            yield f"`{OURS}` comes {_ordinal(place + 1)} of {len(rows)} with {format_number(row.dice)}."
 
 
 def _ceiling(group: pd.DataFrame) -> Iterable[str]:
     for row in rows_of(group):
         if row.method == CEILING and not np.isnan(row.dice):
-            yield f"With true masks for all cases (`{CEILING}`) it would be {number(row.dice)}."
+            yield f"With true masks for all cases (`{CEILING}`) it would be {format_number(row.dice)}."
 
 
 def _missing(group: pd.DataFrame) -> Iterable[str]:
@@ -240,12 +244,16 @@ def _of(number_of_seeds: int, row: Row) -> str:
 
 
 def _dice(row: Row) -> str:
-    return f"{number(row.dice)} ({span(row.dice_low, row.dice_high)})" if not np.isnan(row.dice_low) else number(row.dice)
+    return (
+        f"{format_number(row.dice)} ({format_range(row.dice_low, row.dice_high)})"
+        if not np.isnan(row.dice_low)
+        else format_number(row.dice)
+    )
 
 
 def _difference(row: Row, other: str) -> str:
     mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
-    return f"{number(mean, signed=True)} ({span(low, high, signed=True)}; p {p_value(p, equals=True)})"
+    return f"{format_number(mean, signed=True)} ({format_range(low, high, signed=True)}; p {p_value(p, equals=True)})"
 
 
 def _clock(row: Row) -> str:
@@ -290,15 +298,15 @@ def cells_of(row: Row) -> list[Shown]:
     seeds = Shown(str(row.seeds) if not row.seeds_failed + row.seeds_not_run else _of(row.seeds, row), _why(row) if row.seeds else "")
     if np.isnan(row.dice):
         return [Shown(f"`{row.method}`"), Shown(_why(row) or "undefined"), NONE, NONE, seeds, *[NONE] * 7]
-    by_seed = Shown(span(row.dice_min, row.dice_max), f"sd {row.dice_sd:.3f}") if row.seeds > 1 else NONE
+    by_seed = Shown(format_range(row.dice_min, row.dice_max), f"sd {row.dice_sd:.3f}") if row.seeds > 1 else NONE
     rival, plain = (_difference_cells(row, other) for other in ("rival", "plain"))
     name = Shown(f"`{row.method}`", "true masks" if row.method == CEILING else "")
-    interval = span(row.dice_low, row.dice_high)
+    interval = format_range(row.dice_low, row.dice_high)
     return [
         name,
-        Shown(number(row.dice), interval),
+        Shown(format_number(row.dice), interval),
         by_seed,
-        Shown(number(row.jaccard)),
+        Shown(format_number(row.jaccard)),
         seeds,
         *rival,
         *plain,
@@ -317,7 +325,7 @@ def _difference_cells(row: Row, other: str) -> list[Shown]:
     mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
     if np.isnan(mean):
         return [NONE, NONE]
-    return [Shown(number(mean, signed=True), span(low, high, signed=True)), Shown(p_value(p))]
+    return [Shown(format_number(mean, signed=True), format_range(low, high, signed=True)), Shown(p_value(p))]
 
 
 def _cost_cell(row: Row) -> Shown:

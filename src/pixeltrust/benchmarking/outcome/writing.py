@@ -5,31 +5,31 @@ from pathlib import Path
 
 from pixeltrust.benchmarking.outcome.figures import Drawing, clean_figure, cost_figure, dice_figure, weights_figure
 from pixeltrust.benchmarking.outcome.pictures import CASES, first_with_maps, maps_figure, weighed_cases
-from pixeltrust.benchmarking.outcome.reading import outcome_of
-from pixeltrust.benchmarking.outcome.statistics import Outcome
+from pixeltrust.benchmarking.outcome.reading import read_results
+from pixeltrust.benchmarking.outcome.statistics import BenchmarkResults
 from pixeltrust.benchmarking.outcome.words import groups, markdown, several_counts
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.plumbing.files import make_folder, write_whole
+from pixeltrust.plumbing.files import make_folder, write_file
 
 
-def write_outcome(out: Path) -> Outcome:
+def write_results_files(out: Path) -> BenchmarkResults:
     """Write summary.csv, shares.csv, tables.md and figures/ into the folder of a benchmark, of what is there by now.
 
     Raises:
         RunError: it is no benchmark, its records cannot be read, or it cannot be written to.
     """
-    outcome = outcome_of(out)
+    outcome = read_results(out)
     try:
-        write_whole(out / "summary.csv", outcome.summary.to_csv(index=False, float_format="%.6g"))
-        write_whole(out / "shares.csv", outcome.shares.to_csv(index=False, float_format="%.6g"))
-        write_whole(out / "tables.md", markdown(outcome.summary, outcome.shares))
+        write_file(out / "summary.csv", outcome.summary.to_csv(index=False, float_format="%.6g"))
+        write_file(out / "shares.csv", outcome.shares.to_csv(index=False, float_format="%.6g"))
+        write_file(out / "tables.md", markdown(outcome.summary, outcome.shares))
         _write_figures(out / "figures", drawings(outcome))
     except OSError as error:
         raise RunError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
     return outcome
 
 
-def drawings(outcome: Outcome) -> Iterator[Drawing]:
+def drawings(outcome: BenchmarkResults) -> Iterator[Drawing]:
     """Every figure for which there are numbers, with all kinds of noise in one."""
     methods = list(outcome.summary["method"].unique())
     for clean, rows in outcome.summary.groupby("clean", sort=True):
@@ -54,8 +54,8 @@ def _write_figures(folder: Path, every: Iterator[Drawing]) -> None:
     make_folder(folder)
     known = set()
     for drawing in every:
-        write_whole(folder / f"{drawing.name}.svg", drawing.chart().svg)
-        write_whole(folder / f"{drawing.name}.png", drawing.png())
+        write_file(folder / f"{drawing.name}.svg", drawing.chart().svg)
+        write_file(folder / f"{drawing.name}.png", drawing.png())
         known |= {f"{drawing.name}.svg", f"{drawing.name}.png"}
     for stale in folder.iterdir():  # of an earlier state, which nothing stands for any more
         if stale.name not in known and stale.suffix in (".svg", ".png"):

@@ -6,8 +6,8 @@ import numpy as np
 
 from pixeltrust.data.images import write_png
 from pixeltrust.demonstration.synthetic.picture import dermoscopy
-from pixeltrust.plumbing.files import whole_folder, write_whole
-from pixeltrust.plumbing.progress import all_in_threads
+from pixeltrust.plumbing.files import fill_folder_atomically, write_file
+from pixeltrust.plumbing.progress import map_in_threads
 
 
 def write_source(folder: Path, *, cases: int, seed: int = 0, size: int = 128, test_share: float = 0.25, show_progress: bool = True) -> None:
@@ -27,7 +27,7 @@ def write_source(folder: Path, *, cases: int, seed: int = 0, size: int = 128, te
     if cases < 1 or not 0 <= test_share <= 1:
         raise ValueError(f"cases is {cases} and test_share {test_share}; they must be 1 or more and 0 to 1")
     ids = [f"made-up-{i:05d}" for i in range(cases)]
-    with whole_folder(folder) as unfinished:
+    with fill_folder_atomically(folder) as unfinished:
         (unfinished / "images").mkdir()
         (unfinished / "masks").mkdir()
 
@@ -36,9 +36,9 @@ def write_source(folder: Path, *, cases: int, seed: int = 0, size: int = 128, te
             write_png(unfinished / "images" / f"{ids[i]}.png", image)
             write_png(unfinished / "masks" / f"{ids[i]}.png", mask * np.uint8(255))
 
-        all_in_threads(draw, range(cases), text="drawing", complaint=f"{folder}: cannot be drawn", shown=show_progress)
+        map_in_threads(draw, range(cases), text="drawing", complaint=f"{folder}: cannot be drawn", shown=show_progress)
         lines = ["id,split", *(f"{name},{'test' if _is_test(i, test_share) else 'train'}" for i, name in enumerate(ids))]
-        write_whole(unfinished / "split.csv", "\n".join(lines) + "\n")
+        write_file(unfinished / "split.csv", "\n".join(lines) + "\n")
 
 
 def _is_test(i: int, test_share: float) -> bool:
