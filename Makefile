@@ -48,7 +48,7 @@ slow: setup  ## What `make test` leaves out: the slow tests, and new examples fo
 	$(PYTEST) -m "slow or hypothesis"
 
 reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/reliability.md's table
-	$(BIN)/python benchmarks/reliability.py
+	$(BIN)/python tests/reliability/run_all.py
 
 lowest:  ## The tests with the lowest versions that pyproject.toml allows, in an environment of their own
 	PYTHON=$(PYTHON) .ci/lowest $(TESTS)

@@ -29,14 +29,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import kinds
-import measuring
-import step
 import torch
-from kinds import Cell
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import kinds
+import measuring
+import step
+from kinds import Cell
 from pixeltrust.config import Config
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.method.losses import cross_entropy_of_labels

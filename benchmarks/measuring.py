@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from kinds import KINDS, Cell, batches, differentiated, take, torch_duals, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kinds import KINDS, Cell, batches, differentiated, take, torch_duals, trained
 from pixeltrust import Batch
 from pixeltrust.method.weights import normalised
 from pixeltrust.plumbing.text import one_line

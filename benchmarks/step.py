@@ -32,9 +32,9 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from kinds import KINDS, NETWORKS, PRECISIONS, Cell
 from measuring import FEWEST_ROUNDS, measure
-
 from pixeltrust.plumbing.files import write_atomically
 from pixeltrust.plumbing.progress import progress_bar
 from pixeltrust.training.run_folder import describe_environment

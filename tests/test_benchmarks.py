@@ -1,24 +1,28 @@
-"""The benchmarks that measure steps run, at toy size, and their figures are of the right kind. (How fast anything is, no test says.)"""
+"""The scripts of the laboratory run, at toy size, and their figures are of the right kind. (No test says how fast anything is.)"""
 
 import importlib
 import json
+import os
+import re
+import subprocess
 import sys
 from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
 
 import gpu
 import keep_results
 import kinds
 import measuring
-import numpy as np
-import pandas as pd
-import pytest
 import review_speed
 import step
-import torch
 import trust_cost
 import trust_search
-
 from pixeltrust import Batch
+from pixeltrust.benchmarking.grid import read_grid
 from reference import NETWORKS, seeded
 from test_benchmark_outcome import write_benchmark
 
@@ -141,9 +145,27 @@ def test_the_search_for_trust_runs_as_a_toy(variant, monkeypatch):
     assert all(0 <= epoch["dice"] <= 1 for epoch in epochs)
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in Path(step.__file__).parent.glob("*.py")))
-def test_every_benchmark_fits_the_library(name):
+ROOT = Path(__file__).parents[1]
+LABORATORY = ("benchmarks", "experiments", "tests/reliability", "docs/make")
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for folder in LABORATORY for file in (ROOT / folder).glob("*.py")))
+def test_every_script_of_the_laboratory_fits_the_library(name):
     importlib.import_module(name)
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "experiments").glob("*.sh")), ids=lambda script: script.stem)
+def test_the_script_of_a_table_is_on_the_page_and_runs_grids_and_keeps_results_that_are_there(script, tmp_path):
+    for program in ("pixeltrust", "python"):
+        (tmp_path / program).write_text(f'#!/bin/sh\necho {program} "$@"\n')
+        (tmp_path / program).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    ran = subprocess.run([script, "SOURCE", "OUT", "--jobs", "2"], env=environment, capture_output=True, text=True, check=True).stdout
+    grids, kept = re.findall(r"^pixeltrust benchmark SOURCE --config (\S+)", ran, re.M), re.findall(r"^python (\S+) (\S+)", ran, re.M)
+    assert len(grids) == len(kept) == ran.count("--jobs 2") > 0
+    assert all(read_grid(Path(grid)).methods for grid in grids)
+    assert all(Path(program).is_file() and (Path(folder) / "cells.csv").is_file() for program, folder in kept)
+    assert f"\n    experiments/{script.name} SOURCE OUT\n" in (ROOT / "docs/results.md").read_text(encoding="utf-8")
 
 
 def test_results_that_are_kept_grow_by_what_is_finished_and_stand_for_every_noise_they_did_not_see():

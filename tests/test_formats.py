@@ -13,7 +13,6 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
-import other_programs
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -22,6 +21,7 @@ from hypothesis.extra import numpy as hnp
 from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 
+import other_programs
 from pixeltrust.auditing.folder import CASE_NUMBERS, AuditRecord
 from pixeltrust.data.images import MAX_PIXELS, read_labels, write_png
 from pixeltrust.formats import convert, label_studio, polygons, rle
@@ -983,7 +983,7 @@ def test_every_command_of_the_page_runs(lesions, audit, tmp_path, monkeypatch, r
 
 @pytest.mark.parametrize("form", ["coco", "cvat", "fiftyone", "label-studio"])
 def test_masks_that_other_programs_wrote_are_read_to_the_pixel(tmp_path, form):
-    """By benchmarks/other_programs.py, with FiftyOne, Label Studio's SDK and Datumaro."""
+    """By tests/reliability/other_programs.py, with FiftyOne, Label Studio's SDK and Datumaro."""
     masks = other_programs.true_masks()
     other_programs.write_images(masks, tmp_path / "images")
     (kept,) = (path for path in (Path(__file__).parent / "format_files" / form).iterdir() if path.name != "metadata.json")

@@ -1,12 +1,12 @@
-"""Whatever a file holds, it is read or refused in a line: a moment of every target of `benchmarks/fuzz.py`, and what longer runs found."""
+"""Whatever a file holds, it is read or refused in a line: every target of tests/reliability/fuzz.py, and what longer runs found."""
 
 import json
 from contextlib import closing
 
-import fuzz
 import pytest
-from odd_making import parquet
 
+import fuzz
+from odd_making import parquet
 from pixeltrust.auditing.folder import Audit, read_record
 from pixeltrust.config import setting
 from pixeltrust.datasets.zips import files_in, open_zip

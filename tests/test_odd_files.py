@@ -1,4 +1,4 @@
-"""Broken and odd files are handled rightly or named in one line: the corpus of `benchmarks/odd_files.py`, alone and through commands."""
+"""Broken and odd files are handled rightly or named in one line: the corpus of tests/reliability/odd_files.py, alone and by commands."""
 
 import json
 import re
@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-import odd_files
 import pandas as pd
 import pytest
 import torch
+
+import odd_files
 from odd_files import LONG
 from odd_making import COLOUR, HARM, case, content, half, harmful, put, saved
-
 from pixeltrust.auditing.run import _Audit
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import image_suffix, read_labels
@@ -61,7 +61,7 @@ def test_no_two_of_the_corpus_are_called_alike_and_there_are_many():
 def test_the_page_has_the_table_that_the_corpus_gives(outcomes):
     table = odd_files.markdown([odd_files.Outcome(**outcome) for outcome in outcomes])
     page = Path(__file__).parents[1] / "docs/inputs.md"
-    assert table in page.read_text(encoding="utf-8"), "python benchmarks/odd_files.py prints the table"
+    assert table in page.read_text(encoding="utf-8"), "python tests/reliability/odd_files.py prints the table"
 
 
 # Through the commands

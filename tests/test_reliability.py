@@ -7,18 +7,18 @@ import sys
 from pathlib import Path
 
 import pytest
-import reliability
 
+import run_all
 from waiting import TOO_LONG
 
-BENCHMARKS = Path(reliability.__file__).parent
+HERE = Path(run_all.__file__).parent
 linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="processes are looked at by /proc")
 
 
 def short(name, out, *words):
-    """A benchmark of this folder, in a process of its own; what it wrote."""
-    paths = os.pathsep.join(filter(None, [str(BENCHMARKS.parent / "src"), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), "--out", str(out), *words]
+    """Run a script of tests/reliability in a process of its own; return what it wrote."""
+    paths = os.pathsep.join(filter(None, [str(run_all.ROOT / "src"), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(HERE / f"{name}.py"), "--out", str(out), *words]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=TOO_LONG, check=False, env={**os.environ, "PYTHONPATH": paths})
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return json.loads((out / f"{name}.json").read_text())
@@ -59,11 +59,9 @@ def test_many_people_at_once_lose_no_decision(tmp_path):
 
 
 def test_the_page_tells_what_the_results_say():
-    page = reliability.PAGE.read_text(encoding="utf-8")
-    assert reliability.with_table(page, reliability.table(reliability.RESULTS)) == page, (
-        "python benchmarks/reliability.py --table writes it"
-    )
+    page = run_all.PAGE.read_text(encoding="utf-8")
+    assert run_all.with_table(page, run_all.table(run_all.RESULTS)) == page, "python tests/reliability/run_all.py --table writes it"
 
 
 def test_what_was_not_measured_is_said(tmp_path):
-    assert reliability.table(tmp_path).count("not measured yet") == len(reliability.PARTS)
+    assert run_all.table(tmp_path).count("not measured yet") == len(run_all.PARTS)

@@ -1,6 +1,6 @@
 """Which form of trust is best? Many short trainings, compared on training images that are kept apart: never on test images.
 
-    python benchmarks/trust_search.py SOURCE OUT [--noise triangle] [--clean 100] [--seeds 0,1] VARIANT…
+    python experiments/trust_search.py SOURCE OUT [--noise triangle] [--clean 100] [--seeds 0,1] VARIANT…
 
 Of the source's training cases, 500 are the development part (their expert masks are measured by, never trained on), 800 are noisy and
 `clean` are clean. The network is `unet-small` at 48x48, 12 epochs of 50 updates of 16 + 16 images, Adam with a cosine. A variant is

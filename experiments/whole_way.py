@@ -1,6 +1,6 @@
 """From given masks to a network on mended ones, by the documented commands alone, each stage measured against the truth.
 
-    python benchmarks/whole_way.py SOURCE OUT [--noise triangle] [--clean 100] [--seed 0] [--set key=value …] [--results walk.csv]
+    python experiments/whole_way.py SOURCE OUT [--noise triangle] [--clean 100] [--seed 0] [--set key=value …] [--results walk.csv]
 
 The commands are printed as they run; what is in OUT already is not made again, so a walk that was stopped goes on:
 

@@ -1,6 +1,6 @@
 """Whether long work keeps what it should let go: resident memory and open files over many training steps and many requests of a review.
 
-    python benchmarks/leaks.py --steps 5000 --requests 2000 --out results/reliability
+    python tests/reliability/leaks.py --steps 5000 --requests 2000 --out results/reliability
 
 Training is of the trust method and a network of a few hundred parameters, so that what is kept from step to step shows; the rows of
 history.csv, a few kB of memory for every 25 steps, are meant to be kept. The review is a process of its own, and its requests are of every
@@ -22,13 +22,13 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from pixeltrust.training.train import train
 from review_speed import Client, ended, made_up, started
-
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
-
-from pixeltrust.training.train import train  # noqa: E402
-from tiny import configured, draw  # noqa: E402
+from tiny import configured, draw
 
 SAMPLES = 50
 EPOCH = 25  # steps

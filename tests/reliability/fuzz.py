@@ -1,7 +1,7 @@
 """Inputs made by chance, by the thousand: whatever a file holds, it is read, or refused in one line that names it.
 
-    python benchmarks/fuzz.py --minutes 30 --out results/reliability           hypothesis, target by target in turns
-    python benchmarks/fuzz.py --minutes 10 --engine atheris --out …            guided by coverage (pip install atheris), parsers of our own
+    python tests/reliability/fuzz.py --minutes 30 --out results/reliability  hypothesis, target by target in turns
+    python tests/reliability/fuzz.py --minutes 10 --engine atheris --out …   guided by coverage (pip install atheris), our own parsers
 
 OUT/fuzz.json gathers minutes, inputs and what was found over all sittings; OUT/found/ has the inputs of what was found. The tests run
 every target for a moment.
@@ -34,9 +34,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
+
 from odd_files import HANGS, IMAGES, MASKS, NIFTI, limit_memory
 from odd_making import HEADER, LABELS, ROWS, data, parquet, run, saved
-
 from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases, read_audit_regions, read_record
 from pixeltrust.benchmarking.grid import read_grid
 from pixeltrust.config import read_config, setting
@@ -631,7 +631,8 @@ def guided(name: str, seconds: int, out: str) -> None:
 
 _GUIDED = """
 import atheris
-with atheris.instrument_imports(include=["pixeltrust." + name for name in ("formats", "review.masks", "config", "cases", "tables")]):
+OURS = ("formats", "reviewing.masks", "config", "data.cases", "plumbing.tables")
+with atheris.instrument_imports(include=["pixeltrust." + name for name in OURS]):
     import fuzz
 fuzz.guided({!r}, {}, {!r})
 """

@@ -1,6 +1,6 @@
 """What commands say and leave when the disk is full, a quota is reached, permission is lost, or Ctrl-C is pressed in mid-work.
 
-    python benchmarks/disks.py --points 3 --out results/reliability
+    python tests/reliability/disks.py --points 3 --out results/reliability
 
 Every command meets every mishap, at random moments. It must end with one line on standard error, with exit code 2, or 130 after Ctrl-C; and
 called again, once the disk is as it was, come to the same end, to the bit, as one that nothing happened to. A full disk is a real one, of a
@@ -19,16 +19,17 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 
 import torch
+
 from kills import differences, environment, keep, recorded, succeeded
 from mishaps import BALLAST, sitting, unlock
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))
 
-from pixeltrust import cli  # noqa: E402
-from pixeltrust.config import to_toml  # noqa: E402
-from pixeltrust.demonstration.synthetic import write_source  # noqa: E402
-from tiny import configured, draw  # noqa: E402
+from pixeltrust import cli
+from pixeltrust.config import to_toml
+from pixeltrust.demonstration.synthetic import write_source
+from tiny import configured, draw
 
 MISHAPS = {"full": 2, "limit": 2, "locked": 2, "ctrl-c": 130}
 """The exit code each ends with."""

@@ -1,6 +1,6 @@
 """Do the programs whose formats `pixeltrust convert` speaks read what it writes, and does it read what they write, to the pixel?
 
-    python benchmarks/other_programs.py OUT --of fiftyone=PYTHON --of label-studio=PYTHON --of cvat=PYTHON --of coco=PYTHON
+    python tests/reliability/other_programs.py OUT --of fiftyone=PYTHON --of label-studio=PYTHON --of cvat=PYTHON --of coco=PYTHON
 
 PYTHON is an interpreter that has the program's own library (fiftyone; label-studio-sdk; datumaro for CVAT and COCO), each in an environment
 of its own, as they ask for versions that do not go together. OUT/programs.csv has a row for each format and direction; OUT/<format>/ has

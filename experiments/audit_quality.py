@@ -1,6 +1,6 @@
 """How well an audit finds wrong pixels and bad masks, and how good its proposals are, beside what else could be done with the same network.
 
-    python benchmarks/audit_quality.py CELL WORK OUT.csv [--ways audit disagreement loss cleanlab]
+    python experiments/audit_quality.py CELL WORK OUT.csv [--ways audit disagreement loss cleanlab]
 
 CELL is a cell of `pixeltrust benchmark` on simulated noise (its cases.csv, and truth.csv with the true masks). What is made from it stays
 in WORK, where the next call finds it: WORK/audit and, for cleanlab, WORK/halves. Each way is a row of OUT.csv, in place of the one that it

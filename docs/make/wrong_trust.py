@@ -1,6 +1,6 @@
 """Draw which pixels training trusts and distrusts wrongly, where the truth is known: a row for each of some noisy cases.
 
-    python benchmarks/wrong_trust.py CELL AUDIT OUT.png [--cases 5]
+    python docs/make/wrong_trust.py CELL AUDIT OUT.png [--cases 5]
 
 CELL is a cell of `pixeltrust benchmark` on simulated noise whose method has gains, AUDIT an audit of its run. The cases are spread evenly
 over the Dice of their given masks. A pixel is trusted by training where it helped in more than half of its visits, and by the audit where
@@ -10,13 +10,16 @@ there is in all noisy masks is printed.
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
-from audit_quality import Truth
 
+sys.path.append(str(Path(__file__).parents[2] / "experiments"))
+
+from audit_quality import Truth
 from pixeltrust.benchmarking.outcome.examples import evenly_spread
 from pixeltrust.data.images import read_image, read_labels, resize_labels
 from pixeltrust.prediction.network import resized_plane

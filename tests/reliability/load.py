@@ -1,6 +1,6 @@
 """How a review bears many people at once: is every decision kept, and how long do answers take?
 
-    python benchmarks/load.py --people 50 --seconds 60 --out results/reliability
+    python tests/reliability/load.py --people 50 --seconds 60 --out results/reliability
 
 Each person is a connection of its own on this machine that goes through cases as the page does: the case, its image, its planes, a decision
 (half of them painted), the next one; with a pause for thought between looking and deciding, and then all of them without any, which is as
@@ -17,6 +17,7 @@ import os
 import random
 import re
 import sqlite3
+import sys
 import tempfile
 import time
 from contextlib import closing
@@ -24,6 +25,9 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
 from review_speed import Client, ended, made_up, started
 
 PROCESSES = 2  # that the people are spread over

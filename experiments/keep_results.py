@@ -1,6 +1,6 @@
 """Add what benchmarks have finished to the tables that results/ keeps, and make their summary anew.
 
-    python benchmarks/keep_results.py results/noise-kinds-small OUT [OUT …]
+    python experiments/keep_results.py results/noise-kinds-small OUT [OUT …]
 
 Each OUT is the folder of a `pixeltrust benchmark` of the same source and settings; cells that are kept already stay as they are. Kept are
 cells.csv (every cell of the grids, done or not), cases.csv (a row per test case of each finished one) and shares.csv (means over the seeds

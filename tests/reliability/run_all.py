@@ -1,7 +1,7 @@
 """The long form of what the tests check in short: kills, mishaps of the disk, leaks, load, processes, odd files, fuzzing; and their table.
 
-    python benchmarks/reliability.py            all of it, then the table (`make reliability`)
-    python benchmarks/reliability.py --table    the table alone, of what results/reliability holds
+    python tests/reliability/run_all.py            all of it, then the table (`make reliability`)
+    python tests/reliability/run_all.py --table    the table alone, of what results/reliability holds
 
 Each part is a script of its own, whose records are in results/reliability (those of processes in results/ranks).
 """
@@ -20,10 +20,10 @@ from typing import Any
 
 from pixeltrust.plumbing.text import count
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "reliability"
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN, END = "<!-- made by benchmarks/reliability.py from results/reliability -->", "<!-- end -->"
+BEGIN, END = "<!-- made by tests/reliability/run_all.py from results/reliability -->", "<!-- end -->"
 
 
 def of_kills(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -116,18 +116,20 @@ class Part:
 
 
 PARTS = {
-    "kills": Part("kills", (("kills.py", "--points", "24", "--out", "{out}"),), ("kills.json",), of_kills),
-    "disks": Part("disk and Ctrl-C", (("disks.py", "--points", "3", "--out", "{out}"),), ("disks.json",), of_disks),
-    "leaks": Part("leaks", (("leaks.py", "--out", "{out}"),), ("leaks.json",), of_leaks),
-    "load": Part("load", (("load.py", "--out", "{out}"),), ("load.json",), of_load),
+    "kills": Part("kills", (("tests/reliability/kills.py", "--points", "24", "--out", "{out}"),), ("kills.json",), of_kills),
+    "disks": Part("disk and Ctrl-C", (("tests/reliability/disks.py", "--points", "3", "--out", "{out}"),), ("disks.json",), of_disks),
+    "leaks": Part("leaks", (("tests/reliability/leaks.py", "--out", "{out}"),), ("leaks.json",), of_leaks),
+    "load": Part("load", (("tests/reliability/load.py", "--out", "{out}"),), ("load.json",), of_load),
     "ranks": Part(
         "several processes",
-        (("ranks.py", "speed", "--out", "{out}/../ranks"), ("ranks.py", "machines", "--out", "{out}/../ranks")),
+        (("benchmarks/ranks.py", "speed", "--out", "{out}/../ranks"), ("benchmarks/ranks.py", "machines", "--out", "{out}/../ranks")),
         ("../ranks/speed.csv", "../ranks/machines.csv"),
         of_ranks,
     ),
-    "files": Part("odd and broken files", (("odd_files.py", "--outcomes"),), ("files.json",), of_files, said="files.json"),
-    "fuzz": Part("fuzzing", (("fuzz.py", "--minutes", "5", "--out", "{out}"),), ("fuzz.json",), of_fuzz),
+    "files": Part(
+        "odd and broken files", (("tests/reliability/odd_files.py", "--outcomes"),), ("files.json",), of_files, said="files.json"
+    ),
+    "fuzz": Part("fuzzing", (("tests/reliability/fuzz.py", "--minutes", "5", "--out", "{out}"),), ("fuzz.json",), of_fuzz),
 }
 
 
@@ -154,7 +156,7 @@ def measure(part: Part) -> bool:
     """Run its script; whether all was as it must be."""
     well = True
     for words in part.words:
-        command = [sys.executable, str(Path(__file__).with_name(words[0])), *(word.format(out=RESULTS) for word in words[1:])]
+        command = [sys.executable, str(ROOT / words[0]), *(word.format(out=RESULTS) for word in words[1:])]
         output = subprocess.PIPE if part.said else None
         ended = subprocess.run(command, check=False, stdout=output, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         well &= ended.returncode == 0

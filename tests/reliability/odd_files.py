@@ -1,7 +1,7 @@
 """Broken and odd files: how each is made, and what must come of it.
 
-    python benchmarks/odd_files.py            tries all of them, and prints the table of docs/inputs.md
-    python benchmarks/odd_files.py --outcomes as lines of JSON, one per file
+    python tests/reliability/odd_files.py            tries all of them, and prints the table of docs/inputs.md
+    python tests/reliability/odd_files.py --outcomes as lines of JSON, one per file
 
 Each is made in a folder of its own and read in the way that the commands read it, by one process whose memory is limited. It is handled
 rightly, which is checked by what it gives, or refused in one line that names it.
@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+
 from odd_making import (
     COLOUR,
     GREY,
@@ -71,8 +73,6 @@ from odd_making import (
     with_alpha,
     with_palette,
 )
-from PIL import Image
-
 from pixeltrust.config import read_config
 from pixeltrust.data.cases import ROLES, check
 from pixeltrust.data.images import read_image, read_size

@@ -1,6 +1,6 @@
 """Work that is killed (SIGKILL) at random moments and gone on with: is what comes of it, to the bit, what it would have been?
 
-    python benchmarks/kills.py --points 24 --out results/reliability
+    python tests/reliability/kills.py --points 24 --out results/reliability
 
 train     the trust method, with a checkpoint after every update; predict and audit likewise: processes that die by the clock, when a file
           or folder comes to the disk, or with half of a file written, and are killed once more when they go on
@@ -31,23 +31,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+
 from mishaps import Sitting, sitting
+
+ROOT = Path(__file__).parents[2]
+sys.path += [str(ROOT / "tests"), str(ROOT / "benchmarks")]
+
+from audits import audit_of, discs, shifted_back
+from pixeltrust import auditing, cli  # noqa: F401  (before any fork)
+from pixeltrust.auditing.folder import Audit
+from pixeltrust.config import to_toml
+from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.prediction import predict  # noqa: F401  (before any fork)
+from pixeltrust.reviewing.decisions import Decisions
+from pixeltrust.reviewing.masks import digest
+from pixeltrust.training import train  # noqa: F401  (before any fork)
+from pixeltrust.training.run_folder import Run
 from review_speed import Client, ended, started
-
-ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
-
-from audits import audit_of, discs, shifted_back  # noqa: E402
-from pixeltrust import auditing, cli  # noqa: E402, F401  (before any fork)
-from pixeltrust.auditing.folder import Audit  # noqa: E402
-from pixeltrust.config import to_toml  # noqa: E402
-from pixeltrust.demonstration.synthetic import write_source  # noqa: E402
-from pixeltrust.prediction import predict  # noqa: E402, F401  (before any fork)
-from pixeltrust.reviewing.decisions import Decisions  # noqa: E402
-from pixeltrust.reviewing.masks import digest  # noqa: E402
-from pixeltrust.training import train  # noqa: E402, F401  (before any fork)
-from pixeltrust.training.run_folder import Run  # noqa: E402
-from tiny import configured, draw  # noqa: E402
+from tiny import configured, draw
 
 CHECKPOINT = ".checkpoint.pt.unfinished"
 PEOPLE = 4
