@@ -32,7 +32,7 @@ from cleanlab.segmentation.rank import get_label_quality_scores
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pixeltrust.auditing import audit
+from pixeltrust.auditing.run import audit
 from pixeltrust.benchmarking.cells import read_json
 from pixeltrust.benchmarking.pruning import pruned, seen_by_others
 from pixeltrust.config import config_from

@@ -14,8 +14,8 @@ from unittest import mock
 
 import torch
 
-from pixeltrust.auditing import audit
 from pixeltrust.auditing import page as page_module
+from pixeltrust.auditing.run import audit
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.processes import claims_error_report
 from pixeltrust.prediction.predict import predict

@@ -16,8 +16,10 @@ from PIL import Image
 
 from pixeltrust.data.images import read_image, read_labels
 from pixeltrust.data.known_truth import read_source
-from pixeltrust.datasets import DATASETS, Archive, Dataset, Part, fetch, source
+from pixeltrust.datasets import source
 from pixeltrust.datasets.downloads import Patience
+from pixeltrust.datasets.published import DATASETS, Archive, Dataset, Part
+from pixeltrust.datasets.source import fetch
 from pixeltrust.plumbing.errors import ConfigError, DataError, FetchError, RunError
 from waiting import TOO_LONG
 

@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 
 from audits import audit_of, discs, shifted_back
-from pixeltrust.auditing import audit, evidence
+from pixeltrust.auditing import evidence
 from pixeltrust.auditing import page as page_module
 from pixeltrust.auditing import run as run_module
 from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, read_audit_cases, read_audit_regions, read_record
 from pixeltrust.auditing.regions import agreement, case_row, region_rows
+from pixeltrust.auditing.run import audit
 from pixeltrust.auditing.scores import SHARE, TILT, confidence_of, confusion_of, tilt_of
 from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import check, read_cases

@@ -13,11 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pixeltrust.benchmarking import Cell, Grid, benchmark, launcher_of
 from pixeltrust.benchmarking import run as run_module
 from pixeltrust.benchmarking.cells import attempt, read_json, weight_of_wrong
-from pixeltrust.benchmarking.jobs import Local
+from pixeltrust.benchmarking.grid import Cell, Grid
+from pixeltrust.benchmarking.jobs import Local, launcher_of
 from pixeltrust.benchmarking.masks import SourceMasks
+from pixeltrust.benchmarking.run import benchmark
 from pixeltrust.config import read_config
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.plumbing.errors import ConfigError, RunError

@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pixeltrust.benchmarking import Cell, Grid, read_grid
-from pixeltrust.benchmarking.grid import VARIANTS
+from pixeltrust.benchmarking.grid import VARIANTS, Cell, Grid, read_grid
 from pixeltrust.benchmarking.masks import FOLDS, FolderMasks, SourceMasks, fold_of
 from pixeltrust.config import MethodName
 from pixeltrust.data.cases import read_cases

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 
-from pixeltrust.benchmarking import Grid, costs, question
+from pixeltrust.benchmarking import costs
 from pixeltrust.benchmarking.costs import one_long_epoch, phases_of
+from pixeltrust.benchmarking.grid import Grid
 from pixeltrust.benchmarking.jobs import Local
 from pixeltrust.benchmarking.matching import costs_of, trainings_of, with_methods
+from pixeltrust.benchmarking.question import question
 from pixeltrust.config import Config
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from test_benchmark import Here, done, networks_of_the_tests, source  # noqa: F401  (fixtures)

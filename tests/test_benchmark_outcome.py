@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-from pixeltrust.benchmarking import Grid, benchmark
-from pixeltrust.benchmarking.outcome import read_results
+from pixeltrust.benchmarking.grid import Grid
 from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, label_points, pushed_apart, weights_figure
+from pixeltrust.benchmarking.outcome.reading import read_results
 from pixeltrust.benchmarking.outcome.statistics import CEILING, COLUMNS, BenchmarkResults, holm, mean_shares, signed_rank, summarized
 from pixeltrust.benchmarking.outcome.words import groups, headings, markdown, rows_of, told, told_of_weights, verdict
 from pixeltrust.benchmarking.outcome.writing import write_results_files
 from pixeltrust.benchmarking.page import headline
-from pixeltrust.benchmarking.run import writing_results
+from pixeltrust.benchmarking.run import benchmark, writing_results
 from pixeltrust.data.cases import Case, table_of
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.pages.charts import family_of, marker_of

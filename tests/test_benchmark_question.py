@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from pixeltrust.benchmarking import Grid, question
 from pixeltrust.benchmarking.answers import FEWEST, MARGIN, answer_of, too_few
+from pixeltrust.benchmarking.grid import Grid
+from pixeltrust.benchmarking.question import question
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from test_benchmark import Here
 from tiny import draw
@@ -152,8 +153,8 @@ def test_a_question_continues_and_tells_what_failed(tmp_path):
 
 
 def test_trainings_are_short_and_nothing_is_held_out_by_default(tmp_path, monkeypatch):
-    from pixeltrust.benchmarking import question as function
     from pixeltrust.benchmarking.masks import FolderMasks
+    from pixeltrust.benchmarking.question import question as function
 
     completed = function.__globals__["_completed"]
     grid = completed(Grid(), FolderMasks(draw(tmp_path / "data", noisy=30, clean=12), show_progress=False))

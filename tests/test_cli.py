@@ -183,7 +183,7 @@ def test_a_run_folder_that_exists_is_left_alone(data, tmp_path, run_command):
         (["simulate", "nowhere", "out"], "nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["fetch", "isic2016", "out"], "no data set of the name 'isic2016' is known; known: isic2017, isic2018"),
-        (["train", "nowhere", "--out", "run", "--config", "no.toml"], "no.toml: cannot be read"),
+        (["train", ".", "--out", "run", "--config", "no.toml"], "no.toml: cannot be read"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )
@@ -204,17 +204,42 @@ def test_every_command_has_an_example_and_every_noise_kind_is_in_the_help():
     assert all(kind in noise for kind in KINDS)
 
 
-def test_help_and_version_answer_without_loading_torch():
-    code = "\n".join(
-        [
-            "import sys; sys.argv = ['pixeltrust', '--version']",
-            "from pixeltrust.cli import main",
-            "try: main()",
-            "except SystemExit: print('torch' in sys.modules)",
-        ]
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout == f"pixeltrust {pixeltrust.__version__}\nFalse\n"
+REFUSED = [
+    ("fetch", "isic2016", "out"),
+    ("simulate", "nowhere", "out"),
+    ("simulate", ".", "out", "--noise", "triangel"),
+    ("check", "nowhere"),
+    ("convert", "nowhere", "out"),
+    ("convert", ".", "out", "--to", "cocoo"),
+    ("train", "nowhere", "--out", "run"),
+    ("train", ".", "--out", "run", "--set", "modle=unet"),
+    ("train", ".", "--out", "run", "--config", "no.toml"),
+    ("predict", "nowhere", ".", "--out", "out"),
+    ("predict", "run", ".", "--out", "out", "--weights", "lst"),
+    ("evaluate", ".", "nowhere"),
+    ("benchmark", "nowhere", "--out", "out"),
+    ("benchmark", ".", "--out", "out", "--set", "methods=[pixle]"),
+    ("benchmark", ".", "--out", "out", "--set", "modle=unet"),
+    ("benchmark", ".", "--out", "out", "--on", "cloud"),
+    ("audit", ".", ".", "--out", "out"),
+    ("review", "."),
+    ("report", "nowhere"),
+]
+LOADED_TO_COMPUTE = ("torch", "monai", "matplotlib")
+
+
+@pytest.mark.parametrize("words", [("--version",), *REFUSED], ids=" ".join)
+def test_version_and_refusals_load_nothing_to_compute_with(words, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.toml").touch()
+    code = f"""if True:
+        import sys; sys.argv = ["pixeltrust", *{words}]
+        from pixeltrust.cli import main
+        try: main()
+        except SystemExit as ended: print(ended.code, [name for name in {LOADED_TO_COMPUTE} if name in sys.modules])"""
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert answer.stdout.endswith("0 []\n" if words == ("--version",) else "2 []\n"), answer.stderr
+    assert "Traceback" not in answer.stderr
 
 
 COMMANDS = [

@@ -24,7 +24,8 @@ from pycocotools.coco import COCO
 import other_programs
 from pixeltrust.auditing.folder import CASE_NUMBERS, AuditRecord
 from pixeltrust.data.images import MAX_PIXELS, read_labels, write_png
-from pixeltrust.formats import convert, label_studio, polygons, rle
+from pixeltrust.formats import label_studio, polygons, rle
+from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 
 OTHERS = ("coco", "coco-polygons", "label-studio", "cvat", "fiftyone")

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from pixeltrust.data.images import read_labels, write_png
-from pixeltrust.formats import convert, label_studio, shapes
+from pixeltrust.formats import label_studio, shapes
 from pixeltrust.formats.annotations import Found, id_of
+from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import DataError
 
 SIZE = (48, 64)

@@ -5,12 +5,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pixeltrust.auditing import audit
+from pixeltrust.auditing.run import audit
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.layouts import propose_endings
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.prediction.evaluate import evaluate
-from pixeltrust.reviewing import export
+from pixeltrust.reviewing.exports import export
 from pixeltrust.training.train import train
 from tiny import configured, draw
 

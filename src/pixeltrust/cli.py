@@ -1,14 +1,21 @@
-"""The command line: every command parses, calls one function, prints. Heavy imports are inside the commands, so --help answers at once."""
+"""The command line: every command parses, calls one function, prints.
 
+A command imports what takes seconds to load once its options are known to be right, so --help and every refusal answer at once.
+"""
+
+import inspect
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pixeltrust import __version__
-from pixeltrust.plumbing.errors import PixeltrustError
+from pixeltrust.config import read_config, require_run
+from pixeltrust.plumbing.errors import DataError, PixeltrustError
 
 if TYPE_CHECKING:
     from pixeltrust.data.layouts import Layout
@@ -25,17 +32,20 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
+def _existing(path: Path) -> Path:
+    if not path.exists():
+        raise DataError(f"{path}: there is no such {'file' if path.suffix else 'folder'}")
+    return path
+
+
+Data = Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.", callback=_existing)]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder.", callback=require_run)]
+Weights = Annotated[Literal["last", "best"], typer.Option("--weights", help="The last ones, or the best by the held-out clean cases.")]
 Classes = Annotated[int, typer.Option("--classes", min=1, max=254, help="1: foreground and background; 2 or more: labels 0 … classes − 1.")]
 IgnoreLabel = Annotated[int | None, typer.Option("--ignore-label", min=0, max=255, help="The value of ignored pixels, if not 255.")]
-ImagesFolder = Annotated[Path | None, typer.Option("--images", help="The folder of the images, if not DATA/images.")]
-NoisyFolder = Annotated[Path | None, typer.Option("--noisy", help="The folder of the noisy masks, if not DATA/noisy.")]
-CleanFolder = Annotated[Path | None, typer.Option("--clean", help="The folder of the clean masks, if not DATA/clean.")]
-TestFolder = Annotated[Path | None, typer.Option("--test", help="The folder of the test masks, if not DATA/test.")]
 MaskSuffix = Annotated[
     list[str] | None, typer.Option("--mask-suffix", help="An ending to take off the masks' names, _segmentation; may be repeated.")
-]
-ImageSuffix = Annotated[
-    list[str] | None, typer.Option("--image-suffix", help="An ending to take off the images' names, _0000; may be repeated.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 _BY_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ  # as `ranks` would say, which takes torch's seconds to ask
@@ -79,22 +89,33 @@ def _print(outcome: object) -> None:
 
 
 def _layout(
-    images: Path | None,
-    noisy: Path | None,
-    clean: Path | None,
-    test: Path | None,
-    mask_suffix: list[str] | None,
-    image_suffix: list[str] | None,
+    images: Annotated[Path | None, typer.Option("--images", help="The folder of the images, if not DATA/images.")] = None,
+    noisy: Annotated[Path | None, typer.Option("--noisy", help="The folder of the noisy masks, if not DATA/noisy.")] = None,
+    clean: Annotated[Path | None, typer.Option("--clean", help="The folder of the clean masks, if not DATA/clean.")] = None,
+    test: Annotated[Path | None, typer.Option("--test", help="The folder of the test masks, if not DATA/test.")] = None,
+    mask_suffix: MaskSuffix = None,
+    image_suffix: Annotated[
+        list[str] | None, typer.Option("--image-suffix", help="An ending to take off the images' names, _0000; may be repeated.")
+    ] = None,
 ) -> "Layout":
-    """What the options say of a data folder, for the functions that read one."""
-    return {
-        "images": images,
-        "noisy": noisy,
-        "clean": clean,
-        "test": test,
-        "mask_suffix": mask_suffix or (),
-        "image_suffix": image_suffix or (),
-    }
+    """Return where a data folder has its files, for the functions that read one."""
+    folders = {"images": images, "noisy": noisy, "clean": clean, "test": test}
+    return {**folders, "mask_suffix": mask_suffix or (), "image_suffix": image_suffix or ()}  # type: ignore[typeddict-item]
+
+
+def _with_layout(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_layout` in place of its argument `layout`."""
+    options = inspect.signature(_layout).parameters
+    signature = inspect.signature(command)
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        command(layout=_layout(**{name: values.pop(name) for name in options}), **values)
+
+    own = [parameter for parameter in signature.parameters.values() if parameter.name != "layout"]
+    with_options.__signature__ = signature.replace(parameters=[*own, *options.values()])  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in (*own, *options.values())}
+    return with_options
 
 
 def _print_version(asked: bool) -> None:
@@ -137,14 +158,14 @@ def fetch(
 
     Example: pixeltrust fetch isic2017 isic2017 --size 256
     """
-    from pixeltrust.datasets import fetch
+    from pixeltrust.datasets.source import fetch
 
     print(fetch(dataset, out, size=size, archives=archives, keep_archives=keep_archives, show_progress=not quiet))
 
 
 @app.command()
 def simulate(
-    source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ (the truth) and maybe split.csv.")],
+    source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ (the truth) and maybe split.csv.", callback=_existing)],
     out: Annotated[Path, typer.Argument(help="The data folder to make.")],
     noise: Annotated[
         str,
@@ -170,16 +191,12 @@ def simulate(
 
 
 @app.command()
+@_with_layout
 def check(
-    data: Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.")],
+    layout: "Layout",
+    data: Data,
     classes: Classes = 1,
     ignore_label: IgnoreLabel = None,
-    images: ImagesFolder = None,
-    noisy: NoisyFolder = None,
-    clean: CleanFolder = None,
-    test: TestFolder = None,
-    mask_suffix: MaskSuffix = None,
-    image_suffix: ImageSuffix = None,
     quiet: Quiet = False,
 ) -> None:
     """Name every fault of a data folder, and say what is there.
@@ -188,13 +205,14 @@ def check(
     """
     from pixeltrust.data.cases import check
 
-    layout = _layout(images, noisy, clean, test, mask_suffix, image_suffix)
     print(check(data, classes=classes, ignore_label=ignore_label, show_progress=not quiet, **layout))
 
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="from", help="An annotation file, a folder of masks, or the folder of an audit.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="from", help="An annotation file, a folder of masks, or the folder of an audit.", callback=_existing)
+    ],
     out: Annotated[Path, typer.Argument(help="What to make: a folder (png, fiftyone) or a file.")],
     to: Annotated[str | None, typer.Option("--to", help="png, coco, coco-polygons, label-studio, cvat or fiftyone.")] = None,
     source_format: Annotated[
@@ -215,7 +233,7 @@ def convert(
 
     Example: pixeltrust convert instances.json lesions/noisy --images lesions/images
     """
-    from pixeltrust.formats import convert
+    from pixeltrust.formats.convert import convert
 
     print(
         convert(
@@ -234,37 +252,32 @@ def convert(
 
 
 @app.command()
+@_with_layout
 def train(
-    data: Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.")],
+    layout: "Layout",
+    data: Data,
     out: Annotated[Path, typer.Option("--out", help="The run folder to make.")],
     config: Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = False,
-    images: ImagesFolder = None,
-    noisy: NoisyFolder = None,
-    clean: CleanFolder = None,
-    test: TestFolder = None,
-    mask_suffix: MaskSuffix = None,
-    image_suffix: ImageSuffix = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a network; a stopped run continues with --resume.
 
     Example: pixeltrust train lesions --out runs/pixel --set method=pixel --set epochs=50
     """
-    from pixeltrust.config import read_config
+    settings = read_config(config, setting or [])
     from pixeltrust.training.train import train
 
-    layout = _layout(images, noisy, clean, test, mask_suffix, image_suffix)
-    _print(train(data, out=out, config=read_config(config, setting or []), resume=resume, show_progress=not quiet, **layout))
+    _print(train(data, out=out, config=settings, resume=resume, show_progress=not quiet, **layout))
 
 
 @app.command()
 def predict(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    images: Annotated[Path, typer.Argument(help="A folder of images, or one image.")],
+    run: RunFolder,
+    images: Annotated[Path, typer.Argument(help="A folder of images, or one image.", callback=_existing)],
     out: Annotated[Path, typer.Option("--out", help="Where the masks go: <id>.png, at the size of the image.")],
-    weights: Annotated[str, typer.Option("--weights", help="last, or best by the held-out clean cases.")] = "last",
+    weights: Weights = "last",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities, as 16-bit PNG.")] = False,
     sliding_window: Annotated[bool, typer.Option("--sliding-window", help="Cover larger images window by window.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose mask is there already.")] = False,
@@ -292,8 +305,8 @@ def predict(
 
 @app.command()
 def evaluate(
-    predicted: Annotated[Path, typer.Argument(help="A folder of predicted masks.")],
-    truth: Annotated[Path, typer.Argument(help="A folder of true masks; its cases are measured.")],
+    predicted: Annotated[Path, typer.Argument(help="A folder of predicted masks.", callback=_existing)],
+    truth: Annotated[Path, typer.Argument(help="A folder of true masks; its cases are measured.", callback=_existing)],
     out: Annotated[Path | None, typer.Option("--out", help="A CSV file to write, one row per case.")] = None,
     classes: Classes = 1,
     ignore_label: IgnoreLabel = None,
@@ -325,57 +338,54 @@ def evaluate(
 
 
 @app.command()
+@_with_layout
 def benchmark(
-    source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ and split.csv, or a data folder or table of your own.")],
+    layout: "Layout",
+    source: Annotated[
+        Path, typer.Argument(help="A folder with images/, masks/ and split.csv, or a data folder or table of your own.", callback=_existing)
+    ],
     out: Annotated[Path, typer.Option("--out", help="Where everything goes.")],
     config: Annotated[Path | None, typer.Option("--config", help="A TOML file: methods, noise, clean, seeds, and settings.")] = None,
     setting: Annotated[list[str] | None, typer.Option("--set", help="One of these, key=value; may be repeated.")] = None,
     ask: Annotated[bool, typer.Option("--question", help="Does it help on my data? By cross-validation over the clean cases.")] = False,
-    jobs: Annotated[int | None, typer.Option("--jobs", help="Trainings at once; as many as GPUs, or cores, if not given.")] = None,
-    on: Annotated[str, typer.Option("--on", help="local, or ray (a cluster).")] = "local",
-    images: ImagesFolder = None,
-    noisy: NoisyFolder = None,
-    clean: CleanFolder = None,
-    test: TestFolder = None,
-    mask_suffix: MaskSuffix = None,
-    image_suffix: ImageSuffix = None,
+    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Trainings at once; as many as GPUs, or cores, if not given.")] = None,
+    on: Annotated[Literal["local", "ray"], typer.Option("--on", help="This machine, or a cluster.")] = "local",
     quiet: Quiet = False,
 ) -> None:
     """Compare methods over kinds of noise, numbers of clean masks and seeds; a stopped benchmark continues by the same command.
 
     Example: pixeltrust benchmark isic2017 --config grid.toml --out benchmark
     """
-    from pixeltrust.benchmarking import benchmark, launcher_of, question, read_grid
+    from pixeltrust.benchmarking.grid import read_grid
+
+    grid = read_grid(config, setting or [])
+    from pixeltrust.benchmarking.jobs import launcher_of
+    from pixeltrust.benchmarking.question import question
+    from pixeltrust.benchmarking.run import benchmark
 
     work = question if ask else benchmark
-    grid, launcher = read_grid(config, setting or []), launcher_of(on, jobs)
-    layout = _layout(images, noisy, clean, test, mask_suffix, image_suffix)
-    _print(work(source, out=out, grid=grid, launcher=launcher, show_progress=not quiet, **layout))
+    _print(work(source, out=out, grid=grid, launcher=launcher_of(on, jobs), show_progress=not quiet, **layout))
 
 
 @app.command()
+@_with_layout
 def audit(
-    run: Annotated[Path, typer.Argument(help="A run folder whose training has finished.")],
-    data: Annotated[Path, typer.Argument(help="A data folder or table of cases; its noisy masks are audited.")],
+    layout: "Layout",
+    run: RunFolder,
+    data: Annotated[Path, typer.Argument(help="A data folder or table of cases; its noisy masks are audited.", callback=_existing)],
     out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, trust maps, mended masks and a page.")],
-    weights: Annotated[str, typer.Option("--weights", help="last, or best by the held-out clean cases.")] = "last",
-    smallest: Annotated[int, typer.Option("--smallest", help="Pixels of a doubtful region that gets a row.")] = 9,
+    weights: Weights = "last",
+    smallest: Annotated[int, typer.Option("--smallest", min=1, help="Pixels of a doubtful region that gets a row.")] = 9,
     sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Images in one pass; the run's where not given.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images in one pass; the run's where not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an audit that was stopped.")] = False,
-    images: ImagesFolder = None,
-    noisy: NoisyFolder = None,
-    clean: CleanFolder = None,
-    test: TestFolder = None,
-    mask_suffix: MaskSuffix = None,
-    image_suffix: ImageSuffix = None,
     quiet: Quiet = False,
 ) -> None:
     """Rank noisy masks by how doubtful they are, show where, and propose mended ones.
 
     Example: pixeltrust audit runs/trust lesions --out audit
     """
-    from pixeltrust.auditing import audit
+    from pixeltrust.auditing.run import audit
 
     found = audit(
         run,
@@ -387,14 +397,14 @@ def audit(
         batch_size=batch_size,
         resume=resume,
         show_progress=not quiet,
-        **_layout(images, noisy, clean, test, mask_suffix, image_suffix),
+        **layout,
     )
     _print(found)
 
 
 @app.command()
 def report(
-    folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark, an audit or a demo.")],
+    folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark, an audit or a demo.", callback=_existing)],
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder where not given.")] = None,
 ) -> None:
     """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
@@ -408,7 +418,7 @@ def report(
 
 @app.command()
 def review(
-    audit: Annotated[Path, typer.Argument(help="A folder that `pixeltrust audit` made.")],
+    audit: Annotated[Path, typer.Argument(help="A folder that `pixeltrust audit` made.", callback=_existing)],
     host: Annotated[str, typer.Option("--host", help="The address to listen on; beyond this machine a token is asked for.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: one that is free.")] = 8765,
     who: Annotated[str | None, typer.Option("--who", help="Whose decisions these are; the login name if not given.")] = None,
@@ -420,7 +430,8 @@ def review(
 
     Example: pixeltrust review audit --open, then pixeltrust review audit --export lesions-reviewed
     """
-    from pixeltrust.reviewing import export, review
+    from pixeltrust.reviewing.exports import export
+    from pixeltrust.reviewing.server import review
 
     if out is not None:
         print(export(audit, out, show_progress=not quiet))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import tomli_w
 
-from pixeltrust.plumbing.errors import ConfigError
+from pixeltrust.plumbing.errors import ConfigError, RunError
 
 MethodName = Literal[
     "plain",
@@ -204,6 +204,17 @@ def read_config(file: Path | None = None, settings: Sequence[str] = ()) -> Confi
             raise ConfigError(f"{file}: {error}") from None
     values.update(map(setting, settings))
     return config_from(values)
+
+
+def require_run(folder: Path) -> Path:
+    """Return a folder that has the settings of a run.
+
+    Raises:
+        RunError: it does not.
+    """
+    if not (folder / "config.toml").is_file():
+        raise RunError(f"{folder}: not a run folder (it has no config.toml); `pixeltrust train` makes one")
+    return folder
 
 
 def read_toml(file: Path) -> dict[str, Any]:

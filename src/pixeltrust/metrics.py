@@ -17,19 +17,19 @@ return. What is not defined is NaN, never a made-up number:
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, Union
 
 import numpy as np
-import torch
-from monai.metrics import get_mask_edges, get_surface_distance
-from scipy import stats
 
 from pixeltrust.plumbing.labels import IGNORE
+
+if TYPE_CHECKING:  # counting does not need torch, and SciPy is loaded where it measures
+    from torch import Tensor
 
 METRICS = ("dice", "jaccard", "sensitivity", "specificity", "accuracy", "hausdorff95", "surface_distance")
 _BOOTSTRAP_CELLS = 10_000_000  # resampled values held at once: 80 MB
 
-Labels: TypeAlias = np.ndarray | torch.Tensor
+Labels: TypeAlias = Union[np.ndarray, "Tensor"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +118,10 @@ def boundary_distances(*, predicted: Labels, truth: Labels, label: int = 1, spac
     Raises:
         ValueError: the shapes differ, or `spacing` does not have one number above 0 for each axis.
 
-    Source: boundaries and nearest distances are MONAI's, whose `compute_hausdorff_distance` is built on the same two.
+    Source: the boundaries and nearest distances on which MONAI's `compute_hausdorff_distance` is built.
     """
+    from scipy.ndimage import binary_erosion, distance_transform_edt
+
     _check_shapes(predicted, truth)
     if spacing is not None and (len(spacing) != truth.ndim or not all(0 < step < np.inf for step in spacing)):
         raise ValueError(f"spacing {spacing} needs one number above 0 for each of the {truth.ndim} axes")
@@ -127,10 +129,10 @@ def boundary_distances(*, predicted: Labels, truth: Labels, label: int = 1, spac
     if not (real.any() and found.any()):
         return BoundaryDistances(to_truth=np.empty(0), to_predicted=np.empty(0))
     box = _bounding_box(real | found)
-    found_edge, real_edge = get_mask_edges(found[box], real[box], crop=False)
+    found_edge, real_edge = (mask & ~binary_erosion(mask) for mask in (found[box], real[box]))
     return BoundaryDistances(
-        to_truth=np.asarray(get_surface_distance(found_edge, real_edge, spacing=spacing)),
-        to_predicted=np.asarray(get_surface_distance(real_edge, found_edge, spacing=spacing)),
+        to_truth=distance_transform_edt(~real_edge, sampling=spacing)[found_edge],
+        to_predicted=distance_transform_edt(~found_edge, sampling=spacing)[real_edge],
     )
 
 
@@ -148,7 +150,7 @@ def surface_distance(distances: BoundaryDistances) -> float:
     """The average symmetric surface distance: the mean over both boundaries' pixels; NaN if undefined."""
     if not len(distances.to_truth):
         return float("nan")
-    return float(np.concatenate([distances.to_truth, distances.to_predicted]).mean(dtype=np.float64))
+    return float(np.concatenate([distances.to_truth, distances.to_predicted]).mean())
 
 
 def case_metrics(*, predicted: Labels, truth: Labels, classes: int = 1, spacing: tuple[float, ...] | None = None) -> dict[str, float]:
@@ -195,6 +197,8 @@ def bootstrap_interval(
 
     Source: B. Efron and R. J. Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """
+    from scipy import stats
+
     defined = _defined(values)
     if len(defined) < 2:
         return float("nan"), float("nan")
@@ -232,7 +236,7 @@ def _defined(values: list[float] | np.ndarray) -> np.ndarray:
 
 
 def _numpy(labels: Labels) -> np.ndarray:
-    return labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    return labels if isinstance(labels, np.ndarray) else labels.cpu().numpy()
 
 
 def _bounding_box(mask: np.ndarray) -> tuple[slice, ...]:

@@ -2,14 +2,7 @@
 
 from pathlib import Path
 
-from pixeltrust.auditing.page import read_audit_page
-from pixeltrust.benchmarking.outcome import is_benchmark, read_results
-from pixeltrust.benchmarking.page import benchmark_page
-from pixeltrust.demonstration.page import demo_page
-from pixeltrust.pages.pieces import write_page
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.training.page import run_page
-from pixeltrust.training.run_folder import Run
 
 
 def report(folder: Path, *, out: Path | None = None) -> Path:
@@ -28,14 +21,26 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
     """
     folder = Path(folder)
     if (folder / "demo.json").is_file():
+        from pixeltrust.demonstration.page import demo_page
+
         html = demo_page(folder)
-    elif is_benchmark(folder):
+    elif (folder / "benchmark.json").is_file():
+        from pixeltrust.benchmarking.outcome.reading import read_results
+        from pixeltrust.benchmarking.page import benchmark_page
+
         html = benchmark_page(folder, read_results(folder))
     elif (folder / "audit.json").is_file():
+        from pixeltrust.auditing.page import read_audit_page
+
         html = read_audit_page(folder)
     elif (folder / "config.toml").is_file():
+        from pixeltrust.training.page import run_page
+        from pixeltrust.training.run_folder import Run
+
         html = run_page(Run(folder))
     else:
         missing = "no run folder (it has no config.toml), benchmark (no benchmark.json), audit (no audit.json) or demo (no demo.json)"
         raise RunError(f"{folder}: {missing}; nothing to report on")
+    from pixeltrust.pages.pieces import write_page
+
     return write_page(html, Path(out) if out is not None else folder / "report.html")

@@ -3,7 +3,3 @@
 `scores` says how likely a pixel is right, `evidence` what the clean set says of masks that training has not seen, `regions` what
 there is to say of a case; `run` makes an audit folder (see `audits`).
 """
-
-from pixeltrust.auditing.run import Audited, audit
-
-__all__ = ["Audited", "audit"]

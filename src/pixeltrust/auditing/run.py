@@ -21,7 +21,6 @@ import torch
 
 from pixeltrust.auditing.evidence import CleanSet
 from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord, review_command, train_command
-from pixeltrust.auditing.page import audit_page
 from pixeltrust.auditing.regions import agreement, case_row, region_rows
 from pixeltrust.auditing.scores import confidence_of, confusion_of, tilt_of
 from pixeltrust.config import Config
@@ -120,6 +119,8 @@ def audit(
     work = _Audit(of_run, config, out, smallest, sure, ranks, show_progress and ranks.rank == 0)
 
     def write(table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray) -> None:
+        from pixeltrust.auditing.page import audit_page  # here, as it loads what draws
+
         write_csv(regions, out / "regions.csv")
         with write_atomically(out / "cases.csv") as unfinished:
             table.to_csv(unfinished, index=False)

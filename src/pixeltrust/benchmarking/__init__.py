@@ -8,11 +8,3 @@ cells     one training and its measurement     jobs     many of them, here or on
 costs     what an update of a method costs     matching  the same time for every method
 pruning   a rival: cleanlab's cross-validated pruning
 """
-
-from pixeltrust.benchmarking.answers import Answer
-from pixeltrust.benchmarking.grid import Cell, Grid, read_grid
-from pixeltrust.benchmarking.jobs import launcher_of
-from pixeltrust.benchmarking.question import question
-from pixeltrust.benchmarking.run import Benchmark, benchmark
-
-__all__ = ["Answer", "Benchmark", "Cell", "Grid", "benchmark", "launcher_of", "question", "read_grid"]

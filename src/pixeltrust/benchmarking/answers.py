@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from scipy import stats
 
 from pixeltrust.plumbing.text import count
 
@@ -113,6 +112,8 @@ def too_few(cases: int) -> Answer:
 
 
 def _row(scores: pd.DataFrame, method: str, comparisons: int) -> Row:
+    from scipy import stats
+
     difference = (scores[method] - scores["plain"]).to_numpy()
     # Of Student's t: with a dozen cases the bootstrap's interval is far too narrow.
     reach = float(stats.t.ppf(1 - (1 - CONFIDENCE) / comparisons / 2, len(difference) - 1) * stats.sem(difference))

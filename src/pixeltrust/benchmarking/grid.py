@@ -96,7 +96,7 @@ class Grid:
         for name in ("method", "seed"):
             if name in self.settings:
                 raise ConfigError(f"{name}: a grid has {name}s, a list; or [variants.NAME] with a method and its settings")
-        for method in (*self.methods, *self.variants):
+        for method in (*self.methods, *self.variants) or ("plain",):
             self.config(Cell(method=method, noise="", clean=0, seed=0))
 
     def filled(self, **axes: tuple[Any, ...]) -> "Grid":

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome import BenchmarkResults
 from pixeltrust.benchmarking.outcome.examples import Example, Tested, example_of, tested_cases
 from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, weights_figure
 from pixeltrust.benchmarking.outcome.pictures import Weighed, first_with_maps, weighed_cases
-from pixeltrust.benchmarking.outcome.statistics import BASE
+from pixeltrust.benchmarking.outcome.statistics import BASE, BenchmarkResults
 from pixeltrust.benchmarking.outcome.words import (
     MATCHES,
     OURS,

@@ -2,8 +2,3 @@
 
 Of the archives only the images and their masks are taken, straight from the zip files and under names of our own.
 """
-
-from pixeltrust.datasets.published import DATASETS, Archive, Dataset, Part
-from pixeltrust.datasets.source import Fetched, fetch
-
-__all__ = ["DATASETS", "Archive", "Dataset", "Fetched", "Part", "fetch"]

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing import audit
 from pixeltrust.auditing.folder import read_audit_cases, review_command
+from pixeltrust.auditing.run import audit
 from pixeltrust.config import Config
 from pixeltrust.data.images import case_id, read_labels
 from pixeltrust.data.masks import foreground

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from pixeltrust.formats.annotations import Found, Size
 from pixeltrust.formats.documents import needs_extra, shortened
@@ -87,6 +86,8 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
     Every ring is simple and without holes: what surrounds a hole is cut in two through it, since polygons of one region are
     joined by their readers, and never taken out of one another.
     """
+    from scipy import ndimage
+
     rings = []
     waiting = [(mask, 0, 0)]
     while waiting:

@@ -6,7 +6,6 @@ from pathlib import Path
 from secrets import token_hex
 
 import numpy as np
-from scipy import ndimage
 
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.images import encode_image, media_type, read_image, resize_image, resize_labels
@@ -69,6 +68,8 @@ def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[
 
 
 def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+    from scipy import ndimage
+
     scale = min(1.0, SIDE / max(size))
     small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
     picture, solid, dashed = np.full((*small, 3), 40, np.uint8), np.zeros(small, bool), np.zeros(small, bool)

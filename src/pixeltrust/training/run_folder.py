@@ -32,7 +32,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pixeltrust.config import Config, read_config, to_toml
+from pixeltrust.config import Config, read_config, require_run, to_toml
 from pixeltrust.data.cases import COLUMNS
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.files import append_text, exclusive_lock, make_folder, naming_write_errors, write_atomically
@@ -62,8 +62,7 @@ class Run:
             RunError: the folder is no run, or of a format that this version does not know.
             ConfigError: its settings are none of this version's.
         """
-        if not (self.folder / "config.toml").is_file():
-            raise RunError(f"{self.folder}: not a run folder (it has no config.toml); `pixeltrust train` makes one")
+        require_run(self.folder)
         self._refuse_other_format()
         return read_config(self.folder / "config.toml")
 

@@ -7,8 +7,3 @@ words        sentences, and tables in Markdown        figures      the charts
 pictures     weight maps of fixed images              examples     test cases with what methods predict
 writing      all of it into the folder
 """
-
-from pixeltrust.benchmarking.outcome.reading import is_benchmark, read_results
-from pixeltrust.benchmarking.outcome.statistics import CEILING, BenchmarkResults
-
-__all__ = ["CEILING", "BenchmarkResults", "is_benchmark", "read_results"]

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 
@@ -205,6 +204,8 @@ def signed_rank(differences: np.ndarray) -> float:
 
     Source: F. Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1 (1945).
     """
+    from scipy import stats
+
     if not len(differences):
         return float("nan")
     if not np.any(differences):
