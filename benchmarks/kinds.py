@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pixeltrust import Batch, pixel_gains, reweighted_step
 from pixeltrust.method.losses import cross_entropy_of_labels
-from pixeltrust.method.lost_gradients import forget
+from pixeltrust.method.lost_gradients import forget_step
 from pixeltrust.method.tangents import TangentRule, forward_mode_tangent, reverse_mode_tangent
-from pixeltrust.method.weights import normalised
+from pixeltrust.method.weights import normalise_gains
 from pixeltrust.training.models import build_model
 
 PRECISIONS = ("fp64", "fp32", "tf32", "bf16")
@@ -58,14 +58,14 @@ def both(model: nn.Module, noisy: Batch, clean: Batch) -> None:
 def fused(model: nn.Module, noisy: Batch, clean: Batch, gains: str) -> Tensor:
     """The library's step."""
     found = reweighted_step(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=gains).gains
-    forget(model)  # nothing is trained here
+    forget_step(model)  # nothing is trained here
     return found
 
 
 def unfused(model: nn.Module, noisy: Batch, clean: Batch) -> Tensor:
     """The gains by themselves, then ordinary training with their weights."""
     gains = pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains="exact")
-    _train_with(model, noisy, normalised(gains))
+    _train_with(model, noisy, normalise_gains(gains))
     return gains
 
 
@@ -79,7 +79,7 @@ def by_way(model: nn.Module, noisy: Batch, clean: Batch, tangent_of: TangentRule
     with torch.no_grad(), forward_mode.dual_level():
         dual = forward_mode.make_dual(logits.detach(), tangent)
         gains = forward_mode.unpack_dual(cross_entropy_of_labels(dual, noisy.masks)).tangent
-    (normalised(gains) * cross_entropy_of_labels(logits, noisy.masks)).sum().backward()
+    (normalise_gains(gains) * cross_entropy_of_labels(logits, noisy.masks)).sum().backward()
     return gains
 
 
@@ -94,7 +94,7 @@ def differentiated(model: nn.Module, noisy: Batch, clean: Batch) -> Tensor:
             clean_loss = cross_entropy_of_labels(model(clean.images), clean.masks).mean()
         (slope,) = torch.autograd.grad(clean_loss, factors)
     del losses, gradients, clean_loss  # and their graphs, before the pass that trains
-    _train_with(model, noisy, normalised(-slope))
+    _train_with(model, noisy, normalise_gains(-slope))
     return -slope
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from kinds import KINDS, Cell, batches, differentiated, take, torch_duals, trained
 from pixeltrust import Batch
-from pixeltrust.method.weights import normalised
+from pixeltrust.method.weights import normalise_gains
 from pixeltrust.plumbing.text import one_line
 
 SAMPLE_SECONDS = 0.05  # steps that are quicker are taken several times for one sample
@@ -120,7 +120,7 @@ def _agreement(expected: Tensor | None, model: nn.Module, noisy: Batch, clean: B
     if gains is None or expected is None:
         return None
     gains = gains.detach().double().cpu()
-    cosine = F.cosine_similarity(normalised(gains).flatten(), normalised(expected).flatten(), dim=0)
+    cosine = F.cosine_similarity(normalise_gains(gains).flatten(), normalise_gains(expected).flatten(), dim=0)
     return {"cosine": float(cosine), "same_sign": float((gains.sign() == expected.sign()).double().mean())}
 
 

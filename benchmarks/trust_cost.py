@@ -17,7 +17,7 @@ import torch
 from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed, Places
 from pixeltrust.data.views import TURNS, Views
-from pixeltrust.method.lost_gradients import forget
+from pixeltrust.method.lost_gradients import forget_step
 from pixeltrust.method.weights import Batch
 from pixeltrust.training.methods import METHODS, Outcome, build_method
 from pixeltrust.training.models import build_model
@@ -49,7 +49,7 @@ def main() -> None:
         outcome = methods[name](model, feed, configs[name])
         assert isinstance(outcome, Outcome)
         seconds = time.process_time() - began
-        forget(model)  # nothing is trained here
+        forget_step(model)  # nothing is trained here
         return seconds
 
     rows = [{name: seconds(name) for name in methods} for _ in range(given.rounds + 2)][2:]

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from pixeltrust import Batch, pixel_gains, reweighted_step, verify
 from pixeltrust.method import tangents
-from pixeltrust.method.tangents import FORWARD_MODE, REVERSE_MODE, RULES, choice_of
+from pixeltrust.method.tangents import FORWARD_MODE, REVERSE_MODE, RULES, get_choice
 from pixeltrust.plumbing.errors import GainsWarning
 from reference import assert_equal_to_rounding, batch, differentiated_gains, network, seeded, textbook_losses
 
@@ -200,7 +200,7 @@ def test_a_network_of_an_odd_kind_has_the_gains_of_reverse_mode(name):
         step_model = copy.deepcopy(model)
         assert_equal_to_rounding(reweighted_step(step_model, noisy=NOISY, clean=CLEAN).gains, expected, rtol=tolerance)
     if way is not None:
-        assert choice_of(model).way is way
+        assert get_choice(model).way is way
 
 
 @pytest.mark.parametrize("way", [FORWARD_MODE, REVERSE_MODE], ids=lambda way: way.name)
@@ -329,7 +329,7 @@ def test_statistics_count_once_in_an_operation_that_is_computed_twice():
     model, plain = seeded(Direct), seeded(Direct)
     assert_equal_to_rounding(reweighted_step(model, noisy=NOISY, clean=CLEAN).gains, by_definition(plain))
     plain(NOISY.images)
-    assert choice_of(model).way is RULES
+    assert get_choice(model).way is RULES
     assert_equal_to_rounding(model.norm.running_mean, plain.norm.running_mean)
 
 

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pixeltrust import pixel_gains, reweighted_step
-from pixeltrust.method.forward_mode import Tangents, Unfollowed, following, linear, pointwise, products
-from pixeltrust.method.forward_mode.other import any_other
-from pixeltrust.method.module_state import buffers_kept
+from pixeltrust.method.forward_mode import CannotTrace, Tangents, linear, pointwise, products, tracing
+from pixeltrust.method.forward_mode.fallback import fallback_rule
+from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.method.tangents import exact_tangent, forward_mode_tangent
 from pixeltrust.method.weights import clean_gradient
 from reference import NETWORKS, assert_equal_to_rounding, batch, network, seeded
@@ -139,9 +139,9 @@ def prepared(model, seed=0):
 @pytest.mark.parametrize("model", list(cases()))
 def test_a_rule_gives_what_torchs_forward_mode_gives(model):
     model, images, direction = prepared(model)
-    with buffers_kept(model):
+    with keep_buffers(model):
         logits, tangent = forward_mode_tangent(model, images, direction)
-    with buffers_kept(model), Tangents(direction) as tangents:
+    with keep_buffers(model), Tangents(direction) as tangents:
         value, dual = tangents.dual(model(images))
     assert_equal_to_rounding(value.detach(), logits.detach())
     assert_equal_to_rounding(dual, tangent)
@@ -152,9 +152,9 @@ def test_a_rule_gives_what_torchs_forward_mode_gives(model):
 @pytest.mark.parametrize("model", list(cases()))
 def test_the_recorded_values_have_the_gradient_of_an_ordinary_pass(model):
     model, images, direction = prepared(model)
-    with buffers_kept(model):
+    with keep_buffers(model):
         expected = torch.autograd.grad(model(images).square().sum(), list(direction))
-    with buffers_kept(model), Tangents(direction) as tangents:
+    with keep_buffers(model), Tangents(direction) as tangents:
         value = tangents.dual(model(images)).value
     for actual, wanted in zip(torch.autograd.grad(value.square().sum(), list(direction)), expected, strict=True):
         assert_equal_to_rounding(actual, wanted)
@@ -166,13 +166,13 @@ def test_the_usual_layers_all_have_rules(name, dims, monkeypatch):
     without_rule = []
 
     def noted(function, *args, **kwargs):
-        steps = any_other(function, *args, **kwargs)
+        steps = fallback_rule(function, *args, **kwargs)
         yield next(steps)
         without_rule.append(function.__name__)
         yield next(steps)
 
-    for module in (following, linear, pointwise, products):
-        monkeypatch.setattr(module, "any_other", noted)
+    for module in (tracing, linear, pointwise, products):
+        monkeypatch.setattr(module, "fallback_rule", noted)
     model = network(name, dims)
     _, direction = clean_gradient(model, batch(2, dims=dims))
     exact_tangent(model, batch(1, dims=dims).images, direction)
@@ -196,7 +196,7 @@ def nodes(logits):
         node = left.pop()
         if node is not None and node not in seen:
             seen.add(node)
-            left += [following for following, _ in node.next_functions]
+            left += [parent for parent, _ in node.next_functions]
     return len(seen)
 
 
@@ -252,7 +252,7 @@ OUT_OF_SIGHT = {
 def test_what_cannot_be_followed_is_left_to_torchs_forward_mode(name):
     model, images, direction = prepared(Weights(lambda x, a: OUT_OF_SIGHT[name](x * a), IMAGE[1:]))
     expected = forward_mode_tangent(model, images, direction)
-    with pytest.raises(Unfollowed), Tangents(direction) as tangents:
+    with pytest.raises(CannotTrace), Tangents(direction) as tangents:
         tangents.dual(model(images))
     for _ in range(2):  # known by the second time
         for actual, wanted in zip(exact_tangent(model, images, direction), expected, strict=True):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pixeltrust.method.module_state import buffers_kept
+from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.method.tangents import exact_tangent, finite_difference_tangent
 from pixeltrust.method.weights import pixel_gains, reweighted_step
 from pixeltrust.plumbing.errors import GainsWarning
@@ -152,7 +152,7 @@ def test_buffers_are_kept_without_writing_to_them():
     """Reverse mode remembers a buffer's version: a write between a pass and its backward makes that an error."""
     model = nn.BatchNorm2d(1)
     buffer, version, twin = model.running_mean, model.running_mean._version, copy.deepcopy(model)
-    with buffers_kept(model):
+    with keep_buffers(model):
         model(torch.rand(2, 1, 4, 4))
         assert model.running_mean is not buffer
         assert not torch.equal(model.running_mean, twin.running_mean)
@@ -165,7 +165,7 @@ def test_buffers_are_kept_without_writing_to_them():
 def test_buffers_are_back_after_an_exception():
     model = nn.BatchNorm2d(1)
     buffer = model.running_mean
-    with pytest.raises(ValueError, match="expected 4D input"), buffers_kept(model):
+    with pytest.raises(ValueError, match="expected 4D input"), keep_buffers(model):
         model(torch.rand(2, 1, 4, 4)) + model(torch.rand(2))
     assert model.running_mean is buffer
     assert buffer == 0

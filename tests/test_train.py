@@ -1117,7 +1117,7 @@ def test_one_pixel_may_have_all_the_weight(data, tmp_path, monkeypatch):
         weights[0, 0, 0] = 1
         return weights
 
-    monkeypatch.setattr(weight_maps_module, "normalised", on_one)
+    monkeypatch.setattr(weight_maps_module, "normalise_gains", on_one)
     trained(data, tmp_path / "run", method="pixel", image_size=96, epochs=1, weight_map_cases=10)
     maps = Run(tmp_path / "run").weight_maps()["maps"]  # 92,160 times the average is beyond half precision
     assert np.isfinite(maps).all()

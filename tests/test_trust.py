@@ -10,7 +10,7 @@ from torch import nn
 
 from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
-from pixeltrust.method.trust import TrustStore, witnesses
+from pixeltrust.method.trust import TrustStore, find_evidence
 from pixeltrust.method.weights import Batch, pixel_gains, reweighted_step
 from pixeltrust.training.methods import build_method
 from reference import PLACES, STREAMS, PlainUNet, assert_equal_to_rounding, batch, reference_gradients, seeded
@@ -24,7 +24,7 @@ def store(cases=5, *, memory=0.7, folder=None):
 
 def heard(*gains):
     """What gains say, one case's each and the same for all its pixels."""
-    return witnesses(torch.tensor(gains)[:, None, None].expand(-1, *SIZE))
+    return find_evidence(torch.tensor(gains)[:, None, None].expand(-1, *SIZE))
 
 
 def test_a_label_is_believed_until_something_speaks_against_it():
@@ -47,7 +47,7 @@ def test_many_visits_are_the_weighted_share_of_those_that_helped(memory):
     for _ in range(200):
         seen = draws.standard_normal(SIZE)
         expected = memory * expected + (1 - memory) * (seen > 0)
-        kept.learn(np.array([0]), witnesses(torch.from_numpy(seen)[None]))
+        kept.learn(np.array([0]), find_evidence(torch.from_numpy(seen)[None]))
     np.testing.assert_allclose(kept.of(np.array([0]))[0].numpy(), expected, atol=2**-12 / (1 - memory))
 
 
@@ -82,7 +82,7 @@ def test_witnesses_of_another_shape_are_named():
 def test_a_mapped_store_learns_the_same_and_is_no_copy_in_memory(tmp_path):
     here, mapped = store(), store(folder=tmp_path / "new")
     for seed in range(3):
-        seen = witnesses(torch.randn(2, *SIZE, generator=torch.manual_seed(seed)))
+        seen = find_evidence(torch.randn(2, *SIZE, generator=torch.manual_seed(seed)))
         assert torch.equal(here.learn(np.array([4, seed]), seen), mapped.learn(np.array([4, seed]), seen))
     for name, dtype in (("trust.float16", np.float16), ("visits.uint8", np.uint8)):
         expected, kept = (getattr(one, name.partition(".")[0]).numpy() for one in (here, mapped))

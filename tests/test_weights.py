@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as npst
 from torch import nn
 
 from pixeltrust.method.losses import pixel_cross_entropy
-from pixeltrust.method.weights import Batch, Step, normalised, pixel_gains, pixel_weights, reweighted_step
+from pixeltrust.method.weights import Batch, Step, normalise_gains, pixel_gains, pixel_weights, reweighted_step
 from reference import (
     DEEP,
     NETWORKS,
@@ -247,7 +247,7 @@ def test_gains_summed_per_image_are_the_image_weights_of_ren_et_al(classes):
     assert (images > 0).any()
     assert (images < 0).any()
     summed = pixel_gains(model, noisy=noisy, clean=clean).flatten(1).sum(1)
-    assert_equal_to_rounding(normalised(summed), clamped(images))
+    assert_equal_to_rounding(normalise_gains(summed), clamped(images))
 
 
 @pytest.mark.parametrize("classes", [1, 3])
@@ -639,7 +639,7 @@ def test_pixels_that_the_network_is_sure_of_keep_a_gain(logit, label):
     gains = pixel_gains(Table(logits), noisy=pixels, clean=pixels)
     slope = math.exp(-logit)  # σ(−z), but for 2e-9 of it
     torch.testing.assert_close(gains, torch.full((1, 2, 2), slope**2 / 4), rtol=1e-5, atol=0)  # float32; v is a mean of 4
-    assert_equal_to_rounding(normalised(gains), torch.full((1, 2, 2), 0.25))
+    assert_equal_to_rounding(normalise_gains(gains), torch.full((1, 2, 2), 0.25))
 
 
 # --- dropout ----------------------------------------------------------------------------------------------------------------
@@ -681,7 +681,7 @@ unhurried = settings(deadline=None)  # the machine may be busy
 @unhurried
 @given(gains=some_gains)
 def test_weights_sum_to_one_or_are_all_zero(gains):
-    weights = normalised(gains)
+    weights = normalise_gains(gains)
     assert (weights >= 0).all()
     assert (weights[gains <= 0] == 0).all()
     if (gains > 0).any():
@@ -693,24 +693,24 @@ def test_weights_sum_to_one_or_are_all_zero(gains):
 @unhurried
 @given(gains=some_gains, power=st.integers(-80, 80))
 def test_weights_do_not_change_with_the_scale_of_the_gains(gains, power):
-    torch.testing.assert_close(normalised(gains * 2.0**power), normalised(gains), rtol=1e-12, atol=1e-300)
+    torch.testing.assert_close(normalise_gains(gains * 2.0**power), normalise_gains(gains), rtol=1e-12, atol=1e-300)
 
 
 @unhurried
 @given(gains=some_gains)
 def test_weights_keep_the_order_of_the_gains(gains):
-    ordered = normalised(gains.sort().values)
+    ordered = normalise_gains(gains.sort().values)
     assert (ordered.diff() >= 0).all()
 
 
 @pytest.mark.parametrize("scale", [1e-36, 1e-30, 1.0, 1e37])
 def test_tiny_and_huge_gains_keep_their_proportions_in_float32(scale):
-    weights = normalised(torch.tensor([1.0, -2.0, 3.0]) * scale)
+    weights = normalise_gains(torch.tensor([1.0, -2.0, 3.0]) * scale)
     torch.testing.assert_close(weights, torch.tensor([0.25, 0.0, 0.75]), rtol=1e-6, atol=0)
 
 
 def test_gains_so_small_that_their_sum_would_vanish_still_sum_to_one():
-    assert float(normalised(torch.full((3,), 1e-44)).sum()) == pytest.approx(1, rel=1e-6)
+    assert float(normalise_gains(torch.full((3,), 1e-44)).sum()) == pytest.approx(1, rel=1e-6)
 
 
 def test_diagnostics_of_a_step_worked_by_hand():

@@ -17,7 +17,7 @@ from pixeltrust.config import Config
 from pixeltrust.data.batches import CaseCache, endless_order, split_in_pieces
 from pixeltrust.data.cases import Case, CaseList
 from pixeltrust.method.losses import cross_entropy_of_labels
-from pixeltrust.method.module_state import buffers_kept
+from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.method.weights import Batch, clean_gradient, gains_along
 from pixeltrust.plumbing.errors import GainsWarning, PixeltrustError
 from pixeltrust.plumbing.labels import IGNORE
@@ -48,7 +48,7 @@ class CleanSet:
         pixels = CaseCache(cases[asked], replace(config, cache_gib=math.inf), run.folder)  # few: no file of them in the run folder
         cleans = (pixels.batch(piece, device) for piece in split_in_pieces(places, config.clean_batch_size))
         along = parameters_along(model, config.along)
-        with buffers_kept(model):
+        with keep_buffers(model):
             self._directions = [clean_gradient(model, clean, pixel_loss=cross_entropy_of_labels, along=along)[1] for clean in cleans]
         self._model, self._gains = model, config.gains
 

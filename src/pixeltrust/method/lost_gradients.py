@@ -38,7 +38,7 @@ def _count_update(*_: object) -> None:
 register_optimizer_step_post_hook(_count_update)  # of every optimiser of torch's kind; fused ones change no parameter's version
 
 
-def watch_for_loss(model: nn.Module) -> None:
+def remember_step(model: nn.Module) -> None:
     """Call at the end of a step: remember how it leaves the network."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trained:
@@ -47,12 +47,12 @@ def watch_for_loss(model: nn.Module) -> None:
         _LEFT[model] = _Left(_updates, sum(p._version for p in trained), trained[-1].detach().clone(), lost)
 
 
-def forget(model: nn.Module) -> None:
+def forget_step(model: nn.Module) -> None:
     """Call after a step whose gradient is meant to be thrown away."""
     _LEFT.pop(model, None)
 
 
-def warn_of_loss(model: nn.Module) -> None:
+def warn_if_lost(model: nn.Module) -> None:
     """Call at the beginning of a step: warn where the gradients of the steps before are gone and nothing was updated.
 
     Warns:

@@ -15,7 +15,7 @@ RandomStates: TypeAlias = dict[torch.device, Tensor]
 
 
 @contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
+def keep_buffers(model: nn.Module) -> Iterator[None]:
     """Let the block work on copies of the buffers (running statistics); the module's own are not touched, and are back after it."""
     saved = _buffer_tables(model)
     copies: dict[int, Tensor] = {}  # one for a buffer of several names
@@ -26,11 +26,11 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
                     table[name] = copies.setdefault(id(buffer), buffer.clone())
         yield
     finally:
-        _put_back(saved)
+        _restore_buffers(saved)
 
 
 @contextmanager
-def standing_in(model: nn.Module, kind: str, substitutes: Mapping[Any, Tensor]) -> Iterator[None]:
+def substitute_tensors(model: nn.Module, kind: str, substitutes: Mapping[Any, Tensor]) -> Iterator[None]:
     """Let every module find a substitute where it keeps the tensor, under every name, until the block ends. `kind` is its table."""
     places = [
         (table, name, tensor)
@@ -48,7 +48,7 @@ def standing_in(model: nn.Module, kind: str, substitutes: Mapping[Any, Tensor]) 
 
 
 @contextmanager
-def put_back_on_failure(model: nn.Module) -> Iterator[None]:
+def restore_on_failure(model: nn.Module) -> Iterator[None]:
     """Put buffers and random generators back if the block fails, so that a second try changes and draws what the first would have."""
     saved = _buffer_tables(model)
     values = [(buffer, buffer.clone()) for _, buffers in saved for buffer in buffers.values() if buffer is not None]
@@ -57,7 +57,7 @@ def put_back_on_failure(model: nn.Module) -> Iterator[None]:
         yield
     except BaseException:
         _set_random_states(states)
-        _put_back(saved)
+        _restore_buffers(saved)
         with torch.no_grad():
             for buffer, value in values:
                 if not torch.equal(buffer, value):  # one that is an expanded view can be written to by nobody
@@ -66,7 +66,7 @@ def put_back_on_failure(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def drawing_from(states: RandomStates) -> Iterator[None]:
+def replay_random(states: RandomStates) -> Iterator[None]:
     """Let the block draw the random numbers that were drawn from these states on, and leave the generators as they are now."""
     with torch.random.fork_rng([device for device in states if device.type == "cuda"]):
         _set_random_states(states)
@@ -84,7 +84,7 @@ def _buffer_tables(model: nn.Module) -> list[tuple[Any, dict[str, Tensor | None]
     return [(module._buffers, dict(module._buffers.items())) for module in model.modules()]
 
 
-def _put_back(saved: list[tuple[Any, dict[str, Tensor | None]]]) -> None:
+def _restore_buffers(saved: list[tuple[Any, dict[str, Tensor | None]]]) -> None:
     for table, buffers in saved:
         for name in [name for name in table.keys() if name not in buffers]:  # noqa: SIM118 (a scripted module's table is no dict)
             del table[name]

@@ -31,16 +31,16 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pixeltrust.method.forward_mode import (
+    CannotTrace,
     Tangents,
-    Unfollowed,
     derivative_along,
     first_line,
     is_complete,
     load_forward_mode,
-    name_of,
-    plain_kernels,
+    operation_name,
+    use_plain_kernels,
 )
-from pixeltrust.method.module_state import buffers_kept, drawing_from, put_back_on_failure, random_states, standing_in
+from pixeltrust.method.module_state import keep_buffers, random_states, replay_random, restore_on_failure, substitute_tensors
 from pixeltrust.plumbing.errors import GainsWarning
 
 Direction: TypeAlias = dict[nn.Parameter, Tensor]
@@ -53,7 +53,7 @@ class NotLogits(TypeError):
     """A network answers with something else than a tensor."""
 
 
-def the_answer(answer: Any) -> Tensor:
+def require_logits(answer: Any) -> Tensor:
     """Return the logits of a network that answers with nothing else.
 
     Raises:
@@ -69,40 +69,40 @@ def the_answer(answer: Any) -> Tensor:
 # --- the ways --------------------------------------------------------------------------------------------------------
 
 
-def rules_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+def rules_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = require_logits) -> tuple[Tensor, Tensor]:
     """Return logits with their graph and their tangent, never recorded, by the rules of `duals`.
 
     Raises:
-        Unfollowed: an operation that they cannot follow.
+        CannotTrace: an operation that they cannot follow.
     """
     with Tangents(direction) as tangents:
         logits, tangent = tangents.dual(pick(model(images)))
-    return logits, _known(tangent, logits)
+    return logits, _zeros_if_none(tangent, logits)
 
 
-def forward_mode_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+def forward_mode_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = require_logits) -> tuple[Tensor, Tensor]:
     """Return the same by torch's forward mode, which in grad mode records the tangents as well.
 
     Raises:
-        Unfollowed: an operation gave no tangent.
+        CannotTrace: an operation gave no tangent.
         RuntimeError: an operation has no forward mode.
     """
     load_forward_mode()
-    with forward_mode.dual_level(), plain_kernels():
+    with forward_mode.dual_level(), use_plain_kernels():
         duals = {parameter: forward_mode.make_dual(parameter, tangent) for parameter, tangent in direction.items()}
-        with standing_in(model, "_parameters", duals), _ForwardMode(duals):
+        with substitute_tensors(model, "_parameters", duals), _ForwardMode(duals):
             logits = pick(model(images))
         logits, tangent = forward_mode.unpack_dual(logits)
-    return logits, _known(tangent, logits).detach()
+    return logits, _zeros_if_none(tangent, logits).detach()
 
 
-def reverse_mode_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+def reverse_mode_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = require_logits) -> tuple[Tensor, Tensor]:
     """Return the same as the derivative of ⟨Jᵀu, v⟩ in u.
 
     Raises:
-        Unfollowed: the backward of an operation cannot be differentiated.
+        CannotTrace: the backward of an operation cannot be differentiated.
     """
-    with plain_kernels():
+    with use_plain_kernels():
         logits = pick(model(images))
         if not direction or not logits.requires_grad:
             return logits, torch.zeros_like(logits).detach()
@@ -111,7 +111,7 @@ def reverse_mode_tangent(model: nn.Module, images: Tensor, direction: Direction,
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise Unfollowed(first_line(error)) from None
+            raise CannotTrace(first_line(error)) from None
     return logits, tangent.detach()
 
 
@@ -173,13 +173,13 @@ def _code_of(pick: Pick) -> Any:
 _RECORDS: "WeakKeyDictionary[nn.Module, dict[bool, Record]]" = WeakKeyDictionary()  # by whether it is in training mode
 
 
-def choice_of(model: nn.Module) -> Choice | None:
+def get_choice(model: nn.Module) -> Choice | None:
     """The way that `exact_tangent` takes for a network in its present mode; None before its first pass."""
     record = _RECORDS.get(model, {}).get(model.training)
     return record.choice if record else None
 
 
-def exact_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+def exact_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = require_logits) -> tuple[Tensor, Tensor]:
     """Return logits and their tangent along `direction`, by the way that works for this network.
 
     In grad mode the logits carry their graph back to the parameters; the tangent is always detached.
@@ -191,19 +191,19 @@ def exact_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: 
         GainsWarning: once for a network that takes another way than the rules, with the reason.
     """
     with _uncompiled(), torch.enable_grad():
-        logits, tangent = _by_record(model, images, direction, pick) or _choose(model, images, direction, pick)
+        logits, tangent = _use_record(model, images, direction, pick) or _choose_way(model, images, direction, pick)
     return logits if torch.is_grad_enabled() else logits.detach(), tangent
 
 
-def _by_record(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor] | None:
+def _use_record(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor] | None:
     """By the way that is known to work; None where none is yet, or it works no longer."""
     record = _RECORDS.get(model, {}).get(model.training)
     if record is None:
         return None
     try:
         if record.is_test_due(direction, pick):
-            return _tested(record.choice.way, model, images, direction, pick)[:2]
-        with put_back_on_failure(model):
+            return _try_way(record.choice.way, model, images, direction, pick)[:2]
+        with restore_on_failure(model):
             return record.choice.way.tangent(model, images, direction, pick)
     except (torch.OutOfMemoryError, NotLogits):
         raise
@@ -212,16 +212,16 @@ def _by_record(model: nn.Module, images: Tensor, direction: Direction, pick: Pic
         return None
 
 
-def _choose(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor]:
+def _choose_way(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor]:
     """By the first way that works; what those before it did to buffers and random generators is undone."""
     passed_over: list[str] = []
     for way in WAYS:
         try:
-            logits, tangent, error = _tested(way, model, images, direction, pick)
+            logits, tangent, error = _try_way(way, model, images, direction, pick)
         except (torch.OutOfMemoryError, NotLogits):
             raise
         except Exception as failure:
-            if way is REVERSE_MODE and not isinstance(failure, Unfollowed):
+            if way is REVERSE_MODE and not isinstance(failure, CannotTrace):
                 raise  # an ordinary pass fails: the network's own fault
             passed_over.append(f"{way.name}: {first_line(failure)}")
         else:
@@ -229,7 +229,7 @@ def _choose(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) 
                 record = Record(Choice(way, tuple(passed_over)))
                 record.is_test_due(direction, pick)
                 _RECORDS.setdefault(model, {})[model.training] = record
-                _say_once(model, record.choice)
+                _warn_once(model, record.choice)
             return logits, tangent
     raise ValueError(
         f"{type(model).__name__} has no exact gains; not by "
@@ -238,31 +238,31 @@ def _choose(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) 
     )
 
 
-def _tested(way: Way, model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor, float | None]:
+def _try_way(way: Way, model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor, float | None]:
     """Logits, tangent and its error (see `tangent_error`), which is no larger than rounding makes it.
 
     Raises:
-        Unfollowed: it is larger. Buffers and random generators are as before, whatever is raised.
+        CannotTrace: it is larger. Buffers and random generators are as before, whatever is raised.
     """
-    with put_back_on_failure(model):
+    with restore_on_failure(model):
         with Precision(direction, recorded=True) as precision:
             logits, tangent = way.tangent(model, images, direction, pick)
         error = tangent_error(model, logits, tangent, direction)
         if error is not None and not error <= precision.tolerance(images.device):
-            raise Unfollowed(f"it is {error:.2g} off from the network's backward{_operations_of_others(logits)}")
+            raise CannotTrace(f"it is {error:.2g} off from the network's backward{_name_foreign_operations(logits)}")
     return logits, tangent, error
 
 
 _SAID: "WeakSet[nn.Module]" = WeakSet()
 
 
-def _say_once(model: nn.Module, choice: Choice) -> None:
+def _warn_once(model: nn.Module, choice: Choice) -> None:
     if choice.passed_over and model not in _SAID:
         _SAID.add(model)
         warnings.warn(f"{type(model).__name__}: {choice}", GainsWarning, stacklevel=2)
 
 
-def _operations_of_others(logits: Tensor) -> str:
+def _name_foreign_operations(logits: Tensor) -> str:
     """Name the operations in a graph that are not torch's own: the likely culprits."""
     seen, left, names = set(), [logits.grad_fn], set()
     while left:
@@ -270,7 +270,7 @@ def _operations_of_others(logits: Tensor) -> str:
         if node is None or node in seen:
             continue
         seen.add(node)
-        left += [following for following, _ in node.next_functions]
+        left += [parent for parent, _ in node.next_functions]
         if isinstance(node, torch.autograd.function.BackwardCFunction) or "CppNode" in node.name():
             names.add(node.name().removesuffix("Backward"))
     return f", which has operations of others: {', '.join(sorted(names))}" if names else ""
@@ -299,7 +299,7 @@ def tangent_error(model: nn.Module, logits: Tensor, tangent: Tensor, direction: 
     random = torch.Generator().manual_seed(0)
     tangent = _in_float64(tangent)
     squares, scale = 0.0, float(tangent.norm())
-    with buffers_kept(model):  # activation checkpointing computes parts of the network again
+    with keep_buffers(model):  # activation checkpointing computes parts of the network again
         for _ in range(draws):
             u = torch.randn(logits.shape, generator=random, dtype=torch.float64).to(logits.dtype).to(logits.device)
             backward = backward_along(logits, direction, u)
@@ -366,7 +366,7 @@ class _ForwardMode(TorchFunctionMode):
             return _without_tangents(function, args, kwargs)
         result = function(*args, **kwargs)
         if any(map(_has_tangent, tree_leaves((args, kwargs)))) and not is_complete(result, tree_map(_tangent_of, result)):
-            raise Unfollowed(f"{name_of(function)}, whose result has no tangent")
+            raise CannotTrace(f"{operation_name(function)}, whose result has no tangent")
         return result
 
     def _with_tangent(self, leaf: Any) -> Any:
@@ -397,7 +397,7 @@ def _tangent_of(leaf: Any) -> Tensor | None:
     return forward_mode.unpack_dual(leaf).tangent if isinstance(leaf, Tensor) else None
 
 
-def _known(tangent: Tensor | None, logits: Tensor) -> Tensor:
+def _zeros_if_none(tangent: Tensor | None, logits: Tensor) -> Tensor:
     """A tangent of zeros where nothing that moves reaches the logits."""
     return torch.zeros_like(logits).detach() if tangent is None else tangent
 
@@ -408,7 +408,7 @@ _DIFFERENCES: "WeakKeyDictionary[nn.Module, Record]" = WeakKeyDictionary()
 _DIFFERENCE = Choice(Way("finite-difference", lambda *_: NotImplemented, "by a finite difference"))
 
 
-def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = the_answer) -> tuple[Tensor, Tensor]:
+def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = require_logits) -> tuple[Tensor, Tensor]:
     """Return the same from two ordinary passes that draw the same random numbers; only the second, at θ, leaves a trace (buffers, graph).
 
     The step is h = 2 √ε / ‖v‖ of the precision: 7e-4 in float32. There the median error is about .1 % of the largest value;
@@ -427,9 +427,9 @@ def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direc
     precision = Precision(direction)
     step = 2 * torch.finfo(precision.coarsest).eps ** 0.5 / norm
     with _full_float32(), _uncompiled():
-        with torch.no_grad(), drawing_from(random_states([images])), buffers_kept(model), precision:
+        with torch.no_grad(), replay_random(random_states([images])), keep_buffers(model), precision:
             moved = {parameter: torch.add(parameter, tangent, alpha=step) for parameter, tangent in direction.items()}
-            with standing_in(model, "_parameters", moved), _Moved(moved):
+            with substitute_tensors(model, "_parameters", moved), _Moved(moved):
                 tangent = pick(model(images))  # before the recorded pass, when memory is free
             del moved
         if torch.finfo(precision.coarsest).eps > torch.finfo(torch.float32).eps:

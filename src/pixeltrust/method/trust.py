@@ -28,7 +28,7 @@ from pixeltrust.plumbing.files import mapped_array
 from pixeltrust.plumbing.processes import Ranks
 
 
-def witnesses(gains: Tensor) -> Tensor:
+def find_evidence(gains: Tensor) -> Tensor:
     """Of gains (B, H, W): whether each speaks for its label, and whether it speaks at all, 0 or 1 each, float32 (B, 2, H, W)."""
     return torch.stack([gains > 0, (gains != 0) & ~gains.isnan()], 1).float()
 
@@ -73,7 +73,7 @@ class TrustStore(nn.Module):
         return self.trust[self._places(cases)].float()
 
     def learn(self, cases: np.ndarray, heard: Tensor) -> Tensor:
-        """What upright `witnesses` (B, 2, H, W) say goes into the trust of these cases, no two alike; it as it then is.
+        """What upright `find_evidence` (B, 2, H, W) say goes into the trust of these cases, no two alike; it as it then is.
 
         Returns:
             float32 (B, H, W) on the device of the witnesses.

@@ -12,11 +12,11 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pixeltrust.method.forward_mode import noting_others
+from pixeltrust.method.forward_mode import count_fallbacks
 from pixeltrust.method.losses import PixelLoss, mean_over_counted, pixel_cross_entropy
-from pixeltrust.method.lost_gradients import forget
-from pixeltrust.method.module_state import buffers_kept, drawing_from, random_states
-from pixeltrust.method.tangents import DIFFERENCE_TOLERANCE, Pick, Precision, backward_along, choice_of, the_answer
+from pixeltrust.method.lost_gradients import forget_step
+from pixeltrust.method.module_state import keep_buffers, random_states, replay_random
+from pixeltrust.method.tangents import DIFFERENCE_TOLERANCE, Pick, Precision, backward_along, get_choice, require_logits
 from pixeltrust.method.weights import Batch, Gains, clean_gradient, gains_along, pixel_losses, reweighted_step
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.text import count
@@ -72,7 +72,7 @@ def verify(
     pixel_loss: PixelLoss = pixel_cross_entropy,
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
-    logits: Pick = the_answer,
+    logits: Pick = require_logits,
     pixels: int = 4,
     cost: bool = True,
     seed: int = 0,
@@ -95,21 +95,21 @@ def verify(
     """
     along = None if along is None else list(along)
     tensors = [*model.parameters(), noisy.images]
-    with drawing_from(random_states(tensors)), buffers_kept(model):
+    with replay_random(random_states(tensors)), keep_buffers(model):
         _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss, along=along, logits=logits)
         ask = partial(gains_along, direction, model, noisy=noisy, pixel_loss=pixel_loss, gains=gains, logits=logits)
         before = random_states(tensors)
         found = ask()
-        with drawing_from(before), torch.enable_grad(), Precision(direction, recorded=True) as precision:
+        with replay_random(before), torch.enable_grad(), Precision(direction, recorded=True) as precision:
             losses = pixel_losses(pixel_loss, logits(model(noisy.images)), noisy)
         chosen = _random_pixels(noisy.masks != IGNORE, pixels, seed) if any(v.count_nonzero() for v in direction.values()) else []
         errors = [abs(float(found[place]) - backward_along(losses[place], direction)) for place in chosen]
-        with noting_others() as without_rule, drawing_from(before):
+        with count_fallbacks() as without_rule, replay_random(before):
             ask()
     scale = max(float(found.abs().max()), 1e-300)
     return Verification(
         network=type(model).__name__,
-        way=str(choice_of(model) or "exact gains, of a clean gradient of 0") if gains == "exact" else "gains by a finite difference",
+        way=str(get_choice(model) or "exact gains, of a clean gradient of 0") if gains == "exact" else "gains by a finite difference",
         without_rule=dict(without_rule),
         pixels=len(errors),
         difference=max(errors) / scale if errors else float("nan"),
@@ -141,13 +141,13 @@ def _cost(
 
     def weighted() -> None:
         reweighted_step(model, noisy=noisy, clean=clean, clean_weight=1.0, pixel_loss=pixel_loss, gains=gains, along=along, logits=logits)
-        forget(model)
+        forget_step(model)
 
     parameters = list(model.parameters())
     kept = [parameter.grad for parameter in parameters]
     ratios = []
     try:
-        with drawing_from(random_states([*parameters, noisy.images])), buffers_kept(model), torch.enable_grad():
+        with replay_random(random_states([*parameters, noisy.images])), keep_buffers(model), torch.enable_grad():
             for _ in range(TIMED):
                 seconds = []
                 for step in (ordinary, weighted):

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 
 from pixeltrust.method.forward_mode import load_forward_mode
 from pixeltrust.method.losses import PixelLoss, mean_over_counted, pixel_cross_entropy
-from pixeltrust.method.lost_gradients import warn_of_loss, watch_for_loss
-from pixeltrust.method.module_state import buffers_kept
-from pixeltrust.method.tangents import Direction, Pick, TangentRule, exact_tangent, finite_difference_tangent, the_answer
+from pixeltrust.method.lost_gradients import remember_step, warn_if_lost
+from pixeltrust.method.module_state import keep_buffers
+from pixeltrust.method.tangents import Direction, Pick, TangentRule, exact_tangent, finite_difference_tangent, require_logits
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import ALONE, Ranks
 
@@ -124,7 +124,7 @@ def pixel_gains(
     pixel_loss: PixelLoss = pixel_cross_entropy,
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
-    logits: Pick = the_answer,
+    logits: Pick = require_logits,
 ) -> Tensor:
     """⟨∇ℓ_p, ∇L_c⟩ of every noisy pixel, (B, *S): how fast a step on its loss alone lowers the mean clean loss.
 
@@ -145,7 +145,7 @@ def pixel_gains(
     Warns:
         GainsWarning: once for a network whose exact gains take a slower way, with the reason.
     """
-    with buffers_kept(model):
+    with keep_buffers(model):
         _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss, along=along, logits=logits)
         return gains_along(direction, model, noisy=noisy, pixel_loss=pixel_loss, gains=gains, logits=logits)
 
@@ -157,14 +157,14 @@ def gains_along(
     noisy: Batch,
     pixel_loss: PixelLoss = pixel_cross_entropy,
     gains: Gains = "exact",
-    logits: Pick = the_answer,
+    logits: Pick = require_logits,
 ) -> Tensor:
     """`pixel_gains` of a clean gradient that is known, for those who ask it of many noisy batches.
 
     Raises:
         ValueError: as `pixel_gains`.
     """
-    with buffers_kept(model), torch.no_grad():
+    with keep_buffers(model), torch.no_grad():
         found, tangent = _tangent_rule(gains)(model, noisy.images, direction, logits)
         pixel_losses(pixel_loss, found, noisy)
     return _gains(found, tangent, noisy.masks, pixel_loss)
@@ -178,20 +178,20 @@ def pixel_weights(
     pixel_loss: PixelLoss = pixel_cross_entropy,
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
-    logits: Pick = the_answer,
+    logits: Pick = require_logits,
 ) -> Tensor:
     """Weights (B, *S) of the noisy pixels, ≥ 0, that sum to 1 over the batch, or are all 0 where no pixel helps. See `pixel_gains`."""
-    return normalised(pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=pixel_loss, gains=gains, along=along, logits=logits))
+    return normalise_gains(pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=pixel_loss, gains=gains, along=along, logits=logits))
 
 
-def normalised(gains: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
+def normalise_gains(gains: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
     """max(0, gain) over its sum; all 0 where no gain is positive. (The largest is divided out first: tiny gains do not underflow.)"""
     helpful = gains.clamp(min=0)
     helpful = helpful / ranks.all_reduce_max(helpful).clamp(min=torch.finfo(helpful.dtype).tiny)
     return helpful / ranks.all_reduce_sum(helpful.sum()).clamp(min=torch.finfo(helpful.dtype).tiny)
 
 
-def per_image(gains: Tensor, masks: Tensor) -> Tensor:
+def share_over_images(gains: Tensor, masks: Tensor) -> Tensor:
     """The mean gain of every image, shared out evenly over its counted pixels, (B, *S): the gain of the image's mean loss.
 
     Normalised, these are the image weights of Ren et al.: Σ w ℓ is then the weighted mean of the images' mean losses.
@@ -212,7 +212,7 @@ def reweighted_step(
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
     per: Per | Weigh = "pixel",
-    logits: Pick = the_answer,
+    logits: Pick = require_logits,
     backward: Callable[[Tensor], object] | None = None,
     ranks: Ranks = ALONE,
 ) -> Step:
@@ -231,7 +231,7 @@ def reweighted_step(
         pixel_loss: (logits, masks) to losses (B, *S); pixel by pixel, differentiable in forward and reverse mode.
         gains: "exact" (forward mode) or "finite-difference" (cheaper, float32 only; see `tangents` for its error).
         along: as in `pixel_gains`. The update is of all parameters nevertheless.
-        per: "pixel"; "image": one weight for all pixels of an image (Ren et al.; see `per_image`); or a function of the gains of
+        per: "pixel"; "image": one weight for all pixels of an image (Ren et al.; see `share_over_images`); or a function of the gains of
             one's own, called once, whose values of the counted pixels are normalised as the gains would be.
         logits: as in `pixel_gains`.
         backward: what takes the place of loss.backward(), where a framework scales or accumulates: `accelerator.backward`,
@@ -254,9 +254,9 @@ def reweighted_step(
     if not callable(per) and per not in get_args(Per):
         raise ValueError(f"per must be 'pixel' or 'image', not {per!r}")
     _tangent_rule(gains)
-    warn_of_loss(model)
+    warn_if_lost(model)
     along = None if along is None else list(along)
-    with nullcontext() if clean_weight > 0 else buffers_kept(model):
+    with nullcontext() if clean_weight > 0 else keep_buffers(model):
         reached = None if clean_weight > 0 else along
         clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=reached, logits=logits, ranks=ranks)
     direction = gradient if along is None else {parameter: gradient[parameter] for parameter in along if parameter in gradient}
@@ -272,9 +272,9 @@ def reweighted_step(
             parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
     del direction, gradient, clean_part  # the backward needs the memory
     if len(noisy.images) or noisy_loss.requires_grad:  # not of a part without images
-        with buffers_kept(model):  # activation checkpointing computes parts of the network again; statistics are counted once
+        with keep_buffers(model):  # activation checkpointing computes parts of the network again; statistics are counted once
             (backward or torch.autograd.backward)(noisy_loss)
-    watch_for_loss(model)
+    remember_step(model)
     return replace(step, loss=step.loss + clean_weight * clean_loss)
 
 
@@ -284,7 +284,7 @@ def clean_gradient(
     *,
     pixel_loss: PixelLoss = pixel_cross_entropy,
     along: Iterable[nn.Parameter] | None = None,
-    logits: Pick = the_answer,
+    logits: Pick = require_logits,
     ranks: Ranks = ALONE,
 ) -> tuple[Tensor, Direction]:
     """L_c, the mean loss of the counted clean pixels, and v = ∇L_c for those of the parameters that it reaches; 0 where all are ignored.
@@ -303,11 +303,11 @@ def clean_gradient(
     if not trained:
         raise ValueError(f"no parameter of {type(model).__name__} requires a gradient: there is nothing to train, and nothing has a gain")
     with torch.enable_grad():
-        found = logits(model(clean.images)) if len(clean.images) else logits_of(model, clean.images)
+        found = logits(model(clean.images)) if len(clean.images) else compute_logits(model, clean.images)
         loss = mean_over_counted(pixel_losses(pixel_loss, found, clean), clean.masks, ranks=ranks)
         if len(clean.images) and not loss.requires_grad:
             raise ValueError(f"what {type(model).__name__} answers has no gradient (a forward under no_grad, or torch.inference_mode?)")
-        with buffers_kept(model):
+        with keep_buffers(model):
             own = _gradients(loss, trained) if len(clean.images) else [None] * len(trained)
     gradients = ranks.summed_gradients(trained, own)
     direction = {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
@@ -354,28 +354,9 @@ def _refuse_pictures(masks: Tensor) -> None:
         )
 
 
-def logits_of(model: nn.Module, images: Tensor, classes: int = 1) -> Tensor:
+def compute_logits(model: nn.Module, images: Tensor, classes: int = 1) -> Tensor:
     """(B, K, *S); without images, as a rank's part may be, the network is not asked, and K is `classes`."""
     return model(images) if len(images) else images.new_zeros(0, classes, *images.shape[2:])
-
-
-def step_along(
-    direction: Direction,
-    model: nn.Module,
-    *,
-    noisy: Batch,
-    clean_loss: Tensor,
-    pixel_loss: PixelLoss = pixel_cross_entropy,
-    gains: Gains = "exact",
-) -> Step:
-    """The noisy half of `reweighted_step`: add the gradient of Σ w ℓ to .grad, with the weights that `direction` gives.
-
-    Raises:
-        ValueError: as `pixel_gains`.
-    """
-    loss, step = _weighted_loss(direction, model, noisy, clean_loss, pixel_loss, gains, "pixel", the_answer, ALONE)
-    loss.backward()
-    return step
 
 
 def _weighted_loss(
@@ -396,7 +377,7 @@ def _weighted_loss(
         losses = pixel_losses(pixel_loss, logits, noisy)
         gain = _gains(logits, tangent, noisy.masks, pixel_loss)
         counted = noisy.masks != IGNORE
-        weights = normalised(torch.where(counted, _rule(per, noisy.masks)(gain), 0.0), ranks=ranks)
+        weights = normalise_gains(torch.where(counted, _rule(per, noisy.masks)(gain), 0.0), ranks=ranks)
         loss = ranks.all_reduce_sum((weights * losses).sum())
     seen = {"gains": gain, "weights": weights, "logits": logits.detach(), "counted": counted}
     return loss, Step(loss=loss.detach(), clean_loss=clean_loss, **seen)
@@ -405,12 +386,12 @@ def _weighted_loss(
 def _rule(per: Per | Weigh, masks: Tensor) -> Weigh:
     if callable(per):
         return per
-    return (lambda gains: gains) if per == "pixel" else (lambda gains: per_image(gains, masks))
+    return (lambda gains: gains) if per == "pixel" else (lambda gains: share_over_images(gains, masks))
 
 
 def _no_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor]:  # noqa: ARG001
     """Of no image."""
-    logits = logits_of(model, images)
+    logits = compute_logits(model, images)
     return logits, logits
 
 

@@ -24,8 +24,8 @@ from pixeltrust.data.batches import Streams
 from pixeltrust.data.prefetch import Feed, Places
 from pixeltrust.data.views import Views, to_device
 from pixeltrust.method.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
-from pixeltrust.method.trust import TrustStore, witnesses
-from pixeltrust.method.weights import Batch, Per, Weigh, logits_of, reweighted_step
+from pixeltrust.method.trust import TrustStore, find_evidence
+from pixeltrust.method.weights import Batch, Per, Weigh, compute_logits, reweighted_step
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.training.models import parameters_along
@@ -109,7 +109,7 @@ def finetuned(model: nn.Module, feed: Feed, config: Config) -> Outcome:
 def dice_ce(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
     """As `plain`, with the field's usual loss: Dice plus cross-entropy."""
     batch = feed.pool()
-    return Outcome(loss=_backward(dice_cross_entropy(logits_of(model, batch.images), batch.masks, ranks=feed.ranks)))
+    return Outcome(loss=_backward(dice_cross_entropy(compute_logits(model, batch.images), batch.masks, ranks=feed.ranks)))
 
 
 def gce(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG001
@@ -130,7 +130,7 @@ def sce(model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG00
 def nr_dice(model: nn.Module, feed: Feed, config: Config) -> Outcome:
     """As `plain`, with the noise-robust Dice loss (Wang et al. 2020)."""
     batch = feed.pool()
-    return Outcome(loss=_backward(noise_robust_dice(logits_of(model, batch.images, config.classes), batch.masks, ranks=feed.ranks)))
+    return Outcome(loss=_backward(noise_robust_dice(compute_logits(model, batch.images, config.classes), batch.masks, ranks=feed.ranks)))
 
 
 class TLoss(nn.Module):
@@ -143,7 +143,7 @@ class TLoss(nn.Module):
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:  # noqa: ARG002
         batch = feed.pool()
         nu = self.log_nu.exp() + T_LOSS_MIN_NU
-        loss = _backward(student_t(logits_of(model, batch.images), batch.masks, nu=nu, ranks=feed.ranks))
+        loss = _backward(student_t(compute_logits(model, batch.images), batch.masks, nu=nu, ranks=feed.ranks))
         return Outcome(loss=loss, more={"nu": _reported(nu.detach())})
 
 
@@ -183,8 +183,8 @@ class MeanTeacher(nn.Module):
         draws = generator(config.seed, "teacher noise", feed.update).standard_normal((2, count, *images.shape[1:]), np.float32)
         noise = TEACHER_NOISE * to_device(torch.from_numpy(draws[:, ranks.span(count)]), images.device).to(images.dtype)
         with torch.no_grad():
-            taught = probabilities(logits_of(self.teacher, images + noise[0]))
-        squares = (probabilities(logits_of(model, images + noise[1])) - taught).square()
+            taught = probabilities(compute_logits(self.teacher, images + noise[0]))
+        squares = (probabilities(compute_logits(model, images + noise[1])) - taught).square()
         (values,) = ranks.sum_counts(squares.numel())
         return ranks.all_reduce_sum(squares.sum()) / values
 
@@ -299,7 +299,7 @@ def _heard(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> tu
         The trust of that part, upright, as it then is, and how the part is shown.
     """
     own = joined.part(ranks)
-    trust = store.learn(own.cases, own.views.to_upright(witnesses(gains)))
+    trust = store.learn(own.cases, own.views.to_upright(find_evidence(gains)))
     store.share(own.cases, joined.cases, ranks)
     return trust, own.views
 
@@ -335,7 +335,7 @@ def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, 
 def _backward_mean(
     model: nn.Module, batch: Batch, ranks: Ranks, share: float = 1.0, pixel_loss: PixelLoss = cross_entropy_of_labels
 ) -> float | Tensor:
-    losses = pixel_loss(logits_of(model, batch.images), batch.masks)
+    losses = pixel_loss(compute_logits(model, batch.images), batch.masks)
     return _backward(mean_over_counted(losses, batch.masks, ranks=ranks), share)
 
 

@@ -9,7 +9,7 @@ from difflib import get_close_matches
 import torch
 from torch import nn
 
-from pixeltrust.method.module_state import buffers_kept
+from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.plumbing.errors import ConfigError
 
 WIDTHS = {
@@ -91,7 +91,7 @@ def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> 
     first = next(model.parameters(), torch.empty(0))
     training = model.training
     try:
-        with torch.no_grad(), buffers_kept(model), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
+        with torch.no_grad(), keep_buffers(model), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
             model.train()(torch.zeros(1, channels, *size, device=first.device))
     except Exception as error:  # a user's network raises whatever it likes
         return " ".join(str(error).split()) or type(error).__name__

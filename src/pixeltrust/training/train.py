@@ -31,7 +31,7 @@ from pixeltrust.data.cases import MIN_HELD_OUT, CaseList, Cases, clean_warnings,
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.prefetch import Feed, Prefetcher
 from pixeltrust.method.losses import cross_entropy_of_labels
-from pixeltrust.method.tangents import choice_of
+from pixeltrust.method.tangents import get_choice
 from pixeltrust.method.verification import verify
 from pixeltrust.method.weights import Batch
 from pixeltrust.plumbing.errors import ConfigError, GainsWarning, RunError
@@ -474,7 +474,7 @@ def _verify_gains(model: nn.Module, config: Config, device: torch.device) -> str
         raise ConfigError(
             f"method = {config.method!r} cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}"
         ) from error
-    choice = choice_of(model)
+    choice = get_choice(model)
     return str(choice) if config.gains == "exact" and choice is not None and choice.passed_over else None
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pixeltrust.data.batches import CaseCache, Streams, split_in_pieces
-from pixeltrust.method.module_state import buffers_kept
-from pixeltrust.method.weights import clean_gradient, gains_along, normalised
+from pixeltrust.method.module_state import keep_buffers
+from pixeltrust.method.weights import clean_gradient, gains_along, normalise_gains
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.training.models import parameters_along
 from pixeltrust.training.run_folder import Run
@@ -38,7 +38,7 @@ def keep_weight_maps(run: Run, ids: list[str], weights: Tensor, *, epoch: int) -
 
 def weights_by_many(model: nn.Module, streams: Streams, noisy: np.ndarray, device: torch.device) -> Tensor:
     """Weights (N, H, W) of noisy cases by the gains that many clean ones give them, multiples of the average."""
-    weights = normalised(_gains_by_many(model, streams.pixels, noisy, streams.clean[:MAP_CLEAN], device))
+    weights = normalise_gains(_gains_by_many(model, streams.pixels, noisy, streams.clean[:MAP_CLEAN], device))
     return weights * weights.numel()
 
 
@@ -53,7 +53,7 @@ def _gains_by_many(model: nn.Module, pixels: CaseCache, noisy: np.ndarray, clean
         batch = pixels.batch(piece, device)
         counted = (batch.masks != IGNORE).sum()
         if counted:
-            with buffers_kept(model):
+            with keep_buffers(model):
                 _, direction = clean_gradient(model, batch, along=along)
             gains = [gains_along(direction, model, noisy=noisy_batch, gains=config.gains) for noisy_batch in noisy_batches]
             total += counted * torch.cat(gains)

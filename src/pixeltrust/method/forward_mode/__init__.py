@@ -13,32 +13,32 @@ derivative that nobody takes. Here every operation that meets a tangent has a ru
     other.py       any other: torch's forward mode for this one operation, at the cost of a second pass of it; two reverse passes of it
                    where it has no forward mode
 
-What cannot be followed operation by operation raises `Unfollowed`: writing into part of a tensor, and what torch does not show (a custom
+What cannot be followed operation by operation raises `CannotTrace`: writing into part of a tensor, and what torch does not show (a custom
 autograd function). So does a result that has a gradient and no tangent: it is unknown, not zero.
 
     x a value   dx its tangent ẋ, None where it is zero   B images   C channels   *S spatial axes
 """
 
-from pixeltrust.method.forward_mode.following import Tangents
-from pixeltrust.method.forward_mode.other import (
+from pixeltrust.method.forward_mode.fallback import (
+    count_fallbacks,
     derivative_along,
     first_line,
     is_complete,
     load_forward_mode,
-    name_of,
-    noting_others,
-    plain_kernels,
+    operation_name,
+    use_plain_kernels,
 )
-from pixeltrust.method.forward_mode.rules import Unfollowed
+from pixeltrust.method.forward_mode.rules import CannotTrace
+from pixeltrust.method.forward_mode.tracing import Tangents
 
 __all__ = [
+    "CannotTrace",
     "Tangents",
-    "Unfollowed",
+    "count_fallbacks",
     "derivative_along",
     "first_line",
     "is_complete",
     "load_forward_mode",
-    "name_of",
-    "noting_others",
-    "plain_kernels",
+    "operation_name",
+    "use_plain_kernels",
 ]

@@ -6,8 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pixeltrust.method.forward_mode.other import any_other
-from pixeltrust.method.forward_mode.rules import Rules, has_dual, is_dual, scaled, tangent_of, tangent_or_zeros, total, value_of, values_of
+from pixeltrust.method.forward_mode.fallback import fallback_rule
+from pixeltrust.method.forward_mode.rules import (
+    Rules,
+    add_tangents,
+    has_dual,
+    is_dual,
+    scale_tangent,
+    tangent_of,
+    tangent_or_zeros,
+    value_of,
+    values_of,
+)
 
 RULES = Rules()
 
@@ -22,7 +32,7 @@ RULES = Rules()
 )
 def _linear(function: Any, x: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
     if not is_dual(x) or has_dual(args, kwargs):
-        yield from any_other(function, x, *args, **kwargs)
+        yield from fallback_rule(function, x, *args, **kwargs)
         return
     yield function(x.value, *args, **kwargs)
     yield function(x.tangent, *args, **kwargs)
@@ -54,7 +64,7 @@ RULES[Tensor.where] = _tensor_where
 @RULES.for_("masked_fill")
 def _masked_fill(function: Any, x: Any, mask: Any, filling: Any) -> Iterator[Any]:
     if is_dual(filling):
-        yield from any_other(function, x, mask, filling)
+        yield from fallback_rule(function, x, mask, filling)
         return
     yield function(x.value, mask, filling)
     yield x.tangent.masked_fill(mask, 0.0)
@@ -70,17 +80,17 @@ def _pad(function: Any, x: Any, pad: Any, mode: str = "constant", value: float |
 def _add(function: Any, x: Any, y: Any, *, alpha: Any = 1) -> Iterator[Any]:
     value = function(value_of(x), value_of(y), alpha=alpha) if alpha != 1 else function(value_of(x), value_of(y))
     yield value
-    yield total(tangent_of(x), scaled(tangent_of(y), alpha))
+    yield add_tangents(tangent_of(x), scale_tangent(tangent_of(y), alpha))
 
 
 @RULES.for_("sub", "sub_", "subtract")
 def _sub(function: Any, x: Any, y: Any, *, alpha: Any = 1) -> Iterator[Any]:
     value = function(value_of(x), value_of(y), alpha=alpha) if alpha != 1 else function(value_of(x), value_of(y))
     yield value
-    yield total(tangent_of(x), scaled(tangent_of(y), -alpha))
+    yield add_tangents(tangent_of(x), scale_tangent(tangent_of(y), -alpha))
 
 
 @RULES.for_("rsub", "__rsub__")
 def _rsub(function: Any, x: Any, y: Any) -> Iterator[Any]:
     yield function(value_of(x), value_of(y))
-    yield total(scaled(tangent_of(x), -1), tangent_of(y))
+    yield add_tangents(scale_tangent(tangent_of(x), -1), tangent_of(y))

@@ -8,9 +8,9 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
-from pixeltrust.method.forward_mode.other import any_other, recorded_apart
-from pixeltrust.method.forward_mode.rules import Dual, Rules, has_dual, is_dual, tangent_of, total, value_of
-from pixeltrust.method.module_state import drawing_from, random_states
+from pixeltrust.method.forward_mode.fallback import fallback_rule, hide_saved_tensors
+from pixeltrust.method.forward_mode.rules import Dual, Rules, add_tangents, has_dual, is_dual, tangent_of, value_of
+from pixeltrust.method.module_state import random_states, replay_random
 
 RULES = Rules()
 
@@ -23,7 +23,7 @@ RULES = Rules()
 )
 def _elementwise(function: Any, x: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
     if not is_dual(x) or has_dual(args, kwargs) or x.value.is_complex():  # |z| is real, and its backward not its own transpose
-        yield from any_other(function, x, *args, **kwargs)
+        yield from fallback_rule(function, x, *args, **kwargs)
         return
     x = _broadcast(x, args, kwargs)
     if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
@@ -51,7 +51,7 @@ def _without_saved_tensors(function: Any, x: Dual, *args: Any, **kwargs: Any) ->
     before, random = x.value.detach().clone(), random_states([x.value])
     value = function(x.value, *args, **kwargs)
     yield value
-    with drawing_from(random), recorded_apart(), torch.enable_grad():
+    with replay_random(random), hide_saved_tensors(), torch.enable_grad():
         again = function((leaf := before.requires_grad_()).clone(), *args, **kwargs)
         (tangent,) = torch.autograd.grad(again, leaf, x.tangent.to(value.dtype))
     yield tangent
@@ -64,4 +64,4 @@ def _prelu(function: Any, input: Any, weight: Any) -> Iterator[Any]:
     along_channels = (-1,) + (1,) * (x.ndim - 2)
     slope = torch.where(x > 0, 1.0, value_of(weight).view(along_channels)).to(x.dtype)
     change = None if dw is None else x.clamp(max=0) * dw.view(along_channels)
-    yield total(None if dx is None else slope * dx, change)
+    yield add_tangents(None if dx is None else slope * dx, change)

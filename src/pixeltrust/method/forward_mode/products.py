@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from pixeltrust.method.forward_mode.other import any_other
-from pixeltrust.method.forward_mode.rules import Rules, Unfollowed, is_dual, tangent_of, total, value_of, values_of
+from pixeltrust.method.forward_mode.fallback import fallback_rule
+from pixeltrust.method.forward_mode.rules import CannotTrace, Rules, add_tangents, is_dual, tangent_of, value_of, values_of
 
 RULES = Rules()
 
@@ -16,20 +16,20 @@ def _div(function: Any, x: Any, y: Any) -> Iterator[Any]:
     value = function(value_of(x), value_of(y))
     yield value
     change = None if tangent_of(y) is None else -value * tangent_of(y) / y.value
-    yield total(None if tangent_of(x) is None else tangent_of(x) / value_of(y), change)
+    yield add_tangents(None if tangent_of(x) is None else tangent_of(x) / value_of(y), change)
 
 
 @RULES.for_("mul", "multiply", "matmul", "mm", "bmm", "__matmul__")
 def _product(function: Any, x: Any, y: Any) -> Iterator[Any]:
     yield function(value_of(x), value_of(y))
     terms = [] if tangent_of(x) is None else [function(x.tangent, value_of(y))]
-    yield total(*terms, None if tangent_of(y) is None else function(value_of(x), y.tangent))
+    yield add_tangents(*terms, None if tangent_of(y) is None else function(value_of(x), y.tangent))
 
 
 @RULES.for_("mul_")
 def _mul_in_place(function: Any, x: Any, y: Any) -> Iterator[Any]:
     if is_dual(y):
-        raise Unfollowed("a product in place")
+        raise CannotTrace("a product in place")
     yield function(x.value, y)
     yield x.tangent * y
 
@@ -40,7 +40,7 @@ def _einsum(function: Any, equation: str, *operands: Any) -> Iterator[Any]:
     values = values_of(factors)
     yield function(equation, *values)
     replaced = ([*values[:i], factor.tangent, *values[i + 1 :]] for i, factor in enumerate(factors) if is_dual(factor))
-    yield total(*(function(equation, *operands) for operands in replaced))
+    yield add_tangents(*(function(equation, *operands) for operands in replaced))
 
 
 @RULES.for_(
@@ -70,7 +70,7 @@ def _attention(
 ) -> Iterator[Any]:
     """The value by torch's fused kernel, the tangent by the formula, softmax(q kᵀ · scale + mask) v."""
     if dropout_p > 0:
-        yield from any_other(function, query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+        yield from fallback_rule(function, query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
         return
     q, k, v, mask = map(value_of, (query, key, value, attn_mask))
     yield function(q, k, v, mask, 0.0, is_causal, scale=scale)
@@ -81,10 +81,10 @@ def _attention(
     elif mask is not None:
         scores = scores.masked_fill_(~mask, -torch.inf) if mask.dtype == torch.bool else scores.add_(mask)
     shares = torch.ops.aten._safe_softmax(scores, -1)  # 0, as the kernels have it, where all of a row is masked
-    change = total(
+    change = add_tangents(
         None if tangent_of(query) is None else query.tangent @ k.mT * scale,
         None if tangent_of(key) is None else q @ key.tangent.mT * scale,
         tangent_of(attn_mask),
     )
     moved = None if change is None else torch._softmax_backward_data(change, shares, -1, shares.dtype) @ v
-    yield total(moved, None if tangent_of(value) is None else shares @ value.tangent)
+    yield add_tangents(moved, None if tangent_of(value) is None else shares @ value.tangent)

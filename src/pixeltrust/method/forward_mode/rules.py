@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves, tree_map
 
 
-class Unfollowed(Exception):
+class CannotTrace(Exception):
     """The tangents of this pass cannot be followed operation by operation; says what was met."""
 
 
@@ -65,14 +65,14 @@ def tangent_or_zeros(value: Any) -> Tensor:
     return value.tangent if isinstance(value, Dual) else torch.zeros_like(value)
 
 
-def scaled(tangent: Tensor | None, factor: float) -> Tensor | None:
+def scale_tangent(tangent: Tensor | None, factor: float) -> Tensor | None:
     return tangent if tangent is None or factor == 1 else tangent * factor
 
 
-def total(*tangents: Tensor | None) -> Tensor | None:
+def add_tangents(*tangents: Tensor | None) -> Tensor | None:
     """Of those that are not zero."""
-    total = None
+    add_tangents = None
     for tangent in tangents:
         if tangent is not None:
-            total = tangent if total is None else total + tangent
-    return total
+            add_tangents = tangent if add_tangents is None else add_tangents + tangent
+    return add_tangents

@@ -15,23 +15,23 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-from pixeltrust.method.forward_mode.rules import Unfollowed, is_dual, values_of
-from pixeltrust.method.module_state import drawing_from, random_states
+from pixeltrust.method.forward_mode.rules import CannotTrace, is_dual, values_of
+from pixeltrust.method.module_state import random_states, replay_random
 
 _noted: ContextVar[Counter[str] | None] = ContextVar("noted", default=None)
 
 
-def any_other(function: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+def fallback_rule(function: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
     values = [leaf for leaf in tree_leaves((values_of(args), values_of(kwargs))) if isinstance(leaf, Tensor)]
     versions = [value._version for value in values]
     random = random_states(values)
     value = function(*values_of(args), **values_of(kwargs))
     if versions != [value._version for value in values]:
-        raise Unfollowed(f"{name_of(function)}, which writes into a tensor")
+        raise CannotTrace(f"{operation_name(function)}, which writes into a tensor")
     yield value
     if (noted := _noted.get()) is not None:
-        noted[name_of(function)] += 1
-    with drawing_from(random), plain_kernels(), recorded_apart():
+        noted[operation_name(function)] += 1
+    with replay_random(random), use_plain_kernels(), hide_saved_tensors():
         tangent = _by_forward_mode(function, args, kwargs)
         if not is_complete(value, tangent):
             tangent = _by_two_reverse_passes(function, args, kwargs)
@@ -48,7 +48,7 @@ def is_complete(value: Any, tangent: Any) -> bool:
     )
 
 
-def name_of(function: Any) -> str:
+def operation_name(function: Any) -> str:
     """What an operation is called, for people."""
     short = getattr(function, "__name__", str(function))
     name = str(getattr(function, "__qualname__", short))
@@ -56,7 +56,7 @@ def name_of(function: Any) -> str:
 
 
 @contextmanager
-def noting_others() -> Iterator[Counter[str]]:
+def count_fallbacks() -> Iterator[Counter[str]]:
     """Count, by name, the operations without a rule that the block meets."""
     counts: Counter[str] = Counter()
     token = _noted.set(counts)
@@ -67,7 +67,7 @@ def noting_others() -> Iterator[Counter[str]]:
 
 
 @contextmanager
-def plain_attention() -> Iterator[None]:
+def use_plain_attention() -> Iterator[None]:
     """Compute attention by its formula, until the block ends: the fused kernels have no forward mode."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
@@ -79,17 +79,17 @@ def plain_attention() -> Iterator[None]:
 
 
 @contextmanager
-def plain_kernels() -> Iterator[None]:
+def use_plain_kernels() -> Iterator[None]:
     """Use the kernels that can be differentiated twice, until the block ends: attention's formula, and no recurrent ones of cuDNN."""
     with ExitStack() as stack:
-        stack.enter_context(plain_attention())
+        stack.enter_context(use_plain_attention())
         if torch.cuda.is_initialized():
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         yield
 
 
 @contextmanager
-def recorded_apart() -> Iterator[None]:
+def hide_saved_tensors() -> Iterator[None]:
     """Keep what the block records out of the hands of whoever looks at saved tensors: activation checkpointing counts them."""
     with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
         yield
@@ -108,7 +108,7 @@ def _by_forward_mode(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any
     load_forward_mode()
 
     def forward_dual(leaf: Any) -> Any:
-        return forward_mode.make_dual(leaf.value.detach(), leaf.tangent) if is_dual(leaf) else _once_more(leaf)
+        return forward_mode.make_dual(leaf.value.detach(), leaf.tangent) if is_dual(leaf) else _copy_constant(leaf)
 
     try:
         with forward_mode.dual_level():
@@ -124,13 +124,13 @@ def _by_two_reverse_passes(function: Any, args: tuple[Any, ...], kwargs: dict[st
     """Return the tangent J ẋ of the result as the derivative of ⟨Jᵀu, ẋ⟩ in u.
 
     Raises:
-        Unfollowed: the backward of the operation cannot be differentiated.
+        CannotTrace: the backward of the operation cannot be differentiated.
     """
     moved, tangents = [], []
 
     def leaf_of(leaf: Any) -> Any:
         if not is_dual(leaf):
-            return _once_more(leaf)
+            return _copy_constant(leaf)
         moved.append(leaf.value.detach().requires_grad_())
         tangents.append(leaf.tangent)
         return moved[-1]
@@ -144,13 +144,13 @@ def _by_two_reverse_passes(function: Any, args: tuple[Any, ...], kwargs: dict[st
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise Unfollowed(
-            f"{name_of(function)}, which has no forward mode and cannot be differentiated twice ({first_line(error)})"
+        raise CannotTrace(
+            f"{operation_name(function)}, which has no forward mode and cannot be differentiated twice ({first_line(error)})"
         ) from None
     return tree_unflatten([next(found) if isinstance(leaf, Tensor) and leaf.requires_grad else None for leaf in leaves], shape)
 
 
-def _once_more(leaf: Any) -> Any:
+def _copy_constant(leaf: Any) -> Any:
     """A constant for the second call of an operation, which may change it (running statistics) as the first one has."""
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 

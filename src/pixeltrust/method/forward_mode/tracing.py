@@ -9,13 +9,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pixeltrust.method.forward_mode import linear, norms, pointwise, pooling, products
-from pixeltrust.method.forward_mode.other import any_other, is_complete, name_of
-from pixeltrust.method.forward_mode.rules import Dual, Rules, Unfollowed, has_dual, values_of
+from pixeltrust.method.forward_mode.fallback import fallback_rule, is_complete, operation_name
+from pixeltrust.method.forward_mode.rules import CannotTrace, Dual, Rules, has_dual, values_of
 
 _RULES = Rules(linear.RULES | products.RULES | pointwise.RULES | norms.RULES | pooling.RULES)
 
 
-class Followed(Tensor):
+class TracedTensor(Tensor):
     """Stands for a value in the code of the network and carries its tangent: both are freed as soon as the network drops it.
 
     What the network keeps beyond the pass, a loss of its own say, is the value again for whoever uses it then.
@@ -26,8 +26,8 @@ class Followed(Tensor):
     shared: bool
     """It is a view, or has one: writing into it would have to write into the other's tangent as well."""
 
-    def __new__(cls, value: Tensor, tangent: Tensor | None, during: "Tangents") -> "Followed":  # noqa: ARG004
-        # It asks for a gradient, so that what torch does not show to the mode gives itself away: it has one, and is not a Followed.
+    def __new__(cls, value: Tensor, tangent: Tensor | None, during: "Tangents") -> "TracedTensor":  # noqa: ARG004
+        # It asks for a gradient, so that what torch does not show to the mode gives itself away: it has one, and is not a TracedTensor.
         return Tensor._make_subclass(cls, value.detach(), True)
 
     def __init__(self, value: Tensor, tangent: Tensor | None, during: "Tangents") -> None:
@@ -38,10 +38,10 @@ class Followed(Tensor):
         """Called where the pass does not see the operation: after it, or within it when something hides the tensor."""
 
         def value_of(leaf: Any) -> Any:
-            if not isinstance(leaf, Followed):
+            if not isinstance(leaf, TracedTensor):
                 return leaf
             if leaf._during.entered:
-                raise Unfollowed(f"a tensor that reaches {name_of(function)} out of sight")
+                raise CannotTrace(f"a tensor that reaches {operation_name(function)} out of sight")
             return leaf.value
 
         return function(*tree_map(value_of, args), **tree_map(value_of, kwargs or {}))
@@ -49,14 +49,14 @@ class Followed(Tensor):
     def overwrite(self, tangent: Tensor | None) -> None:
         """The value has been written into."""
         if self.shared:
-            raise Unfollowed("an operation in place on a tensor that shares its memory with another")
+            raise CannotTrace("an operation in place on a tensor that shares its memory with another")
         self.tangent = _like(tangent, self.value)
 
 
 class Tangents(TorchFunctionMode):
     """While entered, all that is computed from the parameters of `direction` has a tangent, which `dual` tells.
 
-    A result without a tangent that depends on them is unknown, not zero: it raises `Unfollowed`.
+    A result without a tangent that depends on them is unknown, not zero: it raises `CannotTrace`.
     """
 
     def __init__(self, direction: Mapping[nn.Parameter, Tensor]) -> None:
@@ -77,21 +77,21 @@ class Tangents(TorchFunctionMode):
         """The recorded value and the tangent behind what the network calls `tensor`.
 
         Raises:
-            Unfollowed: it was computed out of sight.
+            CannotTrace: it was computed out of sight.
         """
-        if isinstance(tensor, Followed):
+        if isinstance(tensor, TracedTensor):
             if tensor._during is not self:
-                raise Unfollowed("a tensor that the network has kept from a pass before")
+                raise CannotTrace("a tensor that the network has kept from a pass before")
             return Dual(tensor.value, tensor.tangent)
         if tensor.requires_grad and not tensor.is_leaf:
             shown = tensor.grad_fn.name() if tensor.grad_fn is not None else "an operation"
-            raise Unfollowed(f"{shown}, which torch does not show (a custom autograd function, torch.func, torch.jit)")
+            raise CannotTrace(f"{shown}, which torch does not show (a custom autograd function, torch.func, torch.jit)")
         return Dual(tensor, self._direction.get(tensor) if isinstance(tensor, nn.Parameter) else None)
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
         seen_args, seen_kwargs = tree_map(self._seen, args), tree_map(self._seen, kwargs)
-        target = args[0] if args and isinstance(args[0], Followed) else None
+        target = args[0] if args and isinstance(args[0], TracedTensor) else None
         version = target.value._version if target is not None else 0
         if torch.is_grad_enabled() and has_dual(seen_args, seen_kwargs):
             value, tangent = _apply(function, seen_args, seen_kwargs)
@@ -101,7 +101,7 @@ class Tangents(TorchFunctionMode):
             if version != value._version and torch.is_grad_enabled():  # it was written into, not just handed through
                 target.overwrite(tangent)
             return target
-        sources = [target] if target is not None else [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Followed)]
+        sources = [target] if target is not None else [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, TracedTensor)]
         return self._followed(value, tangent, sources)
 
     def _seen(self, leaf: Any) -> Any:
@@ -110,7 +110,7 @@ class Tangents(TorchFunctionMode):
         dual = self.dual(leaf)
         return dual.value if dual.tangent is None else dual
 
-    def _followed(self, value: Any, tangent: Any, sources: list[Followed]) -> Any:
+    def _followed(self, value: Any, tangent: Any, sources: list[TracedTensor]) -> Any:
         """What the network gets to see of a result; `sources` may have lent it their memory."""
         if isinstance(value, tuple | list):
             tangents = tangent if isinstance(tangent, tuple | list) else [None] * len(value)
@@ -118,7 +118,7 @@ class Tangents(TorchFunctionMode):
             return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
         if not isinstance(value, Tensor) or not value.requires_grad or value.is_leaf:
             return value
-        followed = Followed(value, tangent, self)
+        followed = TracedTensor(value, tangent, self)
         for source in sources:
             source.shared |= followed.shared
         return followed
@@ -126,18 +126,18 @@ class Tangents(TorchFunctionMode):
 
 def _apply(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
     """The value and the tangent of a call, by its rule."""
-    rule = _RULES.get(function, any_other)
+    rule = _RULES.get(function, fallback_rule)
     try:
         steps = rule(function, *args, **kwargs)
     except TypeError:  # called in a way that its rule does not know
-        steps = any_other(function, *args, **kwargs)
+        steps = fallback_rule(function, *args, **kwargs)
     value = next(steps)
     if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value)):
         return value, None
     with torch.no_grad():
         tangent = next(steps)
     if not is_complete(value, tangent):
-        raise Unfollowed(f"{name_of(function)}, whose result has no tangent")
+        raise CannotTrace(f"{operation_name(function)}, whose result has no tangent")
     return value, tangent
 
 
