@@ -28,7 +28,7 @@ def heard(*gains):
 
 
 def test_a_label_is_believed_until_something_speaks_against_it():
-    assert (store().of(np.arange(5)) == 1).all()
+    assert (store().values(np.arange(5)) == 1).all()
 
 
 def test_a_visit_moves_trust_towards_its_evidence_and_only_that_of_its_cases():
@@ -36,8 +36,8 @@ def test_a_visit_moves_trust_towards_its_evidence_and_only_that_of_its_cases():
     found = kept.learn(np.array([3, 1]), heard(2.5, -1e-30))
     assert (found[0] == 1).all()
     assert torch.allclose(found[1], torch.tensor(0.7), atol=2**-12)
-    assert torch.equal(kept.of(np.array([3, 1])), found)
-    assert (kept.of(np.array([0, 2, 4])) == 1).all()
+    assert torch.equal(kept.values(np.array([3, 1])), found)
+    assert (kept.values(np.array([0, 2, 4])) == 1).all()
 
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.7, 0.9, 0.99])
@@ -48,14 +48,14 @@ def test_many_visits_are_the_weighted_share_of_those_that_helped(memory):
         seen = draws.standard_normal(SIZE)
         expected = memory * expected + (1 - memory) * (seen > 0)
         kept.learn(np.array([0]), find_evidence(torch.from_numpy(seen)[None]))
-    np.testing.assert_allclose(kept.of(np.array([0]))[0].numpy(), expected, atol=2**-12 / (1 - memory))
+    np.testing.assert_allclose(kept.values(np.array([0]))[0].numpy(), expected, atol=2**-12 / (1 - memory))
 
 
 @pytest.mark.parametrize("nothing", [0.0, -0.0, float("nan")])
 def test_a_gain_of_nothing_is_no_evidence(nothing):
     kept = store()
     kept.learn(np.array([0]), heard(-1.0))
-    before = kept.of(np.array([0]))
+    before = kept.values(np.array([0]))
     assert torch.equal(kept.learn(np.array([0]), heard(nothing)), before)
 
 
@@ -63,7 +63,7 @@ def test_trust_stays_between_0_and_1_and_reaches_both():
     kept = store(2, memory=0.5)
     for _ in range(40):
         kept.learn(np.array([0, 1]), heard(-1.0, 1.0))
-    low, high = kept.of(np.array([0, 1]))
+    low, high = kept.values(np.array([0, 1]))
     assert (low == 0).all()
     assert (high == 1).all()
 
@@ -74,8 +74,8 @@ def test_a_memory_that_is_none_is_named(memory):
         store(memory=memory)
 
 
-def test_witnesses_of_another_shape_are_named():
-    with pytest.raises(ValueError, match=r"witnesses \(1, 2, 4, 5\) are not those of 1 cases of \(4, 6\) pixels"):
+def test_evidence_of_another_shape_is_named():
+    with pytest.raises(ValueError, match=r"evidence \(1, 2, 4, 5\) does not fit 1 cases of \(4, 6\) pixels"):
         store().learn(np.array([0]), torch.zeros(1, 2, 4, 5))
 
 
@@ -149,8 +149,8 @@ def test_a_step_weighs_by_trust_after_the_visit(sharpness, clean_weight, share):
     expected = reference_gradients(twin, weights=counts / counts.sum(), noisy=noisy, clean=clean, clean_weight=share)
     for name, parameter in model.named_parameters():
         assert_equal_to_rounding(parameter.grad, expected[name])
-    assert torch.equal(method.store.of(PLACES.cases).double(), upright(trust))
-    assert (method.store.of(np.array([2, 3])) == 1).all()
+    assert torch.equal(method.store.values(PLACES.cases).double(), upright(trust))
+    assert (method.store.values(np.array([2, 3])) == 1).all()
 
 
 @pytest.mark.parametrize(

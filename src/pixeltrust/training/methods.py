@@ -241,7 +241,7 @@ class Trust(nn.Module):
 
     def weights_of(self, cases: np.ndarray, config: Config) -> Tensor:
         """What the pixels of these noisy cases count with, (B, H, W), 1 the average of them."""
-        counts = self.store.of(cases) ** config.trust_sharpness
+        counts = self.store.values(cases) ** config.trust_sharpness
         return counts / counts.mean().clamp(min=torch.finfo(counts.dtype).tiny)
 
 
@@ -300,7 +300,7 @@ def _heard(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> tu
     """
     own = joined.part(ranks)
     trust = store.learn(own.cases, own.views.to_upright(find_evidence(gains)))
-    store.share(own.cases, joined.cases, ranks)
+    store.exchange(own.cases, joined.cases, ranks)
     return trust, own.views
 
 
