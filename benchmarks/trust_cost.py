@@ -17,8 +17,8 @@ import torch
 from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed, Places
 from pixeltrust.data.views import TURNS, Views
+from pixeltrust.method.batch import Batch
 from pixeltrust.method.lost_gradients import forget_step
-from pixeltrust.method.weights import Batch
 from pixeltrust.training.methods import METHODS, Outcome, build_method
 from pixeltrust.training.models import build_model
 

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pixeltrust.data.prefetch import Places
 from pixeltrust.data.views import Views
-from pixeltrust.method.weights import Batch
+from pixeltrust.method.batch import Batch
 
 STREAMS = SimpleNamespace(noisy=np.arange(6), clean=np.arange(6, 106), cache=None, pixels=SimpleNamespace(gib=0.0))
 """As much of `Streams` as a method asks for, of 6 noisy cases."""

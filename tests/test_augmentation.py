@@ -16,7 +16,7 @@ from pixeltrust.data.views import (
     draw_views,
     turn_images,
 )
-from pixeltrust.method.weights import Batch
+from pixeltrust.method.batch import Batch
 
 SIZE = 16
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pixeltrust.data.prefetch import Prefetcher
-from pixeltrust.method.weights import Batch
+from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.errors import DataError
 from waiting import TOO_LONG
 

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.method import weights as weights_module
-from pixeltrust.method.weights import Batch, Step, pixel_weights
+from pixeltrust.method.batch import Batch
+from pixeltrust.method.weights import Step, pixel_weights
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.training import methods as methods_module
 from pixeltrust.training.methods import METHODS, build_method, consistency_weight

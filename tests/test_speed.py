@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from pixeltrust.method.batch import Batch
 from pixeltrust.method.losses import mean_over_counted, pixel_cross_entropy
-from pixeltrust.method.weights import Batch, reweighted_step
+from pixeltrust.method.weights import reweighted_step
 from pixeltrust.training.models import build_model
 from reference import NETWORKS, batch, network, seeded
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
+from pixeltrust.method.batch import Batch
 from pixeltrust.method.trust import TrustStore, find_evidence
-from pixeltrust.method.weights import Batch, pixel_gains, reweighted_step
+from pixeltrust.method.weights import pixel_gains, reweighted_step
 from pixeltrust.training.methods import build_method
 from reference import PLACES, STREAMS, PlainUNet, assert_equal_to_rounding, batch, reference_gradients, seeded
 

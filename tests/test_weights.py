@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from torch import nn
 
+from pixeltrust.method.batch import Batch
 from pixeltrust.method.losses import pixel_cross_entropy
-from pixeltrust.method.weights import Batch, Step, normalise_gains, pixel_gains, pixel_weights, reweighted_step
+from pixeltrust.method.weights import Step, normalise_gains, pixel_gains, pixel_weights, reweighted_step
 from reference import (
     DEEP,
     NETWORKS,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pixeltrust.datasets.source import fetch as fetch
     from pixeltrust.demonstration.demo import demo as demo
     from pixeltrust.formats.convert import convert as convert
+    from pixeltrust.method.batch import Batch as Batch
     from pixeltrust.method.verification import verify as verify
-    from pixeltrust.method.weights import Batch as Batch
     from pixeltrust.method.weights import pixel_gains as pixel_gains
     from pixeltrust.method.weights import pixel_weights as pixel_weights
     from pixeltrust.method.weights import reweighted_step as reweighted_step
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "method.weights": ("Batch", "pixel_gains", "pixel_weights", "reweighted_step"),
+    "method.batch": ("Batch",),
+    "method.weights": ("pixel_gains", "pixel_weights", "reweighted_step"),
     "method.verification": ("verify",),
     "config": ("Config",),
     "plumbing.errors": ("ConfigError", "DataError", "FetchError", "GainsWarning", "PixeltrustError", "RunError"),

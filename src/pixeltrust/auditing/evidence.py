@@ -16,9 +16,10 @@ from torch import nn
 from pixeltrust.config import Config
 from pixeltrust.data.batches import CaseCache, endless_order, split_in_pieces
 from pixeltrust.data.cases import Case, CaseList
+from pixeltrust.method.batch import Batch
 from pixeltrust.method.losses import cross_entropy_of_labels
 from pixeltrust.method.module_state import keep_buffers
-from pixeltrust.method.weights import Batch, clean_gradient, gains_along
+from pixeltrust.method.weights import clean_gradient, gains_along
 from pixeltrust.plumbing.errors import GainsWarning, PixeltrustError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.training.models import parameters_along

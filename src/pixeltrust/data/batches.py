@@ -19,7 +19,7 @@ from pixeltrust.data.images import read_image, resize_image, resize_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
 from pixeltrust.data.prefetch import Places
 from pixeltrust.data.views import Views, draw_views, to_device
-from pixeltrust.method.weights import Batch
+from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import mapped_array
 from pixeltrust.plumbing.labels import IGNORE

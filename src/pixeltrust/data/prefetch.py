@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 
 from pixeltrust.data.views import Views
-from pixeltrust.method.weights import Batch
+from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.processes import ALONE, Ranks
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pixeltrust.config import Config
-from pixeltrust.method.weights import Batch
+from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.seeds import generator
 

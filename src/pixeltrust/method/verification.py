@@ -12,12 +12,13 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from pixeltrust.method.batch import Batch, pixel_losses
 from pixeltrust.method.forward_mode import count_fallbacks
 from pixeltrust.method.losses import PixelLoss, mean_over_counted, pixel_cross_entropy
 from pixeltrust.method.lost_gradients import forget_step
 from pixeltrust.method.module_state import keep_buffers, random_states, replay_random
 from pixeltrust.method.tangents import DIFFERENCE_TOLERANCE, Pick, Precision, backward_along, get_choice, require_logits
-from pixeltrust.method.weights import Batch, Gains, clean_gradient, gains_along, pixel_losses, reweighted_step
+from pixeltrust.method.weights import Gains, clean_gradient, gains_along, reweighted_step
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.text import count
 

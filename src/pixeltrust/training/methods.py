@@ -23,9 +23,10 @@ from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.prefetch import Feed, Places
 from pixeltrust.data.views import Views, to_device
+from pixeltrust.method.batch import Batch, compute_logits
 from pixeltrust.method.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
 from pixeltrust.method.trust import TrustStore, find_evidence
-from pixeltrust.method.weights import Batch, Per, Weigh, compute_logits, reweighted_step
+from pixeltrust.method.weights import Per, Weigh, reweighted_step
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.training.models import parameters_along

@@ -30,10 +30,10 @@ from pixeltrust.data.batches import Streams, hold_out, smallest_batch
 from pixeltrust.data.cases import MIN_HELD_OUT, CaseList, Cases, clean_warnings, read_cases, table_of
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.prefetch import Feed, Prefetcher
+from pixeltrust.method.batch import Batch
 from pixeltrust.method.losses import cross_entropy_of_labels
 from pixeltrust.method.tangents import get_choice
 from pixeltrust.method.verification import verify
-from pixeltrust.method.weights import Batch
 from pixeltrust.plumbing.errors import ConfigError, GainsWarning, RunError
 from pixeltrust.plumbing.malloc import keep_freed_memory
 from pixeltrust.plumbing.processes import Ranks, connect

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pixeltrust.data.batches import PIECE, Streams, split_in_pieces
+from pixeltrust.method.batch import Batch
 from pixeltrust.method.losses import mean_over_counted, pixel_cross_entropy
-from pixeltrust.method.weights import Batch
 from pixeltrust.metrics import confusion, dice, mean_of_defined
 from pixeltrust.plumbing.labels import IGNORE
 
