@@ -210,9 +210,7 @@ def check(
 
 @app.command()
 def convert(
-    source: Annotated[
-        Path, typer.Argument(metavar="from", help="An annotation file, a folder of masks, or the folder of an audit.", callback=_existing)
-    ],
+    source: Annotated[Path, typer.Argument(metavar="from", help="An annotation file, a folder of masks, or the folder of an audit.")],
     out: Annotated[Path, typer.Argument(help="What to make: a folder (png, fiftyone) or a file.")],
     to: Annotated[str | None, typer.Option("--to", help="png, coco, coco-polygons, label-studio, cvat or fiftyone.")] = None,
     source_format: Annotated[

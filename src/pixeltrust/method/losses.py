@@ -1,4 +1,4 @@
-"""The loss of every pixel, not reduced: the reduction is the caller's line.
+"""Losses of pixels, not reduced: the reduction is the caller's line.
 
 B images   K classes   *S spatial axes, (H, W) or (D, H, W)
 logits  (B, K, *S)   K = 1 is binary, its one logit is the foreground's
@@ -19,24 +19,27 @@ PixelLoss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 def pixel_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """Cross-entropy of every pixel, (B, *S) in float32 or better; 0 and without gradient where ignored.
+    """Return the cross-entropy of every pixel, (B, *S) in float32 or better; 0 and without gradient where ignored.
 
-    Written as softplus(m) with m = log Σ_{k≠y} exp z_k − z_y, the margin by which the other classes lead. For K = 1 that
-    is m = z on background and −z on foreground. It is the usual cross-entropy, but its derivative σ(m) keeps its
-    precision for pixels that the network is sure of, where σ(z) − y rounds to exactly 0.
+    It is computed as softplus(m) with m = log Σ_{k≠y} exp z_k − z_y, the margin by which the other classes lead. For K = 1 that
+    is m = z on background and −z on foreground. This is the usual cross-entropy, but its derivative σ(m) stays precise for pixels
+    that the network is sure of, where σ(z) − y rounds to exactly 0.
 
     Args:
         logits: (B, K, *S).
         masks: (B, *S), labels 0 … max(K, 2) − 1 of any real dtype; 255 is ignored.
 
     Raises:
-        ValueError: a label that no class has.
+        ValueError: a label is not one of the classes.
+
+    Example:
+        losses = pixel_cross_entropy(logits, masks)  # logits (4, 1, 96, 96), masks and losses (4, 96, 96)
     """
-    return cross_entropy_of_labels(logits, _labels(logits, masks))
+    return cross_entropy_of_labels(logits, _check_labels(logits, masks))
 
 
 def cross_entropy_of_labels(logits: Tensor, masks: Tensor) -> Tensor:
-    """The same for masks whose values are known to be right; looking at them would wait for the device.
+    """Return `pixel_cross_entropy` without a check of the labels, which would wait for the device.
 
     Args:
         masks: (B, *S), labels 0 … max(K, 2) − 1 of a whole-number dtype; 255 is ignored.
@@ -53,12 +56,12 @@ def cross_entropy_of_labels(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def mean_over_counted(losses: Tensor, masks: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
-    """The mean of (B, *S) losses over the pixels that are not ignored, of the joined batch; 0 where all are."""
+    """Return the mean of (B, *S) losses over the pixels of the joined batch that are not ignored; 0 where all are."""
     counted = masks != IGNORE
     return ranks.all_reduce_sum(torch.where(counted, losses, 0.0).sum()) / ranks.all_reduce_sum(counted.sum()).clamp(min=1)
 
 
-def _labels(logits: Tensor, masks: Tensor) -> Tensor:
+def _check_labels(logits: Tensor, masks: Tensor) -> Tensor:
     if logits.ndim < 3 or masks.shape != (logits.shape[0], *logits.shape[2:]):
         raise ValueError(f"logits (B, K, *S) and masks (B, *S) do not agree: logits {tuple(logits.shape)}, masks {tuple(masks.shape)}")
     highest = max(logits.shape[1], 2) - 1

@@ -1,6 +1,6 @@
-"""A gradient that was thrown away before any optimiser saw it: a training that looks healthy and learns nothing.
+"""A warning for gradients that are thrown away before an optimiser sees them: such a training looks healthy and learns nothing.
 
-Lightning's automatic optimisation, for one, empties .grad after `training_step`, and with it what a step inside has added.
+Lightning's automatic optimisation, for example, empties .grad after `training_step`, and so the gradient that a step has added there.
 """
 
 import warnings
@@ -13,12 +13,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from pixeltrust.plumbing.errors import GainsWarning
 
 PATIENCE = 2
-"""Steps in a row whose gradient is lost, before it is said."""
+"""Warn after so many steps in a row whose gradient is lost."""
 
 
 @dataclass
-class _Left:
-    """How a step has left a network: what an optimiser would change, whoever made it."""
+class _Trace:
+    """The state of a network after a step, of which every optimiser changes something."""
 
     updates: int
     versions: int
@@ -26,7 +26,7 @@ class _Left:
     lost: int
 
 
-_LEFT: "WeakKeyDictionary[nn.Module, _Left]" = WeakKeyDictionary()
+_TRACES: "WeakKeyDictionary[nn.Module, _Trace]" = WeakKeyDictionary()
 _updates = 0
 
 
@@ -35,42 +35,42 @@ def _count_update(*_: object) -> None:
     _updates += 1
 
 
-register_optimizer_step_post_hook(_count_update)  # of every optimiser of torch's kind; fused ones change no parameter's version
+register_optimizer_step_post_hook(_count_update)  # for every torch optimiser: fused ones do not change a parameter's version
 
 
 def remember_step(model: nn.Module) -> None:
-    """Call at the end of a step: remember how it leaves the network."""
+    """Remember the network's state; to be called at the end of a step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if trained:
-        before = _LEFT.get(model)
+        before = _TRACES.get(model)
         lost = before.lost if before else 0
-        _LEFT[model] = _Left(_updates, sum(p._version for p in trained), trained[-1].detach().clone(), lost)
+        _TRACES[model] = _Trace(_updates, sum(p._version for p in trained), trained[-1].detach().clone(), lost)
 
 
 def forget_step(model: nn.Module) -> None:
-    """Call after a step whose gradient is meant to be thrown away."""
-    _LEFT.pop(model, None)
+    """Forget a step whose gradient is thrown away on purpose."""
+    _TRACES.pop(model, None)
 
 
 def warn_if_lost(model: nn.Module) -> None:
-    """Call at the beginning of a step: warn where the gradients of the steps before are gone and nothing was updated.
+    """Warn if the gradients of the last steps are gone and no parameter was updated; to be called at the beginning of a step.
 
     Warns:
         GainsWarning: once for a network.
     """
-    left = _LEFT.get(model)
-    if left is None:
+    trace = _TRACES.get(model)
+    if trace is None:
         return
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     is_lost = (
-        left.updates == _updates
-        and sum(p._version for p in trained) == left.versions
+        trace.updates == _updates
+        and sum(p._version for p in trained) == trace.versions
         and all(p.grad is None or not p.grad.any() for p in trained)
-        and trained[-1].shape == left.last.shape
-        and bool((trained[-1].detach() == left.last).all())  # who writes to .data changes no version
+        and trained[-1].shape == trace.last.shape
+        and bool((trained[-1].detach() == trace.last).all())  # writing to .data does not change the version
     )
-    left.lost = left.lost + 1 if is_lost else 0
-    if left.lost == PATIENCE:
+    trace.lost = trace.lost + 1 if is_lost else 0
+    if trace.lost == PATIENCE:
         warnings.warn(
             f"{type(model).__name__}: the gradients of the last {PATIENCE} steps are gone, and no parameter has changed. A step adds its "
             "gradient to .grad, as backward() does: call optimizer.step() before .grad is emptied (in Lightning: manual optimisation)",

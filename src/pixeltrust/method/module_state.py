@@ -1,7 +1,7 @@
-"""What a pass through a network may change, kept or put back: buffers, the tensors that modules hold, random generators.
+"""State that a pass through a network changes, protected or restored: buffers, the modules' tensors, random generators.
 
-Nothing is copied but what a pass may change. A module holds the very same Parameter objects afterwards, under every name it knows them by;
-torch.func.functional_call is not used, for on modules registered twice it leaves plain tensors behind.
+Only what a pass may change is copied. Afterwards a module holds the very same Parameter objects, under each of their names;
+torch.func.functional_call is not used, because it leaves plain tensors in modules that are registered twice.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,9 +16,9 @@ RandomStates: TypeAlias = dict[torch.device, Tensor]
 
 @contextmanager
 def keep_buffers(model: nn.Module) -> Iterator[None]:
-    """Let the block work on copies of the buffers (running statistics); the module's own are not touched, and are back after it."""
+    """Run the block with copies of the buffers (running statistics); the module's own stay as they are, and are back after it."""
     saved = _buffer_tables(model)
-    copies: dict[int, Tensor] = {}  # one for a buffer of several names
+    copies: dict[int, Tensor] = {}  # one for a buffer with several names
     try:
         for table, buffers in saved:
             for name, buffer in buffers.items():
@@ -31,7 +31,7 @@ def keep_buffers(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def substitute_tensors(model: nn.Module, kind: str, substitutes: Mapping[Any, Tensor]) -> Iterator[None]:
-    """Let every module find a substitute where it keeps the tensor, under every name, until the block ends. `kind` is its table."""
+    """Run the block with other tensors in the modules' tables (`kind`: "_parameters"), under each of their names."""
     places = [
         (table, name, tensor)
         for table in (getattr(module, kind) for module in model.modules())
@@ -49,7 +49,7 @@ def substitute_tensors(model: nn.Module, kind: str, substitutes: Mapping[Any, Te
 
 @contextmanager
 def restore_on_failure(model: nn.Module) -> Iterator[None]:
-    """Put buffers and random generators back if the block fails, so that a second try changes and draws what the first would have."""
+    """Restore buffers and random generators if the block fails, so that a second try changes and draws the same."""
     saved = _buffer_tables(model)
     values = [(buffer, buffer.clone()) for _, buffers in saved for buffer in buffers.values() if buffer is not None]
     states = random_states([*model.parameters(), *model.buffers()])
@@ -60,33 +60,33 @@ def restore_on_failure(model: nn.Module) -> Iterator[None]:
         _restore_buffers(saved)
         with torch.no_grad():
             for buffer, value in values:
-                if not torch.equal(buffer, value):  # one that is an expanded view can be written to by nobody
+                if not torch.equal(buffer, value):  # nothing can write to an expanded view
                     buffer.copy_(value)
         raise
 
 
 @contextmanager
 def replay_random(states: RandomStates) -> Iterator[None]:
-    """Let the block draw the random numbers that were drawn from these states on, and leave the generators as they are now."""
+    """Run the block with the random numbers that follow these states; afterwards the generators are as they are now."""
     with torch.random.fork_rng([device for device in states if device.type == "cuda"]):
         _set_random_states(states)
         yield
 
 
 def random_states(tensors: Iterable[Tensor]) -> RandomStates:
-    """Return the states of the processor's generator and of those of the cards that these tensors are on."""
+    """Return the states of the CPU's random generator and of the generators of the GPUs that these tensors are on."""
     cards = {tensor.device for tensor in tensors if tensor.device.type == "cuda"}
     return {torch.device("cpu"): torch.get_rng_state(), **{card: torch.cuda.get_rng_state(card) for card in cards}}
 
 
 def _buffer_tables(model: nn.Module) -> list[tuple[Any, dict[str, Tensor | None]]]:
-    """Every module's table of buffers, and what is in it."""
+    """Return every module's table of buffers with a copy of the table."""
     return [(module._buffers, dict(module._buffers.items())) for module in model.modules()]
 
 
 def _restore_buffers(saved: list[tuple[Any, dict[str, Tensor | None]]]) -> None:
     for table, buffers in saved:
-        for name in [name for name in table.keys() if name not in buffers]:  # noqa: SIM118 (a scripted module's table is no dict)
+        for name in [name for name in table.keys() if name not in buffers]:  # noqa: SIM118 (a scripted module's table is not a dict)
             del table[name]
         for name, buffer in buffers.items():
             if table[name] is not buffer:

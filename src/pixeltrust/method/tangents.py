@@ -3,16 +3,16 @@
 A direction v has one tensor per parameter that it moves. The tangent of the logits along v is d/dh f(θ + h v) at h = 0, by what the
 network's own backward takes for derivatives. There are three exact ways, and an approximation:
 
-    rules                dual numbers (θ, v) through the network, operation by operation, by the rules of `duals`
-    forward mode         torch's own forward mode through the network as a whole, where the rules cannot follow it
+    rules                dual numbers (θ, v) through the network, operation by operation, by the rules of `forward_mode`
+    forward mode         torch's own forward mode through the network as a whole, where the rules cannot trace it
     two reverse passes   Jᵀu by a backward that is recorded, then the derivative of ⟨Jᵀu, v⟩ in u, which is J v: slower, and it needs only
                          that the backward can be differentiated
     finite-difference    (f(θ + h v) − f(θ)) / h, on separate tensors: θ itself is never touched
 
-`exact_tangent` takes the first that works. To work is more than not to fail: ⟨u, J v⟩ = ⟨Jᵀu, v⟩ for every u, so a few backwards with
-random u tell whether a tangent is right. That is tested at the passes 1, 2, 4, 8 … of a network. None is used that is not.
+`exact_tangent` takes the first that works. Working is more than not failing: ⟨u, J v⟩ = ⟨Jᵀu, v⟩ for every u, so a few backward passes
+with random u show whether a tangent is correct. They are made at the passes 1, 2, 4, 8 … of a network. A wrong tangent is never used.
 
-Of a network from torch.compile, the passes here run uncompiled.
+Networks from torch.compile run uncompiled here.
 """
 
 import sys
@@ -45,35 +45,35 @@ from pixeltrust.plumbing.errors import GainsWarning
 
 Direction: TypeAlias = dict[nn.Parameter, Tensor]
 Pick: TypeAlias = Callable[[Any], Tensor]
-"""What a network answers to its logits (B, K, *S)."""
+"""A function that picks the logits (B, K, *S) from what a network returns."""
 TangentRule: TypeAlias = Callable[[nn.Module, Tensor, Direction, Pick], tuple[Tensor, Tensor]]
 
 
 class NotLogits(TypeError):
-    """A network answers with something else than a tensor."""
+    """The network does not return a tensor."""
 
 
 def require_logits(answer: Any) -> Tensor:
-    """Return the logits of a network that answers with nothing else.
+    """Return the output of a network that returns only its logits.
 
     Raises:
-        NotLogits: the answer is not a tensor; says what is in it, and the way out.
+        NotLogits: it is not a tensor; says what is in it, and what to do.
     """
     if isinstance(answer, Tensor):
         return answer
-    known = f"a dict of {', '.join(map(repr, answer))}" if isinstance(answer, dict) else f"a {type(answer).__name__}"
+    kind = f"a dict of {', '.join(map(repr, answer))}" if isinstance(answer, dict) else f"a {type(answer).__name__}"
     example = f"answer[{next(iter(answer))!r}]" if isinstance(answer, dict) and answer else "answer[0]"
-    raise NotLogits(f"the network answers with {known}, not with a tensor: say which are the logits, logits=lambda answer: {example}")
+    raise NotLogits(f"the network returns {kind}, not a tensor: pick its logits, logits=lambda answer: {example}")
 
 
 # --- the ways --------------------------------------------------------------------------------------------------------
 
 
 def rules_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = require_logits) -> tuple[Tensor, Tensor]:
-    """Return logits with their graph and their tangent, never recorded, by the rules of `duals`.
+    """Return the logits with their graph and their tangent without one, by the rules of `forward_mode`.
 
     Raises:
-        CannotTrace: an operation that they cannot follow.
+        CannotTrace: the rules cannot trace an operation.
     """
     with Tangents(direction) as tangents:
         logits, tangent = tangents.dual(pick(model(images)))
@@ -81,7 +81,7 @@ def rules_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: 
 
 
 def forward_mode_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = require_logits) -> tuple[Tensor, Tensor]:
-    """Return the same by torch's forward mode, which in grad mode records the tangents as well.
+    """Return the same by torch's forward mode, which in grad mode records the tangents too.
 
     Raises:
         CannotTrace: an operation gave no tangent.
@@ -134,7 +134,7 @@ WAYS = (RULES, FORWARD_MODE, REVERSE_MODE)
 
 @dataclass(frozen=True)
 class Choice:
-    """The way that works for a network, and why those before it do not."""
+    """The way that works for a network, and the reasons why those before it do not."""
 
     way: Way
     passed_over: tuple[str, ...] = ()
@@ -145,19 +145,19 @@ class Choice:
 
 @dataclass
 class Record:
-    """What is known of a way that works: since when, and for what."""
+    """A way that works, with the passes and parameters that it was tested for."""
 
     choice: Choice
     passes: int = 0
     parameters: set[int] = field(default_factory=set)
-    """The identities of those along which it was tested."""
+    """The ids of the parameters along which it was tested."""
     picks: set[Any] = field(default_factory=set)
     """The code that picked the logits."""
 
     def is_test_due(self, direction: Direction, pick: Pick) -> bool:
-        """Count a pass, and tell whether it is to be tested: the 1st, 2nd, 4th, 8th …, and one along or to something new.
+        """Count a pass, and return True if it is to be tested: the 1st, 2nd, 4th, 8th …, and one with new parameters or another pick.
 
-        A gate that opens in training, or a head that is no longer zero, shows what the first pass could not.
+        A gate that opens in training, or a head that is no longer zero, can show what the first pass did not.
         """
         self.passes += 1
         new = not {id(parameter) for parameter in direction} <= self.parameters or _code_of(pick) not in self.picks
@@ -170,33 +170,33 @@ def _code_of(pick: Pick) -> Any:
     return getattr(pick, "__code__", pick)
 
 
-_RECORDS: "WeakKeyDictionary[nn.Module, dict[bool, Record]]" = WeakKeyDictionary()  # by whether it is in training mode
+_RECORDS: "WeakKeyDictionary[nn.Module, dict[bool, Record]]" = WeakKeyDictionary()  # by training mode
 
 
 def get_choice(model: nn.Module) -> Choice | None:
-    """The way that `exact_tangent` takes for a network in its present mode; None before its first pass."""
+    """Return the way that `exact_tangent` takes for a network in its present mode; None before its first pass."""
     record = _RECORDS.get(model, {}).get(model.training)
     return record.choice if record else None
 
 
 def exact_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = require_logits) -> tuple[Tensor, Tensor]:
-    """Return logits and their tangent along `direction`, by the way that works for this network.
+    """Return the logits and their tangent along `direction`, by the first way that works for this network.
 
     In grad mode the logits carry their graph back to the parameters; the tangent is always detached.
 
     Raises:
-        ValueError: no exact way works; names what stands in the way of each.
+        ValueError: no exact way works; names the reason for each.
 
     Warns:
-        GainsWarning: once for a network that takes another way than the rules, with the reason.
+        GainsWarning: once for a network that the rules cannot trace, with the reason.
     """
-    with _uncompiled(), torch.enable_grad():
+    with _run_uncompiled(), torch.enable_grad():
         logits, tangent = _use_record(model, images, direction, pick) or _choose_way(model, images, direction, pick)
     return logits if torch.is_grad_enabled() else logits.detach(), tangent
 
 
 def _use_record(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor] | None:
-    """By the way that is known to work; None where none is yet, or it works no longer."""
+    """Return logits and tangent by the way that is known to work; None if there is none yet, or it has stopped working."""
     record = _RECORDS.get(model, {}).get(model.training)
     if record is None:
         return None
@@ -207,13 +207,13 @@ def _use_record(model: nn.Module, images: Tensor, direction: Direction, pick: Pi
             return record.choice.way.tangent(model, images, direction, pick)
     except (torch.OutOfMemoryError, NotLogits):
         raise
-    except Exception:  # another branch of the network than before; what is its own fault shows once more
+    except Exception:  # another branch of the network than before; the network's own errors will show again
         del _RECORDS[model][model.training]
         return None
 
 
 def _choose_way(model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor]:
-    """By the first way that works; what those before it did to buffers and random generators is undone."""
+    """Return logits and tangent by the first way that works; failed ways leave buffers and random generators as they were."""
     passed_over: list[str] = []
     for way in WAYS:
         try:
@@ -222,7 +222,7 @@ def _choose_way(model: nn.Module, images: Tensor, direction: Direction, pick: Pi
             raise
         except Exception as failure:
             if way is REVERSE_MODE and not isinstance(failure, CannotTrace):
-                raise  # an ordinary pass fails: the network's own fault
+                raise  # an ordinary pass fails: the network's own error
             passed_over.append(f"{way.name}: {first_line(failure)}")
         else:
             if error is not None:
@@ -234,15 +234,15 @@ def _choose_way(model: nn.Module, images: Tensor, direction: Direction, pick: Pi
     raise ValueError(
         f"{type(model).__name__} has no exact gains; not by "
         + "; not by ".join(passed_over)
-        + '. gains="finite-difference" may serve: it is held against the backward too'
+        + '. gains="finite-difference" may serve: it is compared with the backward too'
     )
 
 
 def _try_way(way: Way, model: nn.Module, images: Tensor, direction: Direction, pick: Pick) -> tuple[Tensor, Tensor, float | None]:
-    """Logits, tangent and its error (see `tangent_error`), which is no larger than rounding makes it.
+    """Return logits, tangent and its error (see `tangent_error`), which rounding explains.
 
     Raises:
-        CannotTrace: it is larger. Buffers and random generators are as before, whatever is raised.
+        CannotTrace: the error is larger. Whatever is raised, buffers and random generators are as before.
     """
     with restore_on_failure(model):
         with Precision(direction, recorded=True) as precision:
@@ -263,7 +263,7 @@ def _warn_once(model: nn.Module, choice: Choice) -> None:
 
 
 def _name_foreign_operations(logits: Tensor) -> str:
-    """Name the operations in a graph that are not torch's own: the likely culprits."""
+    """Name the operations in a graph that are not torch's own: they are the likely cause."""
     seen, left, names = set(), [logits.grad_fn], set()
     while left:
         node = left.pop()
@@ -276,19 +276,19 @@ def _name_foreign_operations(logits: Tensor) -> str:
     return f", which has operations of others: {', '.join(sorted(names))}" if names else ""
 
 
-# --- what a tangent must fulfil ----------------------------------------------------------------------------------------
+# --- tests of a tangent ----------------------------------------------------------------------------------------
 
 DRAWS = 3
-"""Backward passes with random u at a pass that is tested: an error of 10 % stays hidden in one of 10,000 networks."""
+"""Number of backward passes with random u in a test: an error of 10 % stays hidden in one of 10,000 networks."""
 DIFFERENCE_DRAWS = 8
 DIFFERENCE_TOLERANCE = 0.2
-"""Of a finite difference: kinks make some pixels wrong; a straight-through estimator makes half of them so."""
+"""Allowed error of a finite difference: kinks make some pixels wrong, a straight-through estimator half of them."""
 
 
 def tangent_error(model: nn.Module, logits: Tensor, tangent: Tensor, direction: Direction, *, draws: int = DRAWS) -> float | None:
-    """Return how far a tangent is off from the network's backward, relative to its norm.
+    """Return the error of a tangent against the network's backward, relative to its norm.
 
-    It is the root mean square of ⟨u, J v⟩ − ⟨Jᵀu, v⟩ over random u. None where that tells nothing: nothing moves, or the logits are not
+    It is the root mean square of ⟨u, J v⟩ − ⟨Jᵀu, v⟩ over random u. None where this shows nothing: v is 0, or the logits are not
     finite. Buffers and random generators are left as they are.
 
     Args:
@@ -317,14 +317,14 @@ def backward_along(output: Tensor, direction: Direction, u: Tensor | None = None
 
 
 def _in_float64(values: Tensor) -> Tensor:
-    return (values.cpu() if values.device.type == "mps" else values).double()  # which mps does not have
+    return (values.cpu() if values.device.type == "mps" else values).double()  # mps does not have float64
 
 
 class Precision(TorchFunctionMode):
-    """While entered, notes the dtype that rounds most, of all that is computed: a network may hand bf16 work out as float32.
+    """A mode that finds the coarsest dtype of a computation: a network may return float32 after work in bf16.
 
     Args:
-        recorded: note only what has a gradient, in a pass that is recorded.
+        recorded: look only at results that have a gradient, in a pass that is recorded.
     """
 
     def __init__(self, direction: Direction, *, recorded: bool = False) -> None:
@@ -334,7 +334,7 @@ class Precision(TorchFunctionMode):
             self._note(parameter)
 
     def tolerance(self, device: torch.device) -> float:
-        """How far off rounding alone may take a right tangent."""
+        """Return the largest error that rounding alone may give a correct tangent."""
         if self.coarsest == torch.float32 and device.type == "cuda":  # it may be TF32
             return 1e-2
         return {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 5e-2}.get(self.coarsest, 0.2)
@@ -350,10 +350,10 @@ class Precision(TorchFunctionMode):
 
 
 class _ForwardMode(TorchFunctionMode):
-    """While entered, torch's forward mode sees what the backward sees.
+    """A mode in which torch's forward mode sees what the backward sees.
 
-    Parameters that the network reaches past its modules' tables have their tangents too; what is computed without gradient has none;
-    and a result that has a gradient and no tangent is unknown.
+    Parameters that the network uses past its modules' tables have their tangents too, what is computed without gradient has none, and a
+    result that has a gradient and no tangent raises `CannotTrace`.
     """
 
     def __init__(self, duals: dict[nn.Parameter, Tensor]) -> None:
@@ -374,7 +374,7 @@ class _ForwardMode(TorchFunctionMode):
 
 
 def _without_tangents(function: Any, args: Any, kwargs: Any) -> Any:
-    """The result of a call on values alone; what it writes into and returns is the very tensor that was given."""
+    """Return the result of a call without tangents; a tensor that it writes into and returns is the very tensor that was given."""
     given: dict[int, Tensor] = {}
 
     def value_of(leaf: Any) -> Any:
@@ -398,7 +398,7 @@ def _tangent_of(leaf: Any) -> Tensor | None:
 
 
 def _zeros_if_none(tangent: Tensor | None, logits: Tensor) -> Tensor:
-    """A tangent of zeros where nothing that moves reaches the logits."""
+    """Return zeros where the direction does not reach the logits."""
     return torch.zeros_like(logits).detach() if tangent is None else tangent
 
 
@@ -409,15 +409,15 @@ _DIFFERENCE = Choice(Way("finite-difference", lambda *_: NotImplemented, "by a f
 
 
 def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direction, pick: Pick = require_logits) -> tuple[Tensor, Tensor]:
-    """Return the same from two ordinary passes that draw the same random numbers; only the second, at θ, leaves a trace (buffers, graph).
+    """Return the same from two ordinary passes with the same random numbers; only the second, at θ, changes buffers and has a graph.
 
     The step is h = 2 √ε / ‖v‖ of the precision: 7e-4 in float32. There the median error is about .1 % of the largest value;
-    pixels whose activations pass a kink (ReLU, max pooling) within h can be several per cent off. On a GPU both passes are of full
-    float32, whatever torch may do elsewhere: TF32 makes a difference useless.
+    pixels whose activations pass a kink (ReLU, max pooling) within h can be several per cent off. On a GPU both passes are in full
+    float32, whatever the settings of torch: TF32 makes a difference useless.
 
     Raises:
-        ValueError: some of the pass has less than float32, where a difference is noise; or it is not what the network's backward takes for
-            the derivative (straight-through estimators, fake quantisation).
+        ValueError: part of the pass is less precise than float32, where a difference is noise; or the difference does not agree with the
+            network's backward (straight-through estimators, fake quantisation).
     """
     norm = float(get_total_norm([tangent.float() for tangent in direction.values()])) if direction else 0.0
     if norm == 0:
@@ -426,7 +426,7 @@ def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direc
     is_tested = _DIFFERENCES.setdefault(model, Record(_DIFFERENCE)).is_test_due(direction, pick)
     precision = Precision(direction)
     step = 2 * torch.finfo(precision.coarsest).eps ** 0.5 / norm
-    with _full_float32(), _uncompiled():
+    with _use_full_float32(), _run_uncompiled():
         with torch.no_grad(), replay_random(random_states([images])), keep_buffers(model), precision:
             moved = {parameter: torch.add(parameter, tangent, alpha=step) for parameter, tangent in direction.items()}
             with substitute_tensors(model, "_parameters", moved), _Moved(moved):
@@ -449,7 +449,7 @@ def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direc
 
 
 class _Moved(TorchFunctionMode):
-    """While entered, parameters that the network reaches past its modules' tables are moved too."""
+    """A mode in which parameters that the network uses past its modules' tables are moved too."""
 
     def __init__(self, moved: dict[nn.Parameter, Tensor]) -> None:
         super().__init__()
@@ -460,14 +460,14 @@ class _Moved(TorchFunctionMode):
         return function(*args, **kwargs)
 
 
-def _uncompiled() -> AbstractContextManager[Any]:
-    """What torch.compile has made of networks is left aside: it would compile the rules too, and again for every moved parameter."""
+def _run_uncompiled() -> AbstractContextManager[Any]:
+    """Run networks from torch.compile as they were: it would compile the rules too, and again for every moved parameter."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TF32 until the block ends."""
+def _use_full_float32() -> Iterator[None]:
+    """Switch TF32 off in the block."""
     kinds = (torch.backends.cudnn.conv, torch.backends.cuda.matmul)  # type: ignore[attr-defined]
     before = [kind.fp32_precision for kind in kinds]
     try:

@@ -1,6 +1,6 @@
-"""Are the gains of this network right? A few pixels are held against reverse mode, by the definition.
+"""A check of a network's gains: a few pixels are compared with reverse mode, by the definition.
 
-gain_p = ⟨∇ℓ_p, ∇L_c⟩, each gradient by a backward of its own.
+gain_p = ⟨∇ℓ_p, ∇L_c⟩, each gradient by a backward pass of its own.
 """
 
 import statistics
@@ -23,30 +23,30 @@ from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.text import count
 
 TIMED = 3
-"""Steps of each kind that the cost is taken from, by turns; the median counts."""
+"""Number of steps of each kind, in turn, for the cost, which is their median."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """What `verify` found; `str` of it is what a person wants to read."""
+    """The result of `verify`; its `str` is written for a person."""
 
     network: str
     way: str
-    """Which way the gains take, and why not a quicker one."""
+    """How the gains are computed, and why not faster."""
     without_rule: Mapping[str, int]
-    """Operations of a pass that the usual way has no rule of its own for, with how often each was met."""
+    """Operations of a pass without a rule of their own, with the number of their calls."""
     pixels: int
-    """How many pixels were held against reverse mode."""
+    """Number of pixels that were compared with reverse mode."""
     difference: float
-    """The largest difference to reverse mode, relative to the largest gain of the batch; NaN where no pixel was compared."""
+    """The largest difference from reverse mode, relative to the largest gain of the batch; NaN where no pixel was compared."""
     tolerance: float
-    """What rounding may make of it, and kinks of a finite difference."""
+    """The difference that rounding explains, or the kinks of a finite difference."""
     cost: float | None
-    """Of a weighted step, in ordinary steps on the same two batches; None where it was not measured."""
+    """Cost of a weighted step, in ordinary steps on the same two batches; None where it was not measured."""
 
     @property
     def right(self) -> bool:
-        """Whether the gains are those of reverse mode; True where there was nothing to compare."""
+        """True if the gains are those of reverse mode, or there was nothing to compare."""
         return not self.difference > self.tolerance
 
     def __str__(self) -> str:
@@ -58,8 +58,8 @@ class Verification:
             lines.append("no pixel could be compared: none is counted, or the clean gradient is 0")
         else:
             verdict = "right" if self.right else "WRONG: do not train with them"
-            known = f"the largest of {count(self.pixels, 'difference')} to reverse mode is {self.difference:.1e} of the largest gain"
-            lines.append(f"the gains are {verdict}: {known} (allowed: {self.tolerance:.0e})")
+            largest = f"the largest of {count(self.pixels, 'difference')} to reverse mode is {self.difference:.1e} of the largest gain"
+            lines.append(f"the gains are {verdict}: {largest} (allowed: {self.tolerance:.0e})")
         if self.cost is not None:
             lines.append(f"a weighted step costs {self.cost:.2f} ordinary steps on the same two batches")
         return "\n".join(lines)
@@ -78,36 +78,36 @@ def verify(
     cost: bool = True,
     seed: int = 0,
 ) -> Verification:
-    """Hold the gains of a few random pixels against reverse mode, and say which way they take and what a step costs.
+    """Compare the gains of a few random pixels with reverse mode, and report how they are computed and what a step costs.
 
     The model is left as it was: parameters, their .grad, buffers; so are torch's random generators.
 
     Args:
         noisy, clean, pixel_loss, gains, along, logits: as in `reweighted_step`.
         pixels: how many noisy pixels are compared, one backward each.
-        cost: measure the cost as well, by three steps of each kind; by processor time on a CPU, by the clock on a GPU.
+        cost: measure the cost too, by three steps of each kind; in processor time on a CPU, by the clock on a GPU.
         seed: draws the pixels.
 
     Raises:
-        ValueError, TypeError: as `pixel_gains`; above all, the network has no gains that are right, with what stands in the way.
+        ValueError, TypeError: as `pixel_gains`; above all, the network has no correct gains: names what prevents them.
 
     Example:
-        print(verify(model, noisy=Batch(images, masks), clean=Batch(clean_images, clean_masks)))
+        print(verify(model, noisy=Batch(images, masks), clean=Batch(clean_images, clean_masks)))  # images (4, 3, 96, 96), masks (4, 96, 96)
     """
     along = None if along is None else list(along)
     tensors = [*model.parameters(), noisy.images]
     with replay_random(random_states(tensors)), keep_buffers(model):
         _, direction = clean_gradient(model, clean, pixel_loss=pixel_loss, along=along, logits=logits)
-        ask = partial(gains_along, direction, model, noisy=noisy, pixel_loss=pixel_loss, gains=gains, logits=logits)
+        compute = partial(gains_along, direction, model, noisy=noisy, pixel_loss=pixel_loss, gains=gains, logits=logits)
         before = random_states(tensors)
-        found = ask()
+        computed = compute()
         with replay_random(before), torch.enable_grad(), Precision(direction, recorded=True) as precision:
             losses = pixel_losses(pixel_loss, logits(model(noisy.images)), noisy)
-        chosen = _random_pixels(noisy.masks != IGNORE, pixels, seed) if any(v.count_nonzero() for v in direction.values()) else []
-        errors = [abs(float(found[place]) - backward_along(losses[place], direction)) for place in chosen]
+        places = _draw_pixels(noisy.masks != IGNORE, pixels, seed) if any(v.count_nonzero() for v in direction.values()) else []
+        errors = [abs(float(computed[place]) - backward_along(losses[place], direction)) for place in places]
         with count_fallbacks() as without_rule, replay_random(before):
-            ask()
-    scale = max(float(found.abs().max()), 1e-300)
+            compute()
+    scale = max(float(computed.abs().max()), 1e-300)
     return Verification(
         network=type(model).__name__,
         way=str(get_choice(model) or "exact gains, of a clean gradient of 0") if gains == "exact" else "gains by a finite difference",
@@ -115,17 +115,17 @@ def verify(
         pixels=len(errors),
         difference=max(errors) / scale if errors else float("nan"),
         tolerance=precision.tolerance(noisy.images.device) if gains == "exact" else DIFFERENCE_TOLERANCE,
-        cost=_cost(model, noisy, clean, pixel_loss, gains, along, logits) if cost else None,
+        cost=_measure_cost(model, noisy, clean, pixel_loss, gains, along, logits) if cost else None,
     )
 
 
-def _random_pixels(counted: Tensor, number: int, seed: int) -> list[tuple[int, ...]]:
+def _draw_pixels(counted: Tensor, number: int, seed: int) -> list[tuple[int, ...]]:
     places = counted.cpu().nonzero()
     chosen = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))[:number]
     return [tuple(place) for place in places[chosen].tolist()]
 
 
-def _cost(
+def _measure_cost(
     model: nn.Module,
     noisy: Batch,
     clean: Batch,
@@ -134,7 +134,7 @@ def _cost(
     along: list[nn.Parameter] | None,
     logits: Pick,
 ) -> float:
-    """The median cost of a weighted step, over that of ordinary ones on both batches."""
+    """Return the median cost of a weighted step, relative to ordinary steps on both batches."""
 
     def ordinary() -> None:
         for batch in (noisy, clean):
@@ -145,7 +145,7 @@ def _cost(
         forget_step(model)
 
     parameters = list(model.parameters())
-    kept = [parameter.grad for parameter in parameters]
+    gradients = [parameter.grad for parameter in parameters]
     ratios = []
     try:
         with replay_random(random_states([*parameters, noisy.images])), keep_buffers(model), torch.enable_grad():
@@ -154,24 +154,24 @@ def _cost(
                 for step in (ordinary, weighted):
                     for parameter in parameters:
                         parameter.grad = None
-                    seconds.append(_seconds(step, noisy.images.device))
+                    seconds.append(_measure_seconds(step, noisy.images.device))
                 ratios.append(seconds[1] / max(seconds[0], 1e-9))
     finally:
-        for parameter, gradient in zip(parameters, kept, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
     return statistics.median(ratios)
 
 
-def _seconds(step: Callable[[], None], device: torch.device) -> float:
-    """Of the processor, or of the clock where a card does the work."""
+def _measure_seconds(step: Callable[[], None], device: torch.device) -> float:
+    """Measure a step in processor seconds, or by the clock on a GPU."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    _wait(device)
+    _synchronise(device)
     began = clock()
     step()
-    _wait(device)
+    _synchronise(device)
     return clock() - began
 
 
-def _wait(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

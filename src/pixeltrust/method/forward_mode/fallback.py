@@ -1,4 +1,4 @@
-"""Any operation without a rule of its own: torch's forward mode for it alone, and two reverse passes of it where it has no forward mode."""
+"""The rule for operations without a rule of their own: torch's forward mode for one operation, or else two reverse passes of it."""
 
 import warnings
 from collections import Counter
@@ -22,6 +22,7 @@ _noted: ContextVar[Counter[str] | None] = ContextVar("noted", default=None)
 
 
 def fallback_rule(function: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
+    """Yield the value of a call and its tangent, by torch's forward mode or two reverse passes."""
     values = [leaf for leaf in tree_leaves((values_of(args), values_of(kwargs))) if isinstance(leaf, Tensor)]
     versions = [value._version for value in values]
     random = random_states(values)
@@ -39,7 +40,7 @@ def fallback_rule(function: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
 
 
 def is_complete(value: Any, tangent: Any) -> bool:
-    """Whether all of a result that has a gradient has a tangent. Without one it is unknown, not zero."""
+    """Return True if every part of a result that has a gradient has a tangent; a missing tangent is unknown, not zero."""
     values, tangents = tree_leaves(value), tree_leaves(tangent)
     if len(tangents) != len(values):
         tangents = [None] * len(values)
@@ -49,7 +50,7 @@ def is_complete(value: Any, tangent: Any) -> bool:
 
 
 def operation_name(function: Any) -> str:
-    """What an operation is called, for people."""
+    """Return the name of an operation as a person knows it."""
     short = getattr(function, "__name__", str(function))
     name = str(getattr(function, "__qualname__", short))
     return short if "pybind11" in name else name.removeprefix("_VariableFunctionsClass.").removeprefix("TensorBase.")
@@ -57,7 +58,7 @@ def operation_name(function: Any) -> str:
 
 @contextmanager
 def count_fallbacks() -> Iterator[Counter[str]]:
-    """Count, by name, the operations without a rule that the block meets."""
+    """Count, by name, the operations of the block that have no rule."""
     counts: Counter[str] = Counter()
     token = _noted.set(counts)
     try:
@@ -68,7 +69,7 @@ def count_fallbacks() -> Iterator[Counter[str]]:
 
 @contextmanager
 def use_plain_attention() -> Iterator[None]:
-    """Compute attention by its formula, until the block ends: the fused kernels have no forward mode."""
+    """Compute attention by its formula in the block: the fused kernels have no forward mode."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -80,7 +81,7 @@ def use_plain_attention() -> Iterator[None]:
 
 @contextmanager
 def use_plain_kernels() -> Iterator[None]:
-    """Use the kernels that can be differentiated twice, until the block ends: attention's formula, and no recurrent ones of cuDNN."""
+    """Use kernels in the block that can be differentiated twice: the formula of attention, and no recurrent kernels of cuDNN."""
     with ExitStack() as stack:
         stack.enter_context(use_plain_attention())
         if torch.cuda.is_initialized():
@@ -90,14 +91,14 @@ def use_plain_kernels() -> Iterator[None]:
 
 @contextmanager
 def hide_saved_tensors() -> Iterator[None]:
-    """Keep what the block records out of the hands of whoever looks at saved tensors: activation checkpointing counts them."""
+    """Hide the tensors that the block saves from hooks: activation checkpointing counts them."""
     with saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor):
         yield
 
 
 @cache
 def load_forward_mode() -> None:
-    """Load what torch loads at the first use of forward mode, and leave out what it says then of torch.jit, which users cannot help."""
+    """Load what torch loads at the first use of forward mode, without its warning about torch.jit, which users cannot act on."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*torch\.jit\.script", category=Warning)
         import torch._decomp.decompositions_for_jvp  # noqa: F401
@@ -151,12 +152,12 @@ def _by_two_reverse_passes(function: Any, args: tuple[Any, ...], kwargs: dict[st
 
 
 def _copy_constant(leaf: Any) -> Any:
-    """A constant for the second call of an operation, which may change it (running statistics) as the first one has."""
+    """Copy a constant for the second call of an operation, which may write into it (running statistics) as the first one did."""
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
 
 def derivative_along(outputs: list[Tensor], inputs: list[Tensor], tangents: list[Tensor]) -> list[Tensor]:
-    """Return J ẋ of each output: ⟨Jᵀu, ẋ⟩ is linear in u, and its derivative is J ẋ. Their graphs are kept for another backward.
+    """Return J ẋ of each output: ⟨Jᵀu, ẋ⟩ is linear in u, and its derivative is J ẋ. The graphs are kept for another backward.
 
     Raises:
         RuntimeError: a backward on the way cannot be differentiated.
@@ -173,5 +174,5 @@ def derivative_along(outputs: list[Tensor], inputs: list[Tensor], tangents: list
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, in short."""
+    """Return the first line of an error's text."""
     return str(error).strip().split("\n")[0] or type(error).__name__

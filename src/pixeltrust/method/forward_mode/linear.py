@@ -1,4 +1,4 @@
-"""Functions that are linear in what has a tangent, or are so but for a constant."""
+"""Functions that are linear in their arguments with a tangent, up to a constant."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -54,7 +54,7 @@ def _where(function: Any, condition: Any, input: Any, other: Any) -> Iterator[An
 
 
 def _tensor_where(function: Any, input: Any, condition: Any, other: Any) -> Iterator[Any]:
-    """x.where(condition, y) has its arguments in another order."""
+    """Handle x.where(condition, y), which has its arguments in another order."""
     yield from _where(lambda condition, x, y: function(x, condition, y), condition, input, other)
 
 

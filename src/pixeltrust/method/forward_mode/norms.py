@@ -31,7 +31,7 @@ def _instance_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Iterator[Any]:
-    """Group norm with as many groups as channels (and, unlike torch's instance norm, no view of something else)."""
+    """Compute it as a group norm with as many groups as channels; unlike torch's instance norm, its result is not a view."""
     if use_input_stats and running_mean is None:
         yield F.group_norm(value_of(input), value_of(input).shape[1], value_of(weight), value_of(bias), eps)
     else:
@@ -92,16 +92,16 @@ def _grouped_tangent(input: Any, groups: int, weight: Any, bias: Any, eps: float
 
 
 def _fixed_tangent(input: Any, mean: Tensor, variance: Tensor, weight: Any, bias: Any, eps: float) -> Tensor:
-    """Of a norm by running statistics: linear in x."""
+    """Return the tangent of a norm by running statistics, which is linear in x."""
     x, dx, w, dw, db = _norm_parts(input, weight, bias)
     shift = F.batch_norm(x, mean, variance, dw, db, False, 0.0, eps)
     return shift if dx is None else shift.addcmul_(dx, _over_channels(w * (variance + eps).rsqrt(), x))
 
 
 def _norm_parts(input: Any, weight: Any, bias: Any, shape: Any = None) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
-    """x, ẋ, γ, γ̇, β̇ in float32 or better, with 1 for an absent scale and 0 for an absent tangent.
+    """Return x, ẋ, γ, γ̇, β̇ in float32 or better, with 1 for an absent scale and 0 for an absent tangent.
 
-    x and ẋ in one memory format: the backward kernels read both as they read x, and do not look whether it is so.
+    x and ẋ have one memory format: the backward kernels read both in the format of x, without a check.
     """
     x, dx = value_of(input), tangent_of(input)
     channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(x.ndim, torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""Functions of every entry by itself, and others whose Jacobian is symmetric: forward mode is what their own backward does."""
+"""Elementwise functions, and others whose Jacobian is symmetric: their own backward is their forward mode."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -36,7 +36,7 @@ def _elementwise(function: Any, x: Any, *args: Any, **kwargs: Any) -> Iterator[A
 
 
 def _broadcast(x: Dual, args: Any, kwargs: Any) -> Dual:
-    """x in the shape of the result, which constants may make larger, as in x.clamp(min=y)."""
+    """Expand x to the shape of the result, which constants may make larger, as in x.clamp(min=y)."""
     shapes = [leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if not shapes or (shape := torch.broadcast_shapes(x.value.shape, *shapes)) == x.value.shape:
         return x
@@ -44,7 +44,7 @@ def _broadcast(x: Dual, args: Any, kwargs: Any) -> Dual:
 
 
 def _without_saved_tensors(function: Any, x: Dual, *args: Any, **kwargs: Any) -> Iterator[Any]:
-    """The same from a second call of the function, whose graph is its own.
+    """Do the same by a second call of the function, which has its own graph.
 
     Under activation checkpointing the recorded graph is empty, and every look into it would compute all of the block again.
     """

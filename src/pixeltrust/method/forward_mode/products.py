@@ -68,7 +68,7 @@ def _attention(
     is_causal: bool = False,
     scale: float | None = None,
 ) -> Iterator[Any]:
-    """The value by torch's fused kernel, the tangent by the formula, softmax(q kᵀ · scale + mask) v."""
+    """Compute the value by torch's fused kernel, and the tangent by the formula softmax(q kᵀ · scale + mask) v."""
     if dropout_p > 0:
         yield from fallback_rule(function, query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
         return

@@ -1,7 +1,7 @@
-"""What a rule is, and what rules are written with.
+"""The form of a rule, and the pieces that rules are made of.
 
-A rule is a generator with the signature of its function, which comes first. Arguments that have a tangent come as `Dual`. It yields the
-value, recorded if the pass is, and then, no longer recorded, the tangent.
+A rule is a generator with the arguments of its function, after the function itself. Arguments that have a tangent are a `Dual`. It yields
+the value, recorded if the pass is, and then, no longer recorded, the tangent.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 class CannotTrace(Exception):
-    """The tangents of this pass cannot be followed operation by operation; says what was met."""
+    """An operation through which tangents cannot be traced; names it."""
 
 
 class Dual(NamedTuple):
@@ -28,10 +28,10 @@ Rule: TypeAlias = Callable[..., Iterator[Any]]
 
 
 class Rules(dict[Any, Rule]):
-    """A rule by function."""
+    """A table of rules by function."""
 
     def for_(self, *names: str) -> Callable[[Rule], Rule]:
-        """The rule below is for the functions and methods of these names, wherever torch has them."""
+        """Register the rule below for the functions and methods of these names, wherever torch has them."""
 
         def enter(rule: Rule) -> Rule:
             places = (torch, Tensor, F)
@@ -70,7 +70,7 @@ def scale_tangent(tangent: Tensor | None, factor: float) -> Tensor | None:
 
 
 def add_tangents(*tangents: Tensor | None) -> Tensor | None:
-    """Of those that are not zero."""
+    """Return the sum of the tangents that are not None, None if there are none."""
     add_tangents = None
     for tangent in tangents:
         if tangent is not None:

@@ -1,4 +1,4 @@
-"""A pass in which every value is followed by its tangent."""
+"""A pass in which every value carries its tangent."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,18 +16,18 @@ _RULES = Rules(linear.RULES | products.RULES | pointwise.RULES | norms.RULES | p
 
 
 class TracedTensor(Tensor):
-    """Stands for a value in the code of the network and carries its tangent: both are freed as soon as the network drops it.
+    """A stand-in for a value in the network's code, with its tangent: both are freed as soon as the network drops it.
 
-    What the network keeps beyond the pass, a loss of its own say, is the value again for whoever uses it then.
+    If the network keeps it beyond the pass (a loss of its own, say), it acts as the plain value from then on.
     """
 
     value: Tensor
     tangent: Tensor | None
     shared: bool
-    """It is a view, or has one: writing into it would have to write into the other's tangent as well."""
+    """True if it is a view or has one: writing into it would have to write into the other's tangent too."""
 
     def __new__(cls, value: Tensor, tangent: Tensor | None, during: "Tangents") -> "TracedTensor":  # noqa: ARG004
-        # It asks for a gradient, so that what torch does not show to the mode gives itself away: it has one, and is not a TracedTensor.
+        # It requires a gradient, so that an operation hidden from the mode is found out: its result has one, and is not a TracedTensor.
         return Tensor._make_subclass(cls, value.detach(), True)
 
     def __init__(self, value: Tensor, tangent: Tensor | None, during: "Tangents") -> None:
@@ -35,28 +35,28 @@ class TracedTensor(Tensor):
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        """Called where the pass does not see the operation: after it, or within it when something hides the tensor."""
+        """Handle an operation that the pass does not see: one after the pass, or one within it that hides the tensor."""
 
         def value_of(leaf: Any) -> Any:
             if not isinstance(leaf, TracedTensor):
                 return leaf
             if leaf._during.entered:
-                raise CannotTrace(f"a tensor that reaches {operation_name(function)} out of sight")
+                raise CannotTrace(f"a tensor that reaches {operation_name(function)} by a hidden way")
             return leaf.value
 
         return function(*tree_map(value_of, args), **tree_map(value_of, kwargs or {}))
 
     def overwrite(self, tangent: Tensor | None) -> None:
-        """The value has been written into."""
+        """Take over the tangent after the value was written into."""
         if self.shared:
             raise CannotTrace("an operation in place on a tensor that shares its memory with another")
         self.tangent = _like(tangent, self.value)
 
 
 class Tangents(TorchFunctionMode):
-    """While entered, all that is computed from the parameters of `direction` has a tangent, which `dual` tells.
+    """A mode in which all that is computed from the parameters of `direction` has a tangent, which `dual` returns.
 
-    A result without a tangent that depends on them is unknown, not zero: it raises `CannotTrace`.
+    A result that depends on them and has no tangent raises `CannotTrace`: its tangent is unknown, not zero.
     """
 
     def __init__(self, direction: Mapping[nn.Parameter, Tensor]) -> None:
@@ -71,13 +71,13 @@ class Tangents(TorchFunctionMode):
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
         self.entered = False
-        self._direction = {}  # what the network keeps of this pass does not keep the direction
+        self._direction = {}  # so that what the network keeps of this pass does not keep the direction
 
     def dual(self, tensor: Tensor) -> Dual:
-        """The recorded value and the tangent behind what the network calls `tensor`.
+        """Return the recorded value and the tangent behind a tensor of the network.
 
         Raises:
-            CannotTrace: it was computed out of sight.
+            CannotTrace: it was computed by a hidden operation.
         """
         if isinstance(tensor, TracedTensor):
             if tensor._during is not self:
@@ -90,46 +90,46 @@ class Tangents(TorchFunctionMode):
 
     def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
-        seen_args, seen_kwargs = tree_map(self._seen, args), tree_map(self._seen, kwargs)
+        plain_args, plain_kwargs = tree_map(self._unwrap, args), tree_map(self._unwrap, kwargs)
         target = args[0] if args and isinstance(args[0], TracedTensor) else None
         version = target.value._version if target is not None else 0
-        if torch.is_grad_enabled() and has_dual(seen_args, seen_kwargs):
-            value, tangent = _apply(function, seen_args, seen_kwargs)
+        if torch.is_grad_enabled() and has_dual(plain_args, plain_kwargs):
+            value, tangent = _apply(function, plain_args, plain_kwargs)
         else:
-            value, tangent = function(*values_of(seen_args), **values_of(seen_kwargs)), None
+            value, tangent = function(*values_of(plain_args), **values_of(plain_kwargs)), None
         if target is not None and value is target.value:
             if version != value._version and torch.is_grad_enabled():  # it was written into, not just handed through
                 target.overwrite(tangent)
             return target
         sources = [target] if target is not None else [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, TracedTensor)]
-        return self._followed(value, tangent, sources)
+        return self._wrap(value, tangent, sources)
 
-    def _seen(self, leaf: Any) -> Any:
+    def _unwrap(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
         dual = self.dual(leaf)
         return dual.value if dual.tangent is None else dual
 
-    def _followed(self, value: Any, tangent: Any, sources: list[TracedTensor]) -> Any:
-        """What the network gets to see of a result; `sources` may have lent it their memory."""
+    def _wrap(self, value: Any, tangent: Any, sources: list[TracedTensor]) -> Any:
+        """Wrap a result for the network; it may share the memory of `sources`."""
         if isinstance(value, tuple | list):
             tangents = tangent if isinstance(tangent, tuple | list) else [None] * len(value)
-            parts = [self._followed(*pair, sources) for pair in zip(value, tangents, strict=True)]
+            parts = [self._wrap(*pair, sources) for pair in zip(value, tangents, strict=True)]
             return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
         if not isinstance(value, Tensor) or not value.requires_grad or value.is_leaf:
             return value
-        followed = TracedTensor(value, tangent, self)
+        traced = TracedTensor(value, tangent, self)
         for source in sources:
-            source.shared |= followed.shared
-        return followed
+            source.shared |= traced.shared
+        return traced
 
 
 def _apply(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """The value and the tangent of a call, by its rule."""
+    """Return the value and the tangent of a call, by its rule."""
     rule = _RULES.get(function, fallback_rule)
     try:
         steps = rule(function, *args, **kwargs)
-    except TypeError:  # called in a way that its rule does not know
+    except TypeError:  # called in a way that its rule does not support
         steps = fallback_rule(function, *args, **kwargs)
     value = next(steps)
     if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value)):
