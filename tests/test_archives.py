@@ -392,7 +392,7 @@ def test_a_folder_in_use_is_refused_before_anything_is_asked(web, dataset, tmp_p
         fetched(dataset, tmp_path)
     with pytest.raises(RunError, match="which is to hold the source alone"):
         fetched(dataset, tmp_path / "out", archives=tmp_path / "out" / "zips")
-    with pytest.raises(RunError, match="exists and is no folder"):
+    with pytest.raises(RunError, match="exists and is not a folder"):
         fetched(dataset, tmp_path / "mine.txt")
     assert web.asked == []
 

@@ -174,7 +174,7 @@ def test_two_writers_of_one_folder_do_not_mix_and_the_slower_fails(tmp_path):
 
 def test_a_place_in_use_is_refused_and_left_alone(tmp_path):
     (tmp_path / "a.txt").write_text("mine")
-    for place, said in ((tmp_path, "exists and is not empty"), (tmp_path / "a.txt", "exists and is no folder")):
+    for place, said in ((tmp_path, "exists and is not empty"), (tmp_path / "a.txt", "exists and is not a folder")):
         with pytest.raises(RunError, match=said):
             require_free(place)
         with pytest.raises(RunError, match=said), fill_folder_atomically(place):

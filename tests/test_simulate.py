@@ -365,7 +365,7 @@ def test_a_folder_with_something_in_it_is_left_alone(source, tmp_path):
 
 def test_places_that_cannot_be_used_are_named(source, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match="exists and is no folder"):
+    with pytest.raises(RunError, match="exists and is not a folder"):
         run(source, tmp_path / "file")
     with pytest.raises(RunError, match=r"file/out: cannot be (used|written)"):
         run(source, tmp_path / "file/out")

@@ -1,1 +1,1 @@
-"""What every room uses and none is about: errors, files, tables, progress, seeds, processes."""
+"""Errors, files, tables, progress, seeds and processes, which every other package uses."""

@@ -1,13 +1,13 @@
-"""What can be wrong on the user's side.
+"""Errors that the user can mend.
 
     PixeltrustError
     ├── ConfigError     a setting that is unknown, of the wrong type or out of its range
-    ├── DataError       files or folders that cannot be used; names every one of them
-    ├── FetchError      a file on the web that cannot be had, or is not the one that was published
-    └── RunError        a run folder that exists, is not one, or cannot be written
+    ├── DataError       files or folders that cannot be used; names each of them
+    ├── FetchError      a file on the web that cannot be fetched, or is not the published one
+    └── RunError        a run folder that exists already, is not one, or cannot be written
 
 The command line prints these in one line (or one list) without a traceback and exits with 2.
-A caller's mistake in Python (shapes, values of arguments) is a `ValueError`.
+A mistake in a Python call (shapes, values of arguments) is a `ValueError`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,15 +15,15 @@ from collections.abc import Iterator, Sequence
 from pixeltrust.plumbing.text import printable
 
 MOST_EXAMPLES = 10
-"""So many faults of one kind are shown; the others are counted."""
+"""So many faults of one kind are shown; the others are only counted."""
 
 
 class Fault(str):
-    """One fault in a sentence that names its file, with what repairs it. Faults of one kind are shown together.
+    """A fault in one sentence that names its file, and its repair. Faults of one kind are shown together.
 
     Args:
         sentence: what is wrong, and where.
-        kind: what several such files are, to follow their number: `masks without an image`. Without it the fault stands alone.
+        kind: the noun for several such files, to follow their number: `masks without an image`. Without it the fault is shown alone.
         repair: what to do, the same for all faults of the kind.
     """
 
@@ -36,12 +36,12 @@ class Fault(str):
         return fault
 
     def with_repair(self) -> str:
-        """The whole sentence."""
+        """Return the sentence with its repair."""
         return f"{self}; {self.repair}" if self.repair else str(self)
 
 
 class PixeltrustError(Exception):
-    """Something the user can mend; its text says what, where and how, in one line: control characters become escapes."""
+    """Something that the user can mend. Its text says what, where and how in one line; control characters are escaped."""
 
     def __init__(self, message: str) -> None:
         self.fault = message if isinstance(message, Fault) else Fault(message)
@@ -57,8 +57,8 @@ class DataError(PixeltrustError):
 
     Args:
         message: what is wrong, in one sentence.
-        faults: one sentence per fault, each naming its file; all of them are kept as `faults`. The text of the error groups them by
-            kind, and shows some of each.
+        faults: one sentence per fault, each naming its file; all are kept as `faults`. The error's text groups them by kind and shows some
+            of each.
     """
 
     def __init__(self, message: str, faults: Sequence[str] = ()) -> None:
@@ -70,7 +70,7 @@ class DataError(PixeltrustError):
 
 
 class FetchError(PixeltrustError):
-    """A file on the web that cannot be had, or is not the one that was published."""
+    """A file on the web that cannot be fetched, or is not the published one."""
 
 
 class RunError(PixeltrustError):
@@ -78,11 +78,11 @@ class RunError(PixeltrustError):
 
 
 class GainsWarning(UserWarning):
-    """The gains of a network take another way than the usual one; says which, and why."""
+    """The gains of a network need another way than the usual one; says which, and why."""
 
 
 def _by_kind(faults: Sequence[Fault]) -> Iterator[str]:
-    """The lines that show faults: one for a fault alone, a heading and examples where there are several of a kind."""
+    """Yield the lines that show faults: one line for a single fault, a heading and examples for several of a kind."""
     kinds: dict[tuple[str, str], list[Fault]] = {}
     for fault in faults:
         kinds.setdefault((fault.kind, fault.repair) if fault.kind else (fault, ""), []).append(fault)

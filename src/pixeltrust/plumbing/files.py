@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, and stay when the machine goes down right after."""
+"""Files and folders that are written whole or not at all, and survive a crash of the machine right after."""
 
 import errno
 import hashlib
@@ -12,18 +12,17 @@ from secrets import token_hex
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from pixeltrust.plumbing.errors import RunError
 
-LONGEST_NAME = 255  # bytes, of a file on every usual system
+LONGEST_NAME = 255  # bytes of a file name, on every usual system
 
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[Path]:
-    """A path to write to that takes the place of `path` when the block ends well, and vanishes when it does not.
+    """Write atomically: yield a temporary path that replaces `path` when the block succeeds and is deleted when it fails.
 
-    Nothing is there at first: through a link that somebody left there, another file would be written.
+    The temporary path is free at first: through a link that somebody left there, another file would be written.
     """
     unfinished = path.with_name(_unfinished(path.name))
     unfinished.unlink(missing_ok=True)
@@ -38,22 +37,22 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """What a folder holds, by name, is on the disk, as far as its file system has a way to see to that."""
+    """Make sure that the names in a folder are on the disk, where its file system supports that."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # Windows, where folders cannot be opened, or a folder that one may not look into
+    except PermissionError:  # Windows, where folders cannot be opened, or a folder that may not be read
         return
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of network disks that know no such thing
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of network disks that do not support it
             raise
     finally:
         os.close(descriptor)
 
 
 def make_folder(folder: Path) -> None:
-    """The folder exists, and every folder above it that had to be made; they are on the disk by name."""
+    """Make a folder and every missing folder above it, and make sure that their names are on the disk."""
     missing = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
@@ -68,7 +67,7 @@ def _unfinished(name: str) -> str:
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Write a text (UTF-8) or bytes; the file appears whole or not at all."""
+    """Write a text (UTF-8) or bytes atomically."""
     with write_atomically(path) as unfinished:
         if isinstance(content, bytes):
             unfinished.write_bytes(content)
@@ -77,7 +76,7 @@ def write_file(path: Path, content: str | bytes) -> None:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add a text (UTF-8) to the end of a file, which is made where there is none; a kill on the way may leave a part of it."""
+    """Append a text (UTF-8) to a file, which is made if it is missing; a kill may leave a part of the text."""
     made = not path.exists()
     with path.open("ab") as file:
         file.write(text.encode("utf-8"))
@@ -89,10 +88,10 @@ def append_text(path: Path, text: str) -> None:
 
 @contextmanager
 def naming_write_errors(to: Path) -> Iterator[None]:
-    """A block that writes to a folder.
+    """Turn the write errors of the block into one that says what to do.
 
     Raises:
-        RunError: something cannot be written; names the file, or the folder where no file is known.
+        RunError: something cannot be written; names the file, or the folder if the file is unknown.
     """
     try:
         yield
@@ -103,12 +102,14 @@ def naming_write_errors(to: Path) -> Iterator[None]:
 
 @contextmanager
 def exclusive_lock(lock: Path, otherwise: str) -> Iterator[None]:
-    """While the block lasts no other process is in one with the same file as its lock. The file is left; a process that dies frees it.
+    """Hold an exclusive lock between processes for the block. The file stays; a process that dies frees its lock.
 
     Raises:
-        RunError: another is; `otherwise` is what to say then.
+        RunError: another process holds the lock; its text is `otherwise`.
         OSError: the file cannot be made.
     """
+    from filelock import FileLock, Timeout
+
     held = FileLock(lock, timeout=0)
     try:
         held.acquire()
@@ -122,14 +123,14 @@ def exclusive_lock(lock: Path, otherwise: str) -> Iterator[None]:
 
 @contextmanager
 def fill_folder_atomically(out: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `out` when the block ends well, and vanishes when it does not.
+    """Fill a folder atomically: yield a temporary folder that becomes `out` when the block succeeds and is deleted when it fails.
 
     Raises:
-        RunError: `out` is in use already (see `require_free`), or it or something in it cannot be written.
+        RunError: `out` is not free (see `require_free`), or it or something in it cannot be written.
     """
     require_free(out)
     target = out.resolve()
-    # A name of its own, so that two processes with one `out` do not fill one folder; the slower of them fails.
+    # A random name, so that two processes with the same `out` do not fill one folder; the slower of them fails.
     unfinished = target.with_name(f".{target.name}.unfinished-{token_hex(4)}")
     try:
         unfinished.mkdir(parents=True)
@@ -137,7 +138,7 @@ def fill_folder_atomically(out: Path) -> Iterator[Path]:
         for folder, _, _ in os.walk(unfinished):
             sync_folder(Path(folder))
         if target.exists():
-            target.rmdir()  # empty: it was checked; where it no longer is, this fails
+            target.rmdir()  # it was empty when checked; if it no longer is, this fails
         unfinished.rename(target)
         sync_folder(target.parent)
     except OSError as error:
@@ -147,14 +148,14 @@ def fill_folder_atomically(out: Path) -> Iterator[Path]:
 
 
 def require_free(out: Path) -> None:
-    """Whether a new folder may appear at `out`: nothing is there, or an empty folder.
+    """Raise unless `out` is absent or an empty folder.
 
     Raises:
-        RunError: something is there, or one cannot look.
+        RunError: something is there, or it cannot be read.
     """
     try:
         if out.exists() and not out.is_dir():
-            raise RunError(f"{out}: exists and is no folder; choose another name")
+            raise RunError(f"{out}: exists and is not a folder; choose another name")
         if out.exists() and any(out.iterdir()):
             raise RunError(f"{out}: exists and is not empty; choose another folder or remove it")
     except OSError as error:
@@ -162,7 +163,7 @@ def require_free(out: Path) -> None:
 
 
 def link_or_copy(file: Path, to: Path) -> None:
-    """The file under another name: a hard link, or a copy (whole or not at all) where the disk allows none."""
+    """Give a file a second name: a hard link, or an atomic copy where the disk does not allow links."""
     try:
         to.hardlink_to(file.resolve())
     except OSError:  # another disk, or one without hard links
@@ -171,14 +172,14 @@ def link_or_copy(file: Path, to: Path) -> None:
 
 
 def mapped_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.ndarray:
-    """An array of zeros that lives in a new file; its room on the disk is taken at once, as a disk that fills up later kills the process.
+    """Return an array of zeros in a new file. Its space on the disk is reserved at once: a disk that fills up later kills the process.
 
     Raises:
-        RunError: there is no such room, or the file cannot be made.
+        RunError: the space is missing, or the file cannot be made.
     """
     with naming_write_errors(file):
         make_folder(file.parent)
-        file.unlink(missing_ok=True)  # a link would lead elsewhere, and who has mapped the old file keeps it
+        file.unlink(missing_ok=True)  # a link would lead elsewhere, and a process that has mapped the old file keeps it
         with file.open("wb") as made:
             size = math.prod(shape) * np.dtype(dtype).itemsize
             made.truncate(size)

@@ -1,4 +1,4 @@
-"""The label that is no label. It has a module of its own so that nobody has to load torch to know it."""
+"""The label of ignored pixels. It has a module of its own, so that it is known without torch."""
 
 IGNORE = 255
-"""Of pixels that do not count, in every tensor of masks. Which value of a mask file becomes 255 is decided in `data.masks`."""
+"""The label of ignored pixels in every tensor of masks. `data.masks` decides which value of a mask file becomes 255."""

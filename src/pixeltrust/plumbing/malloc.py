@@ -1,7 +1,7 @@
-"""Memory that is freed is kept for the next step: training frees and takes the same tensors again and again.
+"""Freed memory is kept for the next step: training frees and allocates the same tensors again and again.
 
-glibc maps each large block anew and gives it back to the kernel when it is freed, until its threshold has grown; setting any of its
-values turns that growth off. `benchmarks/malloc.py` measures what that costs.
+glibc maps each large block anew and returns it to the kernel when it is freed, until its threshold has grown; setting any of its
+values switches that growth off. `benchmarks/malloc.py` measures what that costs.
 """
 
 import ctypes
@@ -13,9 +13,9 @@ _VALUES = {_MMAP_THRESHOLD: 32 * 2**20, _TRIM_THRESHOLD: 2**31 - 1}  # the most 
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc's malloc keep what this process frees; whether that was done.
+    """Let glibc's malloc keep what this process frees, and return True if that was possible.
 
-    Nothing is done with another C library, or where the environment says how malloc shall work (MALLOC_… or GLIBC_TUNABLES).
+    Nothing is changed with another C library, or where the environment configures malloc (MALLOC_… or GLIBC_TUNABLES).
     """
     if not sys.platform.startswith("linux") or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return False

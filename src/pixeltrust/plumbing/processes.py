@@ -1,8 +1,8 @@
-"""Processes that work together, here or on several machines: rank r of n has its part of every batch, and its share of every list.
+"""Processes that work together, on one or several machines: rank r of n has its part of every batch, and its share of every list.
 
-Whatever is summed is summed over the joined batch, so that n processes do what one does with all of it. With one process everything here
-gives back what it was given. `torchrun` starts the processes, lightning-fabric connects them, torch.distributed carries what they exchange;
-every rank must come to every exchange, one without images too.
+Sums are over the joined batch, so that n processes do what one process does with all of it. With one process every function here
+returns its argument. `torchrun` starts the processes, lightning-fabric connects them, torch.distributed carries what they exchange;
+every rank must take part in every exchange, even one without images.
 """
 
 import logging
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Value = TypeVar("Value")
-LONGEST = timedelta(days=1)  # that one rank may work alone; a process that ends is noticed at once
+LONGEST = timedelta(days=1)  # for which one rank may work alone; a process that has ended is noticed at once
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,18 @@ class Ranks:
     rank: int = 0
     count: int = 1
 
-    # --- whose part is what -----------------------------------------------------------------------------------------
+    # --- parts and shares -----------------------------------------------------------------------------------------
 
     def span(self, count: int) -> slice:
-        """Where this rank's part of so many is: parts follow one another, and their sizes differ by at most 1."""
+        """Return the place of this rank's part of `count` rows: parts follow one another, and their sizes differ by at most 1."""
         return slice(self._bound(self.rank, count), self._bound(self.rank + 1, count))
 
     def part(self, values: np.ndarray) -> np.ndarray:
-        """This rank's part of the values of a joined batch."""
+        """Return this rank's part of the values of a joined batch."""
         return values[self.span(len(values))]
 
     def share(self, values: Sequence[Value]) -> Sequence[Value]:
-        """This rank's share of a list of work: every n-th, so that slow items are spread; `gather_results` restores the order."""
+        """Return this rank's share of a list of work: every n-th item, which spreads slow ones; `gather_results` restores the order."""
         return values[self.rank :: self.count]
 
     def _bound(self, rank: int, count: int) -> int:
@@ -55,23 +55,23 @@ class Ranks:
     # --- sums over the joined batch ---------------------------------------------------------------------------------
 
     def all_reduce_sum(self, value: Tensor) -> Tensor:
-        """The sum over the ranks of a tensor of one shape.
+        """Sum a tensor of the same shape over the ranks.
 
-        Its derivative is that of this rank's term alone: the gradients that all ranks have by it add up to that of the joined batch.
+        The derivative of the sum is that of this rank's term alone, so the ranks' gradients add up to that of the joined batch.
         """
         return value if self.count == 1 else _Total.apply(value)
 
     def all_reduce_max(self, values: Tensor) -> Tensor:
-        """The largest of all values of all ranks; 0 where there are none."""
+        """Return the largest value of all ranks; 0 where there are none."""
         largest = values.max() if values.numel() else values.new_zeros(())
         return largest if self.count == 1 else _reduced(largest, dist.ReduceOp.MAX)
 
     def sum_counts(self, *numbers: int) -> tuple[int, ...]:
-        """Each summed over the ranks."""
+        """Sum each number over the ranks."""
         return numbers if self.count == 1 else tuple(_reduced(torch.tensor(numbers)).tolist())
 
     def summed_gradients(self, parameters: Sequence[nn.Parameter], own: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The sums of the ranks' gradients, and None of a parameter of which no rank has one."""
+        """Sum each gradient over the ranks; None where no rank has one."""
         if self.count == 1:
             return list(own)
         terms = [torch.zeros_like(p) if gradient is None else gradient for p, gradient in zip(parameters, own, strict=True)]
@@ -80,18 +80,18 @@ class Ranks:
 
     @torch.no_grad()
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make of every .grad the sum over the ranks."""
+        """Replace every .grad by its sum over the ranks."""
         if self.count == 1:
             return
-        kept = list(parameters)
-        for parameter, total in zip(kept, self.summed_gradients(kept, [parameter.grad for parameter in kept]), strict=True):
+        trained = list(parameters)
+        for parameter, total in zip(trained, self.summed_gradients(trained, [parameter.grad for parameter in trained]), strict=True):
             if total is not None:  # in the parameter's own memory format
                 parameter.grad = (torch.empty_like(parameter) if parameter.grad is None else parameter.grad).copy_(total)
 
     # --- the same everywhere ----------------------------------------------------------------------------------------
 
     def all_gather_rows(self, part: Tensor, count: int) -> Tensor:
-        """All ranks' parts of a tensor of `count` rows, in their order."""
+        """Join the ranks' parts of a tensor of `count` rows, in their order."""
         if self.count == 1:
             return part
         longest = -(-count // self.count)
@@ -102,7 +102,7 @@ class Ranks:
         return torch.cat([values[: self._bound(r + 1, count) - self._bound(r, count)] for r, values in enumerate(parts)])
 
     def all_gather_objects(self, value: Value) -> list[Value]:
-        """The value that every rank has, by rank; it may be anything that can be pickled."""
+        """Return the values of all ranks, by rank; they may be anything that can be pickled."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count
@@ -111,10 +111,10 @@ class Ranks:
         return values
 
     def gather_results(self, work: Callable[[], Sequence[Value]]) -> list[Value]:
-        """What `work` gives for this rank's share and the others' for theirs, in the order of the list that was shared.
+        """Join the results of `work`, which every rank does for its share, in the order of the list that was shared.
 
         Raises:
-            PixeltrustError: some rank's did; every rank raises it, and lists the faults of all, and what else stopped one.
+            PixeltrustError: the work of a rank raised one. Every rank raises it, with the faults and errors of all ranks.
         """
         if self.count == 1:
             return list(work())
@@ -131,7 +131,7 @@ class Ranks:
         return [value for values in rounds for value in values if value is not absent]  # type: ignore[misc]
 
     def on_rank_0(self, work: Callable[[], Value]) -> Value:
-        """What `work` gives rank 0, while the others wait; every rank raises what the user can mend of its errors."""
+        """Return the result of `work`, which rank 0 does while the others wait; every rank raises its `PixeltrustError`."""
         if self.count == 1:
             return work()
         result, error = self.all_gather_objects(_attempted(work) if self.rank == 0 else (None, None))[0]
@@ -140,12 +140,12 @@ class Ranks:
         return result  # type: ignore[return-value]
 
     def barrier(self) -> None:
-        """Until every rank has come here."""
+        """Wait until every rank is here."""
         self.all_gather_objects(None)
 
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Write into every tensor what rank 0 has there."""
+        """Copy the tensors of rank 0 into those of every rank."""
         if self.count > 1:
             for tensor in tensors:
                 sent = tensor.contiguous()
@@ -155,7 +155,7 @@ class Ranks:
 
     @torch.no_grad()
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Write into every tensor of floats the mean of what the ranks have there."""
+        """Replace every tensor of floats by its mean over the ranks."""
         floats = [tensor for tensor in tensors if tensor.is_floating_point()]
         if self.count > 1 and floats:
             for tensor, total in zip(floats, _summed(floats), strict=True):
@@ -201,27 +201,27 @@ def connect(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]":
 
 
 def launched_by_torchrun() -> bool:
-    """Whether `torchrun` has started this process as one of several."""
+    """Return True if `torchrun` has started this process as one of several."""
     return dist.is_available() and dist.is_torchelastic_launched() and os.environ["WORLD_SIZE"] != "1"
 
 
 def environment_without_torchrun() -> dict[str, str]:
-    """The environment for a process that is started from here and works alone."""
+    """Return the environment for a process that is started from here and works alone."""
     return {name: value for name, value in os.environ.items() if not name.startswith("TORCHELASTIC_")}
 
 
 def current_ranks() -> Ranks:
-    """This process among those that torch.distributed has connected; alone where it has not."""
+    """Return this process among those that torch.distributed has connected; `ALONE` where it has not."""
     return Ranks(dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else ALONE
 
 
 def claims_error_report() -> bool:
-    """Whether none of the processes has said yet why they end, so that this one shall; each may ask once."""
+    """Return True for the first process that fails: only that one prints the error. Each process may ask once."""
     key = f"pixeltrust told {os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
     try:
         store, _, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=10))))
         return int(store.add(key, 1)) == 1
-    except (OSError, RuntimeError, ValueError):  # the process that kept the count is gone: better twice than never
+    except (OSError, RuntimeError, ValueError):  # the process that keeps the count is gone: better twice than never
         return True
 
 
@@ -246,7 +246,7 @@ class _Total(torch.autograd.Function):
 
 
 def _reduced(value: Tensor, how: Any = dist.ReduceOp.SUM) -> Tensor:
-    """In 64 bits: ranks need not agree on a dtype, which a part without images cannot know."""
+    """Reduce a tensor over the ranks in 64 bits: they need not agree on a dtype, which a part without images cannot know."""
     wide = value.detach().to(torch.float64 if value.is_floating_point() else torch.int64, copy=True)
     with _reaching():
         dist.all_reduce(wide, how)
@@ -254,7 +254,7 @@ def _reduced(value: Tensor, how: Any = dist.ReduceOp.SUM) -> Tensor:
 
 
 def _summed(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each summed over the ranks, those of one kind in one exchange."""
+    """Sum each tensor over the ranks, those of one device and dtype in one exchange."""
     sums: dict[int, Tensor] = {}
     for kind in dict.fromkeys((tensor.device, tensor.dtype) for tensor in tensors):
         places = [place for place, tensor in enumerate(tensors) if (tensor.device, tensor.dtype) == kind]
@@ -275,9 +275,9 @@ def _attempted(work: Callable[[], Value]) -> tuple[Value | None, PixeltrustError
 
 @contextmanager
 def _reaching() -> Iterator[None]:
-    """An exchange; where another process has ended, it says so."""
+    """Turn the error of an exchange into one that says that another process has ended."""
     try:
         yield
-    except RuntimeError as error:  # gloo raises nothing else; of NCCL's it is the parent
+    except RuntimeError as error:  # gloo raises only this; NCCL's errors are subclasses
         reason = " ".join(str(error).split())
         raise RunError(f"another of the processes has ended, or cannot be reached, so this one ends too ({reason})") from error

@@ -1,4 +1,4 @@
-"""Long work: a bar with speed and remaining time on standard error, and many files at once in threads."""
+"""Long work: a progress bar on standard error, and many files at once in threads."""
 
 import os
 from collections import deque
@@ -15,7 +15,7 @@ from pixeltrust.plumbing.errors import DataError, PixeltrustError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 THREADS = min(8, os.cpu_count() or 1)  # decoding releases the interpreter's lock
-AHEAD = 4 * THREADS  # so many items are begun or done before their turn: a million results do not pile up
+AHEAD = 4 * THREADS  # so many items are started before their turn, so that a million results do not pile up
 
 
 class _Speed(ProgressColumn):
@@ -25,9 +25,9 @@ class _Speed(ProgressColumn):
 
 
 def progress_bar(shown: bool = True) -> Progress:
-    """A rich progress bar on standard error that vanishes when its work is done; none where that is not a terminal.
+    """Return a progress bar on standard error that vanishes when the work is done, and is invisible outside of a terminal.
 
-    The column `note` shows `task.fields["note"]`, where a task has one.
+    Its last column shows `task.fields["note"]`, which every task needs.
     """
     note = TextColumn("{task.fields[note]}", markup=False) if shown else TextColumn("")
     columns = (
@@ -46,11 +46,11 @@ def progress_bar(shown: bool = True) -> Progress:
 def attempt_in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], *, text: str, shown: bool = True
 ) -> Iterator[tuple[Item, Result | PixeltrustError]]:
-    """Each item with its result, or with the error that is the user's to mend, in the order of the items.
+    """Yield each item with its result, or with an error that the user can mend, in the order of the items.
 
     Args:
-        text: what the bar says is being done.
-        shown: False for no bar.
+        text: the work, as the bar names it.
+        shown: show the bar.
     """
 
     def attempt(item: Item) -> Result | PixeltrustError:
@@ -71,13 +71,13 @@ def attempt_in_threads(
 
 
 def map_in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, text: str, complaint: str, shown: bool = True) -> list[Result]:
-    """The results in the order of the items.
+    """Return the results in the order of the items.
 
     Args:
-        complaint: what to say above the list of faults, if there are any.
+        complaint: the line above the list of faults, if there are any.
 
     Raises:
-        DataError: lists the fault of every item that has one.
+        DataError: lists the faults of all items.
     """
     results: list[Result] = []
     faults: list[str] = []
@@ -92,14 +92,14 @@ def map_in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, tex
 
 
 def faults_of(error: PixeltrustError) -> list[str]:
-    """The faults that an error lists, or itself as the only one."""
+    """Return the faults that an error lists, or its own as the only one."""
     return getattr(error, "faults", None) or [error.fault]
 
 
 def map_in_order(
     pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], *, ahead: int = AHEAD
 ) -> Iterator[Result]:
-    """The results in the order of the items, at most `ahead` of them in work or waiting."""
+    """Yield the results in the order of the items, with at most `ahead` items started or waiting."""
     waiting: deque[Future[Result]] = deque()
     for item in items:
         waiting.append(pool.submit(work, item))

@@ -1,4 +1,4 @@
-"""Tables in files: CSV and parquet, of which every cell is read as text."""
+"""Tables in CSV and parquet files, with every cell read as text."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pixeltrust.plumbing.files import write_atomically
 
 
 def read_table(table: Path) -> pd.DataFrame:
-    """A .csv or .parquet file, every cell a text, an empty one where it has nothing.
+    """Read a .csv or .parquet file with every cell as text; missing values are empty texts.
 
     Raises:
         DataError: it cannot be read.
@@ -26,14 +26,14 @@ def read_table(table: Path) -> pd.DataFrame:
             header = rows.columns.to_frame().T
         texts = rows.apply(_as_text)
         for name in () if is_csv else texts.columns[~texts.columns.duplicated(keep=False)]:
-            pa.array(texts[name]).validate(full=True)  # it may hold bytes that are no text
+            pa.array(texts[name]).validate(full=True)  # it may hold bytes that are not text
     except UnicodeDecodeError as error:
         raise DataError(f"{table}: cannot be read as a table: {error}; save it as UTF-8") from None
     except (OSError, ValueError, pd.errors.ParserError) as error:
         raise DataError(f"{table}: cannot be read as a table: {' '.join(str(error).split())}") from None
     if (twice := header.iloc[0][header.iloc[0].duplicated()]).size:
         raise DataError(f"{table}: the column {twice.iloc[0]!r:.60} is there twice")
-    if is_csv and not isinstance(rows.index, pd.RangeIndex):  # pandas has taken the ids for names of rows
+    if is_csv and not isinstance(rows.index, pd.RangeIndex):  # pandas has taken the ids as row names
         raise DataError(f"{table}: its rows have more cells than its header")
     return texts
 
@@ -42,15 +42,15 @@ def _as_text(cells: pd.Series) -> pd.Series:
     if isinstance(cells.dtype, pd.StringDtype):
         return cells.fillna("")
     if isinstance(cells.dtype, pd.CategoricalDtype):
-        texts = pd.Index([*map(str, cells.cat.categories), ""])  # the code of a cell that has nothing is −1
+        texts = pd.Index([*map(str, cells.cat.categories), ""])  # the code of a missing value is −1
         return pd.Series(texts.take(cells.cat.codes.to_numpy()), cells.index)
     return cells.astype(object).where(cells.notna(), "").astype(str)
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """A table of texts and truth values as pandas writes it, whole or not at all.
+    """Write a table of texts and truth values atomically, as pandas writes it.
 
-    By Arrow where no cell needs quotes: that takes a tenth of the time.
+    Arrow writes it where no cell needs quotes, in a tenth of the time.
     """
     texts = table.astype(dict.fromkeys(table.select_dtypes(bool), str))
     with write_atomically(path) as unfinished:

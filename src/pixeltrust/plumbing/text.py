@@ -1,11 +1,11 @@
-"""Pieces of the sentences that messages are made of."""
+"""Pieces of messages."""
 
 import re
 from collections.abc import Sequence
 from textwrap import shorten
 
 CONTROL = r"[\x00-\x1f\x7f-\x9f]"
-"""Signs that break lines or command terminals; names of files may have them."""
+"""Characters that break lines or control terminals; file names may have them."""
 
 
 def printable(text: str) -> str:
