@@ -8,8 +8,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import tomli_w
 
@@ -33,9 +34,30 @@ MethodName = Literal[
 ]
 
 
+LARGEST_SIDE = 1 << 14
+MOST_PIXELS = 1 << 30  # of a batch: 3 GiB as bytes in colour, hundreds in a network
+_FINITE = sys.float_info.max
+
+
+@dataclass(frozen=True)
+class Between:
+    """The range of a setting, both ends included."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low} or more" if self.high >= _FINITE else f"{self.low} to {self.high}"
+
+
+Count: TypeAlias = Annotated[int, Between(1, 10**9)]
+Share: TypeAlias = Annotated[float, Between(0, 1)]
+NotNegative: TypeAlias = Annotated[float, Between(0, _FINITE)]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """What a run does. A setting that the method has no use for is legal; an unknown one is not.
+    """The settings of a run. A setting that the method does not use is legal; an unknown one is not.
 
     Raises:
         ConfigError: a value of the wrong type or out of its range.
@@ -47,98 +69,95 @@ class Config:
     model: str = "unet"
     """`unet` (widths 64 to 1024), `unet-small` (16 to 256), or `package.module:function`."""
 
-    classes: int = 1
+    classes: Annotated[int, Between(1, 254)] = 1
     """Logits per pixel: 1 is foreground against background; 2 or more are labels 0 … classes − 1."""
 
     channels: Literal[1, 3] = 3
     """Channels of the images as the network gets them: 1 grey, 3 colour."""
 
-    ignore_label: int | None = None
+    ignore_label: Annotated[int | None, Between(0, 255)] = None
     """The value in mask files that marks ignored pixels. Unset: 255, except in files of 0 and 255, where that is the foreground."""
 
     image_size: int | tuple[int, int] = 96
-    """Pixels a side, or [height, width], of what the network trains on."""
+    """Pixels a side, or [height, width], that the network trains on."""
 
-    batch_size: int = 16
+    batch_size: Count = 16
     """Noisy images in a step (for `plain` and those like it: images of the pool), of all processes together."""
 
-    clean_batch_size: int = 16
+    clean_batch_size: Count = 16
     """Clean images in a step, of all processes together."""
 
-    clean_weight: float | None = None
+    clean_weight: NotNegative | None = None
     """λ of `trust`, `pixel` and `image`: how much the clean loss adds to the update. Unset: 1 for `trust`, 0 (the paper) for the others."""
 
-    trust_memory: float | None = None
+    trust_memory: Share | None = None
     """β of `trust`, and of the trust maps of `pixel` and `image`: how much of a pixel's trust stays when its image is seen again; 1 learns
     nothing. Unset: 0.7, and 0.9 with fewer than 30 clean cases to train on."""
 
-    trust_sharpness: float = 3.0
+    trust_sharpness: Annotated[float, Between(0, 100)] = 3.0
     """s of `trust`: a pixel counts with its trust to this power; 0 lets all count alike."""
 
     gains: Literal["exact", "finite-difference"] = "exact"
     """How `trust`, `pixel` and `image` take the gains: forward mode, or a difference of two passes."""
 
     along: str = ""
-    """Parts of the network along which the gains are taken, as their parameters' names begin, with commas between; empty: all."""
+    """Comma-separated prefixes of the names of the parameters that gains are computed for; empty: all."""
 
-    finetune_share: float = 1 / 3
+    finetune_share: Share = 1 / 3
     """Share of the updates, the last ones, that `finetuned` makes on clean batches alone."""
 
-    epochs: int = 50
+    epochs: Count = 50
     """Passes over the noisy cases; every method makes epochs × ceil(noisy cases / batch_size) updates."""
 
     learning_rate: float = 1e-3
-    """The optimiser's, at the start."""
+    """Learning rate at the start."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """torch's optimiser of that name."""
+    """The optimiser of that name in torch."""
 
-    momentum: float = 0.9
-    """Of `sgd`."""
+    momentum: Share = 0.9
+    """Momentum of `sgd`."""
 
-    weight_decay: float = 0.0
-    """Of the optimiser."""
+    weight_decay: NotNegative = 0.0
+    """Weight decay of the optimiser."""
 
     schedule: Literal["cosine", "constant", "step"] = "cosine"
-    """Of the learning rate over the updates: `cosine` to 0, `step` ×0.1 after each third, or `constant`."""
+    """Learning rate over the updates: `cosine` to 0, `step` ×0.1 after each third, or `constant`."""
 
     augment: Literal["flips-and-turns", "none"] = "flips-and-turns"
     """Random flips and quarter turns (half turns where height and width differ) of every training image, or none."""
 
     jitter: Literal["clean", "all", "none"] = "clean"
-    """Random zoom, shift and rotation, contrast and colour: of the clean batches' images, of all images, or of none."""
+    """Random zoom, shift and rotation, contrast and colour: for the clean batches' images, for all images, or for none."""
 
     precision: Literal["32", "bf16"] = "32"
     """`bf16` is mixed precision: passes in bfloat16, parameters, losses and weights in float32."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where to train."""
+    """The device to train on."""
 
-    seed: int = 0
-    """Of everything random: initial parameters, held-out cases, order, augmentation, dropout; each has a stream of its own."""
+    seed: Annotated[int, Between(0, 2**32 - 1)] = 0
+    """Seed of all that is random: initial parameters, held-out cases, order, augmentation, dropout; each has a stream of its own."""
 
-    val_fraction: float = 0.2
-    """Share of the clean cases held out to choose the best weights; fewer than 10 choose nothing, and are trained on instead."""
+    val_fraction: Annotated[float, Between(0, 0.9)] = 0.2
+    """Share of the clean cases held out to choose the best weights; fewer than 10 are not enough, and are trained on instead."""
 
-    cache_gib: float = 4.0
-    """Decoded cases are kept in memory up to this size, beyond it in a memory-mapped file in the run folder."""
+    cache_gib: Annotated[float, Between(0, inf)] = 4.0
+    """Decoded cases are kept in memory up to this size, and beyond it in a memory-mapped file in the run folder."""
 
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: Annotated[float, Between(0, inf)] = 5.0
     """A checkpoint is written after every epoch, and within one after this time."""
 
-    weight_map_cases: int = 8
+    weight_map_cases: Annotated[int, Between(0, 64)] = 8
     """Noisy cases whose weight maps are kept, after at most 12 epochs spread evenly, for the report; 0 for none."""
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _coerced(field.name, getattr(self, field.name)))
-        for name, low, high in _RANGES:
+            object.__setattr__(self, field.name, _coerce(field.name, getattr(self, field.name)))
+        for name, between in _RANGES.items():
             value = getattr(self, name)
-            if value is None:
-                continue
-            if not low <= value <= high:
-                upper = "" if high >= _FINITE else f" to {high}"
-                raise ConfigError(f"{name} must be {low}{upper or ' or more'}, not {value!r:.100}")
+            if value is not None and not between.low <= value <= between.high:
+                raise ConfigError(f"{name} must be {between}, not {value!r:.100}")
         if not 0 < self.learning_rate <= _FINITE:
             raise ConfigError(f"learning_rate must be above 0 and finite, not {self.learning_rate!r}")
         if not 16 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
@@ -150,43 +169,28 @@ class Config:
                     f"{name} = {getattr(self, name)} and image_size = {self.image_size}: {pixels:,} pixels in a batch, which may "
                     f"have {MOST_PIXELS:,} at most; choose smaller ones"
                 )
-        if self.ignore_label is not None and not 0 <= self.ignore_label <= 255:
-            raise ConfigError(f"ignore_label must be 0 to 255, not {self.ignore_label!r}")
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of what the network trains on."""
+        """The (height, width) that the network trains on."""
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
 
 
-LARGEST_SIDE = 1 << 14
-MOST_PIXELS = 1 << 30  # of a batch: 3 GiB as bytes in colour, hundreds in a network
-_MANY = 10**9
-_ANY = float("inf")
-_FINITE = sys.float_info.max
-_RANGES = (
-    ("classes", 1, 254),
-    ("batch_size", 1, _MANY),
-    ("clean_batch_size", 1, _MANY),
-    ("clean_weight", 0, _FINITE),
-    ("trust_memory", 0, 1),
-    ("trust_sharpness", 0, 100),
-    ("finetune_share", 0, 1),
-    ("epochs", 1, _MANY),
-    ("momentum", 0, 1),
-    ("weight_decay", 0, _FINITE),
-    ("seed", 0, 2**32 - 1),
-    ("val_fraction", 0, 0.9),
-    ("cache_gib", 0, _ANY),
-    ("checkpoint_minutes", 0, _ANY),
-    ("weight_map_cases", 0, 64),
-)
+_RANGES = {
+    name: between
+    for name, kind in typing.get_type_hints(Config, include_extras=True).items()
+    for part in (kind, *typing.get_args(kind))
+    for between in getattr(part, "__metadata__", ())
+}
 _WORDS = {int: "a whole number", float: "a number", str: "a text", tuple[int, int]: "[height, width]"}
-_TYPES = typing.get_type_hints(Config)
+_KINDS = {
+    name: typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+    for name, kind in typing.get_type_hints(Config).items()
+}
 
 
 def read_config(file: Path | None = None, settings: Sequence[str] = ()) -> Config:
-    """The settings of a TOML file, then those of `key=value` texts, over the defaults.
+    """Read the settings of a TOML file, then those of `key=value` texts, over the defaults.
 
     Args:
         file: TOML with settings at the top level.
@@ -218,7 +222,7 @@ def require_run(folder: Path) -> Path:
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """What a TOML file holds.
+    """Read a TOML file.
 
     Raises:
         ConfigError: it cannot be read.
@@ -229,15 +233,15 @@ def read_toml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}: not valid TOML: {error}") from None
     except RecursionError:
         raise ConfigError(f"{file}: nested too deeply for a file of settings") from None
-    except (OSError, ValueError) as error:  # no UTF-8, or a number of thousands of digits
+    except (OSError, ValueError) as error:  # not UTF-8, or a number of thousands of digits
         raise ConfigError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def setting(text: str) -> tuple[str, Any]:
-    """The name and value of a `key=value` text; a bare word is a string.
+    """Split a `key=value` text into the name and the value; a bare word is a string.
 
     Raises:
-        ConfigError: it is written in another way.
+        ConfigError: it has another form.
     """
     key, equals, value = text.partition("=")
     if not equals:
@@ -246,7 +250,7 @@ def setting(text: str) -> tuple[str, Any]:
 
 
 def config_from(values: Mapping[str, Any], source: str = "") -> Config:
-    """A Config from a mapping.
+    """Make a Config from a mapping.
 
     Raises:
         ConfigError: as `read_config`.
@@ -257,20 +261,20 @@ def config_from(values: Mapping[str, Any], source: str = "") -> Config:
 
 def _refuse_unknown(values: Mapping[str, Any], source: str) -> None:
     for name in values:
-        if name not in _TYPES:
-            near = get_close_matches(name[:100], _TYPES, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_TYPES)}"
+        if name not in _KINDS:
+            near = get_close_matches(name[:100], _KINDS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_KINDS)}"
             raise ConfigError(f"{source}unknown setting {name!r:.100}; {hint}")
 
 
 def values_of(config: Config) -> dict[str, Any]:
-    """The settings as plain values that `config_from` takes back; unset ones are left out."""
+    """Return the settings as plain values that `config_from` takes; unset ones are left out."""
     values = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def to_toml(config: Config) -> str:
-    """The settings as the TOML text that `read_config` reads back."""
+    """Return the settings as TOML text that `read_config` reads."""
     return tomli_w.dumps(values_of(config))
 
 
@@ -281,10 +285,9 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _coerced(name: str, value: Any) -> Any:
-    """The value as its field's type has it (a list for a tuple, 1 for 1.0, 32 for "32"), or a ConfigError."""
-    expected = _TYPES[name]
-    for kind in typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,):
+def _coerce(name: str, value: Any) -> Any:
+    """Return the value in its field's type (from a list for a tuple, 1 for 1.0, 32 for "32"), or raise a ConfigError."""
+    for kind in _KINDS[name]:
         if typing.get_origin(kind) is Literal:
             choices = typing.get_args(kind)
             if not isinstance(value, bool):
@@ -302,5 +305,4 @@ def _coerced(name: str, value: Any) -> Any:
             return float(value)
         if typing.get_origin(kind) is tuple and isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]:
             return tuple(value)
-    kinds = typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,)
-    raise ConfigError(f"{name} must be {' or '.join(_WORDS[kind] for kind in kinds if kind in _WORDS)}, not {value!r:.100}")
+    raise ConfigError(f"{name} must be {' or '.join(_WORDS[kind] for kind in _KINDS[name] if kind in _WORDS)}, not {value!r:.100}")
