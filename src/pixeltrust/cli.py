@@ -45,37 +45,37 @@ Weights = Annotated[Literal["last", "best"], typer.Option("--weights", help="The
 Classes = Annotated[int, typer.Option("--classes", min=1, max=254, help="1: foreground and background; 2 or more: labels 0 … classes − 1.")]
 IgnoreLabel = Annotated[int | None, typer.Option("--ignore-label", min=0, max=255, help="The value of ignored pixels, if not 255.")]
 MaskSuffix = Annotated[
-    list[str] | None, typer.Option("--mask-suffix", help="An ending to take off the masks' names, _segmentation; may be repeated.")
+    list[str] | None, typer.Option("--mask-suffix", help="An ending to remove from the masks' names, like _segmentation; may be repeated.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
-_BY_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ  # as `ranks` would say, which takes torch's seconds to ask
+_UNDER_TORCHRUN = "TORCHELASTIC_RUN_ID" in os.environ  # as `launched_by_torchrun`, which would load torch
 
 
 def main() -> None:
-    """Run the command line; the user's mistakes end with one line (or one list) on standard error and exit code 2, Ctrl-C with 130.
+    """Run the command line. A `PixeltrustError` ends with one line (or one list) on standard error and exit code 2, Ctrl-C with 130.
 
-    Of several processes that work together the first one that ends so says why, for all of them.
+    Of several processes that work together, only the first one that fails prints its error.
     """
     try:
         app(standalone_mode=True)
     except PixeltrustError as error:
-        if _is_to_tell():
+        if _claims_error_report():
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except SystemExit as ended:
-        if ended.code == INTERRUPTED and _is_to_tell():  # typer makes a silent exit of Ctrl-C
+        if ended.code == INTERRUPTED and _claims_error_report():  # typer turns Ctrl-C into a silent exit
             print(
-                "stopped; what is finished is kept; --resume continues where a command has it, the same call where it has not",
+                "stopped; what is finished is kept; continue with --resume, or by the same command where it has no --resume",
                 file=sys.stderr,
             )
         raise
     except Exception:
-        _is_to_tell()  # the traceback does
+        _claims_error_report()  # the traceback follows
         raise
 
 
-def _is_to_tell() -> bool:
-    if not _BY_TORCHRUN:
+def _claims_error_report() -> bool:
+    if not _UNDER_TORCHRUN:
         return True
     from pixeltrust.plumbing.processes import claims_error_report
 
@@ -83,8 +83,8 @@ def _is_to_tell() -> bool:
 
 
 def _print(outcome: object) -> None:
-    """Once, where several processes work together."""
-    if not _BY_TORCHRUN or os.environ["RANK"] == "0":
+    """Print, in one process only where several work together."""
+    if not _UNDER_TORCHRUN or os.environ["RANK"] == "0":
         print(outcome)
 
 
@@ -95,7 +95,7 @@ def _layout(
     test: Annotated[Path | None, typer.Option("--test", help="The folder of the test masks, if not DATA/test.")] = None,
     mask_suffix: MaskSuffix = None,
     image_suffix: Annotated[
-        list[str] | None, typer.Option("--image-suffix", help="An ending to take off the images' names, _0000; may be repeated.")
+        list[str] | None, typer.Option("--image-suffix", help="An ending to remove from the images' names, like _0000; may be repeated.")
     ] = None,
 ) -> "Layout":
     """Return where a data folder has its files, for the functions that read one."""
@@ -133,10 +133,10 @@ def _options(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="Where the demo goes.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="The folder of the demo.")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
-    """The whole job on made-up dermoscopy images, in minutes: simulate, train plain and with pixel weights, evaluate, report.
+    """Do the whole job on made-up dermoscopy images, in minutes: simulate, train plainly and with trust, evaluate, report.
 
     Example: pixeltrust demo --out demo
     """
@@ -149,12 +149,12 @@ def demo(
 def fetch(
     dataset: Annotated[str, typer.Argument(help="isic2017 or isic2018.")],
     out: Annotated[Path, typer.Argument(help="The folder to make, with images/, masks/ and split.csv.")],
-    size: Annotated[int | None, typer.Option("--size", min=1, help="Reduce images and masks to so many pixels a side.")] = None,
-    archives: Annotated[Path | None, typer.Option("--archives", help="Where the archives are, or go and stay.")] = None,
-    keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Leave the archives in OUT.archives.")] = False,
+    size: Annotated[int | None, typer.Option("--size", min=1, help="Reduce images and masks to this number of pixels a side.")] = None,
+    archives: Annotated[Path | None, typer.Option("--archives", help="The folder to find the archives in, or to keep them in.")] = None,
+    keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Keep the archives, in OUT.archives.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a published data set and make a source of it; a stopped download goes on when called again.
+    """Download a published data set and make a source of it; the same command continues a stopped download.
 
     Example: pixeltrust fetch isic2017 isic2017 --size 256
     """
@@ -175,10 +175,10 @@ def simulate(
             "annotators or mixture.",
         ),
     ] = "triangle",
-    clean: Annotated[int, typer.Option("--clean", help="How many training cases keep their true mask.")] = 100,
-    seed: Annotated[int, typer.Option("--seed", help="Of the noise and of the choice of clean cases.")] = 0,
-    strength: Annotated[float | None, typer.Option("--strength", help="Of the noise: 0 none, 1 the kind's full form.")] = None,
-    target_dice: Annotated[float | None, typer.Option("--target-dice", help="Choose the strength for this mean Dice to the truth.")] = None,
+    clean: Annotated[int, typer.Option("--clean", help="Number of training cases that keep their true mask.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the noise and of the choice of clean cases.")] = 0,
+    strength: Annotated[float | None, typer.Option("--strength", help="Strength of the noise: 0 none, 1 the kind's full form.")] = None,
+    target_dice: Annotated[float | None, typer.Option("--target-dice", help="Choose the strength by the mean Dice to the truth.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Make a data folder with simulated annotation noise from images whose true masks are known.
@@ -199,7 +199,7 @@ def check(
     ignore_label: IgnoreLabel = None,
     quiet: Quiet = False,
 ) -> None:
-    """Name every fault of a data folder, and say what is there.
+    """List every fault of a data folder, and what is there.
 
     Example: pixeltrust check lesions
     """
@@ -214,16 +214,17 @@ def convert(
     out: Annotated[Path, typer.Argument(help="What to make: a folder (png, fiftyone) or a file.")],
     to: Annotated[str | None, typer.Option("--to", help="png, coco, coco-polygons, label-studio, cvat or fiftyone.")] = None,
     source_format: Annotated[
-        str | None, typer.Option("--from", help="png, audit, coco, label-studio, cvat or fiftyone; found out if not given.")
+        str | None, typer.Option("--from", help="png, audit, coco, label-studio, cvat or fiftyone; recognised if not given.")
     ] = None,
     images: Annotated[Path | None, typer.Option("--images", help="The folder of the images, for their names and sizes.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", help="A label's name; repeated, in the order of their numbers.")] = None,
     classes: Annotated[
-        int | None, typer.Option("--classes", help="1: one foreground; 2 or more: labels 0 … classes − 1. By the labels if not given.")
+        int | None,
+        typer.Option("--classes", help="1: one foreground; 2 or more: labels 0 … classes − 1. Follows from the labels if not given."),
     ] = None,
     ignore_label: IgnoreLabel = None,
     annotator: Annotated[
-        str | None, typer.Option("--annotator", help="Whose of several annotations: a person, a model version, a field.")
+        str | None, typer.Option("--annotator", help="The annotator to read, if there are several: a person, a model version, a field.")
     ] = None,
     quiet: Quiet = False,
 ) -> None:
@@ -274,11 +275,11 @@ def train(
 def predict(
     run: RunFolder,
     images: Annotated[Path, typer.Argument(help="A folder of images, or one image.", callback=_existing)],
-    out: Annotated[Path, typer.Option("--out", help="Where the masks go: <id>.png, at the size of the image.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the masks: <id>.png, at the size of the image.")],
     weights: Weights = "last",
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities, as 16-bit PNG.")] = False,
     sliding_window: Annotated[bool, typer.Option("--sliding-window", help="Cover larger images window by window.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Leave out images whose mask is there already.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip images that have a mask already.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Predict a mask for every image of a folder.
@@ -342,11 +343,15 @@ def benchmark(
     source: Annotated[
         Path, typer.Argument(help="A folder with images/, masks/ and split.csv, or a data folder or table of your own.", callback=_existing)
     ],
-    out: Annotated[Path, typer.Option("--out", help="Where everything goes.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the benchmark.")],
     config: Annotated[Path | None, typer.Option("--config", help="A TOML file: methods, noise, clean, seeds, and settings.")] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="One of these, key=value; may be repeated.")] = None,
-    ask: Annotated[bool, typer.Option("--question", help="Does it help on my data? By cross-validation over the clean cases.")] = False,
-    jobs: Annotated[int | None, typer.Option("--jobs", min=1, help="Trainings at once; as many as GPUs, or cores, if not given.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="One key of that file, key=value; may be repeated.")] = None,
+    ask: Annotated[
+        bool, typer.Option("--question", help="Answer: does it help on my data? By cross-validation over the clean cases.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Number of trainings at once; one for each GPU, or core, if not given.")
+    ] = None,
     on: Annotated[Literal["local", "ray"], typer.Option("--on", help="This machine, or a cluster.")] = "local",
     quiet: Quiet = False,
 ) -> None:
@@ -373,10 +378,10 @@ def audit(
     data: Annotated[Path, typer.Argument(help="A data folder or table of cases; its noisy masks are audited.", callback=_existing)],
     out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, trust maps, mended masks and a page.")],
     weights: Weights = "last",
-    smallest: Annotated[int, typer.Option("--smallest", min=1, help="Pixels of a doubtful region that gets a row.")] = 9,
+    smallest: Annotated[int, typer.Option("--smallest", min=1, help="Smallest doubtful region that gets a row, in pixels.")] = 9,
     sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images in one pass; the run's where not given.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an audit that was stopped.")] = False,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images in one pass; that of the run if not given.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped audit.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Rank noisy masks by how doubtful they are, show where, and propose mended ones.
@@ -385,7 +390,7 @@ def audit(
     """
     from pixeltrust.auditing.run import audit
 
-    found = audit(
+    audited = audit(
         run,
         data,
         out=out,
@@ -397,13 +402,13 @@ def audit(
         show_progress=not quiet,
         **layout,
     )
-    _print(found)
+    _print(audited)
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark, an audit or a demo.", callback=_existing)],
-    out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder where not given.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder if not given.")] = None,
 ) -> None:
     """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
 
@@ -417,11 +422,11 @@ def report(
 @app.command()
 def review(
     audit: Annotated[Path, typer.Argument(help="A folder that `pixeltrust audit` made.", callback=_existing)],
-    host: Annotated[str, typer.Option("--host", help="The address to listen on; beyond this machine a token is asked for.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0: one that is free.")] = 8765,
-    who: Annotated[str | None, typer.Option("--who", help="Whose decisions these are; the login name if not given.")] = None,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on; other machines need a token.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = 8765,
+    who: Annotated[str | None, typer.Option("--who", help="The reviewer's name; the login name if not given.")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
-    out: Annotated[Path | None, typer.Option("--export", help="Serve nothing: make a data folder of what is decided.")] = None,
+    out: Annotated[Path | None, typer.Option("--export", help="Do not serve: make a data folder from the decisions.")] = None,
     quiet: Quiet = False,
 ) -> None:
     """Go through the doubtful masks of an audit on a local web page: accept, mend with a brush, reject; Ctrl-C ends it.
