@@ -64,10 +64,7 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as ended:
         if ended.code == INTERRUPTED and _claims_error_report():  # typer turns Ctrl-C into a silent exit
-            print(
-                "stopped; what is finished is kept; continue with --resume, or by the same command where it has no --resume",
-                file=sys.stderr,
-            )
+            print("stopped; what is finished is kept; continue with --resume, or by the same command if it has none", file=sys.stderr)
         raise
     except Exception:
         _claims_error_report()  # the traceback follows
@@ -288,18 +285,8 @@ def predict(
     """
     from pixeltrust.prediction.predict import predict
 
-    _print(
-        predict(
-            run,
-            images,
-            out=out,
-            weights=weights,
-            probabilities=probabilities,
-            sliding_window=sliding_window,
-            resume=resume,
-            show_progress=not quiet,
-        )
-    )
+    kinds = {"probabilities": probabilities, "sliding_window": sliding_window}
+    _print(predict(run, images, out=out, weights=weights, resume=resume, show_progress=not quiet, **kinds))
 
 
 @app.command()
@@ -321,13 +308,7 @@ def evaluate(
     from pixeltrust.prediction.evaluate import evaluate
 
     evaluation = evaluate(
-        predicted,
-        truth,
-        classes=classes,
-        ignore_label=ignore_label,
-        mask_suffix=mask_suffix or (),
-        out=out,
-        show_progress=not quiet,
+        predicted, truth, classes=classes, ignore_label=ignore_label, mask_suffix=mask_suffix or (), out=out, show_progress=not quiet
     )
     Console().print(evaluation.table())
     for note in evaluation.notes:

@@ -9,7 +9,7 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
     """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
 
     Args:
-        folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`), of which what is there by now is told, an audit
+        folder: that of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`), finished or not, an audit
             (`pixeltrust audit`), or a demo.
         out: the file to write; report.html in the folder where not given.
 
@@ -17,7 +17,7 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
         The file written.
 
     Raises:
-        RunError: the folder is none of these, is not far enough, or the page cannot be written.
+        RunError: the folder is not one of these, has not got far enough, or the page cannot be written.
     """
     folder = Path(folder)
     if (folder / "demo.json").is_file():

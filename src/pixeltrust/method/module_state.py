@@ -30,21 +30,17 @@ def keep_buffers(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def substitute_tensors(model: nn.Module, kind: str, substitutes: Mapping[Any, Tensor]) -> Iterator[None]:
-    """Run the block with other tensors in the modules' tables (`kind`: "_parameters"), under each of their names."""
-    places = [
-        (table, name, tensor)
-        for table in (getattr(module, kind) for module in model.modules())
-        for name, tensor in table.items()
-        if tensor is not None and tensor in substitutes
-    ]
+def substitute_parameters(model: nn.Module, substitutes: Mapping[Any, Tensor]) -> Iterator[None]:
+    """Run the block with other tensors in place of the modules' parameters, under each of their names."""
+    tables = [module._parameters for module in model.modules()]
+    places = [(table, name, p) for table in tables for name, p in table.items() if p is not None and p in substitutes]
     try:
-        for table, name, tensor in places:
-            table[name] = substitutes[tensor]
+        for table, name, parameter in places:
+            table[name] = substitutes[parameter]  # type: ignore[assignment]
         yield
     finally:
-        for table, name, tensor in places:
-            table[name] = tensor
+        for table, name, parameter in places:
+            table[name] = parameter
 
 
 @contextmanager

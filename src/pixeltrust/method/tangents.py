@@ -40,7 +40,7 @@ from pixeltrust.method.forward_mode import (
     operation_name,
     use_plain_kernels,
 )
-from pixeltrust.method.module_state import keep_buffers, random_states, replay_random, restore_on_failure, substitute_tensors
+from pixeltrust.method.module_state import keep_buffers, random_states, replay_random, restore_on_failure, substitute_parameters
 from pixeltrust.plumbing.errors import GainsWarning
 
 Direction: TypeAlias = dict[nn.Parameter, Tensor]
@@ -90,7 +90,7 @@ def forward_mode_tangent(model: nn.Module, images: Tensor, direction: Direction,
     load_forward_mode()
     with forward_mode.dual_level(), use_plain_kernels():
         duals = {parameter: forward_mode.make_dual(parameter, tangent) for parameter, tangent in direction.items()}
-        with substitute_tensors(model, "_parameters", duals), _ForwardMode(duals):
+        with substitute_parameters(model, duals), _ForwardMode(duals):
             logits = pick(model(images))
         logits, tangent = forward_mode.unpack_dual(logits)
     return logits, _zeros_if_none(tangent, logits).detach()
@@ -429,7 +429,7 @@ def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direc
     with _use_full_float32(), _run_uncompiled():
         with torch.no_grad(), replay_random(random_states([images])), keep_buffers(model), precision:
             moved = {parameter: torch.add(parameter, tangent, alpha=step) for parameter, tangent in direction.items()}
-            with substitute_tensors(model, "_parameters", moved), _Moved(moved):
+            with substitute_parameters(model, moved), _Moved(moved):
                 tangent = pick(model(images))  # before the recorded pass, when memory is free
             del moved
         if torch.finfo(precision.coarsest).eps > torch.finfo(torch.float32).eps:

@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
 from typing import Any
@@ -68,25 +68,16 @@ def count_fallbacks() -> Iterator[Counter[str]]:
 
 
 @contextmanager
-def use_plain_attention() -> Iterator[None]:
-    """Compute attention by its formula in the block: the fused kernels have no forward mode."""
+def use_plain_kernels() -> Iterator[None]:
+    """Use kernels in the block that can be differentiated twice: the formula of attention, and no recurrent kernels of cuDNN."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    without_cudnn = torch.backends.cudnn.flags(enabled=False) if torch.cuda.is_initialized() else nullcontext()
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), without_cudnn:
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@contextmanager
-def use_plain_kernels() -> Iterator[None]:
-    """Use kernels in the block that can be differentiated twice: the formula of attention, and no recurrent kernels of cuDNN."""
-    with ExitStack() as stack:
-        stack.enter_context(use_plain_attention())
-        if torch.cuda.is_initialized():
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        yield
 
 
 @contextmanager
