@@ -253,12 +253,12 @@ def _try_way(way: Way, model: nn.Module, images: Tensor, direction: Direction, p
     return logits, tangent, error
 
 
-_SAID: "WeakSet[nn.Module]" = WeakSet()
+_WARNED: "WeakSet[nn.Module]" = WeakSet()
 
 
 def _warn_once(model: nn.Module, choice: Choice) -> None:
-    if choice.passed_over and model not in _SAID:
-        _SAID.add(model)
+    if choice.passed_over and model not in _WARNED:
+        _WARNED.add(model)
         warnings.warn(f"{type(model).__name__}: {choice}", GainsWarning, stacklevel=2)
 
 

@@ -249,7 +249,7 @@ OUT_OF_SIGHT = {
 
 @pytest.mark.filterwarnings("ignore::pixeltrust.plumbing.errors.GainsWarning")
 @pytest.mark.parametrize("name", OUT_OF_SIGHT)
-def test_what_cannot_be_followed_is_left_to_torchs_forward_mode(name):
+def test_what_cannot_be_traced_is_left_to_torchs_forward_mode(name):
     model, images, direction = prepared(Weights(lambda x, a: OUT_OF_SIGHT[name](x * a), IMAGE[1:]))
     expected = forward_mode_tangent(model, images, direction)
     with pytest.raises(CannotTrace), Tangents(direction) as tangents:
@@ -260,7 +260,7 @@ def test_what_cannot_be_followed_is_left_to_torchs_forward_mode(name):
 
 
 @pytest.mark.filterwarnings("ignore::pixeltrust.plumbing.errors.GainsWarning")
-def test_buffers_change_once_where_a_network_cannot_be_followed():
+def test_buffers_change_once_where_a_network_cannot_be_traced():
     class Mixed(nn.Module):
         def __init__(self):
             super().__init__()
