@@ -181,3 +181,12 @@ def test_a_weighing_of_ones_own_is_normalised_over_the_counted_pixels():
     step = reweighted_step(model, noisy=noisy, clean=clean, per=lambda gains: torch.ones_like(gains))
     counted = noisy.masks != 255
     assert_equal_to_rounding(step.weights, counted / counted.sum(dtype=torch.float64))
+
+
+def test_trust_of_volumes_and_cases_as_a_list():
+    volumes = TrustStore(3, (2, 3, 4), memory=0.5)
+    gains = torch.randn(2, 2, 3, 4, generator=torch.manual_seed(0))
+    after = volumes.learn([2, 0], find_evidence(gains))
+    assert torch.equal(after, 0.5 + 0.5 * (gains > 0))
+    assert torch.equal(volumes.values([0, 2]), after.flip(0))
+    assert torch.equal(volumes.helped([2, 0]), (gains > 0).float())
