@@ -34,7 +34,7 @@ def data(tmp_path: Path) -> Path:
 
 def missing_folder(data: Path) -> str:
     data.rename(data.with_name("elsewhere"))
-    return "there is no such folder"
+    return "there is no such file or folder"
 
 
 def unpaired_files(data: Path) -> str:

@@ -35,7 +35,7 @@ app = typer.Typer(
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise DataError(f"{path}: there is no such {'file' if path.suffix else 'folder'}")
+        raise DataError(f"{path}: there is no such file or folder")
     return path
 
 
@@ -207,7 +207,9 @@ def check(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="from", help="An annotation file, a folder of masks, or the folder of an audit.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="from", help="An annotation file, a folder of masks, or the folder of an audit.", callback=_existing)
+    ],
     out: Annotated[Path, typer.Argument(help="What to make: a folder (png, fiftyone) or a file.")],
     to: Annotated[str | None, typer.Option("--to", help="png, coco, coco-polygons, label-studio, cvat or fiftyone.")] = None,
     source_format: Annotated[
