@@ -12,7 +12,7 @@ import pytest
 
 from pixeltrust.data.images import read_image, read_labels, write_png
 from pixeltrust.noise import simulate as simulate_module
-from pixeltrust.noise.kinds import noise
+from pixeltrust.noise.kinds import find_kind
 from pixeltrust.noise.simulate import simulate
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 
@@ -193,7 +193,7 @@ def test_strength_0_is_the_truth(source, tmp_path):
 
 def test_a_named_kind_makes_its_noise(source, tmp_path):
     run(source, tmp_path / "out", noise="heptagon", clean=0)
-    expected = noise("heptagon")(lesion(3), np.random.default_rng(0), 1.0, None)
+    expected = find_kind("heptagon")(lesion(3), np.random.default_rng(0), 1.0, None)
     assert ((read_labels(tmp_path / "out/noisy/a03.png") > 0) == expected).all()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pixeltrust import __version__
+from pixeltrust.noise.kinds import kind_names
 from pixeltrust.plumbing.errors import PixeltrustError
 
 if TYPE_CHECKING:
@@ -150,8 +151,7 @@ def simulate(
         str,
         typer.Option(
             "--noise",
-            help="triangle, heptagon, polygon-N, axes, axes-K, box, unsupervised, dilate, erode, shift, drop, coarse, human, "
-            "annotators or mixture.",
+            help=f"{kind_names()}.",
         ),
     ] = "triangle",
     clean: Annotated[int, typer.Option("--clean", help="How many training cases keep their true mask.")] = 100,

@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from pixeltrust.benchmarking.outcome.statistics import CEILING, GIVEN
 from pixeltrust.config import Config, MethodName, config_from, read_toml, setting
-from pixeltrust.noise.kinds import noise as noise_named
+from pixeltrust.noise.kinds import find_kind
 from pixeltrust.plumbing.errors import ConfigError
 
 Masks = Literal["noisy", "true", "pruned"]
@@ -80,7 +80,7 @@ class Grid:
         for noise in self.noise:
             if noise != GIVEN:
                 try:
-                    noise_named(noise)
+                    find_kind(noise)
                 except ValueError as error:
                     raise ConfigError(f"noise: {error}") from None
         for clash in (set(self.variants) & {*get_args(MethodName), *VARIANTS}) | {name for name in self.variants if not _is_name(name)}:

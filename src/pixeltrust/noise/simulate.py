@@ -24,8 +24,7 @@ import pandas as pd
 from pixeltrust.data.images import read_image, write_png
 from pixeltrust.data.known_truth import SourceCase, read_source, read_truth
 from pixeltrust.metrics import mean_of_defined
-from pixeltrust.noise.kinds import NEED_IMAGES, Noise
-from pixeltrust.noise.kinds import noise as noise_named
+from pixeltrust.noise.kinds import Noise, find_kind
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free, write_file
 from pixeltrust.plumbing.progress import map_in_threads
@@ -97,8 +96,8 @@ def simulate(
         source: folder with images/, masks/ (each 0 and at most one other value) and maybe split.csv (id, split).
         out: a folder that does not exist or is empty, outside `source`. Images are hard links where the disk allows
             it, masks PNG files of 0 and 255.
-        noise: a kind by its name (see `pixeltrust.noise.kinds.noise`) or a function (mask, generator, strength, image) ->
-            mask, called from several threads; image is uint8 (H, W, 3).
+        noise: a kind by its name (see `pixeltrust.noise.kinds.KINDS`), or a function (mask, generator, strength, image) ->
+            mask, called from several threads; mask is uint8 0/1 (H, W), image uint8 (H, W, 3).
         clean: how many training cases keep their true mask, 0 or more.
         seed: decides the noise and, apart from it, which cases are clean.
         strength: of the noise, from 0; 1 where neither it nor `target_dice` is given.
@@ -117,7 +116,7 @@ def simulate(
     _check_out(source, out)
     cases = read_source(source, show_progress=show_progress)
     noisy_cases, clean_cases, test_cases = split_roles(cases, clean=clean, seed=seed, source=source)
-    draw = _Draw(function, seed, needs_image=callable(noise) or noise in NEED_IMAGES)
+    draw = _Draw(function, seed, needs_image=getattr(function, "needs_image", True))
     with fill_folder_atomically(out) as folder:
         if target_dice is None:
             strength = 1.0 if strength is None else strength
@@ -137,7 +136,7 @@ def _resolved(noise: str | Noise) -> tuple[Noise, str]:
         inner = getattr(noise, "func", noise)
         return noise, f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
     try:
-        return noise_named(noise), noise
+        return find_kind(noise), noise
     except ValueError as error:
         raise ConfigError(f"noise: {error}") from None
 
