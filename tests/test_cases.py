@@ -14,8 +14,10 @@ from PIL import Image, ImageFile
 
 from pixeltrust.config import Config
 from pixeltrust.data import cases as cases_module
+from pixeltrust.data import checks as checks_module
 from pixeltrust.data.batches import Streams, hold_out
-from pixeltrust.data.cases import Case, CaseList, check, clean_warnings, files_by_id, read_cases, table_of
+from pixeltrust.data.cases import Case, CaseList, check, files_by_id, read_cases, table_of
+from pixeltrust.data.checks import clean_warnings
 from pixeltrust.data.images import read_header
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.training.run_folder import Run
@@ -114,7 +116,7 @@ def test_images_without_masks_and_other_files_are_counted_and_hidden_ones_passed
         (tmp_path / "noisy" / name).write_bytes(b"")
     notes = read(tmp_path).notes
     assert "2 images without any mask: not used" in notes
-    assert f"{tmp_path / 'noisy'}: 2 entries that are no images left out: Thumbs.db, n3.png" in notes
+    assert f"{tmp_path / 'noisy'}: 2 entries that are not images left out: Thumbs.db, n3.png" in notes
     assert len(notes) == 2
 
 
@@ -663,7 +665,7 @@ def test_before_the_first_update_no_pixel_is_decoded_and_no_case_made_and_every_
     paths = {"image": [f"images/{name}.png" for name in names], "mask": [f"{r}/{name}.png" for r, name in zip(roles, names, strict=True)]}
     pd.DataFrame({**columns, **paths}).to_parquet(tmp_path / "cases.parquet")
     opened, made = [], []
-    monkeypatch.setattr(cases_module, "read_header", lambda path: opened.append(path) or read_header(path))
+    monkeypatch.setattr(checks_module, "read_header", lambda path: opened.append(path) or read_header(path))
     monkeypatch.setattr(cases_module, "Case", lambda *fields: made.append(fields) or Case(*fields))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda opened: pytest.fail("decoded"))
     config = Config(image_size=16, cache_gib=0)

@@ -235,9 +235,9 @@ def test_the_header_tells_the_orientation(tmp_path):
             exif = Image.Exif()
             exif[0x0112] = orientation
             path = saved(tmp_path / f"{orientation}.{ending}", COLOUR, exif=exif)
-            assert read_header(path).orientation == orientation
+            assert read_header(path).exif_orientation == orientation
             assert read_header(path).size == read_image(path).shape[:2]
-        assert read_header(saved(tmp_path / f"none.{ending}", COLOUR)).orientation == 1
+        assert read_header(saved(tmp_path / f"none.{ending}", COLOUR)).exif_orientation == 1
 
 
 def test_cmyk_jpeg_is_an_image_but_no_mask(tmp_path):

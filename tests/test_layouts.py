@@ -176,7 +176,7 @@ def test_an_image_whose_ending_is_not_read_is_named_with_its_mask(tmp_path):
     folder(tmp_path)
     (tmp_path / "images/p1.png").rename(tmp_path / "images/p1.heic")
     text = said(tmp_path)
-    assert f"{tmp_path / 'noisy/p1.png'}: a mask without an image: images/p1.heic lies there, but .heic is not read" in text
+    assert f"{tmp_path / 'noisy/p1.png'}: a mask without an image: there is images/p1.heic, but .heic is not read" in text
 
 
 # The commands

@@ -306,7 +306,7 @@ NIFTI = tuple(
             SHOWN,
             (),
         ),
-        ("without a word of how it lies", nifti("a.nii", PLANE.T, None), SHOWN, ()),
+        ("without an orientation", nifti("a.nii", PLANE.T, None), SHOWN, ()),
         ("of four axes, two of them 1", nifti("a.nii", PLANE.T[..., None, None]), SHOWN, ()),
         ("floats with a slope", nifti("a.nii", FLOATS.T, LPS, (2, 1)), stretched(FLOATS), ()),
         ("a volume", nifti("a.nii.gz", np.zeros((4, 5, 6), np.int16)), None, ("a volume of shape (4, 5, 6)",)),
@@ -387,7 +387,7 @@ def _no_data(what: str, make: Callable[[Path], Path], named: str | None, *says: 
 
 
 DATA = (
-    _data("files that are no pictures", data(put("noisy", content("Thumbs.db", b""))), [2, 1, 1], "no images left out: Thumbs.db"),
+    _data("files that are no pictures", data(put("noisy", content("Thumbs.db", b""))), [2, 1, 1], "not images left out: Thumbs.db"),
     _data("ids that differ in case alone", data(case("N1")), [3, 1, 1], "differ in case alone: N1, n1"),
     _data("a name of 254 bytes", data(case(LONG)), [3, 1, 1]),
     _data("a name outside ASCII", data(case("läsion 皮膚 №1 🔬")), [3, 1, 1]),
@@ -447,10 +447,10 @@ DATA = (
     _no_data("a broken image", data(put("images", content("n1.png", b"broken"))), "images/n1.png", "not an image"),
     _no_data("a mask in colours", data(case("n3", mask=COLOUR)), "noisy/n3.png", "its channels differ"),
     _no_data(
-        "a NIfTI mask that says how it lies, its image not",
+        "a NIfTI mask that states its orientation, its image not",
         data(put("images", nifti("n3.nii", PLANE.T, None)), put("noisy", nifti("n3.nii", LABELS.T))),
         "noisy/n3.nii",
-        "how it lies",
+        "its orientation",
     ),
     _no_data("no folder of images", data(lambda folder: (folder / "images").rename(folder / "pictures")), None, "no images/"),
     _no_data(

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from pixeltrust.config import Config
-from pixeltrust.data.cases import MIN_HELD_OUT, Case, CaseList, Cases
+from pixeltrust.data.cases import Case, CaseList, Cases
+from pixeltrust.data.checks import MIN_HELD_OUT
 from pixeltrust.data.images import read_image, resize_image, resize_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
 from pixeltrust.data.prefetch import Places
