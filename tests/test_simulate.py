@@ -370,7 +370,7 @@ def test_places_that_cannot_be_used_are_named(source, tmp_path):
     with pytest.raises(RunError, match=r"file/out: cannot be (used|written)"):
         run(source, tmp_path / "file/out")
     for out in (source, source / "out"):
-        with pytest.raises(RunError, match="lies in the source"):
+        with pytest.raises(RunError, match="is inside the source"):
             run(source, out)
 
 

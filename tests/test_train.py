@@ -1393,7 +1393,7 @@ def test_the_store_is_told_which_cases_it_sees_and_how_they_are_turned(data, tmp
     masks: dict[int, list[torch.Tensor]] = {}
 
     def looking(model, feed, config):
-        places = feed.places()
+        places = feed.origin()
         for case, mask in zip(places.cases, places.views.to_upright(feed.noisy().masks), strict=True):
             masks.setdefault(int(case), []).append(mask)
         return METHODS["plain"](model, feed, config)

@@ -235,7 +235,7 @@ class _Loop:
             noisy=lambda: batch("noisy"),
             clean=lambda: batch("clean"),
             pool=lambda: batch("pool"),
-            places=partial(self.streams.noisy_places, state.update),
+            origin=partial(self.streams.noisy_origin, state.update),
             update=state.update,
             updates=self.total,
             ranks=self.ranks,
