@@ -145,44 +145,34 @@ def read_labels(path: Path) -> np.ndarray:
             number of 0 … 255.
     """
     with _readable(path):
-        if _is_nifti(path):
-            values = _plane(path).values()
-        else:
-            with _opened(path) as opened:
-                coding = _coding(opened)
-                if ";16" in coding and not opened.mode.startswith("I"):
-                    raise _refusal(
-                        path,
-                        "16 bits in each of several channels, which are not read in full",
-                        kind="masks of 16 bits in several channels",
-                        repair="save it as grey of 8 bits",
-                    )
-                picture = ImageOps.exif_transpose(opened)
-                if picture.mode in ("LA", "PA", "RGBA"):
-                    _refuse_drawn_in_alpha(picture, path)
-                    picture = picture.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[picture.mode])
-                values = np.asarray(picture) // _SAMPLES[coding[:3]] if coding[:3] in _SAMPLES else np.asarray(picture)
-                brighter = _brighter_of_two(_palette(picture)) if picture.mode == "P" else None
-                if brighter is not None and values.max(initial=0) <= 1:
-                    values = values == brighter
+        values = _plane(path).values() if _is_nifti(path) else _picture_values(path)
         if values.ndim == 3:
             if (values != values[..., :1]).any():
-                raise _refusal(
-                    path,
-                    "a colour picture, not a mask: its channels differ",
-                    kind="colour pictures in the place of masks",
-                    repair="save it as grey, one value per class",
-                )
+                wrong, kind = "a colour picture, not a mask: its channels differ", "colour pictures in the place of masks"
+                raise _refusal(path, wrong, kind=kind, repair="save it as grey, one value per class")
             values = values[..., 0]
         if values.dtype != bool:
-            wrong = values[~((values >= 0) & (values <= 255) & (values == np.floor(values)))]
-            if wrong.size:
-                raise _refusal(
-                    path,
-                    f"a mask holds whole numbers from 0 to 255, this one has {wrong[0]}",
-                    kind="masks with other values than whole numbers from 0 to 255",
-                )
+            invalid = values[~((values >= 0) & (values <= 255) & (values == np.floor(values)))]
+            if invalid.size:
+                wrong = f"a mask holds whole numbers from 0 to 255, this one has {invalid[0]}"
+                raise _refusal(path, wrong, kind="masks with other values than whole numbers from 0 to 255")
     return values.astype(np.uint8)
+
+
+def _picture_values(path: Path) -> np.ndarray:
+    """Read the values (H, W) or (H, W, C) of a mask that is a picture."""
+    with _opened(path) as opened:
+        coding = _coding(opened)
+        if ";16" in coding and not opened.mode.startswith("I"):
+            wrong, kind = "16 bits in each of several channels, which are not read in full", "masks of 16 bits in several channels"
+            raise _refusal(path, wrong, kind=kind, repair="save it as grey of 8 bits")
+        picture = ImageOps.exif_transpose(opened)
+        if picture.mode in ("LA", "PA", "RGBA"):
+            _refuse_drawn_in_alpha(picture, path)
+            picture = picture.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[picture.mode])
+        values = np.asarray(picture) // _SAMPLES[coding[:3]] if coding[:3] in _SAMPLES else np.asarray(picture)
+        brighter = _brighter_of_two(_palette(picture)) if picture.mode == "P" else None
+        return values == brighter if brighter is not None and values.max(initial=0) <= 1 else values
 
 
 def read_spacing_mm(path: Path) -> tuple[float, float] | None:
@@ -370,23 +360,15 @@ def _refuse_misread_bmp(opened: Any, path: Path) -> None:
         header = file.read(30)
     (bits,) = struct.unpack_from("<H", header, 24 if header[14] == 12 else 28)
     if bits != (1 if opened.mode == "1" else 8):
-        raise _refusal(
-            path,
-            f"a BMP of {bits} bits a pixel with a grey palette of fewer, which is not read",
-            kind="BMP files with a grey palette of fewer bits than their pixels",
-            repair="save it as PNG",
-        )
+        wrong = f"a BMP of {bits} bits a pixel with a grey palette of fewer, which is not read"
+        raise _refusal(path, wrong, kind="BMP files with a grey palette of fewer bits than their pixels", repair="save it as PNG")
 
 
 def _refuse_drawn_in_alpha(picture: Image.Image, path: Path) -> None:
     ranges: Any = picture.getextrema()
     if all(low == high for low, high in ranges[:-1]) and ranges[-1][0] < ranges[-1][1]:
-        raise _refusal(
-            path,
-            "its shape is in its transparency alone, which masks do not have",
-            kind="masks whose shape is in their transparency alone",
-            repair="save it as grey, one value per class",
-        )
+        wrong, kind = "its shape is in its transparency alone, which masks do not have", "masks whose shape is in their transparency alone"
+        raise _refusal(path, wrong, kind=kind, repair="save it as grey, one value per class")
 
 
 def _coding(opened: Any) -> str:
@@ -404,12 +386,9 @@ def _plane(path: Path) -> Plane:
 
 
 def _too_large(path: Path) -> DataError:
-    return _refusal(
-        path,
-        f"more than {MAX_PIXELS:,} pixels, so taken for a decompression bomb",
-        kind=f"files of more than {MAX_PIXELS:,} pixels, taken for decompression bombs",
-        repair="shrink it, or cut it in parts",
-    )
+    wrong = f"more than {MAX_PIXELS:,} pixels, so taken for a decompression bomb"
+    kind = f"files of more than {MAX_PIXELS:,} pixels, taken for decompression bombs"
+    return _refusal(path, wrong, kind=kind, repair="shrink it, or cut it in parts")
 
 
 def _palette(picture: Any) -> np.ndarray:
