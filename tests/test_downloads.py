@@ -158,8 +158,8 @@ def test_a_wrong_sum_is_reported_with_both_sums_and_the_file_is_gone(web, folder
     url = web.put("a.zip", OTHER)
     with pytest.raises(FetchError) as caught:
         download(url, md5=MD5, folder=folder, patience=PATIENT)
-    for said in (url, MD5, hashlib.md5(OTHER).hexdigest(), "call again"):
-        assert said in str(caught.value)
+    for expected in (url, MD5, hashlib.md5(OTHER).hexdigest(), "call again"):
+        assert expected in str(caught.value)
     assert left_in(folder) == set()
     assert len(web.asked) == 1
 
@@ -168,8 +168,8 @@ def test_a_file_of_the_users_with_a_wrong_sum_is_reported_and_left_alone(web, fo
     (folder / "a.zip").write_bytes(OTHER)
     with pytest.raises(FetchError) as caught:
         download(web.put("a.zip", CONTENT), md5=MD5, folder=folder, patience=HASTY)
-    for said in (str(folder / "a.zip"), MD5, hashlib.md5(OTHER).hexdigest(), "remove it"):
-        assert said in str(caught.value)
+    for expected in (str(folder / "a.zip"), MD5, hashlib.md5(OTHER).hexdigest(), "remove it"):
+        assert expected in str(caught.value)
     assert (folder / "a.zip").read_bytes() == OTHER
     assert web.asked == []
 

@@ -40,7 +40,7 @@ def test_values_become_labels(tmp_path, values, classes, ignore_label, labels):
 
 
 @pytest.mark.parametrize(
-    ("values", "classes", "ignore_label", "said"),
+    ("values", "classes", "ignore_label", "expected"),
     [
         ([0, 1, 2], 1, None, "3 values (0, 1, 2)"),
         ([0, 2, 255], 1, None, "3 values (0, 2, 255)"),
@@ -49,12 +49,12 @@ def test_values_become_labels(tmp_path, values, classes, ignore_label, labels):
         ([0, 255], 3, 9, "1 value (255)"),
     ],
 )
-def test_values_that_no_class_has_are_refused_with_the_file(tmp_path, values, classes, ignore_label, said):
+def test_values_that_no_class_has_are_refused_with_the_file(tmp_path, values, classes, ignore_label, expected):
     path = put(tmp_path / "m.png", [values])
     with pytest.raises(DataError) as caught:
         decode_labels(path, classes=classes, ignore_label=ignore_label)
     assert str(path) in str(caught.value)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -60,11 +60,11 @@ def test_encryption_is_named(tmp_path):
         save_first(file, tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize("said", [10, 999_999], ids=["smaller than it is", "larger than it is"])
-def test_a_member_that_lies_about_its_size_is_refused_and_gives_no_more_than_it_said(tmp_path, said):
+@pytest.mark.parametrize("expected", [10, 999_999], ids=["smaller than it is", "larger than it is"])
+def test_a_member_that_lies_about_its_size_is_refused_and_gives_no_more_than_listed(tmp_path, expected):
     file = zipped(tmp_path / "a.zip", [("a.jpg", bytes(100_000))])
     packed = bytearray(file.read_bytes())
-    struct.pack_into("<L", packed, packed.index(b"PK\x01\x02") + 24, said)
+    struct.pack_into("<L", packed, packed.index(b"PK\x01\x02") + 24, expected)
     file.write_bytes(packed)
     with pytest.raises(DataError, match=r"a\.zip: a\.jpg: cannot be unpacked"):
         save_first(file, tmp_path / "out.jpg")
@@ -82,7 +82,7 @@ def test_changed_bytes_are_noticed(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", None])
-def test_what_is_no_zip_file_is_named(tmp_path, content):
+def test_what_is_not_a_zip_file_is_named(tmp_path, content):
     file = tmp_path / "a.zip"
     if content is not None:
         file.write_bytes(content)

@@ -277,7 +277,9 @@ KINDS = {
     "coarse": Kind(coarse, "on a grid of cells as wide as the radius", is_shape=True, in_mixture=True),
     "human": Kind(human, "as wrong as people's masks of one lesion differ: a mean Dice of .78, a median of .86, one in twenty below .25"),
     "annotators": Kind(annotators, "two people: one draws too small, the other too large"),
-    "mixture": Kind(mixture, "all the kinds above at all strengths, and a fifth of the masks as they should be", needs_image=True),
+    "mixture": Kind(
+        mixture, "each case by a kind from triangle to coarse, at any strength; a fifth of the masks stay true", needs_image=True
+    ),
 }
 _NUMBERED = {"polygon": polygon, "axes": axes}  # polygon-12, axes-3
 
