@@ -1023,7 +1023,7 @@ def passing(monkeypatch):
 @pytest.mark.parametrize(
     ("part", "module", "name"),
     [
-        ("batches", data_module, "views_of"),
+        ("batches", data_module, "draw_views"),
         ("validation", train_module, "validate"),
         ("validation", train_module, "keep_weight_maps"),
         ("saving", Run, "write_state"),
