@@ -4,6 +4,7 @@ from pixeltrust.formats import convert
 convert(Path("instances.json"), Path("lesions/noisy"), images=Path("lesions/images"))
 """
 
-from pixeltrust.formats.convert import FORMATS, READ, Converted, convert
+from pixeltrust.formats.convert import FORMATS, Converted, convert
+from pixeltrust.formats.format import Format, Output, Source
 
-__all__ = ["FORMATS", "READ", "Converted", "convert"]
+__all__ = ["FORMATS", "Converted", "Format", "Output", "Source", "convert"]
