@@ -6,8 +6,8 @@
 labels   uint8 (H, W): 0 background, 1 … in the order of the label names, 255 ignored
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,6 @@ import numpy as np
 
 from pixeltrust.data.masks import MaskMeaning, decode_labels
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.plumbing.labels import IGNORE
-from pixeltrust.plumbing.text import some
 
 Size = tuple[int, int]
 Tally = Counter[str]
@@ -188,29 +186,10 @@ def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.n
     return labels, tally
 
 
-def number_labels(names: Sequence[str], *, classes: int) -> dict[str, int]:
-    """Return the number of each label name: 1 … in order (all 1 if classes = 1), and 255 for `ignored`."""
-    drawn = [name for name in names if name != IGNORED]
-    numbers = {name: 1 if classes == 1 else place for place, name in enumerate(drawn, 1)}
-    return numbers | ({IGNORED: IGNORE} if IGNORED in names else {})
-
-
 def split_labels(labels: np.ndarray, names: Mapping[int, str]) -> list[tuple[str, np.ndarray]]:
     """Return (name, bool (H, W)) of every label that has pixels, in the order of the numbers."""
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()
     return [(names[number], labels == number) for number in present if number]
-
-
-def duplicate_ids(file: Path, pictures: Sequence[Picture]) -> list[str]:
-    """Return a fault for every case that several images of the file share."""
-    by_id: dict[str, list[str]] = defaultdict(list)
-    for picture in pictures:
-        by_id[picture.id].append(picture.name)
-    return [
-        f"{file}: {len(names)} images of one id, {identity}: {some(names)}; a case has one mask: take out the others"
-        for identity, names in by_id.items()
-        if len(names) > 1
-    ]
 
 
 def notes_from(tally: Tally) -> list[str]:

@@ -10,7 +10,6 @@ Source: the data format of COCO and its results, cocodataset.org; pycocotools 2.
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -147,21 +146,15 @@ def _decode_runs(segmentation: dict[str, Any], size: Size, _tally: Tally) -> np.
     return rle.decode_runs(rle.checked_runs(runs, size[0] * size[1])).reshape(size[::-1]).T
 
 
-@dataclass(frozen=True)
-class _Entry:
-    """An annotation, all but its ids."""
-
-    label: str
-    content: dict[str, Any]
-    differing: int = 0
-    """Pixels by which its polygons, filled by pycocotools, differ from the mask."""
+_Entry = tuple[str, dict[str, Any], int]
+"""A label, its annotation without the ids, and the pixels by which its polygons, filled by pycocotools, differ from the mask."""
 
 
 def encode(mask: AnnotatedMask, output: Output, *, as_polygons: bool) -> list[_Entry]:
     """Encode a case as one annotation per label that has pixels."""
     library = polygons.pycocotools_mask("COCO")
     height, width = mask.labels.shape
-    entries = []
+    entries: list[_Entry] = []
     for label, pixels in split_labels(mask.labels, output.names):
         runs = library.encode(np.asfortranarray(pixels, dtype=np.uint8))
         segmentation: Any = {"size": [height, width], "counts": runs["counts"].decode("ascii")}
@@ -171,7 +164,7 @@ def encode(mask: AnnotatedMask, output: Output, *, as_polygons: bool) -> list[_E
             segmentation = [ring.reshape(-1).tolist() for ring in rings]
             differing = int((polygons.fill(rings, (height, width)) ^ pixels).sum())
         content = {"segmentation": segmentation, "area": float(pixels.sum()), "bbox": library.toBbox(runs).tolist(), "iscrowd": 0}
-        entries.append(_Entry(label, content if mask.score is None else content | {"score": mask.score}, differing))
+        entries.append((label, content if mask.score is None else content | {"score": mask.score}, differing))
     return entries
 
 
@@ -183,14 +176,14 @@ def document(encoded: Encoded, output: Output) -> str:
     for place, (mask, entries) in enumerate(encoded, 1):
         height, width = mask.labels.shape
         images.append({"id": place, "file_name": mask.name, "width": width, "height": height})
-        for entry in entries:
-            annotations.append({"id": len(annotations) + 1, "image_id": place, "category_id": categories[entry.label]} | entry.content)
+        for label, content, _ in entries:
+            annotations.append({"id": len(annotations) + 1, "image_id": place, "category_id": categories[label]} | content)
     listed = [{"id": place, "name": name, "supercategory": ""} for name, place in categories.items()]
     return dump_json({"info": {"description": "pixeltrust"}, "images": images, "annotations": annotations, "categories": listed})
 
 
 def _notes_on_polygons(encoded: Encoded, _output: Output) -> list[str]:
-    if differing := sum(entry.differing for _, entries in encoded for entry in entries):
+    if differing := sum(differing for _, entries in encoded for _, _, differing in entries):
         return [f"pixels by which the polygons, filled by pycocotools, differ from the masks: {differing:,}"]
     return ["the polygons, filled by pycocotools, are the masks to the pixel"]
 

@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -184,18 +185,6 @@ class _Case:
     empty: bool = False
 
 
-@dataclass
-class _Encoded:
-    """All cases once they are encoded."""
-
-    cases: list[tuple[AnnotatedMask, Any]] = field(default_factory=list)
-    tally: Tally = field(default_factory=Counter)
-    empty: int = 0
-    ignores: bool = False
-    without_mask: list[str] = field(default_factory=list)
-    """The names of images whose every annotation was left out."""
-
-
 def _write(origin: Origin, reader: Format, writer: Format, out: Path, *, show_progress: bool) -> Converted:
     if writer.needs_images and not origin.knows_images:
         raise ConfigError(f"images: {writer.title} shows the images; say where they are (--images)")
@@ -203,35 +192,37 @@ def _write(origin: Origin, reader: Format, writer: Format, out: Path, *, show_pr
     names = {number: name for name, number in reversed(origin.labels.items())} | {IGNORE: IGNORED}  # the first name of joined labels
     binary = origin.classes == 1 and IGNORED not in origin.labels
     output = Output(names=dict(sorted(names.items())), classes=origin.classes, binary=binary)
-    if writer.makes == "folder":
-        with fill_folder_atomically(out) as folder:
-            done, output = _encode(origin, writer, replace(output, folder=folder), show_progress)
-            texts = writer.document(done.cases, output)
-            assert not isinstance(texts, str)
-            for name, content in texts.items():
-                write_file(folder / name, content)
-    else:
-        done, output = _encode(origin, writer, output, show_progress)
-        text = writer.document(done.cases, output)
-        assert isinstance(text, str)
+    with fill_folder_atomically(out) if writer.makes == "folder" else nullcontext() as folder:
+        output = replace(output, folder=folder)
+        cases = _encode(origin, writer, output, show_progress)
+        encoded = [(case.mask, case.encoded) for case in cases if case.mask]
+        if any(case.ignores for case in cases):
+            output = replace(output, ignores=True)
+        else:
+            output = replace(output, names={number: name for number, name in output.names.items() if number != IGNORE})
+        content = writer.document(encoded, output)
         try:
-            make_folder(out.parent)
-            write_file(out, text)
+            if isinstance(content, str):
+                make_folder(out.parent)
+                write_file(out, content)
+            elif folder is not None:
+                for name, text in content.items():
+                    write_file(folder / name, text)
         except OSError as error:
             raise RunError(f"{out}: cannot be written: {error.strerror or error}") from None
     return Converted(
         out=out,
         to=writer.name,
         source_format=reader.name,
-        masks=len(done.cases),
-        empty=done.empty,
-        labels=origin.labels | ({IGNORED: IGNORE} if done.ignores else {}),
-        binary=writer.masks and binary and not done.ignores,
-        notes=(*_notes(origin, done), *writer.notes(done.cases, output)),
+        masks=len(encoded),
+        empty=sum(case.empty for case in cases),
+        labels=origin.labels | ({IGNORED: IGNORE} if output.ignores else {}),
+        binary=writer.masks and binary and not output.ignores,
+        notes=(*_notes(origin, cases), *writer.notes(encoded, output)),
     )
 
 
-def _encode(origin: Origin, writer: Format, output: Output, show_progress: bool) -> tuple[_Encoded, Output]:
+def _encode(origin: Origin, writer: Format, output: Output, show_progress: bool) -> list[_Case]:
     """Decode and encode every case, and keep none of its pixels.
 
     Raises:
@@ -254,31 +245,26 @@ def _encode(origin: Origin, writer: Format, output: Output, show_progress: bool)
         no_pixels = np.broadcast_to(np.zeros(1, np.uint8), mask.labels.shape)
         return _Case(mask.name, tally, replace(mask, labels=no_pixels, given=None), encoded, meanings, ignores, empty)
 
-    done = _Encoded()
     faults = list(origin.faults)
-    meanings: list[MaskMeaning] = []
-    for _, case in attempt_in_threads(encode_case, origin.cases, text="converting", shown=show_progress):
-        if isinstance(case, PixeltrustError):
-            faults += faults_of(case)
-            continue
-        done.tally.update(case.tally)
-        if case.mask is None:
-            done.without_mask.append(case.name)
-            continue
-        done.cases.append((case.mask, case.encoded))
-        meanings += case.meanings
-        done.ignores |= case.ignores
-        done.empty += case.empty
-    faults = list(dict.fromkeys([*faults, *mixture_faults(meanings)]))
+    cases: list[_Case] = []
+    for _, outcome in attempt_in_threads(encode_case, origin.cases, text="converting", shown=show_progress):
+        if isinstance(outcome, PixeltrustError):
+            faults += faults_of(outcome)
+        else:
+            cases.append(outcome)
+    faults = list(dict.fromkeys([*faults, *mixture_faults(meaning for case in cases for meaning in case.meanings)]))
     if faults:
         raise DataError(f"{count(len(faults), 'fault')}; nothing was written:", faults)
-    if not done.cases:
-        raise DataError(f"{origin.source}: none of its images gets a mask; nothing was written:", _notes(origin, done))
-    names = {number: name for number, name in output.names.items() if number != IGNORE or done.ignores}
-    return done, replace(output, names=names, ignores=done.ignores)
+    if not any(case.mask for case in cases):
+        raise DataError(f"{origin.source}: none of its images gets a mask; nothing was written:", _notes(origin, cases))
+    return cases
 
 
-def _notes(origin: Origin, done: _Encoded) -> list[str]:
-    unmasked = done.without_mask
-    without_mask = f"images whose annotations were all left out, which get no mask: {len(unmasked):,}: {some(unmasked)}"
-    return [*origin.notes, *notes_from(done.tally), *([without_mask] if unmasked else [])]
+def _notes(origin: Origin, cases: Sequence[_Case]) -> list[str]:
+    tally: Tally = Counter()
+    for case in cases:
+        tally.update(case.tally)
+    notes = [*origin.notes, *notes_from(tally)]
+    if unmasked := [case.name for case in cases if not case.mask]:
+        notes.append(f"images whose annotations were all left out, which get no mask: {len(unmasked):,}: {some(unmasked)}")
+    return notes

@@ -22,12 +22,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not a whole JSON file: {error}") from None
-    except RecursionError:
-        raise DataError(f"{path}: nested too deeply for an annotation file") from None
-    except ValueError as error:  # not UTF-8, or a number of thousands of digits
-        raise DataError(f"{path}: not a JSON file that can be read: {error}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8 or not JSON, a number of thousands of digits, nested too deeply
+        raise DataError(f"{path}: not a whole JSON file that can be read: {error}") from None
 
 
 def dump_json(content: Any) -> str:

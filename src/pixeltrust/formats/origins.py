@@ -1,6 +1,6 @@
 """The cases of a source in any format: named, numbered, and ready to be decoded one by one."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,23 +9,11 @@ from typing import Any
 from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import read_header, read_size
 from pixeltrust.data.masks import MaskMeaning
-from pixeltrust.formats.annotations import (
-    IGNORED,
-    AnnotatedMask,
-    Annotations,
-    MaskFile,
-    MaskFolder,
-    Picture,
-    Size,
-    Tally,
-    draw,
-    duplicate_ids,
-    notes_from,
-    number_labels,
-)
+from pixeltrust.formats.annotations import IGNORED, AnnotatedMask, Annotations, MaskFile, MaskFolder, Picture, Size, Tally, draw, notes_from
 from pixeltrust.formats.folders import name_of
 from pixeltrust.formats.names import id_of
 from pixeltrust.plumbing.errors import ConfigError, DataError
+from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.text import count, some
 
 MOST_LABELS = 253  # beside the background and the ignored
@@ -74,7 +62,7 @@ def annotation_origin(
         classes = 1 if len(drawn) <= 1 else len(drawn) + 1
     elif 1 < classes < len(drawn) + 1:
         raise ConfigError(f"classes: {classes} are the background and {classes - 1} more, but there are {len(drawn)} labels: {some(drawn)}")
-    numbers = number_labels(names, classes=classes)
+    numbers = _number_labels(names, classes=classes)
     if listing is not None:
         absent = [picture.name for picture in read.pictures if picture.id not in files]
         if absent:
@@ -105,7 +93,7 @@ def annotation_origin(
             return None, [], tally
         return AnnotatedMask(picture.id, image.name if image else picture.name, image, drawing), [], tally
 
-    faults = [*read.faults, *duplicate_ids(read.file, judged), *(listing.faults if listing else [])]
+    faults = [*read.faults, *_duplicate_ids(read.file, judged), *(listing.faults if listing else [])]
     notes = [*notes, *notes_from(read.tally), *(listing.notes if listing else [])]
     return Origin(read.file, judged, decode, numbers, classes, faults, notes, knows_images=listing is not None)
 
@@ -143,6 +131,25 @@ def _choose_labels(read: Annotations, labels: Sequence[str]) -> list[str]:
     if len(names) > MOST_LABELS:
         raise ConfigError(f"label: {len(names)} labels in {read.file}, more than the {MOST_LABELS} of a mask; choose some by --label")
     return names
+
+
+def _number_labels(names: Sequence[str], *, classes: int) -> dict[str, int]:
+    """Return the number of each label name: 1 … in order (all 1 if classes = 1), and 255 for `ignored`."""
+    drawn = [name for name in names if name != IGNORED]
+    numbers = {name: 1 if classes == 1 else place for place, name in enumerate(drawn, 1)}
+    return numbers | ({IGNORED: IGNORE} if IGNORED in names else {})
+
+
+def _duplicate_ids(file: Path, pictures: Sequence[Picture]) -> list[str]:
+    """Return a fault for every case that several images of the file share."""
+    by_id: dict[str, list[str]] = defaultdict(list)
+    for picture in pictures:
+        by_id[picture.id].append(picture.name)
+    return [
+        f"{file}: {len(names)} images of one id, {identity}: {some(names)}; a case has one mask: take out the others"
+        for identity, names in by_id.items()
+        if len(names) > 1
+    ]
 
 
 def mask_origin(source: Path, masks: MaskFolder, images: Path | None, labels: Sequence[str]) -> Origin:
