@@ -997,7 +997,7 @@ def read_signs(source):
     for line in source.path.read_text().splitlines():
         name, *rows = line.split()
         mask = np.array([[sign == "#" for sign in row] for row in rows])
-        read.pictures.append(Picture(name, name, mask.shape, (Region("lesion", lambda _size, _tally, mask=mask: mask),)))
+        read.pictures.append(Picture(name, name, mask.shape, (Region("lesion", lambda _size, _tally, mask=mask: mask, name),)))
     return read
 
 

@@ -30,9 +30,9 @@ from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import decode_png, encode_image, read_labels
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.reviewing import export, review
+from pixeltrust.reviewing.access import AccessPolicy
 from pixeltrust.reviewing.decisions import Conflict, Decisions, name_of
-from pixeltrust.reviewing.guard import Door
-from pixeltrust.reviewing.masks import Kept, allowed_labels, digest, labels_of_runs
+from pixeltrust.reviewing.masks import MaskCache, allowed_labels, digest, labels_of_runs
 from pixeltrust.reviewing.pages import application
 from pixeltrust.reviewing.pictures import stamp
 from pixeltrust.reviewing.queue import Filter, Queue
@@ -53,10 +53,10 @@ def client(audit):
     yield from clients(audit)
 
 
-def clients(audit, door=None):
+def clients(audit, policy=None):
     read = Audit.read(audit)
     decisions = Decisions(read)
-    app = application(read, decisions, door=door or Door.of("127.0.0.1"), who="ann")
+    app = application(read, decisions, policy=policy or AccessPolicy.of("127.0.0.1"), who="ann")
     with TestClient(app, base_url=HOME, headers={"Origin": HOME}) as client:
         yield client
     decisions.close()
@@ -418,7 +418,7 @@ def test_the_next_case_follows_by_the_filter(client, audit):
     assert decide(client, order[0], "given").json()["next"] == order[1]
     assert decide(client, order[2], "given").json()["next"] == order[1]
     assert decide(client, order[1], "given").json()["next"] is None
-    assert "Everything is decided" in client.get("/").text
+    assert "All cases are decided" in client.get("/").text
 
 
 def test_a_case_without_an_agreement_has_a_dash(tmp_path):
@@ -439,7 +439,7 @@ def test_planes_are_the_pixels_of_the_files(audit, client):
     for name, wanted in (
         ("given", given),
         ("proposed", shifted_back("a", given)),
-        ("trust", np.asarray(Image.open(audit / "trust" / "a.png"))),
+        ("confidence", np.asarray(Image.open(audit / "trust" / "a.png"))),
     ):
         answer = client.get(f"/plane/{name}?id=a")
         assert (np.frombuffer(answer.content, np.uint8).reshape(SIZE) == wanted).all()
@@ -449,10 +449,10 @@ def test_planes_are_the_pixels_of_the_files(audit, client):
 
 
 def test_the_masks_that_were_asked_for_last_are_kept_up_to_a_number_of_bytes():
-    kept, read = Kept(250), []
+    cache, read = MaskCache(250), []
 
     def mask(name, size=100):
-        return kept.mask(name, lambda: read.append(name) or np.zeros((1, size), np.uint8))
+        return cache.get(name, lambda: read.append(name) or np.zeros((1, size), np.uint8))
 
     for name in ("a", "b", "a", "c", "a", "b"):
         mask(name)
@@ -496,7 +496,7 @@ def test_a_missing_or_broken_file_is_said_and_the_rest_goes_on(audit, client, tm
     (audit / "trust/a.png").unlink()
     Image.new("L", (9, 9)).save(audit / "mended/a.png")
     assert "a.png" in client.get("/image?id=a").json()["error"]
-    assert "there is no such file" in client.get("/plane/trust?id=a").json()["error"]
+    assert "there is no such file" in client.get("/plane/confidence?id=a").json()["error"]
     assert "9x9 pixels, 64x48 when it was audited" in client.get("/plane/proposed?id=a").json()["error"]
     assert decide(client, "a", "proposed").status_code == 500
     assert decide(client, "a", "given").status_code == 200
@@ -664,20 +664,20 @@ def test_the_names_of_this_machine_are_answered_to(client, host):
 
 
 def test_beyond_this_machine_a_token_is_asked_for(audit):
-    door = Door.of("0.0.0.0")
-    assert len(door.token) >= 40
-    assert door.token != Door.of("0.0.0.0").token
-    for client in clients(audit, door):
+    policy = AccessPolicy.of("0.0.0.0")
+    assert len(policy.token) >= 40
+    assert policy.token != AccessPolicy.of("0.0.0.0").token
+    for client in clients(audit, policy):
         assert client.get("/").status_code == 401
         assert client.get("/static/review.css").status_code == 401
         assert decide(client, "a", "given").status_code == 401
         assert client.get("/?token=wrong").status_code == 401
-        assert client.get(f"/case?id=a&token={door.token}").status_code == 401
-        let_in = client.get(f"/?token={door.token}")
+        assert client.get(f"/case?id=a&token={policy.token}").status_code == 401
+        let_in = client.get(f"/?token={policy.token}")
         cookie = let_in.headers["Set-Cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=strict" in cookie
-        assert door.token not in let_in.text
+        assert policy.token not in let_in.text
         assert client.get("/").status_code == 200
         assert decide(client, "a", "given").status_code == 200
         assert client.get("/", headers={"Host": "192.0.2.7:8765"}).status_code == 200
@@ -685,17 +685,17 @@ def test_beyond_this_machine_a_token_is_asked_for(audit):
 
 
 def test_cookies_of_other_servers_do_not_lock_out(audit):
-    door = Door.of("0.0.0.0")
-    for client in clients(audit, door):
-        name = client.get(f"/?token={door.token}").headers["Set-Cookie"].split("=")[0]
+    policy = AccessPolicy.of("0.0.0.0")
+    for client in clients(audit, policy):
+        name = client.get(f"/?token={policy.token}").headers["Set-Cookie"].split("=")[0]
         client.cookies.clear()
-        for cookies in (f'theirs={{"a": [1, 2]}}; {name}={door.token}', f"a b=c; {name}={door.token}", f"{name}={door.token}; ä"):
+        for cookies in (f'theirs={{"a": [1, 2]}}; {name}={policy.token}', f"a b=c; {name}={policy.token}", f"{name}={policy.token}; ä"):
             assert client.get("/", headers={"Cookie": cookies.encode()}).status_code == 200
         assert client.get("/", headers={"Cookie": f"{name}=wrong"}).status_code == 401
 
 
 def test_on_this_machine_none_is_asked_for():
-    assert [Door.of(host).token for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2")] == [None] * 4
+    assert [AccessPolicy.of(host).token for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2")] == [None] * 4
 
 
 def test_every_answer_has_the_headers_that_keep_browsers_safe(client):
@@ -740,7 +740,7 @@ def test_names_with_markup_do_no_harm(tmp_path):
 def test_only_ids_of_the_audit_are_found(audit, client, identity):
     (audit.parent / "secret.png").write_bytes((audit / "trust/a.png").read_bytes())
     query = urlencode({"id": identity})
-    for path in ("/case", "/image", "/thumbnail", "/plane/trust"):
+    for path in ("/case", "/image", "/thumbnail", "/plane/confidence"):
         assert client.get(f"{path}?{query}").status_code == 404
     assert client.post(f"/decide?{query}&what=given&seen=0&who=ann").status_code == 404
 
@@ -904,7 +904,7 @@ def test_what_leaves_no_noisy_case_or_is_of_no_use_is_said(audit, client, tmp_pa
         decide(client, name, "given")
     assert "no noisy case is left" in str(export(audit, tmp_path / "out", show_progress=False))
     (tmp_path / "data/noisy/b.png").unlink()
-    assert "1 decision of cases that are no longer noisy" in str(export(audit, tmp_path / "other", show_progress=False))
+    assert "1 decision on cases that are no longer noisy" in str(export(audit, tmp_path / "other", show_progress=False))
 
 
 def test_an_export_is_whole_or_nothing(audit, client, tmp_path, monkeypatch):

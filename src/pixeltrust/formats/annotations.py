@@ -35,6 +35,8 @@ class Region:
 
     label: str
     decode: Decode
+    where: str
+    """Its place in the file, for messages."""
 
 
 @dataclass(frozen=True)
@@ -132,18 +134,6 @@ class MaskFolder:
         return AnnotatedMask(file.id, name, image, labels, given, file.facts), [meaning, given_meaning]
 
 
-def with_location(decode: Decode, where: str) -> Decode:
-    """Return the same decoding, whose errors begin with the region's place in the file."""
-
-    def decode_there(size: Size, tally: Tally) -> np.ndarray | None:
-        try:
-            return decode(size, tally)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-
-    return decode_there
-
-
 def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.ndarray | None, Tally]:
     """Draw a picture's regions as labels uint8 (H, W), and count what was noticed.
 
@@ -168,7 +158,7 @@ def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.n
         try:
             mask = region.decode(size, tally)
         except DataError as error:
-            faults += error.faults or [str(error)]
+            faults += error.faults or [f"{region.where}: {error}"]
             continue
         if mask is None:
             left_out += 1

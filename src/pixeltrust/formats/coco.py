@@ -17,7 +17,7 @@ import numpy as np
 
 from pixeltrust.formats import polygons, rle, shapes
 from pixeltrust.formats.addresses import other_names
-from pixeltrust.formats.annotations import AnnotatedMask, Annotations, Decode, Picture, Region, Size, Tally, split_labels, with_location
+from pixeltrust.formats.annotations import AnnotatedMask, Annotations, Decode, Picture, Region, Size, Tally, split_labels
 from pixeltrust.formats.documents import checked_type, dump_json, shortened
 from pixeltrust.formats.format import Encoded, Format, Output, Source
 from pixeltrust.formats.names import checked_size, file_name, id_of, writable
@@ -58,7 +58,7 @@ def read(source: Source) -> Annotations:
                 read.tally["annotations with neither a segmentation nor a box, left out"] += 1
                 left_out[image].append(name)
             else:
-                regions[image].append(Region(name, with_location(decode, f"{read.file}, {where}")))
+                regions[image].append(Region(name, decode, f"{read.file}, {where}"))
     read.pictures = [Picture(id_of(name), name, size, tuple(regions[key]), tuple(left_out[key])) for key, (name, size) in images.items()]
     return read
 
@@ -201,22 +201,11 @@ def _named(entry: Any, place: int) -> str:
 
 
 COCO = Format(
-    name="coco",
-    title="COCO",
-    looks="a .json file with images, annotations and categories",
-    sources=("file",),
-    recognises=recognises,
-    read=read,
-    other_names=other_names,  # Label Studio's COCO files have its names too
-    makes="file",
-    encode=partial(encode, as_polygons=False),
-    document=document,
-)
+    name="coco", title="COCO", looks="a .json file with images, annotations and categories",
+    sources=("file",), recognises=recognises, read=read, other_names=other_names,  # Label Studio's COCO files have its names too
+    makes="file", encode=partial(encode, as_polygons=False), document=document,
+)  # fmt: skip
 COCO_POLYGONS = Format(
-    name="coco-polygons",
-    title="COCO, polygons",
-    makes="file",
-    encode=partial(encode, as_polygons=True),
-    document=document,
-    notes=_notes_on_polygons,
-)
+    name="coco-polygons", title="COCO, polygons",
+    makes="file", encode=partial(encode, as_polygons=True), document=document, notes=_notes_on_polygons,
+)  # fmt: skip

@@ -23,7 +23,7 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 import numpy as np
 
 from pixeltrust.formats import rle, shapes
-from pixeltrust.formats.annotations import AnnotatedMask, Annotations, Picture, Region, Size, Tally, split_labels, with_location
+from pixeltrust.formats.annotations import AnnotatedMask, Annotations, Picture, Region, Size, Tally, split_labels
 from pixeltrust.formats.documents import read_xml, shortened
 from pixeltrust.formats.format import Encoded, Format, Output, Source
 from pixeltrust.formats.names import checked_size, file_name, id_of
@@ -81,7 +81,7 @@ def _regions(read: Annotations, image: Element, where: str) -> tuple[tuple[Regio
         except DataError as error:
             read.fault(there, error)
         else:
-            region = Region(read.add_label(label), with_location(partial(decode, dict(shape.attrib)), f"{read.file}, {there}"))
+            region = Region(read.add_label(label), partial(decode, dict(shape.attrib)), f"{read.file}, {there}")
             regions.append((order, region))
     return tuple(region for _, region in sorted(regions, key=lambda region: region[0])), tuple(left_out)
 
@@ -120,27 +120,20 @@ def _decode_ellipse(attributes: Mapping[str, str], size: Size, tally: Tally) -> 
 _DECODE = {"mask": _decode_mask, "polygon": _decode_polygon, "box": _decode_box, "ellipse": _decode_ellipse}
 
 
-def _number(attributes: Mapping[str, str], name: str, default: float | None = None) -> float:
+def _number(attributes: Mapping[str, str] | Element, name: str, default: float | None = None, kind: type = float) -> Any:
     text = attributes.get(name)
     if text is None and default is not None:
         return default
     try:
-        number = float(text or "")
+        number = kind(text or "")
     except ValueError:
-        raise DataError(f"{name} = {shortened(text)}: a number is needed") from None
-    if not isfinite(number):
+        raise DataError(f"{name} = {shortened(text)}: a {'whole ' if kind is int else ''}number is needed") from None
+    if kind is float and not isfinite(number):
         raise DataError(f"{name} = {shortened(text)}: it is not finite")
     return number
 
 
-def _whole(attributes: Mapping[str, str] | Element, name: str, default: int | None = None) -> int:
-    text = attributes.get(name)
-    if text is None and default is not None:
-        return default
-    try:
-        return int(text or "")
-    except ValueError:
-        raise DataError(f"{name} = {shortened(text)}: a whole number is needed") from None
+_whole = partial(_number, kind=int)
 
 
 def encode(mask: AnnotatedMask, output: Output) -> Element:
@@ -179,13 +172,7 @@ def document(encoded: Encoded, output: Output) -> str:
 
 
 CVAT = Format(
-    name="cvat",
-    title="CVAT for images 1.1",
-    looks="an .xml file",
-    sources=("file",),
-    recognises=recognises,
-    read=read,
-    makes="file",
-    encode=encode,
-    document=document,
-)
+    name="cvat", title="CVAT for images 1.1", looks="an .xml file",
+    sources=("file",), recognises=recognises, read=read,
+    makes="file", encode=encode, document=document,
+)  # fmt: skip

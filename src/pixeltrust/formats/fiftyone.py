@@ -26,7 +26,7 @@ import numpy as np
 
 from pixeltrust.data.images import MAX_PIXELS, read_labels
 from pixeltrust.formats import shapes
-from pixeltrust.formats.annotations import IGNORED, AnnotatedMask, Annotations, Decode, Picture, Region, Size, Tally, with_location
+from pixeltrust.formats.annotations import IGNORED, AnnotatedMask, Annotations, Decode, Picture, Region, Size, Tally
 from pixeltrust.formats.documents import checked_type, dump_json, read_json, shortened
 from pixeltrust.formats.format import Encoded, Format, Output, Source
 from pixeltrust.formats.names import ID_KEY, checked_id, checked_size, file_name, id_of, writable
@@ -85,10 +85,9 @@ def read(source: Source) -> Annotations:
     for sample in samples:
         left_out: list[str | None] = []
         if sample.field is None or sample.field.get("_cls") == "Segmentation":
-            there = f"the sample {sample.name}"
-            regions = [
-                Region(names[value], partial(_region, sample.field or {}, file, there, value)) for value in sorted(sample.values - {0})
-            ]
+            where = f"{file}, the sample {sample.name}"
+            decoders = {value: partial(_decode_value, sample.field or {}, file.parent, value) for value in sorted(sample.values - {0})}
+            regions = [Region(names[value], decode, where) for value, decode in decoders.items()]
         else:
             regions, left_out = _shapes(read, sample)
         annotated = sample.field is not None
@@ -192,7 +191,7 @@ def _shapes(read: Annotations, sample: _Sample) -> tuple[list[Region], list[str 
         except DataError as error:
             read.fault(there, error)
         else:
-            regions.append(Region(label, with_location(decode, f"{read.file}, {there}")))
+            regions.append(Region(label, decode, f"{read.file}, {there}"))
     return regions, left_out
 
 
@@ -220,10 +219,10 @@ def _decode_detection(entry: dict[str, Any], folder: Path, size: Size, tally: Ta
     return shapes.bitmap(mask, (round(left), round(top), round(right), round(bottom)), size, tally)  # rounded as FiftyOne does
 
 
-def _region(segmentation: dict[str, Any], file: Path, where: str, value: int, size: Size, _tally: Tally) -> np.ndarray:
-    values = _array(segmentation, file.parent)
+def _decode_value(segmentation: dict[str, Any], folder: Path, value: int, size: Size, _tally: Tally) -> np.ndarray:
+    values = _array(segmentation, folder)
     if values.shape != size:
-        raise DataError(f"{file}, {where}: its mask has {values.shape[1]}x{values.shape[0]} pixels, its image {size[1]}x{size[0]}")
+        raise DataError(f"its mask has {values.shape[1]}x{values.shape[0]} pixels, its image {size[1]}x{size[0]}")
     return values == value
 
 
@@ -291,15 +290,7 @@ def document(encoded: Encoded, output: Output) -> dict[str, str]:
 
 
 FIFTYONE = Format(
-    name="fiftyone",
-    title="FiftyOne",
-    looks="a folder with samples.json, or this file",
-    sources=("file", "folder"),
-    recognises=recognises,
-    read=read,
-    has_annotators=True,
-    makes="folder",
-    encode=encode,
-    document=document,
-    needs_images=True,
-)
+    name="fiftyone", title="FiftyOne", looks="a folder with samples.json, or this file",
+    sources=("file", "folder"), recognises=recognises, read=read, has_annotators=True,
+    makes="folder", encode=encode, document=document, needs_images=True,
+)  # fmt: skip

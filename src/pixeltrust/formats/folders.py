@@ -94,24 +94,11 @@ def _notes_for_training(_encoded: Encoded, output: Output) -> list[str]:
 
 
 PNG = Format(
-    name="png",
-    title="PNG folder",
-    looks="a folder of masks",
-    masks=True,
-    sources=("folder",),
-    recognises=lambda source: source.path.is_dir(),
-    read=read_masks,
-    makes="folder",
-    encode=write_mask,
-    document=write_alike,
-    notes=_notes_for_training,
-)
+    name="png", title="PNG folder", looks="a folder of masks", masks=True,
+    sources=("folder",), recognises=lambda source: source.path.is_dir(), read=read_masks,
+    makes="folder", encode=write_mask, document=write_alike, notes=_notes_for_training,
+)  # fmt: skip
 AUDIT = Format(
-    name="audit",
-    title="Audit",
-    looks="a folder with audit.json",
-    masks=True,
-    sources=("folder",),
-    recognises=lambda source: (source.path / "audit.json").is_file(),
-    read=read_audit,
-)
+    name="audit", title="Audit", looks="a folder with audit.json", masks=True,
+    sources=("folder",), recognises=lambda source: (source.path / "audit.json").is_file(), read=read_audit,
+)  # fmt: skip

@@ -31,7 +31,7 @@ import numpy as np
 from pixeltrust.data.images import decode_alpha
 from pixeltrust.formats import shapes
 from pixeltrust.formats.addresses import other_names, path_in
-from pixeltrust.formats.annotations import AnnotatedMask, Annotations, Picture, Region, Size, Tally, split_labels, with_location
+from pixeltrust.formats.annotations import AnnotatedMask, Annotations, Picture, Region, Size, Tally, split_labels
 from pixeltrust.formats.brushes import CHANNELS, pack, unpack
 from pixeltrust.formats.coco import holds_results
 from pixeltrust.formats.documents import checked_type, dump_json, shortened
@@ -106,7 +106,7 @@ def _pictures(
             label = writable(names[0], "its label")
             read.tally["regions of several labels, of which the first was taken"] += len(names) > 1
             sizes[place].add(size)
-            regions[place].append(Region(read.add_label(label), with_location(partial(_DECODE[kind], value), f"{read.file}, {there}")))
+            regions[place].append(Region(read.add_label(label), partial(_DECODE[kind], value), f"{read.file}, {there}"))
         except DataError as error:
             read.fault(there, error)
     pictures = []
@@ -424,16 +424,7 @@ def _note_on_interface(_encoded: Encoded, output: Output) -> list[str]:
 
 
 LABEL_STUDIO = Format(
-    name="label-studio",
-    title="Label Studio",
-    looks="a .json file with a list of tasks",
-    sources=("file",),
-    recognises=recognises,
-    read=read,
-    has_annotators=True,
-    other_names=other_names,
-    makes="file",
-    encode=encode,
-    document=document,
-    notes=_note_on_interface,
-)
+    name="label-studio", title="Label Studio", looks="a .json file with a list of tasks",
+    sources=("file",), recognises=recognises, read=read, has_annotators=True, other_names=other_names,
+    makes="file", encode=encode, document=document, notes=_note_on_interface,
+)  # fmt: skip
