@@ -26,8 +26,10 @@ import other_programs
 from pixeltrust import cli
 from pixeltrust.auditing.folder import CASE_NUMBERS, AuditRecord
 from pixeltrust.data.images import MAX_PIXELS, read_labels, write_png
-from pixeltrust.formats import FORMATS, Format, brushes, convert, polygons, rle
+from pixeltrust.formats import brushes, polygons, rle
 from pixeltrust.formats.annotations import Annotations, Picture, Region
+from pixeltrust.formats.convert import FORMATS, convert
+from pixeltrust.formats.format import Format
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 
 OTHERS = ("coco", "coco-polygons", "label-studio", "cvat", "fiftyone")
@@ -997,7 +999,7 @@ def read_signs(source):
     for line in source.path.read_text().splitlines():
         name, *rows = line.split()
         mask = np.array([[sign == "#" for sign in row] for row in rows])
-        read.pictures.append(Picture(name, name, mask.shape, (Region("lesion", lambda _size, _tally, mask=mask: mask, name),)))
+        read.pictures.append(Picture(name, name, mask.shape, (Region("lesion", lambda _size, _tally, mask=mask: mask),)))
     return read
 
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from pixeltrust.data.images import read_labels, write_png
-from pixeltrust.formats import brushes, convert, shapes
+from pixeltrust.formats import brushes, shapes
 from pixeltrust.formats.annotations import Tally
+from pixeltrust.formats.convert import convert
 from pixeltrust.formats.names import id_of
 from pixeltrust.plumbing.errors import DataError
 

@@ -44,7 +44,8 @@ from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import image_suffix, read_image, read_labels, read_size
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.datasets.zips import files_in, open_zip
-from pixeltrust.formats import brushes, convert, polygons, rle
+from pixeltrust.formats import brushes, polygons, rle
+from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.files import write_file
 from pixeltrust.reviewing.decisions import Decisions

@@ -35,7 +35,7 @@ class Region:
 
     label: str
     decode: Decode
-    where: str
+    where: str = ""
     """Its place in the file, for messages."""
 
 
@@ -158,7 +158,7 @@ def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.n
         try:
             mask = region.decode(size, tally)
         except DataError as error:
-            faults += error.faults or [f"{region.where}: {error}"]
+            faults += error.faults or [f"{region.where}: {error}" if region.where else str(error)]
             continue
         if mask is None:
             left_out += 1

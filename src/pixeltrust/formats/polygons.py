@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
 from pixeltrust.formats.annotations import Size, Tally
 from pixeltrust.formats.documents import needs_extra, shortened
@@ -87,6 +86,8 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
     Every ring is simple and without holes: a part with a hole is cut in two through the hole, since readers join the polygons of a
     region, and never subtract one from another.
     """
+    from scipy import ndimage
+
     rings = []
     waiting = [(mask, 0, 0)]
     while waiting:

@@ -6,7 +6,6 @@ from pathlib import Path
 from secrets import token_hex
 
 import numpy as np
-from scipy import ndimage
 
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.images import encode_image, media_type, read_image, resize_image, resize_labels
@@ -83,6 +82,8 @@ def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: t
         dashed = _outline(resize_labels(proposed_mask(audit, identity, given), small))
     except DataError as error:
         faults.append(str(error))
+    from scipy import ndimage
+
     around = ndimage.binary_dilation(solid | dashed)
     picture[around] = picture[around] // 3  # so that a line is visible on any image
     picture[solid] = GIVEN
