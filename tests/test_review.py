@@ -30,7 +30,7 @@ from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import decode_png, encode_image, read_labels
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.reviewing.access import AccessPolicy
-from pixeltrust.reviewing.decisions import Conflict, Decisions, name_of
+from pixeltrust.reviewing.decisions import Conflict, Decisions, clean_name
 from pixeltrust.reviewing.exports import export
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, digest, labels_of_runs
 from pixeltrust.reviewing.pages import application
@@ -276,13 +276,13 @@ def test_originals_are_left_as_they_are(audit, client, tmp_path):
 
 @pytest.mark.parametrize(("text", "name"), [(" Ann  Lee\n", "Ann Lee"), ("\x1b[1mé", "[1mé")])
 def test_a_name_is_kept_without_what_cannot_be_printed(text, name):
-    assert name_of(text) == name
+    assert clean_name(text) == name
 
 
 @pytest.mark.parametrize("text", ["", " \n", "x" * 61])
 def test_a_name_that_is_none_is_refused(audit, client, text):
     with pytest.raises(ValueError, match="1 to 60"):
-        name_of(text)
+        clean_name(text)
     assert decide(client, "a", "given", who=text).status_code == 400
     assert rows_of(audit) == []
 

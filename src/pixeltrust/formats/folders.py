@@ -62,7 +62,7 @@ def read_audit(source: Source) -> MaskFolder:
     return MaskFolder(files, record.classes, record.ignore_label, True, faults)
 
 
-def name_of(file: MaskFile, image: Path | None) -> str:
+def image_name(file: MaskFile, image: Path | None) -> str:
     """Return the image's file name if it is that of the case; else the case's id with that file's ending, or with the mask's."""
     known = image or file.image
     if known and case_id(known) == file.id:

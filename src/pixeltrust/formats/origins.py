@@ -10,7 +10,7 @@ from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import read_header, read_size
 from pixeltrust.data.masks import MaskMeaning
 from pixeltrust.formats.annotations import IGNORED, AnnotatedMask, Annotations, MaskFile, MaskFolder, Picture, Size, Tally, draw, notes_from
-from pixeltrust.formats.folders import name_of
+from pixeltrust.formats.folders import image_name
 from pixeltrust.formats.names import id_of
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from pixeltrust.plumbing.labels import IGNORE
@@ -175,7 +175,7 @@ def mask_origin(source: Path, masks: MaskFolder, images: Path | None, labels: Se
         image = listing.files.get(file.id) if listing else file.image
         if listing and image is None:
             raise DataError(f"{file.mask}: a mask without an image: {images}/{file.id}.* is missing")
-        mask, meanings = masks.decode(file, name_of(file, image), image)
+        mask, meanings = masks.decode(file, image_name(file, image), image)
         if image is not None and (size := read_size(image)) != mask.labels.shape:
             height, width = mask.labels.shape
             raise DataError(f"{file.mask}: {width}x{height} pixels, its image {image} has {size[1]}x{size[0]}")

@@ -298,7 +298,7 @@ class Decisions:
         _insert(connection, "regions", kept[["position", "kind", "mended", *REGION_NUMBERS]].drop(columns=["row", "column"]))
 
 
-def name_of(text: str) -> str:
+def clean_name(text: str) -> str:
     """Return a person's name as it is saved: without control characters or doubled spaces.
 
     Raises:

@@ -37,7 +37,7 @@ from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import THREADS
 from pixeltrust.reviewing.access import AccessMiddleware, AccessPolicy
-from pixeltrust.reviewing.decisions import LONGEST_NAME, Conflict, Decision, Decisions, name_of
+from pixeltrust.reviewing.decisions import LONGEST_NAME, Conflict, Decision, Decisions, clean_name
 from pixeltrust.reviewing.masks import (
     MaskCache,
     allowed_labels,
@@ -324,7 +324,7 @@ async def _body(request: Request, most: int) -> bytes:
 
 def _who(request: Request) -> str:
     try:
-        return name_of(request.query_params.get("who", ""))
+        return clean_name(request.query_params.get("who", ""))
     except ValueError as error:
         raise HTTPException(400, f"Who: {error}.") from None
 

@@ -17,7 +17,7 @@ from pixeltrust.auditing.folder import Audit
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.text import count
 from pixeltrust.reviewing.access import AccessPolicy, is_loopback
-from pixeltrust.reviewing.decisions import FILE, Decisions, name_of
+from pixeltrust.reviewing.decisions import FILE, Decisions, clean_name
 from pixeltrust.reviewing.pages import application
 from pixeltrust.reviewing.queue import ALL, UNDECIDED, Queue
 
@@ -114,7 +114,7 @@ def _name(who: str | None) -> str:
         except (OSError, KeyError, ImportError):  # a process without a login
             who = "reviewer"
     try:
-        return name_of(who)
+        return clean_name(who)
     except ValueError as error:
         raise ConfigError(f"who: {error}, not {who!r}") from None
 
