@@ -114,7 +114,7 @@ def measured(client: Client, cases: int, requests: int, size: int) -> dict[str, 
     seconds["case page, by kind of region"] = [client.seconds("/case?" + urlencode({"id": name, "kind": "other class"})) for name in some]
     seconds["image"] = [client.seconds(f"/image?id={name}") for name in some]
     seconds["given mask"] = [client.seconds(f"/plane/given?id={name}") for name in some]
-    seconds["trust"] = [client.seconds(f"/plane/trust?id={name}") for name in some]
+    seconds["confidence"] = [client.seconds(f"/plane/confidence?id={name}") for name in some]
     seconds["thumbnail, made"] = [client.seconds(f"/thumbnail?id={name}&{version}") for name in some]
     seconds["thumbnail, kept"] = [client.seconds(f"/thumbnail?id={name}&{version}") for name in some]
     seconds["thumbnail, not changed"] = []

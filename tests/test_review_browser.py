@@ -15,9 +15,9 @@ from PIL import Image
 from audits import audit_of, discs, shifted_back
 from pixeltrust.auditing.folder import Audit, read_audit_cases
 from pixeltrust.data.cases import check
-from pixeltrust.reviewing import export
+from pixeltrust.reviewing.access import AccessPolicy
 from pixeltrust.reviewing.decisions import Decisions
-from pixeltrust.reviewing.guard import Door
+from pixeltrust.reviewing.exports import export
 from pixeltrust.reviewing.pages import application
 from test_review import given_of, rows_of
 from waiting import TOO_LONG, wait_for
@@ -45,12 +45,12 @@ def browser():
 
 
 @contextmanager
-def served(audit, who="ann", door=None):
+def served(audit, who="ann", policy=None):
     """The address of a review."""
     read = Audit.read(audit)
     decisions = Decisions(read)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = application(read, decisions, door=door or Door.of("127.0.0.1"), who=who)
+        app = application(read, decisions, policy=policy or AccessPolicy.of("127.0.0.1"), who=who)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -162,7 +162,7 @@ def test_a_queue_is_gone_through_by_keys_alone(page, audit):
     page.keyboard.press("r")
     ready(page, third)
     page.keyboard.press("s")
-    page.wait_for_selector("text=Everything is decided")
+    page.wait_for_selector("text=All cases are decided")
     assert f"{third}: skipped" in page.inner_text("#status")
     page.keyboard.press("u")  # back to it, and there undone
     ready(page, third)
@@ -170,7 +170,7 @@ def test_a_queue_is_gone_through_by_keys_alone(page, audit):
     page.wait_for_selector("text=undone")
     ready(page, third)
     page.keyboard.press("s")
-    page.wait_for_selector("text=Everything is decided")
+    page.wait_for_selector("text=All cases are decided")
     assert [(row["case_id"], row["what"], row["who"]) for row in rows_of(audit)] == [
         (first, "given", "ann"),
         (second, "proposed", "ann"),
@@ -213,7 +213,7 @@ def test_the_key_undoes_nothing_that_another_has_decided(browser, address, audit
         bob.reload()
         ready(bob, first)
         bob.keyboard.press("u")
-        bob.wait_for_selector("text=Nothing was decided in this tab; 'Undo what holds here'")
+        bob.wait_for_selector("text=Nothing was decided in this tab; 'Undo the decision on this case'")
     assert [row["what"] for row in rows_of(audit)] == ["given"]
 
 
@@ -612,7 +612,7 @@ def test_every_layer_can_be_put_off_and_doubt_faded(page):
     assert shown(page) != whole
     page.keyboard.press("5")
     page.evaluate("document.activeElement.blur()")
-    assert page.input_value("#heat") == "35"
+    assert page.input_value("#strength") == "60"
 
 
 def test_wheel_drag_and_keys_zoom_and_pan(page):
@@ -713,11 +713,11 @@ def test_outlines_enclose_exactly_the_mask(page):
 
 @pytest.mark.slow
 def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
-    door = Door.of("0.0.0.0")
-    with served(audit, door=door) as address, opened(browser, f"{address}/?token={door.token}", home=address) as page:
+    policy = AccessPolicy.of("0.0.0.0")
+    with served(audit, policy=policy) as address, opened(browser, f"{address}/?token={policy.token}", home=address) as page:
         page.wait_for_selector(".begin")
         assert page.url == f"{address}/"
-        assert door.token not in page.evaluate("document.cookie")
+        assert policy.token not in page.evaluate("document.cookie")
         begin(page)
         page.keyboard.press("a")
         ready(page, order(audit)[1])

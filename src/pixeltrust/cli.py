@@ -215,7 +215,7 @@ def convert(
 
     Example: pixeltrust convert instances.json lesions/noisy --images lesions/images
     """
-    from pixeltrust.formats import convert
+    from pixeltrust.formats.convert import convert
 
     print(
         convert(
@@ -420,7 +420,8 @@ def review(
 
     Example: pixeltrust review audit --open, then pixeltrust review audit --export lesions-reviewed
     """
-    from pixeltrust.reviewing import export, review
+    from pixeltrust.reviewing.exports import export
+    from pixeltrust.reviewing.server import review
 
     if out is not None:
         print(export(audit, out, show_progress=not quiet))

@@ -44,7 +44,8 @@ from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import image_suffix, read_image, read_labels, read_size
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.datasets.zips import files_in, open_zip
-from pixeltrust.formats import convert, label_studio, polygons, rle
+from pixeltrust.formats import brushes, polygons, rle
+from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.files import write_file
 from pixeltrust.reviewing.decisions import Decisions
@@ -445,25 +446,25 @@ def check_annotations(given: tuple[str, bytes], folder: Path) -> None:
 
 def check_coco_runs(given: tuple[str, int], _folder: Path) -> None:
     text, pixels = given
-    counts = refused_well(lambda: rle.checked_counts(rle.counts_of_text(text), pixels))
-    assert counts is None or len(rle.mask_of(counts)) == pixels
+    counts = refused_well(lambda: rle.checked_runs(rle.parse_compressed(text), pixels))
+    assert counts is None or len(rle.decode_runs(counts)) == pixels
 
 
 def check_runs(given: tuple[Any, int], _folder: Path) -> None:
-    counts = refused_well(partial(rle.checked_counts, *given))
-    assert counts is None or len(rle.mask_of(counts)) == given[1]
+    counts = refused_well(partial(rle.checked_runs, *given))
+    assert counts is None or len(rle.decode_runs(counts)) == given[1]
 
 
 def check_brush(given: tuple[bool, bytes], _folder: Path) -> None:
     sound, packed = given
     if sound:
-        packed = bytes(label_studio.packed(LABELS > 0))[:6] + packed
-    values = refused_well(partial(label_studio.unpacked, list(packed), 4 * LABELS.size))
+        packed = bytes(brushes.pack(LABELS > 0))[:6] + packed
+    values = refused_well(partial(brushes.unpack, list(packed), 4 * LABELS.size))
     assert values is None or values.shape == (4 * LABELS.size,)
 
 
 def check_polygon(ring: Any, _folder: Path) -> None:
-    found: Any = polygons.Found()
+    found: Any = polygons.Tally()
     points = refused_well(partial(polygons.checked_ring, ring, (12, 20), found))
     if points is not None:
         assert polygons.fill([points], (12, 20)).shape == (12, 20)

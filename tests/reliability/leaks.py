@@ -101,7 +101,7 @@ def ask(client: Client, number: int) -> None:
         5: f"/thumbnail?id={identity}",
         6: f"/plane/given?id={identity}",
         7: f"/plane/proposed?id={identity}",
-        8: f"/plane/trust?id={identity}",
+        8: f"/plane/confidence?id={identity}",
         9: "/static/case.js",
         10: f"/case?id={identity}&kind=missing",
         11: "/?kind=missing",

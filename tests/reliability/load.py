@@ -47,7 +47,7 @@ def person(address: str, cases: list[str], number: int, end: float, thought: flo
             asked.append(("case page", client.seconds(f"/case?id={identity}")))
             seen = json.loads(html.unescape(re.search(r'data-told="([^"]*)"', client.content.decode())[1]))["seen"]
             asked.append(("image", client.seconds(f"/image?id={identity}")))
-            asked += [("plane", client.seconds(f"/plane/{name}?id={identity}")) for name in ("given", "proposed", "trust")]
+            asked += [("plane", client.seconds(f"/plane/{name}?id={identity}")) for name in ("given", "proposed", "confidence")]
             time.sleep(chance.uniform(0.5, 1.5) * thought)
             what, body = chance.choice([("mended", half), ("given", b"")])
             query = urlencode({"id": identity, "what": what, "who": f"person {number}", "seen": seen})

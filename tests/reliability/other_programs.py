@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from pixeltrust.data.images import read_labels, write_png
-from pixeltrust.formats import convert
+from pixeltrust.formats.convert import convert
 
 LABELS = {1: "lesion", 2: "hair", 255: "ignored"}
 
