@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pixeltrust import cli
+from tiny import leave_figures_out
 from web import serving
 
 # Where tests run in the background of a shell, SIGINT is ignored, by all that they start too: Ctrl-C is to stop it all the same.
@@ -30,6 +31,22 @@ def run_command(capsys, monkeypatch):
         return ended.value.code or 0, *capsys.readouterr()
 
     return run
+
+
+@pytest.fixture(scope="module")
+def small_pictures():
+    """Draw the pictures of pages at a sixteenth of their area: for modules that look at everything else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pixeltrust.pages.charts.PANEL_PIXELS", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_figures():
+    """Write the tables of a benchmark without its figures and its page: most of what a tiny benchmark takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_figures_out(patch)
+        yield
 
 
 @pytest.fixture
