@@ -51,7 +51,7 @@ def no_figures():
 
 @pytest.fixture
 def web(monkeypatch):
-    """A server on this machine, which no proxy stands before."""
+    """Serve files on this machine, without any proxy in between."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as server:

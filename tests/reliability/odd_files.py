@@ -137,7 +137,7 @@ def as_mask(path: Path, classes: int = 1, ignore_label: int | None = None) -> np
 
 
 def as_data(path: Path) -> tuple[list[int], list[str]]:
-    """How many cases of each role there are, and the notes."""
+    """Return the number of cases of each role, and the notes."""
     found = check(path, show_progress=False)
     return [len(found.of(role)) for role in ROLES], list(found.notes)
 
@@ -535,7 +535,7 @@ def _run(
 
 
 def _harmful(what: str, name: str, how: str, *, says: str = "could run code", read: Callable[[Path], Any] = as_network) -> Odd:
-    """A run whose file of this name would run code where it is unpickled."""
+    """Make a run whose file of this name would run code when it is unpickled."""
     return _run(what, run(harmful(name, how)), None, says, named=name, read=read)
 
 
@@ -625,7 +625,7 @@ def _files(folder: Path) -> set[str]:
 
 @contextmanager
 def _user(dropped: bool) -> Iterator[None]:
-    """Without the rights of root, if this process has them."""
+    """Drop the rights of root during the block, if this process has them."""
     root = dropped and os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -645,13 +645,13 @@ def _height(*, reset: bool = False) -> int:
 
 
 def limit_memory() -> None:
-    """From here on this process gets MEMORY bytes more, and no others."""
+    """Limit this process to MEMORY bytes more from here on."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
     resource.setrlimit(resource.RLIMIT_AS, (1024 * int(line.split()[1]) + MEMORY,) * 2)
 
 
 def outcomes() -> Iterator[Outcome]:
-    """What comes of each, tried in this process."""
+    """Try each in this process; give its outcome."""
     limit_memory()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -660,7 +660,7 @@ def outcomes() -> Iterator[Outcome]:
 
 
 def markdown(found: list[Outcome]) -> str:
-    """The table of docs/inputs.md."""
+    """Return the table of docs/inputs.md."""
     rows = [
         f"| {one.kind} | {one.what} | {one.outcome}{': ' if odd.says else ''}{', '.join(f'“{words}”' for words in odd.says)} |"
         for odd, one in zip(ODD, found, strict=True)
