@@ -97,7 +97,7 @@ def cases(source: Path) -> pd.DataFrame:
 
 
 def write_cases(source: Path, count: int, table: Path) -> None:
-    """Write a table: of a hundred cases one is for tests, two are clean; ten neighbours of a role are a group; tests have their own files."""
+    """Write a table. Of a hundred cases one is a test, two are clean; ten neighbours of a role are a group; tests have their own files."""
     images, masks = (files_by_id(source / name).files for name in ("images", "masks"))
     shared = sorted(images.keys() & masks.keys())[:FILES]
     numbers = np.arange(count)
