@@ -1,9 +1,9 @@
-"""Work that is killed (SIGKILL) at random moments and gone on with: is what comes of it, to the bit, what it would have been?
+"""Kill work (SIGKILL) at random moments and resume it: is the result, to the bit, what it would have been?
 
     python tests/reliability/kills.py --points 24 --out results/reliability
 
-train     the trust method, with a checkpoint after every update; predict and audit likewise: processes that die by the clock, when a file
-          or folder comes to the disk, or with half of a file written, and are killed once more when they go on
+train     the trust method, with a checkpoint after every update; predict and audit too: processes that die by the clock, when a file
+          or folder comes to the disk, or with half of a file written, and are killed once more when they are resumed
 grid      a benchmark's process and all those of its cells
 review    the server, in a stream of decisions of several people: every one that was answered must be there, whole, and none half
 
