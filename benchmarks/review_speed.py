@@ -34,7 +34,7 @@ WHO = "bench"
 
 
 def made_up(folder: Path, cases: int, size: int) -> Path:
-    """An audit of so many cases; returns its folder."""
+    """Make an audit of so many cases; return its folder."""
     source, audit = folder / "source", folder / "audit"
     write_source(source, cases=DISTINCT, size=size, show_progress=False)
     names = sorted(path.stem for path in (source / "masks").iterdir())
@@ -86,7 +86,7 @@ class Client:
         self.connection.close()
 
     def seconds(self, path: str, *, body: bytes | None = None, status: int = 200, **headers: str) -> float:
-        """How long an answer takes, its body read."""
+        """Return how long an answer takes, including its body."""
         method = "GET" if body is None else "POST"
         began = time.perf_counter()
         self.connection.request(method, path, body, {"Origin": f"http://{self.host}", **headers})
@@ -99,7 +99,7 @@ class Client:
 
 
 def measured(client: Client, cases: int, requests: int, size: int) -> dict[str, list[float]]:
-    """Seconds of every request, by kind."""
+    """Return the seconds of every request, by kind."""
     draws = np.random.default_rng(1)
     some = [f"case-{place:05}" for place in draws.permutation(cases)[: min(requests, cases)]]
     pages = max(1, cases // 50)
@@ -135,7 +135,7 @@ def table(record: dict) -> str:
 
 
 def started(audit: Path) -> tuple[subprocess.Popen, str, float]:
-    """A review's process, its address, and the seconds until it answered."""
+    """Start a review; return its process, its address, and the seconds until it answered."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "pixeltrust.cli", "review", str(audit), "--port", "0", "--who", WHO]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})

@@ -66,7 +66,7 @@ class Truth:
         self.dice = np.array([_dice(given, true) for given, true in zip(self.given, self.true, strict=True)])
 
     def row(self, way: str, doubt: list[np.ndarray], ranks: np.ndarray, proposed: list[np.ndarray] | None) -> dict[str, Any]:
-        """The measures of a way: doubt (H, W) of every case, larger is worse; ranks (N,), smaller is worse; proposals bool (H, W)."""
+        """Measure a way. Its doubt (H, W) of every case: larger is worse; ranks (N,): smaller is worse; proposals bool (H, W)."""
         wrong = np.concatenate([(g != t)[::STEP, ::STEP].ravel() for g, t in zip(self.given, self.true, strict=True)])
         scores = np.concatenate([one[::STEP, ::STEP].ravel() for one in doubt])
         tenth = len(ranks) // 10
@@ -88,7 +88,7 @@ class Truth:
 
 
 def audited(truth: Truth, folder: Path) -> dict[str, Any]:
-    """What the audit found, made first where it is not there."""
+    """Return what the audit found; make the audit first if it is not there."""
     if not (folder / "audit.json").is_file():
         make_folder(folder.parent)
         print(audit(truth.run.folder, truth.cell / "cases.csv", out=folder, resume=True))
@@ -99,14 +99,14 @@ def audited(truth: Truth, folder: Path) -> dict[str, Any]:
 
 
 def disagreeing(truth: Truth, seen: list[np.ndarray]) -> dict[str, Any]:
-    """By the network's own opinion: its probabilities of every case, float32 (H, W)."""
+    """Judge by the network's own opinion: its probabilities of every case, float32 (H, W)."""
     masks = [plane > 0.5 for plane in seen]
     ranks = np.array([_dice(given, mask) for given, mask in zip(truth.given, masks, strict=True)])
     return truth.row("disagreement", _doubt(truth, seen), np.nan_to_num(ranks, nan=1.0), masks)
 
 
 def losing(truth: Truth, seen: list[np.ndarray]) -> dict[str, Any]:
-    """By the cross-entropy of the given labels under the same probabilities."""
+    """Judge by the cross-entropy of the given labels under the same probabilities."""
     doubt = _doubt(truth, seen)
     return truth.row("loss", doubt, np.array([np.log(1 - one.clip(0, 1 - 1e-6)).mean() for one in doubt]), None)
 
@@ -116,7 +116,7 @@ def _doubt(truth: Truth, seen: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def confident(truth: Truth, work: Path) -> dict[str, Any]:
-    """cleanlab's way, with the probabilities of networks that never saw the mask."""
+    """Judge by cleanlab, with the probabilities of networks that never saw the mask."""
     make_folder(work)
     shutil.copy(truth.cell / "cases.csv", work / "cases.csv")
     config = replace(truth.config, method="plain")
@@ -146,7 +146,7 @@ def _dice(found: np.ndarray, true: np.ndarray) -> float:
 
 
 def kept(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """With the rows that the file has of other cells and ways, in the order in which they came."""
+    """Add the rows that the file has of other cells and ways, in the order in which they came."""
     both = pd.concat([*([pd.read_csv(file)] if file.exists() else []), table], ignore_index=True)
     return both.drop_duplicates(KEY, keep="last", ignore_index=True)
 

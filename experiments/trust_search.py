@@ -82,7 +82,7 @@ class Variant:
 
 
 def pixels(source: Path, noise: str) -> dict[str, np.ndarray]:
-    """Images, true and noisy masks of the training cases at the size of training, kept in a file beside."""
+    """Return images, true and noisy masks of the training cases at the size of training, kept in a file beside."""
     cases = [case for case in read_source(source) if case.trains]
     draw = find_kind(noise)
     images, truths, noisy = [], [], []
@@ -257,7 +257,7 @@ def mean_dice(found: Tensor, truth: Tensor) -> float:
 
 
 def variant_of(text: str) -> Variant:
-    """`kind` or `kind:key=value,…`."""
+    """Parse `kind` or `kind:key=value,…`."""
     kind, _, rest = text.partition(":")
     kinds = {field.name: type(field.default) for field in fields(Variant)}
     pairs = [pair.split("=") for pair in rest.split(",") if pair]

@@ -32,6 +32,7 @@ from pixeltrust.reports import report
 from pixeltrust.training.train import train
 from tiny import configured, draw
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 PICTURES = 2  # of the worst cases on a page
 
 

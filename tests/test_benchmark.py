@@ -24,6 +24,7 @@ from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.training.run_folder import Run
 from waiting import TOO_LONG, wait_for
 
+pytestmark = pytest.mark.usefixtures("no_figures")  # test_benchmark_outcome has them
 HERE = Path(__file__).parent
 TINY = {
     "model": "tiny:network",

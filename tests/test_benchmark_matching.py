@@ -16,6 +16,7 @@ from test_benchmark import Here, done, networks_of_the_tests, source  # noqa: F4
 from test_benchmark_question import SETTINGS
 from tiny import draw
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 NEW = {"unit": "processor", "base": "plain", "dearest": None, "epochs": None, "methods": {}}
 MADE_UP = {"plain": 1.0, "clean": 0.5, "joint": 2.0, "pixel": 3.0, "trust": 4.0}
 

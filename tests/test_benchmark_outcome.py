@@ -30,7 +30,9 @@ from pixeltrust.plumbing.errors import RunError
 from pixeltrust.reports import report
 from test_benchmark import TINY, Here
 from test_report import MARKUP, assert_alone, needs_chromium, seen_in_chromium, words, write_case, write_run
+from tiny import leave_figures_out
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 PLAIN = [0.50, 0.60, 0.40, 0.70, 0.55, 0.45, 0.65, 0.35]  # mean .525
 SHIFTS = [0.10, 0.20, 0.15, 0.05, 0.12, 0.18, 0.08, 0.22]  # mean .1375; no two alike
 AHEAD = [a + b for a, b in zip(PLAIN, SHIFTS, strict=True)]  # mean .6625
@@ -540,7 +542,8 @@ def test_looking_at_a_benchmark_changes_nothing_in_it(tmp_path):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_figure_that_nothing_stands_for_any_more_goes(tmp_path):
+def test_a_figure_that_nothing_stands_for_any_more_goes(tmp_path, monkeypatch):
+    leave_figures_out(monkeypatch)
     folder = write_benchmark(tmp_path / "out")
     (folder / "figures").mkdir()
     (folder / "figures" / "dice-7.svg").touch()
@@ -575,7 +578,8 @@ def test_pages_and_tables_do_without_images_that_are_gone(tmp_path):
     assert_alone((folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_a_stopped_benchmark_tells_what_is_there(tmp_path):
+def test_a_stopped_benchmark_tells_what_is_there(tmp_path, monkeypatch):
+    leave_figures_out(monkeypatch)
     folder = write_benchmark(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt), writing_results(folder):
         raise KeyboardInterrupt

@@ -14,7 +14,7 @@ from pixeltrust.benchmarking import Grid, question
 from pixeltrust.benchmarking.answers import FEWEST, MARGIN, answer_of, too_few
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from test_benchmark import Here
-from tiny import draw
+from tiny import draw, leave_figures_out
 
 SETTINGS = {"model": "tiny:without_dropout", "image_size": 16, "batch_size": 8, "clean_batch_size": 8, "learning_rate": 2e-2, "epochs": 30}
 
@@ -134,7 +134,8 @@ def test_with_too_few_clean_cases_nothing_is_trained(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_question_continues_and_tells_what_failed(tmp_path):
+def test_a_question_continues_and_tells_what_failed(tmp_path, monkeypatch):
+    leave_figures_out(monkeypatch)
     data = draw(tmp_path / "data", noisy=8, clean=12, test=0)
     broken = data / "noisy" / "000.png"
     right = broken.read_bytes()

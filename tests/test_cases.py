@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from examples import examples
 from pixeltrust.config import Config
 from pixeltrust.data import cases as cases_module
 from pixeltrust.data import checks as checks_module
@@ -367,7 +368,7 @@ def assert_sides_are_apart(cases):
 
 
 @given(table_rows)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_no_table_gives_one_id_image_or_group_to_both_sides(pictures, rows):
     # One row of each training role more, so that many tables are sound.
     rows = [("n", "w", "noisy", ""), ("c", "w", "clean", ""), *rows]
@@ -387,7 +388,7 @@ def test_sound_tables_are_not_refused(pictures):
 
 
 @given(*(st.sets(ids) for _ in range(4)))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_no_folder_gives_one_id_to_both_sides(images, noisy, clean, test):
     with tempfile.TemporaryDirectory() as root:
         folder(Path(root), images=images)

@@ -19,6 +19,7 @@ def tiny_network(in_channels, out_channels):
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 TOY = Plan(cases=24, test_share=0.25, clean=4, size=32, model=f"{__name__}:tiny_network", image_size=16, epochs=1, seed=3)
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from examples import examples
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults, read_values, role_faults
 from pixeltrust.plumbing.errors import DataError
 
@@ -93,7 +94,7 @@ def test_the_values_given_are_not_changed():
 
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=12), st.integers(1, 4), st.none() | st.sampled_from([0, 1, 128, 255]))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_labels_are_classes_or_ignored_whatever_a_file_holds(tmp_path_factory, values, classes, ignore_label):
     path = put(tmp_path_factory.getbasetemp() / "any.png", [values])
     try:

@@ -207,6 +207,7 @@ def test_a_run_remembers_the_files_so_that_its_table_needs_no_options(trained):
     assert found.of("noisy")[0].id == "000"
 
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 OPTIONS = ("--images", "imgs", "--noisy", "weak", "--clean", "expert", "--test", "held", "--mask-suffix", "_seg")
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from examples import examples
 from pixeltrust.data.images import read_image, read_labels, resize_image, resize_labels
 from pixeltrust.noise.kinds import KINDS, Kind, axes, find_kind, polygon
 
@@ -41,7 +42,7 @@ def dice(truth, noisy):
 
 
 @given(kinds, masks, st.floats(0, 4), st.integers(0, 5))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_noise_is_a_binary_mask_of_the_same_shape(kind, mask, strength, seed):
     noisy = made(kind, mask, strength, seed)
     assert noisy.shape == mask.shape
@@ -50,13 +51,13 @@ def test_noise_is_a_binary_mask_of_the_same_shape(kind, mask, strength, seed):
 
 
 @given(kinds, masks)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_no_strength_is_the_truth(kind, mask):
     assert (made(kind, mask, 0.0) == mask).all()
 
 
 @given(kinds, masks, st.floats(0, 2))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_equal_generators_make_equal_noise_and_leave_the_mask_alone(kind, mask, strength):
     before = mask.copy()
     assert (made(kind, mask, strength) == made(kind, mask.astype(bool), strength)).all()
@@ -64,14 +65,14 @@ def test_equal_generators_make_equal_noise_and_leave_the_mask_alone(kind, mask, 
 
 
 @given(st.sampled_from(NESTED), masks, st.lists(st.floats(0, 3), min_size=2, max_size=2).map(sorted))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_errors_at_a_strength_contain_those_at_a_lower_one(kind, mask, strengths):
     lower, higher = (made(kind, mask, strength) != mask for strength in strengths)
     assert not (lower & ~higher).any()
 
 
 @given(kinds, shapes, st.floats(0, 4))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_mask_without_foreground_comes_back_as_it_is(kind, shape, strength):
     assert not made(kind, np.zeros(shape, dtype=np.uint8), strength).any()
 
@@ -353,6 +354,7 @@ def lesions():
     return list(zip(truths, [resize_image(read_image(ISIC / "images" / f"{one}.jpg"), size) for one in ids], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BANDS)
 def test_real_lesions_have_the_measured_dice(lesions, kind):
     found = [dice(truth, find_kind(kind)(truth, np.random.default_rng(i), 1.0, image)) for i, (truth, image) in enumerate(lesions)]

@@ -29,6 +29,7 @@ from pixeltrust.training.train import train
 from tiny import configured, draw, network
 from waiting import TOO_LONG
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 MOST_MIB = 1536  # of memory for one file: a picture of 100 million pixels takes 11 bytes of each
 
 

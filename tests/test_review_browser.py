@@ -251,6 +251,7 @@ def test_next_and_previous_go_by_keys(page, audit):
     assert rows_of(audit) == []
 
 
+@pytest.mark.slow
 def test_every_control_is_reached_by_tab_and_shows_its_focus(page):
     begin(page)
     wanted = page.evaluate(
@@ -302,6 +303,7 @@ def test_keys_do_nothing_while_one_types_and_can_be_put_off(page, audit):
     assert (asked, rows_of(audit)) == ([], [])
 
 
+@pytest.mark.slow
 def test_two_tabs_do_not_lose_a_decision(browser, address, audit):
     second = order(audit)[1]
     with opened(browser, address) as ann, opened(browser, address) as bob:
@@ -333,6 +335,7 @@ def test_a_file_that_is_missing_is_named(browser, address, audit, tmp_path, fold
         assert f"{first}.png: there is no such file" in page.inner_text("#fault")
 
 
+@pytest.mark.slow
 def test_a_mask_that_has_changed_since_it_was_shown_is_not_accepted(browser, address, audit):
     first = order(audit)[0]
     with opened(browser, address, answers="412") as page:
@@ -556,6 +559,7 @@ def test_a_key_right_behind_an_answer_counts(page, audit):
     assert rows_of(audit) == []
 
 
+@pytest.mark.slow
 def test_fingers_paint_and_two_of_them_zoom(browser, address, audit):
     with opened(browser, address, viewport=TABLET, has_touch=True) as page:
         first = begin(page)
@@ -598,6 +602,7 @@ def shown(page):
     return page.locator("#view").screenshot()
 
 
+@pytest.mark.slow
 def test_every_layer_can_be_put_off_and_doubt_faded(page):
     begin(page)
     page.keyboard.press("b")
@@ -615,6 +620,7 @@ def test_every_layer_can_be_put_off_and_doubt_faded(page):
     assert page.input_value("#strength") == "60"
 
 
+@pytest.mark.slow
 def test_wheel_drag_and_keys_zoom_and_pan(page):
     begin(page)
 
@@ -729,7 +735,7 @@ def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
 # --- for everybody ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, TABLET], ids=["desktop", "tablet"])
+@pytest.mark.parametrize("viewport", [DESKTOP, pytest.param(TABLET, marks=pytest.mark.slow)], ids=["desktop", "tablet"])
 def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
     checks = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
@@ -761,7 +767,11 @@ def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
         assert complaints(page) == []
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, TABLET, WIDE_TABLET], ids=["desktop", "tablet", "wide tablet"])
+@pytest.mark.parametrize(
+    "viewport",
+    [pytest.param(DESKTOP, marks=pytest.mark.slow), TABLET, pytest.param(WIDE_TABLET, marks=pytest.mark.slow)],
+    ids=["desktop", "tablet", "wide tablet"],
+)
 def test_nothing_is_wider_than_the_window(browser, address, viewport):
     with opened(browser, address, viewport=viewport, has_touch=viewport is not DESKTOP) as page:
         wide = "() => [document.documentElement.scrollWidth, innerWidth]"

@@ -416,6 +416,7 @@ def test_real_lesions_meet_a_target(isic, tmp_path):
     assert image.shape == (256, 256, 3)
 
 
+@pytest.mark.slow
 def test_real_lesions_as_triangles_have_the_measured_dice(isic, tmp_path):
     # .613 on all 2,000 training masks at 256x256; .015 is about four standard errors of the mean of 130
     assert run(isic, tmp_path / "out", clean=20).mean_dice == pytest.approx(0.613, abs=0.015)

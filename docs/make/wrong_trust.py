@@ -40,7 +40,7 @@ def by_training(truth: Truth, place: int) -> np.ndarray:
 
 
 def coloured(trusted: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """(H, W, 3)"""
+    """Return the colour of each kind of pixel, (H, W, 3)."""
     kinds = [trusted & wrong, ~trusted & ~wrong, ~trusted & wrong]
     return np.select([kind[..., None] for kind in kinds], [np.array(one) for one in (RED, BLUE, GREEN)], np.array(NONE))
 

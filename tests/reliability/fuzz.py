@@ -70,7 +70,7 @@ class Target:
 
 
 def refused_well(read: Callable[[], Any], name: str | None = None) -> Any:
-    """What was read; None where it was refused, which must be in lines of a bearable length that have the name."""
+    """Return what was read, or None if it was refused, which must be in lines of a bearable length that have the name."""
     try:
         return read()
     except PixeltrustError as error:
@@ -126,7 +126,7 @@ JUNK = (
 
 @st.composite
 def spoiled(draw: st.DrawFn, documents: tuple[Any, ...]) -> Any:
-    """A sound document in which some values are others, are missing, or are there twice."""
+    """Draw a sound document in which some values are changed, missing, or there twice."""
     document = json.loads(json.dumps(draw(st.sampled_from(documents))))
     for _ in range(draw(st.integers(1, 4))):
         holder, key = document, None
@@ -151,7 +151,7 @@ def spoiled(draw: st.DrawFn, documents: tuple[Any, ...]) -> Any:
 
 @st.composite
 def repacked(draw: st.DrawFn, archives: tuple[bytes, ...]) -> bytes:
-    """A zip file with one of its members changed; or the bytes of the file itself."""
+    """Draw a zip file with one of its members changed, or the bytes of the file itself."""
     content = draw(st.sampled_from(archives))
     if draw(st.integers(0, 3)) == 0:
         return draw(mutated((content,)))
@@ -393,7 +393,7 @@ def check_audit(given: tuple[str, bytes], folder: Path) -> None:
 
 @cache
 def annotation_files() -> dict[str, bytes]:
-    """A sound file of each format, by what it is called there."""
+    """Return a sound file of each format, by its name there."""
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder)
         (there / "data").mkdir()
@@ -471,7 +471,7 @@ def check_polygon(ring: Any, _folder: Path) -> None:
 
 
 def check_painted(given: tuple[list[tuple[int, int]], bytes], _folder: Path) -> None:
-    """A mask that a page sends."""
+    """Check a mask that a page sends."""
     runs, more = given
     body = b"".join((length << 8 | label).to_bytes(4, "little") for length, label in runs) + more
     try:
@@ -492,7 +492,7 @@ def zipped(**members: bytes) -> bytes:
 
 
 def check_zip(content: bytes, folder: Path) -> None:
-    """An archive that was fetched."""
+    """Check an archive that was fetched."""
     path, out = folder / "a.zip", folder / "member"
     path.write_bytes(content)
     archive = refused_well(partial(open_zip, path), "a.zip")
@@ -506,7 +506,7 @@ def check_zip(content: bytes, folder: Path) -> None:
 
 @cache
 def targets() -> tuple[Target, ...]:
-    """All of them; the seeds of their inputs are made here."""
+    """Return all targets; the seeds of their inputs are made here."""
     model = network(in_channels=3, out_channels=1)
     png = made(saved("a.png", LABELS))
     maps = arrays(ids=np.array(["a"]), epochs=np.arange(2), maps=np.zeros((2, 1, 4, 4)))
@@ -570,7 +570,7 @@ class Sitting:
 
 
 def by_chance(target: Target, folder: Path, sitting: Sitting, out: Path) -> None:
-    """Some inputs of a target by hypothesis; what is found is kept, once for each place in the code."""
+    """Try some inputs of a target by hypothesis; keep what is found, once for each place in the code."""
     last: list[Any] = [None]
 
     def told(given: Any) -> None:
@@ -619,7 +619,7 @@ def in_turns(minutes: float, out: Path, names: list[str], earlier: list[Any]) ->
 
 
 def guided(name: str, seconds: int, out: str) -> None:
-    """A target by atheris; ends the process."""
+    """Run a target by atheris; this ends the process."""
     import atheris
 
     (target,) = (target for target in targets() if target.name == name)
@@ -640,7 +640,7 @@ fuzz.guided({!r}, {}, {!r})
 
 
 def by_coverage(minutes: float, out: Path, names: list[str], earlier: list[Any]) -> Sitting:
-    """The targets of our own parsers by atheris, an equal time for each, in processes of their own."""
+    """Run the targets of our own parsers by atheris, an equal time for each, in processes of their own."""
     sitting = Sitting("atheris", time.monotonic(), {}, {})
     found = out / "found"
     found.mkdir(parents=True, exist_ok=True)
