@@ -6,7 +6,7 @@ CELL is a cell of `pixeltrust benchmark` on simulated noise (its cases.csv, and 
 in WORK, where the next call finds it: WORK/audit and, for cleanlab, WORK/halves. Each way is a row of OUT.csv, in place of the one that it
 has of the same cell; cleanlab, which is not asked unless it is named, needs nothing that the cell has trained:
 
-    audit          trust of each pixel, agreement of each mask, the mended masks
+    audit          confidence of each pixel, agreement of each mask, the mended masks
     disagreement   probability of the given label by the network's last weights, one pass; Dice of mask and prediction; the prediction
     loss           cross-entropy of the given label; its mean over a mask; no proposal (pixels rank as by disagreement, by construction)
     cleanlab       cleanlab.segmentation on the probabilities of two networks that never saw the mask, trained plainly on one half of the
@@ -93,7 +93,7 @@ def audited(truth: Truth, folder: Path) -> dict[str, Any]:
         make_folder(folder.parent)
         print(audit(truth.run.folder, truth.cell / "cases.csv", out=folder, resume=True))
     agreement = pd.read_csv(folder / "cases.csv", dtype={"id": str}).set_index("id")["agreement"]
-    doubt = [1 - read_labels(folder / "trust" / f"{case.id}.png") / 255 for case in truth.cases]
+    doubt = [1 - read_labels(folder / "confidence" / f"{case.id}.png") / 255 for case in truth.cases]
     mended = [read_labels(folder / "mended" / f"{case.id}.png") > 0 for case in truth.cases]
     return truth.row("audit", doubt, agreement.loc[truth.cases.texts("id")].to_numpy(), mended)
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +18,21 @@ from audits import audit_of, discs, shifted_back
 from pixeltrust.auditing import audit, evidence
 from pixeltrust.auditing import page as page_module
 from pixeltrust.auditing import run as run_module
-from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, read_audit_cases, read_audit_regions, read_record
+from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, Audit, read_audit_cases, read_audit_regions, read_record
 from pixeltrust.auditing.regions import agreement, case_row, region_rows
 from pixeltrust.auditing.scores import SHARE, TILT, confidence_of, confusion_of, tilt_of
 from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import read_image, read_labels, write_png
+from pixeltrust.formats import convert
 from pixeltrust.pages.charts import overlay
 from pixeltrust.pages.pieces import data_uri
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock
 from pixeltrust.prediction.network import Network
 from pixeltrust.reports import report
+from pixeltrust.reviewing.decisions import Decisions
+from pixeltrust.reviewing.masks import read_confidence
 from pixeltrust.training.train import train
 from tiny import configured, draw
 
@@ -50,14 +54,14 @@ def log_odds(value):
 # --- how likely a pixel is right --------------------------------------------------------------------------------------
 
 
-def test_trust_is_the_sum_of_what_network_kind_and_training_say():
+def test_confidence_is_the_sum_of_what_network_kind_and_training_say():
     labels = np.array([[0, 1, 255]], np.uint8)
     foreground = np.array([[0.3, 0.3, 0.9]], np.float32)
     tilt, shares = np.array([0.0, 1.2]), np.array([[0.8, 0.6, 0.1]], np.float32)
-    trust = confidence_of(labels, np.stack([1 - foreground, foreground]), tilt, shares)
+    confidence = confidence_of(labels, np.stack([1 - foreground, foreground]), tilt, shares)
     odds = [log_odds(0.7) + SHARE * log_odds(0.8), log_odds(0.3) + TILT * 1.2 + SHARE * log_odds(0.6)]
-    np.testing.assert_allclose(trust[0, :2], 1 / (1 + np.exp(-np.array(odds))), rtol=1e-5)
-    assert trust[0, 2] == 1  # ignored: nothing to doubt
+    np.testing.assert_allclose(confidence[0, :2], 1 / (1 + np.exp(-np.array(odds))), rtol=1e-5)
+    assert confidence[0, 2] == 1  # ignored: nothing to doubt
     alone = confidence_of(labels, np.stack([1 - foreground, foreground]), np.zeros(2), None)
     np.testing.assert_allclose(alone[0, :2], [0.7, 0.3], rtol=1e-5)
 
@@ -123,23 +127,23 @@ def test_agreement_of_three_classes_is_by_the_likeliest():
 
 
 def test_regions_say_what_where_and_how_sure():
-    given, seen, trust = np.zeros((10, 12), np.uint8), np.zeros((10, 12), np.uint8), np.full((10, 12), 200, np.uint8)
+    given, seen, confidence = np.zeros((10, 12), np.uint8), np.zeros((10, 12), np.uint8), np.full((10, 12), 200, np.uint8)
     given[1:5, 1:5] = 1
     seen[1:5, 1:3] = 1  # the right half of the mask is too much
     seen[7:9, 6:12] = 1  # and a lesion is missing
-    trust[1:5, 3:5], trust[7:9, 6:12], trust[0, 11] = 51, 102, 0
-    mended = np.where((trust < 128) & (seen != given), seen, given)
-    rows = region_rows(given, mended, seen, trust, 2)
+    confidence[1:5, 3:5], confidence[7:9, 6:12], confidence[0, 11] = 51, 102, 0
+    mended = np.where((confidence < 128) & (seen != given), seen, given)
+    rows = region_rows(given, mended, seen, confidence, 2)
     assert [(row["kind"], row["area"], row["top"], row["left"], row["bottom"], row["right"], row["mended"]) for row in rows] == [
         ("too much", 8, 1, 3, 5, 5, True),
         ("missing", 12, 7, 6, 9, 12, True),
     ]
-    assert [row["confidence"] for row in rows] == pytest.approx([0.8, 0.6])
+    assert [row["doubt"] for row in rows] == pytest.approx([0.8, 0.6])
     assert [row["share"] for row in rows] == pytest.approx([0.5, 0.75])
     assert (rows[1]["row"], rows[1]["column"]) == (7.5, 8.5)
-    assert len(region_rows(given, mended, seen, trust, 1)) == 3
-    assert region_rows(given, mended, seen, trust, 1)[0]["kind"] == "unsure"  # the single pixel: the network sees nothing else there
-    row = case_row(given, mended, seen, trust)
+    assert len(region_rows(given, mended, seen, confidence, 1)) == 3
+    assert region_rows(given, mended, seen, confidence, 1)[0]["kind"] == "unsure"  # the single pixel: the network sees nothing else there
+    row = case_row(given, mended, seen, confidence)
     assert (row["doubtful_pixels"], row["changed_pixels"], row["added_pixels"], row["removed_pixels"]) == (21, 20, 12, 8)
     assert row["doubtful_share"] == pytest.approx(21 / 29)  # of 28 that the mask or the network has, and one that neither has, but doubts
 
@@ -184,9 +188,9 @@ def test_an_audit_folder_holds_what_it_promises(audited, data):
     out = audited.out
     ids = sorted(case.id for case in read_cases(data).of("noisy"))
     assert {path.name for path in out.iterdir()} == {
-        "audit.json", "cases.csv", "regions.csv", "mended.csv", "report.html", "trust", "mended", "changed",
+        "audit.json", "cases.csv", "regions.csv", "mended.csv", "report.html", "confidence", "mended", "changed",
     }  # fmt: skip
-    for name in ("trust", "mended"):
+    for name in ("confidence", "mended"):
         assert sorted(path.stem for path in (out / name).iterdir()) == ids
     cases, regions = read_audit_cases(out), read_audit_regions(out)
     assert list(cases.columns) == list(CASE_COLUMNS)
@@ -202,16 +206,17 @@ def test_only_doubtful_pixels_are_mended_and_the_files_say_which(audited, data):
     cases = read_audit_cases(audited.out).set_index("id")
     changed_anywhere = 0
     for case in read_cases(data).of("noisy"):
-        given, mended, trust = read_labels(case.mask), *(read_labels(audited.out / name / f"{case.id}.png") for name in ("mended", "trust"))
+        given = read_labels(case.mask)
+        mended, confidence = (read_labels(audited.out / name / f"{case.id}.png") for name in ("mended", "confidence"))
         changed = given != mended
-        assert not (changed & (trust >= 128)).any()
+        assert not (changed & (confidence >= 128)).any()
         assert set(np.unique(mended)) <= {0, 255}
         path = audited.out / "changed" / f"{case.id}.png"
         assert path.is_file() == changed.any()
         if changed.any():
             np.testing.assert_array_equal(read_labels(path), changed * 255)
         assert cases.loc[case.id, "changed_pixels"] == changed.sum()
-        assert cases.loc[case.id, "doubtful_pixels"] == (trust < 128).sum()
+        assert cases.loc[case.id, "doubtful_pixels"] == (confidence < 128).sum()
         changed_anywhere += changed.sum()
     assert changed_anywhere > 0
 
@@ -242,6 +247,24 @@ def test_the_page_is_whole_and_can_be_written_again(audited, tmp_path):
     assert report(audited.out, out=tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
+def test_an_audit_of_an_earlier_version_is_reported_reviewed_and_converted(audited, tmp_path):
+    """It has its confidence in trust/, and in regions.csv the doubt of a region under that name."""
+    older = shutil.copytree(audited.out, tmp_path / "older" / audited.out.name)
+    (older / "confidence").rename(older / "trust")
+    rows = (older / "regions.csv").read_text(encoding="utf-8").splitlines()
+    (older / "regions.csv").write_text("\n".join([rows[0].replace("doubt", "confidence"), *rows[1:]]), encoding="utf-8")
+    assert report(older).read_bytes() == report(audited.out).read_bytes()
+    identity = audited.cases["id"][0]
+    size = tuple(audited.cases.loc[0, ["height", "width"]])
+    confidence = read_labels(audited.out / "confidence" / f"{identity}.png")
+    np.testing.assert_array_equal(read_confidence(Audit.read(older), identity, size), confidence)
+    with closing(Decisions(Audit.read(older))) as decisions, decisions.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM regions WHERE confidence > 0").fetchone()[0] == len(rows) - 1
+    for folder, name in ((older, "older"), (audited.out, "newer")):
+        convert(folder, tmp_path / name / "masks", to="png", show_progress=False)
+    assert pictures(tmp_path / "older" / "masks") == pictures(tmp_path / "newer" / "masks")
+
+
 def test_the_end_says_where_to_go_on(audited):
     text = str(audited)
     assert f"pixeltrust review {audited.out}" in text
@@ -259,15 +282,15 @@ def test_a_mask_that_training_has_not_seen_is_judged_with_the_clean_set(run, dat
     judged_by = read_audit_cases(tmp_path / "audit").set_index("id")["evidence"]
     assert judged_by[changed.stem] == "network and clean set"
     assert (judged_by.drop(changed.stem) == "network and training").all()
-    trust = read_labels(tmp_path / "audit" / "trust" / changed.name)
-    assert trust[:6, :6].mean() < 128
+    confidence = read_labels(tmp_path / "audit" / "confidence" / changed.name)
+    assert confidence[:6, :6].mean() < 128
 
 
 def test_a_run_of_plain_training_audits_too_and_says_what_it_lacks(data, tmp_path):
     plain = trained(data, tmp_path / "run", method="plain", epochs=2)
     found = audit(plain, data, out=tmp_path / "audit", show_progress=False)
     assert set(found.cases["evidence"]) == {"network and clean set"}
-    assert "has learned no trust maps" in str(found)
+    assert "leaves no helped maps" in str(found)
 
 
 def test_a_network_without_forward_mode_is_asked_alone(data, tmp_path):
@@ -562,7 +585,7 @@ def test_mended_masks_have_the_values_that_the_given_file_has(run, data, tmp_pat
     assert values.pop(ignoring.name) == {0, 1, 255}
     assert set.union(*values.values()) == {0, 1}
     np.testing.assert_array_equal(read_labels(tmp_path / "audit" / "mended" / ignoring.name)[0, :5], 255)
-    assert (read_labels(tmp_path / "audit" / "trust" / ignoring.name)[0, :5] == 255).all()
+    assert (read_labels(tmp_path / "audit" / "confidence" / ignoring.name)[0, :5] == 255).all()
 
 
 def test_a_mask_is_never_emptied(data, tmp_path):

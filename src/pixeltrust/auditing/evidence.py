@@ -1,6 +1,6 @@
 """What the clean set says of masks that training has not seen: the share of clean batches for which each pixel's loss gradient helps.
 
-For a mask that was trained on, the trust map of the run tells the share of visits in which a pixel helped. Of another, the same is asked
+For a mask that was trained on, the helped map of the run holds the share of visits in which a pixel helped. Of another, the same is asked
 of the finished network, by several batches of the run's clean cases; it says less, as the network has been fitted to them by then.
 """
 

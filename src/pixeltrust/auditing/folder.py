@@ -1,11 +1,13 @@
 """An audit folder: what `audit` writes about every noisy mask, and everything else reads.
 
-    AUDIT/audit.json        what was audited by what; written last, so a folder that has it is complete
-    AUDIT/cases.csv         a row per mask, worst first          AUDIT/regions.csv   a row per doubtful region
-    AUDIT/trust/<id>.png    how likely each pixel of the mask is right, 0 to 255
-    AUDIT/mended/<id>.png   the proposed mask                    AUDIT/changed/<id>.png   255 where it differs, where it does
-    AUDIT/mended.csv        a table of cases, to train again: the mended masks as noisy ones, the clean and test cases as they were
-    AUDIT/report.html       a page
+    AUDIT/audit.json            what was audited by what; written last, so a folder that has it is complete
+    AUDIT/cases.csv             a row per mask, worst first
+    AUDIT/regions.csv           a row per doubtful region, the surest first within a mask
+    AUDIT/confidence/<id>.png   the probability that each label of the mask is right, 0 wrong … 255 right (trust/ in older audits)
+    AUDIT/mended/<id>.png       the proposed mask
+    AUDIT/changed/<id>.png      255 where it differs from the given one; only where it does
+    AUDIT/mended.csv            a table of cases, to train again: the mended masks as noisy ones, the clean and test cases as they were
+    AUDIT/report.html           a page
 
 All pictures of a case have the size of its given mask.
 """
@@ -26,7 +28,7 @@ from pixeltrust.plumbing.tables import read_table
 from pixeltrust.plumbing.text import count, some
 
 FORMAT = 1
-SURE = 128  # a pixel is doubtful below this in its 8-bit trust, a probability of ½
+DOUBTFUL_BELOW = 128  # a pixel is doubtful below this confidence of 8 bits: a probability of ½
 KINDS = ("missing", "too much", "other class", "unsure")
 """Of regions: what the network sees there and the mask has not, the other way round, another class, or nothing better."""
 CASE_COLUMNS = (
@@ -34,7 +36,7 @@ CASE_COLUMNS = (
     "regions", "height", "width", "evidence",
 )  # fmt: skip
 REGION_COLUMNS = (
-    "rank", "id", "region", "kind", "area", "share", "top", "left", "bottom", "right", "row", "column", "confidence", "mended",
+    "rank", "id", "region", "kind", "area", "share", "top", "left", "bottom", "right", "row", "column", "doubt", "mended",
 )  # fmt: skip
 CASE_NUMBERS = {
     "agreement": float,
@@ -57,7 +59,7 @@ REGION_NUMBERS = {
     "right": int,
     "row": float,
     "column": float,
-    "confidence": float,
+    "doubt": float,
 }
 _LARGEST = 2**53  # whole numbers up to it have a float of their own
 
@@ -88,19 +90,25 @@ class Audit:
     folder: Path
     data: Path
     """The data folder or table that was audited."""
+    run: Path
+    """The run folder that judged it."""
     classes: int
     ignore_label: int | None
 
     @classmethod
     def read(cls, folder: Path) -> "Audit":
-        """The audit in a folder.
+        """Read the audit in a folder.
 
         Raises:
-            RunError: it is none, none that came to its end, or one of a later version.
+            RunError: it is not an audit, not a finished one, or one of a later version.
         """
-        folder = Path(folder).absolute()
-        record = read_record(folder)
-        return cls(folder=folder, data=Path(record.data), classes=record.classes, ignore_label=record.ignore_label)
+        return cls.of(Path(folder).absolute(), read_record(Path(folder)))
+
+    @classmethod
+    def of(cls, folder: Path, record: AuditRecord) -> "Audit":
+        """Return the audit in a folder that has this record."""
+        data, run = Path(record.data), Path(record.run)
+        return cls(folder=folder, data=data, run=run, classes=record.classes, ignore_label=record.ignore_label)
 
     def version(self) -> str:
         """A text that is another one when the tables are."""
@@ -112,8 +120,9 @@ class Audit:
         return digest.hexdigest()[:16]
 
     def confidence_file(self, identity: str) -> Path:
-        """AUDIT/trust/<id>.png"""
-        return self.folder / "trust" / f"{identity}.png"
+        """AUDIT/confidence/<id>.png; in an audit of an earlier version AUDIT/trust/<id>.png"""
+        earlier = not (self.folder / "confidence").is_dir() and (self.folder / "trust").is_dir()
+        return self.folder / ("trust" if earlier else "confidence") / f"{identity}.png"
 
     def proposed_file(self, identity: str) -> Path:
         """AUDIT/mended/<id>.png"""
@@ -199,13 +208,17 @@ def read_audit_cases(audit: Path) -> pd.DataFrame:
 
 
 def read_audit_regions(audit: Path) -> pd.DataFrame:
-    """regions.csv in its order: `REGION_NUMBERS` and the rank are numbers, `mended` is True or False, all else texts.
+    """Read regions.csv in its order: `REGION_NUMBERS` and the rank are numbers, `mended` is True or False, all else texts.
+
+    An earlier version called the column `doubt` confidence.
 
     Raises:
         DataError: it cannot be read, or lists every fault: a missing column, or a cell that is no number.
     """
     table = audit / "regions.csv"
     rows = read_table(table)
+    if "doubt" not in rows:
+        rows = rows.rename(columns={"confidence": "doubt"})
     rank = {"rank": int} if "rank" in rows else {}
     rows, faults = _numbers(rows, ["id", "kind", "mended"], REGION_NUMBERS | rank, table)
     return _without(faults, rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"])), table)

@@ -1,24 +1,24 @@
 """What there is to say of a case and of its doubtful regions.
 
 given, mended, seen   labels of the mask, of the proposed one, and of what the network alone sees, uint8 (H, W); 255 ignored
-trust                 how likely each given label is right, uint8 (H, W), 255 for 1
+confidence            the probability that each given label is right, uint8 (H, W), 0 wrong … 255 right
 """
 
 import numpy as np
 import pandas as pd
 from skimage.measure import label, regionprops_table
 
-from pixeltrust.auditing.folder import KINDS, SURE
+from pixeltrust.auditing.folder import DOUBTFUL_BELOW, KINDS
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.plumbing.labels import IGNORE
 
 _THRESHOLDS = np.arange(1, 10) / 10
 
 
-def case_row(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, trust: np.ndarray) -> dict[str, object]:
+def case_row(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, confidence: np.ndarray) -> dict[str, object]:
     """The numbers of a row of cases.csv, but for the agreement."""
     counted = given != IGNORE
-    doubtful, lesion = (trust < SURE) & counted, counted & (given > 0)
+    doubtful, lesion = (confidence < DOUBTFUL_BELOW) & counted, counted & (given > 0)
     pixels = int((counted & ((given > 0) | (seen > 0) | doubtful)).sum())
     changed = given != mended
     return {
@@ -55,18 +55,18 @@ def _agreement_of(given: np.ndarray, seen: np.ndarray, probability: np.ndarray) 
     return float((2 * (given & seen).sum() / (given.sum() + seen.sum()) + favourable.max()) / 2)
 
 
-def region_rows(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, trust: np.ndarray, smallest: int) -> list[dict[str, object]]:
+def region_rows(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, confidence: np.ndarray, smallest: int) -> list[dict[str, object]]:
     """A row for every connected doubtful region (8 neighbours) of at least so many pixels, the surest first.
 
-    Its confidence is the mean probability that its labels are wrong; the kind says what the network sees there instead.
+    Its doubt is the mean probability that its labels are wrong; the kind says what the network sees there instead.
     """
-    doubtful = (trust < SURE) & (given != IGNORE)
+    doubtful = (confidence < DOUBTFUL_BELOW) & (given != IGNORE)
     if not doubtful.any():
         return []
     kinds = np.select([seen == given, given == 0, seen == 0], [4, 1, 2], 3) * doubtful
     regions = label(kinds, connectivity=2)
     wanted = ("label", "area", "bbox", "centroid", "intensity_mean")
-    table = pd.DataFrame(regionprops_table(regions, intensity_image=1 - trust / 255, properties=wanted))
+    table = pd.DataFrame(regionprops_table(regions, intensity_image=1 - confidence / 255, properties=wanted))
     table = table[table["area"] >= smallest].sort_values(["intensity_mean", "area"], ascending=False, kind="stable")
     lesion = int(((given > 0) & (given != IGNORE)).sum())
     rows = []
@@ -84,7 +84,7 @@ def region_rows(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, trust: 
             "right": int(row["bbox-3"]),
             "row": round(row["centroid-0"], 1),
             "column": round(row["centroid-1"], 1),
-            "confidence": row["intensity_mean"],
+            "doubt": row["intensity_mean"],
             "mended": bool((given != mended)[box][inside].any()),
         })  # fmt: skip
     return rows

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from pixeltrust.auditing.evidence import CleanSet
-from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, SURE, AuditRecord, review_command, train_command
+from pixeltrust.auditing.folder import CASE_COLUMNS, DOUBTFUL_BELOW, REGION_COLUMNS, Audit, AuditRecord, review_command, train_command
 from pixeltrust.auditing.page import audit_page
 from pixeltrust.auditing.regions import agreement, case_row, region_rows
 from pixeltrust.auditing.scores import confidence_of, confusion_of, tilt_of
@@ -87,7 +87,7 @@ def audit(
     Under `torchrun` every process makes this call and takes its share of the masks; all must see `run`, `data` and `out`.
 
     Args:
-        run: a run folder whose training has finished. Where it has a trust map of a mask, that counts too; a mask that training has not
+        run: a run folder whose training has finished. Where it has a helped map of a mask, that counts too; a mask that training has not
             seen, or that was changed since, is judged by the network and by what the clean set says of it now.
         data: a data folder or table of cases; its noisy masks are audited.
         out: the folder to make (see `audits`).
@@ -138,7 +138,7 @@ def audit(
             tilt=tuple(round(float(value), 4) for value in tilt),
             seconds=round(time.perf_counter() - started, 1),
         )
-        write_file(out / "report.html", audit_page(out, record, table, regions))
+        write_file(out / "report.html", audit_page(Audit.of(out, record), table, regions))
         write_file(out / "audit.json", record.text())
         shutil.rmtree(out / SEEN, ignore_errors=True)
 
@@ -171,7 +171,7 @@ class _Audit:
             "run": str(self.run.folder.resolve()),
             "data": str(data.resolve()),
             "weights": f"{weights} ({self.run.fingerprint(weights)})",
-            "trust maps": has_helped_maps(self.run),
+            "helped maps": has_helped_maps(self.run),
             "sure": self.sure,
             "smallest": self.smallest,
         }
@@ -185,7 +185,7 @@ class _Audit:
         if begun.is_file() and (before := _begun_with(begun)) != of:
             changed = ", ".join(f"{name} was {before.get(name)}, now {of[name]}" for name in of if before.get(name) != of[name])
             raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
-        for name in ("trust", "mended", "changed"):
+        for name in ("confidence", "mended", "changed"):
             make_folder(self.out / name)
         write_file(begun, json.dumps(of))
         return np.array([place for place, case in enumerate(cases) if not self._seen_file(case).is_file()], int)
@@ -268,22 +268,22 @@ class _Audit:
         learned = read_helped_map(self.run, case.id, small)
         shares = seen_of.helped if learned is None else learned
         grown = None if shares is None else resized_plane(shares, given.shape)
-        trust = (confidence_of(given, probabilities, tilt, grown) * 255).round().astype(np.uint8)
+        confidence = (confidence_of(given, probabilities, tilt, grown) * 255).round().astype(np.uint8)
         seen = probabilities.argmax(0).astype(np.uint8)
-        mend = (trust < SURE) & (seen != given) & (given != IGNORE) & (probabilities.max(0) > self.sure)
+        mend = (confidence < DOUBTFUL_BELOW) & (seen != given) & (given != IGNORE) & (probabilities.max(0) > self.sure)
         mended = np.where(mend, seen, given)
         if not ((mended > 0) & (mended != IGNORE)).any():  # a lesion that nobody sees is for people to judge
             mend, mended = np.zeros_like(mend), given
-        write_png(self.out / "trust" / f"{case.id}.png", trust)
+        write_png(self.out / "confidence" / f"{case.id}.png", confidence)
         write_png(self.out / "mended" / f"{case.id}.png", self._as_in_the_file(case, given, mended, lesion))
         changed = self.out / "changed" / f"{case.id}.png"
         if mend.any():
             write_png(changed, mend.astype(np.uint8) * 255)
         else:  # there may be one of a time before this audit was stopped
             changed.unlink(missing_ok=True)
-        regions = region_rows(given, mended, seen, trust, self.smallest)
+        regions = region_rows(given, mended, seen, confidence, self.smallest)
         row = {"id": case.id, "image": str(case.image.absolute()), "mask": str(case.mask.absolute())}
-        numbers = {"agreement": agreement(given, probabilities)} | case_row(given, mended, seen, trust)
+        numbers = {"agreement": agreement(given, probabilities)} | case_row(given, mended, seen, confidence)
         evidence = "network and training" if learned is not None else "network" if shares is None else "network and clean set"
         return row | numbers | {"regions": len(regions), "evidence": evidence}, regions
 
@@ -307,7 +307,7 @@ class _Decoded:
     picture: np.ndarray
     labels: np.ndarray
     trained: bool
-    """Whether the run has a trust map of this mask."""
+    """Whether the run has a helped map of this mask."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,7 +378,7 @@ def _tables(judged: list[tuple[dict[str, object], list[dict[str, object]]]]) -> 
     rank = dict(zip(table["id"], table["rank"], strict=True))
     rows = [{"rank": rank[row["id"]], "id": row["id"]} | region for row, regions in judged for region in regions]
     regions = pd.DataFrame(rows, columns=list(REGION_COLUMNS)).sort_values(["rank", "region"], kind="stable", ignore_index=True)
-    return table.reset_index(drop=True), regions.round({"share": 5, "confidence": 4})
+    return table.reset_index(drop=True), regions.round({"share": 5, "doubt": 4})
 
 
 def _mended_table(cases: CaseList, out: Path) -> pd.DataFrame:
@@ -411,9 +411,9 @@ def _check_numbers(smallest: int, sure: float) -> None:
 def _evidence_notes(run: Run, table: pd.DataFrame) -> list[str]:
     notes = []
     if not run.finished():
-        notes.append(f"{run.folder}: what it learns to trust is written at its end, so only the clean set was asked")
+        notes.append(f"{run.folder}: its helped maps are written at its end, so only the clean set was asked")
     elif not has_helped_maps(run):
-        notes.append(f"{run.folder}: its method has learned no trust maps (trust, pixel and image do)")
+        notes.append(f"{run.folder}: its method leaves no helped maps (trust, pixel and image do)")
     for evidence, number in table["evidence"].value_counts().items():
         notes.append(f"{count(number, 'mask')} judged by {evidence}")
     return notes

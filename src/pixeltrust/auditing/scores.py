@@ -1,7 +1,7 @@
 """How likely every pixel of a given mask is right: what the network thinks of it, what kind of label it is, what training learned of it.
 
     L   labels given, uint8 (H, W); 255 ignored      P   probabilities float32 (K, H, W), K ≥ 2, that sum to 1
-    S   shares of visits in which a pixel helped, float32 (H, W), from the run's trust map of this mask, or else of clean batches for
+    S   shares of visits in which a pixel helped, float32 (H, W), from the run's helped map of this mask, or else of clean batches for
         which it helps now (see `evidence`); where neither is known the term is left out
 
 The log odds that a label is right are a sum of three terms:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.folder import read_audit_cases, read_record, review_command
+from pixeltrust.auditing.folder import Audit, read_audit_cases, review_command
 from pixeltrust.auditing.page import audited_case
 from pixeltrust.benchmarking.outcome.examples import evenly_spread
 from pixeltrust.data.images import case_id, image_suffix, read_image
@@ -195,13 +195,13 @@ class _Drawn:
         self.dice = {method: dict(zip(table["id"], table["dice"], strict=True)) for method, table in scores.items()}
         parts = ("source/images", "source/masks", *(f"predictions/{method}" for method in METHODS))
         self.files = {part: _files_by_id(folder / part) for part in parts}
-        self.audit = read_record(folder / "audit")
+        self.audit = Audit.read(folder / "audit")
         self.cases = {row["id"]: row for row in read_audit_cases(folder / "audit").to_dict("records")}
 
     def audited(self, one: str, masks: pd.DataFrame) -> GalleryCase:
         if one not in self.cases:
             raise RunError(f"{self.folder / 'audit'}: has no case {one}, which masks.csv has; remove both and run the demo again")
-        panels = audited_case(self.folder / "audit", self.audit, self.cases[one]).panels
+        panels = audited_case(self.audit, self.cases[one]).panels
         true = draw_outlines("true mask", f"the true mask of {one}", self._image(one), true=self._labels("source/masks", one))
         given, mended = (format_number(float(masks[name][one])) for name in ("given", "mended"))
         return GalleryCase(title=one, panels=[*panels, true], note=f"Dice {given} as given, {mended} mended")

@@ -71,7 +71,7 @@ _QUANTITIES = {
 }
 _FROM_ZERO = ("zero_share", "effective_pixels")
 _ANCHORS = ((0.0, "#7f3b08"), (0.25, "#d0832c"), (0.5, "#f4f1ea"), (0.75, "#4c8fbd"), (1.0, "#08315e"))
-_HEAT = LinearSegmentedColormap.from_list("trust", _ANCHORS)
+_HEAT = LinearSegmentedColormap.from_list("weights", _ANCHORS)
 _FONTS = "system-ui, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -190,23 +190,23 @@ def heat(
     return _png(picture)
 
 
-def doubt_heat(trust: np.ndarray, mask: np.ndarray | None = None, *, under: np.ndarray | None = None) -> bytes:
-    """Trust as colours, as PNG: dark brown for certainly wrong, pale for ½, nothing where it is right; the outline of `mask` in black.
+def doubt_heat(doubt: np.ndarray, mask: np.ndarray | None = None, *, under: np.ndarray | None = None) -> bytes:
+    """Draw doubt as colours, as PNG: dark brown for certainly wrong, pale for ½, nothing where it is 0; the outline of `mask` in black.
 
     Args:
-        trust: float (H, W), 0 … 1.
+        doubt: float (H, W), the probability that a label is wrong, 0 … 1.
         mask: bool (H, W).
-        under: uint8 (H, W, 3), an image to show, in grey, under what is trusted.
+        under: uint8 (H, W, 3), an image to show, in grey, where there is no doubt.
     """
-    size = _panel_size(*trust.shape)
-    grown = _enlarged(trust.astype(np.float32), size)
-    ground = np.full((*grown.shape, 3), 255.0)
+    size = _panel_size(*doubt.shape)
+    enlarged = _enlarged(doubt.astype(np.float32), size)
+    ground = np.full((*enlarged.shape, 3), 255.0)
     if under is not None:
         grey = np.asarray(Image.fromarray(under).convert("L").resize(size, Image.Resampling.BICUBIC), np.float32)
         ground = np.repeat(128 + grey[..., None] / 2, 3, axis=2)
-    doubt = ((1 - grown).clip(0, 1) ** 0.7)[..., None]
-    colours = _HEAT((0.5 * grown).clip(0, 0.5))[..., :3] * 255
-    picture = (doubt * colours + (1 - doubt) * ground).round().astype(np.uint8)
+    cover = (enlarged.clip(0, 1) ** 0.7)[..., None]
+    colours = _HEAT((0.5 * (1 - enlarged)).clip(0, 0.5))[..., :3] * 255
+    picture = (cover * colours + (1 - cover) * ground).round().astype(np.uint8)
     if mask is not None:
         picture[_thicker(_inner_line(mask, size))] = 0
     return _png(picture)
