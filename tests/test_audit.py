@@ -19,8 +19,8 @@ from pixeltrust.auditing import audit, evidence
 from pixeltrust.auditing import page as page_module
 from pixeltrust.auditing import run as run_module
 from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, Audit, read_audit_cases, read_audit_regions, read_record
-from pixeltrust.auditing.regions import agreement, case_row, region_rows
-from pixeltrust.auditing.scores import SHARE, TILT, confidence_of, confusion_of, tilt_of
+from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
+from pixeltrust.auditing.scores import SHARE, TILT, compute_confidence, count_confusion, estimate_tilt
 from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import read_image, read_labels, write_png
@@ -58,29 +58,29 @@ def test_confidence_is_the_sum_of_what_network_kind_and_training_say():
     labels = np.array([[0, 1, 255]], np.uint8)
     foreground = np.array([[0.3, 0.3, 0.9]], np.float32)
     tilt, shares = np.array([0.0, 1.2]), np.array([[0.8, 0.6, 0.1]], np.float32)
-    confidence = confidence_of(labels, np.stack([1 - foreground, foreground]), tilt, shares)
+    confidence = compute_confidence(labels, np.stack([1 - foreground, foreground]), tilt, shares)
     odds = [log_odds(0.7) + SHARE * log_odds(0.8), log_odds(0.3) + TILT * 1.2 + SHARE * log_odds(0.6)]
     np.testing.assert_allclose(confidence[0, :2], 1 / (1 + np.exp(-np.array(odds))), rtol=1e-5)
     assert confidence[0, 2] == 1  # ignored: nothing to doubt
-    alone = confidence_of(labels, np.stack([1 - foreground, foreground]), np.zeros(2), None)
+    alone = compute_confidence(labels, np.stack([1 - foreground, foreground]), np.zeros(2), None)
     np.testing.assert_allclose(alone[0, :2], [0.7, 0.3], rtol=1e-5)
 
 
 def test_the_kind_of_label_that_is_seldom_wrong_is_tilted_to():
     confusion = np.array([[900.0, 1.0], [50.0, 49.0]])  # much foreground is left out, hardly anything wrong is put in
-    tilt = tilt_of([confusion])
+    tilt = estimate_tilt([confusion])
     assert tilt[0] == 0
     rates = confusion / confusion.sum(1, keepdims=True)
     assert tilt[1] == pytest.approx(np.log(rates[1, 1] / rates[0, 1]) - np.log(rates[0, 0] / rates[1, 0]))
-    assert tilt_of([confusion, 3 * confusion]) == pytest.approx(tilt)
-    assert tilt_of([np.array([[90.0, 10.0], [10.0, 90.0]])]) == pytest.approx([0, 0])
-    assert np.isfinite(tilt_of([np.array([[5.0, 0.0], [0.0, 0.0]])])).all()  # no foreground anywhere
+    assert estimate_tilt([confusion, 3 * confusion]) == pytest.approx(tilt)
+    assert estimate_tilt([np.array([[90.0, 10.0], [10.0, 90.0]])]) == pytest.approx([0, 0])
+    assert np.isfinite(estimate_tilt([np.array([[5.0, 0.0], [0.0, 0.0]])])).all()  # no foreground anywhere
 
 
 def test_the_tilt_counts_as_far_as_the_cases_err_to_the_same_side():
     out, into = np.array([[900.0, 0.0], [40.0, 60.0]]), np.array([[860.0, 40.0], [0.0, 100.0]])
-    assert tilt_of([out, into]) == pytest.approx([0, 0])  # one leaves out what the other puts in
-    three = tilt_of([out, out, out, into])
+    assert estimate_tilt([out, into]) == pytest.approx([0, 0])  # one leaves out what the other puts in
+    three = estimate_tilt([out, out, out, into])
     rates = np.sum([out, out, out, into], 0) / [[3600], [400]]
     alike = np.log(rates[1, 1] / rates[0, 1]) - np.log(rates[0, 0] / rates[1, 0])
     assert three == pytest.approx([0, alike / 2])  # 120 pixels one way, 40 the other
@@ -88,13 +88,13 @@ def test_the_tilt_counts_as_far_as_the_cases_err_to_the_same_side():
 
 def test_a_label_that_no_mask_has_changes_no_tilt():
     confusion = np.array([[900.0, 1.0], [10.0, 90.0]])
-    assert tilt_of([np.pad(confusion, (0, 1))]) == pytest.approx([*tilt_of([confusion]), 0])
+    assert estimate_tilt([np.pad(confusion, (0, 1))]) == pytest.approx([*estimate_tilt([confusion]), 0])
 
 
 def test_confusion_counts_probabilities_by_given_labels_and_leaves_out_ignored_pixels():
     labels = np.array([[0, 1, 2, 255]], np.uint8)
     probabilities = np.array([[[0.5, 0.2, 0.1, 1]], [[0.3, 0.7, 0.3, 0]], [[0.2, 0.1, 0.6, 0]]], np.float32)
-    np.testing.assert_allclose(confusion_of(labels, probabilities), probabilities[:, 0, :3], rtol=1e-6)
+    np.testing.assert_allclose(count_confusion(labels, probabilities), probabilities[:, 0, :3], rtol=1e-6)
 
 
 # --- cases and regions ------------------------------------------------------------------------------------------------
@@ -108,22 +108,22 @@ def test_agreement_is_half_what_the_network_sees_and_half_its_most_favourable_re
     draws = np.random.default_rng(0)
     given, foreground = (draws.random((20, 30)) > 0.6).astype(np.uint8), draws.random((20, 30))
     scores = [dice_of(given > 0, foreground > step / 10) for step in range(1, 10)]
-    assert agreement(given, np.stack([1 - foreground, foreground])) == pytest.approx((scores[4] + max(scores)) / 2)
+    assert measure_agreement(given, np.stack([1 - foreground, foreground])) == pytest.approx((scores[4] + max(scores)) / 2)
 
 
 def test_agreement_where_nothing_is_there():
     nothing, never = np.zeros((4, 4), np.uint8), np.stack([np.ones((4, 4)), np.zeros((4, 4))])
-    assert agreement(nothing, never) == 1
-    assert agreement(nothing + 1, never) == 0
-    assert agreement(nothing, never[::-1]) == 0
+    assert measure_agreement(nothing, never) == 1
+    assert measure_agreement(nothing + 1, never) == 0
+    assert measure_agreement(nothing, never[::-1]) == 0
     ignored = np.full((4, 4), 255, np.uint8)
-    assert agreement(ignored, never[::-1]) == 1
+    assert measure_agreement(ignored, never[::-1]) == 1
 
 
 def test_agreement_of_three_classes_is_by_the_likeliest():
     likeliest = np.stack([np.full((4, 4), share) for share in (0.3, 0.45, 0.25)])
-    assert agreement(np.ones((4, 4), np.uint8), likeliest) == 1
-    assert agreement(np.zeros((4, 4), np.uint8), likeliest) == 0
+    assert measure_agreement(np.ones((4, 4), np.uint8), likeliest) == 1
+    assert measure_agreement(np.zeros((4, 4), np.uint8), likeliest) == 0
 
 
 def test_regions_say_what_where_and_how_sure():
@@ -133,7 +133,7 @@ def test_regions_say_what_where_and_how_sure():
     seen[7:9, 6:12] = 1  # and a lesion is missing
     confidence[1:5, 3:5], confidence[7:9, 6:12], confidence[0, 11] = 51, 102, 0
     mended = np.where((confidence < 128) & (seen != given), seen, given)
-    rows = region_rows(given, mended, seen, confidence, 2)
+    rows = list_regions(given, mended, seen, confidence, 2)
     assert [(row["kind"], row["area"], row["top"], row["left"], row["bottom"], row["right"], row["mended"]) for row in rows] == [
         ("too much", 8, 1, 3, 5, 5, True),
         ("missing", 12, 7, 6, 9, 12, True),
@@ -141,9 +141,9 @@ def test_regions_say_what_where_and_how_sure():
     assert [row["doubt"] for row in rows] == pytest.approx([0.8, 0.6])
     assert [row["share"] for row in rows] == pytest.approx([0.5, 0.75])
     assert (rows[1]["row"], rows[1]["column"]) == (7.5, 8.5)
-    assert len(region_rows(given, mended, seen, confidence, 1)) == 3
-    assert region_rows(given, mended, seen, confidence, 1)[0]["kind"] == "unsure"  # the single pixel: the network sees nothing else there
-    row = case_row(given, mended, seen, confidence)
+    assert len(list_regions(given, mended, seen, confidence, 1)) == 3
+    assert list_regions(given, mended, seen, confidence, 1)[0]["kind"] == "unsure"  # the single pixel: the network sees nothing else there
+    row = measure_case(given, mended, seen, confidence)
     assert (row["doubtful_pixels"], row["changed_pixels"], row["added_pixels"], row["removed_pixels"]) == (21, 20, 12, 8)
     assert row["doubtful_share"] == pytest.approx(21 / 29)  # of 28 that the mask or the network has, and one that neither has, but doubts
 
@@ -151,7 +151,7 @@ def test_regions_say_what_where_and_how_sure():
 def test_other_classes_and_ignored_pixels_have_their_kinds():
     given = np.array([[1, 1, 2, 2, 255, 255]], np.uint8)
     seen = np.array([[2, 2, 0, 0, 1, 1]], np.uint8)
-    rows = region_rows(given, seen, seen, np.zeros((1, 6), np.uint8), 1)
+    rows = list_regions(given, seen, seen, np.zeros((1, 6), np.uint8), 1)
     assert sorted((row["kind"], row["area"]) for row in rows) == [("other class", 2), ("too much", 2)]
 
 
@@ -344,8 +344,8 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(run, data, audited, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         audit(run, data, out=out, show_progress=False)
     looked_at = sum(calls[:2])
-    assert len(list((out / run_module.SEEN).glob("*.npz"))) == looked_at
-    with pytest.raises(RunError, match="not an audit that came to its end"):
+    assert len(list((out / ".seen").glob("*.npz"))) == looked_at
+    with pytest.raises(RunError, match="not an audit that has finished"):
         read_record(out)
     with pytest.raises(RunError, match="not empty"):
         audit(run, data, out=out, show_progress=False)
@@ -359,7 +359,7 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(run, data, audited, tmp_path,
 
 
 def test_an_audit_of_another_run_is_not_gone_on_with(run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "tilt_of", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(run_module, "estimate_tilt", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         audit(run, data, out=tmp_path / "audit", show_progress=False)
     monkeypatch.undo()
@@ -373,7 +373,7 @@ def stopped(run, data, tmp_path, monkeypatch):
     """An audit that was stopped after it had looked at every image."""
     out = tmp_path / "audit"
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "tilt_of", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(run_module, "estimate_tilt", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             audit(run, data, out=out, show_progress=False)
     return out
@@ -408,14 +408,14 @@ def test_what_a_stopped_audit_has_written_goes_where_nothing_is_mended(run, data
 def test_a_mask_that_has_changed_since_it_was_looked_at_is_named(run, data, tmp_path, monkeypatch):
     mine, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "audit"
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "tilt_of", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(run_module, "estimate_tilt", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             audit(run, mine, out=out, show_progress=False)
     mask = next((mine / "noisy").iterdir())
     write_png(mask, 255 - read_labels(mask))
     with pytest.raises(DataError, match=f"{mask.name}: has changed since this audit looked at it; remove .*{mask.stem}.npz"):
         audit(run, mine, out=out, resume=True, show_progress=False)
-    (out / run_module.SEEN / f"{mask.stem}.npz").unlink()
+    (out / ".seen" / f"{mask.stem}.npz").unlink()
     assert len(audit(run, mine, out=out, resume=True, show_progress=False).cases) == 24
 
 
@@ -460,7 +460,7 @@ def test_names_that_no_table_holds_are_refused_before_any_work(run, data, tmp_pa
 
 
 def test_a_finished_audit_is_left_alone(run, data, audited):
-    with pytest.raises(RunError, match="has come to its end already"):
+    with pytest.raises(RunError, match="has finished already"):
         audit(run, data, out=audited.out, resume=True, show_progress=False)
 
 
@@ -482,7 +482,7 @@ def test_an_image_that_breaks_is_named_after_the_others_were_looked_at(run, data
     broken.write_bytes(whole[:-40])
     with pytest.raises(DataError, match=re.escape(str(broken))):
         audit(run, mine, out=tmp_path / "audit", show_progress=False)
-    assert len(list((tmp_path / "audit" / run_module.SEEN).glob("*.npz"))) == 23
+    assert len(list((tmp_path / "audit" / ".seen").glob("*.npz"))) == 23
     broken.write_bytes(whole)
     assert len(audit(run, mine, out=tmp_path / "audit", resume=True, show_progress=False).cases) == 24
 
@@ -543,11 +543,11 @@ def test_every_fault_of_the_table_is_named_with_its_row(tmp_path):
     with pytest.raises(DataError) as raised:
         read_audit_cases(tmp_path)
     assert [fault.removeprefix(f"{tmp_path / 'cases.csv'}") for fault in raised.value.faults] == [
-        ", row 3: rank '1.5' is no whole number",
-        ", row 2: agreement 'good' is no number",
-        ", row 4: height 'inf' is no whole number",
-        ", row 5: width '' is no number",
-        ", row 5: id '../d' is no file name, so it names no file of the audit",
+        ", row 3: rank '1.5' is not a whole number",
+        ", row 2: agreement 'good' is not a number",
+        ", row 4: height 'inf' is not a whole number",
+        ", row 5: width '' is not a number",
+        ", row 5: id '../d' is not a file name, so it names no file of the audit",
         ": id 'e' is there twice",
     ]
 

@@ -764,7 +764,7 @@ def test_an_audit_whose_ids_lead_elsewhere_is_refused(audit):
     table.to_csv(audit / "cases.csv", index=False)
     with pytest.raises(DataError, match="2 faults") as error:
         Decisions(Audit.read(audit))
-    assert "'../a' is no file name" in str(error.value)
+    assert "'../a' is not a file name" in str(error.value)
     assert "'b' is there twice" in str(error.value)
 
 
@@ -966,7 +966,7 @@ def test_tables_with_faults_are_said(audit):
     with pytest.raises(DataError, match="no column height"):
         review(audit)
     table.assign(height="tall").to_csv(audit / "cases.csv", index=False)
-    with pytest.raises(DataError, match="no number"):
+    with pytest.raises(DataError, match="not a number"):
         review(audit)
 
 
