@@ -34,7 +34,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pixeltrust.auditing import audit
 from pixeltrust.benchmarking.cells import read_json
-from pixeltrust.benchmarking.pruning import pruned, seen_by_others
+from pixeltrust.benchmarking.pruning import predict_unseen_halves, prune
 from pixeltrust.config import config_from
 from pixeltrust.data.batches import CaseCache, split_in_pieces
 from pixeltrust.data.cases import CaseList, read_cases
@@ -120,8 +120,8 @@ def confident(truth: Truth, work: Path) -> dict[str, Any]:
     make_folder(work)
     shutil.copy(truth.cell / "cases.csv", work / "cases.csv")
     config = replace(truth.config, method="plain")
-    pruned(work, config)
-    labels, both = seen_by_others(truth.cases, work, config)
+    prune(work, config)
+    labels, both = predict_unseen_halves(truth.cases, work, config)
     issues = find_label_issues(labels, both, n_jobs=1, verbose=False)
     image_scores, pixel_scores = get_label_quality_scores(labels, both, verbose=False)
     doubt = [resized_plane((1 - scores).astype(np.float32), given.shape) for scores, given in zip(pixel_scores, truth.given, strict=True)]

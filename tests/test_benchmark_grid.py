@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from pixeltrust.benchmarking import Cell, Grid, read_grid
+from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, SourceMasks, assign_folds
 from pixeltrust.benchmarking.grid import VARIANTS
-from pixeltrust.benchmarking.masks import FOLDS, FolderMasks, SourceMasks, fold_of
 from pixeltrust.config import MethodName
 from pixeltrust.data.cases import read_cases
 from pixeltrust.demonstration.synthetic import write_source
@@ -215,11 +215,11 @@ def test_every_clean_case_is_tested_in_one_fold_and_trained_on_in_all_others(dat
 
 def test_folds_keep_groups_together_and_are_as_equal_as_that_allows():
     groups = ["a"] * 5 + ["b"] * 3 + list("cdefghij")
-    folds = fold_of(groups, seed=0)
+    folds = assign_folds(groups, seed=0)
     assert len(set(folds[:5])) == len(set(folds[5:8])) == 1
     assert sorted(np.bincount(folds, minlength=FOLDS)) == [3, 4, 4, 5]
-    assert (folds == fold_of(groups, seed=0)).all()
-    assert (folds != fold_of(groups, seed=1)).any()
+    assert (folds == assign_folds(groups, seed=0)).all()
+    assert (folds != assign_folds(groups, seed=1)).any()
 
 
 def test_noisy_cases_of_a_tested_group_are_left_out(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from pixeltrust.benchmarking import Grid, costs, question
 from pixeltrust.benchmarking.costs import one_long_epoch, phases_of
 from pixeltrust.benchmarking.jobs import Local
-from pixeltrust.benchmarking.matching import costs_of, trainings_of, with_methods
+from pixeltrust.benchmarking.matching import add_methods, costs_of, trainings_of
 from pixeltrust.config import Config
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from test_benchmark import Here, done, networks_of_the_tests, source  # noqa: F401  (fixtures)
@@ -37,7 +37,7 @@ def epochs_of(prices, *, record=NEW, noisy=100, **configs):
     """The epochs of methods that cost so much, 10 for the dearest."""
     every = {method: configs.get(method, Config(epochs=10)) for method in prices}
     rounds = {method: list(price) if isinstance(price, tuple) else [price] for method, price in prices.items()}
-    return with_methods(record, every, rounds, noisy)
+    return add_methods(record, every, rounds, noisy)
 
 
 def numbers(out, value):

@@ -10,7 +10,7 @@ from torch import nn
 from pixeltrust.config import read_config
 from pixeltrust.data.images import read_labels
 from pixeltrust.demonstration import demo as demo_module
-from pixeltrust.demonstration.demo import Demo, Plan, Row, demo
+from pixeltrust.demonstration.demo import Demo, DemoRow, Plan, demo
 from pixeltrust.metrics import bootstrap_interval
 from pixeltrust.plumbing.errors import RunError
 
@@ -150,8 +150,8 @@ def test_a_file_in_the_way_is_the_users_to_mend(tmp_path):
 
 def test_the_summary_is_plain_about_a_loss(tmp_path):
     rows = (
-        Row(method="plain", dice=0.9, low=0.85, high=0.95, seconds=30),
-        Row(method="trust", dice=0.8, low=0.7, high=0.9, seconds=100),
+        DemoRow(method="plain", dice=0.9, low=0.85, high=0.95, seconds=30),
+        DemoRow(method="trust", dice=0.8, low=0.7, high=0.9, seconds=100),
     )
     numbers = {"difference": -0.1, "difference_low": -0.15, "difference_high": -0.05, "given": 0.9, "mended": 0.8}
     text = str(Demo(rows=rows, **numbers, audit=tmp_path, page=tmp_path))

@@ -10,7 +10,8 @@ import pandas as pd
 from pixeltrust.auditing.folder import DOUBTFUL_BELOW, Audit, read_audit_cases, read_audit_regions
 from pixeltrust.data.images import read_image, read_labels
 from pixeltrust.data.masks import decode_labels
-from pixeltrust.pages.charts import doubt_heat, histogram
+from pixeltrust.pages.charts import draw_histogram
+from pixeltrust.pages.pictures import draw_doubt
 from pixeltrust.pages.pieces import GalleryCase, Number, Panel, data_uri, draw_outlines, embed_charts, render_page
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.labels import IGNORE
@@ -34,7 +35,7 @@ def audit_page(audit: Audit, cases: pd.DataFrame, regions: pd.DataFrame) -> str:
     """Return the page as HTML text, from the tables of an audit and the pictures in its folder."""
     agreement = cases["agreement"].to_numpy(float)
     text = f"half of the masks agree to {np.median(agreement):.2f} or more, a tenth to less than {np.quantile(agreement, 0.1):.2f}"
-    spread = histogram(agreement, title="Agreement of the masks with what the network sees", axis="agreement (Dice)", text=text)
+    spread = draw_histogram(agreement, title="Agreement of the masks with what the network sees", axis="agreement (Dice)", text=text)
     worst, gone = _worst_cases(audit, cases)
     surest = regions[regions["mended"].astype(str) == "True"].sort_values("area", ascending=False).head(SUREST)
     return render_page(
@@ -108,7 +109,7 @@ def audited_case(audit: Audit, row: dict[Hashable, Any]) -> GalleryCase:
     heat = Panel(
         title="doubt",
         text=f"the doubt in the mask of {identity}: {doubtful:.0%} of its pixels are doubtful",
-        source=data_uri(doubt_heat(1 - confidence / 255, given, under=image), "image/png"),
+        source=data_uri(draw_doubt(1 - confidence / 255, given, under=image), "image/png"),
         note=f"{doubtful:.0%} doubtful",
     )
     panels = [

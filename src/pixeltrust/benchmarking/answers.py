@@ -33,7 +33,7 @@ WHAT = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class AnswerRow:
     """One method's line under the answer."""
 
     method: str
@@ -61,7 +61,7 @@ class Answer:
     words: str
     cases: int
     """Clean cases that it rests on."""
-    rows: tuple[Row, ...] = ()
+    rows: tuple[AnswerRow, ...] = ()
     """The best first."""
     out: Path | None = None
 
@@ -74,7 +74,7 @@ class Answer:
         return "\n".join([self.words, *table, *([f"everything is in {self.out}"] if self.out else [])])
 
 
-def answer_of(scores: pd.DataFrame) -> Answer:
+def find_answer(scores: pd.DataFrame) -> Answer:
     """The answer that a table of Dice gives.
 
     Args:
@@ -82,9 +82,9 @@ def answer_of(scores: pd.DataFrame) -> Answer:
     """
     scores = scores.dropna()
     if len(scores) < FEWEST:
-        return too_few(len(scores))
+        return answer_too_few(len(scores))
     others = [str(method) for method in scores if method != "plain"]
-    plain = Row(method="plain", dice=float(scores["plain"].mean()), difference=math.nan, low=math.nan, high=math.nan)
+    plain = AnswerRow(method="plain", dice=float(scores["plain"].mean()), difference=math.nan, low=math.nan, high=math.nan)
     compared = sorted((_row(scores, method, len(others)) for method in others), key=lambda row: -row.dice)
     rows = tuple(sorted([plain, *compared], key=lambda row: -row.dice))
     best = compared[0]
@@ -98,7 +98,7 @@ def answer_of(scores: pd.DataFrame) -> Answer:
     return Answer(verdict=verdict, method=method, words=words, cases=len(scores), rows=rows)
 
 
-def too_few(cases: int) -> Answer:
+def answer_too_few(cases: int) -> Answer:
     """The answer without any training.
 
     Args:
@@ -112,19 +112,19 @@ def too_few(cases: int) -> Answer:
     return Answer(verdict="too few to tell", method="finetuned", words=words, cases=cases)
 
 
-def _row(scores: pd.DataFrame, method: str, comparisons: int) -> Row:
+def _row(scores: pd.DataFrame, method: str, comparisons: int) -> AnswerRow:
     difference = (scores[method] - scores["plain"]).to_numpy()
     # Of Student's t: with a dozen cases the bootstrap's interval is far too narrow.
     reach = float(stats.t.ppf(1 - (1 - CONFIDENCE) / comparisons / 2, len(difference) - 1) * stats.sem(difference))
     mean = float(difference.mean())
-    return Row(method=method, dice=float(scores[method].mean()), difference=mean, low=mean - reach, high=mean + reach)
+    return AnswerRow(method=method, dice=float(scores[method].mean()), difference=mean, low=mean - reach, high=mean + reach)
 
 
-def _against(row: Row) -> str:
+def _against(row: AnswerRow) -> str:
     return "" if math.isnan(row.difference) else f"{row.difference:+.3f} ({row.interval})"
 
 
-def _helps(compared: list[Row], plain: Row, cases: int) -> str:
+def _helps(compared: list[AnswerRow], plain: AnswerRow, cases: int) -> str:
     best, *rest = compared
     near = [f"`{row.method}`" for row in rest if best.dice - row.dice < MARGIN and row.low > 0]
     also = f" Within {MARGIN} of it: {', '.join(near)}; between them the choice matters little." if near else ""
@@ -136,7 +136,7 @@ def _helps(compared: list[Row], plain: Row, cases: int) -> str:
     )
 
 
-def _no_difference(compared: list[Row], cases: int) -> str:
+def _no_difference(compared: list[AnswerRow], cases: int) -> str:
     best, highest = compared[0], max(row.high for row in compared)
     return (
         f"Plain training is just as good here. Over {count(cases, 'clean case')} no method is ahead of it by more than "
@@ -145,7 +145,7 @@ def _no_difference(compared: list[Row], cases: int) -> str:
     )
 
 
-def _cannot_tell(best: Row, plain: Row, cases: int) -> str:
+def _cannot_tell(best: AnswerRow, plain: AnswerRow, cases: int) -> str:
     side = "ahead of" if best.difference > 0 else "behind"
     wider = (best.high - best.low) / 2 / max(abs(best.difference), MARGIN)  # an interval shrinks with the root of the cases
     wanted = 10 * math.ceil(cases * max(1.5, wider**2) / 10)

@@ -24,9 +24,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from pixeltrust.benchmarking import costs
-from pixeltrust.benchmarking.grid import Cell, masks_of
-from pixeltrust.benchmarking.outcome.reading import finished
-from pixeltrust.benchmarking.pruning import pruned, seconds_of_halves
+from pixeltrust.benchmarking.grid import Cell, mask_kind
+from pixeltrust.benchmarking.outcome.reading import is_finished
+from pixeltrust.benchmarking.pruning import prune, seconds_of_halves
 from pixeltrust.config import Config, config_from, values_of
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.cases import read_cases
@@ -75,12 +75,12 @@ def run_cell(folder: Path) -> None:
         PixeltrustError: its training, prediction or measurement cannot be done.
     """
     with FileLock(folder / ".lock"):  # another process, left over from a stopped benchmark, may be at its last update
-        if not finished(folder):
+        if not is_finished(folder):
             (folder / "failed.json").unlink(missing_ok=True)
-            _work(folder)
+            _train_and_measure(folder)
 
 
-def _work(folder: Path) -> None:
+def _train_and_measure(folder: Path) -> None:
     spec = read_json(folder / "spec.json")
     if "trainings" in spec:
         trainings = {name: config_from(values) for name, values in spec["trainings"].items()}
@@ -88,8 +88,8 @@ def _work(folder: Path) -> None:
         return
     cell, config = Cell(**spec["cell"]), config_from(spec["config"])
     run, fresh, began = folder / "run", not (folder / "run").exists(), time.process_time()
-    data, settings = pruned(folder, config) if masks_of(cell.method) == "pruned" else (folder / "cases.csv", config)
-    watch = _watch(folder, config) if config.method in TAKE_GAINS and (folder / "truth.csv").is_file() else None
+    data, settings = prune(folder, config) if mask_kind(cell.method) == "pruned" else (folder / "cases.csv", config)
+    watch = _watch_weights(folder, config) if config.method in TAKE_GAINS and (folder / "truth.csv").is_file() else None
     trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
     cpu = time.process_time() - began
     shutil.rmtree(folder / CACHE, ignore_errors=True)
@@ -128,7 +128,7 @@ def _measure(folder: Path, config: Config) -> pd.DataFrame:
 # --- what the weights do, where the truth is known ----------------------------------------------------------------
 
 
-def _watch(folder: Path, config: Config) -> Watch:
+def _watch_weights(folder: Path, config: Config) -> Watch:
     """Reports of every step how it weighs pixels that are truly wrong."""
     cases = read_cases(folder / "truth.csv", show_progress=False)
     none = cases.of("clean")[:0]  # only the noisy batches are asked for
@@ -137,12 +137,12 @@ def _watch(folder: Path, config: Config) -> Watch:
     def watch(feed: Feed, outcome: Outcome) -> Mapping[str, Tensor]:
         assert outcome.weights is not None
         true = truth.batch("noisy", feed.update).masks  # the same images in the same turns
-        return weight_of_wrong(outcome.weights.cpu(), feed.noisy().masks.cpu(), true)
+        return measure_wrong_pixels(outcome.weights.cpu(), feed.noisy().masks.cpu(), true)
 
     return watch
 
 
-def weight_of_wrong(weights: Tensor, masks: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
+def measure_wrong_pixels(weights: Tensor, masks: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
     """How pixels are weighed whose mask is not the truth; all (B, *S), ignored pixels left out.
 
     Returns:
@@ -163,7 +163,7 @@ def weight_of_wrong(weights: Tensor, masks: Tensor, truth: Tensor) -> Mapping[st
 # --- the process --------------------------------------------------------------------------------------------------
 
 
-def attempt(folder: Path) -> str | None:
+def try_cell(folder: Path) -> str | None:
     """`run_cell`, and why it failed, which failed.json keeps; None where it did not.
 
     Raises:
@@ -189,7 +189,7 @@ def main(folder: Path) -> int:
     """The cell of a folder as a process: 0 done, 1 failed, 130 stopped, by Ctrl-C or because standard input closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        return 1 if attempt(folder) else 0
+        return 1 if try_cell(folder) else 0
     except KeyboardInterrupt:
         return 130
 

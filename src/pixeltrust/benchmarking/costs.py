@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pixeltrust.benchmarking.grid import masks_of
+from pixeltrust.benchmarking.grid import mask_kind
 from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
@@ -41,7 +41,7 @@ def phases_of(method: str, config: Config) -> Phases:
     if config.method == "finetuned":
         share = config.finetune_share
         return [(1 - share, replace(config, method="plain")), (share, replace(config, method="clean"))]
-    return [(2.0 if masks_of(method) == "pruned" else 1.0, config)]
+    return [(2.0 if mask_kind(method) == "pruned" else 1.0, config)]
 
 
 def measure(folder: Path, trainings: Mapping[str, Config]) -> dict[str, Any]:

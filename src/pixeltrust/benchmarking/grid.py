@@ -23,7 +23,7 @@ from pixeltrust.config import Config, MethodName, config_from, read_toml, settin
 from pixeltrust.noise.kinds import noise as noise_named
 from pixeltrust.plumbing.errors import ConfigError
 
-Masks = Literal["noisy", "true", "pruned"]
+MaskKind = Literal["noisy", "true", "pruned"]
 Match = Literal["updates", "time"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pruned": {"method": "plain"},
     CEILING: {"method": "plain"},
 }
-"""Methods of the benchmark that are another one with settings, or on other masks (see `masks_of`)."""
+"""Methods of the benchmark that are another one with settings, or on other masks (see `mask_kind`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ class Grid:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def masks_of(method: str) -> Masks:
+def mask_kind(method: str) -> MaskKind:
     """Which masks the noisy cases get in training: their own, the true ones, or their own without what was pruned."""
     return {CEILING: "true", "pruned": "pruned"}.get(method, "noisy")  # type: ignore[return-value]
 

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 
 import torch
 
-from pixeltrust.benchmarking.cells import GRACE, attempt
-from pixeltrust.benchmarking.outcome.reading import finished, recorded
+from pixeltrust.benchmarking.cells import GRACE, try_cell
+from pixeltrust.benchmarking.outcome.reading import is_finished, read_cell_state
 from pixeltrust.plumbing.errors import ConfigError
 from pixeltrust.plumbing.processes import environment_without_torchrun, launched_by_torchrun
 
@@ -104,7 +104,7 @@ class Local:
             # In a session of its own, so that Ctrl-C reaches it once, from here.
             with subprocess.Popen(command, start_new_session=True, env={**self._environment, **shown}, **streams) as process:
                 code = self._waited(process)
-        return None if finished(folder) else _why(folder, code)
+        return None if is_finished(folder) else _why(folder, code)
 
     def stop(self) -> None:
         """As `Launcher`."""
@@ -154,7 +154,7 @@ class OnRay:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         self.jobs = jobs or gpus or int(resources["CPU"])
-        self._attempt = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_retries=1)(attempt)
+        self._attempt = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_retries=1)(try_cell)
         self._tasks: list[Any] = []
 
     def __call__(self, folder: Path) -> str | None:
@@ -174,7 +174,7 @@ class OnRay:
 
 def _why(folder: Path, code: int) -> str:
     """Why a process ended without a result."""
-    if error := recorded(folder)["error"]:
+    if error := read_cell_state(folder)["error"]:
         return str(error)
     if code < 0:
         name = signal.Signals(-code).name

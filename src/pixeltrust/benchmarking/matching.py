@@ -17,11 +17,11 @@ from typing import Any
 
 import pandas as pd
 
+from pixeltrust.benchmarking.cell_masks import Masks
 from pixeltrust.benchmarking.cells import read_json, write_costs_spec, write_json
 from pixeltrust.benchmarking.costs import Phases, phases_of
 from pixeltrust.benchmarking.grid import Cell, Grid
 from pixeltrust.benchmarking.jobs import Launcher, run_all
-from pixeltrust.benchmarking.masks import Masks
 from pixeltrust.benchmarking.outcome.statistics import BASE
 from pixeltrust.config import Config
 from pixeltrust.plumbing.errors import RunError
@@ -33,7 +33,7 @@ Record = dict[str, Any]
 """What costs.json holds."""
 
 
-def matched(
+def match_time(
     cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launcher: Launcher, ranks: Ranks, *, show_progress: bool
 ) -> Callable[[Cell], Config]:
     """The settings of every cell, with as many epochs as its method can make in the time that all have.
@@ -59,7 +59,7 @@ def matched(
                 bar.add_task("measuring what an update costs", total=None, note=", ".join(missing))
                 measured = _measured(trainings_of(phases), table, out / "costs", launcher)
                 noisy = int((table["role"] == "noisy").sum())
-                record = with_methods({**record, "base": base, "unit": measured["unit"]}, configs, costs_of(phases, measured), noisy)
+                record = add_methods({**record, "base": base, "unit": measured["unit"]}, configs, costs_of(phases, measured), noisy)
                 if show_progress:
                     told = ", ".join(f"{method} {count(record['methods'][method]['epochs'], 'epoch')}" for method in methods)
                     bar.console.print(f"in the same time: {told}", markup=False, highlight=False)
@@ -93,7 +93,7 @@ def costs_of(phases: Mapping[str, Phases], measured: Record) -> dict[str, list[f
     }
 
 
-def with_methods(record: Record, configs: Mapping[str, Config], costs: Mapping[str, Sequence[float]], noisy: int) -> Record:
+def add_methods(record: Record, configs: Mapping[str, Config], costs: Mapping[str, Sequence[float]], noisy: int) -> Record:
     """The record with the methods that are not in it yet.
 
     Args:

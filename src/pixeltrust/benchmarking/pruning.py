@@ -32,7 +32,7 @@ from pixeltrust.training.train import train
 HALVES = (0, 1)
 
 
-def pruned(folder: Path, config: Config) -> tuple[Path, Config]:
+def prune(folder: Path, config: Config) -> tuple[Path, Config]:
     """The table of a cell's cases with pruned masks, and the settings to train on them; made once.
 
     Args:
@@ -49,7 +49,7 @@ def pruned(folder: Path, config: Config) -> tuple[Path, Config]:
         halves = _halves(noisy, config)
         for half in HALVES:
             _train_on(noisy[np.flatnonzero(halves == half)], cases, folder / "halves" / str(half), config)
-        issues = _issues(*seen_by_others(noisy, folder, config))
+        issues = _issues(*predict_unseen_halves(noisy, folder, config))
         _write_masks(cases, issues, folder / "pruned", config)
         rows = table_of([_with_mask(case, folder / "pruned") for case in cases.cases if case.role != "test"])
         write_csv(rows.drop(columns="held_out"), table)
@@ -62,12 +62,12 @@ def seconds_of_halves(folder: Path) -> float:
     return sum(float(Run(run).read_table("history.csv")["seconds"].iloc[-1]) for run in runs if run.is_dir())
 
 
-def seen_by_others(noisy: CaseList, folder: Path, config: Config) -> tuple[np.ndarray, np.ndarray]:
+def predict_unseen_halves(noisy: CaseList, folder: Path, config: Config) -> tuple[np.ndarray, np.ndarray]:
     """Labels uint8 (N, H, W) of a cell's noisy cases at the size of training, and probabilities float32 (N, K, H, W), K ≥ 2, by the network
     of the half that a case is not in.
 
     Args:
-        folder: of the cell, after `pruned`.
+        folder: of the cell, after `prune`.
     """
     pixels, halves = CaseCache(noisy, replace(config, cache_gib=float("inf")), folder), _halves(noisy, config)
     labels = np.empty((len(noisy), *config.size), np.uint8)

@@ -15,12 +15,12 @@ from typing import Any, Unpack
 
 import pandas as pd
 
-from pixeltrust.benchmarking.answers import FEWEST, Answer, answer_of, too_few
+from pixeltrust.benchmarking.answers import FEWEST, Answer, answer_too_few, find_answer
+from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, is_source
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.benchmarking.jobs import Launcher, Local
-from pixeltrust.benchmarking.masks import FOLDS, FolderMasks, is_source
-from pixeltrust.benchmarking.outcome.reading import finished
-from pixeltrust.benchmarking.run import claimed, folder_of, run_cells, writing_results
+from pixeltrust.benchmarking.outcome.reading import is_finished
+from pixeltrust.benchmarking.run import claim_folder, folder_of, run_cells, writing_results
 from pixeltrust.config import Config
 from pixeltrust.data.layouts import Layout
 from pixeltrust.plumbing.errors import ConfigError, RunError
@@ -63,7 +63,7 @@ def question(
     masks = FolderMasks(data, show_progress=show_progress, **layout)
     grid = _completed(grid or Grid(), masks)
     if len(set(masks.groups)) < FEWEST:
-        return too_few(len(set(masks.groups)))
+        return answer_too_few(len(set(masks.groups)))
     cells = [
         Cell(method=method, noise=GIVEN, clean=len(masks.clean), seed=seed, fold=fold)
         for seed in grid.seeds
@@ -73,11 +73,11 @@ def question(
 
     def answered() -> Answer:
         scores = _scores(cells, out)
-        answer = replace(answer_of(scores), out=out)
+        answer = replace(find_answer(scores), out=out)
         _write(out, scores, answer)
         return answer
 
-    with claimed(out, data, grid, ranks, **layout), writing_results(out, ranks):
+    with claim_folder(out, data, grid, ranks, **layout), writing_results(out, ranks):
         run_cells(cells, grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
         return ranks.on_rank_0(answered)
 
@@ -96,7 +96,7 @@ def _completed(grid: Grid, masks: FolderMasks) -> Grid:
 
 def _scores(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
     """A row per clean case, a column per method: the mean Dice over the seeds."""
-    missing = [cell.name for cell in cells if not finished(folder_of(cell, out))]
+    missing = [cell.name for cell in cells if not is_finished(folder_of(cell, out))]
     if missing:
         failed = f"{count(len(missing), 'training')} failed ({some(missing)}; each has a log.txt)"
         raise RunError(f"{out}: no answer yet: {failed}; the same command tries them again")

@@ -10,12 +10,12 @@ from typing import Any, Unpack
 
 import pandas as pd
 
+from pixeltrust.benchmarking.cell_masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
 from pixeltrust.benchmarking.cells import note_failure, write_json, write_spec
 from pixeltrust.benchmarking.grid import CEILING, Cell, Grid
 from pixeltrust.benchmarking.jobs import Launcher, Local, run_all
-from pixeltrust.benchmarking.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
-from pixeltrust.benchmarking.matching import matched
-from pixeltrust.benchmarking.outcome.reading import finished, recorded
+from pixeltrust.benchmarking.matching import match_time
+from pixeltrust.benchmarking.outcome.reading import is_finished, read_cell_state
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, write_atomically
@@ -77,15 +77,15 @@ def benchmark(
     _, ranks = connect("cpu")
     show_progress = show_progress and ranks.rank == 0
     grid = (grid or Grid()).filled(methods=METHODS, seeds=SEEDS)
-    masks = masks_from(source, out, show_progress=show_progress, **layout)
+    masks = open_masks(source, out, show_progress=show_progress, **layout)
     grid = masks.completed(grid)
-    with claimed(out, source, grid, ranks, **layout):
+    with claim_folder(out, source, grid, ranks, **layout):
         with writing_results(out, ranks):
             run_cells(grid.cells(), grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
-        return Benchmark(out=out, cells=gather(grid.cells(), grid, out))
+        return Benchmark(out=out, cells=gather_cells(grid.cells(), grid, out))
 
 
-def masks_from(source: Path, out: Path, *, show_progress: bool, **layout: Unpack[Layout]) -> Masks:
+def open_masks(source: Path, out: Path, *, show_progress: bool, **layout: Unpack[Layout]) -> Masks:
     """A source, or a user's own data, by what lies there."""
     if is_source(source, layout):
         return SourceMasks(source, out, show_progress=show_progress)
@@ -93,7 +93,7 @@ def masks_from(source: Path, out: Path, *, show_progress: bool, **layout: Unpack
 
 
 @contextmanager
-def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout: Unpack[Layout]) -> Iterator[None]:
+def claim_folder(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout: Unpack[Layout]) -> Iterator[None]:
     """The folder of this benchmark, made or recognised, for this process alone and those that share its work."""
     if ranks.rank:
         ranks.barrier()
@@ -126,13 +126,13 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
     Where all methods have the same time, what they cost is measured first. A line on standard error for each cell that fails. It ends
     when every rank has run its share.
     """
-    config_of = matched(cells, grid, masks, out, launcher, ranks, show_progress=show_progress) if grid.match == "time" else grid.config
+    config_of = match_time(cells, grid, masks, out, launcher, ranks, show_progress=show_progress) if grid.match == "time" else grid.config
     folders = {folder_of(cell, out): cell for cell in cells}
-    waiting = ranks.on_rank_0(lambda: [folder for folder in folders if not finished(folder)])
+    waiting = ranks.on_rank_0(lambda: [folder for folder in folders if not is_finished(folder)])
 
     def record() -> None:
         if ranks.rank == 0:
-            write_cells(out, gather(cells, grid, out))
+            write_cells(out, gather_cells(cells, grid, out))
 
     def ready(folder: Path) -> None:
         cell = folders[folder]
@@ -158,7 +158,7 @@ def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launch
     record()
 
 
-def gather(cells: Sequence[Cell], grid: Grid, out: Path) -> pd.DataFrame:
+def gather_cells(cells: Sequence[Cell], grid: Grid, out: Path) -> pd.DataFrame:
     """A row per cell; see `Benchmark.cells`. Cells that have not been run have the status `not run`."""
     rows = pd.DataFrame([_row(cell, folder_of(cell, out)) | {"match": grid.match} for cell in cells])
     return rows[[*COLUMNS, *(name for name in rows if name not in COLUMNS)]]
@@ -178,7 +178,7 @@ def folder_of(cell: Cell, out: Path) -> Path:
 def _row(cell: Cell, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"method": cell.method, "noise": cell.noise, "clean": cell.clean, "seed": cell.seed}
     row |= {"fold": cell.fold} if cell.fold is not None else {}
-    known = recorded(folder)
+    known = read_cell_state(folder)
     names = ("dice", "seconds", "jaccard", "val_dice", "updates", "cpu_seconds")
     return row | {"status": known["status"], **{name: known.get(name) for name in names}, "error": known["error"]}
 

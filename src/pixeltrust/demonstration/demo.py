@@ -59,7 +59,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class DemoRow:
     """One method's line of the summary."""
 
     method: str
@@ -76,7 +76,7 @@ class Row:
 class Demo:
     """What the demo found; `str` of it is what a person wants to read at its end."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[DemoRow, ...]
     difference: float
     """Mean over the test cases of the Dice of training with trust minus that of plain training."""
     difference_low: float
@@ -231,7 +231,7 @@ class _Work:
         for method, values in scores.items():
             low, high = bootstrap_interval(values)
             seconds = float(Run(self.out / "runs" / method).read_table("history.csv")["seconds"].iloc[-1])
-            rows.append(Row(method=method, dice=mean_of_defined(values), low=low, high=high, seconds=seconds))
+            rows.append(DemoRow(method=method, dice=mean_of_defined(values), low=low, high=high, seconds=seconds))
         difference = scores["trust"] - scores["plain"]
         low, high = bootstrap_interval(difference)
         masks = pd.read_csv(self.out / "masks.csv")

@@ -14,7 +14,7 @@ from pixeltrust.benchmarking.outcome.examples import evenly_spread
 from pixeltrust.data.images import case_id, image_suffix, read_image
 from pixeltrust.data.masks import foreground
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
-from pixeltrust.pages.charts import dice_strips, differences, training_curves
+from pixeltrust.pages.charts import draw_dice_strips, draw_differences, draw_training_curves
 from pixeltrust.pages.numbers import format_number
 from pixeltrust.pages.pieces import (
     GalleryCase,
@@ -66,11 +66,11 @@ def demo_page(folder: Path) -> str:
         audited=[drawn.audited(one, masks) for one in evenly_spread(masks["mended"] - masks["given"], AUDITED)],
         review=review_command(folder.resolve() / "audit"),
         case_charts=embed_charts(
-            [dice_strips({"plain": plain, "trust": trust}), differences(trust - plain, better="trust", worse="plain")]
+            [draw_dice_strips({"plain": plain, "trust": trust}), draw_differences(trust - plain, better="trust", worse="plain")]
         ),
         table=_table(scores),
         notes=_undefined_notes(scores),
-        curves=embed_charts(training_curves(histories)),
+        curves=embed_charts(draw_training_curves(histories)),
         test=[drawn.test(one) for one in evenly_spread(pd.Series(trust - plain, index=scores["trust"]["id"]), TEST_CASES)],
         facts=list_settings(runs["trust"].config(), leave_out=("method",)),
     )

@@ -15,8 +15,9 @@ from markupsafe import Markup, escape
 from pixeltrust import __version__
 from pixeltrust.config import Config
 from pixeltrust.metrics import bootstrap_interval
-from pixeltrust.pages.charts import Chart, heat, overlay
+from pixeltrust.pages.charts import Chart
 from pixeltrust.pages.numbers import format_range
+from pixeltrust.pages.pictures import draw_heat, draw_overlay
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import write_file
 
@@ -51,7 +52,7 @@ class GalleryCase:
 
 
 def draw_outlines(title: str, text: str, image: np.ndarray, *, note: str = "", **masks: np.ndarray) -> Panel:
-    return Panel(title=title, text=text, source=data_uri(overlay(image, masks), "image/png"), note=note)
+    return Panel(title=title, text=text, source=data_uri(draw_overlay(image, masks), "image/png"), note=note)
 
 
 def draw_weights(
@@ -65,7 +66,7 @@ def draw_weights(
 ) -> Panel:
     zero = float((weights == 0).mean())
     text = f"the weights of {one}: {zero:.0%} of its pixels have weight 0, the largest is {float(weights.max()):.1f} times the average"
-    source = data_uri(heat(weights.astype(np.float32), mask, true=true, shape=shape), "image/png")
+    source = data_uri(draw_heat(weights.astype(np.float32), mask, true=true, shape=shape), "image/png")
     return Panel(title=title, text=text, source=source, note=f"{zero:.0%} at 0")
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.pictures import files_of
 from pixeltrust.benchmarking.outcome.statistics import BASE, CEILING
-from pixeltrust.benchmarking.outcome.words import OURS, competitors, of_group, rows_of, title
+from pixeltrust.benchmarking.outcome.weight_pictures import read_files
+from pixeltrust.benchmarking.outcome.words import OURS, list_competitors, list_rows, name_group, select_group
 from pixeltrust.data.images import read_image
 from pixeltrust.data.masks import foreground
 from pixeltrust.pages.pieces import evenly_spread
@@ -34,7 +34,7 @@ class Example:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Tested:
+class TestedCase:
     """A test case with what some methods predict."""
 
     id: str
@@ -48,7 +48,7 @@ class Tested:
     """By method."""
 
 
-def example_of(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | None:
+def choose_example(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | None:
     """The first group and seed in which the best method and another one are done; None if there is none.
 
     Args:
@@ -56,7 +56,7 @@ def example_of(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | 
         cells: see `Outcome`.
     """
     for group in every:
-        names = [row.method for row in competitors(group)]
+        names = [row.method for row in list_competitors(group)]
         for seed, folders in _folders(cells, group).items():
             done = [name for name in names if name in folders]
             if len(done) > 1 and done[0] == names[0]:
@@ -65,21 +65,21 @@ def example_of(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | 
                 shown = [name for name in wanted if name in folders][:PREDICTIONS]
                 shown.sort(key=[*names, CEILING].index)
                 chosen = {name: folders[name] for name in shown}
-                return Example(title=title(group), seed=seed, better=done[0], worse=worse, folders=chosen)
+                return Example(title=name_group(group), seed=seed, better=done[0], worse=worse, folders=chosen)
     return None
 
 
 def _folders(cells: pd.DataFrame, group: pd.DataFrame) -> dict[int, dict[str, Path]]:
     """Of the finished cells of a group (of its first fold, where there are folds), by seed and method."""
-    all_of_it = of_group(cells, group)
+    all_of_it = select_group(cells, group)
     done = all_of_it[(all_of_it["status"] == "done") & (all_of_it["fold"] == all_of_it["fold"].min())]
     folders: dict[int, dict[str, Path]] = {}
-    for row in rows_of(done):
+    for row in list_rows(done):
         folders.setdefault(row.seed, {})[row.method] = Path(row.folder)
     return folders
 
 
-def tested_cases(example: Example, most: int) -> Iterator[Tested]:
+def read_tested_cases(example: Example, most: int) -> Iterator[TestedCase]:
     """Cases spread evenly over the order of the difference, that in which the best loses the most (or wins the least) first.
 
     Those whose files are gone are left out.
@@ -89,7 +89,7 @@ def tested_cases(example: Example, most: int) -> Iterator[Tested]:
     """
     dice = {method: _dice(folder) for method, folder in example.folders.items()}
     config = Run(example.folders[example.better] / "run").config()
-    paths = files_of(example.folders[example.better] / "cases.csv")
+    paths = read_files(example.folders[example.better] / "cases.csv")
     for one in evenly_spread(dice[example.better] - dice[example.worse], most):
         try:
             image, true = read_image(paths[one][0]), foreground(paths[one][1], config)
@@ -97,7 +97,7 @@ def tested_cases(example: Example, most: int) -> Iterator[Tested]:
         except (PixeltrustError, KeyError):
             continue
         scores = {method: float(values.get(one, np.nan)) for method, values in dice.items()}
-        yield Tested(id=one, image=image, true=true, masks=masks, dice=scores)
+        yield TestedCase(id=one, image=image, true=true, masks=masks, dice=scores)
 
 
 def _dice(folder: Path) -> pd.Series:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.statistics import SHARES, BenchmarkResults, mean_shares
+from pixeltrust.benchmarking.outcome.statistics import SHARES, BenchmarkResults, average_shares
 from pixeltrust.plumbing.errors import RunError
 
 CELL = ["method", "noise", "clean", "seed"]
@@ -23,18 +23,18 @@ def is_benchmark(folder: Path) -> bool:
     return (folder / "benchmark.json").is_file()
 
 
-def finished(folder: Path) -> bool:
+def is_finished(folder: Path) -> bool:
     """Whether a cell has come to its end."""
     return (folder / "cell.json").is_file()
 
 
-def recorded(folder: Path) -> dict[str, Any]:
+def read_cell_state(folder: Path) -> dict[str, Any]:
     """What a cell has written of itself: its status (done, failed, not run), why it failed, and when it is done all of cell.json.
 
     Raises:
         RunError: that cannot be read.
     """
-    if finished(folder):
+    if is_finished(folder):
         return {**_json(folder / "cell.json"), "status": "done", "error": ""}
     if (folder / "failed.json").is_file():
         return {"status": "failed", "error": str(_json(folder / "failed.json").get("error", ""))}
@@ -53,7 +53,7 @@ def read_results(out: Path) -> BenchmarkResults:
     return BenchmarkResults(
         cells=cells,
         scores=_of_all(done, lambda folder: _read(folder / "test.csv", dtype={"id": str}, na_filter=True), ["id", "dice", "jaccard"]),
-        shares=mean_shares(histories.dropna(subset=["wrong_pixels"])),
+        shares=average_shares(histories.dropna(subset=["wrong_pixels"])),
     )
 
 
@@ -97,7 +97,7 @@ def _key(cell: dict[Any, Any]) -> tuple[Any, ...]:
 
 
 def _state(folder: Path | None) -> dict[str, Any]:
-    known = recorded(folder) if folder else {"status": "not run", "error": ""}
+    known = read_cell_state(folder) if folder else {"status": "not run", "error": ""}
     state = {**known, **{name: known.get(name) for name in _NUMBERS}, "folder": folder and str(folder)}
     unknown = {"cpu_seconds": None} if folder and known["status"] == "done" and _on_a_gpu(folder) else {}
     return {name: state[name] for name in ("status", *_NUMBERS, "error", "folder")} | unknown

@@ -38,7 +38,7 @@ COLUMNS = (
     *("cost", "cost_min", "cost_max", "cost_seeds", "cost_from", "cost_over"),
     *("match", "updates", "seconds", "cpu_seconds"),
 )
-"""Of the summary; see `summarized`."""
+"""Of the summary; see `summarize`."""
 
 Numbers = dict[str, Any]
 
@@ -54,8 +54,8 @@ class BenchmarkResults:
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """See `summarized`."""
-        return summarized(self.cells, self.scores)
+        """See `summarize`."""
+        return summarize(self.cells, self.scores)
 
     @cached_property
     def seed_means(self) -> pd.DataFrame:
@@ -63,7 +63,7 @@ class BenchmarkResults:
         return self.scores.groupby([*GROUP, "method", "seed"], sort=False)["dice"].mean().reset_index()
 
 
-def summarized(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def summarize(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """A row per noise, clean and method, in the order of the cells; numbers that there are none of are NaN.
 
     Returns:
@@ -72,9 +72,9 @@ def summarized(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         dice, dice_low, dice_high: the mean over cases and its 95 % bootstrap interval.
         dice_min, dice_max, dice_sd: of the seeds' means; the standard deviation (n − 1) from two seeds on.
         jaccard: the mean over cases.
-        rival, minus_rival, minus_rival_…: the best other method of the group, and the difference to it: see `compared`.
+        rival, minus_rival, minus_rival_…: the best other method of the group, and the difference to it: see `compare`.
         minus_plain, minus_plain_…: the difference to plain training.
-        cost, cost_…: see `cost_over`.
+        cost, cost_…: see `compare_costs`.
         match: what all methods have the same of.
         updates, seconds, cpu_seconds: of one training; the mean over those that are done, NaN where one of them does not know it.
     """
@@ -88,10 +88,10 @@ def summarized(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
 def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
     seeds = {str(method): seed_states(rows) for method, rows in cells.groupby("method", sort=False)}
-    dice, jaccard = (tables_of(scores, value, seeds) for value in ("dice", "jaccard"))
+    dice, jaccard = (split_tables(scores, value, seeds) for value in ("dice", "jaccard"))
     undefined = scores["dice"].isna().groupby(scores["method"]).sum()
     own = {method: _own(table, jaccard[method]) | {"undefined": undefined[method]} for method, table in dice.items()}
-    order = ranked({method: numbers["dice"] for method, numbers in own.items()})
+    order = rank_methods({method: numbers["dice"] for method, numbers in own.items()})
     rivals = {method: other for method in dice if (other := next((one for one in order if one != method), None))}
     plain = {method: BASE for method in dice if BASE in dice and method != BASE}
     parts = [
@@ -143,7 +143,7 @@ def _by_seed(cells: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     return [(int(seed), cells[cells["seed"] == seed]) for seed in cells["seed"].unique()]
 
 
-def tables_of(scores: pd.DataFrame, value: str, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
+def split_tables(scores: pd.DataFrame, value: str, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
     """The table of every method that has seeds which are done."""
     table = scores.pivot(index="id", columns=["method", "seed"], values=value)
     columns = {method: [(method, seed) for seed in states.done if (method, seed) in table] for method, states in seeds.items()}
@@ -166,7 +166,7 @@ def _own(dice: pd.DataFrame, jaccard: pd.DataFrame) -> Numbers:
     }
 
 
-def ranked(dice: Mapping[str, float]) -> list[str]:
+def rank_methods(dice: Mapping[str, float]) -> list[str]:
     """Methods that are competitors, the highest Dice first; those without one are left out."""
     known = [method for method, value in dice.items() if method != CEILING and not np.isnan(value)]
     return sorted(known, key=lambda method: -dice[method])
@@ -175,7 +175,7 @@ def ranked(dice: Mapping[str, float]) -> list[str]:
 # --- differences --------------------------------------------------------------------------------------------------
 
 
-def compared(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
+def compare(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
     """Our Dice minus theirs in every case and seed that both have, averaged over the seeds, then over the cases.
 
     Returns:
@@ -196,11 +196,11 @@ def compared(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
         "_max": by_seed.max(),
         "_seeds": len(seeds),
         "_cases": len(by_case),
-        "_p": signed_rank(by_case),
+        "_p": signed_rank_test(by_case),
     }
 
 
-def signed_rank(differences: np.ndarray) -> float:
+def signed_rank_test(differences: np.ndarray) -> float:
     """p of Wilcoxon's signed-rank test (two-sided) that paired differences lie around 0; 1 where all are 0, NaN where there is none.
 
     Source: F. Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1 (1945).
@@ -212,7 +212,7 @@ def signed_rank(differences: np.ndarray) -> float:
     return float(stats.wilcoxon(differences).pvalue)
 
 
-def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+def correct_by_holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     """p values, corrected for their number; NaN stays and does not count.
 
     Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979).
@@ -226,14 +226,14 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _against(dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *, best: str | None = None) -> dict[str, Numbers]:
-    """Every method `compared` with its other one; _p_holm: p, corrected for the number of comparisons.
+    """Every method `compare` with its other one; _p_holm: p, corrected for the number of comparisons.
 
     Args:
         best: its comparison is that of its other one with it, and counts once.
     """
-    rows = {method: compared(dice[method], dice[other]) for method, other in others.items()}
+    rows = {method: compare(dice[method], dice[other]) for method, other in others.items()}
     family = [method for method in rows if method != best]
-    corrected = dict(zip(family, holm([rows[method]["_p"] for method in family]), strict=True))
+    corrected = dict(zip(family, correct_by_holm([rows[method]["_p"] for method in family]), strict=True))
     if best in rows:
         corrected[best] = corrected[others[best]]
     return {method: {**row, "_p_holm": corrected[method]} for method, row in rows.items()}
@@ -242,7 +242,7 @@ def _against(dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *, bes
 # --- cost ---------------------------------------------------------------------------------------------------------
 
 
-def costs(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
+def list_costs(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
     """Seconds per update of every method, by seed: columns `cpu` (NaN where it is not known) and `clock`; folds together."""
     by_seed = cells.groupby(["method", "seed"], sort=False)[["updates", "seconds", "cpu_seconds"]]
     sums, known = by_seed.sum(), by_seed.count().eq(by_seed.size(), axis=0).all(axis=1)
@@ -251,7 +251,7 @@ def costs(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataF
     return {method: both.loc[rows].droplevel("method") for method, rows in done.items() if rows}
 
 
-def cost_over(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
+def compare_costs(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
     """Our seconds per update over theirs, seed by seed: of the processor in the seeds in which both know it, else by the clock in all.
 
     Returns:
@@ -267,9 +267,9 @@ def cost_over(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
 
 
 def _cost_rows(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, Numbers]:
-    tables = costs(cells, seeds)
-    base = cost_base(tables)
-    return {method: {**cost_over(table, tables[base]), "cost_over": base} for method, table in tables.items() if base is not None}
+    tables = list_costs(cells, seeds)
+    base = choose_cost_base(tables)
+    return {method: {**compare_costs(table, tables[base]), "cost_over": base} for method, table in tables.items() if base is not None}
 
 
 def _spent(cells: pd.DataFrame) -> dict[str, Numbers]:
@@ -279,7 +279,7 @@ def _spent(cells: pd.DataFrame) -> dict[str, Numbers]:
     return {str(method): {str(name): value for name, value in row.items()} for method, row in means.iterrows()}
 
 
-def cost_base(tables: Mapping[str, pd.DataFrame]) -> str | None:
+def choose_cost_base(tables: Mapping[str, pd.DataFrame]) -> str | None:
     """What costs are told in multiples of: `plain`, or the cheapest method of those with the most seeds; None where there is none."""
     if BASE in tables:
         return BASE
@@ -290,7 +290,7 @@ def cost_base(tables: Mapping[str, pd.DataFrame]) -> str | None:
 # --- weights ------------------------------------------------------------------------------------------------------
 
 
-def mean_shares(histories: pd.DataFrame) -> pd.DataFrame:
+def average_shares(histories: pd.DataFrame) -> pd.DataFrame:
     """`Outcome.shares` of a table with a row per noise, clean, method, seed and epoch."""
     by_epoch = histories.groupby([*GROUP, "method", "epoch"], sort=False)
     ranges = {"wrong_weight_min": ("wrong_weight", "min"), "wrong_weight_max": ("wrong_weight", "max")}

@@ -17,7 +17,7 @@ from pixeltrust.plumbing.text import count
 OURS = "trust"
 Verdict = Literal["apart", "one seed", "seeds disagree", "not apart", "not compared"]
 TIED: tuple[Verdict, ...] = ("not apart", "seeds disagree")
-Row = Any
+SummaryRow = Any
 """A row of the summary, as `itertuples` gives it."""
 
 MATCHES = {
@@ -46,7 +46,7 @@ _HOW_TO_READ = (
 )
 
 
-def how_to_read(match: str) -> tuple[str, ...]:
+def explain_tables(match: str) -> tuple[str, ...]:
     """What stands above the tables, a line for each notion.
 
     Args:
@@ -56,7 +56,7 @@ def how_to_read(match: str) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Shown:
+class TableCell:
     """A cell of a table: what it says, and in small what goes with it."""
 
     value: str
@@ -66,36 +66,36 @@ class Shown:
         return f"{self.value} ({self.small})" if self.small else self.value
 
 
-NONE = Shown("–")
+NONE = TableCell("–")
 
 
-def groups(summary: pd.DataFrame) -> list[pd.DataFrame]:
+def split_groups(summary: pd.DataFrame) -> list[pd.DataFrame]:
     """In the order of the summary, each with the highest Dice first and what has none last."""
     return [group.sort_values("dice", ascending=False, kind="stable") for _, group in summary.groupby(GROUP, sort=False)]
 
 
-def rows_of(group: pd.DataFrame) -> list[Row]:
+def list_rows(group: pd.DataFrame) -> list[SummaryRow]:
     """Of a group, in its order."""
     return list(group.itertuples())
 
 
-def title(group: pd.DataFrame) -> str:
+def name_group(group: pd.DataFrame) -> str:
     """Of a group: its noise and its number of clean masks."""
-    first = rows_of(group)[0]
-    return f"{noise_name(first.noise)}, {count(first.clean, 'clean mask')}"
+    first = list_rows(group)[0]
+    return f"{name_noise(first.noise)}, {count(first.clean, 'clean mask')}"
 
 
-def noise_name(noise: str) -> str:
+def name_noise(noise: str) -> str:
     """As a person says it."""
     return "noisy masks as they came" if noise == GIVEN else noise
 
 
-def competitors(group: pd.DataFrame) -> list[Row]:
+def list_competitors(group: pd.DataFrame) -> list[SummaryRow]:
     """The rows of methods that have a Dice and are rivals, the best first."""
-    return [row for row in rows_of(group) if row.method != CEILING and not np.isnan(row.dice)]
+    return [row for row in list_rows(group) if row.method != CEILING and not np.isnan(row.dice)]
 
 
-def match_of(summary: pd.DataFrame) -> str:
+def read_match(summary: pd.DataFrame) -> str:
     """What all methods have the same of, updates or time."""
     return str(summary["match"].iloc[0]) if len(summary) else "updates"
 
@@ -108,15 +108,15 @@ def several_counts(summary: pd.DataFrame) -> bool:
 # --- sentences ----------------------------------------------------------------------------------------------------
 
 
-def told(group: pd.DataFrame) -> list[str]:
+def describe_group(group: pd.DataFrame) -> list[str]:
     """What came out of a group, in sentences: who wins, by how much, whether it can be told, what it costs, what is missing."""
-    rows = competitors(group)
+    rows = list_competitors(group)
     if not rows:
         return ["No method has come to its end yet.", *_missing(group)]
     return [*_winner(rows), *_tied(rows), *_over_plain(rows), *_cost(rows), *_ours(rows), *_ceiling(group), *_missing(group)]
 
 
-def verdict(row: Row, other: str = "rival") -> Verdict:
+def judge_difference(row: SummaryRow, other: str = "rival") -> Verdict:
     """Whether a method and its other one (`rival` or `plain`) can be told apart."""
     numbers = [getattr(row, f"minus_{other}{name}") for name in ("_low", "_high", "_p_holm", "_seeds", "_min", "_max")]
     low, high, p, seeds, least, most = map(float, numbers)
@@ -129,7 +129,7 @@ def verdict(row: Row, other: str = "rival") -> Verdict:
     return "apart" if least > 0 or most < 0 else "seeds disagree"
 
 
-def told_of_weights(shares: pd.DataFrame) -> list[str]:
+def describe_weights(shares: pd.DataFrame) -> list[str]:
     """What wrong pixels weigh in a group, in a sentence; none where that is not known.
 
     Args:
@@ -143,12 +143,12 @@ def told_of_weights(shares: pd.DataFrame) -> list[str]:
     return [f"Wrong pixels are {known['wrong_pixels'].mean():.1%} of the noisy pixels, and have {', '.join(parts)}."] if parts else []
 
 
-def of_group(table: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
+def select_group(table: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
     """The rows of another table that belong to a group."""
     return table[(table["noise"] == group["noise"].iloc[0]) & (table["clean"] == group["clean"].iloc[0])]
 
 
-def _winner(rows: Sequence[Row]) -> Iterable[str]:
+def _winner(rows: Sequence[SummaryRow]) -> Iterable[str]:
     best = rows[0]
     if len(rows) == 1:
         yield f"Only `{best.method}` has come to its end: Dice {_dice(best)}."
@@ -159,7 +159,7 @@ def _winner(rows: Sequence[Row]) -> Iterable[str]:
         yield "The two have no seed and case in common, so they cannot be compared."
         return
     shared = "" if best.seeds == second.seeds == best.minus_rival_seeds else f", on {count(int(best.minus_rival_seeds), 'seed')} both have,"
-    verdict_words = _VERDICTS[verdict(best)].format(**_seed_range(best))
+    verdict_words = _VERDICTS[judge_difference(best)].format(**_seed_range(best))
     yield f"Case by case{shared} the difference is {_difference(best, 'rival')}. {verdict_words}"
 
 
@@ -172,7 +172,7 @@ _VERDICTS: dict[Verdict, str] = {
 }
 
 
-def _seed_range(row: Row) -> dict[str, str]:
+def _seed_range(row: SummaryRow) -> dict[str, str]:
     seeds = "" if np.isnan(row.minus_rival_seeds) else str(int(row.minus_rival_seeds))
     return {
         "seeds": seeds,
@@ -181,26 +181,26 @@ def _seed_range(row: Row) -> dict[str, str]:
     }
 
 
-def _tied(rows: Sequence[Row]) -> Iterable[str]:
+def _tied(rows: Sequence[SummaryRow]) -> Iterable[str]:
     """Those behind the second that cannot be told from the best either."""
-    tied = [row.method for row in rows[2:] if verdict(row) in TIED]
-    if tied and verdict(rows[0]) in TIED:
+    tied = [row.method for row in rows[2:] if judge_difference(row) in TIED]
+    if tied and judge_difference(rows[0]) in TIED:
         yield f"Nor can {_listed(tied, 'or')} be told from `{rows[0].method}`."
     elif tied:
         yield f"{_listed(tied)} cannot be told from `{rows[0].method}`, though."
 
 
-def _over_plain(rows: Sequence[Row]) -> Iterable[str]:
+def _over_plain(rows: Sequence[SummaryRow]) -> Iterable[str]:
     best = rows[0]
     if best.method == BASE and len(rows) > 1:
         yield "No other method does better than plain training here."
     elif rows[1:] and best.rival != BASE and not np.isnan(best.minus_plain):
         clear = {"apart": "", "one seed": ", on one seed", "seeds disagree": ", but not in every seed"}
-        word = clear.get(verdict(best, "plain"), ", which cannot be told from 0")
+        word = clear.get(judge_difference(best, "plain"), ", which cannot be told from 0")
         yield f"Against `{BASE}` the difference is {_difference(best, 'plain')}{word}."
 
 
-def _cost(rows: Sequence[Row]) -> Iterable[str]:
+def _cost(rows: Sequence[SummaryRow]) -> Iterable[str]:
     best = rows[0]
     if not np.isnan(best.cost) and best.cost_over != best.method:
         yield f"An update of `{best.method}` costs {best.cost:.2f} times one of `{best.cost_over}` ({_clock(best)})."
@@ -209,7 +209,7 @@ def _cost(rows: Sequence[Row]) -> Iterable[str]:
         yield f"In the same time {', '.join([f'{first} updates', *others])} and {last}."
 
 
-def _ours(rows: Sequence[Row]) -> Iterable[str]:
+def _ours(rows: Sequence[SummaryRow]) -> Iterable[str]:
     """Where the method of this package stands, if it does not win."""
     for place, row in enumerate(rows):
         if row.method == OURS and place > 1:
@@ -217,7 +217,7 @@ def _ours(rows: Sequence[Row]) -> Iterable[str]:
 
 
 def _ceiling(group: pd.DataFrame) -> Iterable[str]:
-    for row in rows_of(group):
+    for row in list_rows(group):
         if row.method == CEILING and not np.isnan(row.dice):
             yield f"With true masks for all cases (`{CEILING}`) it would be {format_number(row.dice)}."
 
@@ -225,7 +225,7 @@ def _ceiling(group: pd.DataFrame) -> Iterable[str]:
 def _missing(group: pd.DataFrame) -> Iterable[str]:
     for state, column in (("Failed", "seeds_failed"), ("Not run", "seeds_not_run")):
         names: dict[str, list[str]] = {}
-        for row in rows_of(group):
+        for row in list_rows(group):
             if getattr(row, column):
                 names.setdefault(_of(getattr(row, column), row), []).append(row.method)
         if names:
@@ -239,11 +239,11 @@ def _missing(group: pd.DataFrame) -> Iterable[str]:
         yield f"{values} not defined (no foreground, neither true nor predicted) and in no mean."
 
 
-def _of(number_of_seeds: int, row: Row) -> str:
+def _of(number_of_seeds: int, row: SummaryRow) -> str:
     return f"{number_of_seeds} of {count(row.seeds + row.seeds_failed + row.seeds_not_run, 'seed')}"
 
 
-def _dice(row: Row) -> str:
+def _dice(row: SummaryRow) -> str:
     return (
         f"{format_number(row.dice)} ({format_range(row.dice_low, row.dice_high)})"
         if not np.isnan(row.dice_low)
@@ -251,12 +251,12 @@ def _dice(row: Row) -> str:
     )
 
 
-def _difference(row: Row, other: str) -> str:
+def _difference(row: SummaryRow, other: str) -> str:
     mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
-    return f"{format_number(mean, signed=True)} ({format_range(low, high, signed=True)}; p {p_value(p, equals=True)})"
+    return f"{format_number(mean, signed=True)} ({format_range(low, high, signed=True)}; p {format_p(p, equals=True)})"
 
 
-def _clock(row: Row) -> str:
+def _clock(row: SummaryRow) -> str:
     return "processor time" if row.cost_from == "cpu" else "by the clock, which other work on the machine disturbs"
 
 
@@ -273,9 +273,9 @@ def _ordinal(place: int) -> str:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def headings(group: pd.DataFrame) -> list[str]:
-    """Of the columns of `cells_of`."""
-    bases = [row.cost_over for row in rows_of(group) if not np.isnan(row.cost)]
+def list_headings(group: pd.DataFrame) -> list[str]:
+    """Of the columns of `format_row`."""
+    bases = [row.cost_over for row in list_rows(group) if not np.isnan(row.cost)]
     over = f" / {bases[0]}" if bases else ""
     return [
         "method",
@@ -293,20 +293,20 @@ def headings(group: pd.DataFrame) -> list[str]:
     ]
 
 
-def cells_of(row: Row) -> list[Shown]:
+def format_row(row: SummaryRow) -> list[TableCell]:
     """A row of a group's table."""
-    seeds = Shown(str(row.seeds) if not row.seeds_failed + row.seeds_not_run else _of(row.seeds, row), _why(row) if row.seeds else "")
+    seeds = TableCell(str(row.seeds) if not row.seeds_failed + row.seeds_not_run else _of(row.seeds, row), _why(row) if row.seeds else "")
     if np.isnan(row.dice):
-        return [Shown(f"`{row.method}`"), Shown(_why(row) or "undefined"), NONE, NONE, seeds, *[NONE] * 7]
-    by_seed = Shown(format_range(row.dice_min, row.dice_max), f"sd {row.dice_sd:.3f}") if row.seeds > 1 else NONE
+        return [TableCell(f"`{row.method}`"), TableCell(_why(row) or "undefined"), NONE, NONE, seeds, *[NONE] * 7]
+    by_seed = TableCell(format_range(row.dice_min, row.dice_max), f"sd {row.dice_sd:.3f}") if row.seeds > 1 else NONE
     rival, plain = (_difference_cells(row, other) for other in ("rival", "plain"))
-    name = Shown(f"`{row.method}`", "true masks" if row.method == CEILING else "")
+    name = TableCell(f"`{row.method}`", "true masks" if row.method == CEILING else "")
     interval = format_range(row.dice_low, row.dice_high)
     return [
         name,
-        Shown(format_number(row.dice), interval),
+        TableCell(format_number(row.dice), interval),
         by_seed,
-        Shown(format_number(row.jaccard)),
+        TableCell(format_number(row.jaccard)),
         seeds,
         *rival,
         *plain,
@@ -315,50 +315,50 @@ def cells_of(row: Row) -> list[Shown]:
     ]
 
 
-def _why(row: Row) -> str:
+def _why(row: SummaryRow) -> str:
     """Why seeds are missing."""
     states = (("failed", row.seeds_failed), ("not run", row.seeds_not_run))
     return ", ".join((f"{number_of} {state}" if row.seeds else state) for state, number_of in states if number_of)
 
 
-def _difference_cells(row: Row, other: str) -> list[Shown]:
+def _difference_cells(row: SummaryRow, other: str) -> list[TableCell]:
     mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
     if np.isnan(mean):
         return [NONE, NONE]
-    return [Shown(format_number(mean, signed=True), format_range(low, high, signed=True)), Shown(p_value(p))]
+    return [TableCell(format_number(mean, signed=True), format_range(low, high, signed=True)), TableCell(format_p(p))]
 
 
-def _cost_cell(row: Row) -> Shown:
+def _cost_cell(row: SummaryRow) -> TableCell:
     if np.isnan(row.cost) or row.cost_over == row.method:
-        return Shown("1") if row.cost_over == row.method else NONE
+        return TableCell("1") if row.cost_over == row.method else NONE
     clock = "" if row.cost_from == "cpu" else "by the clock"
     spread = f"{row.cost_min:.2f} … {row.cost_max:.2f}" if row.cost_seeds > 1 else ""
-    return Shown(f"{row.cost:.2f}", ", ".join(filter(None, [spread, clock])))
+    return TableCell(f"{row.cost:.2f}", ", ".join(filter(None, [spread, clock])))
 
 
-def _spent_cells(row: Row) -> list[Shown]:
+def _spent_cells(row: SummaryRow) -> list[TableCell]:
     """Updates and seconds of one training."""
     by_processor = not np.isnan(row.cpu_seconds)
     seconds = row.cpu_seconds if by_processor else row.seconds
-    spent = Shown(f"{seconds:,.0f}", "" if by_processor else "by the clock")
-    return [Shown(f"{row.updates:,.0f}") if not np.isnan(row.updates) else NONE, spent if not np.isnan(seconds) else NONE]
+    spent = TableCell(f"{seconds:,.0f}", "" if by_processor else "by the clock")
+    return [TableCell(f"{row.updates:,.0f}") if not np.isnan(row.updates) else NONE, spent if not np.isnan(seconds) else NONE]
 
 
-def markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
+def format_markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
     """All groups: what came out in words, and a table sorted by Dice."""
-    parts = ["# Outcome", "\n".join(f"- {line}" for line in how_to_read(match_of(summary)))]
-    for group in groups(summary):
-        names = headings(group)
-        lines = [names, ["---"] * len(names), *([str(cell) for cell in cells_of(row)] for row in rows_of(group))]
+    parts = ["# Outcome", "\n".join(f"- {line}" for line in explain_tables(read_match(summary)))]
+    for group in split_groups(summary):
+        names = list_headings(group)
+        lines = [names, ["---"] * len(names), *([str(cell) for cell in format_row(row)] for row in list_rows(group))]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts += [f"## {title(group)}", " ".join([*told(group), *told_of_weights(of_group(shares, group))]), table]
+        parts += [f"## {name_group(group)}", " ".join([*describe_group(group), *describe_weights(select_group(shares, group))]), table]
     return "\n\n".join(parts) + "\n"
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
 
 
-def p_value(p: float, *, equals: bool = False) -> str:
+def format_p(p: float, *, equals: bool = False) -> str:
     """`0.012`, `< 0.001`; with `equals`, as it stands behind p in a sentence."""
     if np.isnan(p):
         return "–"

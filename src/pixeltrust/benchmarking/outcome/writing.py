@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pixeltrust.benchmarking.outcome.figures import Drawing, clean_figure, cost_figure, dice_figure, weights_figure
-from pixeltrust.benchmarking.outcome.pictures import CASES, first_with_maps, maps_figure, weighed_cases
 from pixeltrust.benchmarking.outcome.reading import read_results
 from pixeltrust.benchmarking.outcome.statistics import BenchmarkResults
-from pixeltrust.benchmarking.outcome.words import groups, markdown, several_counts
+from pixeltrust.benchmarking.outcome.weight_pictures import CASES, find_cell_with_maps, maps_figure, read_weighed_cases
+from pixeltrust.benchmarking.outcome.words import format_markdown, several_counts, split_groups
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import make_folder, write_file
 
@@ -22,18 +22,18 @@ def write_results_files(out: Path) -> BenchmarkResults:
     try:
         write_file(out / "summary.csv", outcome.summary.to_csv(index=False, float_format="%.6g"))
         write_file(out / "shares.csv", outcome.shares.to_csv(index=False, float_format="%.6g"))
-        write_file(out / "tables.md", markdown(outcome.summary, outcome.shares))
-        _write_figures(out / "figures", drawings(outcome))
+        write_file(out / "tables.md", format_markdown(outcome.summary, outcome.shares))
+        _write_figures(out / "figures", draw_figures(outcome))
     except OSError as error:
         raise RunError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
     return outcome
 
 
-def drawings(outcome: BenchmarkResults) -> Iterator[Drawing]:
+def draw_figures(outcome: BenchmarkResults) -> Iterator[Drawing]:
     """Every figure for which there are numbers, with all kinds of noise in one."""
     methods = list(outcome.summary["method"].unique())
     for clean, rows in outcome.summary.groupby("clean", sort=True):
-        shown = [group for group in groups(rows) if group["dice"].notna().any()]
+        shown = [group for group in split_groups(rows) if group["dice"].notna().any()]
         if shown:
             yield dice_figure(shown, outcome.seed_means, methods, name=f"dice-{clean}")
         costed = [group for group in shown if group["cost"].notna().any()]
@@ -44,8 +44,8 @@ def drawings(outcome: BenchmarkResults) -> Iterator[Drawing]:
             yield weights_figure(shares, methods, name=f"wrong-weight-{clean}")
     if several_counts(outcome.summary):
         yield clean_figure(outcome.summary, methods)
-    folder = first_with_maps(outcome.cells)
-    cases = list(weighed_cases(folder, CASES)) if folder is not None else []
+    folder = find_cell_with_maps(outcome.cells)
+    cases = list(read_weighed_cases(folder, CASES)) if folder is not None else []
     if folder is not None and cases:
         yield maps_figure(cases, heading=f"Weights over training: {folder.name}")
 

@@ -142,7 +142,7 @@ class FolderMasks:
     def _fold_table(self, cell: Cell) -> pd.DataFrame:
         """The clean cases of a fold as test cases; noisy cases of their groups are left out, and so is test/."""
         assert cell.fold is not None
-        tested = fold_of(self.groups, cell.seed) == cell.fold
+        tested = assign_folds(self.groups, cell.seed) == cell.fold
         left_out = {case.group for case, out in zip(self.clean, tested, strict=True) if out and case.group}
         rows = [case for case in self.cases.of("noisy") if not case.group or case.group not in left_out]
         clean, test = (self.clean[np.flatnonzero(chosen)] for chosen in (~tested, tested))
@@ -152,7 +152,7 @@ class FolderMasks:
 FOLDS = 4
 
 
-def fold_of(groups: Sequence[str], seed: int) -> np.ndarray:
+def assign_folds(groups: Sequence[str], seed: int) -> np.ndarray:
     """The fold (0 … FOLDS − 1) of every clean case; groups stay together, the folds' sizes are as equal as that allows."""
     names, numbers, sizes = np.unique(np.asarray(groups, str), return_inverse=True, return_counts=True)
     order = generator(seed, "folds").permutation(len(names))
