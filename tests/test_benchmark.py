@@ -189,7 +189,7 @@ def test_other_settings_or_another_source_in_the_same_folder_are_refused(source,
 
 def test_a_folder_with_something_else_in_it_is_refused_and_not_touched(source, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="has something in it that is no benchmark"):
+    with pytest.raises(RunError, match="has something in it that is not a benchmark"):
         done(source, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -203,7 +203,7 @@ def test_a_grid_that_cannot_run_leaves_no_folder(source, tmp_path):
 def test_two_processes_do_not_work_on_one_benchmark(source, tmp_path):
     with (
         run_module.claim_folder(tmp_path / "out", source, grid()),
-        pytest.raises(RunError, match="another process is at work on this benchmark"),
+        pytest.raises(RunError, match="another process works on this benchmark"),
     ):
         done(source, tmp_path / "out")
 

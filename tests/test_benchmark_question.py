@@ -155,7 +155,7 @@ def test_trainings_are_short_and_nothing_is_held_out_by_default(tmp_path, monkey
     from pixeltrust.benchmarking import question as function
     from pixeltrust.benchmarking.cell_masks import FolderMasks
 
-    completed = function.__globals__["_completed"]
+    completed = function.__globals__["_complete"]
     grid = completed(Grid(), FolderMasks(draw(tmp_path / "data", noisy=30, clean=12), show_progress=False))
     assert grid.methods[0] == "plain"
     assert grid.settings["val_fraction"] == 0
