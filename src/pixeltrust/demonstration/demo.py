@@ -24,7 +24,7 @@ from pixeltrust.auditing.folder import read_audit_cases, review_command
 from pixeltrust.config import Config
 from pixeltrust.data.images import case_id, read_labels
 from pixeltrust.data.masks import foreground
-from pixeltrust.demonstration.page import METHODS, demo_page
+from pixeltrust.demonstration.page import TRAINED, demo_page
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.metrics import bootstrap_interval, confusion, dice, mean_of_defined
 from pixeltrust.noise.simulate import simulate
@@ -117,7 +117,7 @@ def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> 
     work.claim()
     work.stage(1, f"drawing {work.plan.cases} made-up images", work.draw)
     work.stage(2, f"simulating {work.plan.noise} masks", work.simulate)
-    for number, method in enumerate(METHODS, start=3):
+    for number, method in enumerate(TRAINED, start=3):
         work.stage(number, f"training {method}", partial(work.train, method))
     work.stage(5, "predicting and measuring the test cases", work.measure)
     work.stage(6, "auditing the noisy masks", work.audit)
@@ -196,10 +196,10 @@ class _Work:
 
     def measure(self) -> None:
         """Predictions of the test cases, and their numbers."""
-        if self.record["finished"] and all((self.out / f"{method}.csv").is_file() for method in METHODS):
+        if self.record["finished"] and all((self.out / f"{method}.csv").is_file() for method in TRAINED):
             return
         images = self._gathered()
-        for method in METHODS:
+        for method in TRAINED:
             predictions = self.out / "predictions" / method
             predict(self.out / "runs" / method, images, out=predictions, resume=predictions.exists(), show_progress=self.show_progress)
             evaluate(predictions, self.out / "data" / "test", out=self.out / f"{method}.csv", show_progress=self.show_progress)
@@ -226,7 +226,7 @@ class _Work:
         write_page(demo_page(self.out), self.out / "report.html")
 
     def summary(self) -> Demo:
-        scores = {method: pd.read_csv(self.out / f"{method}.csv")["dice"].to_numpy() for method in METHODS}
+        scores = {method: pd.read_csv(self.out / f"{method}.csv")["dice"].to_numpy() for method in TRAINED}
         rows = []
         for method, values in scores.items():
             low, high = bootstrap_interval(values)

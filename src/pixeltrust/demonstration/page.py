@@ -13,7 +13,7 @@ from pixeltrust.auditing.page import audited_case
 from pixeltrust.benchmarking.outcome.examples import evenly_spread
 from pixeltrust.data.images import case_id, image_suffix, read_image
 from pixeltrust.data.masks import foreground
-from pixeltrust.metrics import bootstrap_interval, mean_of_defined
+from pixeltrust.metrics import METRICS, bootstrap_interval, mean_of_defined
 from pixeltrust.pages.charts import draw_dice_strips, draw_differences, draw_training_curves
 from pixeltrust.pages.numbers import format_number
 from pixeltrust.pages.pieces import (
@@ -32,15 +32,9 @@ from pixeltrust.pages.pieces import (
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.training.run_folder import Run
 
-METHODS = ("plain", "trust")
+TRAINED = ("plain", "trust")
 AUDITED, TEST_CASES = 5, 4  # in the galleries of a demo
-MEASURES = {
-    "dice": ("Dice", 3),
-    "jaccard": ("Jaccard", 3),
-    "sensitivity": ("sensitivity", 3),
-    "specificity": ("specificity", 3),
-    "surface_distance": ("outline distance, px", 2),
-}
+MEASURES = ("dice", "jaccard", "sensitivity", "specificity", "surface_distance")  # in the table of a demo
 
 
 def demo_page(folder: Path) -> str:
@@ -51,10 +45,10 @@ def demo_page(folder: Path) -> str:
         DataError: the tables of its audit have faults, or one of its masks is gone or broken.
     """
     record = _demo_record(folder)
-    runs = {method: Run(folder / "runs" / method) for method in METHODS}
+    runs = {method: Run(folder / "runs" / method) for method in TRAINED}
     histories = {method: run.read_table("history.csv") for method, run in runs.items()}
     scores = _scores(folder)
-    plain, trust = (scores[method]["dice"].to_numpy(float) for method in METHODS)
+    plain, trust = (scores[method]["dice"].to_numpy(float) for method in TRAINED)
     drawn = _Drawn(folder, runs["trust"], scores)
     masks = _read(folder / "masks.csv").set_index("id")
     return render_page(
@@ -88,7 +82,7 @@ def _demo_record(folder: Path) -> dict[str, Any]:
 
 
 def _scores(folder: Path) -> dict[str, pd.DataFrame]:
-    scores = {method: _read(folder / f"{method}.csv") for method in METHODS}
+    scores = {method: _read(folder / f"{method}.csv") for method in TRAINED}
     if scores["plain"]["id"].tolist() != scores["trust"]["id"].tolist():
         raise RunError(f"{folder}: plain.csv and trust.csv are of other cases")
     return scores
@@ -165,8 +159,10 @@ def _mask_numbers(masks: pd.DataFrame) -> list[Number]:
 
 def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     rows = []
-    for column, (name, digits) in MEASURES.items():
-        plain, trust = (scores[method][column].to_numpy(float) for method in METHODS)
+    for name in MEASURES:
+        metric = METRICS[name]
+        digits, unit = min(metric.digits, 3), ", px" if metric.unit == "distance" else ""
+        plain, trust = (scores[method][name].to_numpy(float) for method in TRAINED)
         columns = ((plain, False), (trust, False), (trust - plain, True))
         cells = [
             {
@@ -175,7 +171,7 @@ def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
             }
             for values, signed in columns
         ]
-        rows.append({"name": name, "cells": cells})
+        rows.append({"name": f"{metric.title}{unit}", "cells": cells})
     return rows
 
 
@@ -193,7 +189,7 @@ class _Drawn:
     def __init__(self, folder: Path, run: Run, scores: Mapping[str, pd.DataFrame]) -> None:
         self.folder, self.config = folder, run.config()
         self.dice = {method: dict(zip(table["id"], table["dice"], strict=True)) for method, table in scores.items()}
-        parts = ("source/images", "source/masks", *(f"predictions/{method}" for method in METHODS))
+        parts = ("source/images", "source/masks", *(f"predictions/{method}" for method in TRAINED))
         self.files = {part: _files_by_id(folder / part) for part in parts}
         self.audit = Audit.read(folder / "audit")
         self.cases = {row["id"]: row for row in read_audit_cases(folder / "audit").to_dict("records")}
@@ -217,7 +213,7 @@ class _Drawn:
         return GalleryCase(title=one, panels=panels, note=f"difference in Dice {format_number(difference, signed=True)}")
 
     def _predictions(self, one: str, image: np.ndarray, true: np.ndarray) -> Iterable[Panel]:
-        for method in METHODS:
+        for method in TRAINED:
             text = f"the mask that the {method} network predicts for {one}, over the true one in white"
             masks = {"true": true, method: self._labels(f"predictions/{method}", one)}
             yield draw_outlines(method, text, image, note=f"Dice {self.dice[method][one]:.3f}", **masks)
