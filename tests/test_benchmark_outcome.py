@@ -151,7 +151,7 @@ def test_methods_of_different_seeds_are_compared_on_those_that_both_have():
     assert (clean["seeds"], clean["seeds_not_run"], clean["minus_plain_seeds"]) == (1, 1, 1)
     text = words_of(dice, not_run=[("clean", 1)])
     assert "`plain` has the highest Dice" in text
-    assert "Case by case, on 1 seed both have, the difference is −0.138" in text
+    assert "Case by case, on 1 shared seed, the difference is −0.138" in text
     assert "Not all methods have the same seeds; a comparison uses those that both have." in text
 
 
@@ -281,7 +281,7 @@ def test_a_tie_is_said_to_be_one():
 def test_a_difference_on_one_seed_may_be_turned_round_by_another():
     dice = {"plain": {0: PLAIN}, "clean": {0: AHEAD}}
     assert judge_difference(next(iter(list_rows(summary_of(dice).loc[["clean"]])))) == "one seed"
-    assert "one training each: another seed may turn it round" in words_of(dice)
+    assert "one training each: another seed may change the order" in words_of(dice)
     assert np.isnan(summary_of(dice).loc["clean", "dice_sd"])
 
 
@@ -304,7 +304,7 @@ def test_plain_training_that_wins_is_said_to_win():
 
 def test_a_single_method_is_compared_with_nothing():
     text = words_of({"pixel": {0: PLAIN}}, not_run=[("plain", 0)])
-    assert "Only `pixel` has come to its end: Dice 0.525" in text
+    assert "Only `pixel` has finished: Dice 0.525" in text
     assert "Not run: `plain` (1 of 1 seed)" in text
     row = summary_of({"pixel": {0: PLAIN}}, not_run=[("plain", 0)]).loc["pixel"]
     assert np.isnan([row["minus_rival"], row["minus_plain"]]).all()
@@ -314,8 +314,8 @@ def test_nothing_done_has_words_and_tables_too():
     summary = summarize(*tables({}, not_run=[("plain", 0), ("clean", 0)], failed=[("pixel", 0)]))
     assert tuple(summary.columns) == COLUMNS
     text = format_markdown(summary, no_shares())
-    assert "No method has come to its end yet. Failed: `pixel` (1 of 1 seed). Not run: `plain` and `clean` (1 of 1 seed)." in text
-    assert headline(split_groups(summary)) == "Nothing has come to its end yet"
+    assert "No method has finished yet. Failed: `pixel` (1 of 1 seed). Not run: `plain` and `clean` (1 of 1 seed)." in text
+    assert headline(split_groups(summary)) == "Nothing has finished yet"
 
 
 def test_what_failed_or_was_not_run_has_its_row():
@@ -533,7 +533,7 @@ def test_the_page_stands_alone_and_tells_what_came_out(told_folder):
     assert "clean is ahead" not in text
     assert "clean has the highest Dice, 0.605" in text
     assert "pixel , box, 1 clean, seed 1: out of <memory>" in text
-    assert "2 trainings not run, or not to the end." in text
+    assert "2 trainings not run, or not finished." in text
     assert "joint not run" in text
     assert "mine is method = pixel" in text
     assert "Wilcoxon" in text

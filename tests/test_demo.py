@@ -122,7 +122,7 @@ def test_stages_are_announced_on_standard_error(toy, capsys):
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="has something in it that is no demo"):
+    with pytest.raises(RunError, match="has something in it that is not a demo"):
         demo(tmp_path, plan=TOY, show_progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 

@@ -294,7 +294,7 @@ def test_a_demo_without_its_images_names_the_folder_that_is_gone(tmp_path):
 def test_numbers_of_other_cases_are_refused(tmp_path):
     demo = write_demo(tmp_path / "demo")
     pd.read_csv(demo / "plain.csv")[1:].to_csv(demo / "plain.csv", index=False)
-    with pytest.raises(RunError, match="of other cases"):
+    with pytest.raises(RunError, match="have different cases"):
         report(demo)
 
 

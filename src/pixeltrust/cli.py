@@ -115,7 +115,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Where the demo goes.")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
-    """The whole job on made-up dermoscopy images, in minutes: simulate, train plain and with pixel weights, evaluate, report.
+    """The whole job on made-up dermoscopy images, in minutes: simulate, train plain and with trust, evaluate, report.
 
     Example: pixeltrust demo --out demo
     """

@@ -1,4 +1,4 @@
-"""Test cases to look at: in which the best method and another one differ, from the worst to the best."""
+"""Test cases to look at: from the one in which the best method loses the most to another identity, to the one in which it wins the most."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,14 +28,14 @@ class Example:
     better: str
     """The best method of the group."""
     worse: str
-    """`plain`, or the second; the difference between the two gives the cases their order."""
+    """`plain`, or the second; the difference between the two orders the cases."""
     folders: dict[str, Path]
     """The cells of the methods that are shown, the best first."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TestedCase:
-    """A test case with what some methods predict."""
+    """A test case with the predictions of some methods."""
 
     id: str
     image: np.ndarray
@@ -48,14 +48,14 @@ class TestedCase:
     """By method."""
 
 
-def choose_example(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | None:
-    """The first group and seed in which the best method and another one are done; None if there is none.
+def choose_example(groups: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | None:
+    """Return the first group and seed in which the best method and another one are done; None where there is none.
 
     Args:
-        every: see `words.groups`.
-        cells: see `Outcome`.
+        groups: see `words.split_groups`.
+        cells: see `BenchmarkResults`.
     """
-    for group in every:
+    for group in groups:
         names = [row.method for row in list_competitors(group)]
         for seed, folders in _folders(cells, group).items():
             done = [name for name in names if name in folders]
@@ -64,15 +64,15 @@ def choose_example(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Exampl
                 wanted = dict.fromkeys([done[0], worse, OURS, *done[1:], CEILING])
                 shown = [name for name in wanted if name in folders][:PREDICTIONS]
                 shown.sort(key=[*names, CEILING].index)
-                chosen = {name: folders[name] for name in shown}
-                return Example(title=name_group(group), seed=seed, better=done[0], worse=worse, folders=chosen)
+                of_shown = {name: folders[name] for name in shown}
+                return Example(title=name_group(group), seed=seed, better=done[0], worse=worse, folders=of_shown)
     return None
 
 
 def _folders(cells: pd.DataFrame, group: pd.DataFrame) -> dict[int, dict[str, Path]]:
-    """Of the finished cells of a group (of its first fold, where there are folds), by seed and method."""
-    all_of_it = select_group(cells, group)
-    done = all_of_it[(all_of_it["status"] == "done") & (all_of_it["fold"] == all_of_it["fold"].min())]
+    """Return the folders of the finished cells of a group (of its first fold, where there are folds), by seed and method."""
+    cells = select_group(cells, group)
+    done = cells[(cells["status"] == "done") & (cells["fold"] == cells["fold"].min())]
     folders: dict[int, dict[str, Path]] = {}
     for row in list_rows(done):
         folders.setdefault(row.seed, {})[row.method] = Path(row.folder)
@@ -80,9 +80,9 @@ def _folders(cells: pd.DataFrame, group: pd.DataFrame) -> dict[int, dict[str, Pa
 
 
 def read_tested_cases(example: Example, most: int) -> Iterator[TestedCase]:
-    """Cases spread evenly over the order of the difference, that in which the best loses the most (or wins the least) first.
+    """Yield cases spread evenly over the order of the difference; the one in which the best method loses the most comes first.
 
-    Those whose files are gone are left out.
+    Cases whose files are gone are left out.
 
     Raises:
         RunError: the records of the cells cannot be read.
@@ -90,14 +90,14 @@ def read_tested_cases(example: Example, most: int) -> Iterator[TestedCase]:
     dice = {method: _dice(folder) for method, folder in example.folders.items()}
     config = Run(example.folders[example.better] / "run").config()
     paths = read_files(example.folders[example.better] / "cases.csv")
-    for one in evenly_spread(dice[example.better] - dice[example.worse], most):
+    for identity in evenly_spread(dice[example.better] - dice[example.worse], most):
         try:
-            image, true = read_image(paths[one][0]), foreground(paths[one][1], config)
-            masks = {method: foreground(folder / "predicted" / f"{one}.png", config) for method, folder in example.folders.items()}
+            image, true = read_image(paths[identity][0]), foreground(paths[identity][1], config)
+            masks = {method: foreground(folder / "predicted" / f"{identity}.png", config) for method, folder in example.folders.items()}
         except (PixeltrustError, KeyError):
             continue
-        scores = {method: float(values.get(one, np.nan)) for method, values in dice.items()}
-        yield TestedCase(id=one, image=image, true=true, masks=masks, dice=scores)
+        scores = {method: float(values.get(identity, np.nan)) for method, values in dice.items()}
+        yield TestedCase(id=identity, image=image, true=true, masks=masks, dice=scores)
 
 
 def _dice(folder: Path) -> pd.Series:

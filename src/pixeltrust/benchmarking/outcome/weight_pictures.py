@@ -1,4 +1,4 @@
-"""What weights did to fixed images: early, midway and late in training, beside the noisy and the true mask."""
+"""The weights of fixed images early, midway and late in training, beside the noisy and the true mask."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -41,14 +41,14 @@ class WeighedCase:
 
 
 def find_cell_with_maps(cells: pd.DataFrame) -> Path | None:
-    """The folder of the first finished cell of `pixel` that kept weight maps, or else of any method."""
+    """Return the folder of the first finished cell of `trust` that kept weight maps, or else of any method."""
     done = cells[cells["status"] == "done"]
-    folders = [Path(one) for method in (True, False) for one in done.loc[(done["method"] == OURS) == method, "folder"]]
+    folders = [Path(folder) for ours in (True, False) for folder in done.loc[(done["method"] == OURS) == ours, "folder"]]
     return next((folder for folder in folders if (folder / "run" / "weight_maps.npz").is_file()), None)
 
 
 def read_weighed_cases(folder: Path, most: int) -> Iterator[WeighedCase]:
-    """Cases of a cell with their weights after the first, a middle and the last epoch; those whose files are gone are left out.
+    """Yield cases of a cell with their weights after the first, a middle and the last epoch; cases whose files are gone are left out.
 
     Raises:
         RunError: the records of the run cannot be read.
@@ -59,25 +59,27 @@ def read_weighed_cases(folder: Path, most: int) -> Iterator[WeighedCase]:
         return
     moments = sorted({0, (len(kept["epochs"]) - 1) // 2, len(kept["epochs"]) - 1})
     paths, truths = (read_files(folder / name) for name in ("cases.csv", "truth.csv"))
-    for place, one in list(enumerate(map(str, kept["ids"])))[:most]:
+    for place, identity in list(enumerate(map(str, kept["ids"])))[:most]:
         try:
-            image, noisy = read_image(paths[one][0]), foreground(paths[one][1], config)
-            true = foreground(truths[one][1], config) if one in truths else None
+            image, noisy = read_image(paths[identity][0]), foreground(paths[identity][1], config)
+            true = foreground(truths[identity][1], config) if identity in truths else None
         except (PixeltrustError, KeyError):
             continue
         epochs = [int(kept["epochs"][moment]) for moment in moments]
-        yield WeighedCase(id=one, image=image, noisy=noisy, true=true, epochs=epochs, maps=kept["maps"][moments, place].astype(np.float32))
+        yield WeighedCase(
+            id=identity, image=image, noisy=noisy, true=true, epochs=epochs, maps=kept["maps"][moments, place].astype(np.float32)
+        )
 
 
 def read_files(table: Path) -> dict[str, tuple[Path, Path]]:
-    """Image and mask of every case of a table; none where there is no table."""
+    """Return the files of image and mask of every case of a table; none where there is no table."""
     if not table.is_file():
         return {}
     return {row["id"]: (Path(row["image"]), Path(row["mask"])) for row in read_table(table).to_dict("records")}
 
 
 def maps_figure(cases: Sequence[WeighedCase], *, name: str = "weight-maps", heading: str = "Weights over training") -> Drawing:
-    """A row per case: its image, its noisy and its true mask, and its weights."""
+    """Draw a row per case: its image, its noisy and its true mask, and its weights."""
     columns = 3 + max(len(case.epochs) for case in cases)
     figure, axes = new_panels(len(cases) * columns, columns=columns)
     figure.set_size_inches(SIDE * columns, (SIDE + 0.1) * len(cases) + 0.5)

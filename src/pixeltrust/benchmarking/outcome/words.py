@@ -1,4 +1,4 @@
-"""The outcome in words and in tables; names of methods stand in `backquotes`, as Markdown has them.
+"""The results in words and in tables; names of methods are in `backquotes`, as in Markdown.
 
 group     the rows of the summary of one noise and one number of clean masks
 """
@@ -24,40 +24,40 @@ MATCHES = {
     "updates": "every method makes the same number of updates",
     "time": "every method has the same time",
 }
-"""What the trainings of a benchmark have the same of."""
+"""What all trainings of a benchmark have in common."""
 
 _HOW_MATCHED = {
-    "updates": "**All methods make the same number of updates**, whatever one costs: a dear method has had more time.",
-    "time": "**All methods have the same time**: as many updates as the dearest one's time allows, in whole epochs, by what a few updates "
-    "of each cost when that was measured beforehand (costs.json). What validation and kept weight maps take comes on top.",
+    "updates": "**All methods make the same number of updates**, whatever an update costs: an expensive method has had more time.",
+    "time": "**All methods have the same time**: as many updates as the time of the most expensive one allows, in whole epochs. A few updates "
+    "of each were measured beforehand (costs.json). The time of validation and of kept weight maps is not included.",
 }
 _HOW_TO_READ = (
-    "**Dice**: the mean over test cases, each averaged over the seeds first; the interval is of 95 %, by the bootstrap over cases.",
-    "**Differences** are taken case by case and seed by seed, on the seeds that both methods have, then averaged; with the same interval. "
-    "The rival is the best other method; `ceiling` is trained on true masks, so it is nobody's rival.",
-    "**p** is of Wilcoxon's signed-rank test over cases, two-sided, after Holm's correction for the comparisons of one table. "
-    "It and the intervals say what other test cases would have changed. They know nothing of what another training would have changed: "
-    "for that look at the spread over seeds. That the best was picked on the same cases flatters it a little.",
-    f"Two methods are called **apart** where the interval of their difference leaves out 0, p is below {LEVEL:g}, and every seed agrees on "
-    "who is ahead (of two seeds or more).",
-    "**Cost** is a training's seconds per update, validation and kept weight maps included, over that of another method with the same "
+    "**Dice**: the mean over test cases, each averaged over the seeds first, with its 95 % interval by the bootstrap over cases.",
+    "**Differences** are taken case by case and seed by seed, on the seeds that both methods have, then averaged; their intervals are of "
+    "the same kind. The rival is the best other method; `ceiling` is trained on true masks, so it is never a rival.",
+    "**p** is of Wilcoxon's signed-rank test over cases, two-sided, with Holm's correction for the comparisons of one table. "
+    "It and the intervals say what other test cases would have changed. They do not say what another training would have changed: "
+    "look at the spread over seeds for that. The best method was chosen on the same cases, so its numbers are a little too good.",
+    f"Two methods **can be told apart** where the interval of their difference does not contain 0, p is below {LEVEL:g}, and the "
+    "difference has the same sign in every seed (of two seeds or more).",
+    "**Cost** is a training's seconds per update, with validation and kept weight maps, divided by those of another method with the same "
     "seed: the median over seeds, and the range. **Updates** and **seconds** (of the processor, where they are known) are those of one "
     "training, the mean over seeds.",
 )
 
 
 def explain_tables(match: str) -> tuple[str, ...]:
-    """What stands above the tables, a line for each notion.
+    """Return the lines that explain the tables, one for each notion.
 
     Args:
-        match: what all methods have the same of.
+        match: what all methods have in common, updates or time.
     """
     return (_HOW_MATCHED[match], *_HOW_TO_READ)
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """A cell of a table: what it says, and in small what goes with it."""
+    """A cell of a table: its value, and beside it something in small letters."""
 
     value: str
     small: str = ""
@@ -70,38 +70,38 @@ NONE = TableCell("–")
 
 
 def split_groups(summary: pd.DataFrame) -> list[pd.DataFrame]:
-    """In the order of the summary, each with the highest Dice first and what has none last."""
+    """Return the groups in the order of the summary, each with the highest Dice first and rows without one last."""
     return [group.sort_values("dice", ascending=False, kind="stable") for _, group in summary.groupby(GROUP, sort=False)]
 
 
 def list_rows(group: pd.DataFrame) -> list[SummaryRow]:
-    """Of a group, in its order."""
+    """Return the rows of a group."""
     return list(group.itertuples())
 
 
 def name_group(group: pd.DataFrame) -> str:
-    """Of a group: its noise and its number of clean masks."""
+    """Return the title of a group: its noise and its number of clean masks."""
     first = list_rows(group)[0]
     return f"{name_noise(first.noise)}, {count(first.clean, 'clean mask')}"
 
 
 def name_noise(noise: str) -> str:
-    """As a person says it."""
+    """Return a kind of noise as a person says it."""
     return "noisy masks as they came" if noise == GIVEN else noise
 
 
 def list_competitors(group: pd.DataFrame) -> list[SummaryRow]:
-    """The rows of methods that have a Dice and are rivals, the best first."""
+    """Return the rows of the methods that have a Dice and are rivals, the best first."""
     return [row for row in list_rows(group) if row.method != CEILING and not np.isnan(row.dice)]
 
 
 def read_match(summary: pd.DataFrame) -> str:
-    """What all methods have the same of, updates or time."""
+    """Return what all methods have in common, updates or time."""
     return str(summary["match"].iloc[0]) if len(summary) else "updates"
 
 
-def several_counts(summary: pd.DataFrame) -> bool:
-    """Whether there is a number of clean masks to compare with another."""
+def has_several_counts(summary: pd.DataFrame) -> bool:
+    """Return whether there are several numbers of clean masks to compare."""
     return summary.dropna(subset=["dice"])["clean"].nunique() > 1
 
 
@@ -109,15 +109,15 @@ def several_counts(summary: pd.DataFrame) -> bool:
 
 
 def describe_group(group: pd.DataFrame) -> list[str]:
-    """What came out of a group, in sentences: who wins, by how much, whether it can be told, what it costs, what is missing."""
+    """Return the results of a group in sentences: who wins, by how much, whether chance explains it, what it costs, what is missing."""
     rows = list_competitors(group)
     if not rows:
-        return ["No method has come to its end yet.", *_missing(group)]
+        return ["No method has finished yet.", *_missing(group)]
     return [*_winner(rows), *_tied(rows), *_over_plain(rows), *_cost(rows), *_ours(rows), *_ceiling(group), *_missing(group)]
 
 
 def judge_difference(row: SummaryRow, other: str = "rival") -> Verdict:
-    """Whether a method and its other one (`rival` or `plain`) can be told apart."""
+    """Return whether a method and the one it is compared with (`rival` or `plain`) can be told apart."""
     numbers = [getattr(row, f"minus_{other}{name}") for name in ("_low", "_high", "_p_holm", "_seeds", "_min", "_max")]
     low, high, p, seeds, least, most = map(float, numbers)
     if np.isnan([low, p]).any():
@@ -130,10 +130,10 @@ def judge_difference(row: SummaryRow, other: str = "rival") -> Verdict:
 
 
 def describe_weights(shares: pd.DataFrame) -> list[str]:
-    """What wrong pixels weigh in a group, in a sentence; none where that is not known.
+    """Return a sentence about the weight of wrong pixels in a group; none where that is not known.
 
     Args:
-        shares: the rows of `Outcome.shares` of the group.
+        shares: the rows of `BenchmarkResults.shares` of the group.
     """
     known = shares.dropna(subset=["wrong_weight"])
     parts = []
@@ -144,31 +144,31 @@ def describe_weights(shares: pd.DataFrame) -> list[str]:
 
 
 def select_group(table: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
-    """The rows of another table that belong to a group."""
+    """Return the rows of another table that belong to a group."""
     return table[(table["noise"] == group["noise"].iloc[0]) & (table["clean"] == group["clean"].iloc[0])]
 
 
 def _winner(rows: Sequence[SummaryRow]) -> Iterable[str]:
     best = rows[0]
     if len(rows) == 1:
-        yield f"Only `{best.method}` has come to its end: Dice {_dice(best)}."
+        yield f"Only `{best.method}` has finished: Dice {_dice(best)}."
         return
     second = rows[1]
     yield f"`{best.method}` has the highest Dice, {_dice(best)}; `{second.method}` is second with {format_number(second.dice)}."
     if np.isnan(best.minus_rival):
         yield "The two have no seed and case in common, so they cannot be compared."
         return
-    shared = "" if best.seeds == second.seeds == best.minus_rival_seeds else f", on {count(int(best.minus_rival_seeds), 'seed')} both have,"
+    shared = "" if best.seeds == second.seeds == best.minus_rival_seeds else f", on {count(int(best.minus_rival_seeds), 'shared seed')},"
     verdict_words = _VERDICTS[judge_difference(best)].format(**_seed_range(best))
     yield f"Case by case{shared} the difference is {_difference(best, 'rival')}. {verdict_words}"
 
 
 _VERDICTS: dict[Verdict, str] = {
     "apart": "It has the same sign in each of the {seeds} seeds: the two can be told apart.",
-    "one seed": "On these cases the two can be told apart, but that is one training each: another seed may turn it round.",
-    "seeds disagree": "But the seeds disagree ({least} to {most}): another training may turn it round, so the two cannot be told apart.",
+    "one seed": "On these cases the two can be told apart, but that is one training each: another seed may change the order.",
+    "seeds disagree": "But the seeds disagree ({least} to {most}): another training may change the order, so the two cannot be told apart.",
     "not apart": "The two cannot be told apart.",
-    "not compared": "That is too little to compare them.",
+    "not compared": "These are too few cases to compare them.",
 }
 
 
@@ -182,7 +182,7 @@ def _seed_range(row: SummaryRow) -> dict[str, str]:
 
 
 def _tied(rows: Sequence[SummaryRow]) -> Iterable[str]:
-    """Those behind the second that cannot be told from the best either."""
+    """Yield the methods behind the second that cannot be told from the best either."""
     tied = [row.method for row in rows[2:] if judge_difference(row) in TIED]
     if tied and judge_difference(rows[0]) in TIED:
         yield f"Nor can {_listed(tied, 'or')} be told from `{rows[0].method}`."
@@ -210,7 +210,7 @@ def _cost(rows: Sequence[SummaryRow]) -> Iterable[str]:
 
 
 def _ours(rows: Sequence[SummaryRow]) -> Iterable[str]:
-    """Where the method of this package stands, if it does not win."""
+    """Yield the place of this package's method, where it is neither first nor second."""
     for place, row in enumerate(rows):
         if row.method == OURS and place > 1:
             yield f"`{OURS}` comes {_ordinal(place + 1)} of {len(rows)} with {format_number(row.dice)}."
@@ -232,11 +232,11 @@ def _missing(group: pd.DataFrame) -> Iterable[str]:
             yield f"{state}: {'; '.join(f'{_listed(methods)} ({seeds})' for seeds, methods in names.items())}."
     done = group[group["seeds"] > 0]
     if done["seeds"].nunique() > 1 or (done["minus_rival_seeds"] < done["seeds"]).any():
-        yield "Not all methods have the same seeds; a comparison uses those that both have."
+        yield "Not all methods have the same seeds; a comparison uses the seeds that both have."
     undefined = int(group["undefined"].sum())
     if undefined:
         values = count(undefined, "value of Dice is", "values of Dice are")
-        yield f"{values} not defined (no foreground, neither true nor predicted) and in no mean."
+        yield f"{values} not defined (no foreground, neither true nor predicted) and not in the means."
 
 
 def _of(number_of_seeds: int, row: SummaryRow) -> str:
@@ -257,7 +257,7 @@ def _difference(row: SummaryRow, other: str) -> str:
 
 
 def _clock(row: SummaryRow) -> str:
-    return "processor time" if row.cost_from == "cpu" else "by the clock, which other work on the machine disturbs"
+    return "processor time" if row.cost_from == "cpu" else "by the clock, so other work on the machine counts too"
 
 
 def _listed(names: Sequence[str], last: str = "and") -> str:
@@ -274,7 +274,7 @@ def _ordinal(place: int) -> str:
 
 
 def list_headings(group: pd.DataFrame) -> list[str]:
-    """Of the columns of `format_row`."""
+    """Return the headings of the columns of `format_row`."""
     bases = [row.cost_over for row in list_rows(group) if not np.isnan(row.cost)]
     over = f" / {bases[0]}" if bases else ""
     return [
@@ -294,7 +294,7 @@ def list_headings(group: pd.DataFrame) -> list[str]:
 
 
 def format_row(row: SummaryRow) -> list[TableCell]:
-    """A row of a group's table."""
+    """Return a row of a group's table."""
     seeds = TableCell(str(row.seeds) if not row.seeds_failed + row.seeds_not_run else _of(row.seeds, row), _why(row) if row.seeds else "")
     if np.isnan(row.dice):
         return [TableCell(f"`{row.method}`"), TableCell(_why(row) or "undefined"), NONE, NONE, seeds, *[NONE] * 7]
@@ -316,7 +316,7 @@ def format_row(row: SummaryRow) -> list[TableCell]:
 
 
 def _why(row: SummaryRow) -> str:
-    """Why seeds are missing."""
+    """Return why seeds are missing."""
     states = (("failed", row.seeds_failed), ("not run", row.seeds_not_run))
     return ", ".join((f"{number_of} {state}" if row.seeds else state) for state, number_of in states if number_of)
 
@@ -337,7 +337,7 @@ def _cost_cell(row: SummaryRow) -> TableCell:
 
 
 def _spent_cells(row: SummaryRow) -> list[TableCell]:
-    """Updates and seconds of one training."""
+    """Return the cells of updates and seconds of one training."""
     by_processor = not np.isnan(row.cpu_seconds)
     seconds = row.cpu_seconds if by_processor else row.seconds
     spent = TableCell(f"{seconds:,.0f}", "" if by_processor else "by the clock")
@@ -345,8 +345,8 @@ def _spent_cells(row: SummaryRow) -> list[TableCell]:
 
 
 def format_markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
-    """All groups: what came out in words, and a table sorted by Dice."""
-    parts = ["# Outcome", "\n".join(f"- {line}" for line in explain_tables(read_match(summary)))]
+    """Return all groups as Markdown: the results in words, and a table sorted by Dice."""
+    parts = ["# Results", "\n".join(f"- {line}" for line in explain_tables(read_match(summary)))]
     for group in split_groups(summary):
         names = list_headings(group)
         lines = [names, ["---"] * len(names), *([str(cell) for cell in format_row(row)] for row in list_rows(group))]
@@ -359,7 +359,7 @@ def format_markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
 
 
 def format_p(p: float, *, equals: bool = False) -> str:
-    """`0.012`, `< 0.001`; with `equals`, as it stands behind p in a sentence."""
+    """Return `0.012` or `< 0.001`; with `equals`, as it follows p in a sentence."""
     if np.isnan(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{'= ' if equals else ''}{p:.3f}"
