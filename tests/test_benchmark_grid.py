@@ -71,7 +71,7 @@ def test_pixel_with_the_clean_loss_is_pixel_with_a_share_of_it():
     [
         (["methods=[]"], "methods is empty"),
         (['methods=["plian"]'], "methods: 'plian' is not known; did you mean 'plain'?"),
-        (['methods=["plain", "plain"]'], "methods: plain stands there twice"),
+        (['methods=["plain", "plain"]'], "methods: plain is there twice"),
         (['noise=["trangle"]'], "noise: no noise of the kind 'trangle'; did you mean 'triangle'?"),
         (['clean=["ten"]'], "clean must be a list of whole numbers"),
         (["seeds=[0, -1]"], "seeds: whole numbers from 0, not -1"),

@@ -139,7 +139,7 @@ def test_another_match_in_the_same_folder_is_refused_and_an_old_folder_matched_u
 def test_a_method_that_cannot_be_measured_is_named_before_any_training(source, tmp_path):  # noqa: F811
     variants = {"broken": {"method": "plain", "model": "tiny:two_logits"}}
     launcher = Here()
-    with pytest.raises(RunError, match=r"what an update of broken costs cannot be measured: .*needs logits.* leave the method out"):
+    with pytest.raises(RunError, match=r"the cost of an update of broken cannot be measured: .*needs logits.* leave the method out"):
         done(source, tmp_path / "out", launcher, methods=("plain", "broken"), variants=variants, match="time")
     assert launcher.ran == ["costs"]
     assert done(source, tmp_path / "out", methods=("plain",), variants=variants, match="time").cells["status"].tolist() == ["done"]

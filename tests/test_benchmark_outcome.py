@@ -152,7 +152,7 @@ def test_methods_of_different_seeds_are_compared_on_those_that_both_have():
     text = words_of(dice, not_run=[("clean", 1)])
     assert "`plain` has the highest Dice" in text
     assert "Case by case, on 1 shared seed, the difference is −0.138" in text
-    assert "Not all methods have the same seeds; a comparison uses those that both have." in text
+    assert "Not all methods have the same seeds; a comparison uses the seeds that both have." in text
 
 
 def test_methods_without_a_common_seed_are_not_compared():

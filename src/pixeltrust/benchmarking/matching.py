@@ -1,4 +1,4 @@
-"""The same time for every method: as many epochs as the dearest one's time allows (`match = "time"`).
+"""The same time for every method: as many epochs as the time of the most expensive one allows (`match = "time"`).
 
     OUT/costs.json  unit (of the seconds: of the processor, or by the clock), base, dearest, epochs (of the dearest: the grid's), methods:
                     of each seconds (of an update; the median over rounds), ratio (to the base's, likewise), updates_per_epoch, epochs and
