@@ -29,7 +29,7 @@ def made_up_costs(monkeypatch):
         measured.append(config.method)
         return MADE_UP[config.method]
 
-    monkeypatch.setattr(costs, "seconds_per_update", seconds)
+    monkeypatch.setattr(costs, "time_updates", seconds)
     return measured
 
 

@@ -62,13 +62,13 @@ def measure(folder: Path, trainings: Mapping[str, Config]) -> dict[str, Any]:
         seconds.append([])
         for name, config in trainings.items():
             try:
-                seconds[-1].append(seconds_per_update(folder, config))
+                seconds[-1].append(time_updates(folder, config))
             except PixeltrustError as error:
                 raise RunError(f"the cost of an update of {name} cannot be measured: {error}") from error
     return {"unit": "clock" if any(map(_is_accelerated, trainings.values())) else "processor", "seconds": seconds}
 
 
-def seconds_per_update(folder: Path, config: Config) -> float:
+def time_updates(folder: Path, config: Config) -> float:
     """Return the mean over `TIMED` updates of a training on the cases of a folder, after `WARM` ones; the training is deleted."""
     at: list[float] = []
 
