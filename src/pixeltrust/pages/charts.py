@@ -141,6 +141,8 @@ def draw_differences(values: np.ndarray, *, better: str, worse: str) -> Chart:
     axes.text(0.02, 0.04, f"{worse} better: {lost}", va="bottom", color=colour_of(worse), **bold)
     axes.set(xticks=[], xlabel="test cases, sorted", xlim=(-0.6, len(ordered) - 0.4))
     axes.margins(y=0.2)
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, -0.2 * high), max(high, -0.2 * low))  # room for both texts
     text = f"{better} is better in {won} and {worse} in {lost} of {len(ordered)} cases"
     return Chart(title=f"Dice of {better} minus {worse}, case by case", svg=to_svg(figure), text=text)
 
