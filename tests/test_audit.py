@@ -25,8 +25,7 @@ from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import read_image, read_labels, write_png
 from pixeltrust.formats import convert
-from pixeltrust.pages.pictures import draw_overlay
-from pixeltrust.pages.pieces import data_uri
+from pixeltrust.pages.pictures import draw_overlay, png_source
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock
 from pixeltrust.prediction.network import Network
@@ -563,8 +562,8 @@ def test_the_page_draws_ignored_pixels_as_no_part_of_a_mask(tmp_path, monkeypatc
     for path in (data / "noisy").iterdir():
         image, values = read_image(data / "images" / path.name), read_labels(path)
         assert set(np.unique(values)) == {0, 1, 255}
-        assert data_uri(draw_overlay(image, {"noisy": values == 1}), "image/png") in page
-        assert data_uri(draw_overlay(image, {"predicted": shifted_back("", values) == 1}), "image/png") in page
+        assert png_source(draw_overlay(image, {"noisy": values == 1})) in page
+        assert png_source(draw_overlay(image, {"predicted": shifted_back("", values) == 1})) in page
 
 
 # --- values and names -------------------------------------------------------------------------------------------------

@@ -31,36 +31,18 @@ FORMAT = 1
 DOUBTFUL_BELOW = 128  # a pixel is doubtful below this confidence of 8 bits: a probability of ½
 KINDS = ("missing", "too much", "other class", "unsure")
 """The kinds of regions: foreground that the network sees and the mask lacks, the other way round, another class, or nothing better."""
-CASE_COLUMNS = (
-    "rank", "id", "image", "mask", "agreement", "doubtful_pixels", "doubtful_share", "changed_pixels", "added_pixels", "removed_pixels",
-    "regions", "height", "width", "evidence",
-)  # fmt: skip
-REGION_COLUMNS = (
-    "rank", "id", "region", "kind", "area", "share", "top", "left", "bottom", "right", "row", "column", "doubt", "mended",
-)  # fmt: skip
-CASE_NUMBERS = {
-    "agreement": float,
-    "doubtful_pixels": int,
-    "doubtful_share": float,
-    "changed_pixels": int,
-    "added_pixels": int,
-    "removed_pixels": int,
-    "regions": int,
-    "height": int,
-    "width": int,
-}
-REGION_NUMBERS = {
-    "region": int,
-    "area": int,
-    "share": float,
-    "top": int,
-    "left": int,
-    "bottom": int,
-    "right": int,
-    "row": float,
-    "column": float,
-    "doubt": float,
-}
+_CASE_TYPES: dict[str, type] = {
+    "rank": int, "id": str, "image": str, "mask": str, "agreement": float, "doubtful_pixels": int, "doubtful_share": float,
+    "changed_pixels": int, "added_pixels": int, "removed_pixels": int, "regions": int, "height": int, "width": int, "evidence": str,
+}  # fmt: skip
+_REGION_TYPES: dict[str, type] = {
+    "rank": int, "id": str, "region": int, "kind": str, "area": int, "share": float, "top": int, "left": int, "bottom": int, "right": int,
+    "row": float, "column": float, "doubt": float, "mended": str,
+}  # fmt: skip
+CASE_COLUMNS, REGION_COLUMNS = tuple(_CASE_TYPES), tuple(_REGION_TYPES)
+CASE_NUMBERS, REGION_NUMBERS = (
+    {name: kind for name, kind in types.items() if kind is not str and name != "rank"} for types in (_CASE_TYPES, _REGION_TYPES)
+)
 _LARGEST = 2**53  # whole numbers up to it have a float of their own
 
 

@@ -11,8 +11,8 @@ from pixeltrust.auditing.folder import DOUBTFUL_BELOW, Audit, read_audit_cases, 
 from pixeltrust.data.images import read_image, read_labels
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.pages.charts import draw_histogram
-from pixeltrust.pages.pictures import draw_doubt
-from pixeltrust.pages.pieces import GalleryCase, Number, Panel, data_uri, draw_outlines, embed_charts, render_page
+from pixeltrust.pages.pictures import draw_doubt, png_source
+from pixeltrust.pages.pieces import GalleryCase, Number, Panel, draw_outlines, render_page
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.text import count
@@ -44,7 +44,7 @@ def audit_page(audit: Audit, cases: pd.DataFrame, regions: pd.DataFrame) -> str:
         headline=_headline(cases),
         story=_story(audit, cases),
         numbers=_numbers(cases, regions),
-        charts=embed_charts([spread]),
+        charts=[spread],
         cases=worst,
         gone=gone,
         regions=[_region(row) for row in surest.to_dict("records")],
@@ -109,7 +109,7 @@ def audited_case(audit: Audit, row: dict[Hashable, Any]) -> GalleryCase:
     heat = Panel(
         title="doubt",
         text=f"the doubt in the mask of {identity}: {doubtful:.0%} of its pixels are doubtful",
-        source=data_uri(draw_doubt(1 - confidence / 255, given, under=image), "image/png"),
+        source=png_source(draw_doubt(1 - confidence / 255, given, under=image)),
         note=f"{doubtful:.0%} doubtful",
     )
     panels = [

@@ -43,8 +43,6 @@ from pixeltrust.pages.pieces import (
     Panel,
     draw_outlines,
     draw_weights,
-    embed_chart,
-    embed_charts,
     list_settings,
     render_page,
     write_page,
@@ -89,11 +87,11 @@ def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
         headline=headline(every),
         story=_answer(folder) or _story(outcome),
         numbers=_numbers(every),
-        overview=embed_charts(_overview(outcome.summary)),
+        overview=list(_overview(outcome.summary)),
         groups=[_group(group, outcome, methods) for group in every],
         how=explain_tables(read_match(outcome.summary)),
         failures=_failures(outcome.cells),
-        scale=embed_chart(draw_heat_legend()),
+        scale=draw_heat_legend(),
         example=example,
         tested=[_draw_tested(case, example) for case in read_tested_cases(example, TEST_CASES)] if example else [],
         maps=maps.name if maps else "",
@@ -210,7 +208,7 @@ def _group(group: pd.DataFrame, outcome: BenchmarkResults, methods: Sequence[str
         "sentences": " ".join([*describe_group(group), *describe_weights(select_group(outcome.shares, group))]),
         "headings": list_headings(group),
         "rows": [format_row(row) for row in list_rows(group)],
-        "charts": embed_charts(_group_charts(group, outcome, methods)),
+        "charts": list(_group_charts(group, outcome, methods)),
     }
 
 

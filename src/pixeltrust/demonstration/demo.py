@@ -24,7 +24,7 @@ from pixeltrust.auditing.folder import read_audit_cases, review_command
 from pixeltrust.config import Config
 from pixeltrust.data.images import case_id, read_labels
 from pixeltrust.data.masks import foreground
-from pixeltrust.demonstration.page import TRAINED, demo_page
+from pixeltrust.demonstration.page import FORMAT, TRAINED, demo_page, read_demo_record
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.metrics import bootstrap_interval, confusion, dice, mean_of_defined
 from pixeltrust.noise.simulate import simulate
@@ -36,7 +36,6 @@ from pixeltrust.prediction.predict import predict
 from pixeltrust.training.run_folder import Run
 from pixeltrust.training.train import train
 
-FORMAT = 2  # of demo.json
 STAGES = 7
 
 
@@ -134,10 +133,9 @@ class _Stages:
 
     def claim(self) -> None:
         """Make the folder, or recognise it as an earlier demo of the same plan."""
-        path = self.out / "demo.json"
         try:
-            if path.is_file():
-                self.record = _read_record(path)
+            if (self.out / "demo.json").is_file():
+                self.record = read_demo_record(self.out)
                 if self.record["plan"] != asdict(self.plan):
                     raise RunError(f"{self.out}: a demo with other settings was started here; choose another --out")
             elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
@@ -172,12 +170,7 @@ class _Stages:
         plan = self.plan
         if not (self.out / "data").exists():  # as above
             simulate(
-                self.out / "source",
-                self.out / "data",
-                noise=plan.noise,
-                clean=plan.clean,
-                seed=plan.seed,
-                show_progress=self.show_progress,
+                self.out / "source", self.out / "data", noise=plan.noise, clean=plan.clean, seed=plan.seed, show_progress=self.show_progress
             )
 
     def train(self, method: str) -> None:
@@ -264,13 +257,3 @@ class _Stages:
 
 def _dice(mask: np.ndarray, true: np.ndarray) -> float:
     return dice(confusion(predicted=mask.astype(np.uint8), truth=true.astype(np.uint8)))
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT or "plan" not in record or "finished" not in record:
-            raise ValueError(f"of format {record['format']}, wanted {FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read as the record of a demo ({error}); choose another --out") from None
-    return record

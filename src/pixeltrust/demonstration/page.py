@@ -22,7 +22,6 @@ from pixeltrust.pages.pieces import (
     cases_by_role,
     count_cases,
     draw_outlines,
-    embed_charts,
     evenly_spread,
     format_interval,
     list_settings,
@@ -32,6 +31,7 @@ from pixeltrust.pages.pieces import (
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.training.run_folder import Run
 
+FORMAT = 2  # of demo.json
 TRAINED = ("plain", "trust")
 AUDITED, TEST_CASES = 5, 4  # in the galleries of a demo
 MEASURES = ("dice", "jaccard", "sensitivity", "specificity", "surface_distance")  # in the table of a demo
@@ -44,7 +44,9 @@ def demo_page(folder: Path) -> str:
         RunError: the demo has not finished, or files that the page needs are gone or broken.
         DataError: the tables of its audit have faults, or one of its masks is gone or broken.
     """
-    record = _demo_record(folder)
+    record = read_demo_record(folder)
+    if not record["finished"]:
+        raise RunError(f"{folder}: this demo has not finished; `pixeltrust demo --out {folder}` continues it")
     runs = {method: Run(folder / "runs" / method) for method in TRAINED}
     histories = {method: run.read_table("history.csv") for method, run in runs.items()}
     scores = _scores(folder)
@@ -59,25 +61,28 @@ def demo_page(folder: Path) -> str:
         masks=_mask_numbers(masks),
         audited=[galleries.audited(identity, masks) for identity in evenly_spread(masks["mended"] - masks["given"], AUDITED)],
         review=review_command(folder.resolve() / "audit"),
-        case_charts=embed_charts(
-            [draw_dice_strips({"plain": plain, "trust": trust}), draw_differences(trust - plain, better="trust", worse="plain")]
-        ),
+        case_charts=[draw_dice_strips({"plain": plain, "trust": trust}), draw_differences(trust - plain, better="trust", worse="plain")],
         table=_table(scores),
         notes=_undefined_notes(scores),
-        curves=embed_charts(draw_training_curves(histories)),
+        curves=draw_training_curves(histories),
         test=[galleries.test(identity) for identity in evenly_spread(pd.Series(trust - plain, index=scores["trust"]["id"]), TEST_CASES)],
         facts=list_settings(runs["trust"].config(), leave_out=("method",)),
     )
 
 
-def _demo_record(folder: Path) -> dict[str, Any]:
+def read_demo_record(folder: Path) -> dict[str, Any]:
+    """Read demo.json.
+
+    Raises:
+        RunError: it is broken, or of another format.
+    """
+    path = folder / "demo.json"
     try:
-        record = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-        finished = record["finished"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT or "plan" not in record or "finished" not in record:
+            raise ValueError(f"of format {record['format']}, wanted {FORMAT}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder / 'demo.json'}: cannot be read as the record of a demo: {error}") from None
-    if not finished:
-        raise RunError(f"{folder}: this demo has not finished; `pixeltrust demo --out {folder}` continues it")
+        raise RunError(f"{path}: cannot be read as the record of a demo ({error}); choose another --out") from None
     return record
 
 

@@ -5,6 +5,7 @@ Every chart is small enough to be legible on a phone, and has words for those wh
 
 import io
 import re
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,11 @@ class Chart:
     svg: str
     text: str
     """What the picture shows, for those who do not see it."""
+
+    @property
+    def source(self) -> str:
+        """The picture as the source of an `<img>`."""
+        return f"data:image/svg+xml;base64,{b64encode(self.svg.encode()).decode()}"
 
 
 # --- charts -------------------------------------------------------------------------------------------------------

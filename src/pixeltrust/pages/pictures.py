@@ -6,6 +6,7 @@ weights  float (H, W), in multiples of the average weight: 1 is average, 0 is le
 """
 
 import io
+from base64 import b64encode
 from collections.abc import Mapping
 
 import numpy as np
@@ -40,8 +41,8 @@ def draw_overlay(image: np.ndarray, masks: Mapping[str, np.ndarray] | None = Non
     picture = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC)).copy()
     for name, mask in (masks or {}).items():
         line = find_boundaries(_enlarge(mask.astype(np.float32), size) > 0.5, mode="thick")
-        picture[_thicken(_thicken(line))] = 20
-        picture[_thicken(line)] = OUTLINES[name]
+        picture[ndimage.binary_dilation(ndimage.binary_dilation(line))] = 20
+        picture[ndimage.binary_dilation(line)] = OUTLINES[name]
     return _to_png(picture)
 
 
@@ -91,6 +92,11 @@ def draw_doubt(doubt: np.ndarray, mask: np.ndarray | None = None, *, under: np.n
     return _to_png(picture)
 
 
+def png_source(content: bytes) -> str:
+    """Return a PNG as the source of an `<img>`."""
+    return f"data:image/png;base64,{b64encode(content).decode()}"
+
+
 def heat_places(weights: np.ndarray) -> np.ndarray:
     """Return the places of weights on the scale of `HEAT`, 0 to 1; the average is in the middle."""
     above = np.log(weights.clip(1, MOST)) / np.log(MOST)
@@ -108,11 +114,7 @@ def _enlarge(values: np.ndarray, size: tuple[int, int], how: Image.Resampling = 
 
 
 def _inner_line(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return _thicken(find_boundaries(_enlarge(mask.astype(np.float32), size) > 0.5, mode="inner"))
-
-
-def _thicken(line: np.ndarray) -> np.ndarray:
-    return ndimage.binary_dilation(line)
+    return ndimage.binary_dilation(find_boundaries(_enlarge(mask.astype(np.float32), size) > 0.5, mode="inner"))
 
 
 def _to_png(picture: np.ndarray) -> bytes:

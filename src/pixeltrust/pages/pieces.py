@@ -1,7 +1,6 @@
 """The pieces of a page: numbers with intervals, pictures with captions, and the templates that hold them."""
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,8 @@ from markupsafe import Markup, escape
 from pixeltrust import __version__
 from pixeltrust.config import Config
 from pixeltrust.metrics import bootstrap_interval
-from pixeltrust.pages.charts import Chart
 from pixeltrust.pages.numbers import format_range
-from pixeltrust.pages.pictures import draw_heat, draw_overlay
+from pixeltrust.pages.pictures import draw_heat, draw_overlay, png_source
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import write_file
 
@@ -54,7 +52,7 @@ class GalleryCase:
 
 def draw_outlines(title: str, text: str, image: np.ndarray, *, note: str = "", **masks: np.ndarray) -> Panel:
     """Draw an image with the outlines of masks, each by a name of `pictures.OUTLINES`."""
-    return Panel(title=title, text=text, source=data_uri(draw_overlay(image, masks), "image/png"), note=note)
+    return Panel(title=title, text=text, source=png_source(draw_overlay(image, masks)), note=note)
 
 
 def draw_weights(
@@ -69,23 +67,8 @@ def draw_weights(
     """Draw the weights of a case, see `pictures.draw_heat`."""
     zero = float((weights == 0).mean())
     text = f"the weights of {identity}: {zero:.0%} of its pixels have weight 0, the largest is {float(weights.max()):.1f} times the average"
-    source = data_uri(draw_heat(weights.astype(np.float32), mask, true=true, shape=shape), "image/png")
+    source = png_source(draw_heat(weights.astype(np.float32), mask, true=true, shape=shape))
     return Panel(title=title, text=text, source=source, note=f"{zero:.0%} at 0")
-
-
-def embed_charts(charts: Iterable[Chart]) -> list[dict[str, str]]:
-    """Return charts as templates take them."""
-    return [embed_chart(chart) for chart in charts]
-
-
-def embed_chart(chart: Chart) -> dict[str, str]:
-    """Return a chart as templates take it."""
-    return {"title": chart.title, "text": chart.text, "source": data_uri(chart.svg.encode(), "image/svg+xml")}
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """Return content of a MIME type as the source of a picture."""
-    return f"data:{kind};base64,{b64encode(content).decode()}"
 
 
 def cases_by_role(cases: pd.DataFrame) -> dict[str, int]:
