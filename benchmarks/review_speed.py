@@ -39,14 +39,14 @@ def made_up(folder: Path, cases: int, size: int) -> Path:
     write_source(source, cases=DISTINCT, size=size, show_progress=False)
     names = sorted(path.stem for path in (source / "masks").iterdir())
     images = {path.stem: path for path in (source / "images").iterdir()}
-    for name in ("data/images", "data/noisy", "audit/trust", "audit/mended", "planes"):
+    for name in ("data/images", "data/noisy", "audit/confidence", "audit/mended", "planes"):
         (folder / name).mkdir(parents=True)
     draws = np.random.default_rng(0)
     for name in names:
         true = np.asarray(Image.open(source / "masks" / f"{name}.png")) > 0
         given = np.roll(true, size // 20, axis=1)
-        trust = 255 * (1 - 0.9 * ndimage.gaussian_filter((given != true).astype(float), 3)) * draws.uniform(0.95, 1, true.shape)
-        for kind, plane in (("noisy", 255 * given), ("mended", 255 * true), ("trust", trust)):
+        confidence = 255 * (1 - 0.9 * ndimage.gaussian_filter((given != true).astype(float), 3)) * draws.uniform(0.95, 1, true.shape)
+        for kind, plane in (("noisy", 255 * given), ("mended", 255 * true), ("confidence", confidence)):
             Image.fromarray(plane.astype(np.uint8)).save(folder / "planes" / f"{kind}-{name}.png")
     rows = []
     for place in range(cases):
@@ -55,7 +55,7 @@ def made_up(folder: Path, cases: int, size: int) -> Path:
         link_or_copy(images[name], image)
         link_or_copy(folder / "planes" / f"noisy-{name}.png", mask)
         link_or_copy(folder / "planes" / f"mended-{name}.png", audit / "mended" / f"{identity}.png")
-        link_or_copy(folder / "planes" / f"trust-{name}.png", audit / "trust" / f"{identity}.png")
+        link_or_copy(folder / "planes" / f"confidence-{name}.png", audit / "confidence" / f"{identity}.png")
         rows.append({"rank": place + 1, "id": identity, "image": image, "mask": mask, "agreement": place / cases})
     numbers = {
         "doubtful_pixels": 900,
@@ -66,7 +66,7 @@ def made_up(folder: Path, cases: int, size: int) -> Path:
         "regions": 3,
     }
     pd.DataFrame(rows).assign(**numbers, height=size, width=size, evidence="network").to_csv(audit / "cases.csv", index=False)
-    box = {"area": 300, "share": 0.1, "top": 10, "left": 10, "bottom": 40, "right": 40, "row": 25, "column": 25, "confidence": 0.9}
+    box = {"area": 300, "share": 0.1, "top": 10, "left": 10, "bottom": 40, "right": 40, "row": 25, "column": 25, "doubt": 0.9}
     regions = pd.DataFrame({"id": np.repeat([row["id"] for row in rows], 3), "region": np.tile([1, 2, 3], cases)})
     kinds = np.where(np.arange(3 * cases) % 7 == 0, "other class", np.where(np.arange(3 * cases) % 2 == 0, "missing", "too much"))
     regions.assign(kind=kinds, mended=True, **box).to_csv(audit / "regions.csv", index=False)

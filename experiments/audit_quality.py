@@ -6,7 +6,7 @@ CELL is a cell of `pixeltrust benchmark` on simulated noise (its cases.csv, and 
 in WORK, where the next call finds it: WORK/audit and, for cleanlab, WORK/halves. Each way is a row of OUT.csv, in place of the one that it
 has of the same cell; cleanlab, which is not asked unless it is named, needs nothing that the cell has trained:
 
-    audit          trust of each pixel, agreement of each mask, the mended masks
+    audit          confidence of each pixel, agreement of each mask, the mended masks
     disagreement   probability of the given label by the network's last weights, one pass; Dice of mask and prediction; the prediction
     loss           cross-entropy of the given label; its mean over a mask; no proposal (pixels rank as by disagreement, by construction)
     cleanlab       cleanlab.segmentation on the probabilities of two networks that never saw the mask, trained plainly on one half of the
@@ -34,7 +34,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pixeltrust.auditing import audit
 from pixeltrust.benchmarking.cells import read_json
-from pixeltrust.benchmarking.pruning import pruned, seen_by_others
+from pixeltrust.benchmarking.pruning import predict_unseen_halves, prune
 from pixeltrust.config import config_from
 from pixeltrust.data.batches import CaseCache, split_in_pieces
 from pixeltrust.data.cases import CaseList, read_cases
@@ -93,7 +93,7 @@ def audited(truth: Truth, folder: Path) -> dict[str, Any]:
         make_folder(folder.parent)
         print(audit(truth.run.folder, truth.cell / "cases.csv", out=folder, resume=True))
     agreement = pd.read_csv(folder / "cases.csv", dtype={"id": str}).set_index("id")["agreement"]
-    doubt = [1 - read_labels(folder / "trust" / f"{case.id}.png") / 255 for case in truth.cases]
+    doubt = [1 - read_labels(folder / "confidence" / f"{case.id}.png") / 255 for case in truth.cases]
     mended = [read_labels(folder / "mended" / f"{case.id}.png") > 0 for case in truth.cases]
     return truth.row("audit", doubt, agreement.loc[truth.cases.texts("id")].to_numpy(), mended)
 
@@ -120,8 +120,8 @@ def confident(truth: Truth, work: Path) -> dict[str, Any]:
     make_folder(work)
     shutil.copy(truth.cell / "cases.csv", work / "cases.csv")
     config = replace(truth.config, method="plain")
-    pruned(work, config)
-    labels, both = seen_by_others(truth.cases, work, config)
+    prune(work, config)
+    labels, both = predict_unseen_halves(truth.cases, work, config)
     issues = find_label_issues(labels, both, n_jobs=1, verbose=False)
     image_scores, pixel_scores = get_label_quality_scores(labels, both, verbose=False)
     doubt = [resized_plane((1 - scores).astype(np.float32), given.shape) for scores, given in zip(pixel_scores, truth.given, strict=True)]

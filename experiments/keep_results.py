@@ -17,8 +17,8 @@ from pathlib import Path
 import pandas as pd
 
 from pixeltrust.benchmarking.outcome.reading import CELL, read_results
-from pixeltrust.benchmarking.outcome.statistics import GROUP, summarized
-from pixeltrust.benchmarking.outcome.words import markdown
+from pixeltrust.benchmarking.outcome.statistics import GROUP, summarize
+from pixeltrust.benchmarking.outcome.words import format_markdown
 
 BLIND = ("clean", "ceiling")  # to the noise
 
@@ -62,7 +62,7 @@ def summary_of(cells: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     every = added(for_every_noise(cells[done], noises), cells[cells["noise"].isin(noises)], CELL).assign(fold=0)
     place = {name: number for number, name in enumerate([*noises, *methods])}
     every = every.sort_values(["noise", "clean", "method", "seed"], key=lambda column: column.map(lambda value: place.get(value, value)))
-    return summarized(every, for_every_noise(cases, noises))
+    return summarize(every, for_every_noise(cases, noises))
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
         table.to_csv(asked.kept / f"{name}.csv", index=False, float_format=form)
     summary = summary_of(cells, cases)
     summary.to_csv(asked.kept / "summary.csv", index=False, float_format="%.6g")
-    (asked.kept / "tables.md").write_text(markdown(summary, shares), encoding="utf-8")
+    (asked.kept / "tables.md").write_text(format_markdown(summary, shares), encoding="utf-8")
     differs = [f"minus_rival{end}" for end in ("", "_low", "_high")]
     shown = [*GROUP, "method", "seeds", "dice", "dice_low", "dice_high", "rival", *differs]
     print(summary.loc[summary["dice"].notna(), shown].round(3).to_string(index=False))

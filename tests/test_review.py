@@ -378,7 +378,7 @@ def many(tmp_path, number):
         rows[name] = 1
     rows.to_csv(folder / "cases.csv", index=False)
     regions = pd.DataFrame({"id": rows["id"], "kind": np.where(np.arange(number) % 3 == 0, "missing", "too much"), "mended": True})
-    for name in ("region", "area", "share", "top", "left", "bottom", "right", "row", "column", "confidence"):
+    for name in ("region", "area", "share", "top", "left", "bottom", "right", "row", "column", "doubt"):
         regions[name] = 1
     regions.to_csv(folder / "regions.csv", index=False)
     about = {"weights": "last", "classes": 1, "ignore_label": None, "channels": 3, "tilt": (0.0, 0.0), "seconds": 1.0}
@@ -440,7 +440,7 @@ def test_planes_are_the_pixels_of_the_files(audit, client):
     for name, wanted in (
         ("given", given),
         ("proposed", shifted_back("a", given)),
-        ("confidence", np.asarray(Image.open(audit / "trust" / "a.png"))),
+        ("confidence", np.asarray(Image.open(audit / "confidence" / "a.png"))),
     ):
         answer = client.get(f"/plane/{name}?id=a")
         assert (np.frombuffer(answer.content, np.uint8).reshape(SIZE) == wanted).all()
@@ -494,7 +494,7 @@ def test_an_image_that_no_browser_shows_is_sent_as_png(audit, client, tmp_path):
 
 def test_a_missing_or_broken_file_is_said_and_the_rest_goes_on(audit, client, tmp_path):
     (tmp_path / "data/images/a.png").write_bytes(b"no picture")
-    (audit / "trust/a.png").unlink()
+    (audit / "confidence/a.png").unlink()
     Image.new("L", (9, 9)).save(audit / "mended/a.png")
     assert "a.png" in client.get("/image?id=a").json()["error"]
     assert "there is no such file" in client.get("/plane/confidence?id=a").json()["error"]
@@ -739,7 +739,7 @@ def test_names_with_markup_do_no_harm(tmp_path):
 
 @pytest.mark.parametrize("identity", ["../../../etc/passwd", "/etc/passwd", "a/../a", "", "A", "a.png", "a\0"])
 def test_only_ids_of_the_audit_are_found(audit, client, identity):
-    (audit.parent / "secret.png").write_bytes((audit / "trust/a.png").read_bytes())
+    (audit.parent / "secret.png").write_bytes((audit / "confidence/a.png").read_bytes())
     query = urlencode({"id": identity})
     for path in ("/case", "/image", "/thumbnail", "/plane/confidence"):
         assert client.get(f"{path}?{query}").status_code == 404
@@ -757,7 +757,7 @@ def test_an_audit_whose_ids_lead_elsewhere_is_refused(audit):
     table.to_csv(audit / "cases.csv", index=False)
     with pytest.raises(DataError, match="2 faults") as error:
         Decisions(Audit.read(audit))
-    assert "'../a' is no file name" in str(error.value)
+    assert "'../a' is not a file name" in str(error.value)
     assert "'b' is there twice" in str(error.value)
 
 
@@ -959,7 +959,7 @@ def test_tables_with_faults_are_said(audit):
     with pytest.raises(DataError, match="no column height"):
         review(audit)
     table.assign(height="tall").to_csv(audit / "cases.csv", index=False)
-    with pytest.raises(DataError, match="no number"):
+    with pytest.raises(DataError, match="not a number"):
         review(audit)
 
 

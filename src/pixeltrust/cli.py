@@ -116,7 +116,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Where the demo goes.")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
-    """The whole job on made-up dermoscopy images, in minutes: simulate, train plain and with pixel weights, evaluate, report.
+    """The whole job on made-up dermoscopy images, in minutes: simulate, train plain and with trust, evaluate, report.
 
     Example: pixeltrust demo --out demo
     """
@@ -357,7 +357,7 @@ def benchmark(
 def audit(
     run: Annotated[Path, typer.Argument(help="A run folder whose training has finished.")],
     data: Annotated[Path, typer.Argument(help="A data folder or table of cases; its noisy masks are audited.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, trust maps, mended masks and a page.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, maps of confidence, mended masks and a page.")],
     weights: Annotated[str, typer.Option("--weights", help="last, or best by the held-out clean cases.")] = "last",
     smallest: Annotated[int, typer.Option("--smallest", help="Pixels of a doubtful region that gets a row.")] = 9,
     sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,

@@ -339,9 +339,7 @@ AUDITED = (
     b"rank,id,image,mask,agreement,doubtful_pixels,doubtful_share,changed_pixels,added_pixels,removed_pixels,regions,height,width,evidence\n"
     b"1,n1,/i/n1.png,/m/n1.png,0.5,9,0.1,9,4,5,1,12,20,network\n2,007,/i/7.png,/m/7.png,,0,,0,0,0,0,12,20,network\n"
 )
-REGIONS = (
-    b"rank,id,region,kind,area,share,top,left,bottom,right,row,column,confidence,mended\n1,n1,1,missing,9,0.1,1,2,4,5,2.5,3.5,0.9,True\n"
-)
+REGIONS = b"rank,id,region,kind,area,share,top,left,bottom,right,row,column,doubt,mended\n1,n1,1,missing,9,0.1,1,2,4,5,2.5,3.5,0.9,True\n"
 
 
 @cache

@@ -295,7 +295,8 @@ class Decisions:
         _insert(connection, "cases", cases[["position", *columns]])
         places = dict(zip(cases["id"], cases["position"], strict=True))
         kept = regions[regions["id"].isin(places.keys())].assign(position=lambda rows: rows["id"].map(places))
-        _insert(connection, "regions", kept[["position", "kind", "mended", *REGION_NUMBERS]].drop(columns=["row", "column"]))
+        kept = kept[["position", "kind", "mended", *REGION_NUMBERS]].rename(columns={"doubt": "confidence"})  # its name in these files
+        _insert(connection, "regions", kept.drop(columns=["row", "column"]))
 
 
 def clean_name(text: str) -> str:
