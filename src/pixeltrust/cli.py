@@ -15,6 +15,7 @@ import typer
 
 from pixeltrust import __version__
 from pixeltrust.config import read_config, require_run
+from pixeltrust.noise.kinds import kind_names
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 
 if TYPE_CHECKING:
@@ -168,8 +169,7 @@ def simulate(
         str,
         typer.Option(
             "--noise",
-            help="triangle, heptagon, polygon-N, axes, axes-K, box, unsupervised, dilate, erode, shift, drop, coarse, human, "
-            "annotators or mixture.",
+            help=f"{kind_names()}.",
         ),
     ] = "triangle",
     clean: Annotated[int, typer.Option("--clean", help="Number of training cases that keep their true mask.")] = 100,
@@ -359,7 +359,7 @@ def audit(
     layout: "Layout",
     run: RunFolder,
     data: Annotated[Path, typer.Argument(help="A data folder or table of cases; its noisy masks are audited.", callback=_existing)],
-    out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, trust maps, mended masks and a page.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, maps of confidence, mended masks and a page.")],
     weights: Weights = "last",
     smallest: Annotated[int, typer.Option("--smallest", min=1, help="Smallest doubtful region that gets a row, in pixels.")] = 9,
     sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,

@@ -9,7 +9,7 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
     """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
 
     Args:
-        folder: that of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`), finished or not, an audit
+        folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`; the page has its results so far), an audit
             (`pixeltrust audit`), or a demo.
         out: the file to write; report.html in the folder where not given.
 
@@ -17,7 +17,7 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
         The file written.
 
     Raises:
-        RunError: the folder is not one of these, has not got far enough, or the page cannot be written.
+        RunError: the folder is none of these, has nothing to report yet, or the page cannot be written.
     """
     folder = Path(folder)
     if (folder / "demo.json").is_file():
@@ -39,8 +39,8 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
 
         html = run_page(Run(folder))
     else:
-        missing = "no run folder (it has no config.toml), benchmark (no benchmark.json), audit (no audit.json) or demo (no demo.json)"
-        raise RunError(f"{folder}: {missing}; nothing to report on")
+        missing = "a run folder (it has no config.toml), benchmark (no benchmark.json), audit (no audit.json) or demo (no demo.json)"
+        raise RunError(f"{folder}: not {missing}; nothing to report on")
     from pixeltrust.pages.pieces import write_page
 
     return write_page(html, Path(out) if out is not None else folder / "report.html")

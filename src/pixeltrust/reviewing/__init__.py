@@ -1,1 +1,1 @@
-"""A local web page on which a person goes through the doubtful masks of an audit, and the data folder that comes of it."""
+"""A local web page on which people go through the doubtful masks of an audit, and the data folder made from their decisions."""

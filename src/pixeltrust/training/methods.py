@@ -21,7 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams
-from pixeltrust.data.prefetch import Feed, Places
+from pixeltrust.data.prefetch import BatchOrigin, Feed
 from pixeltrust.data.views import Views, to_device
 from pixeltrust.method.batch import Batch, compute_logits
 from pixeltrust.method.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
@@ -215,8 +215,8 @@ class Remembering(nn.Module):
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
         outcome = self.step(model, feed, config)
-        if outcome.gains is not None and feed.places is not None:
-            _heard(self.store, feed.places(), feed.ranks, outcome.gains)
+        if outcome.gains is not None and feed.origin is not None:
+            _heard(self.store, feed.origin(), feed.ranks, outcome.gains)
         return outcome
 
 
@@ -231,8 +231,8 @@ class Trust(nn.Module):
         self.store = _store(config, streams)
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> Outcome:
-        assert feed.places is not None
-        places = feed.places()
+        assert feed.origin is not None
+        places = feed.origin()
 
         def counts(gains: Tensor) -> Tensor:
             trust, views = _heard(self.store, places, feed.ranks, gains)
@@ -293,7 +293,7 @@ def _memory(config: Config, clean: int) -> float:
     return LONG_MEMORY if clean < FEW_CLEAN else MEMORY
 
 
-def _heard(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> tuple[Tensor, Views]:
+def _heard(store: TrustStore, joined: BatchOrigin, ranks: Ranks, gains: Tensor) -> tuple[Tensor, Views]:
     """The gains of this rank's part of a noisy batch go into every rank's store.
 
     Returns:

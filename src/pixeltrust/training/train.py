@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams, hold_out, smallest_batch
-from pixeltrust.data.cases import MIN_HELD_OUT, CaseList, Cases, clean_warnings, read_cases, table_of
+from pixeltrust.data.cases import CaseList, Cases, read_cases, table_of
+from pixeltrust.data.checks import MIN_HELD_OUT, clean_warnings
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.prefetch import Feed, Prefetcher
 from pixeltrust.method.batch import Batch
@@ -234,7 +235,7 @@ class _Loop:
             noisy=lambda: batch("noisy"),
             clean=lambda: batch("clean"),
             pool=lambda: batch("pool"),
-            places=partial(self.streams.noisy_places, state.update),
+            origin=partial(self.streams.noisy_origin, state.update),
             update=state.update,
             updates=self.total,
             ranks=self.ranks,
