@@ -57,7 +57,7 @@ class AuditRecord:
     ignore_label: int | None
     channels: int
     tilt: tuple[float, ...]
-    """By label, see `scores`."""
+    """One number per label, see `scores`."""
     seconds: float
     format: int = FORMAT
 

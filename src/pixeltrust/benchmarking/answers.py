@@ -57,7 +57,7 @@ class Answer:
 
     verdict: Verdict
     method: str
-    """The one to use."""
+    """The method to use."""
     words: str
     cases: int
     """How many clean cases were measured."""

@@ -28,7 +28,7 @@ from pixeltrust.plumbing.progress import progress_bar
 from pixeltrust.plumbing.text import count
 
 Record = dict[str, Any]
-"""What costs.json holds."""
+"""The content of costs.json."""
 
 
 def match_time(work: Workload) -> Callable[[Cell], Config]:

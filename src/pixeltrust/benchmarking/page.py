@@ -145,16 +145,10 @@ def _headline_of_one(rows: Sequence[SummaryRow]) -> str:
 
 def _story(outcome: BenchmarkResults) -> str:
     cells, done = outcome.cells, int((outcome.cells["status"] == "done").sum())
-    axes = {
-        "method": cells["method"].nunique(),
-        "kind": cells["noise"].nunique(),
-        "number": cells["clean"].nunique(),
-        "seed": cells["seed"].nunique(),
-    }
-    grid = f"{count(axes['method'], 'method')}, {count(axes['kind'], 'kind')} of noise, {count(axes['number'], 'number')} of clean masks"
-    text = (
-        f"{grid}, {count(axes['seed'], 'seed')}; {MATCHES[read_match(outcome.summary)]}: {done:,} of {count(len(cells), 'training')} done."
-    )
+    nouns = {"method": "method", "noise": "kind", "clean": "number", "seed": "seed"}
+    methods, kinds, numbers, seeds = (count(cells[column].nunique(), noun) for column, noun in nouns.items())
+    grid = f"{methods}, {kinds} of noise, {numbers} of clean masks, {seeds}; {MATCHES[read_match(outcome.summary)]}"
+    text = f"{grid}: {done:,} of {count(len(cells), 'training')} done."
     cases = outcome.summary["cases"].max()
     measured = "by cross-validation on the clean cases" if cells["fold"].any() else "on test cases that no training has seen"
     return text if np.isnan(cases) else f"{text} Measured {measured}, {int(cases):,} of them, at their own size, with the last weights."

@@ -45,7 +45,7 @@ class TestedCase:
     masks: dict[str, np.ndarray]
     """bool (H, W), by method."""
     dice: dict[str, float]
-    """By method."""
+    """One number per method."""
 
 
 def choose_example(groups: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | None:
