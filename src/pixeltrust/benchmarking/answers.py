@@ -70,7 +70,7 @@ class Answer:
         if self.rows:
             width = max(len(row.method) for row in self.rows) + 2
             table = ["", f"{'method':<{width}}{'Dice':>5}   minus plain, case by case"]
-            table += [f"{row.method:<{width}}{row.dice:.3f}   {_against(row)}".rstrip() for row in self.rows]
+            table += [f"{row.method:<{width}}{row.dice:.3f}   {_difference_words(row)}".rstrip() for row in self.rows]
         return "\n".join([self.words, *table, *([f"everything is in {self.out}"] if self.out else [])])
 
 
@@ -120,7 +120,7 @@ def _row(scores: pd.DataFrame, method: str, comparisons: int) -> AnswerRow:
     return AnswerRow(method=method, dice=float(scores[method].mean()), difference=mean, low=mean - reach, high=mean + reach)
 
 
-def _against(row: AnswerRow) -> str:
+def _difference_words(row: AnswerRow) -> str:
     return "" if math.isnan(row.difference) else f"{row.difference:+.3f} ({row.interval})"
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from pixeltrust.benchmarking.outcome import BenchmarkResults
 from pixeltrust.benchmarking.outcome.examples import Example, TestedCase, choose_example, read_tested_cases
 from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, weights_figure
-from pixeltrust.benchmarking.outcome.reading import read_record
+from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.outcome.statistics import BASE
 from pixeltrust.benchmarking.outcome.weight_pictures import WeighedCase, find_cell_with_maps, read_weighed_cases
 from pixeltrust.benchmarking.outcome.words import (
@@ -265,7 +265,7 @@ def _settings(folder: Path, outcome: BenchmarkResults) -> list[tuple[str, str]]:
     runs = [Path(cell) / "run" for cell in outcome.cells["folder"].dropna() if (Path(cell) / "run" / "config.toml").is_file()]
     at_equal_time = read_match(outcome.summary) == "time"
     shared = list_settings(Run(runs[0]).config(), leave_out=(*NOT_SHARED, *(["epochs"] if at_equal_time else []))) if runs else []
-    variants = read_record(folder / "benchmark.json").get("variants", {})
+    variants = read_json_record(folder / "benchmark.json").get("variants", {})
     own = [(f"{name} is", ", ".join(f"{key} = {value}" for key, value in settings.items())) for name, settings in variants.items()]
     return [*shared, *own]
 
@@ -274,7 +274,7 @@ def _machine(folder: Path) -> str:
     """Return a sentence about the machine it ran on; nothing where there is no record of it."""
     if not (folder / "environment.json").is_file():
         return ""
-    values = read_record(folder / "environment.json")
+    values = read_json_record(folder / "environment.json")
     where = values.get("accelerator") or f"{values.get('processor')}, {count(int(values.get('cores') or 0), 'core')}"
     packages = values.get("packages", {})
     versions = ", ".join(f"{name} {packages[name]}" for name in ("pixeltrust", "torch", "monai") if packages.get(name))
