@@ -233,5 +233,5 @@ def configured(**settings):
 
 def leave_figures_out(patch):
     """Have benchmarks write their tables alone: figures and page are most of what a tiny one takes, and have tests of their own."""
-    patch.setattr("pixeltrust.benchmarking.outcome.writing.drawings", lambda outcome: iter(()))
+    patch.setattr("pixeltrust.benchmarking.outcome.writing.draw_figures", lambda outcome: iter(()))
     patch.setattr("pixeltrust.benchmarking.page.benchmark_page", lambda folder, outcome: "")
