@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from pixeltrust.benchmarking.outcome.reading import CELL, read_results
-from pixeltrust.benchmarking.outcome.statistics import GROUP, summarize
+from pixeltrust.benchmarking.outcome.statistics import GROUP, summarize_cells
 from pixeltrust.benchmarking.outcome.words import format_markdown
 
 BLIND = ("clean", "ceiling")  # to the noise
@@ -62,7 +62,7 @@ def summary_of(cells: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
     every = added(for_every_noise(cells[done], noises), cells[cells["noise"].isin(noises)], CELL).assign(fold=0)
     place = {name: number for number, name in enumerate([*noises, *methods])}
     every = every.sort_values(["noise", "clean", "method", "seed"], key=lambda column: column.map(lambda value: place.get(value, value)))
-    return summarize(every, for_every_noise(cases, noises))
+    return summarize_cells(every, for_every_noise(cases, noises))
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from audits import audit_of, discs, shifted_back
 from pixeltrust.auditing import evidence
 from pixeltrust.auditing import page as page_module
 from pixeltrust.auditing import run as run_module
-from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, Audit, read_audit_cases, read_audit_regions, read_record
+from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, Audit, read_audit_cases, read_audit_record, read_audit_regions
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.run import audit
 from pixeltrust.auditing.scores import SHARE, TILT, compute_confidence, count_confusion, estimate_tilt
@@ -200,7 +200,7 @@ def test_an_audit_folder_holds_what_it_promises(audited, data):
     assert cases["agreement"].is_monotonic_increasing
     assert cases["regions"].sum() == len(regions) > 0
     assert set(cases["evidence"]) == {"network and training"}
-    assert read_record(out).data == str(data.resolve())
+    assert read_audit_record(out).data == str(data.resolve())
 
 
 def test_only_doubtful_pixels_are_mended_and_the_files_say_which(audited, data):
@@ -347,7 +347,7 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(run, data, audited, tmp_path,
     looked_at = sum(calls[:2])
     assert len(list((out / ".seen").glob("*.npz"))) == looked_at
     with pytest.raises(RunError, match="not an audit that has finished"):
-        read_record(out)
+        read_audit_record(out)
     with pytest.raises(RunError, match="not empty"):
         audit(run, data, out=out, show_progress=False)
     calls.clear()
@@ -506,15 +506,15 @@ def test_numbers_that_cannot_be_are_named_and_nothing_is_written(run, data, tmp_
 
 def test_what_is_no_audit_or_a_later_one_is_refused(audited, tmp_path):
     with pytest.raises(RunError, match="not an audit"):
-        read_record(tmp_path)
+        read_audit_record(tmp_path)
     record = json.loads((audited.out / "audit.json").read_text(encoding="utf-8"))
     (tmp_path / "audit.json").write_text(json.dumps(record | {"format": 2}), encoding="utf-8")
     with pytest.raises(RunError, match=r"later pixeltrust \(format 2"):
-        read_record(tmp_path)
+        read_audit_record(tmp_path)
     for broken in ("{", "[]", "{}", '{"tilt": 3}'):
         (tmp_path / "audit.json").write_text(broken, encoding="utf-8")
         with pytest.raises(RunError, match=r"audit\.json"):
-            read_record(tmp_path)
+            read_audit_record(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -534,7 +534,7 @@ def test_a_record_with_a_value_that_cannot_be_is_refused(name, value, audited, t
     record = json.loads((audited.out / "audit.json").read_text(encoding="utf-8"))
     (tmp_path / "audit.json").write_text(json.dumps(record | {name: value}), encoding="utf-8")
     with pytest.raises(RunError, match=rf"audit\.json: not the record of an audit: {name} is"):
-        read_record(tmp_path)
+        read_audit_record(tmp_path)
 
 
 def test_every_fault_of_the_table_is_named_with_its_row(tmp_path):
@@ -612,7 +612,7 @@ def test_several_classes_are_mended_by_the_likeliest(tmp_path):
     values = set.union(*(set(np.unique(read_labels(path)).tolist()) for path in (tmp_path / "audit" / "mended").iterdir()))
     assert values <= {0, 1, 2}
     assert found.cases["agreement"].between(0, 1).all()
-    assert len(read_record(tmp_path / "audit").tilt) == 3
+    assert len(read_audit_record(tmp_path / "audit").tilt) == 3
 
 
 def test_ids_with_markup_and_other_letters_are_text(run, data, tmp_path):

@@ -25,7 +25,7 @@ from pixeltrust.benchmarking.outcome.statistics import (
     average_shares,
     correct_by_holm,
     signed_rank_test,
-    summarize,
+    summarize_cells,
 )
 from pixeltrust.benchmarking.outcome.words import (
     describe_group,
@@ -77,11 +77,11 @@ def tables(dice, *, noise="box", clean=10, failed=(), not_run=(), cpu=None, seco
 
 
 def summary_of(dice, **options):
-    return summarize(*tables(dice, **options)).set_index("method", drop=False)
+    return summarize_cells(*tables(dice, **options)).set_index("method", drop=False)
 
 
 def words_of(dice, **options):
-    (group,) = split_groups(summarize(*tables(dice, **options)))
+    (group,) = split_groups(summarize_cells(*tables(dice, **options)))
     return " ".join(describe_group(group))
 
 
@@ -137,7 +137,7 @@ def test_the_numbers_are_those_of_numpy_and_scipy():
 
 def test_the_order_of_rows_changes_nothing():
     cells, scores = tables({"plain": {0: PLAIN, 1: AHEAD}, "clean": {0: AHEAD, 1: PLAIN[::-1]}, "pixel": {0: PLAIN[::-1], 1: PLAIN}})
-    pd.testing.assert_frame_equal(summarize(cells, scores), summarize(cells, scores.sample(frac=1, random_state=1)))
+    pd.testing.assert_frame_equal(summarize_cells(cells, scores), summarize_cells(cells, scores.sample(frac=1, random_state=1)))
 
 
 def test_a_difference_is_the_same_wherever_both_stand():
@@ -194,7 +194,7 @@ def test_the_ceiling_is_nobodys_rival_and_never_the_best():
 def test_a_seed_counts_once_all_its_folds_are_done():
     cells, scores = tables({"plain": {0: PLAIN, 1: PLAIN}})
     more = cells.assign(fold=1, status=["done", "not run"])
-    row = summarize(pd.concat([cells, more]), scores).iloc[0]
+    row = summarize_cells(pd.concat([cells, more]), scores).iloc[0]
     assert (row["seeds"], row["seeds_not_run"]) == (1, 1)
     assert np.isnan(row["dice_sd"])
 
@@ -244,7 +244,7 @@ def test_updates_and_seconds_of_a_training_are_told_and_only_in_equal_time_as_su
     dice = {"plain": {0: PLAIN, 1: PLAIN}, "clean": {0: PLAIN, 1: PLAIN}, "pixel": {0: AHEAD, 1: AHEAD}}
     cells, scores = tables(dice, cpu={"plain": 10, "pixel": 11}, seconds={"clean": 20, "pixel": 13})
     cells.loc[cells["method"] == "plain", "updates"] = 1234.0
-    summary = summarize(cells, scores)
+    summary = summarize_cells(cells, scores)
     assert summary[["updates", "seconds", "cpu_seconds"]].iloc[2].tolist() == [10, 13, 11]
     assert set(summary["match"]) == {"updates"}
     table = {line.split(" | ")[0][2:]: line for line in format_markdown(summary, no_shares()).splitlines() if line.startswith("| `")}
@@ -252,7 +252,7 @@ def test_updates_and_seconds_of_a_training_are_told_and_only_in_equal_time_as_su
     assert table["`clean`"].endswith("| 10 | 20 (by the clock) |")
     assert "**All methods make the same number of updates**" in format_markdown(summary, no_shares())
     assert "same time" not in format_markdown(summary, no_shares())
-    timed = summarize(cells.assign(match="time"), scores)
+    timed = summarize_cells(cells.assign(match="time"), scores)
     text = format_markdown(timed, no_shares())
     assert "In the same time `pixel` made 10 updates, `plain` 1,234 and `clean` 10." in text
     assert "**All methods have the same time**" in text
@@ -313,7 +313,7 @@ def test_a_single_method_is_compared_with_nothing():
 
 
 def test_nothing_done_has_words_and_tables_too():
-    summary = summarize(*tables({}, not_run=[("plain", 0), ("clean", 0)], failed=[("pixel", 0)]))
+    summary = summarize_cells(*tables({}, not_run=[("plain", 0), ("clean", 0)], failed=[("pixel", 0)]))
     assert tuple(summary.columns) == COLUMNS
     text = format_markdown(summary, no_shares())
     assert "No method has finished yet. Failed: `pixel` (1 of 1 seed). Not run: `plain` and `clean` (1 of 1 seed)." in text
@@ -322,7 +322,7 @@ def test_nothing_done_has_words_and_tables_too():
 
 def test_what_failed_or_was_not_run_has_its_row():
     missing = {"failed": [("joint", 0), ("joint", 1), ("clean", 1)], "not_run": [("pixel", 0), ("pixel", 1)]}
-    summary = summarize(*tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": {0: AHEAD}}, **missing))
+    summary = summarize_cells(*tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": {0: AHEAD}}, **missing))
     lines = {
         line.split(" | ")[0][2:]: line.split(" | ") for line in format_markdown(summary, no_shares()).splitlines() if line.startswith("| `")
     }
@@ -335,7 +335,7 @@ def test_what_failed_or_was_not_run_has_its_row():
 
 
 def test_tables_are_sorted_by_dice_and_their_headings_fit():
-    (group,) = split_groups(summarize(*tables({"plain": {0: PLAIN}, "clean": {0: AHEAD}}, not_run=[("joint", 0)])))
+    (group,) = split_groups(summarize_cells(*tables({"plain": {0: PLAIN}, "clean": {0: AHEAD}}, not_run=[("joint", 0)])))
     assert group["method"].tolist() == ["clean", "plain", "joint"]
     lines = format_markdown(group, no_shares()).splitlines()
     assert lines[-5].count("|") == lines[-1].count("|") == len(list_headings(group)) + 1
@@ -379,13 +379,13 @@ def no_shares():
     ],
 )
 def test_the_headline_of_a_group_says_what_came_out(clean, said):
-    assert headline(split_groups(summarize(*tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": clean})))).startswith(said)
+    assert headline(split_groups(summarize_cells(*tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": clean})))).startswith(said)
 
 
 def test_the_headline_of_several_groups_counts_them():
     parts = [tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": {0: AHEAD, 1: AHEAD}}, clean=count) for count in (10, 20)]
     parts.append(tables({"plain": {0: AHEAD, 1: AHEAD}, "clean": {0: PLAIN, 1: PLAIN}}, clean=30))
-    summary = summarize(*(pd.concat(some, ignore_index=True) for some in zip(*parts, strict=True)))
+    summary = summarize_cells(*(pd.concat(some, ignore_index=True) for some in zip(*parts, strict=True)))
     said = "`clean` has the highest Dice in 2 of 3 comparisons; in 2 of them it can be told from the second"
     assert headline(split_groups(summary)) == said
 

@@ -7,7 +7,7 @@ import pytest
 
 import fuzz
 from odd_making import parquet
-from pixeltrust.auditing.folder import Audit, read_record
+from pixeltrust.auditing.folder import Audit, read_audit_record
 from pixeltrust.config import setting
 from pixeltrust.datasets.zips import files_in, open_zip
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
@@ -51,7 +51,7 @@ def test_the_record_of_an_audit_with_a_value_that_it_cannot_have_is_refused(tmp_
     fuzz.audit_folder(tmp_path)
     record = json.loads((tmp_path / "audit.json").read_text())
     (tmp_path / "audit.json").write_text(json.dumps(record | {"data": None}))
-    refused(lambda: read_record(tmp_path))
+    refused(lambda: read_audit_record(tmp_path))
 
 
 @pytest.mark.parametrize(

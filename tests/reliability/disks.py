@@ -96,7 +96,7 @@ def met(name: str, words: Callable[[Path], list[str]], mishap: str, folder: Path
             (folder / BALLAST).unlink(missing_ok=True)
             unlock(place)
             again = sitting(words(out))
-            if again.status != 0 and "come to its end already" not in again.said:
+            if again.status != 0 and "finished already" not in again.said:
                 found["faults"].append(f"{name}, {mishap}: again ended with {again.status} and said {again.said!r}")
             found["faults"] += [f"{name}, {mishap}: {file} differs" for file in differences(straight, out)]
     return found

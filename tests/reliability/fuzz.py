@@ -37,7 +37,7 @@ from hypothesis import strategies as st
 
 from odd_files import HANGS, IMAGES, MASKS, NIFTI, limit_memory
 from odd_making import HEADER, LABELS, ROWS, data, parquet, run, saved
-from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases, read_audit_regions, read_record
+from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases, read_audit_record, read_audit_regions
 from pixeltrust.benchmarking.grid import read_grid
 from pixeltrust.config import read_config, setting
 from pixeltrust.data.cases import read_cases
@@ -373,7 +373,7 @@ def check_audit(given: tuple[str, bytes], folder: Path) -> None:
     there.mkdir()
     audit_folder(there)
     (there / given[0]).write_bytes(given[1])
-    refused_well(partial(read_record, there), "audit")
+    refused_well(partial(read_audit_record, there), "audit")
     refused_well(partial(read_audit_cases, there), "cases.csv")
     refused_well(partial(read_audit_regions, there), "regions.csv")
 

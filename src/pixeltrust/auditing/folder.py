@@ -57,7 +57,7 @@ class AuditRecord:
     ignore_label: int | None
     channels: int
     tilt: tuple[float, ...]
-    """By label, see `scores`."""
+    """One number per label, see `scores`."""
     seconds: float
     format: int = FORMAT
 
@@ -85,7 +85,7 @@ class Audit:
         Raises:
             RunError: it is not an audit, not a finished one, or one of a later version.
         """
-        return cls.of(Path(folder).absolute(), read_record(Path(folder)))
+        return cls.of(Path(folder).absolute(), read_audit_record(Path(folder)))
 
     @classmethod
     def of(cls, folder: Path, record: AuditRecord) -> "Audit":
@@ -112,7 +112,7 @@ class Audit:
         return self.folder / "mended" / f"{identity}.png"
 
 
-def read_record(audit: Path) -> AuditRecord:
+def read_audit_record(audit: Path) -> AuditRecord:
     """Read audit.json.
 
     Raises:
@@ -181,7 +181,7 @@ def read_audit_cases(audit: Path) -> pd.DataFrame:
         DataError: lists every fault: a missing column, a cell that is not a number, an id that is not a file name or is there twice.
     """
     table = audit / "cases.csv"
-    rows, faults = _numbers(read_table(table), ["id", "image", "mask", "evidence"], {"rank": int, **CASE_NUMBERS}, table)
+    rows, faults = _convert_numbers(read_table(table), ["id", "image", "mask", "evidence"], {"rank": int, **CASE_NUMBERS}, table)
     wrong = rows["id"].isin(["", ".", ".."]) | rows["id"].str.contains("[/\0]")
     faults += [
         f"{table}, row {row + 2}: id {rows['id'][row]!r} is not a file name, so it names no file of the audit" for row in rows.index[wrong]
@@ -203,11 +203,11 @@ def read_audit_regions(audit: Path) -> pd.DataFrame:
     if "doubt" not in rows:
         rows = rows.rename(columns={"confidence": "doubt"})
     rank = {"rank": int} if "rank" in rows else {}
-    rows, faults = _numbers(rows, ["id", "kind", "mended"], REGION_NUMBERS | rank, table)
+    rows, faults = _convert_numbers(rows, ["id", "kind", "mended"], REGION_NUMBERS | rank, table)
     return _or_faults(rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"])), faults, table)
 
 
-def _numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> tuple[pd.DataFrame, list[str]]:
+def _convert_numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows with these columns as numbers, NaN for an empty cell where one may be, and a fault for every other cell."""
     if absent := [name for name in [*texts, *numbers] if name not in rows.columns]:
         raise DataError(f"{table}: no column {', '.join(absent)}; found: {some(list(rows.columns), 20)}")

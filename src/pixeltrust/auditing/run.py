@@ -54,11 +54,11 @@ Judged = tuple[dict[str, object], list[dict[str, object]]]
 
 @dataclass(frozen=True)
 class Audited:
-    """What an audit found; `str` of it is what a person wants to read at its end."""
+    """The results of an audit; `str` of it is what a person wants to read at its end."""
 
     out: Path
     cases: pd.DataFrame
-    """As cases.csv."""
+    """The rows of cases.csv."""
     regions: int
     to_train: str
     """The command that trains on the mended masks; empty where the data have no clean mask to train by."""
@@ -135,14 +135,14 @@ def audit(
 
 @dataclass(frozen=True)
 class _Auditor:
-    """What is audited, by what and to where."""
+    """An audit at work: its run, its cases, its folder and its numbers."""
 
     run: Run
     config: Config
     weights: str
     data: Path
     cases: CaseList
-    """The noisy ones."""
+    """The noisy cases."""
     out: Path
     smallest: int
     sure: float

@@ -30,12 +30,12 @@ class DecodedCase:
     picture: np.ndarray
     labels: np.ndarray
     has_helped_map: bool
-    """Whether the run has one of this very mask."""
+    """True where the run has a helped map of this very mask."""
 
 
 @dataclass(frozen=True, eq=False)
 class SeenCase:
-    """What the first pass has kept of a case, on the grid of training."""
+    """A case as the first pass has kept it, on the grid of training."""
 
     probabilities: np.ndarray
     """float32 (K, h, w), K ≥ 2."""

@@ -56,7 +56,7 @@ class Answer:
 
     verdict: Verdict
     method: str
-    """The one to use."""
+    """The method to use."""
     words: str
     cases: int
     """How many clean cases were measured."""
@@ -69,7 +69,7 @@ class Answer:
         if self.rows:
             width = max(len(row.method) for row in self.rows) + 2
             table = ["", f"{'method':<{width}}{'Dice':>5}   minus plain, case by case"]
-            table += [f"{row.method:<{width}}{row.dice:.3f}   {_against(row)}".rstrip() for row in self.rows]
+            table += [f"{row.method:<{width}}{row.dice:.3f}   {_difference_words(row)}".rstrip() for row in self.rows]
         return "\n".join([self.words, *table, *([f"everything is in {self.out}"] if self.out else [])])
 
 
@@ -121,7 +121,7 @@ def _row(scores: pd.DataFrame, method: str, comparisons: int) -> AnswerRow:
     return AnswerRow(method=method, dice=float(scores[method].mean()), difference=mean, low=mean - reach, high=mean + reach)
 
 
-def _against(row: AnswerRow) -> str:
+def _difference_words(row: AnswerRow) -> str:
     return "" if math.isnan(row.difference) else f"{row.difference:+.3f} ({row.interval})"
 
 

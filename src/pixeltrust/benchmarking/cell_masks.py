@@ -32,7 +32,7 @@ class CellMasks(Protocol):
     """The source of the cases of every cell."""
 
     knows_truth: bool
-    """Whether the true masks of noisy cases are known; then there are a ceiling and shares of wrong pixels."""
+    """True where the true masks of noisy cases are known; then there are a ceiling and shares of wrong pixels."""
 
     def complete(self, grid: Grid) -> Grid:
         """Return the grid with the axes that it leaves to the data; check that every cell can have its cases.

@@ -63,7 +63,7 @@ def write_costs_spec(folder: Path, trainings: Mapping[str, Config], table: pd.Da
     write_json(folder / "spec.json", {"trainings": {name: values_of(config) for name, config in trainings.items()}})
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_cell_json(path: Path) -> dict[str, Any]:
     """Read a JSON file that a cell wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -81,7 +81,7 @@ def run_cell(folder: Path) -> None:
 
 
 def _train_and_measure(folder: Path) -> None:
-    spec = read_json(folder / "spec.json")
+    spec = read_cell_json(folder / "spec.json")
     if "trainings" in spec:
         trainings = {name: config_from(values) for name, values in spec["trainings"].items()}
         write_json(folder / "cell.json", costs.measure(folder, trainings))

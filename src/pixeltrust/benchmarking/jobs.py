@@ -30,10 +30,10 @@ _POLL = 0.1  # seconds
 
 
 class Launcher(Protocol):
-    """Where cells run."""
+    """A place where cells run."""
 
     jobs: int
-    """How many at once."""
+    """How many cells run at once."""
 
     def __call__(self, folder: Path) -> str | None:
         """Run the cell of a folder; return why it failed, or None."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from pixeltrust.benchmarking.cells import read_json, write_costs_spec, write_json
+from pixeltrust.benchmarking.cells import read_cell_json, write_costs_spec, write_json
 from pixeltrust.benchmarking.costs import Phases, phases_of
 from pixeltrust.benchmarking.grid import Cell
 from pixeltrust.benchmarking.jobs import Launcher, Workload, run_all
@@ -28,7 +28,7 @@ from pixeltrust.plumbing.progress import progress_bar
 from pixeltrust.plumbing.text import count
 
 Record = dict[str, Any]
-"""What costs.json holds."""
+"""The content of costs.json."""
 
 
 def match_time(work: Workload) -> Callable[[Cell], Config]:
@@ -129,7 +129,7 @@ def _measure(trainings: Mapping[str, Config], table: pd.DataFrame, folder: Path,
     for _, error in run_all([folder], launcher, lambda _: None):
         if error:
             raise RunError(f"{error} (repair that, or leave the method out)")
-    measured = read_json(folder / "cell.json")
+    measured = read_cell_json(folder / "cell.json")
     shutil.rmtree(folder)
     return measured
 
@@ -137,7 +137,7 @@ def _measure(trainings: Mapping[str, Config], table: pd.DataFrame, folder: Path,
 def _read(path: Path) -> Record:
     """Read costs.json; a benchmark that has none yet gets a record without methods."""
     try:
-        record: Record = read_json(path)
+        record: Record = read_cell_json(path)
         epochs = {method: values["epochs"] for method, values in record["methods"].items()}
         if epochs and record["base"] in epochs and record["dearest"] in epochs:
             return record

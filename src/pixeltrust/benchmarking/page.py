@@ -11,7 +11,7 @@ import pandas as pd
 
 from pixeltrust.benchmarking.outcome.examples import Example, TestedCase, choose_example, read_tested_cases
 from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, weights_figure
-from pixeltrust.benchmarking.outcome.reading import read_record
+from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.outcome.statistics import BASE, BenchmarkResults
 from pixeltrust.benchmarking.outcome.weight_pictures import WeighedCase, find_cell_with_maps, read_weighed_cases
 from pixeltrust.benchmarking.outcome.words import (
@@ -144,16 +144,10 @@ def _headline_of_one(rows: Sequence[SummaryRow]) -> str:
 
 def _story(outcome: BenchmarkResults) -> str:
     cells, done = outcome.cells, int((outcome.cells["status"] == "done").sum())
-    axes = {
-        "method": cells["method"].nunique(),
-        "kind": cells["noise"].nunique(),
-        "number": cells["clean"].nunique(),
-        "seed": cells["seed"].nunique(),
-    }
-    grid = f"{count(axes['method'], 'method')}, {count(axes['kind'], 'kind')} of noise, {count(axes['number'], 'number')} of clean masks"
-    text = (
-        f"{grid}, {count(axes['seed'], 'seed')}; {MATCHES[read_match(outcome.summary)]}: {done:,} of {count(len(cells), 'training')} done."
-    )
+    nouns = {"method": "method", "noise": "kind", "clean": "number", "seed": "seed"}
+    methods, kinds, numbers, seeds = (count(cells[column].nunique(), noun) for column, noun in nouns.items())
+    grid = f"{methods}, {kinds} of noise, {numbers} of clean masks, {seeds}; {MATCHES[read_match(outcome.summary)]}"
+    text = f"{grid}: {done:,} of {count(len(cells), 'training')} done."
     cases = outcome.summary["cases"].max()
     measured = "by cross-validation on the clean cases" if cells["fold"].any() else "on test cases that no training has seen"
     return text if np.isnan(cases) else f"{text} Measured {measured}, {int(cases):,} of them, at their own size, with the last weights."
@@ -270,7 +264,7 @@ def _settings(folder: Path, outcome: BenchmarkResults) -> list[tuple[str, str]]:
     runs = [Path(cell) / "run" for cell in outcome.cells["folder"].dropna() if (Path(cell) / "run" / "config.toml").is_file()]
     at_equal_time = read_match(outcome.summary) == "time"
     shared = list_settings(Run(runs[0]).config(), leave_out=(*NOT_SHARED, *(["epochs"] if at_equal_time else []))) if runs else []
-    variants = read_record(folder / "benchmark.json").get("variants", {})
+    variants = read_json_record(folder / "benchmark.json").get("variants", {})
     own = [(f"{name} is", ", ".join(f"{key} = {value}" for key, value in settings.items())) for name, settings in variants.items()]
     return [*shared, *own]
 
@@ -279,7 +273,7 @@ def _machine(folder: Path) -> str:
     """Return a sentence about the machine it ran on; nothing where there is no record of it."""
     if not (folder / "environment.json").is_file():
         return ""
-    values = read_record(folder / "environment.json")
+    values = read_json_record(folder / "environment.json")
     where = values.get("accelerator") or f"{values.get('processor')}, {count(int(values.get('cores') or 0), 'core')}"
     packages = values.get("packages", {})
     versions = ", ".join(f"{name} {packages[name]}" for name in ("pixeltrust", "torch", "monai") if packages.get(name))

@@ -68,7 +68,7 @@ class DemoRow:
     high: float
     """95 % interval of the mean."""
     seconds: float
-    """Of the training."""
+    """The duration of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +125,7 @@ def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> 
 
 
 class _Stages:
-    """What a demo does, one after the other; each stage leaves alone what an earlier call has finished."""
+    """The stages of a demo; each leaves alone what an earlier call has finished."""
 
     def __init__(self, out: Path, plan: Plan, show_progress: bool) -> None:
         self.out, self.plan, self.show_progress = out, plan, show_progress

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pixeltrust.auditing.folder import FORMAT, read_audit_cases, read_record
+from pixeltrust.auditing.folder import FORMAT, read_audit_cases, read_audit_record
 from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import case_id, image_suffix, read_labels, write_png
 from pixeltrust.formats.annotations import AnnotatedMask, MaskFile, MaskFolder
@@ -39,7 +39,7 @@ def read_audit(source: Source) -> MaskFolder:
     """
     folder = source.path
     try:
-        record = read_record(folder)
+        record = read_audit_record(folder)
     except RunError as error:
         raise DataError(f"not an audit of format {FORMAT} with its number of classes: {error}") from None
     if source.classes not in (None, record.classes) or source.ignore_label is not None:

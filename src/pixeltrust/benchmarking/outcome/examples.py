@@ -45,7 +45,7 @@ class TestedCase:
     masks: dict[str, np.ndarray]
     """bool (H, W), by method."""
     dice: dict[str, float]
-    """By method."""
+    """One number per method."""
 
 
 def choose_example(groups: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | None:
@@ -87,7 +87,7 @@ def read_tested_cases(example: Example, most: int) -> Iterator[TestedCase]:
     Raises:
         RunError: the records of the cells cannot be read.
     """
-    dice = {method: _dice(folder) for method, folder in example.folders.items()}
+    dice = {method: _read_dice(folder) for method, folder in example.folders.items()}
     config = Run(example.folders[example.better] / "run").config()
     paths = read_files(example.folders[example.better] / "cases.csv")
     for identity in evenly_spread(dice[example.better] - dice[example.worse], most):
@@ -100,5 +100,5 @@ def read_tested_cases(example: Example, most: int) -> Iterator[TestedCase]:
         yield TestedCase(id=identity, image=image, true=true, masks=masks, dice=scores)
 
 
-def _dice(folder: Path) -> pd.Series:
+def _read_dice(folder: Path) -> pd.Series:
     return pd.read_csv(folder / "test.csv", dtype={"id": str}, keep_default_na=True).set_index("id")["dice"]

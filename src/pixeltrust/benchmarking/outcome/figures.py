@@ -31,7 +31,7 @@ class Drawing:
     """A figure that can be written as a file or put on a page."""
 
     name: str
-    """Of the file, without its ending."""
+    """The name of the file, without its ending."""
     title: str
     text: str
     figure: Figure

@@ -35,9 +35,9 @@ def read_cell_state(folder: Path) -> dict[str, Any]:
         RunError: its files cannot be read.
     """
     if is_finished(folder):
-        return {**read_record(folder / "cell.json"), "status": "done", "error": ""}
+        return {**read_json_record(folder / "cell.json"), "status": "done", "error": ""}
     if (folder / "failed.json").is_file():
-        return {"status": "failed", "error": str(read_record(folder / "failed.json").get("error", ""))}
+        return {"status": "failed", "error": str(read_json_record(folder / "failed.json").get("error", ""))}
     return {"status": "not run", "error": ""}
 
 
@@ -69,22 +69,22 @@ def read_cells(out: Path) -> pd.DataFrame:
     """
     if not is_benchmark(out):
         raise RunError(f"{out}: not the folder of a benchmark (it has no benchmark.json)")
-    listed = _listed(out)
-    begun = {_key(spec): path.parent for path in sorted((out / "cells").glob("*/spec.json")) if (spec := read_record(path)["cell"])}
+    listed = _list_cells(out)
+    begun = {_key(spec): path.parent for path in sorted((out / "cells").glob("*/spec.json")) if (spec := read_json_record(path)["cell"])}
     keys = [*listed, *(key for key in begun if key not in listed)]
     if not keys:
         raise RunError(f"{out}: it has no cells yet, so there is nothing to report")
     rows = [dict(zip([*CELL, "fold"], key, strict=True)) | _state(begun.get(key)) for key in keys]
-    match = read_record(out / "benchmark.json").get("match", "updates")
+    match = read_json_record(out / "benchmark.json").get("match", "updates")
     return pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, float)).assign(match=match)
 
 
-def _listed(out: Path) -> dict[tuple[Any, ...], None]:
+def _list_cells(out: Path) -> dict[tuple[Any, ...], None]:
     """Return the cells of cells.csv, in their order; those of the grid where there is no cells.csv yet."""
     if (out / "cells.csv").is_file():
         rows = _read(out / "cells.csv", dtype={"method": str, "noise": str}, keep_default_na=False)
         return {_key(row): None for row in rows.to_dict("records")}
-    grid = read_record(out / "benchmark.json").get("grid", {})
+    grid = read_json_record(out / "benchmark.json").get("grid", {})
     axes = [grid.get(name, []) for name in ("noise", "clean", "seeds", "methods")]
     return {(method, noise, clean, seed, 0): None for noise, clean, seed, method in product(*axes)}
 
@@ -105,8 +105,8 @@ def _state(folder: Path | None) -> dict[str, Any]:
 
 def _ran_on_gpu(folder: Path) -> bool:
     """Return whether an accelerator did the work, so that the seconds of the processor say little."""
-    environment, spec = folder / "run" / "environment.json", read_record(folder / "spec.json")
-    has_one = environment.is_file() and read_record(environment).get("accelerator") is not None
+    environment, spec = folder / "run" / "environment.json", read_json_record(folder / "spec.json")
+    has_one = environment.is_file() and read_json_record(environment).get("accelerator") is not None
     return has_one and spec.get("config", {}).get("device") != "cpu"
 
 
@@ -128,7 +128,7 @@ def _read(path: Path, **options: Any) -> pd.DataFrame:
         raise RunError(f"{path}: cannot be read: {str(error).strip()}") from None
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_json_record(path: Path) -> dict[str, Any]:
     """Read a JSON file with an object.
 
     Raises:

@@ -37,7 +37,7 @@ COLUMNS = (
     *("cost", "cost_min", "cost_max", "cost_seeds", "cost_from", "cost_over"),
     *("match", "updates", "seconds", "cpu_seconds"),
 )
-"""The columns of the summary; see `summarize`."""
+"""The columns of the summary; see `summarize_cells`."""
 
 Numbers = dict[str, Any]
 
@@ -53,8 +53,8 @@ class BenchmarkResults:
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """See `summarize`."""
-        return summarize(self.cells, self.scores)
+        """See `summarize_cells`."""
+        return summarize_cells(self.cells, self.scores)
 
     @cached_property
     def seed_means(self) -> pd.DataFrame:
@@ -62,7 +62,7 @@ class BenchmarkResults:
         return self.scores.groupby([*GROUP, "method", "seed"], sort=False)["dice"].mean().reset_index()
 
 
-def summarize(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+def summarize_cells(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     """Return a row per noise, clean and method, in the order of the cells; missing numbers are NaN.
 
     Returns:
@@ -97,8 +97,8 @@ def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
         {method: states.counts() for method, states in seeds.items()},
         own,
         {method: {"rival": rival} for method, rival in rivals.items()},
-        _named("minus_rival", _against(dice, rivals, best=order[0] if order else None)),
-        _named("minus_plain", _against(dice, plain)),
+        _with_prefix("minus_rival", _compare_all(dice, rivals, best=order[0] if order else None)),
+        _with_prefix("minus_plain", _compare_all(dice, plain)),
         _cost_rows(cells, seeds),
         _spent(cells),
     ]
@@ -111,7 +111,7 @@ def _done(cells: pd.DataFrame) -> pd.DataFrame:
     return done[done].index.to_frame(index=False)
 
 
-def _named(what: str, rows: Mapping[str, Numbers]) -> dict[str, Numbers]:
+def _with_prefix(what: str, rows: Mapping[str, Numbers]) -> dict[str, Numbers]:
     return {method: {f"{what}{name}": value for name, value in row.items()} for method, row in rows.items()}
 
 
@@ -226,7 +226,7 @@ def correct_by_holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     return corrected
 
 
-def _against(dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *, best: str | None = None) -> dict[str, Numbers]:
+def _compare_all(dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *, best: str | None = None) -> dict[str, Numbers]:
     """Compare every method with its other one; _p_holm is p, corrected for the number of comparisons.
 
     Args:

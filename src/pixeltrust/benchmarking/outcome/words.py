@@ -151,16 +151,16 @@ def select_group(table: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
 def _winner(rows: Sequence[SummaryRow]) -> Iterable[str]:
     best = rows[0]
     if len(rows) == 1:
-        yield f"Only `{best.method}` has finished: Dice {_dice(best)}."
+        yield f"Only `{best.method}` has finished: Dice {_dice_words(best)}."
         return
     second = rows[1]
-    yield f"`{best.method}` has the highest Dice, {_dice(best)}; `{second.method}` is second with {format_number(second.dice)}."
+    yield f"`{best.method}` has the highest Dice, {_dice_words(best)}; `{second.method}` is second with {format_number(second.dice)}."
     if np.isnan(best.minus_rival):
         yield "The two have no seed and case in common, so they cannot be compared."
         return
     shared = "" if best.seeds == second.seeds == best.minus_rival_seeds else f", on {count(int(best.minus_rival_seeds), 'shared seed')},"
     verdict_words = _VERDICTS[judge_difference(best)].format(**_seed_range(best))
-    yield f"Case by case{shared} the difference is {_difference(best, 'rival')}. {verdict_words}"
+    yield f"Case by case{shared} the difference is {_difference_words(best, 'rival')}. {verdict_words}"
 
 
 _VERDICTS: dict[Verdict, str] = {
@@ -185,9 +185,9 @@ def _tied(rows: Sequence[SummaryRow]) -> Iterable[str]:
     """Yield the methods behind the second that cannot be told from the best either."""
     tied = [row.method for row in rows[2:] if judge_difference(row) in TIED]
     if tied and judge_difference(rows[0]) in TIED:
-        yield f"Nor can {_listed(tied, 'or')} be told from `{rows[0].method}`."
+        yield f"Nor can {_quote(tied, 'or')} be told from `{rows[0].method}`."
     elif tied:
-        yield f"{_listed(tied)} cannot be told from `{rows[0].method}`, though."
+        yield f"{_quote(tied)} cannot be told from `{rows[0].method}`, though."
 
 
 def _over_plain(rows: Sequence[SummaryRow]) -> Iterable[str]:
@@ -197,7 +197,7 @@ def _over_plain(rows: Sequence[SummaryRow]) -> Iterable[str]:
     elif rows[1:] and best.rival != BASE and not np.isnan(best.minus_plain):
         clear = {"apart": "", "one seed": ", on one seed", "seeds disagree": ", but not in every seed"}
         word = clear.get(judge_difference(best, "plain"), ", which cannot be told from 0")
-        yield f"Against `{BASE}` the difference is {_difference(best, 'plain')}{word}."
+        yield f"Against `{BASE}` the difference is {_difference_words(best, 'plain')}{word}."
 
 
 def _cost(rows: Sequence[SummaryRow]) -> Iterable[str]:
@@ -227,9 +227,9 @@ def _missing(group: pd.DataFrame) -> Iterable[str]:
         names: dict[str, list[str]] = {}
         for row in list_rows(group):
             if getattr(row, column):
-                names.setdefault(_of(getattr(row, column), row), []).append(row.method)
+                names.setdefault(_of_seeds(getattr(row, column), row), []).append(row.method)
         if names:
-            yield f"{state}: {'; '.join(f'{_listed(methods)} ({seeds})' for seeds, methods in names.items())}."
+            yield f"{state}: {'; '.join(f'{_quote(methods)} ({seeds})' for seeds, methods in names.items())}."
     done = group[group["seeds"] > 0]
     if done["seeds"].nunique() > 1 or (done["minus_rival_seeds"] < done["seeds"]).any():
         yield "Not all methods have the same seeds; a comparison uses the seeds that both have."
@@ -239,11 +239,11 @@ def _missing(group: pd.DataFrame) -> Iterable[str]:
         yield f"{values} not defined (no foreground, neither true nor predicted) and not in the means."
 
 
-def _of(number_of_seeds: int, row: SummaryRow) -> str:
+def _of_seeds(number_of_seeds: int, row: SummaryRow) -> str:
     return f"{number_of_seeds} of {count(row.seeds + row.seeds_failed + row.seeds_not_run, 'seed')}"
 
 
-def _dice(row: SummaryRow) -> str:
+def _dice_words(row: SummaryRow) -> str:
     return (
         f"{format_number(row.dice)} ({format_range(row.dice_low, row.dice_high)})"
         if not np.isnan(row.dice_low)
@@ -251,7 +251,7 @@ def _dice(row: SummaryRow) -> str:
     )
 
 
-def _difference(row: SummaryRow, other: str) -> str:
+def _difference_words(row: SummaryRow, other: str) -> str:
     mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
     return f"{format_number(mean, signed=True)} ({format_range(low, high, signed=True)}; p {format_p(p, equals=True)})"
 
@@ -260,7 +260,7 @@ def _clock(row: SummaryRow) -> str:
     return "processor time" if row.cost_from == "cpu" else "by the clock, so other work on the machine counts too"
 
 
-def _listed(names: Sequence[str], last: str = "and") -> str:
+def _quote(names: Sequence[str], last: str = "and") -> str:
     quoted = [f"`{name}`" for name in names]
     return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} {last} {quoted[-1]}"
 
@@ -277,42 +277,21 @@ def list_headings(group: pd.DataFrame) -> list[str]:
     """Return the headings of the columns of `format_row`."""
     bases = [row.cost_over for row in list_rows(group) if not np.isnan(row.cost)]
     over = f" / {bases[0]}" if bases else ""
-    return [
-        "method",
-        "Dice",
-        "by seed",
-        "Jaccard",
-        "seeds",
-        "minus best rival",
-        "p",
-        f"minus {BASE}",
-        "p",
-        f"cost{over}",
-        "updates",
-        "seconds",
-    ]
+    compared = ["minus best rival", "p", f"minus {BASE}", "p"]
+    return ["method", "Dice", "by seed", "Jaccard", "seeds", *compared, f"cost{over}", "updates", "seconds"]
 
 
 def format_row(row: SummaryRow) -> list[TableCell]:
     """Return a row of a group's table."""
-    seeds = TableCell(str(row.seeds) if not row.seeds_failed + row.seeds_not_run else _of(row.seeds, row), _why(row) if row.seeds else "")
+    done = _of_seeds(row.seeds, row) if row.seeds_failed + row.seeds_not_run else str(row.seeds)
+    seeds = TableCell(done, _why(row) if row.seeds else "")
     if np.isnan(row.dice):
         return [TableCell(f"`{row.method}`"), TableCell(_why(row) or "undefined"), NONE, NONE, seeds, *[NONE] * 7]
     by_seed = TableCell(format_range(row.dice_min, row.dice_max), f"sd {row.dice_sd:.3f}") if row.seeds > 1 else NONE
     rival, plain = (_difference_cells(row, other) for other in ("rival", "plain"))
     name = TableCell(f"`{row.method}`", "true masks" if row.method == CEILING else "")
-    interval = format_range(row.dice_low, row.dice_high)
-    return [
-        name,
-        TableCell(format_number(row.dice), interval),
-        by_seed,
-        TableCell(format_number(row.jaccard)),
-        seeds,
-        *rival,
-        *plain,
-        _cost_cell(row),
-        *_spent_cells(row),
-    ]
+    dice, jaccard = TableCell(format_number(row.dice), format_range(row.dice_low, row.dice_high)), TableCell(format_number(row.jaccard))
+    return [name, dice, by_seed, jaccard, seeds, *rival, *plain, _cost_cell(row), *_spent_cells(row)]
 
 
 def _why(row: SummaryRow) -> str:
