@@ -156,11 +156,11 @@ def test_an_update_is_the_optimisers_step_along_the_methods_gradient(data, tmp_p
 
     def looking(model, feed, config):
         batch = feed.pool()
-        seen["before"] = {name.removeprefix("_forward_module."): p.detach().clone() for name, p in model.named_parameters()}
+        seen["before"] = {name: p.detach().clone() for name, p in model.named_parameters()}
         logits = model(batch.images)[:, 0]
         losses = F.binary_cross_entropy_with_logits(logits, batch.masks.float())
         losses.backward()
-        seen["gradients"] = {name.removeprefix("_forward_module."): p.grad.clone() for name, p in model.named_parameters()}
+        seen["gradients"] = {name: p.grad.clone() for name, p in model.named_parameters()}
         return Outcome(loss=float(losses.detach()))
 
     monkeypatch.setattr(train_module, "build_method", lambda model, config, streams: looking)

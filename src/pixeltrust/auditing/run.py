@@ -36,7 +36,7 @@ from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import attempt_in_threads, map_in_threads
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count, one_line
-from pixeltrust.prediction.network import Network, fabric_of, network_of, resized_plane, tensor_of
+from pixeltrust.prediction.network import Network, choose_device, network_of, resized_plane, tensor_of
 from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 
@@ -115,8 +115,8 @@ def audit(
     cases = read_cases(Path(data), needed=("noisy",), show_progress=show_progress, **layout)
     noisy = cases.of("noisy")
     _check_names(noisy, data)
-    fabric, ranks, moved = fabric_of(config)
-    network = Network(fabric, model, config, batch_size)
+    device, ranks, moved = choose_device(config)
+    network = Network(device, model, config, batch_size)
     work = _Audit(of_run, config, out, smallest, sure, ranks, show_progress and ranks.rank == 0)
 
     def write(table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray) -> None:

@@ -6,7 +6,6 @@ probabilities float32 (K, h, w), of the foreground when K = 1, else of each clas
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,7 +14,7 @@ from pixeltrust.data.views import INVERSE, TURNS, turn_images
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.malloc import keep_freed_memory
 from pixeltrust.plumbing.processes import Ranks, connect
-from pixeltrust.training.models import try_out
+from pixeltrust.training.models import in_precision, try_out
 from pixeltrust.training.run_folder import Run
 
 OVERLAP = 0.5  # of neighbouring windows
@@ -32,12 +31,11 @@ def network_of(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
     return config, run.model(weights), notes
 
 
-def fabric_of(config: Config) -> tuple[Fabric, Ranks, list[str]]:
-    """The run's device and precision, the CPU, and a note, where that device is not here; and the processes that share the work."""
+def choose_device(config: Config) -> tuple[torch.device, Ranks, list[str]]:
+    """Return the run's device, or the CPU and a note where it is not here, and the processes that share the work."""
     absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}.get(config.device, False)
     notes = [f"trained with device = {config.device!r}, which is not here: predicted on the CPU"] if absent else []
-    precision = "32-true" if config.precision == "32" else "bf16-mixed"
-    return *connect("cpu" if absent else config.device, precision), notes
+    return *connect("cpu" if absent else config.device), notes
 
 
 class Network:
@@ -50,13 +48,13 @@ class Network:
         ConfigError: the batch size is none, or the network does not take such images or does not give K logits per pixel.
     """
 
-    def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int | None = None) -> None:
+    def __init__(self, device: torch.device, model: nn.Module, config: Config, batch_size: int | None = None) -> None:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
-        self.config, self.batch_size, self.device = config, batch_size or config.batch_size, fabric.device
-        self.model = fabric.setup_module(model).eval()
-        self.module = model.eval()
-        """The same without the run's precision, for gradients."""
+        self.config, self.batch_size, self.device = config, batch_size or config.batch_size, device
+        self.module = model.to(device).eval()
+        """The network in float32, for gradients."""
+        self.model = in_precision(self.module, config.precision).eval()
         try_out(self.model, channels=config.channels, classes=config.classes, size=config.size)
 
     def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:

@@ -23,7 +23,7 @@ from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import THREADS, map_in_order, progress_bar
 from pixeltrust.plumbing.text import count
-from pixeltrust.prediction.network import Network, fabric_of, holds_window, network_of, resized_plane
+from pixeltrust.prediction.network import Network, choose_device, holds_window, network_of, resized_plane
 from pixeltrust.training.run_folder import Run
 
 FULL_SCALE = 65535  # a probability of 1 in its 16-bit file
@@ -121,8 +121,8 @@ def predict(
     config, model, notes = network_of(Run(Path(run)), weights)
     files, left_out = _files(Path(images))
     _check_out(out, Path(images), resume)
-    fabric, ranks, moved = fabric_of(config)
-    network = Network(fabric, model, config, batch_size)
+    device, ranks, moved = choose_device(config)
+    network = Network(device, model, config, batch_size)
     todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
     ranks.barrier()  # until every rank has looked at what is there
     _make_folders(out, config, probabilities)

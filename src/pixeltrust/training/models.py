@@ -7,7 +7,7 @@ import importlib
 from difflib import get_close_matches
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pixeltrust.method.module_state import buffers_kept
 from pixeltrust.plumbing.errors import ConfigError
@@ -61,6 +61,23 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConfigError(f"model = {name!r} returned a {type(model).__name__}, not an nn.Module")
     return model
+
+
+class InBfloat16(nn.Module):
+    """A network in mixed precision: parameters and logits in float32, the pass in bfloat16."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.network(images).float()
+
+
+def in_precision(model: nn.Module, precision: str) -> nn.Module:
+    """Return the network itself for precision `32`, and in mixed precision for `bf16`."""
+    return model if precision == "32" else InBfloat16(model)
 
 
 def parameters_along(model: nn.Module, along: str) -> list[nn.Parameter] | None:

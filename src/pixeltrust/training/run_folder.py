@@ -311,7 +311,7 @@ class Run:
 
 def describe_environment() -> dict[str, Any]:
     """What the run depends on beside settings and data: machine, versions, the command."""
-    packages = ("pixeltrust", "monai", "lightning-fabric", "numpy", "pillow", "scikit-image")
+    packages = ("pixeltrust", "monai", "numpy", "pillow", "scikit-image")
     return {
         "format": FORMAT,
         "command": sys.argv,

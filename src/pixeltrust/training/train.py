@@ -21,7 +21,6 @@ from typing import Any, TypeAlias, Unpack
 
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
 from rich.progress import Progress
 from torch import Tensor, nn
 
@@ -44,7 +43,7 @@ from pixeltrust.training.checkpoints import State, earlier, read_checkpoint, ref
 from pixeltrust.training.helped_maps import write_helped_maps
 from pixeltrust.training.history import Clock, Steps, shares
 from pixeltrust.training.methods import TAKE_GAINS, Method, Outcome, Remembering, Trust, build_method, streams_of
-from pixeltrust.training.models import build_model, parameters_along, trains_on_one, try_out
+from pixeltrust.training.models import build_model, in_precision, parameters_along, trains_on_one, try_out
 from pixeltrust.training.optimizers import build_optimizer, build_schedule
 from pixeltrust.training.run_folder import Run, parameters
 from pixeltrust.training.validation import validate
@@ -122,9 +121,9 @@ def train(
         run.drop_cache()
         return replace(_summary(run, config, packed or read_checkpoint(run), []), notes=("the run had finished already",))
     keep_freed_memory()
-    fabric, ranks = _fabric(config)
+    device, ranks = _connect(config)
     show_progress = show_progress and ranks.rank == 0
-    notes = _precision_notes(config, fabric.device)
+    notes = _precision_notes(config, device)
     _say_now(notes, show_progress)
     cases = read_cases(Path(data), show_progress=show_progress, **layout)
     warned = [note for note in cases.notes if note.startswith("warning: ")]
@@ -137,7 +136,7 @@ def train(
     _refuse_unlike(ranks, run, table, packed)
     with run.claimed(ranks):
         streams = Streams(cases, clean, held, config, run.cache(ranks), ranks)
-        loop = _Loop(run, config, fabric, streams, method, watch, show_progress)
+        loop = _Loop(run, config, device, streams, method, watch, show_progress)
         notes += [loop.gains] if loop.gains else []
         if packed is not None:
             refuse_other_cases(run, table)
@@ -152,24 +151,30 @@ def train(
 
 class _Loop:
     def __init__(
-        self, run: Run, config: Config, fabric: Fabric, streams: Streams, method: Method | None, watch: Watch | None, show_progress: bool
+        self,
+        run: Run,
+        config: Config,
+        device: torch.device,
+        streams: Streams,
+        method: Method | None,
+        watch: Watch | None,
+        show_progress: bool,
     ) -> None:
         self.run, self.config, self.streams, self.watch, self.show_progress = run, config, streams, watch, show_progress
-        self.device, self.ranks = fabric.device, streams.ranks
+        self.device, self.ranks = device, streams.ranks
         self.total = config.epochs * streams.updates_per_epoch
         torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
         model = build_model(config.model, channels=config.channels, classes=config.classes)
         try_out(model, channels=config.channels, classes=config.classes, size=config.size)
         if method is None:
             _refuse_batches_of_one(model, streams, config)
-        network = model if config.precision == "32" else _InBfloat16(model)
-        self.model = fabric.setup_module(network)
+        self.model = in_precision(model.to(device), config.precision)
         self.gains = _verify_gains(self.model, config, self.device) if config.method in TAKE_GAINS else None
         """How the gains are computed, where not as usual."""
         if not streams.pixels.mapped:
             streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
         torch.manual_seed(int(generator(config.seed, "dropout", self.ranks.rank).integers(2**31)))
-        self.method = method or build_method(network, config, streams)
+        self.method = method or build_method(self.model, config, streams)
         memory = self.method.to(self.device) if isinstance(self.method, nn.Module) else nn.Module()
         optimizer = build_optimizer(nn.ModuleList([model, memory]), config)
         self.state = State(model, optimizer, build_schedule(optimizer, config, self.total), memory, ranks=self.ranks)
@@ -365,18 +370,6 @@ class _Taken:
     finite: bool | Tensor
 
 
-class _InBfloat16(nn.Module):
-    """Mixed precision by autocast alone: Fabric's own allows no backward but its own, and the gains need `torch.autograd.grad`."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return self.network(images).float()
-
-
 def _say_now(notes: list[str], show_progress: bool) -> None:
     """When they can still be heeded, and not at the end alone."""
     for note in notes if show_progress else []:
@@ -403,7 +396,7 @@ def _refuse_unlike(ranks: Ranks, run: Run, table: pd.DataFrame, packed: dict[str
             )
 
 
-def _fabric(config: Config) -> tuple[Fabric, Ranks]:
+def _connect(config: Config) -> tuple[torch.device, Ranks]:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = 'cuda', but torch sees no such device; use device = 'auto' or 'cpu'")
     if config.device == "mps" and not torch.backends.mps.is_available():
