@@ -35,7 +35,7 @@ def arm(kind, *details):
     if kind == "seconds":
         return
     if kind == "update":
-        train.build_method = acting_at(details[0], die, train.build_method)
+        train.build_step = acting_at(details[0], die, train.build_step)
         return
     name, number = details
     counts = {"file": 0}

@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 LAYERS = (
     ("plumbing",),
-    ("config", "metrics"),
+    ("method_table", "config", "metrics"),
     ("method",),
     ("data",),
     ("noise", "datasets", "pages"),

@@ -13,9 +13,10 @@ from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.method import weights as weights_module
 from pixeltrust.method.weights import Batch, Step, pixel_weights
+from pixeltrust.method_table import METHODS
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.training import methods as methods_module
-from pixeltrust.training.methods import METHODS, build_method, consistency_weight
+from pixeltrust.training.methods import build_step, consistency_weight, step_of
 from pixeltrust.training.optimizers import build_optimizer
 from published import PUBLISHED
 from reference import (
@@ -65,7 +66,7 @@ def stepped(method, classes=1, model=None, only=("noisy", "clean", "pool"), **se
 
 def built(model, config):
     """The method; what it trains itself is in float64, as the networks here are."""
-    method = build_method(model, config, STREAMS)
+    method = build_step(model, config, STREAMS)
     return method.double() if isinstance(method, torch.nn.Module) else method
 
 
@@ -195,7 +196,7 @@ def test_image_weighs_the_mean_loss_of_every_image(classes, clean_weight):
 def test_finetuned_is_plain_and_in_its_last_share_clean(share, update, stream):
     feed, asked = fed()
     model, config = network(), Config(finetune_share=share)
-    METHODS["finetuned"](model, replace(feed, update=update, updates=10), config)
+    step_of("finetuned")(model, replace(feed, update=update, updates=10), config)
     assert asked == [stream]
     expected = by_hand(1, (1.0, POOL if stream == "pool" else CLEAN))
     assert_same({name: p.grad for name, p in model.named_parameters()}, expected)
@@ -322,7 +323,7 @@ def test_a_step_in_which_no_noisy_pixel_helps_says_so_and_has_no_gradient():
     noisy = batch(**NOISY)
     noisy.masks.fill_(255)
     model = network()
-    outcome = METHODS["pixel"](model, Feed(noisy=lambda: noisy, clean=lambda: batch(**CLEAN), pool=lambda: noisy), Config())
+    outcome = step_of("pixel")(model, Feed(noisy=lambda: noisy, clean=lambda: batch(**CLEAN), pool=lambda: noisy), Config())
     assert outcome.all_zero
     assert outcome.effective_pixels == 0
     assert outcome.loss == 0
@@ -360,7 +361,7 @@ def test_what_pixel_reports_does_not_wait_for_its_numbers(monkeypatch):
     values = torch.empty(2, 8, 8, device="meta")
     step = Step(values.sum(), values.sum(), values, values, values[:, None], values != 0)
     monkeypatch.setattr(methods_module, "reweighted_step", lambda *_, **__: step)
-    outcome = METHODS["pixel"](network(), without_values(), Config())
+    outcome = step_of("pixel")(network(), without_values(), Config())
     assert all(value.shape == () for value in outcome.numbers().values())
 
 
@@ -371,7 +372,7 @@ def test_pixel_reports_what_the_step_says_of_itself(monkeypatch, noisy_masks):
         noisy.masks[: 2 if noisy_masks == "some ignored" else None] = 255
     real = methods_module.reweighted_step
     monkeypatch.setattr(methods_module, "reweighted_step", lambda *a, **k: steps.append(real(*a, **k)) or steps[-1])
-    outcome = METHODS["pixel"](network(), Feed(noisy=lambda: noisy, clean=lambda: batch(**CLEAN), pool=lambda: noisy), Config())
+    outcome = step_of("pixel")(network(), Feed(noisy=lambda: noisy, clean=lambda: batch(**CLEAN), pool=lambda: noisy), Config())
     assert outcome.loss == float(steps[0].loss)
     assert outcome.all_zero is steps[0].all_zero
     assert outcome.effective_pixels == steps[0].effective_pixels

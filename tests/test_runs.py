@@ -269,15 +269,15 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
         pass
 
 
-def test_only_what_a_kill_before_the_settings_leaves_counts_as_unbegun(tmp_path, run):
+def test_only_what_a_kill_before_the_settings_leaves_counts_as_no_other_file(tmp_path, run):
     folder = tmp_path / "new"
-    assert Run(folder).unbegun()
+    assert not Run(folder).has_other_files()
     folder.mkdir()
     for name in (".cache", "environment.json", ".cases.csv.unfinished", "cases.csv", ".config.toml.unfinished"):
-        assert Run(folder).unbegun()
+        assert not Run(folder).has_other_files()
         (folder / name).touch()
-    assert Run(folder).unbegun()
+    assert not Run(folder).has_other_files()
     (folder / "images").mkdir()
-    assert not Run(folder).unbegun()
-    assert not Run(folder / "cases.csv").unbegun()
-    assert not run.unbegun()
+    assert Run(folder).has_other_files()
+    assert Run(folder / "cases.csv").has_other_files()
+    assert run.has_other_files()

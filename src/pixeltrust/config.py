@@ -13,24 +13,8 @@ from typing import Any, Literal
 
 import tomli_w
 
+from pixeltrust.method_table import METHODS
 from pixeltrust.plumbing.errors import ConfigError
-
-MethodName = Literal[
-    "plain",
-    "clean",
-    "joint",
-    "finetuned",
-    "dice-ce",
-    "gce",
-    "mae",
-    "sce",
-    "nr-dice",
-    "t-loss",
-    "mean-teacher",
-    "image",
-    "pixel",
-    "trust",
-]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +25,7 @@ class Config:
         ConfigError: a value of the wrong type or out of its range.
     """
 
-    method: MethodName = "trust"
+    method: str = "trust"
     """How a step uses the masks; the methods are in the table above."""
 
     model: str = "unet"
@@ -274,8 +258,8 @@ def _coerced(name: str, value: Any) -> Any:
     """The value as its field's type has it (a list for a tuple, 1 for 1.0, 32 for "32"), or a ConfigError."""
     expected = _TYPES[name]
     for kind in typing.get_args(expected) if isinstance(expected, types.UnionType) else (expected,):
-        if typing.get_origin(kind) is Literal:
-            choices = typing.get_args(kind)
+        if name == "method" or typing.get_origin(kind) is Literal:
+            choices = tuple(METHODS) if name == "method" else typing.get_args(kind)
             if not isinstance(value, bool):
                 for choice in choices:
                     if str(value) == str(choice):

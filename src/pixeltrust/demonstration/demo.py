@@ -181,7 +181,7 @@ class _Work:
     def train(self, method: str) -> None:
         plan, out = self.plan, self.out / "runs" / method
         config = Config(
-            method=method,  # type: ignore[arg-type]
+            method=method,
             model=plan.model,
             image_size=plan.image_size,
             epochs=plan.epochs,

@@ -67,11 +67,11 @@ class Run:
         self._refuse_other_format()
         return read_config(self.folder / "config.toml")
 
-    def unbegun(self) -> bool:
-        """Whether the folder is absent, empty, or holds only what a run leaves that was killed before its settings were written."""
+    def has_other_files(self) -> bool:
+        """Return whether there is anything but what a run leaves that was killed before its settings were written."""
         if not self.folder.is_dir():
-            return not self.folder.exists()
-        return all(path.name.startswith(_BEFORE_SETTINGS) or path.name.endswith(".unfinished") for path in self.folder.iterdir())
+            return self.folder.exists()
+        return not all(path.name.startswith(_BEFORE_SETTINGS) or path.name.endswith(".unfinished") for path in self.folder.iterdir())
 
     def finished(self) -> bool:
         """Whether the last weights have been written."""
