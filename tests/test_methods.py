@@ -3,6 +3,7 @@
 import math
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,7 @@ from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.method import weights as weights_module
 from pixeltrust.method.weights import Batch, Step, pixel_weights
-from pixeltrust.method_table import METHODS
+from pixeltrust.method_table import METHODS, Method, describe, family_of
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.training import methods as methods_module
 from pixeltrust.training.methods import build_step, consistency_weight, step_of
@@ -305,6 +306,33 @@ def test_a_mean_teacher_has_the_buffers_and_the_mode_of_its_student(training):
     taught, learned = noise_of(0, images.shape)
     difference = expected(images + taught).sigmoid() - expected(images + learned).sigmoid()
     assert outcome.more["consistency"] == pytest.approx(difference.square().mean().item(), rel=1e-9)
+
+
+def test_the_page_of_the_commands_has_the_table_of_the_methods():
+    rows = "".join(f"| `{method.name}` | {method.help} |\n" for method in METHODS.values())
+    assert rows in (Path(__file__).parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_its_step_and_its_help(name):
+    method = METHODS[name]
+    assert (method.name, family_of(name)) == (name, method.family)
+    assert callable(step_of(name))
+    assert method.help
+    assert method.takes_gains >= method.weighs_pixels
+
+
+def test_a_name_that_is_not_in_the_table_is_somebodys_own():
+    assert family_of("mine") == "own"
+
+
+def test_a_step_of_ones_own_is_described_by_its_attributes():
+    def step(model, feed, config): ...
+
+    assert describe(step) == Method()
+    step.takes_gains = True
+    step.streams = ("noisy", "clean")
+    assert describe(step) == Method(streams=("noisy", "clean"), takes_gains=True)
 
 
 @pytest.mark.parametrize(("update", "share"), [(0, math.exp(-5)), (200, math.exp(-1.25)), (400, 1), (401, 1), (1000, 1)])

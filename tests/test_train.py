@@ -15,6 +15,7 @@ from collections import Counter
 from contextlib import nullcontext
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -46,6 +47,7 @@ from pixeltrust.training.methods import StepOutcome, Trust, pixel, step_of
 from pixeltrust.training.optimizers import build_optimizer
 from pixeltrust.training.page import run_page
 from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter
 from pixeltrust.training.train import train
 from pixeltrust.training.warning_signs import MANY, Idle, warning_signs
 from pixeltrust.training.weight_maps import map_epochs
@@ -193,6 +195,46 @@ def test_another_step_than_the_methods_can_be_given(data, straight, tmp_path):
     assert done.images == 3 * UPDATES  # a batch that is asked for twice is made once
     assert same_weights(out, straight(method="clean"))
     assert Run(out).config().method == "plain"
+
+
+def test_a_step_of_ones_own_that_takes_gains_has_what_pixel_has(data, straight, tmp_path):
+    def mine(model, feed, config):
+        return pixel(model, feed, config)
+
+    mine.takes_gains = mine.weighs_pixels = True
+    mine.streams = ("noisy", "clean")
+    settings = {"epochs": 1, "clean_batch_size": 1}
+    with pytest.raises(ConfigError, match="batch of one image"):
+        train(
+            data,
+            out=tmp_path / "one",
+            config=configured(method="plain", model="tiny:pooling", **settings),
+            method=mine,
+            show_progress=False,
+        )
+    config = configured(method="plain", model="tiny:without_forward_mode", epochs=1)
+    with pytest.raises(ConfigError, match="a step that takes gains cannot weigh pixels"):
+        train(data, out=tmp_path / "none", config=config, method=mine, show_progress=False)
+    train(data, out=tmp_path / "run", config=configured(method="plain"), method=mine, show_progress=False)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in straight(method="pixel").iterdir()}
+    maps, others = Run(tmp_path / "run").weight_maps(), Run(straight(method="pixel")).weight_maps()
+    assert all(np.array_equal(maps[name], others[name]) for name in maps)
+    for path in (tmp_path / "run" / "helped").iterdir():
+        assert path.read_bytes() == (straight(method="pixel") / "helped" / path.name).read_bytes()
+
+
+def test_a_step_of_ones_own_may_keep_its_own_store_and_weights(data, tmp_path):
+    step = Trust(
+        tiny.network(in_channels=3, out_channels=1),
+        configured(),
+        SimpleNamespace(noisy=range(10), clean=range(3), pixels=SimpleNamespace(gib=0), cache=None),
+    )
+    step.takes_gains = step.weighs_pixels = True
+    train(data, out=tmp_path / "run", config=configured(method="plain", epochs=1, clean_weight=1.0), method=step, show_progress=False)
+    trained(data, tmp_path / "trust", method="trust", epochs=1)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in (tmp_path / "trust").iterdir()}
+    maps = [Run(tmp_path / name).weight_maps()["maps"] for name in ("run", "trust")]
+    assert maps[0].shape == maps[1].shape
 
 
 def test_a_step_may_report_tensors_and_the_tables_hold_numbers(data, straight, tmp_path):
@@ -417,7 +459,7 @@ def test_resume_with_a_broken_checkpoint_is_one_line(data, tmp_path, content):
 def test_a_checkpoint_that_knows_only_the_sum_of_the_seconds_continues(data, straight, tmp_path):
     interrupted(data, tmp_path / "run", 4, method="plain")
     packed = Run(tmp_path / "run").read_state("checkpoint.pt")
-    Run(tmp_path / "run").write_state("checkpoint.pt", packed | {"seconds": 1000.0})
+    RunWriter(tmp_path / "run").write_state("checkpoint.pt", packed | {"seconds": 1000.0})
     done = trained(data, tmp_path / "run", resume=True, method="plain")
     assert 1000 < sum(done.seconds.values()) < 1100
     assert done.seconds["other"] >= 1000
@@ -426,7 +468,7 @@ def test_a_checkpoint_that_knows_only_the_sum_of_the_seconds_continues(data, str
 
 @pytest.mark.parametrize("update", [2, 3, 7])
 def test_a_checkpoint_that_holds_all_rows_of_the_steps_continues(data, straight, tmp_path, update):
-    run, table = Run(tmp_path / "run"), tmp_path / "run" / "steps.csv"
+    run, table = RunWriter(tmp_path / "run"), tmp_path / "run" / "steps.csv"
     interrupted(data, run.folder, update, method="pixel")
     rows = pd.read_csv(table).to_dict("records")
     assert len(rows) == update
@@ -484,7 +526,7 @@ def test_a_folder_that_is_no_run_is_refused_with_resume_and_not_touched(data, tm
     (tmp_path / "home" / ".cache").mkdir(parents=True)
     (tmp_path / "home" / ".cache" / "precious").write_text("mine")
     (tmp_path / "home" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="no run that could continue"):
+    with pytest.raises(RunError, match="not a run that could continue"):
         trained(data, tmp_path / "home", resume=True)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == ["home/.cache", "home/notes.txt"]
     assert (tmp_path / "home" / ".cache" / "precious").exists()
@@ -641,13 +683,13 @@ def test_decoded_cases_in_a_mapped_file_train_the_same(data, straight, tmp_path,
 
 @pytest.mark.parametrize(("minutes", "written"), [(0.0, UPDATES), (1e-9, UPDATES), (5.0, 3)])
 def test_a_checkpoint_is_written_after_every_epoch_and_within_one_after_some_time(data, straight, tmp_path, monkeypatch, minutes, written):
-    real, names = Run.write_state, Counter()
+    real, names = RunWriter.write_state, Counter()
 
     def counting(run, name, state):
         names[name] += 1
         real(run, name, state)
 
-    monkeypatch.setattr(Run, "write_state", counting)
+    monkeypatch.setattr(RunWriter, "write_state", counting)
     trained(data, tmp_path / "run", method="plain", checkpoint_minutes=minutes)
     assert names["checkpoint.pt"] == written
     assert same_weights(tmp_path / "run", straight(method="plain"))
@@ -1026,12 +1068,12 @@ def passing(monkeypatch):
 @pytest.mark.parametrize(
     ("part", "module", "name"),
     [
-        ("batches", data_module, "views_of"),
+        ("batches", data_module, "draw_views"),
         ("validation", loop_module, "validate"),
         ("validation", loop_module, "keep_weight_maps"),
-        ("saving", Run, "write_state"),
-        ("saving", Run, "write_table"),
-        ("saving", Run, "append_rows"),
+        ("saving", RunWriter, "write_state"),
+        ("saving", RunWriter, "write_table"),
+        ("saving", RunWriter, "append_rows"),
         ("optimiser", torch.optim.Adam, "step"),
     ],
 )
@@ -1282,7 +1324,7 @@ def test_a_clean_set_of_ignored_pixels_is_warned_of_and_teaches_nothing(tmp_path
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_checkpoint_that_no_run_writes_is_refused(data, tmp_path, changes, said, finished):
     trained(data, tmp_path / "run")
-    run = Run(tmp_path / "run")
+    run = RunWriter(tmp_path / "run")
     run.write_state("checkpoint.pt", {} if changes is None else run.read_state("checkpoint.pt") | changes)
     if not finished:
         (run.folder / "model.pt").unlink()
@@ -1456,6 +1498,16 @@ def test_every_method_with_gains_leaves_a_helped_map_of_every_noisy_mask(data, t
         assert read_helped_map(run, f"{case.id} of another", labels) is None
     assert len(values) > 1
     assert has_helped_maps(run)
+
+
+def test_the_helped_maps_of_earlier_versions_are_read(data, tmp_path):
+    trained(data, tmp_path / "run", method="trust", epochs=1)
+    run, case = Run(tmp_path / "run"), read_cases(data).of("noisy")[0]
+    labels = resize_labels(decode_labels(case.mask, classes=1, ignore_label=None)[0], run.config().size)
+    shares = read_helped_map(run, case.id, labels)
+    (run.folder / "helped").rename(run.folder / "trust")
+    assert has_helped_maps(run)
+    assert np.array_equal(read_helped_map(run, case.id, labels), shares)
 
 
 def test_a_method_without_gains_leaves_no_helped_maps(straight):

@@ -53,7 +53,7 @@ class Config:
     """λ of `trust`, `pixel` and `image`: how much the clean loss adds to the update. Unset: 1 for `trust`, 0 (the paper) for the others."""
 
     trust_memory: float | None = None
-    """β of `trust`, and of the trust maps of `pixel` and `image`: how much of a pixel's trust stays when its image is seen again; 1 learns
+    """β of `trust`, and of the helped maps of `pixel` and `image`: how much of a pixel's trust stays when its image is seen again; 1 learns
     nothing. Unset: 0.7, and 0.9 with fewer than 30 clean cases to train on."""
 
     trust_sharpness: float = 3.0

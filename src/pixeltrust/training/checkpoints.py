@@ -15,6 +15,7 @@ from pixeltrust.plumbing.processes import ALONE, Ranks
 from pixeltrust.plumbing.text import one_line
 from pixeltrust.training.history import PARTS, Clock, Steps
 from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter
 
 _WITH_STATE = ("model", "optimizer", "schedule", "memory")
 _PLAIN = ("update", "images", "best_dice", "seconds", "epochs")
@@ -80,7 +81,7 @@ class CheckpointWriter:
         minutes: after which a checkpoint is due within an epoch.
     """
 
-    def __init__(self, run: Run, state: State, clock: Clock, *, minutes: float) -> None:
+    def __init__(self, run: RunWriter, state: State, clock: Clock, *, minutes: float) -> None:
         self.update = state.update
         """The update of the last checkpoint; 0 where there is none."""
         self._run, self._state, self._clock, self._minutes = run, state, clock, minutes

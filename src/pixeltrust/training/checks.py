@@ -83,7 +83,7 @@ def refuse_batches_of_one(model: nn.Module, method: Method, streams: Streams, co
         raise ConfigError(f"{cause} make a batch of one image, on which this network cannot be trained ({wrong}){way}")
 
 
-def try_gains(model: nn.Module, config: Config, device: torch.device) -> list[str]:
+def try_gains(model: nn.Module, method: Method, config: Config, device: torch.device) -> list[str]:
     """Compare the gains of a few random pixels with reverse mode, so that a network without right gains is refused at once.
 
     Returns:
@@ -103,16 +103,17 @@ def try_gains(model: nn.Module, config: Config, device: torch.device) -> list[st
     )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", GainsWarning)  # it is among the notes
+            warnings.simplefilter("ignore", GainsWarning)  # what it says is returned
             along = parameters_along(model, config.along)
-            found = verify(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=config.gains, along=along, cost=False)
-        if not found.right:
-            raise ValueError(str(found))
+            verdict = verify(
+                model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=config.gains, along=along, cost=False
+            )
+        if not verdict.right:
+            raise ValueError(str(verdict))
     except torch.OutOfMemoryError:
         raise ConfigError(f"out of memory for two images of {config.size[0]}x{config.size[1]} with model = {config.model!r}") from None
     except ValueError as error:
-        raise ConfigError(
-            f"method = {config.method!r} cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}"
-        ) from error
+        what = f"method = {method.name!r}" if method.name else "a step that takes gains"
+        raise ConfigError(f"{what} cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}") from error
     choice = choice_of(model)
     return [str(choice)] if config.gains == "exact" and choice is not None and choice.passed_over else []

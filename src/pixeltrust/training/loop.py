@@ -24,7 +24,7 @@ from pixeltrust.training.helped_maps import write_helped_maps
 from pixeltrust.training.history import Clock, Reported
 from pixeltrust.training.interruption import catch_ctrl_c
 from pixeltrust.training.methods import StepFunction, StepOutcome
-from pixeltrust.training.run_folder import Run, parameters
+from pixeltrust.training.run_writer import RunWriter, parameters
 from pixeltrust.training.validation import validate
 from pixeltrust.training.warning_signs import warning_signs
 from pixeltrust.training.weight_maps import keep_weight_maps, map_epochs
@@ -46,7 +46,7 @@ class Loop:
 
     def __init__(
         self,
-        out: Run,
+        out: RunWriter,
         config: Config,
         streams: Streams,
         device: torch.device,

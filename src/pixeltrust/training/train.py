@@ -24,7 +24,7 @@ from pixeltrust.training.loop import Loop, Watch
 from pixeltrust.training.methods import StepFunction, build_step
 from pixeltrust.training.models import build_model, in_precision, try_out
 from pixeltrust.training.optimizers import build_optimizer, build_schedule
-from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def train(
             names the update and the cases of its batch. No such state is ever saved. Or a step reports numbers that the first one did not.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written.
     """
-    config, run = config or Config(), Run(Path(out))
+    config, run = config or Config(), RunWriter(Path(out))
     packed = find_checkpoint(run, config) if resume else None
     if not resume:
         checks.refuse_existing(run)
@@ -116,7 +116,7 @@ def train(
         streams = Streams(cases, clean, held, config, run.cache(ranks), ranks)
         model, network = _build_network(config, device)
         checks.refuse_batches_of_one(model, described, streams, config)
-        notes += checks.try_gains(network, config, device) if described.takes_gains else []
+        notes += checks.try_gains(network, described, config, device) if described.takes_gains else []
         if not streams.pixels.mapped:
             streams.pixels.decode(range(len(streams.pixels.cases)), show_progress=show_progress)
         torch.manual_seed(int(generator(config.seed, "dropout", ranks.rank).integers(2**31)))
@@ -173,7 +173,7 @@ def _split_note(cases: Cases, clean: CaseList, held: CaseList) -> str:
     return f"{len(cases.of('noisy')):,} noisy and {len(clean):,} clean cases to train on, {chosen}"
 
 
-def _summary(run: Run, config: Config, packed: dict[str, Any], notes: list[str]) -> Trained:
+def _summary(run: RunWriter, config: Config, packed: dict[str, Any], notes: list[str]) -> Trained:
     if idle := Steps.unpacked(packed).idle.steps:
         notes = [*notes, f"in {idle:,} of {packed['update']:,} steps no noisy pixel helped: all weights were 0"]
     notes = [*notes, *(f"warning: {line}" for line in run.warnings())]

@@ -13,7 +13,7 @@ from pixeltrust.method.weights import clean_gradient, gains_along, normalised
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.training.methods import StepFunction
 from pixeltrust.training.models import parameters_along
-from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter
 
 MAP_EPOCHS = 12  # the most epochs after which weight maps are kept, spread evenly
 MAP_CLEAN = 64  # the most clean cases that those weights are taken from
@@ -24,7 +24,7 @@ def map_epochs(epochs: int) -> set[int]:
     return {int(epoch) for epoch in np.linspace(1, epochs, min(MAP_EPOCHS, epochs)).round()}
 
 
-def keep_weight_maps(run: Run, model: nn.Module, step: StepFunction, streams: Streams, device: torch.device, *, epoch: int) -> None:
+def keep_weight_maps(run: RunWriter, model: nn.Module, step: StepFunction, streams: Streams, device: torch.device, *, epoch: int) -> None:
     """Add the weights of a few noisy cases after this epoch to the run's weight maps, in place of later ones."""
     cases = streams.map_cases()
     if not len(cases):
