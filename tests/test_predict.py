@@ -552,7 +552,7 @@ def test_masks_do_not_go_where_the_images_are(run, images):
 def test_an_out_that_cannot_be_made_or_written_is_an_error(run, images, tmp_path, out, monkeypatch):
     many(images, count=1)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunError, match="exists and is no folder"):
+    with pytest.raises(RunError, match="exists and is not a folder"):
         run_predict(run, images, tmp_path / "file")
     with pytest.raises(RunError, match="cannot be written"):
         run_predict(run, images, tmp_path / "file" / "below")

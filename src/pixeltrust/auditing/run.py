@@ -36,7 +36,7 @@ from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import attempt_in_threads, map_in_threads
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count, one_line
-from pixeltrust.prediction.network import Network, choose_device, network_of, resized_plane, tensor_of
+from pixeltrust.prediction.network import Network, choose_device, read_network, resize_plane, to_tensor
 from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 
@@ -106,7 +106,7 @@ def audit(
     """
     out, started = Path(out), time.perf_counter()
     of_run = Run(Path(run))
-    config, model, notes = network_of(of_run, weights)
+    config, model, notes = read_network(of_run, weights)
     _check_numbers(smallest, sure)
     if resume and (out / "audit.json").is_file():
         raise RunError(f"{out}: this audit has come to its end already; choose another --out, or remove it")
@@ -264,10 +264,10 @@ class _Audit:
         if seen_of.mask != fingerprint(small):
             seen_file = self._seen_file(case)
             raise DataError(f"{case.mask}: has changed since this audit looked at it; remove {seen_file}, and continue with --resume")
-        probabilities = np.stack([resized_plane(plane, given.shape) for plane in seen_of.probabilities])
+        probabilities = np.stack([resize_plane(plane, given.shape) for plane in seen_of.probabilities])
         learned = read_helped_map(self.run, case.id, small)
         shares = seen_of.helped if learned is None else learned
-        grown = None if shares is None else resized_plane(shares, given.shape)
+        grown = None if shares is None else resize_plane(shares, given.shape)
         trust = (confidence_of(given, probabilities, tilt, grown) * 255).round().astype(np.uint8)
         seen = probabilities.argmax(0).astype(np.uint8)
         mend = (trust < SURE) & (seen != given) & (given != IGNORE) & (probabilities.max(0) > self.sure)
@@ -353,7 +353,7 @@ def _looked_at(
         seen = [{"probabilities": values, "mask": np.array(fingerprint(one.labels))} for values, one in zip(planes, ready, strict=True)]
         new = [place for place, one in enumerate(ready) if not one.trained]
         if clean is not None and new:
-            images = tensor_of([ready[place].picture for place in new]).to(network.device)
+            images = to_tensor([ready[place].picture for place in new]).to(network.device)
             for place, shares in zip(new, clean.helped(images, np.stack([ready[place].labels for place in new])), strict=True):
                 seen[place]["helped"] = shares.astype(np.float16)
         yield from zip(cases, seen, strict=True)
