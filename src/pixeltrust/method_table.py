@@ -30,62 +30,30 @@ class Method:
 
 
 _POOL, _PAIR = ("pool",), ("noisy", "clean")
-METHODS = {
-    method.name: method
-    for method in (
-        Method("plain", "plain", "plain", _POOL, "a batch from one shuffled pool of noisy and clean cases, mean cross-entropy"),
-        Method("clean", "clean", "clean", ("clean",), "a batch of clean cases"),
-        Method("joint", "joint", "joint", _PAIR, "a noisy and a clean batch, the mean of their losses"),
-        Method(
-            "finetuned",
-            "finetuned",
-            "clean",
-            ("pool", "clean"),
-            "as `plain`, and in the last third of the updates (`finetune_share`) as `clean`",
-        ),
-        Method("dice-ce", "dice_ce", "robust", _POOL, "as `plain`, with the field's usual loss: Dice plus cross-entropy"),
-        Method("gce", "gce", "robust", _POOL, "as `plain`, with generalised cross-entropy (Zhang & Sabuncu 2018), q = .7"),
-        Method("mae", "mae", "robust", _POOL, "as `plain`, with the mean absolute error (Ghosh et al. 2017)"),
-        Method("sce", "sce", "robust", _POOL, "as `plain`, with symmetric cross-entropy (Wang et al. 2019), α = .1, β = 1"),
-        Method("nr-dice", "nr_dice", "robust", _POOL, "as `plain`, with the noise-robust Dice loss (Wang et al. 2020), γ = 1.5"),
-        Method("t-loss", "TLoss", "robust", _POOL, "as `plain`, with the T-Loss (Gonzalez-Jimenez et al. 2023), whose ν is trained along"),
-        Method(
-            "mean-teacher",
-            "MeanTeacher",
-            "robust",
-            _PAIR,
-            "a clean batch, and the images of a noisy one without their masks: consistency with an averaged teacher "
-            "(Tarvainen & Valpola 2017)",
-        ),
-        Method(
-            "image",
-            "image",
-            "pixel",
-            _PAIR,
-            "one weight for every noisy image, from the clean batch (Ren et al. 2018); plus λ times the clean loss (`clean_weight`)",
-            takes_gains=True,
-        ),
-        Method(
-            "pixel",
-            "pixel",
-            "pixel",
-            _PAIR,
-            "one weight for every noisy pixel, from the clean batch (the paper); plus λ times the clean loss",
-            takes_gains=True,
-            weighs_pixels=True,
-        ),
-        Method(
-            "trust",
-            "Trust",
-            "pixel",
-            _PAIR,
-            "every noisy pixel counts with what its gains have said over all visits ([the mathematics](method.md#trust)); "
-            "plus λ times the clean loss",
-            takes_gains=True,
-            weighs_pixels=True,
-        ),
-    )
-}
+# fmt: off
+_ROWS = (
+    Method("plain", "plain", "plain", _POOL, "a batch from one shuffled pool of noisy and clean cases, mean cross-entropy"),
+    Method("clean", "clean", "clean", ("clean",), "a batch of clean cases"),
+    Method("joint", "joint", "joint", _PAIR, "a noisy and a clean batch, the mean of their losses"),
+    Method("finetuned", "finetuned", "clean", ("pool", "clean"),
+           "as `plain`, and in the last third of the updates (`finetune_share`) as `clean`"),
+    Method("dice-ce", "dice_ce", "robust", _POOL, "as `plain`, with the field's usual loss: Dice plus cross-entropy"),
+    Method("gce", "gce", "robust", _POOL, "as `plain`, with generalised cross-entropy (Zhang & Sabuncu 2018), q = .7"),
+    Method("mae", "mae", "robust", _POOL, "as `plain`, with the mean absolute error (Ghosh et al. 2017)"),
+    Method("sce", "sce", "robust", _POOL, "as `plain`, with symmetric cross-entropy (Wang et al. 2019), α = .1, β = 1"),
+    Method("nr-dice", "nr_dice", "robust", _POOL, "as `plain`, with the noise-robust Dice loss (Wang et al. 2020), γ = 1.5"),
+    Method("t-loss", "TLoss", "robust", _POOL, "as `plain`, with the T-Loss (Gonzalez-Jimenez et al. 2023), whose ν is trained along"),
+    Method("mean-teacher", "MeanTeacher", "robust", _PAIR, "a clean batch, and the images of a noisy one without their masks: "
+           "consistency with an averaged teacher (Tarvainen & Valpola 2017)"),
+    Method("image", "image", "pixel", _PAIR, "one weight for every noisy image, from the clean batch (Ren et al. 2018); "
+           "plus λ times the clean loss (`clean_weight`)", takes_gains=True),
+    Method("pixel", "pixel", "pixel", _PAIR, "one weight for every noisy pixel, from the clean batch (the paper); "
+           "plus λ times the clean loss", takes_gains=True, weighs_pixels=True),
+    Method("trust", "Trust", "pixel", _PAIR, "every noisy pixel counts with what its gains have said over all visits "
+           "([the mathematics](method.md#trust)); plus λ times the clean loss", takes_gains=True, weighs_pixels=True),
+)
+# fmt: on
+METHODS = {method.name: method for method in _ROWS}
 
 
 def describe(step: Callable[..., Any]) -> Method:

@@ -104,7 +104,7 @@ def evaluate(
         _check_writable(out)
     endings = as_endings(mask_suffix)
     pairs, unused = _pair(_find_masks(predicted, endings), _find_masks(truth, endings, is_truth=True))
-    spacings = _read_headers(pairs, show_progress=show_progress)
+    spacings = map_in_threads(_read_header, pairs, text="reading headers", complaint="These masks cannot be compared:", shown=show_progress)
     unit = "mm" if None not in spacings else "px"
     measured = map_in_threads(
         partial(_measure, classes=classes, ignore_label=ignore_label),
@@ -170,12 +170,8 @@ def _unpredicted(identity: str, predicted: Path) -> Fault:
     return Fault(f"{identity}: no mask in {predicted}", kind=f"cases without a mask in {predicted}")
 
 
-def _read_headers(pairs: list[_Pair], *, show_progress: bool) -> list[tuple[float, float] | None]:
-    """Check that the sizes of all pairs agree, and return the spacing of every truth file."""
-    return map_in_threads(_read_header, pairs, text="reading headers", complaint="These masks cannot be compared:", shown=show_progress)
-
-
 def _read_header(pair: _Pair) -> tuple[float, float] | None:
+    """Check that the sizes of a pair agree, and return the spacing of the truth."""
     predicted, real = images.read_size(pair.predicted), images.read_size(pair.truth)
     if predicted != real:
         wrong = f"{pair.predicted}: {_size(predicted)} pixels, but its truth {pair.truth} has {_size(real)}"

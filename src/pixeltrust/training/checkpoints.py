@@ -1,6 +1,5 @@
 """The state of a run, its checkpoints, and whether a run may continue from one."""
 
-import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,9 +12,8 @@ from pixeltrust.config import Config, to_toml
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.processes import ALONE, Ranks
 from pixeltrust.plumbing.text import one_line
-from pixeltrust.training.history import PARTS, Clock, Steps
+from pixeltrust.training.history import PARTS, Steps
 from pixeltrust.training.run_folder import Run
-from pixeltrust.training.run_writer import RunWriter
 
 _WITH_STATE = ("model", "optimizer", "schedule", "memory")
 _PLAIN = ("update", "images", "best_dice", "seconds", "epochs")
@@ -72,37 +70,6 @@ class State:
             raise RunError(f"{run.folder / 'checkpoint.pt'}: does not fit this network and these settings: {one_line(error)}") from None
         for name in _PLAIN:
             setattr(self, name, packed.get(name, getattr(self, name)))
-
-
-class CheckpointWriter:
-    """Writes checkpoint.pt, and before it the rows of steps.csv up to it.
-
-    Args:
-        minutes: after which a checkpoint is due within an epoch.
-    """
-
-    def __init__(self, run: RunWriter, state: State, clock: Clock, *, minutes: float) -> None:
-        self.update = state.update
-        """The update of the last checkpoint; 0 where there is none."""
-        self._run, self._state, self._clock, self._minutes = run, state, clock, minutes
-        self._written_at = time.monotonic()
-
-    def is_due(self) -> bool:
-        """Return whether the last one, or the start, is long enough ago."""
-        return time.monotonic() - self._written_at > 60 * self._minutes
-
-    def write(self) -> None:
-        """Write a checkpoint; every rank calls this, and rank 0 writes."""
-        state, steps = self._state, self._state.steps
-        with self._clock.part("saving"):
-            self._clock.read()
-            if state.ranks.rank == 0:  # first, as the checkpoint counts on these rows
-                self._run.append_rows("steps.csv", steps.columns, steps.rows)
-            steps.rows.clear()
-            packed = state.pack()
-            if state.ranks.rank == 0:
-                self._run.write_state("checkpoint.pt", packed)
-        self.update, self._written_at = state.update, time.monotonic()
 
 
 def seconds_by_part(packed: dict[str, Any]) -> dict[str, float]:

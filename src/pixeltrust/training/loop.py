@@ -4,8 +4,11 @@ What a step sees is a function of (seed, update) alone, so a run continues anywh
 ranks (see `plumbing.processes`) all but dropout is the same on every one, and rank 0 alone writes and prints.
 """
 
+import signal
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache, partial
 from typing import TypeAlias
 
@@ -13,16 +16,15 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.prefetch import Feed, Prefetcher
+from pixeltrust.method.trust import TrustStore
 from pixeltrust.method.weights import Batch
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.training.checkpoints import CheckpointWriter, State
+from pixeltrust.training.checkpoints import State
 from pixeltrust.training.display import Display
 from pixeltrust.training.helped_maps import write_helped_maps
 from pixeltrust.training.history import Clock, Reported
-from pixeltrust.training.interruption import catch_ctrl_c
 from pixeltrust.training.methods import StepFunction, StepOutcome
 from pixeltrust.training.run_writer import RunWriter, parameters
 from pixeltrust.training.validation import validate
@@ -39,34 +41,25 @@ class Loop:
         out: the run folder.
         network: what the steps call, on its device and in the precision of the settings.
         step: the step of the method.
-        state: the state at the start of this sitting.
         weighs_pixels: whether to keep weight maps.
         watch: see `train`.
     """
 
     def __init__(
-        self,
-        out: RunWriter,
-        config: Config,
-        streams: Streams,
-        device: torch.device,
-        *,
-        network: nn.Module,
-        step: StepFunction,
-        state: State,
-        weighs_pixels: bool,
-        watch: Watch | None,
-        show_progress: bool,
-    ) -> None:
+        self, out: RunWriter, state: State, streams: Streams, network: nn.Module, step: StepFunction, device: torch.device,
+        *, weighs_pixels: bool, watch: Watch | None, show_progress: bool,
+    ) -> None:  # fmt: skip
+        config = streams.config
         self.out, self.config, self.streams, self.device = out, config, streams, device
-        self.network, self.method, self.state, self.watch = network, step, state, watch
+        self.state, self.network, self.method, self.watch = state, network, step, watch
         self.ranks, self.updates = streams.ranks, config.epochs * streams.updates_per_epoch
         self.map_epochs = map_epochs(config.epochs) if weighs_pixels else set()
         self.clock = Clock(state.seconds)
         self.batches = Prefetcher(lambda stream, update: streams.batch(stream, update, device), self.updates)
-        self.checkpoints = CheckpointWriter(out, state, self.clock, minutes=config.checkpoint_minutes)
         self.display = Display(config, self.updates, shown=show_progress)
         self.interrupted = threading.Event()
+        self.saved, self.saved_at = state.update, time.monotonic()
+        """The update of the last checkpoint, and when it was written."""
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -175,13 +168,27 @@ class Loop:
 
     def save_and_stop_where_due(self, epoch_ended: bool) -> None:
         """Write a checkpoint after an epoch, after some minutes, and where Ctrl-C was pressed: then stop, too."""
-        stopping, due = self.ranks.sum_counts(self.interrupted.is_set(), self.checkpoints.is_due())
+        late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
+        stopping, due = self.ranks.sum_counts(self.interrupted.is_set(), late)
         if not epoch_ended and (stopping or due):
             self.check()
         if epoch_ended or stopping or due:
-            self.checkpoints.write()
+            self.save()
         if stopping and self.state.update < self.updates:
             raise KeyboardInterrupt
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        state, first = self.state, self.ranks.rank == 0
+        with self.clock.part("saving"):
+            self.clock.read()
+            if first:  # before the checkpoint, which counts on these rows
+                self.out.append_rows("steps.csv", state.steps.columns, state.steps.rows)
+            state.steps.rows.clear()
+            packed = state.pack()
+            if first:
+                self.out.write_state("checkpoint.pt", packed)
+        self.saved, self.saved_at = state.update, time.monotonic()
 
     def settle(self) -> None:
         """Read the numbers that the last steps have left on the device, and raise where one is not finite."""
@@ -201,7 +208,7 @@ class Loop:
 
     def lost(self, step: Reported, what: str) -> str:
         """Return the message that something is not finite in a step."""
-        update, saved = step.row["update"], self.checkpoints.update
+        update, saved = step.row["update"], self.saved
         batch = "; ".join(f"{stream} {', '.join(self.streams.ids(stream, update - 1))}" for stream in step.streams)
         good = f"the checkpoint of update {saved:,} is good" if saved else "nothing had been saved yet"
         return (
@@ -226,6 +233,26 @@ class Loop:
 
     def write_results(self) -> None:
         """Write the last weights, and the helped maps of a method that has them."""
-        if hasattr(self.method, "store"):
-            write_helped_maps(self.out, self.streams, self.method.store, show_progress=self.display.shown)
+        store = getattr(self.method, "store", None)
+        if isinstance(store, TrustStore):
+            write_helped_maps(self.out, self.streams, store, show_progress=self.display.shown)
         self.out.write_state("model.pt", {"model": parameters(self.state.model)})
+
+
+@contextmanager
+def catch_ctrl_c(event: threading.Event) -> Iterator[None]:
+    """Let Ctrl-C set the event instead of raising in mid-update; a second one raises at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:  # noqa: ARG001
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -83,9 +83,26 @@ class StepOutcome:
 StepFunction: TypeAlias = Callable[[nn.Module, Feed, Config], StepOutcome]
 
 
-def plain(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
-    """Take the mean cross-entropy on a batch of the pool: noisy and clean masks count alike."""
-    return StepOutcome(loss=_backward_mean(model, feed.pool(), feed.ranks))
+def _on_the_pool(loss: Callable[..., Tensor]) -> StepFunction:
+    """Return a step with this loss (logits, masks, ranks=…) → scalar on a batch of the pool, where noisy and clean masks count alike."""
+
+    def step(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
+        batch = feed.pool()
+        return StepOutcome(loss=_backward(loss(logits_of(model, batch.images, config.classes), batch.masks, ranks=feed.ranks)))
+
+    return step
+
+
+def _mean(pixel_loss: PixelLoss) -> Callable[..., Tensor]:
+    return lambda logits, masks, ranks: mean_over_counted(pixel_loss(logits, masks), masks, ranks=ranks)
+
+
+plain = _on_the_pool(_mean(cross_entropy_of_labels))
+dice_ce = _on_the_pool(dice_cross_entropy)
+gce = _on_the_pool(_mean(generalised_cross_entropy))
+mae = _on_the_pool(_mean(absolute_error))
+sce = _on_the_pool(_mean(symmetric_cross_entropy))
+nr_dice = _on_the_pool(noise_robust_dice)
 
 
 def clean(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
@@ -105,33 +122,6 @@ def finetuned(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
     """Do `plain` first, and `clean` for the last `finetune_share` of the updates."""
     first = round((1 - config.finetune_share) * feed.updates)
     return plain(model, feed, config) if feed.update < first else clean(model, feed, config)
-
-
-def dice_ce(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
-    """Do `plain` with the field's usual loss: Dice plus cross-entropy."""
-    batch = feed.pool()
-    return StepOutcome(loss=_backward(dice_cross_entropy(logits_of(model, batch.images), batch.masks, ranks=feed.ranks)))
-
-
-def gce(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
-    """Do `plain` with generalised cross-entropy (Zhang & Sabuncu 2018)."""
-    return StepOutcome(loss=_backward_mean(model, feed.pool(), feed.ranks, pixel_loss=generalised_cross_entropy))
-
-
-def mae(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
-    """Do `plain` with the mean absolute error (Ghosh et al. 2017)."""
-    return StepOutcome(loss=_backward_mean(model, feed.pool(), feed.ranks, pixel_loss=absolute_error))
-
-
-def sce(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
-    """Do `plain` with symmetric cross-entropy (Wang et al. 2019)."""
-    return StepOutcome(loss=_backward_mean(model, feed.pool(), feed.ranks, pixel_loss=symmetric_cross_entropy))
-
-
-def nr_dice(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
-    """Do `plain` with the noise-robust Dice loss (Wang et al. 2020)."""
-    batch = feed.pool()
-    return StepOutcome(loss=_backward(noise_robust_dice(logits_of(model, batch.images, config.classes), batch.masks, ranks=feed.ranks)))
 
 
 class TLoss(nn.Module):
@@ -260,7 +250,8 @@ def build_step(model: nn.Module, config: Config, streams: Streams, own: StepFunc
     method = METHODS[config.method] if own is None else describe(own)
     step = step_of(config.method) if own is None else own
     built: StepFunction = step(model, config, streams) if isinstance(step, type) else step
-    return WithTrust(built, config, streams) if method.takes_gains and not hasattr(built, "store") else built
+    has_store = isinstance(getattr(built, "store", None), TrustStore)
+    return WithTrust(built, config, streams) if method.takes_gains and not has_store else built
 
 
 def _store(config: Config, streams: Streams) -> TrustStore:
@@ -316,10 +307,8 @@ def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, 
     )
 
 
-def _backward_mean(
-    model: nn.Module, batch: Batch, ranks: Ranks, share: float = 1.0, pixel_loss: PixelLoss = cross_entropy_of_labels
-) -> float | Tensor:
-    losses = pixel_loss(logits_of(model, batch.images), batch.masks)
+def _backward_mean(model: nn.Module, batch: Batch, ranks: Ranks, share: float = 1.0) -> float | Tensor:
+    losses = cross_entropy_of_labels(logits_of(model, batch.images), batch.masks)
     return _backward(mean_over_counted(losses, batch.masks, ranks=ranks), share)
 
 

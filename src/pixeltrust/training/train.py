@@ -129,18 +129,10 @@ def train(
         elif ranks.rank == 0:
             run.create(config, table)
         ranks.on_rank_0(lambda: run.cut_rows("steps.csv", state.update - len(state.steps.rows)))
-        Loop(
-            run,
-            config,
-            streams,
-            device,
-            network=network,
-            step=step,
-            state=state,
-            weighs_pixels=described.weighs_pixels,
-            watch=watch,
-            show_progress=show_progress,
-        ).run()
+        loop = Loop(
+            run, state, streams, network, step, device, weighs_pixels=described.weighs_pixels, watch=watch, show_progress=show_progress
+        )
+        loop.run()
     return _summary(run, config, state.pack(), notes)
 
 
