@@ -1,6 +1,7 @@
 """The training methods by name: what a step of each does, and what a run has to prepare for it.
 
-The steps themselves are in `training/methods.py`. This table loads no torch, so that settings with a wrong name are refused at once.
+The steps themselves are in `training/methods.py`: a new method is a function there and a row here. This table loads no torch, so that
+settings with a wrong name are refused at once.
 """
 
 from collections.abc import Callable

@@ -40,7 +40,7 @@ class Evaluation:
     """The unit of the two distances: "mm" or "px"."""
 
     notes: list[str]
-    """What a reader of the numbers should know, a sentence each."""
+    """Sentences that a reader of the numbers should know."""
 
     def table(self) -> Table:
         """Return the summary as a table for rich."""

@@ -1,4 +1,4 @@
-"""A mask for every image of a folder, by the network of a run.
+"""Predict a mask for every image of a folder, by the network of a run.
 
 K classes   (h, w) the size the network works at: that of training, or with sliding windows the image's own   (H, W) the image's own
 probabilities float32 (K, h, w), then one plane (H, W) after the other: of the foreground when K = 1, else of each class
@@ -31,7 +31,7 @@ FULL_SCALE = 65535  # a probability of 1 in a 16-bit file
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a prediction did; `str` of it is what a person wants to read at its end."""
+    """The result of a prediction; `str` of it is what a person wants to read at its end."""
 
     count: int
     """Images predicted now."""
@@ -67,7 +67,7 @@ class _Tally:
     """Counts over all images of a prediction."""
 
     faults: dict[str, str] = field(default_factory=dict)
-    """By id."""
+    """Images that cannot be read, by id."""
     windowed: int = 0
     """Images covered by windows."""
     small: int = 0

@@ -27,14 +27,14 @@ class State:
     optimizer: torch.optim.Optimizer
     schedule: LRScheduler
     memory: nn.Module = field(default_factory=nn.Module)
-    """What the step of the method remembers from update to update; empty for most."""
+    """The memory of the method's step from update to update; empty for most."""
     update: int = 0
     """Updates made so far."""
     images: int = 0
     """Images that the steps have seen."""
     best_dice: float = -1.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    """By part, over all sittings."""
+    """Seconds by part, over all sittings."""
     epochs: list[dict[str, Any]] = field(default_factory=list)
     """The rows of history.csv."""
     steps: Steps = field(default_factory=Steps)
@@ -66,7 +66,7 @@ class State:
                 if not isinstance(packed.get(name, getattr(self, name)), type(getattr(self, name))):
                     raise TypeError(f"{name} is {packed[name]!r:.60}")
             self.steps = Steps.unpacked(packed)
-        except Exception as error:  # a stranger's values make torch raise anything
+        except Exception as error:  # foreign values make torch raise anything
             raise RunError(f"{run.folder / 'checkpoint.pt'}: does not fit this network and these settings: {one_line(error)}") from None
         for name in _PLAIN:
             setattr(self, name, packed.get(name, getattr(self, name)))

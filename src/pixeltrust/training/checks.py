@@ -1,4 +1,4 @@
-"""What is checked of a training before its first update, so that nothing is written in vain."""
+"""Checks of a training before its first update, so that nothing is written in vain."""
 
 import warnings
 from hashlib import sha256

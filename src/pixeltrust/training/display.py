@@ -1,4 +1,4 @@
-"""What a person sees of a training: a progress bar, and warnings above it."""
+"""The view of a training in the terminal: a progress bar, and warnings above it."""
 
 import math
 import time

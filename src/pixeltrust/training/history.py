@@ -1,4 +1,4 @@
-"""What a run records as it goes: where its time goes, and its steps until steps.csv has them."""
+"""The records of a run in progress: where its time goes, and its steps until steps.csv has them."""
 
 import math
 import time
@@ -60,20 +60,20 @@ class Reported:
     """A step as it was reported; its numbers may still be on the device."""
 
     row: dict[str, Any]
-    """Of steps.csv; `update` counts from 1."""
+    """The row of steps.csv; `update` counts from 1."""
     streams: tuple[str, ...] = ()
-    """Where its batches came from."""
+    """The streams of its batches."""
     finite: bool | Tensor = True
 
 
 @dataclass
 class Steps:
-    """What the rows of history.csv, the warnings and the summary need of all steps so far."""
+    """All that history.csv, the warnings and the summary need of the steps so far."""
 
     columns: list[str] = field(default_factory=list)
-    """Of steps.csv: what the first step reported. A later one may leave some of it out."""
+    """The columns of steps.csv: those of the first step. A later one may leave some of them out."""
     sums: dict[str, float] = field(default_factory=dict)
-    """By column, over the steps of this epoch, without NaN."""
+    """Sums by column, over the steps of this epoch, without NaN."""
     counts: dict[str, int] = field(default_factory=dict)
     """The number of values in each sum."""
     idle: Idle = field(default_factory=Idle)

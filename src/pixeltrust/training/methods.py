@@ -53,7 +53,7 @@ TEACHER_RAMP = 0.4  # share of the updates in which that weight is reached
 
 @dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
 class StepOutcome:
-    """What a step reports; NaN where the method has no such number.
+    """The report of a step; NaN where the method has no such number.
 
     Numbers may be tensors without axes: they are read later, so that the step does not wait for the device.
     """

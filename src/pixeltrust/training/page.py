@@ -66,7 +66,7 @@ def _run_story(config: Config, cases: pd.DataFrame, last: pd.Series) -> str:
     counts = cases_by_role(cases)
     learned = f"{count_cases(counts['noisy'], 'noisy')} and {count_cases(counts['clean'], 'clean')}"
     text = f"A network ({config.model}) learned from {learned}, in {int(last['update']):,} updates and {format_duration(last['seconds'])}."
-    return text + (f" {count_cases(counts['test'], 'test')} stand by; training does not look at them." if counts["test"] else "")
+    return text + (f" {count_cases(counts['test'], 'test')} are left aside; training does not look at them." if counts["test"] else "")
 
 
 def _run_numbers(history: pd.DataFrame, cases: pd.DataFrame) -> list[Number]:

@@ -1,4 +1,4 @@
-"""A run folder, as it is read: by predictions, audits, pages, and by a training that continues.
+"""Reading a run folder: for predictions, audits, pages, and a training that continues.
 
     RUN/config.toml  environment.json  cases.csv  history.csv  steps.csv  checkpoint.pt  best.pt  model.pt
         weight_maps.npz  helped/  warnings.txt  report.html

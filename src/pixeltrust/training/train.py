@@ -1,4 +1,4 @@
-"""Training as one call: the checks, the network and the state of a run, the loop, and what it has come to."""
+"""Training as one call: the checks, the network and the state of a run, the loop, and its result."""
 
 import math
 import sys
@@ -29,17 +29,17 @@ from pixeltrust.training.run_writer import RunWriter
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training did; `str` of it is what a person wants to read at its end."""
+    """The result of a training; `str` of it is what a person wants to read at its end."""
 
     run: Path
     method: str
     updates: int
     seconds: dict[str, float]
-    """Of training, by part (see `history.Clock`), over all sittings."""
+    """Seconds of training by part (see `history.Clock`), over all sittings."""
     images: int
     """Noisy, clean and pool images that the steps have seen."""
     val_dice: float
-    """With the last weights; NaN where nothing was held out."""
+    """The mean Dice of the last weights on the held-out cases; NaN where none are held out."""
     notes: tuple[str, ...]
 
     def __str__(self) -> str:
