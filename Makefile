@@ -27,7 +27,7 @@ $(READY): pyproject.toml requirements/dev.txt requirements/torch.txt
 demo: setup  ## Run the whole job on made-up images; the page is demo/report.html
 	$(BIN)/pixeltrust demo --out demo
 
-test: lint types quick  ## Lint, types and the quick tests: minutes of one processor
+test: lint types quick  ## Lint, types and the quick tests: at most five minutes of one processor
 
 test-all: test slow  ## All that must pass before a change lands
 

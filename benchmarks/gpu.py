@@ -80,7 +80,7 @@ def plan_of(device: str, toy: bool) -> Plan:
 
 
 def cells_of(device: str) -> list[Cell]:
-    """The paper's network first, at the paper's size and then at 512, then a small one, then the others."""
+    """Return the cells to measure: the paper's network first, at the paper's size and then at 512, then a small one, then the others."""
     order = [("unet", 96, 16, 16), ("unet", 512, 8, 8), ("unet-small", 96, 16, 16), ("unet-small", 512, 8, 8), ("unet", 96, 6, 30)]
     order += [(network, 96, 16, 16) for network in ("swin-unetr", "dyn-unet", "seg-res-net", "unet-16-plain")]
     order += [(network, 512, 8, 8) for network in ("swin-unetr", "dyn-unet", "seg-res-net", "unet-16-plain")]
@@ -95,7 +95,7 @@ def cells_of(device: str) -> list[Cell]:
 
 
 def training(plan: Plan, data: Path | None, out: Path, end: float) -> list[dict[str, Any]]:  # noqa: ARG001
-    """A row per method and precision; with the minutes of the paper's training for `pixel` in bf16."""
+    """Return a row per method and precision, with the minutes of the paper's training for `pixel` in bf16."""
     rows = []
     with TemporaryDirectory() as scratch:
         folder = data or made_up(Path(scratch), plan)
@@ -110,7 +110,7 @@ def training(plan: Plan, data: Path | None, out: Path, end: float) -> list[dict[
 
 
 def made_up(scratch: Path, plan: Plan) -> Path:
-    """A data folder of made-up images, its noisy cases many times over under other names."""
+    """Make a data folder of made-up images, its noisy cases many times over under other names."""
     write_source(scratch / "source", cases=plan.made_up, size=plan.size, test_share=0.1, show_progress=False)
     simulate(scratch / "source", scratch / "data", clean=plan.clean, show_progress=False)
     for mask in sorted((scratch / "data/noisy").iterdir()):
@@ -127,7 +127,7 @@ def config_of(plan: Plan, method: str, precision: str) -> Config:
 
 
 def trained(data: Path, run: Run, config: Config, seconds: float) -> dict[str, Any]:
-    """Seconds of an update and images a second, over all epochs but the first; of the first where the time was up."""
+    """Return the seconds of an update and the images a second, over all epochs but the first; of the first if the time was up."""
     try:
         stopped_after(seconds, lambda: train(data, out=run.folder, config=config, show_progress=False))
         history = run.read_table("history.csv")
@@ -204,7 +204,7 @@ def flop_of(cell: Cell, kind: str) -> int:
 
 
 def variants(plan: Plan, data: Path | None, out: Path, end: float) -> list[dict[str, Any]]:  # noqa: ARG001
-    """Seconds of ordinary training on both batches, in one round robin for every precision."""
+    """Measure the seconds of ordinary training on both batches, in one round robin for every precision."""
     rows = []
     for precision in ("bf16", "fp32") if plan.device == "cuda" else ("fp32",):
         if time.monotonic() > end:
@@ -225,7 +225,7 @@ def variants(plan: Plan, data: Path | None, out: Path, end: float) -> list[dict[
 
 
 def ordinary(cell: Cell, *, last: bool, compiled: bool) -> Callable[[], None]:
-    """A step of `both`, of a network of its own."""
+    """Return a step of `both`, with a network of its own."""
     _, model = kinds.trained(cell, updates=0)
     images, masks = zip(*((batch.images, batch.masks) for batch in kinds.batches(cell)), strict=True)
     if last:
@@ -242,7 +242,7 @@ def ordinary(cell: Cell, *, last: bool, compiled: bool) -> Callable[[], None]:
 
 
 def clocked(works: dict[str, Callable[[], Any]], plan: Plan, repeats: int = 3) -> dict[str, float]:
-    """The median seconds of each, in a round robin whose first round is dropped."""
+    """Return the median seconds of each, in a round robin whose first round is dropped."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(plan.rounds + 1):
         for name, work in works.items():
@@ -259,7 +259,7 @@ def clocked(works: dict[str, Callable[[], Any]], plan: Plan, repeats: int = 3) -
 
 
 def steps(plan: Plan, data: Path | None, out: Path, end: float) -> list[str]:  # noqa: ARG001
-    """A line per cell; the tables are in OUT/steps."""
+    """Return a line per cell; the tables are in OUT/steps."""
     settings = {"rounds": plan.rounds, "seconds": plan.cell_seconds}
     records = step.run(plan.cells, out / "steps", end=end, **settings)
     known = {step.name_of(record): record for record in records}
@@ -275,7 +275,7 @@ PARTS: dict[str, Callable[[Plan, Path | None, Path, float], Any]] = {
 
 
 def summary(results: dict[str, Any]) -> str:
-    """A short table, to be read at the end."""
+    """Return a short table, to be read at the end."""
     lines = [f"{results['machine']['accelerator'] or results['machine']['cpu']}, torch {results['machine']['packages']['torch']}"]
     for row in rows_of(results, "training"):
         text = (

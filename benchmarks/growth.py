@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def alone(work: Callable, *arguments):
-    """The result of a function, in a fresh process."""
+    """Return the result of a function that runs in a fresh process."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(work, *arguments).result()
 
@@ -77,7 +77,7 @@ def alone(work: Callable, *arguments):
 
 
 def cases(source: Path) -> pd.DataFrame:
-    """A row per number of cases: the median of a few times, and the memory."""
+    """Return a row per number of cases: the median of a few times, and the memory."""
     rows = []
     with TemporaryDirectory() as scratch:
         for count in CASES:
@@ -98,7 +98,7 @@ def cases(source: Path) -> pd.DataFrame:
 
 
 def write_cases(source: Path, count: int, table: Path) -> None:
-    """Of a hundred cases one is for tests, two are clean; ten neighbours of one role are a group; tests have files of their own."""
+    """Write a table. Of a hundred cases one is a test, two are clean; ten neighbours of a role are a group; tests have their own files."""
     images, masks = (files_by_id(source / name).files for name in ("images", "masks"))
     shared = sorted(images.keys() & masks.keys())[:FILES]
     numbers = np.arange(count)
@@ -116,7 +116,7 @@ def write_cases(source: Path, count: int, table: Path) -> None:
 
 
 def set_up(table: Path, folder: Path, traced: bool) -> dict[str, float]:
-    """What `train` does before it builds its network, with pixels in a memory-mapped file, of which none is decoded."""
+    """Do what `train` does before it builds its network, with pixels in a memory-mapped file, of which none is decoded."""
     config, run = Config(image_size=64, cache_gib=0), RunWriter(folder)
     if traced:
         tracemalloc.start()
@@ -140,7 +140,7 @@ def set_up(table: Path, folder: Path, traced: bool) -> dict[str, float]:
 
 
 def steps(figure: Path) -> pd.DataFrame:
-    """A row per curve, point and kind of step: the median and quartiles of its milliseconds, and its peak memory above the idle state."""
+    """Return a row per curve, point and kind of step: median and quartiles of its milliseconds, and its peak memory above idle."""
     import measuring
     import step
     from kinds import Cell
@@ -204,7 +204,7 @@ def draw_steps(table: pd.DataFrame, file: Path) -> None:
 
 
 def described(curve: str) -> str:
-    """What stays the same along the curve."""
+    """Return in words what stays the same along the curve."""
     batch, size, classes = (USUAL[name] for name in ("batch", "size", "classes"))
     fixed = {"batch": f"{batch} + {batch} images", "size": f"{size}x{size} pixels", "classes": f"{classes} logit a pixel"}
     return ", ".join(text for name, text in fixed.items() if name != curve)

@@ -56,21 +56,21 @@ def both(model: nn.Module, noisy: Batch, clean: Batch) -> None:
 
 
 def fused(model: nn.Module, noisy: Batch, clean: Batch, gains: str) -> Tensor:
-    """The library's step."""
+    """Take the library's step."""
     found = reweighted_step(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains=gains).gains
     forget(model)  # nothing is trained here
     return found
 
 
 def unfused(model: nn.Module, noisy: Batch, clean: Batch) -> Tensor:
-    """The gains by themselves, then ordinary training with their weights."""
+    """Take the gains by themselves, then train with their weights."""
     gains = pixel_gains(model, noisy=noisy, clean=clean, pixel_loss=cross_entropy_of_labels, gains="exact")
     _train_with(model, noisy, normalised(gains))
     return gains
 
 
 def by_way(model: nn.Module, noisy: Batch, clean: Batch, tangent_of: TangentRule) -> Tensor:
-    """The fused step with the tangents of one way alone: torch's own forward mode, or two reverse passes."""
+    """Take the fused step with the tangents of one way alone: torch's own forward mode, or two reverse passes."""
     parameters = list(model.parameters())
     clean_loss = cross_entropy_of_labels(model(clean.images), clean.masks).mean()
     slopes = torch.autograd.grad(clean_loss, parameters, allow_unused=True)
@@ -84,7 +84,7 @@ def by_way(model: nn.Module, noisy: Batch, clean: Batch, tangent_of: TangentRule
 
 
 def differentiated(model: nn.Module, noisy: Batch, clean: Batch) -> Tensor:
-    """The textbook: the imagined step is taken, and the clean loss after it differentiated; then ordinary training with the weights."""
+    """Take the textbook's step: take the imagined step, differentiate the clean loss after it, then train with the weights."""
     theta = list(model.parameters())
     with sdpa_kernel(SDPBackend.MATH):  # the fused kernels cannot be differentiated twice
         losses = cross_entropy_of_labels(model(noisy.images), noisy.masks)
@@ -100,7 +100,7 @@ def differentiated(model: nn.Module, noisy: Batch, clean: Batch) -> Tensor:
 
 @contextmanager
 def _standing_in(model: nn.Module, substitutes: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
-    """The network computes with other tensors until the block ends. (torch.func.functional_call leaves them in DynUNet for good.)"""
+    """Make the network compute with other tensors until the block ends. (torch.func.functional_call leaves them in DynUNet for good.)"""
     places = [(module._parameters, name) for module in model.modules() for name in module._parameters]
     before = [table[name] for table, name in places]
     try:
@@ -133,7 +133,7 @@ KINDS: dict[str, Kind] = {
 
 
 def take(kind: str, model: nn.Module, noisy: Batch, clean: Batch) -> Tensor | None:
-    """One step from the idle state; its gains, where it has any."""
+    """Take one step from the idle state; return its gains if it has any."""
     model.zero_grad(set_to_none=True)
     return KINDS[kind](model, noisy, clean)
 
@@ -167,7 +167,7 @@ def _dyn_unet(in_channels: int, out_channels: int) -> nn.Module:
 
 
 def tiny(in_channels: int, out_channels: int) -> nn.Module:
-    """`kinds:tiny`, to try the benchmarks with."""
+    """Build `kinds:tiny`, to try the benchmarks with."""
     first = nn.Conv2d(in_channels, 8, 3, padding=1)
     return nn.Sequential(first, nn.GroupNorm(2, 8), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, out_channels, 1))
 
@@ -183,7 +183,7 @@ NETWORKS = {
 
 
 def build(cell: Cell) -> nn.Module:
-    """The cell's network, one of `NETWORKS` or `package.module:function`; the same parameters every time."""
+    """Build the cell's network, one of `NETWORKS` or `package.module:function`, with the same parameters every time."""
     torch.manual_seed(0)
     builder = NETWORKS.get(cell.network)
     if builder is not None:
@@ -204,7 +204,7 @@ class InBfloat16(nn.Module):
 
 
 def in_precision(network: nn.Module, precision: str) -> nn.Module:
-    """The same parameters, used in that precision."""
+    """Return the network with the same parameters, used in that precision."""
     if torch.cuda.is_available():
         with warnings.catch_warnings(action="ignore"):  # torch would rather have this said in a newer way
             torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -214,7 +214,7 @@ def in_precision(network: nn.Module, precision: str) -> nn.Module:
 
 
 def batch(cell: Cell, count: int, *, noise: float, seed: int) -> Batch:
-    """Images whose mask follows their brightness, which a network soon learns; `noise` > 0: masks that are all too small."""
+    """Make images whose mask follows their brightness, which a network soon learns; `noise` > 0: masks that are all too small."""
     random = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, 1, 6, 6, generator=random)
     brightness = F.interpolate(coarse, (cell.size, cell.size), mode="bicubic").clamp(0, 1)
@@ -227,12 +227,12 @@ def batch(cell: Cell, count: int, *, noise: float, seed: int) -> Batch:
 
 
 def batches(cell: Cell, seed: int = 0) -> tuple[Batch, Batch]:
-    """A noisy and a clean batch."""
+    """Make a noisy and a clean batch."""
     return batch(cell, cell.noisy, noise=0.15, seed=2 * seed), batch(cell, cell.clean, noise=0.0, seed=2 * seed + 1)
 
 
 def trained(cell: Cell, updates: int) -> tuple[nn.Module, nn.Module]:
-    """The network after some ordinary updates on other batches, and the same network in the cell's precision."""
+    """Return the network after some ordinary updates on other batches, and the same network in the cell's precision."""
     network = build(cell)
     model = in_precision(network, cell.precision)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3) if updates else None

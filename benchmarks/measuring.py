@@ -43,7 +43,7 @@ def measure(
     agreement: bool = True,
     memory: bool = True,
 ) -> dict[str, Any]:
-    """All about a cell, as JSON has it; a kind that fails is in `failures`, with a word and a sentence.
+    """Measure everything about a cell; return it as for JSON. A kind that fails is in `failures`, with a word and a sentence.
 
     Args:
         seconds: once there are a few rounds, none is begun when they have taken so many.
@@ -96,13 +96,13 @@ def _timed(cell: Cell, kind: str, model: nn.Module, noisy: Batch, clean: Batch, 
 
 
 def _repeats(cell, kinds, failures, model, noisy, clean) -> int:
-    """How many steps make a sample; a first step of everything on the way."""
+    """Return how many steps make a sample, after a first step of every kind."""
     first = _of_each(kinds, failures, lambda kind: _timed(cell, kind, model, noisy, clean, 1))
     return max(1, math.ceil(SAMPLE_SECONDS / min((wall for wall, _ in first.values()), default=SAMPLE_SECONDS)))
 
 
 def _reference(network: nn.Module, noisy: Batch, clean: Batch) -> tuple[str, Tensor | None]:
-    """The gains as exactly as can be had, on the CPU in float64, and the dtype that they were computed in."""
+    """Compute the gains as exactly as possible, on the CPU in float64; return them and the dtype that they were computed in."""
     for dtype in (torch.float64, torch.float32):
         for kind in (torch_duals, differentiated):
             try:
@@ -128,7 +128,7 @@ def _agreement(expected: Tensor | None, model: nn.Module, noisy: Batch, clean: B
 
 
 def _peak_mib(cell: Cell, kind: str) -> float:
-    """The peak of a step above the idle state, in MiB."""
+    """Return the peak of a step above the idle state, in MiB."""
     return _allocated_peak(cell, kind) if cell.device == "cuda" else _in_fresh_process(_resident_peak, cell, kind, torch.get_num_threads())
 
 
@@ -163,7 +163,7 @@ def _resident_kib(name: str) -> int:
 
 
 def _in_fresh_process(work: Callable[..., float], *arguments: Any) -> float:
-    """The work's result from a process of its own, forked from one that has imported all and done nothing else."""
+    """Return the result of the work in a process of its own, forked from one that has imported everything and done nothing else."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["measuring", "monai.networks.nets"])
     with _environment({**RETURNING, "PYTHONPATH": os.pathsep.join(sys.path)}):  # malloc and the server read it when they start
@@ -206,7 +206,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
 
 
 def _of_each(kinds: Sequence[str], failures: dict[str, Any], work: Callable[[str], Any]) -> dict[str, Any]:
-    """`work` of every kind that has not failed and does not now."""
+    """Return the result of `work` for every kind that has not failed and does not fail now."""
     results = {}
     for kind in kinds:
         if kind not in failures:

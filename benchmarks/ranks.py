@@ -63,20 +63,20 @@ def main(words: list[str] | None = None) -> None:
 
 
 def lesions(folder: Path, cases: int, size: int) -> Path:
-    """A data folder, a fifth of whose training cases are clean."""
+    """Make a data folder in which a fifth of the training cases are clean."""
     write_source(folder / "source", cases=cases, size=size, show_progress=False)
     simulate(folder / "source", folder / "data", noise="triangle", clean=cases * 3 // 20, show_progress=False)
     return folder / "data"
 
 
 def training(data: Path, out: Path, settings: dict[str, object], method: str) -> list[str]:
-    """What pixeltrust is called with."""
+    """Return the arguments of pixeltrust."""
     chosen = {**settings, "method": method}
     return [*TRAIN, str(data), "--out", str(out), "--quiet", *(f"--set={name}={value}" for name, value in chosen.items())]
 
 
 def speed(data: Path, scratch: Path, settings: dict[str, object], rounds: int) -> pd.DataFrame:
-    """A row per method and cell: medians over the rounds."""
+    """Return a row per method and cell: medians over the rounds."""
     rows = []
     for number in range(rounds):
         for method in METHODS:
@@ -103,7 +103,7 @@ def images_per_second(run: Path) -> float:
 
 
 def machines(data: Path, scratch: Path, settings: dict[str, object]) -> pd.DataFrame:
-    """A row per method: how far the weights of two machines are from those of one process."""
+    """Return a row per method: how far the weights of two machines are from those of one process."""
     rows = []
     for method in METHODS:
         alone, together = scratch / f"{method}-alone", scratch / f"{method}-together"
@@ -128,7 +128,7 @@ def machines(data: Path, scratch: Path, settings: dict[str, object]) -> pd.DataF
 
 
 def here_of(number: int, address: str) -> list[str]:
-    """What differs from machine to machine; torchrun compares names of hosts to see whether the endpoint is here, and these have none."""
+    """Return the settings that differ between machines; torchrun looks at host names to find the endpoint, and these have none."""
     return [f"--local-addr={address}", f"--rdzv-conf=is_host={int(number == 0)}"]
 
 

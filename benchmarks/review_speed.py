@@ -34,19 +34,19 @@ WHO = "bench"
 
 
 def made_up(folder: Path, cases: int, size: int) -> Path:
-    """An audit of so many cases; returns its folder."""
+    """Make an audit of so many cases; return its folder."""
     source, audit = folder / "source", folder / "audit"
     write_source(source, cases=DISTINCT, size=size, show_progress=False)
     names = sorted(path.stem for path in (source / "masks").iterdir())
     images = {path.stem: path for path in (source / "images").iterdir()}
-    for name in ("data/images", "data/noisy", "audit/trust", "audit/mended", "planes"):
+    for name in ("data/images", "data/noisy", "audit/confidence", "audit/mended", "planes"):
         (folder / name).mkdir(parents=True)
     draws = np.random.default_rng(0)
     for name in names:
         true = np.asarray(Image.open(source / "masks" / f"{name}.png")) > 0
         given = np.roll(true, size // 20, axis=1)
-        trust = 255 * (1 - 0.9 * ndimage.gaussian_filter((given != true).astype(float), 3)) * draws.uniform(0.95, 1, true.shape)
-        for kind, plane in (("noisy", 255 * given), ("mended", 255 * true), ("trust", trust)):
+        confidence = 255 * (1 - 0.9 * ndimage.gaussian_filter((given != true).astype(float), 3)) * draws.uniform(0.95, 1, true.shape)
+        for kind, plane in (("noisy", 255 * given), ("mended", 255 * true), ("confidence", confidence)):
             Image.fromarray(plane.astype(np.uint8)).save(folder / "planes" / f"{kind}-{name}.png")
     rows = []
     for place in range(cases):
@@ -55,7 +55,7 @@ def made_up(folder: Path, cases: int, size: int) -> Path:
         link_or_copy(images[name], image)
         link_or_copy(folder / "planes" / f"noisy-{name}.png", mask)
         link_or_copy(folder / "planes" / f"mended-{name}.png", audit / "mended" / f"{identity}.png")
-        link_or_copy(folder / "planes" / f"trust-{name}.png", audit / "trust" / f"{identity}.png")
+        link_or_copy(folder / "planes" / f"confidence-{name}.png", audit / "confidence" / f"{identity}.png")
         rows.append({"rank": place + 1, "id": identity, "image": image, "mask": mask, "agreement": place / cases})
     numbers = {
         "doubtful_pixels": 900,
@@ -66,7 +66,7 @@ def made_up(folder: Path, cases: int, size: int) -> Path:
         "regions": 3,
     }
     pd.DataFrame(rows).assign(**numbers, height=size, width=size, evidence="network").to_csv(audit / "cases.csv", index=False)
-    box = {"area": 300, "share": 0.1, "top": 10, "left": 10, "bottom": 40, "right": 40, "row": 25, "column": 25, "confidence": 0.9}
+    box = {"area": 300, "share": 0.1, "top": 10, "left": 10, "bottom": 40, "right": 40, "row": 25, "column": 25, "doubt": 0.9}
     regions = pd.DataFrame({"id": np.repeat([row["id"] for row in rows], 3), "region": np.tile([1, 2, 3], cases)})
     kinds = np.where(np.arange(3 * cases) % 7 == 0, "other class", np.where(np.arange(3 * cases) % 2 == 0, "missing", "too much"))
     regions.assign(kind=kinds, mended=True, **box).to_csv(audit / "regions.csv", index=False)
@@ -86,7 +86,7 @@ class Client:
         self.connection.close()
 
     def seconds(self, path: str, *, body: bytes | None = None, status: int = 200, **headers: str) -> float:
-        """How long an answer takes, its body read."""
+        """Return how long an answer takes, including its body."""
         method = "GET" if body is None else "POST"
         began = time.perf_counter()
         self.connection.request(method, path, body, {"Origin": f"http://{self.host}", **headers})
@@ -99,7 +99,7 @@ class Client:
 
 
 def measured(client: Client, cases: int, requests: int, size: int) -> dict[str, list[float]]:
-    """Seconds of every request, by kind."""
+    """Return the seconds of every request, by kind."""
     draws = np.random.default_rng(1)
     some = [f"case-{place:05}" for place in draws.permutation(cases)[: min(requests, cases)]]
     pages = max(1, cases // 50)
@@ -114,7 +114,7 @@ def measured(client: Client, cases: int, requests: int, size: int) -> dict[str, 
     seconds["case page, by kind of region"] = [client.seconds("/case?" + urlencode({"id": name, "kind": "other class"})) for name in some]
     seconds["image"] = [client.seconds(f"/image?id={name}") for name in some]
     seconds["given mask"] = [client.seconds(f"/plane/given?id={name}") for name in some]
-    seconds["trust"] = [client.seconds(f"/plane/trust?id={name}") for name in some]
+    seconds["confidence"] = [client.seconds(f"/plane/confidence?id={name}") for name in some]
     seconds["thumbnail, made"] = [client.seconds(f"/thumbnail?id={name}&{version}") for name in some]
     seconds["thumbnail, kept"] = [client.seconds(f"/thumbnail?id={name}&{version}") for name in some]
     seconds["thumbnail, not changed"] = []
@@ -135,7 +135,7 @@ def table(record: dict) -> str:
 
 
 def started(audit: Path) -> tuple[subprocess.Popen, str, float]:
-    """A review's process, its address, and the seconds until it answered."""
+    """Start a review; return its process, its address, and the seconds until it answered."""
     began = time.perf_counter()
     command = [sys.executable, "-m", "pixeltrust.cli", "review", str(audit), "--port", "0", "--who", WHO]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})

@@ -48,7 +48,7 @@ SMALL = ("unet-small", "unet-16-plain")
 
 
 def ratios(record: Mapping[str, Any], kind: str) -> list[float]:
-    """Of every round, to `both` in the same round."""
+    """Return the ratio of every round to `both` in the same round."""
     return [time / unit for time, unit in zip(record["seconds"][kind], record["seconds"]["both"], strict=True)]
 
 
@@ -131,7 +131,7 @@ def name_of(record: Mapping[str, Any]) -> str:
 
 
 def cells_of(device: str, networks=None, sizes=None, shapes=SHAPES, precisions=("fp32",)) -> list[Cell]:
-    """Every combination; without sizes, those that are sensible on the device."""
+    """Return every combination; if no sizes are given, those that are sensible on the device."""
     usual = {"cuda": lambda _: (96, 256, 512), "cpu": lambda network: (96, 256) if network in SMALL else (96,)}[device]
     return [
         Cell(network=network, size=size, noisy=noisy, clean=clean, precision=precision, device=device)
@@ -180,7 +180,7 @@ def write(path: Path, text: str) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """The environment, with the processor by its name."""
+    """Return the environment, with the name of the processor."""
     names = [line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {**{name: value for name, value in describe_environment().items() if name != "command"}, "cpu": names[0] if names else None}
 
@@ -190,7 +190,7 @@ def _lines(path: str) -> list[str]:
 
 
 def shape(text: str) -> tuple[int, int]:
-    """8+8 as (8, 8)."""
+    """Parse 8+8 into (8, 8)."""
     noisy, _, clean = text.partition("+")
     return int(noisy), int(clean)
 

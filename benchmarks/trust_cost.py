@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 
 from pixeltrust.config import Config
-from pixeltrust.data.prefetch import Feed, Places
+from pixeltrust.data.prefetch import BatchOrigin, Feed
 from pixeltrust.data.views import TURNS, Views
 from pixeltrust.method.lost_gradients import forget
 from pixeltrust.method.weights import Batch
@@ -42,8 +42,8 @@ def main() -> None:
     )
 
     def seconds(name: str) -> float:
-        places = Places(draws.permutation(CASES)[:BATCH], Views(draws.integers(0, TURNS, BATCH)))
-        feed = Feed(noisy=lambda: noisy, clean=lambda: clean, pool=lambda: noisy, places=lambda: places)
+        places = BatchOrigin(draws.permutation(CASES)[:BATCH], Views(draws.integers(0, TURNS, BATCH)))
+        feed = Feed(noisy=lambda: noisy, clean=lambda: clean, pool=lambda: noisy, origin=lambda: places)
         model.zero_grad()
         began = time.process_time()
         outcome = methods[name](model, feed, configs[name])

@@ -6,7 +6,7 @@ CELL is a cell of `pixeltrust benchmark` on simulated noise (its cases.csv, and 
 in WORK, where the next call finds it: WORK/audit and, for cleanlab, WORK/halves. Each way is a row of OUT.csv, in place of the one that it
 has of the same cell; cleanlab, which is not asked unless it is named, needs nothing that the cell has trained:
 
-    audit          trust of each pixel, agreement of each mask, the mended masks
+    audit          confidence of each pixel, agreement of each mask, the mended masks
     disagreement   probability of the given label by the network's last weights, one pass; Dice of mask and prediction; the prediction
     loss           cross-entropy of the given label; its mean over a mask; no proposal (pixels rank as by disagreement, by construction)
     cleanlab       cleanlab.segmentation on the probabilities of two networks that never saw the mask, trained plainly on one half of the
@@ -34,7 +34,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pixeltrust.auditing import audit
 from pixeltrust.benchmarking.cells import read_json
-from pixeltrust.benchmarking.pruning import pruned, seen_by_others
+from pixeltrust.benchmarking.pruning import predict_unseen_halves, prune
 from pixeltrust.config import config_from
 from pixeltrust.data.batches import CaseCache, split_in_pieces
 from pixeltrust.data.cases import CaseList, read_cases
@@ -66,7 +66,7 @@ class Truth:
         self.dice = np.array([_dice(given, true) for given, true in zip(self.given, self.true, strict=True)])
 
     def row(self, way: str, doubt: list[np.ndarray], ranks: np.ndarray, proposed: list[np.ndarray] | None) -> dict[str, Any]:
-        """The measures of a way: doubt (H, W) of every case, larger is worse; ranks (N,), smaller is worse; proposals bool (H, W)."""
+        """Measure a way. Its doubt (H, W) of every case: larger is worse; ranks (N,): smaller is worse; proposals bool (H, W)."""
         wrong = np.concatenate([(g != t)[::STEP, ::STEP].ravel() for g, t in zip(self.given, self.true, strict=True)])
         scores = np.concatenate([one[::STEP, ::STEP].ravel() for one in doubt])
         tenth = len(ranks) // 10
@@ -88,25 +88,25 @@ class Truth:
 
 
 def audited(truth: Truth, folder: Path) -> dict[str, Any]:
-    """What the audit found, made first where it is not there."""
+    """Return what the audit found; make the audit first if it is not there."""
     if not (folder / "audit.json").is_file():
         make_folder(folder.parent)
         print(audit(truth.run.folder, truth.cell / "cases.csv", out=folder, resume=True))
     agreement = pd.read_csv(folder / "cases.csv", dtype={"id": str}).set_index("id")["agreement"]
-    doubt = [1 - read_labels(folder / "trust" / f"{case.id}.png") / 255 for case in truth.cases]
+    doubt = [1 - read_labels(folder / "confidence" / f"{case.id}.png") / 255 for case in truth.cases]
     mended = [read_labels(folder / "mended" / f"{case.id}.png") > 0 for case in truth.cases]
     return truth.row("audit", doubt, agreement.loc[truth.cases.texts("id")].to_numpy(), mended)
 
 
 def disagreeing(truth: Truth, seen: list[np.ndarray]) -> dict[str, Any]:
-    """By the network's own opinion: its probabilities of every case, float32 (H, W)."""
+    """Judge by the network's own opinion: its probabilities of every case, float32 (H, W)."""
     masks = [plane > 0.5 for plane in seen]
     ranks = np.array([_dice(given, mask) for given, mask in zip(truth.given, masks, strict=True)])
     return truth.row("disagreement", _doubt(truth, seen), np.nan_to_num(ranks, nan=1.0), masks)
 
 
 def losing(truth: Truth, seen: list[np.ndarray]) -> dict[str, Any]:
-    """By the cross-entropy of the given labels under the same probabilities."""
+    """Judge by the cross-entropy of the given labels under the same probabilities."""
     doubt = _doubt(truth, seen)
     return truth.row("loss", doubt, np.array([np.log(1 - one.clip(0, 1 - 1e-6)).mean() for one in doubt]), None)
 
@@ -116,12 +116,12 @@ def _doubt(truth: Truth, seen: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def confident(truth: Truth, work: Path) -> dict[str, Any]:
-    """cleanlab's way, with the probabilities of networks that never saw the mask."""
+    """Judge by cleanlab, with the probabilities of networks that never saw the mask."""
     make_folder(work)
     shutil.copy(truth.cell / "cases.csv", work / "cases.csv")
     config = replace(truth.config, method="plain")
-    pruned(work, config)
-    labels, both = seen_by_others(truth.cases, work, config)
+    prune(work, config)
+    labels, both = predict_unseen_halves(truth.cases, work, config)
     issues = find_label_issues(labels, both, n_jobs=1, verbose=False)
     image_scores, pixel_scores = get_label_quality_scores(labels, both, verbose=False)
     doubt = [resize_plane((1 - scores).astype(np.float32), given.shape) for scores, given in zip(pixel_scores, truth.given, strict=True)]
@@ -146,7 +146,7 @@ def _dice(found: np.ndarray, true: np.ndarray) -> float:
 
 
 def kept(table: pd.DataFrame, file: Path) -> pd.DataFrame:
-    """With the rows that the file has of other cells and ways, in the order in which they came."""
+    """Add the rows that the file has of other cells and ways, in the order in which they came."""
     both = pd.concat([*([pd.read_csv(file)] if file.exists() else []), table], ignore_index=True)
     return both.drop_duplicates(KEY, keep="last", ignore_index=True)
 

@@ -17,19 +17,19 @@ from pathlib import Path
 import pandas as pd
 
 from pixeltrust.benchmarking.outcome.reading import CELL, read_results
-from pixeltrust.benchmarking.outcome.statistics import GROUP, summarized
-from pixeltrust.benchmarking.outcome.words import markdown
+from pixeltrust.benchmarking.outcome.statistics import GROUP, summarize
+from pixeltrust.benchmarking.outcome.words import format_markdown
 
 BLIND = ("clean", "ceiling")  # to the noise
 
 
 def added(kept: pd.DataFrame | None, new: pd.DataFrame, key: list[str]) -> pd.DataFrame:
-    """Both, the rows that are kept already as they are."""
+    """Join both; the rows that are kept already stay as they are."""
     return pd.concat([kept, new], ignore_index=True).drop_duplicates(key, ignore_index=True)
 
 
 def with_cells(kept: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Every cell once, finished if it is so in either."""
+    """Return every cell once, finished if it is finished in either table."""
     both = pd.concat([kept, new[kept.columns.intersection(new.columns)]], ignore_index=True)
     order = both.drop_duplicates(CELL)[CELL]
     done_first = both.sort_values("status", key=lambda status: status != "done", kind="stable").drop_duplicates(CELL)
@@ -43,12 +43,12 @@ def with_shares(kept: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
 
 
 def match_of(cells: pd.DataFrame) -> str:
-    """What all methods had the same of; the earliest tables do not say so."""
+    """Return what all methods had the same of; the earliest tables do not say so."""
     return str(cells["match"].iloc[0]) if "match" in cells else "updates"
 
 
 def for_every_noise(table: pd.DataFrame, noises: list[str]) -> pd.DataFrame:
-    """With the rows of blind methods for all kinds of noise."""
+    """Repeat the rows of blind methods for all kinds of noise."""
     blind = table[table["method"].isin(BLIND)]
     copies = [blind.assign(noise=noise) for noise in noises]
     key = [name for name in (*CELL, "id") if name in table]
@@ -56,13 +56,13 @@ def for_every_noise(table: pd.DataFrame, noises: list[str]) -> pd.DataFrame:
 
 
 def summary_of(cells: pd.DataFrame, cases: pd.DataFrame) -> pd.DataFrame:
-    """Of every kind of noise that has a finished cell, methods in the order of the grids."""
+    """Summarise every kind of noise that has a finished cell, with methods in the order of the grids."""
     done = cells["status"] == "done"
     noises, methods = list(cells.loc[done, "noise"].unique()), list(cells["method"].unique())
     every = added(for_every_noise(cells[done], noises), cells[cells["noise"].isin(noises)], CELL).assign(fold=0)
     place = {name: number for number, name in enumerate([*noises, *methods])}
     every = every.sort_values(["noise", "clean", "method", "seed"], key=lambda column: column.map(lambda value: place.get(value, value)))
-    return summarized(every, for_every_noise(cases, noises))
+    return summarize(every, for_every_noise(cases, noises))
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def main() -> None:
         table.to_csv(asked.kept / f"{name}.csv", index=False, float_format=form)
     summary = summary_of(cells, cases)
     summary.to_csv(asked.kept / "summary.csv", index=False, float_format="%.6g")
-    (asked.kept / "tables.md").write_text(markdown(summary, shares), encoding="utf-8")
+    (asked.kept / "tables.md").write_text(format_markdown(summary, shares), encoding="utf-8")
     differs = [f"minus_rival{end}" for end in ("", "_low", "_high")]
     shown = [*GROUP, "method", "seeds", "dice", "dice_low", "dice_high", "rival", *differs]
     print(summary.loc[summary["dice"].notna(), shown].round(3).to_string(index=False))

@@ -33,7 +33,7 @@ from pixeltrust.method.losses import cross_entropy_of_labels, mean_over_counted
 from pixeltrust.method.tangents import exact_tangent
 from pixeltrust.method.weights import Batch, clean_gradient
 from pixeltrust.metrics import confusion, dice
-from pixeltrust.noise.kinds import noise as noise_named
+from pixeltrust.noise.kinds import find_kind
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.training.models import build_model
@@ -82,9 +82,9 @@ class Variant:
 
 
 def pixels(source: Path, noise: str) -> dict[str, np.ndarray]:
-    """Images, true and noisy masks of the training cases at the size of training, kept in a file beside."""
+    """Return images, true and noisy masks of the training cases at the size of training, kept in a file beside."""
     cases = [case for case in read_source(source) if case.trains]
-    draw = noise_named(noise)
+    draw = find_kind(noise)
     images, truths, noisy = [], [], []
     for case in cases:
         image, truth = read_image(case.image, 3), read_truth(case)
@@ -257,7 +257,7 @@ def mean_dice(found: Tensor, truth: Tensor) -> float:
 
 
 def variant_of(text: str) -> Variant:
-    """`kind` or `kind:key=value,…`."""
+    """Parse `kind` or `kind:key=value,…`."""
     kind, _, rest = text.partition(":")
     kinds = {field.name: type(field.default) for field in fields(Variant)}
     pairs = [pair.split("=") for pair in rest.split(",") if pair]

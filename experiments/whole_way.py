@@ -43,7 +43,7 @@ def pixeltrust(*words: str | Path) -> None:
 
 
 def walk(source: Path, out: Path, noise: list[str], settings: list[str]) -> None:
-    """Every command whose result is not there yet."""
+    """Run every command whose result is not there yet."""
     lesions = out / "lesions"
     if not (lesions / "simulation.json").is_file():
         pixeltrust("simulate", source, lesions, *noise)
@@ -56,7 +56,7 @@ def walk(source: Path, out: Path, noise: list[str], settings: list[str]) -> None
 
 
 def trained(data: Path, out: Path, lesions: Path, settings: list[str]) -> None:
-    """A run, its masks of the test cases, and how good each is: OUT/run, OUT/predicted, OUT/test.csv."""
+    """Train, predict the test cases and measure them: OUT/run, OUT/predicted, OUT/test.csv."""
     if not Run(out / "run").finished():
         pixeltrust("train", data, *into(out / "run"), *settings)
     if not (out / "test.csv").is_file():
@@ -70,7 +70,7 @@ def audited(run: Path, data: Path, out: Path) -> None:
 
 
 def into(out: Path) -> list[str | Path]:
-    """Where to write; what was begun there is gone on with."""
+    """Return the arguments that say where to write; what was begun there is resumed."""
     return ["--out", out, *(["--resume"] if out.is_dir() else [])]
 
 
@@ -92,7 +92,7 @@ def measured(source: Path, out: Path) -> pd.DataFrame:
 
 
 def summary(table: pd.DataFrame) -> str:
-    """The mean of every stage, with its interval and the number of cases."""
+    """Return the mean of every stage, with its interval and the number of cases."""
     rows = []
     for stage, scores in table.groupby("stage", sort=False)["dice"]:
         low, high = bootstrap_interval(scores.to_numpy())

@@ -15,17 +15,17 @@ def audit_of(data, folder, propose, *, classes=1, ignore_label=None):
     """An audit of a data folder; returns it.
 
     Args:
-        propose: (id, given labels) -> proposed labels; trust is lowest where they differ.
+        propose: (id, given labels) -> proposed labels; confidence is lowest where they differ.
     """
-    for name in ("trust", "mended", "changed"):
+    for name in ("confidence", "mended", "changed"):
         (folder / name).mkdir(parents=True)
     cases, regions = [], []
     for case in read_cases(data, show_progress=False).of("noisy"):
         given, _ = decode_labels(case.mask, classes=classes, ignore_label=ignore_label)
         proposed = propose(case.id, given).astype(np.uint8)
         wrong = given != proposed
-        trust = 255 * (1 - 0.9 * ndimage.gaussian_filter(wrong.astype(float), max(given.shape) / 80))
-        Image.fromarray(trust.round().astype(np.uint8)).save(folder / "trust" / f"{case.id}.png")
+        confidence = 255 * (1 - 0.9 * ndimage.gaussian_filter(wrong.astype(float), max(given.shape) / 80))
+        Image.fromarray(confidence.round().astype(np.uint8)).save(folder / "confidence" / f"{case.id}.png")
         Image.fromarray(as_in_the_file(case.mask, given, proposed, classes)).save(folder / "mended" / f"{case.id}.png")
         found = regions_of(case.id, given, proposed)
         regions += found
@@ -50,7 +50,7 @@ def audit_of(data, folder, propose, *, classes=1, ignore_label=None):
     table = pd.DataFrame(cases).sort_values("agreement", kind="stable").reset_index(drop=True)
     table.insert(0, "rank", table.index + 1)
     table.to_csv(folder / "cases.csv", index=False)
-    names = ["id", "region", "kind", "area", "share", "top", "left", "bottom", "right", "row", "column", "confidence", "mended"]
+    names = ["id", "region", "kind", "area", "share", "top", "left", "bottom", "right", "row", "column", "doubt", "mended"]
     pd.DataFrame(regions, columns=names).to_csv(folder / "regions.csv", index=False)
     record = AuditRecord(
         data=str(data.absolute()),

@@ -7,14 +7,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pixeltrust import cli
+from tiny import leave_figures_out
 from web import serving
 
 # Where tests run in the background of a shell, SIGINT is ignored, by all that they start too: Ctrl-C is to stop it all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# No example fails for taking long: the machine may be busy. Among the quick tests examples are always the same ones.
+# No example fails for taking long: the machine may be busy. Among the quick tests examples are always the same ones, and few.
 settings.register_profile("new", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("same", settings.get_profile("new"), derandomize=True)
+settings.register_profile("same", settings.get_profile("new"), derandomize=True, max_examples=25)
 settings.load_profile("new")
 
 
@@ -32,9 +33,25 @@ def run_command(capsys, monkeypatch):
     return run
 
 
+@pytest.fixture(scope="module")
+def small_pictures():
+    """Draw the pictures of pages at a sixteenth of their area: for modules that look at everything else."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pixeltrust.pages.charts.PANEL_PIXELS", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_figures():
+    """Write the tables of a benchmark without its figures and its page: most of what a tiny benchmark takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_figures_out(patch)
+        yield
+
+
 @pytest.fixture
 def web(monkeypatch):
-    """A server on this machine, which no proxy stands before."""
+    """Serve files on this machine, without any proxy in between."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as server:

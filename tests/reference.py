@@ -15,13 +15,13 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pixeltrust.data.prefetch import Places
+from pixeltrust.data.prefetch import BatchOrigin
 from pixeltrust.data.views import Views
 from pixeltrust.method.weights import Batch
 
 STREAMS = SimpleNamespace(noisy=np.arange(6), clean=np.arange(6, 106), cache=None, pixels=SimpleNamespace(gib=0.0))
 """As much of `Streams` as a method asks for, of 6 noisy cases."""
-PLACES = Places(np.array([4, 0, 5, 1]), Views(np.array([0, 3, 5, 6])))
+PLACES = BatchOrigin(np.array([4, 0, 5, 1]), Views(np.array([0, 3, 5, 6])))
 """Of a noisy batch of 4 of them."""
 GROUPS = ("group", {"num_groups": 2})
 

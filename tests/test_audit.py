@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +18,24 @@ from audits import audit_of, discs, shifted_back
 from pixeltrust.auditing import audit, evidence
 from pixeltrust.auditing import page as page_module
 from pixeltrust.auditing import run as run_module
-from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, read_audit_cases, read_audit_regions, read_record
-from pixeltrust.auditing.regions import agreement, case_row, region_rows
-from pixeltrust.auditing.scores import SHARE, TILT, confidence_of, confusion_of, tilt_of
+from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, Audit, read_audit_cases, read_audit_regions, read_record
+from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
+from pixeltrust.auditing.scores import SHARE, TILT, compute_confidence, count_confusion, estimate_tilt
 from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import read_image, read_labels, write_png
-from pixeltrust.pages.charts import overlay
-from pixeltrust.pages.pieces import data_uri
+from pixeltrust.formats import convert
+from pixeltrust.pages.pictures import draw_overlay, png_source
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock
 from pixeltrust.prediction.network import Network
 from pixeltrust.reports import report
+from pixeltrust.reviewing.decisions import Decisions
+from pixeltrust.reviewing.masks import read_confidence
 from pixeltrust.training.train import train
 from tiny import configured, draw
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 PICTURES = 2  # of the worst cases on a page
 
 
@@ -50,33 +54,33 @@ def log_odds(value):
 # --- how likely a pixel is right --------------------------------------------------------------------------------------
 
 
-def test_trust_is_the_sum_of_what_network_kind_and_training_say():
+def test_confidence_is_the_sum_of_what_network_kind_and_training_say():
     labels = np.array([[0, 1, 255]], np.uint8)
     foreground = np.array([[0.3, 0.3, 0.9]], np.float32)
     tilt, shares = np.array([0.0, 1.2]), np.array([[0.8, 0.6, 0.1]], np.float32)
-    trust = confidence_of(labels, np.stack([1 - foreground, foreground]), tilt, shares)
+    confidence = compute_confidence(labels, np.stack([1 - foreground, foreground]), tilt, shares)
     odds = [log_odds(0.7) + SHARE * log_odds(0.8), log_odds(0.3) + TILT * 1.2 + SHARE * log_odds(0.6)]
-    np.testing.assert_allclose(trust[0, :2], 1 / (1 + np.exp(-np.array(odds))), rtol=1e-5)
-    assert trust[0, 2] == 1  # ignored: nothing to doubt
-    alone = confidence_of(labels, np.stack([1 - foreground, foreground]), np.zeros(2), None)
+    np.testing.assert_allclose(confidence[0, :2], 1 / (1 + np.exp(-np.array(odds))), rtol=1e-5)
+    assert confidence[0, 2] == 1  # ignored: nothing to doubt
+    alone = compute_confidence(labels, np.stack([1 - foreground, foreground]), np.zeros(2), None)
     np.testing.assert_allclose(alone[0, :2], [0.7, 0.3], rtol=1e-5)
 
 
 def test_the_kind_of_label_that_is_seldom_wrong_is_tilted_to():
     confusion = np.array([[900.0, 1.0], [50.0, 49.0]])  # much foreground is left out, hardly anything wrong is put in
-    tilt = tilt_of([confusion])
+    tilt = estimate_tilt([confusion])
     assert tilt[0] == 0
     rates = confusion / confusion.sum(1, keepdims=True)
     assert tilt[1] == pytest.approx(np.log(rates[1, 1] / rates[0, 1]) - np.log(rates[0, 0] / rates[1, 0]))
-    assert tilt_of([confusion, 3 * confusion]) == pytest.approx(tilt)
-    assert tilt_of([np.array([[90.0, 10.0], [10.0, 90.0]])]) == pytest.approx([0, 0])
-    assert np.isfinite(tilt_of([np.array([[5.0, 0.0], [0.0, 0.0]])])).all()  # no foreground anywhere
+    assert estimate_tilt([confusion, 3 * confusion]) == pytest.approx(tilt)
+    assert estimate_tilt([np.array([[90.0, 10.0], [10.0, 90.0]])]) == pytest.approx([0, 0])
+    assert np.isfinite(estimate_tilt([np.array([[5.0, 0.0], [0.0, 0.0]])])).all()  # no foreground anywhere
 
 
 def test_the_tilt_counts_as_far_as_the_cases_err_to_the_same_side():
     out, into = np.array([[900.0, 0.0], [40.0, 60.0]]), np.array([[860.0, 40.0], [0.0, 100.0]])
-    assert tilt_of([out, into]) == pytest.approx([0, 0])  # one leaves out what the other puts in
-    three = tilt_of([out, out, out, into])
+    assert estimate_tilt([out, into]) == pytest.approx([0, 0])  # one leaves out what the other puts in
+    three = estimate_tilt([out, out, out, into])
     rates = np.sum([out, out, out, into], 0) / [[3600], [400]]
     alike = np.log(rates[1, 1] / rates[0, 1]) - np.log(rates[0, 0] / rates[1, 0])
     assert three == pytest.approx([0, alike / 2])  # 120 pixels one way, 40 the other
@@ -84,13 +88,13 @@ def test_the_tilt_counts_as_far_as_the_cases_err_to_the_same_side():
 
 def test_a_label_that_no_mask_has_changes_no_tilt():
     confusion = np.array([[900.0, 1.0], [10.0, 90.0]])
-    assert tilt_of([np.pad(confusion, (0, 1))]) == pytest.approx([*tilt_of([confusion]), 0])
+    assert estimate_tilt([np.pad(confusion, (0, 1))]) == pytest.approx([*estimate_tilt([confusion]), 0])
 
 
 def test_confusion_counts_probabilities_by_given_labels_and_leaves_out_ignored_pixels():
     labels = np.array([[0, 1, 2, 255]], np.uint8)
     probabilities = np.array([[[0.5, 0.2, 0.1, 1]], [[0.3, 0.7, 0.3, 0]], [[0.2, 0.1, 0.6, 0]]], np.float32)
-    np.testing.assert_allclose(confusion_of(labels, probabilities), probabilities[:, 0, :3], rtol=1e-6)
+    np.testing.assert_allclose(count_confusion(labels, probabilities), probabilities[:, 0, :3], rtol=1e-6)
 
 
 # --- cases and regions ------------------------------------------------------------------------------------------------
@@ -104,42 +108,42 @@ def test_agreement_is_half_what_the_network_sees_and_half_its_most_favourable_re
     draws = np.random.default_rng(0)
     given, foreground = (draws.random((20, 30)) > 0.6).astype(np.uint8), draws.random((20, 30))
     scores = [dice_of(given > 0, foreground > step / 10) for step in range(1, 10)]
-    assert agreement(given, np.stack([1 - foreground, foreground])) == pytest.approx((scores[4] + max(scores)) / 2)
+    assert measure_agreement(given, np.stack([1 - foreground, foreground])) == pytest.approx((scores[4] + max(scores)) / 2)
 
 
 def test_agreement_where_nothing_is_there():
     nothing, never = np.zeros((4, 4), np.uint8), np.stack([np.ones((4, 4)), np.zeros((4, 4))])
-    assert agreement(nothing, never) == 1
-    assert agreement(nothing + 1, never) == 0
-    assert agreement(nothing, never[::-1]) == 0
+    assert measure_agreement(nothing, never) == 1
+    assert measure_agreement(nothing + 1, never) == 0
+    assert measure_agreement(nothing, never[::-1]) == 0
     ignored = np.full((4, 4), 255, np.uint8)
-    assert agreement(ignored, never[::-1]) == 1
+    assert measure_agreement(ignored, never[::-1]) == 1
 
 
 def test_agreement_of_three_classes_is_by_the_likeliest():
     likeliest = np.stack([np.full((4, 4), share) for share in (0.3, 0.45, 0.25)])
-    assert agreement(np.ones((4, 4), np.uint8), likeliest) == 1
-    assert agreement(np.zeros((4, 4), np.uint8), likeliest) == 0
+    assert measure_agreement(np.ones((4, 4), np.uint8), likeliest) == 1
+    assert measure_agreement(np.zeros((4, 4), np.uint8), likeliest) == 0
 
 
 def test_regions_say_what_where_and_how_sure():
-    given, seen, trust = np.zeros((10, 12), np.uint8), np.zeros((10, 12), np.uint8), np.full((10, 12), 200, np.uint8)
+    given, seen, confidence = np.zeros((10, 12), np.uint8), np.zeros((10, 12), np.uint8), np.full((10, 12), 200, np.uint8)
     given[1:5, 1:5] = 1
     seen[1:5, 1:3] = 1  # the right half of the mask is too much
     seen[7:9, 6:12] = 1  # and a lesion is missing
-    trust[1:5, 3:5], trust[7:9, 6:12], trust[0, 11] = 51, 102, 0
-    mended = np.where((trust < 128) & (seen != given), seen, given)
-    rows = region_rows(given, mended, seen, trust, 2)
+    confidence[1:5, 3:5], confidence[7:9, 6:12], confidence[0, 11] = 51, 102, 0
+    mended = np.where((confidence < 128) & (seen != given), seen, given)
+    rows = list_regions(given, mended, seen, confidence, 2)
     assert [(row["kind"], row["area"], row["top"], row["left"], row["bottom"], row["right"], row["mended"]) for row in rows] == [
         ("too much", 8, 1, 3, 5, 5, True),
         ("missing", 12, 7, 6, 9, 12, True),
     ]
-    assert [row["confidence"] for row in rows] == pytest.approx([0.8, 0.6])
+    assert [row["doubt"] for row in rows] == pytest.approx([0.8, 0.6])
     assert [row["share"] for row in rows] == pytest.approx([0.5, 0.75])
     assert (rows[1]["row"], rows[1]["column"]) == (7.5, 8.5)
-    assert len(region_rows(given, mended, seen, trust, 1)) == 3
-    assert region_rows(given, mended, seen, trust, 1)[0]["kind"] == "unsure"  # the single pixel: the network sees nothing else there
-    row = case_row(given, mended, seen, trust)
+    assert len(list_regions(given, mended, seen, confidence, 1)) == 3
+    assert list_regions(given, mended, seen, confidence, 1)[0]["kind"] == "unsure"  # the single pixel: the network sees nothing else there
+    row = measure_case(given, mended, seen, confidence)
     assert (row["doubtful_pixels"], row["changed_pixels"], row["added_pixels"], row["removed_pixels"]) == (21, 20, 12, 8)
     assert row["doubtful_share"] == pytest.approx(21 / 29)  # of 28 that the mask or the network has, and one that neither has, but doubts
 
@@ -147,7 +151,7 @@ def test_regions_say_what_where_and_how_sure():
 def test_other_classes_and_ignored_pixels_have_their_kinds():
     given = np.array([[1, 1, 2, 2, 255, 255]], np.uint8)
     seen = np.array([[2, 2, 0, 0, 1, 1]], np.uint8)
-    rows = region_rows(given, seen, seen, np.zeros((1, 6), np.uint8), 1)
+    rows = list_regions(given, seen, seen, np.zeros((1, 6), np.uint8), 1)
     assert sorted((row["kind"], row["area"]) for row in rows) == [("other class", 2), ("too much", 2)]
 
 
@@ -184,9 +188,9 @@ def test_an_audit_folder_holds_what_it_promises(audited, data):
     out = audited.out
     ids = sorted(case.id for case in read_cases(data).of("noisy"))
     assert {path.name for path in out.iterdir()} == {
-        "audit.json", "cases.csv", "regions.csv", "mended.csv", "report.html", "trust", "mended", "changed",
+        "audit.json", "cases.csv", "regions.csv", "mended.csv", "report.html", "confidence", "mended", "changed",
     }  # fmt: skip
-    for name in ("trust", "mended"):
+    for name in ("confidence", "mended"):
         assert sorted(path.stem for path in (out / name).iterdir()) == ids
     cases, regions = read_audit_cases(out), read_audit_regions(out)
     assert list(cases.columns) == list(CASE_COLUMNS)
@@ -202,16 +206,17 @@ def test_only_doubtful_pixels_are_mended_and_the_files_say_which(audited, data):
     cases = read_audit_cases(audited.out).set_index("id")
     changed_anywhere = 0
     for case in read_cases(data).of("noisy"):
-        given, mended, trust = read_labels(case.mask), *(read_labels(audited.out / name / f"{case.id}.png") for name in ("mended", "trust"))
+        given = read_labels(case.mask)
+        mended, confidence = (read_labels(audited.out / name / f"{case.id}.png") for name in ("mended", "confidence"))
         changed = given != mended
-        assert not (changed & (trust >= 128)).any()
+        assert not (changed & (confidence >= 128)).any()
         assert set(np.unique(mended)) <= {0, 255}
         path = audited.out / "changed" / f"{case.id}.png"
         assert path.is_file() == changed.any()
         if changed.any():
             np.testing.assert_array_equal(read_labels(path), changed * 255)
         assert cases.loc[case.id, "changed_pixels"] == changed.sum()
-        assert cases.loc[case.id, "doubtful_pixels"] == (trust < 128).sum()
+        assert cases.loc[case.id, "doubtful_pixels"] == (confidence < 128).sum()
         changed_anywhere += changed.sum()
     assert changed_anywhere > 0
 
@@ -242,6 +247,24 @@ def test_the_page_is_whole_and_can_be_written_again(audited, tmp_path):
     assert report(audited.out, out=tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
+def test_an_audit_of_an_earlier_version_is_reported_reviewed_and_converted(audited, tmp_path):
+    """It has its confidence in trust/, and in regions.csv the doubt of a region under that name."""
+    older = shutil.copytree(audited.out, tmp_path / "older" / audited.out.name)
+    (older / "confidence").rename(older / "trust")
+    rows = (older / "regions.csv").read_text(encoding="utf-8").splitlines()
+    (older / "regions.csv").write_text("\n".join([rows[0].replace("doubt", "confidence"), *rows[1:]]), encoding="utf-8")
+    assert report(older).read_bytes() == report(audited.out).read_bytes()
+    identity = audited.cases["id"][0]
+    size = tuple(audited.cases.loc[0, ["height", "width"]])
+    confidence = read_labels(audited.out / "confidence" / f"{identity}.png")
+    np.testing.assert_array_equal(read_confidence(Audit.read(older), identity, size), confidence)
+    with closing(Decisions(Audit.read(older))) as decisions, decisions.reading() as connection:
+        assert connection.execute("SELECT count(*) FROM regions WHERE confidence > 0").fetchone()[0] == len(rows) - 1
+    for folder, name in ((older, "older"), (audited.out, "newer")):
+        convert(folder, tmp_path / name / "masks", to="png", show_progress=False)
+    assert pictures(tmp_path / "older" / "masks") == pictures(tmp_path / "newer" / "masks")
+
+
 def test_the_end_says_where_to_go_on(audited):
     text = str(audited)
     assert f"pixeltrust review {audited.out}" in text
@@ -259,15 +282,15 @@ def test_a_mask_that_training_has_not_seen_is_judged_with_the_clean_set(run, dat
     judged_by = read_audit_cases(tmp_path / "audit").set_index("id")["evidence"]
     assert judged_by[changed.stem] == "network and clean set"
     assert (judged_by.drop(changed.stem) == "network and training").all()
-    trust = read_labels(tmp_path / "audit" / "trust" / changed.name)
-    assert trust[:6, :6].mean() < 128
+    confidence = read_labels(tmp_path / "audit" / "confidence" / changed.name)
+    assert confidence[:6, :6].mean() < 128
 
 
 def test_a_run_of_plain_training_audits_too_and_says_what_it_lacks(data, tmp_path):
     plain = trained(data, tmp_path / "run", method="plain", epochs=2)
     found = audit(plain, data, out=tmp_path / "audit", show_progress=False)
     assert set(found.cases["evidence"]) == {"network and clean set"}
-    assert "has learned no trust maps" in str(found)
+    assert "leaves no helped maps" in str(found)
 
 
 def test_a_network_without_forward_mode_is_asked_alone(data, tmp_path):
@@ -321,8 +344,8 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(run, data, audited, tmp_path,
     with pytest.raises(KeyboardInterrupt):
         audit(run, data, out=out, show_progress=False)
     looked_at = sum(calls[:2])
-    assert len(list((out / run_module.SEEN).glob("*.npz"))) == looked_at
-    with pytest.raises(RunError, match="not an audit that came to its end"):
+    assert len(list((out / ".seen").glob("*.npz"))) == looked_at
+    with pytest.raises(RunError, match="not an audit that has finished"):
         read_record(out)
     with pytest.raises(RunError, match="not empty"):
         audit(run, data, out=out, show_progress=False)
@@ -336,7 +359,7 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(run, data, audited, tmp_path,
 
 
 def test_an_audit_of_another_run_is_not_gone_on_with(run, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(run_module, "tilt_of", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(run_module, "estimate_tilt", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         audit(run, data, out=tmp_path / "audit", show_progress=False)
     monkeypatch.undo()
@@ -350,7 +373,7 @@ def stopped(run, data, tmp_path, monkeypatch):
     """An audit that was stopped after it had looked at every image."""
     out = tmp_path / "audit"
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "tilt_of", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(run_module, "estimate_tilt", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             audit(run, data, out=out, show_progress=False)
     return out
@@ -385,14 +408,14 @@ def test_what_a_stopped_audit_has_written_goes_where_nothing_is_mended(run, data
 def test_a_mask_that_has_changed_since_it_was_looked_at_is_named(run, data, tmp_path, monkeypatch):
     mine, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "audit"
     with monkeypatch.context() as patched:
-        patched.setattr(run_module, "tilt_of", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(run_module, "estimate_tilt", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             audit(run, mine, out=out, show_progress=False)
     mask = next((mine / "noisy").iterdir())
     write_png(mask, 255 - read_labels(mask))
     with pytest.raises(DataError, match=f"{mask.name}: has changed since this audit looked at it; remove .*{mask.stem}.npz"):
         audit(run, mine, out=out, resume=True, show_progress=False)
-    (out / run_module.SEEN / f"{mask.stem}.npz").unlink()
+    (out / ".seen" / f"{mask.stem}.npz").unlink()
     assert len(audit(run, mine, out=out, resume=True, show_progress=False).cases) == 24
 
 
@@ -437,7 +460,7 @@ def test_names_that_no_table_holds_are_refused_before_any_work(run, data, tmp_pa
 
 
 def test_a_finished_audit_is_left_alone(run, data, audited):
-    with pytest.raises(RunError, match="has come to its end already"):
+    with pytest.raises(RunError, match="has finished already"):
         audit(run, data, out=audited.out, resume=True, show_progress=False)
 
 
@@ -459,7 +482,7 @@ def test_an_image_that_breaks_is_named_after_the_others_were_looked_at(run, data
     broken.write_bytes(whole[:-40])
     with pytest.raises(DataError, match=re.escape(str(broken))):
         audit(run, mine, out=tmp_path / "audit", show_progress=False)
-    assert len(list((tmp_path / "audit" / run_module.SEEN).glob("*.npz"))) == 23
+    assert len(list((tmp_path / "audit" / ".seen").glob("*.npz"))) == 23
     broken.write_bytes(whole)
     assert len(audit(run, mine, out=tmp_path / "audit", resume=True, show_progress=False).cases) == 24
 
@@ -520,11 +543,11 @@ def test_every_fault_of_the_table_is_named_with_its_row(tmp_path):
     with pytest.raises(DataError) as raised:
         read_audit_cases(tmp_path)
     assert [fault.removeprefix(f"{tmp_path / 'cases.csv'}") for fault in raised.value.faults] == [
-        ", row 3: rank '1.5' is no whole number",
-        ", row 2: agreement 'good' is no number",
-        ", row 4: height 'inf' is no whole number",
-        ", row 5: width '' is no number",
-        ", row 5: id '../d' is no file name, so it names no file of the audit",
+        ", row 3: rank '1.5' is not a whole number",
+        ", row 2: agreement 'good' is not a number",
+        ", row 4: height 'inf' is not a whole number",
+        ", row 5: width '' is not a number",
+        ", row 5: id '../d' is not a file name, so it names no file of the audit",
         ": id 'e' is there twice",
     ]
 
@@ -540,8 +563,8 @@ def test_the_page_draws_ignored_pixels_as_no_part_of_a_mask(tmp_path, monkeypatc
     for path in (data / "noisy").iterdir():
         image, values = read_image(data / "images" / path.name), read_labels(path)
         assert set(np.unique(values)) == {0, 1, 255}
-        assert data_uri(overlay(image, {"noisy": values == 1}), "image/png") in page
-        assert data_uri(overlay(image, {"predicted": shifted_back("", values) == 1}), "image/png") in page
+        assert png_source(draw_overlay(image, {"noisy": values == 1})) in page
+        assert png_source(draw_overlay(image, {"predicted": shifted_back("", values) == 1})) in page
 
 
 # --- values and names -------------------------------------------------------------------------------------------------
@@ -562,7 +585,7 @@ def test_mended_masks_have_the_values_that_the_given_file_has(run, data, tmp_pat
     assert values.pop(ignoring.name) == {0, 1, 255}
     assert set.union(*values.values()) == {0, 1}
     np.testing.assert_array_equal(read_labels(tmp_path / "audit" / "mended" / ignoring.name)[0, :5], 255)
-    assert (read_labels(tmp_path / "audit" / "trust" / ignoring.name)[0, :5] == 255).all()
+    assert (read_labels(tmp_path / "audit" / "confidence" / ignoring.name)[0, :5] == 255).all()
 
 
 def test_a_mask_is_never_emptied(data, tmp_path):

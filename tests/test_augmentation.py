@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from pixeltrust.config import Config
 from pixeltrust.data.views import (
     INVERSE,
@@ -29,7 +30,7 @@ def configured(**settings):
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_a_symmetry_is_quarter_turns_and_then_a_mirror(turns):
     values = torch.arange(len(turns) * 2 * 25, dtype=torch.uint8).reshape(len(turns), 2, 5, 5)
     for value, turn, result in zip(values, turns, turn_images(values, np.array(turns)), strict=True):
@@ -57,7 +58,7 @@ def test_each_turn_is_undone_by_exactly_one_other(turn):
 
 
 @given(st.lists(st.integers(0, 7), min_size=1, max_size=6))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_every_image_of_a_batch_has_its_own_turn(turns):
     values = torch.rand(len(turns), 2, 5, 5, generator=torch.Generator().manual_seed(0))
     result = turn_images(values, np.array(turns))
@@ -66,7 +67,7 @@ def test_every_image_of_a_batch_has_its_own_turn(turns):
 
 
 @given(st.integers(1, 40), st.integers(0, 99), st.booleans())
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_images_that_are_not_square_get_no_quarter_turns(count, seed, square):
     size = (4, 4 if square else 6)
     turns = draw_turns(count, size, np.random.default_rng(seed))
@@ -201,7 +202,7 @@ def test_drawn_lenses_keep_shapes_whatever_the_aspect():
 
 
 @given(st.integers(0, 10_000), st.sampled_from([(24, 24), (24, 40)]))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_what_is_shown_comes_back_to_its_own_pixels(seed, size):
     """A smooth picture, shown and brought back, is what it was wherever it was seen."""
     rows, columns = torch.meshgrid(torch.linspace(0, 3, size[0]), torch.linspace(0, 3, size[1]), indexing="ij")
@@ -217,7 +218,7 @@ def test_what_is_shown_comes_back_to_its_own_pixels(seed, size):
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=20, deadline=None)
+@examples(20)
 def test_a_mask_goes_through_the_same_lens_as_its_image(seed):
     square = torch.zeros(4, 1, 32, 32)
     square[..., 8:20, 10:26] = 1

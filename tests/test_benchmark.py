@@ -15,15 +15,16 @@ from PIL import Image
 
 from pixeltrust.benchmarking import Cell, Grid, benchmark, launcher_of
 from pixeltrust.benchmarking import run as run_module
-from pixeltrust.benchmarking.cells import attempt, read_json, weight_of_wrong
+from pixeltrust.benchmarking.cell_masks import SourceMasks
+from pixeltrust.benchmarking.cells import measure_wrong_pixels, read_json, try_cell
 from pixeltrust.benchmarking.jobs import Local
-from pixeltrust.benchmarking.masks import SourceMasks
 from pixeltrust.config import read_config
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.training.run_folder import Run
 from waiting import TOO_LONG, wait_for
 
+pytestmark = pytest.mark.usefixtures("no_figures")  # test_benchmark_outcome has them
 HERE = Path(__file__).parent
 TINY = {
     "model": "tiny:network",
@@ -46,7 +47,7 @@ class Here:
 
     def __call__(self, folder):
         self.ran.append(folder.name)
-        return attempt(folder)
+        return try_cell(folder)
 
     def stop(self):
         pass
@@ -131,7 +132,7 @@ def test_the_weight_of_wrong_pixels_by_hand():
     masks = torch.tensor([[[1, 1, 0, 255]], [[0, 0, 1, 1]]])
     truth = torch.tensor([[[1, 0, 0, 0]], [[1, 0, 1, 255]]])  # wrong: the second of the first, the first of the second
     weights = torch.tensor([[[0.3, 0.1, 0.0, 0.9]], [[0.0, 0.2, 0.4, 0.5]]])
-    shares = weight_of_wrong(weights, masks, truth)
+    shares = measure_wrong_pixels(weights, masks, truth)
     assert shares["wrong_pixels"] == pytest.approx(2 / 6)
     assert shares["wrong_weight"] == pytest.approx(0.1 / 1.0)
     assert shares["wrong_weighed"] == pytest.approx(1 / 2)
@@ -139,7 +140,7 @@ def test_the_weight_of_wrong_pixels_by_hand():
 
 
 def test_without_any_weight_wrong_pixels_have_no_share_of_it():
-    shares = weight_of_wrong(torch.zeros(1, 2, 2), torch.ones(1, 2, 2).long(), torch.zeros(1, 2, 2).long())
+    shares = measure_wrong_pixels(torch.zeros(1, 2, 2), torch.ones(1, 2, 2).long(), torch.zeros(1, 2, 2).long())
     assert shares["wrong_weight"].isnan()
     assert shares["wrong_weighed"] == 0
 
@@ -189,7 +190,7 @@ def test_other_settings_or_another_source_in_the_same_folder_are_refused(source,
 
 def test_a_folder_with_something_else_in_it_is_refused_and_not_touched(source, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="has something in it that is no benchmark"):
+    with pytest.raises(RunError, match="has something in it that is not a benchmark"):
         done(source, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
@@ -202,8 +203,8 @@ def test_a_grid_that_cannot_run_leaves_no_folder(source, tmp_path):
 
 def test_two_processes_do_not_work_on_one_benchmark(source, tmp_path):
     with (
-        run_module.claimed(tmp_path / "out", source, grid()),
-        pytest.raises(RunError, match="another process is at work on this benchmark"),
+        run_module.claim_folder(tmp_path / "out", source, grid()),
+        pytest.raises(RunError, match="another process works on this benchmark"),
     ):
         done(source, tmp_path / "out")
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from pixeltrust.benchmarking import Cell, Grid, read_grid
+from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, SourceMasks, assign_folds
 from pixeltrust.benchmarking.grid import VARIANTS
-from pixeltrust.benchmarking.masks import FOLDS, FolderMasks, SourceMasks, fold_of
 from pixeltrust.data.cases import read_cases
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.method_table import METHODS
@@ -70,7 +70,7 @@ def test_pixel_with_the_clean_loss_is_pixel_with_a_share_of_it():
     [
         (["methods=[]"], "methods is empty"),
         (['methods=["plian"]'], "methods: 'plian' is not known; did you mean 'plain'?"),
-        (['methods=["plain", "plain"]'], "methods: plain stands there twice"),
+        (['methods=["plain", "plain"]'], "methods: plain is there twice"),
         (['noise=["trangle"]'], "noise: no noise of the kind 'trangle'; did you mean 'triangle'?"),
         (['clean=["ten"]'], "clean must be a list of whole numbers"),
         (["seeds=[0, -1]"], "seeds: whole numbers from 0, not -1"),
@@ -146,19 +146,19 @@ def test_noise_is_made_once_for_a_kind_and_seed(source, tmp_path):
 def test_a_source_fills_empty_axes_and_refuses_what_it_cannot_give(source, tmp_path):
     masks = SourceMasks(source, tmp_path, show_progress=False)
     with pytest.raises(DataError, match="100 clean cases asked for, but it has 17 for training"):
-        masks.completed(Grid(methods=("plain",)))
-    assert masks.completed(Grid(methods=("plain",), clean=(4,))).noise == ("triangle",)
+        masks.complete(Grid(methods=("plain",)))
+    assert masks.complete(Grid(methods=("plain",), clean=(4,))).noise == ("triangle",)
     with pytest.raises(ConfigError, match="'given' is for a data folder"):
-        masks.completed(Grid(methods=("plain",), noise=("given",), clean=(4,)))
+        masks.complete(Grid(methods=("plain",), noise=("given",), clean=(4,)))
     with pytest.raises(ConfigError, match="clean: numbers from 1, not 0"):
-        masks.completed(Grid(methods=("plain",), clean=(0,)))
+        masks.complete(Grid(methods=("plain",), clean=(0,)))
 
 
 def test_a_source_without_tests_or_with_an_overlapping_split_is_refused(source, tmp_path):
     write_source(tmp_path / "plain", cases=4, size=32, show_progress=False)
     (tmp_path / "plain" / "split.csv").unlink(missing_ok=True)
     with pytest.raises(DataError, match="has no test cases to measure on"):
-        SourceMasks(tmp_path / "plain", tmp_path, show_progress=False).completed(Grid(methods=("plain",), clean=(1,)))
+        SourceMasks(tmp_path / "plain", tmp_path, show_progress=False).complete(Grid(methods=("plain",), clean=(1,)))
     ids = [path.stem for path in (tmp_path / "plain" / "images").iterdir()]
     rows = [{"id": one, "split": "train"} for one in ids] + [{"id": ids[0], "split": "val"}]
     pd.DataFrame(rows).to_csv(tmp_path / "plain" / "split.csv", index=False)
@@ -171,7 +171,7 @@ def test_a_source_without_tests_or_with_an_overlapping_split_is_refused(source, 
 
 def test_a_data_folder_gives_its_noise_as_it_is_and_some_or_all_of_its_clean_cases(data):
     masks = FolderMasks(data, show_progress=False)
-    grid = masks.completed(Grid(methods=("plain",)))
+    grid = masks.complete(Grid(methods=("plain",)))
     assert (grid.noise, grid.clean) == (("given",), (13,))
     table = masks.table(cell(noise="given", clean=6))
     assert Counter(table["role"]) == {"noisy": 8, "clean": 6, "test": 3}
@@ -188,13 +188,13 @@ def test_a_data_folder_gives_its_noise_as_it_is_and_some_or_all_of_its_clean_cas
 )
 def test_a_data_folder_refuses_what_it_cannot_give(data, axes, said):
     with pytest.raises(ConfigError, match=said):
-        FolderMasks(data, show_progress=False).completed(Grid(**{"methods": ("plain",), **axes}))
+        FolderMasks(data, show_progress=False).complete(Grid(**{"methods": ("plain",), **axes}))
 
 
 def test_a_data_folder_without_tests_is_told_of_the_question(tmp_path):
     draw(tmp_path / "data", test=0)
     with pytest.raises(DataError, match="--question"):
-        FolderMasks(tmp_path / "data", show_progress=False).completed(Grid(methods=("plain",)))
+        FolderMasks(tmp_path / "data", show_progress=False).complete(Grid(methods=("plain",)))
 
 
 # Folds
@@ -214,11 +214,11 @@ def test_every_clean_case_is_tested_in_one_fold_and_trained_on_in_all_others(dat
 
 def test_folds_keep_groups_together_and_are_as_equal_as_that_allows():
     groups = ["a"] * 5 + ["b"] * 3 + list("cdefghij")
-    folds = fold_of(groups, seed=0)
+    folds = assign_folds(groups, seed=0)
     assert len(set(folds[:5])) == len(set(folds[5:8])) == 1
     assert sorted(np.bincount(folds, minlength=FOLDS)) == [3, 4, 4, 5]
-    assert (folds == fold_of(groups, seed=0)).all()
-    assert (folds != fold_of(groups, seed=1)).any()
+    assert (folds == assign_folds(groups, seed=0)).all()
+    assert (folds != assign_folds(groups, seed=1)).any()
 
 
 def test_noisy_cases_of_a_tested_group_are_left_out(tmp_path):

@@ -9,13 +9,14 @@ import pytest
 from pixeltrust.benchmarking import Grid, costs, question
 from pixeltrust.benchmarking.costs import one_long_epoch, phases_of
 from pixeltrust.benchmarking.jobs import Local
-from pixeltrust.benchmarking.matching import costs_of, trainings_of, with_methods
+from pixeltrust.benchmarking.matching import add_methods, costs_of, trainings_of
 from pixeltrust.config import Config
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from test_benchmark import Here, done, networks_of_the_tests, source  # noqa: F401  (fixtures)
 from test_benchmark_question import SETTINGS
 from tiny import draw
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 NEW = {"unit": "processor", "base": "plain", "dearest": None, "epochs": None, "methods": {}}
 MADE_UP = {"plain": 1.0, "clean": 0.5, "joint": 2.0, "pixel": 3.0, "trust": 4.0}
 
@@ -29,7 +30,7 @@ def made_up_costs(monkeypatch):
         measured.append(config.method)
         return MADE_UP[config.method]
 
-    monkeypatch.setattr(costs, "seconds_per_update", seconds)
+    monkeypatch.setattr(costs, "time_updates", seconds)
     return measured
 
 
@@ -37,7 +38,7 @@ def epochs_of(prices, *, record=NEW, noisy=100, **configs):
     """The epochs of methods that cost so much, 10 for the dearest."""
     every = {method: configs.get(method, Config(epochs=10)) for method in prices}
     rounds = {method: list(price) if isinstance(price, tuple) else [price] for method, price in prices.items()}
-    return with_methods(record, every, rounds, noisy)
+    return add_methods(record, every, rounds, noisy)
 
 
 def numbers(out, value):
@@ -139,7 +140,7 @@ def test_another_match_in_the_same_folder_is_refused_and_an_old_folder_matched_u
 def test_a_method_that_cannot_be_measured_is_named_before_any_training(source, tmp_path):  # noqa: F811
     variants = {"broken": {"method": "plain", "model": "tiny:two_logits"}}
     launcher = Here()
-    with pytest.raises(RunError, match=r"what an update of broken costs cannot be measured: .*needs logits.* leave the method out"):
+    with pytest.raises(RunError, match=r"the cost of an update of broken cannot be measured: .*needs logits.* leave the method out"):
         done(source, tmp_path / "out", launcher, methods=("plain", "broken"), variants=variants, match="time")
     assert launcher.ran == ["costs"]
     assert done(source, tmp_path / "out", methods=("plain",), variants=variants, match="time").cells["status"].tolist() == ["done"]

@@ -17,20 +17,38 @@ from scipy import stats
 
 from pixeltrust.benchmarking import Grid, benchmark
 from pixeltrust.benchmarking.outcome import read_results
-from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, label_points, pushed_apart, weights_figure
-from pixeltrust.benchmarking.outcome.statistics import CEILING, COLUMNS, BenchmarkResults, holm, mean_shares, signed_rank, summarized
-from pixeltrust.benchmarking.outcome.words import groups, headings, markdown, rows_of, told, told_of_weights, verdict
+from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, weights_figure
+from pixeltrust.benchmarking.outcome.statistics import (
+    CEILING,
+    COLUMNS,
+    BenchmarkResults,
+    average_shares,
+    correct_by_holm,
+    signed_rank_test,
+    summarize,
+)
+from pixeltrust.benchmarking.outcome.words import (
+    describe_group,
+    describe_weights,
+    format_markdown,
+    judge_difference,
+    list_headings,
+    list_rows,
+    split_groups,
+)
 from pixeltrust.benchmarking.outcome.writing import write_results_files
 from pixeltrust.benchmarking.page import headline
 from pixeltrust.benchmarking.run import writing_results
 from pixeltrust.data.cases import Case, table_of
 from pixeltrust.demonstration.synthetic import write_source
-from pixeltrust.pages.charts import family_of, marker_of
+from pixeltrust.pages.charts import family_of, marker_of, push_apart
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.reports import report
 from test_benchmark import TINY, Here
 from test_report import MARKUP, assert_alone, needs_chromium, seen_in_chromium, words, write_case, write_run
+from tiny import leave_figures_out
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 PLAIN = [0.50, 0.60, 0.40, 0.70, 0.55, 0.45, 0.65, 0.35]  # mean .525
 SHIFTS = [0.10, 0.20, 0.15, 0.05, 0.12, 0.18, 0.08, 0.22]  # mean .1375; no two alike
 AHEAD = [a + b for a, b in zip(PLAIN, SHIFTS, strict=True)]  # mean .6625
@@ -59,12 +77,12 @@ def tables(dice, *, noise="box", clean=10, failed=(), not_run=(), cpu=None, seco
 
 
 def summary_of(dice, **options):
-    return summarized(*tables(dice, **options)).set_index("method", drop=False)
+    return summarize(*tables(dice, **options)).set_index("method", drop=False)
 
 
 def words_of(dice, **options):
-    (group,) = groups(summarized(*tables(dice, **options)))
-    return " ".join(told(group))
+    (group,) = split_groups(summarize(*tables(dice, **options)))
+    return " ".join(describe_group(group))
 
 
 def moved(values, by):
@@ -119,7 +137,7 @@ def test_the_numbers_are_those_of_numpy_and_scipy():
 
 def test_the_order_of_rows_changes_nothing():
     cells, scores = tables({"plain": {0: PLAIN, 1: AHEAD}, "clean": {0: AHEAD, 1: PLAIN[::-1]}, "pixel": {0: PLAIN[::-1], 1: PLAIN}})
-    pd.testing.assert_frame_equal(summarized(cells, scores), summarized(cells, scores.sample(frac=1, random_state=1)))
+    pd.testing.assert_frame_equal(summarize(cells, scores), summarize(cells, scores.sample(frac=1, random_state=1)))
 
 
 def test_a_difference_is_the_same_wherever_both_stand():
@@ -135,8 +153,8 @@ def test_methods_of_different_seeds_are_compared_on_those_that_both_have():
     assert (clean["seeds"], clean["seeds_not_run"], clean["minus_plain_seeds"]) == (1, 1, 1)
     text = words_of(dice, not_run=[("clean", 1)])
     assert "`plain` has the highest Dice" in text
-    assert "Case by case, on 1 seed both have, the difference is −0.138" in text
-    assert "Not all methods have the same seeds; a comparison uses those that both have." in text
+    assert "Case by case, on 1 shared seed, the difference is −0.138" in text
+    assert "Not all methods have the same seeds; a comparison uses the seeds that both have." in text
 
 
 def test_methods_without_a_common_seed_are_not_compared():
@@ -176,22 +194,22 @@ def test_the_ceiling_is_nobodys_rival_and_never_the_best():
 def test_a_seed_counts_once_all_its_folds_are_done():
     cells, scores = tables({"plain": {0: PLAIN, 1: PLAIN}})
     more = cells.assign(fold=1, status=["done", "not run"])
-    row = summarized(pd.concat([cells, more]), scores).iloc[0]
+    row = summarize(pd.concat([cells, more]), scores).iloc[0]
     assert (row["seeds"], row["seeds_not_run"]) == (1, 1)
     assert np.isnan(row["dice_sd"])
 
 
 def test_holm_worked_by_hand():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([0.01, np.nan, 0.5]) == pytest.approx([0.02, np.nan, 0.5], nan_ok=True)
-    assert holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
-    assert len(holm([])) == 0
+    assert correct_by_holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert correct_by_holm([0.01, np.nan, 0.5]) == pytest.approx([0.02, np.nan, 0.5], nan_ok=True)
+    assert correct_by_holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
+    assert len(correct_by_holm([])) == 0
 
 
 def test_the_signed_rank_worked_by_hand():
-    assert signed_rank(np.array([1.0, 2.0, 3.0])) == pytest.approx(0.25)  # 2 of the 8 choices of signs
-    assert signed_rank(np.zeros(4)) == 1
-    assert np.isnan(signed_rank(np.array([])))
+    assert signed_rank_test(np.array([1.0, 2.0, 3.0])) == pytest.approx(0.25)  # 2 of the 8 choices of signs
+    assert signed_rank_test(np.zeros(4)) == 1
+    assert np.isnan(signed_rank_test(np.array([])))
 
 
 # Cost
@@ -226,16 +244,16 @@ def test_updates_and_seconds_of_a_training_are_told_and_only_in_equal_time_as_su
     dice = {"plain": {0: PLAIN, 1: PLAIN}, "clean": {0: PLAIN, 1: PLAIN}, "pixel": {0: AHEAD, 1: AHEAD}}
     cells, scores = tables(dice, cpu={"plain": 10, "pixel": 11}, seconds={"clean": 20, "pixel": 13})
     cells.loc[cells["method"] == "plain", "updates"] = 1234.0
-    summary = summarized(cells, scores)
+    summary = summarize(cells, scores)
     assert summary[["updates", "seconds", "cpu_seconds"]].iloc[2].tolist() == [10, 13, 11]
     assert set(summary["match"]) == {"updates"}
-    table = {line.split(" | ")[0][2:]: line for line in markdown(summary, no_shares()).splitlines() if line.startswith("| `")}
+    table = {line.split(" | ")[0][2:]: line for line in format_markdown(summary, no_shares()).splitlines() if line.startswith("| `")}
     assert table["`plain`"].endswith("| 1,234 | 10 |")
     assert table["`clean`"].endswith("| 10 | 20 (by the clock) |")
-    assert "**All methods make the same number of updates**" in markdown(summary, no_shares())
-    assert "same time" not in markdown(summary, no_shares())
-    timed = summarized(cells.assign(match="time"), scores)
-    text = markdown(timed, no_shares())
+    assert "**All methods make the same number of updates**" in format_markdown(summary, no_shares())
+    assert "same time" not in format_markdown(summary, no_shares())
+    timed = summarize(cells.assign(match="time"), scores)
+    text = format_markdown(timed, no_shares())
     assert "In the same time `pixel` made 10 updates, `plain` 1,234 and `clean` 10." in text
     assert "**All methods have the same time**" in text
     assert "same number of updates" not in text
@@ -264,8 +282,8 @@ def test_a_tie_is_said_to_be_one():
 
 def test_a_difference_on_one_seed_may_be_turned_round_by_another():
     dice = {"plain": {0: PLAIN}, "clean": {0: AHEAD}}
-    assert verdict(next(iter(rows_of(summary_of(dice).loc[["clean"]])))) == "one seed"
-    assert "one training each: another seed may turn it round" in words_of(dice)
+    assert judge_difference(next(iter(list_rows(summary_of(dice).loc[["clean"]])))) == "one seed"
+    assert "one training each: another seed may change the order" in words_of(dice)
     assert np.isnan(summary_of(dice).loc["clean", "dice_sd"])
 
 
@@ -288,49 +306,51 @@ def test_plain_training_that_wins_is_said_to_win():
 
 def test_a_single_method_is_compared_with_nothing():
     text = words_of({"pixel": {0: PLAIN}}, not_run=[("plain", 0)])
-    assert "Only `pixel` has come to its end: Dice 0.525" in text
+    assert "Only `pixel` has finished: Dice 0.525" in text
     assert "Not run: `plain` (1 of 1 seed)" in text
     row = summary_of({"pixel": {0: PLAIN}}, not_run=[("plain", 0)]).loc["pixel"]
     assert np.isnan([row["minus_rival"], row["minus_plain"]]).all()
 
 
 def test_nothing_done_has_words_and_tables_too():
-    summary = summarized(*tables({}, not_run=[("plain", 0), ("clean", 0)], failed=[("pixel", 0)]))
+    summary = summarize(*tables({}, not_run=[("plain", 0), ("clean", 0)], failed=[("pixel", 0)]))
     assert tuple(summary.columns) == COLUMNS
-    text = markdown(summary, no_shares())
-    assert "No method has come to its end yet. Failed: `pixel` (1 of 1 seed). Not run: `plain` and `clean` (1 of 1 seed)." in text
-    assert headline(groups(summary)) == "Nothing has come to its end yet"
+    text = format_markdown(summary, no_shares())
+    assert "No method has finished yet. Failed: `pixel` (1 of 1 seed). Not run: `plain` and `clean` (1 of 1 seed)." in text
+    assert headline(split_groups(summary)) == "Nothing has finished yet"
 
 
 def test_what_failed_or_was_not_run_has_its_row():
     missing = {"failed": [("joint", 0), ("joint", 1), ("clean", 1)], "not_run": [("pixel", 0), ("pixel", 1)]}
-    summary = summarized(*tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": {0: AHEAD}}, **missing))
-    lines = {line.split(" | ")[0][2:]: line.split(" | ") for line in markdown(summary, no_shares()).splitlines() if line.startswith("| `")}
+    summary = summarize(*tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": {0: AHEAD}}, **missing))
+    lines = {
+        line.split(" | ")[0][2:]: line.split(" | ") for line in format_markdown(summary, no_shares()).splitlines() if line.startswith("| `")
+    }
     assert lines["`joint`"][1] == "failed"
     assert lines["`pixel`"][1] == "not run"
     assert lines["`clean`"][4] == "1 of 2 seeds (1 failed)"
     assert lines["`plain`"][4] == "2"
     assert len({len(line) for line in lines.values()}) == 1
-    assert "Failed: `clean` (1 of 2 seeds); `joint` (2 of 2 seeds)." in markdown(summary, no_shares())
+    assert "Failed: `clean` (1 of 2 seeds); `joint` (2 of 2 seeds)." in format_markdown(summary, no_shares())
 
 
 def test_tables_are_sorted_by_dice_and_their_headings_fit():
-    (group,) = groups(summarized(*tables({"plain": {0: PLAIN}, "clean": {0: AHEAD}}, not_run=[("joint", 0)])))
+    (group,) = split_groups(summarize(*tables({"plain": {0: PLAIN}, "clean": {0: AHEAD}}, not_run=[("joint", 0)])))
     assert group["method"].tolist() == ["clean", "plain", "joint"]
-    lines = markdown(group, no_shares()).splitlines()
-    assert lines[-5].count("|") == lines[-1].count("|") == len(headings(group)) + 1
+    lines = format_markdown(group, no_shares()).splitlines()
+    assert lines[-5].count("|") == lines[-1].count("|") == len(list_headings(group)) + 1
 
 
 def test_wrong_pixels_are_weighed_against_their_share():
-    shares = mean_shares(histories(pixel=[[0.02, 0.04], [0.04, 0.30]]))
+    shares = average_shares(histories(pixel=[[0.02, 0.04], [0.04, 0.30]]))
     assert shares["wrong_weight"].tolist() == pytest.approx([0.03, 0.17])
     assert (shares["wrong_weight_min"].iloc[1], shares["wrong_weight_max"].iloc[1]) == (0.04, 0.30)
     assert shares["seeds"].tolist() == [2, 2]
-    (text,) = told_of_weights(shares)
+    (text,) = describe_weights(shares)
     assert (
         text == "Wrong pixels are 10.0% of the noisy pixels, and have 17.0% of the weight of `pixel` in the last epoch (3.0% in the first)."
     )
-    assert told_of_weights(no_shares()) == []
+    assert describe_weights(no_shares()) == []
 
 
 def histories(**weights):
@@ -346,7 +366,7 @@ def histories(**weights):
 
 
 def no_shares():
-    return mean_shares(histories())
+    return average_shares(histories())
 
 
 @pytest.mark.parametrize(
@@ -359,15 +379,15 @@ def no_shares():
     ],
 )
 def test_the_headline_of_a_group_says_what_came_out(clean, said):
-    assert headline(groups(summarized(*tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": clean})))).startswith(said)
+    assert headline(split_groups(summarize(*tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": clean})))).startswith(said)
 
 
 def test_the_headline_of_several_groups_counts_them():
     parts = [tables({"plain": {0: PLAIN, 1: PLAIN}, "clean": {0: AHEAD, 1: AHEAD}}, clean=count) for count in (10, 20)]
     parts.append(tables({"plain": {0: AHEAD, 1: AHEAD}, "clean": {0: PLAIN, 1: PLAIN}}, clean=30))
-    summary = summarized(*(pd.concat(some, ignore_index=True) for some in zip(*parts, strict=True)))
+    summary = summarize(*(pd.concat(some, ignore_index=True) for some in zip(*parts, strict=True)))
     said = "`clean` has the highest Dice in 2 of 3 comparisons; in 2 of them it can be told from the second"
-    assert headline(groups(summary)) == said
+    assert headline(split_groups(summary)) == said
 
 
 # Figures
@@ -385,12 +405,12 @@ def many():
             seconds = {method: 1 + 0.1 * place for place, method in enumerate(METHODS)}
             parts.append(tables(dice, noise=noise, clean=clean, failed=failed, seconds=seconds))
     cells, scores = (pd.concat(some, ignore_index=True) for some in zip(*parts, strict=True))
-    shares = mean_shares(histories(pixel=[[0.05, 0.1, 0.2]], image=[[0.1, np.nan, 0.1]]))
+    shares = average_shares(histories(pixel=[[0.05, 0.1, 0.2]], image=[[0.1, np.nan, 0.1]]))
     return BenchmarkResults(cells=cells, scores=scores, shares=shares)
 
 
 def drawn_of(outcome):
-    methods, some = list(METHODS), [group for group in groups(outcome.summary) if group["clean"].iloc[0] == 50]
+    methods, some = list(METHODS), [group for group in split_groups(outcome.summary) if group["clean"].iloc[0] == 50]
     yield dice_figure(some, outcome.seed_means, methods), set(METHODS) | {"failed", "box, 50 clean masks", "triangle, 50 clean masks"}
     yield cost_figure(some[:1], methods), set(METHODS) - {"t-loss"} | {"cost of an update, in those of plain"}
     yield clean_figure(outcome.summary, methods), set(METHODS) - {"t-loss"} | {"10", "20", "50", "box", "triangle"}
@@ -421,23 +441,20 @@ def test_methods_of_one_colour_have_different_marks():
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.1))
 def test_labels_pushed_apart_keep_their_order_and_their_distance(values, gap):
-    places = pushed_apart(sorted(values), gap=gap, low=0, high=1)
+    places = push_apart(sorted(values), gap=gap, low=0, high=1)
     assert all(above - below > gap - 1e-9 for below, above in pairwise(places))
     assert min(places) > -1e-9
     assert max(places) < 1 + 1e-9
 
 
 def test_a_label_that_is_alone_stays_where_it_is():
-    assert pushed_apart([0.2, 0.8], gap=0.1, low=0, high=1) == pytest.approx([0.2, 0.8])
+    assert push_apart([0.2, 0.8], gap=0.1, low=0, high=1) == pytest.approx([0.2, 0.8])
 
 
-def test_points_in_one_place_have_their_names_apart(many):
-    figure = cost_figure(groups(many.summary)[:1], list(METHODS)).figure
-    axes = figure.axes[0]
-    for old in list(axes.texts):
-        old.remove()
-    label_points(axes, dict.fromkeys(METHODS[:6], (1.2, 0.6)))
-    assert len({text.xyann for text in axes.texts}) == 6
+def test_points_in_one_place_have_a_name_each(many):
+    group = split_groups(many.summary)[0].assign(dice=0.6, cost=1.2)
+    (axes,) = cost_figure([group], list(METHODS)).figure.axes
+    assert {text.get_text() for text in axes.get_legend().get_texts()} == set(METHODS)
 
 
 # The folder
@@ -518,7 +535,7 @@ def test_the_page_stands_alone_and_tells_what_came_out(told_folder):
     assert "clean is ahead" not in text
     assert "clean has the highest Dice, 0.605" in text
     assert "pixel , box, 1 clean, seed 1: out of <memory>" in text
-    assert "2 trainings not run, or not to the end." in text
+    assert "2 trainings not run, or not finished." in text
     assert "joint not run" in text
     assert "mine is method = pixel" in text
     assert "Wilcoxon" in text
@@ -540,7 +557,8 @@ def test_looking_at_a_benchmark_changes_nothing_in_it(tmp_path):
     assert sorted(folder.rglob("*")) == before
 
 
-def test_a_figure_that_nothing_stands_for_any_more_goes(tmp_path):
+def test_a_figure_that_nothing_stands_for_any_more_goes(tmp_path, monkeypatch):
+    leave_figures_out(monkeypatch)
     folder = write_benchmark(tmp_path / "out")
     (folder / "figures").mkdir()
     (folder / "figures" / "dice-7.svg").touch()
@@ -575,7 +593,8 @@ def test_pages_and_tables_do_without_images_that_are_gone(tmp_path):
     assert_alone((folder / "report.html").read_text(encoding="utf-8"))
 
 
-def test_a_stopped_benchmark_tells_what_is_there(tmp_path):
+def test_a_stopped_benchmark_tells_what_is_there(tmp_path, monkeypatch):
+    leave_figures_out(monkeypatch)
     folder = write_benchmark(tmp_path / "out")
     with pytest.raises(KeyboardInterrupt), writing_results(folder):
         raise KeyboardInterrupt

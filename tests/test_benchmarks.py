@@ -29,6 +29,7 @@ from test_benchmark_outcome import write_benchmark
 TINY = ["--networks", "kinds:tiny", "--sizes", "16", "--shapes", "2+3", "--device", "cpu", "--rounds", "2", "--warm-updates", "2"]
 
 
+@pytest.mark.slow
 def test_every_kind_of_step_is_measured_and_in_the_table(tmp_path):
     step.main([*TINY, "--out", str(tmp_path)])
     (record,) = json.loads((tmp_path / "cells.json").read_text())
@@ -65,12 +66,15 @@ def test_all_exact_kinds_have_the_weights_of_the_textbook(precision, far):
     assert set(record["agreement"]) == {"exact", "exact-unfused", "torch-duals", "two-reverse", "differentiated", "finite-difference"}
 
 
-def test_what_fails_is_said_in_a_word_and_the_rest_is_measured():
-    refused = measuring.measure(kinds.Cell(network="kinds:tiny", size=16, precision="bf16"), rounds=1, memory=False)
+@pytest.mark.parametrize(
+    "some", [("plain", "both", "exact", "finite-difference"), pytest.param(tuple(kinds.KINDS), marks=pytest.mark.slow)]
+)
+def test_what_fails_is_said_in_a_word_and_the_rest_is_measured(some):
+    refused = measuring.measure(kinds.Cell(network="kinds:tiny", size=16, precision="bf16"), kinds=some, rounds=1, memory=False)
     assert refused["failures"]["finite-difference"]["word"] == "refused"
     assert "refused" in step.table([refused])
-    assert set(kinds.KINDS) - set(refused["seconds"]) == {"finite-difference"}
-    no_forward_mode = measuring.measure(kinds.Cell(network="tiny:without_forward_mode", size=16), rounds=1, memory=False)
+    assert set(some) - set(refused["seconds"]) == {"finite-difference"}
+    no_forward_mode = measuring.measure(kinds.Cell(network="tiny:without_forward_mode", size=16), kinds=some, rounds=1, memory=False)
     assert no_forward_mode["failures"]["exact"]["word"] == "no forward mode"
     assert {"plain", "both", "finite-difference"} <= set(no_forward_mode["seconds"])
 
@@ -134,7 +138,7 @@ VARIANTS = ["trust:power=3,jitter=all", "trust:split=True,smooth=5", "finetuned:
 
 @pytest.mark.parametrize("variant", ["pixel", *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS)])
 def test_the_search_for_trust_runs_as_a_toy(variant, monkeypatch):
-    for name, value in {"DEVELOPMENT": 4, "NOISY": 8, "BATCH": 4, "EPOCHS": 3}.items():
+    for name, value in {"DEVELOPMENT": 4, "NOISY": 8, "BATCH": 4, "EPOCHS": 3, "SIDE": 16}.items():
         monkeypatch.setattr(trust_search, name, value)
     draws = np.random.default_rng(0)
     side = trust_search.SIDE

@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from examples import examples
 from pixeltrust.config import Config
 from pixeltrust.data import cases as cases_module
+from pixeltrust.data import checks as checks_module
 from pixeltrust.data.batches import Streams, hold_out
-from pixeltrust.data.cases import Case, CaseList, check, clean_warnings, files_by_id, read_cases, table_of
+from pixeltrust.data.cases import Case, CaseList, check, files_by_id, read_cases, table_of
+from pixeltrust.data.checks import clean_warnings
 from pixeltrust.data.images import read_header
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.training.run_writer import RunWriter
@@ -99,7 +102,7 @@ def test_test_may_be_absent(tmp_path):
     assert read(folder(tmp_path, test=())).of("test") == []
 
 
-def test_a_clean_and_noisy_case_trains_as_clean_and_that_is_said(tmp_path):
+def test_a_clean_and_noisy_case_trains_as_clean_with_a_note(tmp_path):
     found = read(folder(tmp_path, noisy=("n1", "both"), clean=("c1", "both")))
     assert [case.id for case in found.of("clean")] == ["both", "c1"]
     assert [case.id for case in found.of("noisy")] == ["n1"]
@@ -114,7 +117,7 @@ def test_images_without_masks_and_other_files_are_counted_and_hidden_ones_passed
         (tmp_path / "noisy" / name).write_bytes(b"")
     notes = read(tmp_path).notes
     assert "2 images without any mask: not used" in notes
-    assert f"{tmp_path / 'noisy'}: 2 entries that are no images left out: Thumbs.db, n3.png" in notes
+    assert f"{tmp_path / 'noisy'}: 2 entries that are not images left out: Thumbs.db, n3.png" in notes
     assert len(notes) == 2
 
 
@@ -146,10 +149,10 @@ def test_every_fault_of_a_folder_is_found_in_one_go(tmp_path):
     assert len(found) == 9
 
 
-@pytest.mark.parametrize(("missing", "said"), [("noisy", "nothing to learn to trust"), ("clean", "expert masks are needed")])
-def test_no_noisy_and_no_clean_mask_is_a_fault(tmp_path, missing, said):
+@pytest.mark.parametrize(("missing", "expected"), [("noisy", "nothing to learn to trust"), ("clean", "expert masks are needed")])
+def test_no_noisy_and_no_clean_mask_is_a_fault(tmp_path, missing, expected):
     folder(tmp_path, **{missing: ()})
-    only(faults(read, tmp_path), tmp_path / missing, said)
+    only(faults(read, tmp_path), tmp_path / missing, expected)
 
 
 def test_a_test_image_that_trains_under_another_name_is_a_fault(tmp_path):
@@ -170,16 +173,16 @@ def test_a_turned_photograph_fits_the_mask_drawn_on_what_is_seen(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "expected"),
     [
         (lambda root: root / "nowhere", "no such folder"),
         (lambda root: root, "has no images/"),
         (lambda root: put(root / "a.png"), "a .csv or .parquet table"),
     ],
 )
-def test_what_is_no_data_folder_is_said_to_be_none(tmp_path, make, said):
+def test_what_is_not_a_data_folder_is_refused(tmp_path, make, expected):
     data = make(tmp_path)
-    with pytest.raises(DataError, match=said) as caught:
+    with pytest.raises(DataError, match=expected) as caught:
         read(data)
     assert str(data) in str(caught.value)
 
@@ -300,7 +303,7 @@ def test_a_short_row_has_no_group(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         ("id,image,role\n1,a,noisy\n", "no column mask"),
         ("id;image;mask;role\n1;a;b;noisy\n", "found: ['id;image;mask;role']"),
@@ -311,12 +314,12 @@ def test_a_short_row_has_no_group(tmp_path):
         ("id,image,mask,role\n", "no usable noisy mask"),
     ],
 )
-def test_a_table_that_is_none_is_said_to_be_none(tmp_path, text, said):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path, text, expected):
     table = tmp_path / "cases.csv"
     table.write_text(text)
     with pytest.raises(DataError) as caught:
         read(table)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
     assert str(table) in str(caught.value)
 
 
@@ -365,7 +368,7 @@ def assert_sides_are_apart(cases):
 
 
 @given(table_rows)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_no_table_gives_one_id_image_or_group_to_both_sides(pictures, rows):
     # One row of each training role more, so that many tables are sound.
     rows = [("n", "w", "noisy", ""), ("c", "w", "clean", ""), *rows]
@@ -385,7 +388,7 @@ def test_sound_tables_are_not_refused(pictures):
 
 
 @given(*(st.sets(ids) for _ in range(4)))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_no_folder_gives_one_id_to_both_sides(images, noisy, clean, test):
     with tempfile.TemporaryDirectory() as root:
         folder(Path(root), images=images)
@@ -483,7 +486,7 @@ def test_faults_of_one_kind_are_shown_together_with_their_number_and_their_repai
 
 
 @pytest.mark.parametrize(
-    ("clean", "val_fraction", "said"),
+    ("clean", "val_fraction", "expected"),
     [
         (2, 0.2, ["2 clean masks", "have 10 or more, best 50 to 100"]),
         (9, 0.0, ["9 clean masks", "have 10 or more"]),
@@ -496,10 +499,10 @@ def test_faults_of_one_kind_are_shown_together_with_their_number_and_their_repai
         (25, 0.0, []),
     ],
 )
-def test_few_clean_masks_are_warned_of_with_the_number_from_which_validation_begins(clean, val_fraction, said):
+def test_few_clean_masks_are_warned_of_with_the_number_from_which_validation_begins(clean, val_fraction, expected):
     warnings = clean_warnings(clean, val_fraction=val_fraction)
-    assert len(warnings) == bool(said)
-    assert all(words in warnings[0] for words in said)
+    assert len(warnings) == bool(expected)
+    assert all(words in warnings[0] for words in expected)
 
 
 @pytest.mark.parametrize("clean", range(10, 120, 3))
@@ -557,7 +560,7 @@ def test_a_size_tells_whether_a_mask_was_drawn_on_the_turned_image(tmp_path):
     assert "1 image turned by EXIF" in read(tmp_path).notes[0]
 
 
-def test_masks_with_a_palette_of_two_colours_are_spoken_of(tmp_path):
+def test_masks_with_a_palette_of_two_colours_are_noted(tmp_path):
     folder(tmp_path)
     picture = Image.fromarray(BLANK)
     picture.putpalette((255, 255, 255, 0, 0, 0))
@@ -595,10 +598,10 @@ def test_check_tells_the_faults_of_the_headers_first(tmp_path):
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path):
-    for path, said in ((tmp_path / "nowhere", "there is no such folder"), (put(tmp_path / "a.png"), "not a folder")):
+    for path, expected in ((tmp_path / "nowhere", "there is no such folder"), (put(tmp_path / "a.png"), "not a folder")):
         with pytest.raises(DataError) as caught:
             files_by_id(path)
-        assert str(caught.value) == f"{path}: {said}"
+        assert str(caught.value) == f"{path}: {expected}"
 
 
 # Many cases
@@ -663,7 +666,7 @@ def test_before_the_first_update_no_pixel_is_decoded_and_no_case_made_and_every_
     paths = {"image": [f"images/{name}.png" for name in names], "mask": [f"{r}/{name}.png" for r, name in zip(roles, names, strict=True)]}
     pd.DataFrame({**columns, **paths}).to_parquet(tmp_path / "cases.parquet")
     opened, made = [], []
-    monkeypatch.setattr(cases_module, "read_header", lambda path: opened.append(path) or read_header(path))
+    monkeypatch.setattr(checks_module, "read_header", lambda path: opened.append(path) or read_header(path))
     monkeypatch.setattr(cases_module, "Case", lambda *fields: made.append(fields) or Case(*fields))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda opened: pytest.fail("decoded"))
     config = Config(image_size=16, cache_gib=0)

@@ -7,9 +7,10 @@ import typing
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from pixeltrust import config as config_module
 from pixeltrust.config import Config, config_from, read_config, to_toml
 from pixeltrust.method_table import METHODS
@@ -63,7 +64,7 @@ def test_the_values_above_are_those_of_every_setting():
 
 
 @given(valid)
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_the_saved_file_is_the_file_that_repeats(tmp_path_factory, values):
     file = tmp_path_factory.getbasetemp() / "round-trip.toml"
     config = Config(**values)
@@ -73,7 +74,7 @@ def test_the_saved_file_is_the_file_that_repeats(tmp_path_factory, values):
 
 
 @given(valid)
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_settings_are_kept_as_given(values):
     config = Config(**values)
     assert {name: getattr(config, name) for name in values} == values

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from examples import examples
 from pixeltrust.config import Config
 from pixeltrust.data import batches as data_module
 from pixeltrust.data.batches import (
@@ -201,7 +202,7 @@ orders = st.tuples(st.integers(1, 30), st.integers(1, 40), st.integers(0, 3), st
 
 
 @given(orders, st.integers(0, 8))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_an_endless_stream_gives_every_case_once_in_every_round(order, round_):
     count, batch_size, seed, stream = order
     cases = np.arange(100, 100 + count)
@@ -213,7 +214,7 @@ def test_an_endless_stream_gives_every_case_once_in_every_round(order, round_):
 
 
 @given(orders, st.integers(0, 5))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_an_epoch_gives_every_case_once_and_its_last_batch_may_be_short(order, epoch):
     count, batch_size, seed, stream = order
     cases = np.arange(100, 100 + count)
@@ -303,7 +304,7 @@ def test_as_many_are_held_out_as_the_share_says_and_none_below_10(count, share, 
 
 
 @given(st.lists(st.sampled_from(["", *"abcdefghij"]), max_size=80), st.floats(0, 0.9), st.integers(0, 50))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_no_case_and_no_group_trains_and_chooses(groups, share, seed):
     cases = clean_cases(len(groups), lambda number: groups[number] or None)
     train, held = hold_out(cases, configured(val_fraction=share, seed=seed))

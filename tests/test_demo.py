@@ -10,7 +10,7 @@ from torch import nn
 from pixeltrust.config import read_config
 from pixeltrust.data.images import read_labels
 from pixeltrust.demonstration import demo as demo_module
-from pixeltrust.demonstration.demo import Demo, Plan, Row, demo
+from pixeltrust.demonstration.demo import Demo, DemoRow, Plan, demo
 from pixeltrust.metrics import bootstrap_interval
 from pixeltrust.plumbing.errors import RunError
 
@@ -19,6 +19,7 @@ def tiny_network(in_channels, out_channels):
     return nn.Conv2d(in_channels, out_channels, 3, padding=1)
 
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 TOY = Plan(cases=24, test_share=0.25, clean=4, size=32, model=f"{__name__}:tiny_network", image_size=16, epochs=1, seed=3)
 
 
@@ -122,7 +123,7 @@ def test_stages_are_announced_on_standard_error(toy, capsys):
 
 def test_a_folder_with_something_else_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
-    with pytest.raises(RunError, match="has something in it that is no demo"):
+    with pytest.raises(RunError, match="has something in it that is not a demo"):
         demo(tmp_path, plan=TOY, show_progress=False)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -150,8 +151,8 @@ def test_a_file_in_the_way_is_the_users_to_mend(tmp_path):
 
 def test_the_summary_is_plain_about_a_loss(tmp_path):
     rows = (
-        Row(method="plain", dice=0.9, low=0.85, high=0.95, seconds=30),
-        Row(method="trust", dice=0.8, low=0.7, high=0.9, seconds=100),
+        DemoRow(method="plain", dice=0.9, low=0.85, high=0.95, seconds=30),
+        DemoRow(method="trust", dice=0.8, low=0.7, high=0.9, seconds=100),
     )
     numbers = {"difference": -0.1, "difference_low": -0.15, "difference_high": -0.05, "given": 0.9, "mended": 0.8}
     text = str(Demo(rows=rows, **numbers, audit=tmp_path, page=tmp_path))

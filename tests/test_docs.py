@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
+import wrap
 from pixeltrust import config
 from pixeltrust.config import Config
 from pixeltrust.demonstration.synthetic import write_source
 
 ROOT = Path(__file__).parents[1]
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+LABORATORY = ("benchmarks", "experiments", "tests/reliability", "docs/make")
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *(ROOT / folder / "README.md" for folder in LABORATORY)]
 QUICK = ["--set", "image_size=32", "--set", "epochs=1", "--set", "batch_size=8", "--set", "clean_batch_size=8"]
 
 
@@ -93,6 +95,32 @@ def test_every_option_of_every_command_is_documented():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_no_page_is_left_half_merged(page):
     assert not re.search("^(<<<<<<<|=======|>>>>>>>)", page.read_text(encoding="utf-8"), re.M)
+
+
+@pytest.mark.parametrize("page", [page for page in wrap.pages() if page.name != "lab.md"], ids=lambda page: page.name)
+def test_prose_is_wrapped(page):
+    long = [line for line in page.read_text(encoding="utf-8").splitlines() if len(line) > wrap.WIDTH and not wrap.KEPT.match(line)]
+    assert long == [], "python docs/make/wrap.py wraps it"
+
+
+def test_wrapping_changes_no_word_and_opens_no_list():
+    page = (
+        "# A heading\n\nwords "
+        + "and more " * 20
+        + "- 1\n\n- an item\n  of two lines with `code that stays in one`\n\n    code   as it is\n"
+    )
+    made = wrap.wrapped(page)
+    assert made.split() == page.split()
+    assert max(map(len, made.splitlines())) <= wrap.WIDTH
+    assert [line for line in made.splitlines() if line.startswith("-")] == ["- an item of two lines with `code that stays in one`"]
+    assert "    code   as it is" in made
+    assert wrap.wrapped(made) == made
+
+
+@pytest.mark.parametrize("folder", LABORATORY)
+def test_every_folder_of_the_laboratory_says_what_it_is_for_and_is_in_the_readme(folder):
+    assert (ROOT / folder / "README.md").read_text(encoding="utf-8").startswith(f"# {folder}: ")
+    assert f"`{folder}/`" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,7 +1,6 @@
 """A file from the web is whole and the right one, or not there; what was received before a break is not received again."""
 
 import hashlib
-import os
 import signal
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from pixeltrust.datasets.downloads import UNFINISHED, Patience, alone_in, download, held_bytes, remote_size
+from pixeltrust.datasets.downloads import UNFINISHED, Patience, bytes_on_disk, download, lock_folder, remote_size
 from pixeltrust.plumbing.errors import FetchError, RunError
 from waiting import TOO_LONG, wait_for
 from web import serving
@@ -24,7 +23,7 @@ PATIENT = Patience(tries=3, wait_s=0.001, timeout_s=TOO_LONG)
 
 @pytest.fixture
 def folder(tmp_path):
-    with alone_in(tmp_path / "archives"):
+    with lock_folder(tmp_path / "archives"):
         yield tmp_path / "archives"
 
 
@@ -36,7 +35,7 @@ def left_in(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {f"{UNFINISHED}/lock"}
 
 
-def broken_off(web, folder, after):
+def part_of(web, folder, after):
     """The address of a file of which an earlier call received that much."""
     url = web.put("a.zip", CONTENT, breaks=[after])
     with pytest.raises(FetchError, match="is kept in"):
@@ -65,41 +64,41 @@ def test_after_a_break_only_the_rest_is_asked_for(web, folder):
     assert web.ranges("a.zip") == [None, f"bytes={2 * CHUNK}-", f"bytes={3 * CHUNK}-"]
 
 
-def test_a_later_call_goes_on_where_an_earlier_one_gave_up(web, folder):
-    url = broken_off(web, folder, 2 * CHUNK)
-    assert held_bytes(url, folder) == 2 * CHUNK
+def test_a_later_call_resumes_where_an_earlier_one_gave_up(web, folder):
+    url = part_of(web, folder, 2 * CHUNK)
+    assert bytes_on_disk(url, folder) == 2 * CHUNK
     assert download(url, md5=MD5, folder=folder, patience=HASTY).read_bytes() == CONTENT
     assert web.ranges("a.zip") == [f"bytes={2 * CHUNK}-"]
     assert left_in(folder) == {"a.zip"}
 
 
-def test_a_later_call_goes_on_where_ctrl_c_stopped_an_earlier_one(web, folder):
+def test_a_later_call_resumes_where_ctrl_c_stopped_an_earlier_one(web, folder):
     def stop(held, _):
         if held >= 3 * CHUNK:
             raise KeyboardInterrupt
 
     url = web.put("a.zip", CONTENT)
     with pytest.raises(KeyboardInterrupt):
-        download(url, md5=MD5, folder=folder, patience=HASTY, tell=stop)
+        download(url, md5=MD5, folder=folder, patience=HASTY, report=stop)
     assert download(url, md5=MD5, folder=folder, patience=HASTY).read_bytes() == CONTENT
     assert web.ranges("a.zip") == [None, f"bytes={3 * CHUNK}-"]
 
 
-def test_a_later_call_goes_on_where_an_earlier_process_was_killed(web, tmp_path):
+def test_a_later_call_resumes_where_an_earlier_process_was_killed(web, tmp_path):
     folder = tmp_path / "archives"
     url = web.put("a.zip", CONTENT, stalls=[3 * CHUNK])
     code = (
-        "import sys; from pathlib import Path; from pixeltrust.datasets.downloads import alone_in, download\n"
+        "import sys; from pathlib import Path; from pixeltrust.datasets.downloads import lock_folder, download\n"
         "folder = Path(sys.argv[3])\n"
-        "with alone_in(folder): download(sys.argv[1], md5=sys.argv[2], folder=folder)"
+        "with lock_folder(folder): download(sys.argv[1], md5=sys.argv[2], folder=folder)"
     )
     with subprocess.Popen([sys.executable, "-c", code, url, MD5, folder]) as child:
-        wait_for(lambda: held_bytes(url, folder) >= 3 * CHUNK, child)
+        wait_for(lambda: bytes_on_disk(url, folder) >= 3 * CHUNK, child)
         child.send_signal(signal.SIGKILL)
     assert child.returncode == -signal.SIGKILL
-    with alone_in(folder):
+    with lock_folder(folder):
         assert download(url, md5=MD5, folder=folder, patience=HASTY).read_bytes() == CONTENT
-        assert left_in(folder) == {"a.zip"}  # neither is pooch's temporary file there
+        assert left_in(folder) == {"a.zip"}
     assert web.ranges("a.zip") == [None, f"bytes={3 * CHUNK}-"]
 
 
@@ -110,22 +109,13 @@ def test_nothing_is_received_again_when_the_stop_came_while_the_sum_was_checked(
 
     url = web.put("a.zip", CONTENT)
     with pytest.raises(KeyboardInterrupt):
-        download(url, md5=MD5, folder=folder, patience=HASTY, tell=stop)
+        download(url, md5=MD5, folder=folder, patience=HASTY, report=stop)
     assert download(url, md5=MD5, folder=folder, patience=HASTY).read_bytes() == CONTENT
     assert web.ranges("a.zip") == [None]
 
 
-def test_it_works_where_the_disk_has_no_hard_links(web, folder, monkeypatch):
-    def refused(*_, **__):
-        raise PermissionError
-
-    monkeypatch.setattr(os, "link", refused)
-    assert download(web.put("a.zip", CONTENT), md5=MD5, folder=folder, patience=HASTY).read_bytes() == CONTENT
-    assert left_in(folder) == {"a.zip"}
-
-
 def test_a_server_that_knows_no_ranges_sends_all_again(web, folder):
-    url = broken_off(web, folder, 2 * CHUNK)
+    url = part_of(web, folder, 2 * CHUNK)
     web.put("a.zip", CONTENT, ranges=False)
     assert download(url, md5=MD5, folder=folder, patience=HASTY).read_bytes() == CONTENT
     assert len(web.ranges("a.zip")) == 1
@@ -137,22 +127,22 @@ def test_a_server_that_knows_no_ranges_sends_all_again(web, folder):
     ids=["another etag", "longer", "shorter than the part", "as long as the part"],
 )
 def test_a_file_that_has_changed_since_is_fetched_from_its_start(web, folder, content, etag):
-    url = broken_off(web, folder, 2 * CHUNK)
+    url = part_of(web, folder, 2 * CHUNK)
     web.put("a.zip", content, etag=etag)
     assert download(url, md5=hashlib.md5(content).hexdigest(), folder=folder, patience=HASTY).read_bytes() == content
     assert web.ranges("a.zip")[-1] is None
 
 
-def test_a_part_without_its_record_is_not_gone_on_with(web, folder):
-    url = broken_off(web, folder, 2 * CHUNK)
+def test_a_part_without_its_record_is_not_resumed(web, folder):
+    url = part_of(web, folder, 2 * CHUNK)
     part(folder).with_name("a.zip.json").write_text("{")
     part(folder).write_bytes(b"something else")
     assert download(url, md5=MD5, folder=folder, patience=HASTY).read_bytes() == CONTENT
     assert web.ranges("a.zip") == [None]
 
 
-def test_a_file_of_one_name_from_elsewhere_is_not_gone_on_with(web, folder):
-    broken_off(web, folder, 2 * CHUNK)
+def test_a_file_of_one_name_from_elsewhere_is_not_resumed(web, folder):
+    part_of(web, folder, 2 * CHUNK)
     url = web.put("elsewhere/a.zip", CONTENT)
     assert download(url, md5=MD5, folder=folder, patience=HASTY).read_bytes() == CONTENT
     assert web.ranges("elsewhere/a.zip") == [None]
@@ -164,22 +154,22 @@ def test_a_server_that_does_not_say_the_size_is_believed_when_the_sum_is_right(w
     assert download(url, md5=MD5, folder=folder, patience=HASTY).read_bytes() == CONTENT
 
 
-def test_a_wrong_sum_is_told_with_both_sums_and_the_file_is_gone(web, folder):
+def test_a_wrong_sum_is_reported_with_both_sums_and_the_file_is_gone(web, folder):
     url = web.put("a.zip", OTHER)
     with pytest.raises(FetchError) as caught:
         download(url, md5=MD5, folder=folder, patience=PATIENT)
-    for said in (url, MD5, hashlib.md5(OTHER).hexdigest(), "Call again"):
-        assert said in str(caught.value)
+    for expected in (url, MD5, hashlib.md5(OTHER).hexdigest(), "call again"):
+        assert expected in str(caught.value)
     assert left_in(folder) == set()
     assert len(web.asked) == 1
 
 
-def test_a_file_of_the_users_with_a_wrong_sum_is_told_and_left_alone(web, folder):
+def test_a_file_of_the_users_with_a_wrong_sum_is_reported_and_left_alone(web, folder):
     (folder / "a.zip").write_bytes(OTHER)
     with pytest.raises(FetchError) as caught:
         download(web.put("a.zip", CONTENT), md5=MD5, folder=folder, patience=HASTY)
-    for said in (str(folder / "a.zip"), MD5, hashlib.md5(OTHER).hexdigest(), "remove it"):
-        assert said in str(caught.value)
+    for expected in (str(folder / "a.zip"), MD5, hashlib.md5(OTHER).hexdigest(), "remove it"):
+        assert expected in str(caught.value)
     assert (folder / "a.zip").read_bytes() == OTHER
     assert web.asked == []
 
@@ -194,16 +184,16 @@ def test_what_is_not_there_is_asked_for_once(web, folder, status):
 
 def test_a_server_in_trouble_is_asked_again(web, folder):
     url = web.put("a.zip", CONTENT, statuses=[503, 429])
-    told = []
-    assert download(url, md5=MD5, folder=folder, patience=PATIENT, tell=lambda _, doing: told.append(doing)).read_bytes() == CONTENT
+    reports = []
+    assert download(url, md5=MD5, folder=folder, patience=PATIENT, report=lambda _, doing: reports.append(doing)).read_bytes() == CONTENT
     assert len(web.asked) == 3
-    assert told[0] == "the server answers 503 Service Unavailable; again in 0.001 s"
-    assert told[1] == "the server answers 429 Too Many Requests; again in 0.002 s"
+    assert reports[0] == "the server answers 503 Service Unavailable; again in 0.001 s"
+    assert reports[1] == "the server answers 429 Too Many Requests; again in 0.002 s"
 
 
 def test_a_server_that_stays_in_trouble_is_given_up(web, folder):
     url = web.put("a.zip", CONTENT, statuses=[500] * 9)
-    with pytest.raises(FetchError, match="the server answers 500 Internal Server Error, 3 times in a row; look at your connection"):
+    with pytest.raises(FetchError, match="the server answers 500 Internal Server Error, 3 times in a row; check your connection"):
         download(url, md5=MD5, folder=folder, patience=PATIENT)
     assert len(web.asked) == 3
 
@@ -219,7 +209,7 @@ def test_a_server_that_falls_silent_is_left_and_asked_for_the_rest(web, folder):
 @pytest.mark.slow
 def test_a_server_that_stays_silent_is_given_up(web, folder):
     url = web.put("a.zip", CONTENT, stalls=[2 * CHUNK, 0, 0])
-    with pytest.raises(FetchError, match=r"no answer for 2 s, 2 times in a row; what there is of it is kept in .*a\.zip\.part"):
+    with pytest.raises(FetchError, match=r"no answer for 2 s, 2 times in a row; what was received is kept in .*a\.zip\.part"):
         download(url, md5=MD5, folder=folder, patience=Patience(tries=2, wait_s=0.001, timeout_s=2))
     assert part(folder).read_bytes() == CONTENT[: 2 * CHUNK]
 
@@ -243,7 +233,7 @@ def test_a_server_that_is_not_there_is_one_sentence(folder):
         download(url, md5=MD5, folder=folder, patience=PATIENT)
     assert str(caught.value).startswith(f"{url}: the connection failed (")
     assert "refused" in str(caught.value)
-    assert "look at your connection" in str(caught.value)
+    assert "check your connection" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -260,12 +250,12 @@ def test_the_size_is_asked_for_without_the_file(web):
     assert {method for method, _, _ in web.asked} == {"HEAD"}
 
 
-def test_it_is_told_how_far_it_is(web, folder):
-    told = []
-    download(web.put("a.zip", CONTENT), md5=MD5, folder=folder, patience=HASTY, tell=lambda *words: told.append(words))
-    held = [number for number, _ in told]
+def test_progress_is_reported(web, folder):
+    reports = []
+    download(web.put("a.zip", CONTENT), md5=MD5, folder=folder, patience=HASTY, report=lambda *words: reports.append(words))
+    held = [number for number, _ in reports]
     assert held == sorted(held)
-    assert (told[0], told[-1]) == ((0, ""), (len(CONTENT), "checking"))
+    assert (reports[0], reports[-1]) == ((0, ""), (len(CONTENT), "checking"))
 
 
 def test_a_full_disk_is_named(web, folder, monkeypatch):
@@ -273,20 +263,27 @@ def test_a_full_disk_is_named(web, folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(RunError, match="cannot be written: No space left on device"):
-        download(web.put("a.zip", CONTENT), md5=MD5, folder=folder, patience=PATIENT, tell=full)
+        download(web.put("a.zip", CONTENT), md5=MD5, folder=folder, patience=PATIENT, report=full)
+
+
+def test_what_a_kill_between_two_moves_left_behind_is_removed(web, folder):
+    url = part_of(web, folder, 2 * CHUNK)
+    (folder / "a.zip").write_bytes(CONTENT)
+    download(url, md5=MD5, folder=folder, patience=HASTY)
+    assert left_in(folder) == {"a.zip"}
 
 
 def test_two_processes_do_not_write_one_folder(tmp_path):
-    with alone_in(tmp_path / "a"), alone_in(tmp_path / "b"):
-        with pytest.raises(RunError, match="another process is downloading into it"), alone_in(tmp_path / "a"):
+    with lock_folder(tmp_path / "a"), lock_folder(tmp_path / "b"):
+        with pytest.raises(RunError, match="another process is downloading into it"), lock_folder(tmp_path / "a"):
             pass
         (tmp_path / "a" / UNFINISHED / "kept").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-    with alone_in(tmp_path / "a"):
+    with lock_folder(tmp_path / "a"):
         pass
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="archives: cannot be written"), alone_in(tmp_path / "file" / "archives"):
+    with pytest.raises(RunError, match="archives: cannot be written"), lock_folder(tmp_path / "file" / "archives"):
         pass

@@ -84,7 +84,7 @@ def test_a_fault_surfaces_where_the_batch_is_asked_for():
         assert caught.value.faults == ["noisy 1"]
 
 
-def test_a_fault_in_a_batch_that_nobody_asks_for_is_none():
+def test_a_fault_in_a_batch_that_nobody_asks_for_is_not_raised():
     with Prefetcher(Making(faulty=[("noisy", 1)]), 5) as ahead:
         ahead.batch("noisy", 0)
 

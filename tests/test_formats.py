@@ -1,6 +1,7 @@
 """Annotation formats of other tools: round trips, files by hand as their documentation describes, and files that mean harm."""
 
 import base64
+import inspect
 import io
 import json
 import re
@@ -22,9 +23,13 @@ from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 
 import other_programs
+from pixeltrust import cli
 from pixeltrust.auditing.folder import CASE_NUMBERS, AuditRecord
 from pixeltrust.data.images import MAX_PIXELS, read_labels, write_png
-from pixeltrust.formats import convert, label_studio, polygons, rle
+from pixeltrust.formats import brushes, polygons, rle
+from pixeltrust.formats.annotations import Annotations, Picture, Region
+from pixeltrust.formats.convert import FORMATS, convert
+from pixeltrust.formats.format import Format
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 
 OTHERS = ("coco", "coco-polygons", "label-studio", "cvat", "fiftyone")
@@ -142,22 +147,22 @@ def test_where_some_masks_ignore_pixels_255_is_ignored_in_all_files(tmp_path):
 @given(MASKS)
 def test_runs_are_the_mask_again(mask):
     flat = mask.reshape(-1)
-    counts = rle.counts_of(flat)
-    assert (rle.mask_of(rle.checked_counts(counts.tolist(), flat.size)) == flat).all()
+    counts = rle.encode_runs(flat)
+    assert (rle.decode_runs(rle.checked_runs(counts.tolist(), flat.size)) == flat).all()
     assert (counts[1:] > 0).all()
 
 
 @given(MASKS)
 def test_compressed_runs_are_read_as_pycocotools_reads_them(mask):
     runs = pycocotools_mask.encode(np.asfortranarray(mask, dtype=np.uint8))
-    counts = rle.counts_of_text(runs["counts"].decode("ascii"))
-    assert (mask == rle.mask_of(rle.checked_counts(counts, mask.size)).reshape(mask.shape[::-1]).T).all()
+    counts = rle.parse_compressed(runs["counts"].decode("ascii"))
+    assert (mask == rle.decode_runs(rle.checked_runs(counts, mask.size)).reshape(mask.shape[::-1]).T).all()
 
 
 @given(st.text(st.characters(min_codepoint=40, max_codepoint=120), max_size=30))
 def test_any_text_for_compressed_runs_is_read_or_refused(text):
     with suppress(DataError):
-        assert rle.checked_counts(rle.counts_of_text(text), 100).sum() == 100
+        assert rle.checked_runs(rle.parse_compressed(text), 100).sum() == 100
 
 
 @given(MASKS)
@@ -179,20 +184,20 @@ def test_outlines_are_simple_and_without_holes(mask):
 
 @given(MASKS)
 def test_brush_bytes_are_the_mask_again(mask):
-    values = label_studio.unpacked(label_studio.packed(mask), 4 * mask.size)
+    values = brushes.unpack(brushes.pack(mask), 4 * mask.size)
     assert (values.reshape(*mask.shape, 4) == mask[..., None] * 255).all()
 
 
 def test_long_runs_of_a_brush_are_split():
     mask = np.zeros((300, 400), bool)
     mask[1:] = True
-    assert (label_studio.unpacked(label_studio.packed(mask), 480_000).reshape(300, 400, 4)[..., 3] == mask * 255).all()
+    assert (brushes.unpack(brushes.pack(mask), 480_000).reshape(300, 400, 4)[..., 3] == mask * 255).all()
 
 
 @given(st.lists(st.integers(0, 255), max_size=40))
 def test_any_bytes_for_a_brush_are_read_or_refused(packed):
     with suppress(DataError):
-        assert label_studio.unpacked(packed, 24).size == 24
+        assert brushes.unpack(packed, 24).size == 24
 
 
 @settings(deadline=None)
@@ -312,22 +317,22 @@ def test_what_reaches_beyond_the_image_or_has_no_area_is_counted(tmp_path):
         ({"size": [4, 5], "counts": [5, 2, 14]}, "the runs sum to 21, the mask has 20 pixels"),
         ({"size": [4, 5], "counts": [5, 2]}, "the runs sum to 7"),
         ({"size": [4, 5], "counts": [25, -5]}, "a run of length -5"),
-        ({"size": [4, 5], "counts": [10**30, 2]}, "no list of whole numbers"),
-        ({"size": [4, 5], "counts": [20.0]}, "no list of whole numbers"),
-        ({"size": [4, 5], "counts": [[20]]}, "no list of whole numbers"),
-        ({"size": [4, 5], "counts": [[20], 3]}, "no list of whole numbers"),
-        ({"size": [4, 5], "counts": None}, "no list of whole numbers"),
-        ({"size": [4, 5], "counts": {}}, "no list of whole numbers"),
+        ({"size": [4, 5], "counts": [10**30, 2]}, "not a list of whole numbers"),
+        ({"size": [4, 5], "counts": [20.0]}, "not a list of whole numbers"),
+        ({"size": [4, 5], "counts": [[20]]}, "not a list of whole numbers"),
+        ({"size": [4, 5], "counts": [[20], 3]}, "not a list of whole numbers"),
+        ({"size": [4, 5], "counts": None}, "not a list of whole numbers"),
+        ({"size": [4, 5], "counts": {}}, "not a list of whole numbers"),
         ({"size": [4, 5], "counts": "oo"}, "end within a number"),
-        ({"size": [4, 5], "counts": "o" * 50}, "no compressed runs"),
-        ({"size": [4, 5], "counts": "é"}, "no compressed runs"),
-        ({"size": [5, 4], "counts": [20]}, "its runs are of the size [5, 4]"),
-        ({"counts": [20]}, "its runs are of the size None"),
-        ([[0, 0, 1, 1, 2]], "no pairs of x and y"),
+        ({"size": [4, 5], "counts": "o" * 50}, "not compressed runs"),
+        ({"size": [4, 5], "counts": "é"}, "not compressed runs"),
+        ({"size": [5, 4], "counts": [20]}, "its runs have the size [5, 4]"),
+        ({"counts": [20]}, "its runs have the size None"),
+        ([[0, 0, 1, 1, 2]], "not pairs of x and y"),
         ([[0, 0, 1, 1, 2, float("nan")]], "not finite"),
         ([[0, 0, 1, 1, 2, float("inf")]], "not finite"),
         ([[0, 0, 1, 1, 2, 1e9]], "far outside the image of 5x4 pixels"),
-        ([[0, 0, 1, 1, 2, "1"]], "no list of numbers"),
+        ([[0, 0, 1, 1, 2, "1"]], "not a list of numbers"),
         ([0, 0, 1, 1, 2, 2], "a polygon is 0, not a list"),
         ([[0, 0, 50, 50] * 60_000], "an outline of more than"),
         ("text", "polygons or runs are needed"),
@@ -343,12 +348,12 @@ def test_broken_segmentations_are_named(segmentation, complaint, tmp_path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        ({"images": {}}, "no COCO file: images is {}, not a list"),
+        ({"images": {}}, "not a COCO file: images is {}, not a list"),
         ({"annotations": None}, "annotations is None, not a list"),
         ({"images": [3]}, "image no. 1: it is 3, not an object"),
         ({"annotations": ["x"]}, "annotation no. 1: it is 'x', not an object"),
-        ({"annotations": [{"id": 3, "image_id": 8, "category_id": 1}]}, "annotation 3: image_id 8 is the id of no image"),
-        ({"annotations": [{"id": 3, "image_id": 7, "category_id": 9}]}, "annotation 3: category_id 9 is the id of no category"),
+        ({"annotations": [{"id": 3, "image_id": 8, "category_id": 1}]}, "annotation 3: image_id 8 is not the id of an image"),
+        ({"annotations": [{"id": 3, "image_id": 7, "category_id": 9}]}, "annotation 3: category_id 9 is not the id of a category"),
         ({"annotations": [{"id": 3, "image_id": [7], "category_id": 1}]}, "an id [7]"),
         ({"categories": [{"id": 1, "name": "x"}, {"id": 1, "name": "y"}]}, "one of them is there twice"),
         ({"images": [{"id": 1, "file_name": "a.png", "height": 10**6, "width": 10**6}]}, f"more than the {MAX_PIXELS:,}"),
@@ -357,11 +362,11 @@ def test_broken_segmentations_are_named(segmentation, complaint, tmp_path):
         ({"images": [{"id": 1, "file_name": "a.png", "height": -3, "width": 4}]}, "height -3: whole numbers from 1"),
         ({"images": [{"id": 1, "file_name": "a.png", "height": "4", "width": 4}]}, "height '4': whole numbers from 1"),
         ({"images": [{"id": 1, "file_name": "a.png", "height": True, "width": 4}]}, "height True: whole numbers from 1"),
-        ({"images": [{"id": 1, "file_name": "..", "height": 4, "width": 4}]}, "the image's name '..' names no file"),
-        ({"images": [{"id": 1, "file_name": "", "height": 4, "width": 4}]}, "the image's name '' names no file"),
-        ({"images": [{"id": 1, "file_name": "a\0.png", "height": 4, "width": 4}]}, "names no file"),
-        ({"images": [{"id": 1, "file_name": "\ud800.png", "height": 4, "width": 4}]}, "names no file"),
-        ({"images": [{"id": 1, "file_name": 3, "height": 4, "width": 4}]}, "the image's name is 3, no text"),
+        ({"images": [{"id": 1, "file_name": "..", "height": 4, "width": 4}]}, "the image's name '..' is not the name of a file"),
+        ({"images": [{"id": 1, "file_name": "", "height": 4, "width": 4}]}, "the image's name '' is not the name of a file"),
+        ({"images": [{"id": 1, "file_name": "a\0.png", "height": 4, "width": 4}]}, "is not the name of a file"),
+        ({"images": [{"id": 1, "file_name": "\ud800.png", "height": 4, "width": 4}]}, "is not the name of a file"),
+        ({"images": [{"id": 1, "file_name": 3, "height": 4, "width": 4}]}, "the image's name is 3, not a text"),
         ({"images": [{"id": k, "file_name": f"{k}/a.png", "height": 4, "width": 4} for k in (7, 8)]}, "2 images of one id, a"),
     ],
 )
@@ -402,7 +407,7 @@ def brush(mask, label="lesion", **rest):
         "original_width": mask.shape[1],
         "original_height": mask.shape[0],
         "image_rotation": 0,
-        "value": {"format": "rle", "rle": label_studio.packed(mask), "brushlabels": [label]},
+        "value": {"format": "rle", "rle": brushes.pack(mask), "brushlabels": [label]},
     } | rest
 
 
@@ -419,14 +424,14 @@ def test_bytes_of_the_converter_of_label_studio_are_read(tmp_path):
     result = brush(SOME) | {"value": {"format": "rle", "rle": made, "brushlabels": ["lesion"]}}
     run(written(tmp_path / "a.json", [task([result])]), tmp_path / "out")
     assert (read_labels(tmp_path / "out/a.png") == SOME * 255).all()
-    assert label_studio.packed(SOME) == made[:-1]
+    assert brushes.pack(SOME) == made[:-1]
 
 
 def test_brush_parts_with_a_value_each_are_read():
     """Header for 4 values of 8 bits and lengths of 1, 1, 1 and 2 bits; a part of four values of their own."""
     bits = f"{4:032b}{7:05b}" + "0000" * 3 + "0001" + "0" + "11" + "11" + "".join(f"{value:08b}" for value in (1, 2, 3, 200))
     packed = [int(bits[place : place + 8].ljust(8, "0"), 2) for place in range(0, len(bits), 8)]
-    assert label_studio.unpacked(packed, 4).tolist() == [1, 2, 3, 200]
+    assert brushes.unpack(packed, 4).tolist() == [1, 2, 3, 200]
 
 
 def test_polygons_of_label_studio_are_in_percent(tmp_path):
@@ -481,7 +486,7 @@ def test_the_latest_annotation_is_taken_or_the_one_that_is_asked_for(tmp_path):
     file = written(tmp_path / "a.json", [task([], annotations=made)])
     said = str(run(file, tmp_path / "latest"))
     assert (read_labels(tmp_path / "latest/a.png") == SOME * 255).all()
-    assert "further annotations of a task, left out (the latest was taken; --annotator takes another): 1" in said
+    assert "further annotations of a task, left out (the latest was read; --annotator reads another): 1" in said
     assert "annotations that were cancelled, left out: 1" in said
     run(file, tmp_path / "asked", annotator="b@x.org")
     assert (read_labels(tmp_path / "asked/a.png") == ~SOME * 255).all()
@@ -491,7 +496,7 @@ def test_the_latest_annotation_is_taken_or_the_one_that_is_asked_for(tmp_path):
 def test_predictions_stand_in_where_nobody_annotated(tmp_path):
     guesses = [{"model_version": "old", "result": [brush(SOME)]}, {"model_version": "new", "result": [brush(~SOME)]}]
     file = written(tmp_path / "a.json", [task([], annotations=[], predictions=guesses)])
-    assert "of which the last prediction was taken: 1" in str(run(file, tmp_path / "last"))
+    assert "of which the last prediction was read: 1" in str(run(file, tmp_path / "last"))
     assert (read_labels(tmp_path / "last/a.png") == ~SOME * 255).all()
     run(file, tmp_path / "old", annotator="old")
     assert (read_labels(tmp_path / "old/a.png") == SOME * 255).all()
@@ -499,7 +504,7 @@ def test_predictions_stand_in_where_nobody_annotated(tmp_path):
 
 def test_a_task_without_regions_needs_its_image_for_the_size(tmp_path):
     file = written(tmp_path / "a.json", [task([])])
-    assert "the size of a.png is not told" in faults(file, tmp_path / "out")
+    assert "has no size of a.png" in faults(file, tmp_path / "out")
     data = data_folder(tmp_path / "data", {"a": np.zeros((2, 3), np.uint8)})
     assert run(file, tmp_path / "out", images=data / "images").empty == 1
 
@@ -516,7 +521,7 @@ def test_columns_of_others_are_not_taken_for_the_size_of_an_image(tmp_path):
 @pytest.mark.parametrize("identity", ["../a", "", 7, None])
 def test_an_id_that_leads_elsewhere_is_refused(tmp_path, identity):
     columns = {"image": "a.png", "height": 2, "width": 3, "pixeltrust_id": identity}
-    assert "is no id of a case" in faults(written(tmp_path / "a.json", [task([]) | {"data": columns}]), tmp_path / "out")
+    assert "is not the id of a case" in faults(written(tmp_path / "a.json", [task([]) | {"data": columns}]), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -533,13 +538,13 @@ def test_an_id_that_leads_elsewhere_is_refused(tmp_path, identity):
         ([task([brush(SOME, value={"rle": [1, 2], "brushlabels": ["x"]})])], "end before"),
         ([task([brush(SOME, value={"rle": [1, -2], "brushlabels": ["x"]})])], "whole numbers from 0 to 255"),
         ([task([brush(SOME, value={"rle": [[1], 2], "brushlabels": ["x"]})])], "whole numbers from 0 to 255"),
-        ([task([brush(SOME, value={"rle": label_studio.packed(SOME)[:8], "brushlabels": ["x"]})])], "end before"),
-        ([task([brush(SOME, value={"rle": label_studio.packed(SOME)})])], "it has no label"),
+        ([task([brush(SOME, value={"rle": brushes.pack(SOME)[:8], "brushlabels": ["x"]})])], "end before"),
+        ([task([brush(SOME, value={"rle": brushes.pack(SOME)})])], "it has no label"),
         ([task([brush(SOME, label="a\x01b")])], "a text without control characters"),
         ([task([brush(SOME, value=3)])], "its value is 3, not an object"),
         ([task([brush(SOME), brush(np.ones((3, 3), bool))])], "different sizes of the image"),
-        ([task([], image="..")], "names no file"),
-        ([task([], image=None)], "no text"),
+        ([task([], image="..")], "is not the name of a file"),
+        ([task([], image=None)], "not a text"),
         ([task([brush(SOME)]), task([brush(SOME)], id=6)], "2 images of one id, a"),
     ],
 )
@@ -603,23 +608,23 @@ def test_what_is_written_for_cvat_has_the_documented_attributes(lesions, tmp_pat
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("<annotations><image", "no whole XML file"),
-        ("", "no whole XML file"),
+        ("<annotations><image", "not a whole XML file"),
+        ("", "not a whole XML file"),
         ("<other/>", "its root is <other>"),
         ("<annotations><track/></annotations>", "export it as CVAT for images 1.1"),
         (cvat("", head='<image id="0" name="a.png" width="x" height="4">'), "width = 'x': a whole number is needed"),
         (cvat("", head='<image id="0" name="a.png" width="999999" height="999999">'), "more than the"),
-        (cvat("", head='<image id="0" name=".." width="5" height="4">'), "names no file"),
-        (cvat("", head='<image id="0" width="5" height="4">'), "no text"),
+        (cvat("", head='<image id="0" name=".." width="5" height="4">'), "is not the name of a file"),
+        (cvat("", head='<image id="0" width="5" height="4">'), "not a text"),
         (cvat('<mask label="nevus" rle="1,4" left="1" top="1" width="3" height="2"/>'), "the runs sum to 5, the mask has 6 pixels"),
         (cvat('<mask label="nevus" rle="-1,7" left="1" top="1" width="3" height="2"/>'), "a run of length -1"),
-        (cvat('<mask label="nevus" rle="a" left="1" top="1" width="3" height="2"/>'), "no whole numbers with commas"),
+        (cvat('<mask label="nevus" rle="a" left="1" top="1" width="3" height="2"/>'), "not whole numbers with commas"),
         (cvat('<mask label="nevus" rle="6" left="1" top="1" width="0" height="2"/>'), "width 0"),
         (cvat('<mask label="nevus" rle="6" left="99999" top="1" width="3" height="2"/>'), "far outside"),
         (cvat('<mask label="nevus" rle="6" left="1" top="1" width="99999" height="99999"/>'), "more than the"),
-        (cvat('<polygon label="nevus" points="0,0;1,x;2,2"/>'), "no pairs of numbers"),
+        (cvat('<polygon label="nevus" points="0,0;1,x;2,2"/>'), "not pairs of numbers"),
         (cvat('<polygon label="nevus" points="0,0;1,nan;2,2"/>'), "not finite"),
-        (cvat('<polygon label="nevus" points="0,0;1;2,2"/>'), "no pairs of x and y"),
+        (cvat('<polygon label="nevus" points="0,0;1;2,2"/>'), "not pairs of x and y"),
         (cvat('<polygon points="0,0;1,1;2,2"/>'), "it has no label"),
         (cvat("").replace("</annotations>", '<image name="b/a.png" width="5" height="4"/></annotations>'), "2 images of one id, a"),
     ],
@@ -728,16 +733,19 @@ def test_of_several_fields_one_must_be_named(tmp_path):
     [
         ({}, "neither mask nor mask_path"),
         ({"mask": 3}, "its mask is 3, not a text"),
-        ({"mask": "?"}, "no array that FiftyOne writes"),
+        ({"mask": "?"}, "not an array as FiftyOne writes it"),
         ({"mask": base64.b64encode(b"x").decode()}, "its mask ends too early"),
-        ({"mask": base64.b64encode(b"xyz").decode()}, "no array that FiftyOne writes"),
-        ({"mask": base64.b64encode(zlib.compress(b"x" * 300)).decode()}, "no array that FiftyOne writes"),
+        ({"mask": base64.b64encode(b"xyz").decode()}, "not an array as FiftyOne writes it"),
+        ({"mask": base64.b64encode(zlib.compress(b"x" * 300)).decode()}, "not an array as FiftyOne writes it"),
         ({"mask": serialized(SOME)[:40]}, "its mask"),
         ({"mask": serialized(np.zeros((2, 3, 3), np.uint8))}, "an array of shape (2, 3, 3)"),
         ({"mask": serialized(np.zeros((2, 3)))}, "of shape (2, 3) and type float64"),
         ({"mask": serialized(np.full((2, 3), -1))}, "holds -1 to -1"),
         ({"mask": serialized(np.full((2, 3), 70_000))}, "holds 70000 to 70000"),
-        ({"mask": serialized(np.array([[{}]], object), save=lambda file, array: np.save(file, array, allow_pickle=True))}, "no array that"),
+        (
+            {"mask": serialized(np.array([[{}]], object), save=lambda file, array: np.save(file, array, allow_pickle=True))},
+            "not an array as",
+        ),
         ({"_cls": "Heatmap", "map": "x"}, "is of the kind 'Heatmap', not Segmentation"),
         ({"mask_path": 3}, "its mask_path is 3, not a text"),
         ({"mask_path": "none.png"}, "there is no such file"),
@@ -832,7 +840,12 @@ def test_coco_gets_the_agreement_as_score_and_png_the_proposed_masks(audit, tmp_
 
 @pytest.mark.parametrize(
     ("column", "value", "complaint"),
-    [("agreement", "nan", "between 0 and 1"), ("agreement", "x", "row 2"), ("rank", "1.5", "row 2"), ("id", "../x", "names no file")],
+    [
+        ("agreement", "nan", "between 0 and 1"),
+        ("agreement", "x", "row 2"),
+        ("rank", "1.5", "row 2"),
+        ("id", "../x", "row 2: id '../x'"),
+    ],
 )
 def test_broken_tables_of_an_audit_are_named(column, value, complaint, audit, tmp_path):
     table = pd.read_csv(audit / "cases.csv", dtype=str, keep_default_na=False)
@@ -845,7 +858,7 @@ def test_broken_tables_of_an_audit_are_named(column, value, complaint, audit, tm
 
 def test_an_audit_of_another_format_is_refused(audit, tmp_path):
     written(audit / "audit.json", {"format": 2, "classes": 1})
-    assert "no audit of format 1" in faults(audit, tmp_path / "out")
+    assert "not an audit of format 1" in faults(audit, tmp_path / "out")
 
 
 # --- what is asked, and where it goes
@@ -874,15 +887,15 @@ def test_images_that_only_one_side_has_are_said(lesions, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"to": "yolo"}, "to: 'yolo' is none of png"),
-        ({"source_format": "yolo"}, "from: 'yolo' is none of png"),
+        ({"to": "yolo"}, "to: 'yolo' is not one of png"),
+        ({"source_format": "yolo"}, "from: 'yolo' is not one of png"),
         ({"source_format": "cvat"}, "is a folder"),
         ({"to": None}, "is a folder of masks already"),
         ({"labels": ["a", "b"]}, "the masks have 1 label, 2 names were given"),
         ({"labels": ["a", "a"]}, "each name once"),
         ({"labels": [""]}, "label '': a text"),
         ({"classes": 0}, "classes: 1 to 254, not 0"),
-        ({"annotator": "me"}, "of Label Studio and FiftyOne only"),
+        ({"annotator": "me"}, "only for Label Studio and FiftyOne, not for PNG folder"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, complaint, lesions, tmp_path):
@@ -895,8 +908,8 @@ def test_settings_that_do_not_fit_are_refused(settings, complaint, lesions, tmp_
     [
         ({"labels": ["melanoma"]}, "none of melanoma in .*; it has nevus, hair"),
         ({"classes": 2}, "2 are the background and 1 more, but there are 2 labels"),
-        ({"ignore_label": 3}, "of a folder of masks only"),
-        ({"annotator": "me"}, "coco tells of none"),
+        ({"ignore_label": 3}, "only for a folder of masks"),
+        ({"annotator": "me"}, "only for Label Studio and FiftyOne, not for COCO"),
         ({"source_format": "png"}, "png is a folder"),
         ({"to": "fiftyone"}, "say where they are"),
     ],
@@ -913,11 +926,11 @@ def test_json_of_no_known_kind_is_refused(content, tmp_path):
 
 
 def test_a_file_of_another_format_than_was_said_is_refused(tmp_path):
-    assert "no COCO file: it is [], not an object" in faults(written(tmp_path / "a.json", []), tmp_path / "out", source_format="coco")
-    assert "no Label Studio file: it is {}, not a list" in faults(
+    assert "not a COCO file: it is [], not an object" in faults(written(tmp_path / "a.json", []), tmp_path / "out", source_format="coco")
+    assert "not a Label Studio file: it is {}, not a list" in faults(
         written(tmp_path / "b.json", {}), tmp_path / "out", source_format="label-studio"
     )
-    assert "no FiftyOne file: it is [], not an object" in faults(
+    assert "not a FiftyOne file: it is [], not an object" in faults(
         written(tmp_path / "c.json", []), tmp_path / "out", source_format="fiftyone"
     )
 
@@ -976,6 +989,66 @@ def test_every_command_of_the_page_runs(lesions, audit, tmp_path, monkeypatch, r
     for line in lines:
         code, _, error = run_command(*shlex.split(line)[1:])
         assert code == 0, f"{line}: {error}"
+
+
+# --- the table of formats ---------------------------------------------------------------------------------------------
+
+
+def read_signs(source):
+    read = Annotations(source.path, ["lesion"])
+    for line in source.path.read_text().splitlines():
+        name, *rows = line.split()
+        mask = np.array([[sign == "#" for sign in row] for row in rows])
+        read.pictures.append(Picture(name, name, mask.shape, (Region("lesion", lambda _size, _tally, mask=mask: mask),)))
+    return read
+
+
+def encode_signs(mask, _output):
+    return " ".join([mask.id, *("".join(".#"[value] for value in row) for row in mask.labels)])
+
+
+SIGNS = Format(
+    name="signs",
+    title="Signs",
+    sources=("file",),
+    recognises=lambda source: source.path.suffix == ".signs",
+    read=read_signs,
+    makes="file",
+    encode=encode_signs,
+    document=lambda encoded, _output: "".join(f"{line}\n" for _, line in encoded),
+)
+
+
+def test_a_format_of_ones_own_is_written_recognised_and_read(tmp_path):
+    masks = {"a": drawn(seed=1), "b": drawn(seed=2)}
+    noisy = data_folder(tmp_path / "data", masks) / "noisy"
+    run(noisy, tmp_path / "there.signs", to="signs", formats=(*FORMATS, SIGNS))
+    back = run(tmp_path / "there.signs", tmp_path / "back", formats=(*FORMATS, SIGNS))
+    assert (back.source_format, back.masks) == ("signs", 2)
+    for identity, mask in masks.items():
+        assert (read_labels(tmp_path / "back" / f"{identity}.png") == 255 * mask).all()
+    assert "of no known format" in faults(tmp_path / "there.signs", tmp_path / "out")
+
+
+def test_the_help_of_the_command_lists_the_formats():
+    options = inspect.signature(cli.convert).parameters
+    reads, writes = (options[name].annotation.__metadata__[0].help for name in ("source_format", "to"))
+    assert set(re.findall("[a-z0-9-]+", reads)) >= {form.name for form in FORMATS if form.read}
+    assert set(re.findall("[a-z0-9-]+", writes)) >= {form.name for form in FORMATS if form.encode}
+
+
+def test_the_page_lists_the_formats():
+    page = (Path(__file__).parents[1] / "docs/formats.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| ([^|]*) \| `([a-z][a-z0-9-]*)`", page.partition("## Which shapes are drawn")[0], re.M)
+    assert listed == [(form.title, form.name) for form in FORMATS]
+
+
+def test_every_format_is_of_use_and_has_a_name_of_its_own():
+    assert len({form.name for form in FORMATS}) == len({form.title for form in FORMATS}) == len(FORMATS)
+    for form in FORMATS:
+        assert form.read or form.encode
+        assert bool(form.read) == bool(form.sources) == bool(form.looks)
+        assert bool(form.encode) == bool(form.document) == bool(form.makes)
 
 
 # --- what other programs wrote ----------------------------------------------------------------------------------------

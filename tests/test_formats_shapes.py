@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from pixeltrust.data.images import read_labels, write_png
-from pixeltrust.formats import convert, label_studio, shapes
-from pixeltrust.formats.annotations import Found, id_of
+from pixeltrust.formats import brushes, shapes
+from pixeltrust.formats.annotations import Tally
+from pixeltrust.formats.convert import convert
+from pixeltrust.formats.names import id_of
 from pixeltrust.plumbing.errors import DataError
 
 SIZE = (48, 64)
@@ -76,7 +78,7 @@ def serialized(array):
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 135, -60, 400])
 def test_an_ellipse_holds_the_pixels_whose_centres_its_equation_holds(degrees):
-    mask = shapes.ellipse((30.2, 22.7), (15, 6), SIZE, Found(), degrees=degrees)
+    mask = shapes.ellipse((30.2, 22.7), (15, 6), SIZE, Tally(), degrees=degrees)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     turn = math.radians(degrees)  # clockwise on the screen, where y goes down
     along = (x - 30.2) * math.cos(turn) + (y - 22.7) * math.sin(turn)
@@ -87,7 +89,7 @@ def test_an_ellipse_holds_the_pixels_whose_centres_its_equation_holds(degrees):
 @pytest.mark.parametrize("degrees", [30, 90, 135, -60])
 @pytest.mark.parametrize("pivot", [0, 0.5])
 def test_a_turned_box_holds_the_pixels_that_turned_back_lie_in_it(degrees, pivot):
-    mask = shapes.box((26, 20), (14, 8), SIZE, Found(), degrees=degrees, pivot=pivot)
+    mask = shapes.box((26, 20), (14, 8), SIZE, Tally(), degrees=degrees, pivot=pivot)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     turn, middle_x, middle_y = math.radians(degrees), 26 + pivot * 14, 20 + pivot * 8
     along = (x - middle_x) * math.cos(turn) + (y - middle_y) * math.sin(turn) + middle_x
@@ -98,12 +100,12 @@ def test_a_turned_box_holds_the_pixels_that_turned_back_lie_in_it(degrees, pivot
 
 
 def test_a_box_of_whole_pixels_is_those_pixels():
-    mask = shapes.box((10, 10), (20, 20), SIZE, Found())
+    mask = shapes.box((10, 10), (20, 20), SIZE, Tally())
     assert (mask == square()).all()
 
 
 def test_a_bitmap_is_stretched_to_its_place_and_clipped():
-    found = Found()
+    found = Tally()
     mask = shapes.bitmap(np.array([[True, False], [False, True]]), (-2, 0, 2, 4), (4, 4), found)
     assert mask.astype(int).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
     assert dict(found) == {"masks that reach beyond their image, clipped": 1}
@@ -124,7 +126,7 @@ def test_a_bitmap_is_stretched_to_its_place_and_clipped():
     ],
 )
 def test_a_shape_without_a_pixel_is_left_out_and_counted(draw):
-    found = Found()
+    found = Tally()
     assert draw(found) is None
     assert any("left out" in what for what in found)
 
@@ -132,8 +134,8 @@ def test_a_shape_without_a_pixel_is_left_out_and_counted(draw):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: shapes.box((1e9, 3), (5, 5), SIZE, Found()),
-        lambda: shapes.ellipse((3, 3), (1e9, 5), SIZE, Found(), degrees=30),
+        lambda: shapes.box((1e9, 3), (5, 5), SIZE, Tally()),
+        lambda: shapes.ellipse((3, 3), (1e9, 5), SIZE, Tally(), degrees=30),
     ],
 )
 def test_shapes_far_beyond_the_image_are_refused(draw):
@@ -485,7 +487,7 @@ def test_only_a_task_that_was_submitted_empty_gives_an_empty_mask(tmp_path):
     said = str(run(file, tmp_path / "out", images=folder))
     assert [(name, area(tmp_path / f"out/{name}.png")) for name in names(tmp_path / "out")] == [("a", 400), ("d", 0)]
     assert "images that nobody has annotated, which get no mask: 4: b.png, c.png, e.png, f.png" in said
-    assert "tasks that only a model has annotated, left out (--annotator takes a model version): 1" in said
+    assert "tasks that only a model has annotated, left out (--annotator reads a model version): 1" in said
     assert "not in a.json" not in said
     run(file, tmp_path / "model", images=folder, annotator="m")
     assert names(tmp_path / "model") == ["e"]
@@ -734,7 +736,7 @@ def test_of_several_fields_of_shapes_one_must_be_named(tmp_path):
         (detections(BOX | {"label": None}), "its label None"),
         (detections(BOX | {"mask": serialized(np.zeros((2, 2, 2), np.uint8))}), "an array of shape (2, 2, 2)"),
         (detections(BOX | {"mask_path": "../a.png"}), "leads out of the folder"),
-        (detections({"bounding_box": [1e200, 0, 1, 1], "mask": serialized(np.ones((2, 2), bool))}), "no list of numbers"),
+        (detections({"bounding_box": [1e200, 0, 1, 1], "mask": serialized(np.ones((2, 2), bool))}), "not a list of numbers"),
         (detections({"bounding_box": [99, 0, 1, 1], "mask": serialized(np.ones((2, 2), bool))}), "far outside"),
         (polylines({"points": [3], "closed": True}), "an outline is 3, not a list"),
         ({"truth": {"_cls": "Detections", "detections": 3}}, "it is 3, not a list"),
@@ -752,4 +754,4 @@ def test_a_field_whose_kind_is_no_text_is_refused(tmp_path):
 
 
 def test_packed_and_faint_brushes_are_one_format():
-    assert (label_studio.unpacked(brush_of_alpha(square(), 255), square().size * 4).reshape(*SIZE, 4)[..., 3] > 0).sum() == 400
+    assert (brushes.unpack(brush_of_alpha(square(), 255), square().size * 4).reshape(*SIZE, 4)[..., 3] > 0).sum() == 400

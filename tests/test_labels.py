@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from examples import examples
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults, read_values, role_faults
 from pixeltrust.plumbing.errors import DataError
 
@@ -40,7 +41,7 @@ def test_values_become_labels(tmp_path, values, classes, ignore_label, labels):
 
 
 @pytest.mark.parametrize(
-    ("values", "classes", "ignore_label", "said"),
+    ("values", "classes", "ignore_label", "expected"),
     [
         ([0, 1, 2], 1, None, "3 values (0, 1, 2)"),
         ([0, 2, 255], 1, None, "3 values (0, 2, 255)"),
@@ -49,12 +50,12 @@ def test_values_become_labels(tmp_path, values, classes, ignore_label, labels):
         ([0, 255], 3, 9, "1 value (255)"),
     ],
 )
-def test_values_that_no_class_has_are_refused_with_the_file(tmp_path, values, classes, ignore_label, said):
+def test_values_that_no_class_has_are_refused_with_the_file(tmp_path, values, classes, ignore_label, expected):
     path = put(tmp_path / "m.png", [values])
     with pytest.raises(DataError) as caught:
         decode_labels(path, classes=classes, ignore_label=ignore_label)
     assert str(path) in str(caught.value)
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +94,7 @@ def test_the_values_given_are_not_changed():
 
 
 @given(st.lists(st.integers(0, 255), min_size=1, max_size=12), st.integers(1, 4), st.none() | st.sampled_from([0, 1, 128, 255]))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_labels_are_classes_or_ignored_whatever_a_file_holds(tmp_path_factory, values, classes, ignore_label):
     path = put(tmp_path_factory.getbasetemp() / "any.png", [values])
     try:

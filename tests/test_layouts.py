@@ -10,7 +10,7 @@ from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.layouts import propose_endings
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.prediction.evaluate import evaluate
-from pixeltrust.reviewing import export
+from pixeltrust.reviewing.exports import export
 from pixeltrust.training.train import train
 from tiny import configured, draw
 
@@ -43,7 +43,7 @@ def ids(data, **layout):
     return [case.id for case in read(data, **layout).cases]
 
 
-def said(data, **layout):
+def message_of(data, **layout):
     with pytest.raises(DataError) as caught:
         read(data, **layout)
     return str(caught.value)
@@ -69,7 +69,7 @@ def said(data, **layout):
 )
 def test_an_ending_that_names_have_in_common_is_proposed_in_one_line_and_taken_off_when_it_is_given(tmp_path, ends, layout, options):
     folder(tmp_path, **ends)
-    text = said(tmp_path)
+    text = message_of(tmp_path)
     assert text.startswith(f"{tmp_path}: {len(options)} fault")
     assert all(option in text for option in options)
     assert "without an image" not in text
@@ -78,13 +78,13 @@ def test_an_ending_that_names_have_in_common_is_proposed_in_one_line_and_taken_o
 
 def test_the_proposal_counts_the_masks_and_names_one(tmp_path):
     folder(tmp_path, noisy_end="_mask", clean_end="_mask")
-    assert "4 masks match an image once `_mask` is taken off: use --mask-suffix _mask" in said(tmp_path)
-    assert str(tmp_path / "clean/c1_mask.png") in said(tmp_path)
+    assert "4 masks match an image once `_mask` is taken off: use --mask-suffix _mask" in message_of(tmp_path)
+    assert str(tmp_path / "clean/c1_mask.png") in message_of(tmp_path)
 
 
 def test_masks_that_no_ending_explains_are_named_beside_the_proposal(tmp_path):
     put(folder(tmp_path, noisy_end="_mask", clean_end="_mask") / "noisy/other_mask.png")
-    text = said(tmp_path)
+    text = message_of(tmp_path)
     assert "4 masks match" in text
     assert f"{tmp_path / 'noisy/other_mask.png'}: a mask without an image: no images/other_mask.*" in text
 
@@ -97,7 +97,7 @@ def test_of_several_channels_of_an_image_the_first_is_proposed(tmp_path):
     folder(tmp_path, image_end="_0000")
     for identity in ("p1", "p12", "c1", "c2"):
         put(tmp_path / f"images/{identity}_0001.png")
-    assert "--image-suffix _0000" in said(tmp_path)
+    assert "--image-suffix _0000" in message_of(tmp_path)
     found = read(tmp_path, image_suffix="_0000")
     assert [case.image.name for case in found.cases] == ["c1_0000.png", "c2_0000.png", "p1_0000.png", "p12_0000.png"]
     assert "4 images without any mask: not used" in found.notes
@@ -112,13 +112,13 @@ def test_masks_whose_names_have_no_ending_stay_what_they_are(tmp_path):
 
 def test_an_ending_that_no_name_has_is_a_fault(tmp_path):
     folder(tmp_path)
-    assert "no mask's name ends in `_gt`" in said(tmp_path, mask_suffix="_gt")
-    assert "no image's name ends in `_gt`" in said(tmp_path, image_suffix="_gt")
+    assert "no mask's name ends in `_gt`" in message_of(tmp_path, mask_suffix="_gt")
+    assert "no image's name ends in `_gt`" in message_of(tmp_path, image_suffix="_gt")
 
 
 def test_two_masks_that_become_one_case_are_a_fault(tmp_path):
     put(folder(tmp_path, noisy_end="_mask") / "noisy/p1.png")
-    assert "2 files of one id, p1: p1.png, p1_mask.png" in said(tmp_path, mask_suffix="_mask")
+    assert "2 files of one id, p1: p1.png, p1_mask.png" in message_of(tmp_path, mask_suffix="_mask")
 
 
 # Folders of other names
@@ -129,7 +129,7 @@ NAMED = dict(zip(("images", "noisy", "clean"), OTHER, strict=True))
 
 def test_folders_of_other_names_are_found_proposed_and_read(tmp_path):
     folder(tmp_path, names=OTHER)
-    text = said(tmp_path)
+    text = message_of(tmp_path)
     assert "found there: Expert/ (2 files), imgs/ (4 files), weak/ (2 files)" in text
     assert "--images imgs --noisy weak --clean Expert" in text
     assert ids(tmp_path, **NAMED) == ["c1", "c2", "p1", "p12"]
@@ -139,15 +139,15 @@ def test_folders_of_other_names_are_found_proposed_and_read(tmp_path):
 
 def test_one_folder_of_another_name_is_proposed_where_the_others_are_as_usual(tmp_path):
     folder(tmp_path, names=("images", "noisy", "gold"))
-    text = said(tmp_path)
+    text = message_of(tmp_path)
     assert "no usable clean mask" in text
     assert "found there: gold/ (2 files); if these are meant, name them: --clean gold" in text
     put(tmp_path / "who knows/x.png")
     (tmp_path / "gold").rename(tmp_path / "mine")
-    assert "--clean DIR" in said(tmp_path)
+    assert "--clean DIR" in message_of(tmp_path)
 
 
-def test_a_folder_with_images_that_is_none_of_the_parts_is_spoken_of(tmp_path):
+def test_another_folder_with_images_is_noted(tmp_path):
     folder(tmp_path)
     put(tmp_path / "Test/t1.png")
     (tmp_path / "notes").mkdir()
@@ -160,23 +160,25 @@ def test_a_folder_with_images_that_is_none_of_the_parts_is_spoken_of(tmp_path):
 
 def test_a_named_folder_must_be_there_and_be_that_of_one_part_alone(tmp_path):
     folder(tmp_path)
-    assert "weak: there is no such folder; --noisy counts from" in said(tmp_path, noisy="weak")
-    assert "the folder of images cannot be that of noisy too" in said(tmp_path, noisy="images")
-    assert "the folder of noisy cannot be that of clean too" in said(tmp_path, noisy="clean")
+    assert "weak: there is no such folder; --noisy counts from" in message_of(tmp_path, noisy="weak")
+    assert "the folder of images cannot be that of noisy too" in message_of(tmp_path, noisy="images")
+    assert "the folder of noisy cannot be that of clean too" in message_of(tmp_path, noisy="clean")
 
 
 def test_a_table_takes_no_such_options(tmp_path):
     folder(tmp_path)
     (tmp_path / "cases.csv").write_text("id,image,mask,role\np1,images/p1.png,noisy/p1.png,noisy\nc1,images/c1.png,clean/c1.png,clean\n")
     assert ids(tmp_path) == ["c1", "p1"]
-    assert "a table names its files itself; leave out --noisy noisy, --mask-suffix _a" in said(tmp_path, noisy="noisy", mask_suffix="_a")
+    assert "a table names its files itself; leave out --noisy noisy, --mask-suffix _a" in message_of(
+        tmp_path, noisy="noisy", mask_suffix="_a"
+    )
 
 
 def test_an_image_whose_ending_is_not_read_is_named_with_its_mask(tmp_path):
     folder(tmp_path)
     (tmp_path / "images/p1.png").rename(tmp_path / "images/p1.heic")
-    text = said(tmp_path)
-    assert f"{tmp_path / 'noisy/p1.png'}: a mask without an image: images/p1.heic lies there, but .heic is not read" in text
+    text = message_of(tmp_path)
+    assert f"{tmp_path / 'noisy/p1.png'}: a mask without an image: there is images/p1.heic, but .heic is not read" in text
 
 
 # The commands
@@ -205,6 +207,7 @@ def test_a_run_remembers_the_files_so_that_its_table_needs_no_options(trained):
     assert found.of("noisy")[0].id == "000"
 
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 OPTIONS = ("--images", "imgs", "--noisy", "weak", "--clean", "expert", "--test", "held", "--mask-suffix", "_seg")
 
 

@@ -53,7 +53,7 @@ def fed(classes=1, only=("noisy", "clean", "pool")):
 
         return give
 
-    return Feed(noisy=giving("noisy", NOISY), clean=giving("clean", CLEAN), pool=giving("pool", POOL), places=lambda: PLACES), asked
+    return Feed(noisy=giving("noisy", NOISY), clean=giving("clean", CLEAN), pool=giving("pool", POOL), origin=lambda: PLACES), asked
 
 
 def stepped(method, classes=1, model=None, only=("noisy", "clean", "pool"), **settings):

@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as npst
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from scipy.ndimage import distance_transform_edt
 
+from examples import examples
 from pixeltrust import metrics
 
 RATIOS = (metrics.dice, metrics.jaccard, metrics.sensitivity, metrics.specificity, metrics.accuracy)
@@ -160,7 +161,7 @@ def test_distances_equal_those_read_off_a_distance_transform(spacing):
     assert distances(predicted, truth, spacing) == pytest.approx(expected, rel=1e-6)  # distances are float32
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(masks.filter(np.any), masks.filter(np.any))
 def test_distances_equal_monais_own_functions(predicted, truth):
     pair = [torch.from_numpy(mask)[None, None] for mask in (predicted, truth)]

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from examples import examples
 from pixeltrust.data.images import read_image, read_labels, resize_image, resize_labels
-from pixeltrust.noise import kinds as noise_module
-from pixeltrust.noise.kinds import KINDS, box, coarse, drop, noise, polygon
+from pixeltrust.noise.kinds import KINDS, Kind, axes, find_kind, polygon
 
+COMMANDS = Path(__file__).parents[1] / "docs/commands.md"
 ISIC = Path(__file__).parents[2] / "shared/data/isic2017"
 ALL_KINDS = (*KINDS, "polygon-12", "axes-3")
 NESTED = tuple(kind for kind in ALL_KINDS if kind not in ("shift", "mixture"))
@@ -26,7 +27,7 @@ masks = shapes.flatmap(lambda shape: hnp.arrays(np.uint8, shape, elements=st.int
 def made(kind, mask, strength=1.0, seed=0):
     """The noise of a kind; its image is random, and the same for masks of one shape."""
     image = np.random.default_rng(99).integers(0, 256, (*mask.shape, 3), dtype=np.uint8)
-    return noise(kind)(mask, np.random.default_rng(seed), strength, image)
+    return find_kind(kind)(mask, np.random.default_rng(seed), strength, image)
 
 
 def ellipse(shape=(96, 96), centre=(48, 48), radii=(20, 32), turned=0.0):
@@ -41,7 +42,7 @@ def dice(truth, noisy):
 
 
 @given(kinds, masks, st.floats(0, 4), st.integers(0, 5))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_noise_is_a_binary_mask_of_the_same_shape(kind, mask, strength, seed):
     noisy = made(kind, mask, strength, seed)
     assert noisy.shape == mask.shape
@@ -50,13 +51,13 @@ def test_noise_is_a_binary_mask_of_the_same_shape(kind, mask, strength, seed):
 
 
 @given(kinds, masks)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_no_strength_is_the_truth(kind, mask):
     assert (made(kind, mask, 0.0) == mask).all()
 
 
 @given(kinds, masks, st.floats(0, 2))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_equal_generators_make_equal_noise_and_leave_the_mask_alone(kind, mask, strength):
     before = mask.copy()
     assert (made(kind, mask, strength) == made(kind, mask.astype(bool), strength)).all()
@@ -64,14 +65,14 @@ def test_equal_generators_make_equal_noise_and_leave_the_mask_alone(kind, mask, 
 
 
 @given(st.sampled_from(NESTED), masks, st.lists(st.floats(0, 3), min_size=2, max_size=2).map(sorted))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_errors_at_a_strength_contain_those_at_a_lower_one(kind, mask, strengths):
     lower, higher = (made(kind, mask, strength) != mask for strength in strengths)
     assert not (lower & ~higher).any()
 
 
 @given(kinds, shapes, st.floats(0, 4))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_mask_without_foreground_comes_back_as_it_is(kind, shape, strength):
     assert not made(kind, np.zeros(shape, dtype=np.uint8), strength).any()
 
@@ -81,7 +82,7 @@ def test_what_is_drawn_does_not_hang_on_the_strength(kind):
     states = []
     for strength in (0.0, 0.3, 1.0):
         generator = np.random.default_rng(0)
-        noise(kind)(ellipse(), generator, strength, np.zeros((96, 96, 3), dtype=np.uint8))
+        find_kind(kind)(ellipse(), generator, strength, np.zeros((96, 96, 3), dtype=np.uint8))
         states.append(generator.random())
     assert len(set(states)) == 1
 
@@ -90,7 +91,7 @@ def test_what_is_drawn_does_not_hang_on_the_strength(kind):
 def test_dice_falls_as_the_strength_grows(kind):
     image = np.where(ellipse(radii=(14, 22)) > 0, np.uint8(60), np.uint8(200))
     steps = [
-        np.mean([dice(ellipse(), noise(kind)(ellipse(), np.random.default_rng(seed), strength, image)) for seed in range(8)])
+        np.mean([dice(ellipse(), find_kind(kind)(ellipse(), np.random.default_rng(seed), strength, image)) for seed in range(8)])
         for strength in (0, 0.25, 0.5, 0.75, 1)
     ]
     assert steps[0] == 1 > steps[-1]
@@ -161,7 +162,7 @@ def test_more_vertices_are_nearer_to_the_truth():
 def test_polygon_names_mean_their_vertices():
     truth = ellipse()
     assert (made("triangle", truth) == made("polygon-3", truth)).all()
-    assert (made("heptagon", truth) == polygon(truth, np.random.default_rng(0), vertices=7)).all()
+    assert (made("heptagon", truth) == polygon(7)(truth, np.random.default_rng(0))).all()
 
 
 def test_dilation_and_erosion_go_a_quarter_of_the_radius():
@@ -197,19 +198,19 @@ def test_the_frame_is_not_an_outline_for_biases():
 def test_a_drop_takes_one_component_before_the_next():
     two = ellipse(centre=(25, 25), radii=(12, 12)) | ellipse(centre=(70, 70), radii=(12, 12))
     for seed in range(20):
-        noisy = drop(two, np.random.default_rng(seed))
+        noisy = find_kind("drop")(two, np.random.default_rng(seed))
         lost = (noisy[:48].sum() < 441, noisy[48:].sum() < 441)  # 441: the pixels of each disc
         assert not all(lost) or 0 in (noisy[:48].sum(), noisy[48:].sum())
 
 
 def test_a_drop_is_a_hole_of_half_the_area_on_average():
-    shares = [drop(ellipse(), np.random.default_rng(seed)).sum() / ellipse().sum() for seed in range(200)]
+    shares = [find_kind("drop")(ellipse(), np.random.default_rng(seed)).sum() / ellipse().sum() for seed in range(200)]
     assert np.mean(shares) == pytest.approx(0.5, abs=0.07)  # 3.5 standard errors of a uniform number
 
 
 def test_a_coarse_mask_consists_of_whole_cells():
     truth = ellipse(radii=(20, 20))
-    noisy = coarse(truth, np.random.default_rng(0))
+    noisy = find_kind("coarse")(truth, np.random.default_rng(0))
     runs = np.diff(np.flatnonzero(np.diff(noisy[noisy.any(axis=1)][0], prepend=0, append=0)))
     assert (runs % 20 <= 1).all() or (runs % 20 == 19).all()  # a cell is 20 pixels wide, rounded
 
@@ -218,7 +219,7 @@ def test_unsupervised_finds_a_dark_spot_whatever_the_mask_says():
     spot = ellipse(radii=(25, 25))
     wrong = ellipse(centre=(20, 20), radii=(5, 5))
     for image in (200 - 120 * spot, np.stack([200 - 40 * spot, 160 - 80 * spot, 150 - 120 * spot], axis=-1)):
-        found = noise("unsupervised")(wrong, np.random.default_rng(0), 1.0, image.astype(np.uint8))
+        found = find_kind("unsupervised")(wrong, np.random.default_rng(0), 1.0, image.astype(np.uint8))
         assert dice(spot, found) > 0.95
 
 
@@ -251,7 +252,7 @@ def test_every_component_has_its_own_shape(kind):
 
 def test_a_box_fills_holes_and_stops_at_the_frame():
     ring = ellipse((50, 50), (10, 25), (20, 20)) - ellipse((50, 50), (10, 25), (8, 8))
-    noisy = box(ring, np.random.default_rng(0))
+    noisy = find_kind("box")(ring, np.random.default_rng(0))
     assert noisy[:31, 5:46].all()
     assert noisy.sum() == 31 * 41
 
@@ -265,12 +266,12 @@ def test_a_box_fills_holes_and_stops_at_the_frame():
 )
 def test_an_unknown_kind_names_the_nearest(kind, nearest):
     with pytest.raises(ValueError, match=rf"'{kind}'; did you mean '{nearest}"):
-        noise(kind)
+        find_kind(kind)
 
 
 def test_a_kind_unlike_all_names_them():
     with pytest.raises(ValueError, match=r"There are triangle, heptagon, .*polygon-N"):
-        noise("qqqqqq")
+        find_kind("qqqqqq")
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
@@ -285,19 +286,38 @@ def test_masks_and_strengths_out_of_range_are_refused(kind):
 
 def test_counts_that_span_nothing_are_refused():
     with pytest.raises(ValueError, match="3 vertices or more, not 2"):
-        polygon(ellipse(), np.random.default_rng(0), vertices=2)
+        polygon(2)
     with pytest.raises(ValueError, match="2 axes or more"):
-        noise_module.axes(ellipse(), np.random.default_rng(0), count=1)
+        axes(1)
 
 
 def test_unsupervised_needs_an_image_of_the_masks_size():
     for image in (None, np.zeros((9, 9, 3), dtype=np.uint8)):
         with pytest.raises(ValueError, match=r"image of the mask's size \(96, 96\)"):
-            noise("unsupervised")(ellipse(), np.random.default_rng(0), 1.0, image)
+            find_kind("unsupervised")(ellipse(), np.random.default_rng(0), 1.0, image)
 
 
 def test_help_texts_name_only_what_exists():
-    assert all(callable(noise(kind)) for kind in KINDS)
+    assert all(callable(find_kind(kind)) for kind in KINDS)
+
+
+def test_the_table_of_the_docs_is_that_of_the_kinds():
+    described = {name: kind.help for name, kind in KINDS.items()} | {
+        "polygon-N": polygon(3).help.replace("3", "N"),
+        "axes-K": axes(2).help.replace("2", "K"),
+    }
+    rows = [line for line in COMMANDS.read_text(encoding="utf-8").splitlines() if line.startswith("  | `")]
+    assert sorted(rows) == sorted(f"  | `{name}` | {text} |" for name, text in described.items())
+
+
+def test_a_kind_of_ones_own_is_an_entry(monkeypatch):
+    def blocks(truth, *_):
+        return np.kron(truth[::4, ::4], np.ones((4, 4)))[: len(truth), : truth.shape[1]]
+
+    monkeypatch.setitem(KINDS, "blocky", Kind(blocks, "the mask in blocks of 4 pixels", is_shape=True))
+    assert dice(ellipse(), made("blocky", ellipse())) < dice(ellipse(), made("blocky", ellipse(), 0.5)) < 1
+    with pytest.raises(ValueError, match="did you mean 'blocky'"):
+        find_kind("blocks")
 
 
 # --- real lesions
@@ -334,9 +354,10 @@ def lesions():
     return list(zip(truths, [resize_image(read_image(ISIC / "images" / f"{one}.jpg"), size) for one in ids], strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BANDS)
 def test_real_lesions_have_the_measured_dice(lesions, kind):
-    found = [dice(truth, noise(kind)(truth, np.random.default_rng(i), 1.0, image)) for i, (truth, image) in enumerate(lesions)]
+    found = [dice(truth, find_kind(kind)(truth, np.random.default_rng(i), 1.0, image)) for i, (truth, image) in enumerate(lesions)]
     low, high = BANDS[kind]
     assert low < np.mean(found) < high
 
@@ -344,7 +365,7 @@ def test_real_lesions_have_the_measured_dice(lesions, kind):
 def test_people_differ_as_people_do(lesions):
     """Quartiles and tail of the Dice of IMA++'s pairs of human masks."""
     draws = [(truth, np.random.default_rng([i, j])) for i, (truth, _) in enumerate(lesions) for j in range(3)]
-    found = [dice(truth, noise("human")(truth, generator, 1.0, None)) for truth, generator in draws]
+    found = [dice(truth, find_kind("human")(truth, generator, 1.0, None)) for truth, generator in draws]
     np.testing.assert_allclose(np.quantile(found, [0.25, 0.5]), [0.736, 0.857], atol=0.03)
     assert np.quantile(found, 0.05) == pytest.approx(0.251, abs=0.1)  # of 480 draws
     assert np.mean(found) == pytest.approx(0.781, abs=0.03)
@@ -352,10 +373,12 @@ def test_people_differ_as_people_do(lesions):
 
 def test_people_draw_too_much_and_too_little(lesions):
     for kind in ("human", "annotators"):
-        ratios = [noise(kind)(truth, np.random.default_rng(i), 1.0, None).sum() / truth.sum() for i, (truth, _) in enumerate(lesions)]
+        ratios = [find_kind(kind)(truth, np.random.default_rng(i), 1.0, None).sum() / truth.sum() for i, (truth, _) in enumerate(lesions)]
         assert 0.3 < np.mean(np.array(ratios) > 1) < 0.7
 
 
 def test_a_fifth_of_a_mixture_is_perfect(lesions):
-    same = [(noise("mixture")(truth, np.random.default_rng([7, i]), 1.0, image) == truth).all() for i, (truth, image) in enumerate(lesions)]
+    same = [
+        (find_kind("mixture")(truth, np.random.default_rng([7, i]), 1.0, image) == truth).all() for i, (truth, image) in enumerate(lesions)
+    ]
     assert 0.15 < np.mean(same) < 0.45  # a weak shape of few pixels is none

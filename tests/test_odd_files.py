@@ -17,7 +17,7 @@ import torch
 import odd_files
 from odd_files import LONG
 from odd_making import COLOUR, HARM, case, content, half, harmful, put, saved
-from pixeltrust.auditing.run import _Audit
+from pixeltrust.auditing.run import _Auditor
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import image_suffix, read_labels
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
@@ -30,6 +30,7 @@ from pixeltrust.training.train import train
 from tiny import configured, draw, network
 from waiting import TOO_LONG
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
 MOST_MIB = 1536  # of memory for one file: a picture of 100 million pixels takes 11 bytes of each
 
 
@@ -189,6 +190,12 @@ def test_an_audit_and_a_report_of_a_run_with_harmful_arrays_run_no_code(trained,
     assert not (tmp_path / HARM).exists()
 
 
+def auditor_of(trained, out, *, cases=None):
+    """An audit of the first cases, or of all."""
+    noisy = read_cases(trained / "data", show_progress=False).of("noisy")[:cases]
+    return _Auditor(Run(trained / "run"), configured(epochs=1), "last", trained / "data", noisy, out, 9, 0.5, ALONE, show_progress=False)
+
+
 def test_what_an_audit_has_seen_is_read_without_running_code(trained, tmp_path, run_command):
     """A half-finished audit of a stranger, gone on with."""
     words = ("audit", trained / "run", trained / "data", "--out", tmp_path / "audit", "--quiet")
@@ -196,9 +203,7 @@ def test_what_an_audit_has_seen_is_read_without_running_code(trained, tmp_path, 
     finished = tmp_path / "audit"
     (finished / "audit.json").unlink()
     (finished / ".seen").mkdir()
-    begun = _Audit(Run(trained / "run"), configured(epochs=1), finished, 9, 0.5, ALONE, show_progress=False)
-    of = begun.of(trained / "data", "last")
-    (finished / ".seen/of.json").write_text(json.dumps(of))
+    (finished / ".seen/of.json").write_text(json.dumps(auditor_of(trained, finished)._inputs()))
     harmful("000.npz", "numpy")(finished / ".seen")
     code, _, error = run_command(*words, "--resume")
     assert code == 2
@@ -216,17 +221,16 @@ def test_what_an_audit_has_seen_is_read_without_running_code(trained, tmp_path, 
     ],
 )
 def test_what_an_audit_has_seen_of_another_shape_is_refused(trained, tmp_path, name, spoil):
-    config, out = configured(epochs=1), tmp_path / "audit"
-    begun = _Audit(Run(trained / "run"), config, out, 9, 0.5, ALONE, show_progress=False)
-    cases = read_cases(trained / "data", show_progress=False).of("noisy")
+    out = tmp_path / "audit"
+    auditor = auditor_of(trained, out, cases=1)
     with ExitStack() as held:
-        assert len(begun.begin({"run": "a"}, cases, held)) == len(cases)
+        assert len(auditor.begin(held)) == 1
     spoil(out / ".seen" / name)
 
     def go_on():
         with ExitStack() as held:
-            begun.begin({"run": "a"}, cases, held)
-            begun.compared(cases[:1], trained / "data")
+            auditor.begin(held)
+            auditor.compare()
 
     with pytest.raises(PixeltrustError, match=re.escape(name)):
         go_on()

@@ -513,7 +513,7 @@ def test_entries_that_are_no_images_are_counted_and_left_out(run, images, out):
     (images / ".DS_Store").write_text("x")
     done = run_predict(run, images, out)
     assert done.count == 1
-    assert "2 entries that are no images left out: deeper.png, notes.txt" in str(done)
+    assert "2 entries that are not images left out: deeper.png, notes.txt" in str(done)
 
 
 def test_a_missing_folder_an_empty_one_and_a_data_folder_are_told_apart(run, tmp_path, out):

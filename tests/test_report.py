@@ -265,7 +265,7 @@ def test_a_page_that_cannot_be_written_is_the_users_to_mend(tmp_path):
 
 
 def test_a_folder_that_is_neither_is_told_what_was_wanted(tmp_path):
-    wanted = r"no run folder \(it has no config.toml\), benchmark .*, audit \(no audit.json\) or demo \(no demo.json\)"
+    wanted = r"not a run folder \(it has no config.toml\), benchmark .*, audit \(no audit.json\) or demo \(no demo.json\)"
     with pytest.raises(RunError, match=wanted):
         report(tmp_path)
 
@@ -294,7 +294,7 @@ def test_a_demo_without_its_images_names_the_folder_that_is_gone(tmp_path):
 def test_numbers_of_other_cases_are_refused(tmp_path):
     demo = write_demo(tmp_path / "demo")
     pd.read_csv(demo / "plain.csv")[1:].to_csv(demo / "plain.csv", index=False)
-    with pytest.raises(RunError, match="of other cases"):
+    with pytest.raises(RunError, match="have different cases"):
         report(demo)
 
 

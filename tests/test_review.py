@@ -29,13 +29,14 @@ from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import decode_png, encode_image, read_labels
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
-from pixeltrust.reviewing import export, review
-from pixeltrust.reviewing.decisions import Conflict, Decisions, name_of
-from pixeltrust.reviewing.guard import Door
-from pixeltrust.reviewing.masks import Kept, allowed_labels, digest, labels_of_runs
+from pixeltrust.reviewing.access import AccessPolicy
+from pixeltrust.reviewing.decisions import Conflict, Decisions, clean_name
+from pixeltrust.reviewing.exports import export
+from pixeltrust.reviewing.masks import MaskCache, allowed_labels, digest, labels_of_runs
 from pixeltrust.reviewing.pages import application
 from pixeltrust.reviewing.pictures import stamp
 from pixeltrust.reviewing.queue import Filter, Queue
+from pixeltrust.reviewing.server import review
 from waiting import TOO_LONG, wait_for
 
 SIZE = (48, 64)
@@ -53,10 +54,10 @@ def client(audit):
     yield from clients(audit)
 
 
-def clients(audit, door=None):
+def clients(audit, policy=None):
     read = Audit.read(audit)
     decisions = Decisions(read)
-    app = application(read, decisions, door=door or Door.of("127.0.0.1"), who="ann")
+    app = application(read, decisions, policy=policy or AccessPolicy.of("127.0.0.1"), who="ann")
     with TestClient(app, base_url=HOME, headers={"Origin": HOME}) as client:
         yield client
     decisions.close()
@@ -186,38 +187,30 @@ def test_different_people_decide_on_different_cases_at_once_without_losing_one(t
 
 @contextmanager
 def waiting(store, audit, cases):
-    """Decisions that wait for another process to be done, the first of them alone and the others behind it; then what came of them."""
-    given, outcomes, written = np.zeros((16, 16), np.uint8), {}, []
-    writing = store.writing
-
-    def noted():
-        written.append(len(store._waiting))
-        return writing()
+    """Decisions that all wait until another process has finished its own, and then the outcome of each."""
+    given, outcomes, begun = np.zeros((16, 16), np.uint8), {}, []
 
     def attempt(case_id):
+        begun.append(case_id)
         try:
             outcomes[case_id] = store.decide(case_id, "given", who="ann", seen=0, given=given, decided=given).case_id
         except (Conflict, OSError) as error:
             outcomes[case_id] = type(error)
 
-    store.writing = noted
     other = sqlite3.connect(audit / "review.sqlite", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     threads = [threading.Thread(target=attempt, args=[case_id]) for case_id in cases]
-    threads[0].start()
-    wait_for(lambda: written)
-    for thread in threads[1:]:
+    for thread in threads:
         thread.start()
-    wait_for(lambda: len(store._waiting) == len(cases) - 1)
+    wait_for(lambda: len(begun) == len(cases))
     yield outcomes
     other.execute("COMMIT")
     other.close()
     for thread in threads:
         thread.join()
-    assert len(written) == 2  # the first alone, and all others at once
 
 
-def test_decisions_that_wait_are_written_together_and_each_is_told_its_own(audit):
+def test_decisions_that_wait_for_another_process_are_all_written_and_each_gets_its_own_answer(audit):
     store = Decisions(Audit.read(audit))
     given = np.zeros((16, 16), np.uint8)
     store.decide("b", "rejected", who="bob", seen=0, given=given, decided=None)
@@ -228,7 +221,7 @@ def test_decisions_that_wait_are_written_together_and_each_is_told_its_own(audit
     store.close()
 
 
-def test_where_decisions_that_wait_cannot_be_written_all_are_told(audit, monkeypatch):
+def test_a_decision_that_cannot_be_written_fails_alone(audit, monkeypatch):
     store = Decisions(Audit.read(audit))
     write = store._write
 
@@ -240,8 +233,8 @@ def test_where_decisions_that_wait_cannot_be_written_all_are_told(audit, monkeyp
 
     with waiting(store, audit, ["a", "b", "c"]) as outcomes:
         monkeypatch.setattr(store, "_write", failing)
-    assert outcomes == {"a": "a", "b": OSError, "c": OSError}
-    assert [row["case_id"] for row in rows_of(audit)] == ["a"]
+    assert outcomes == {"a": "a", "b": "b", "c": OSError}
+    assert sorted(row["case_id"] for row in rows_of(audit)) == ["a", "b"]
     store.close()
 
 
@@ -283,13 +276,13 @@ def test_originals_are_left_as_they_are(audit, client, tmp_path):
 
 @pytest.mark.parametrize(("text", "name"), [(" Ann  Lee\n", "Ann Lee"), ("\x1b[1mé", "[1mé")])
 def test_a_name_is_kept_without_what_cannot_be_printed(text, name):
-    assert name_of(text) == name
+    assert clean_name(text) == name
 
 
 @pytest.mark.parametrize("text", ["", " \n", "x" * 61])
 def test_a_name_that_is_none_is_refused(audit, client, text):
     with pytest.raises(ValueError, match="1 to 60"):
-        name_of(text)
+        clean_name(text)
     assert decide(client, "a", "given", who=text).status_code == 400
     assert rows_of(audit) == []
 
@@ -385,7 +378,7 @@ def many(tmp_path, number):
         rows[name] = 1
     rows.to_csv(folder / "cases.csv", index=False)
     regions = pd.DataFrame({"id": rows["id"], "kind": np.where(np.arange(number) % 3 == 0, "missing", "too much"), "mended": True})
-    for name in ("region", "area", "share", "top", "left", "bottom", "right", "row", "column", "confidence"):
+    for name in ("region", "area", "share", "top", "left", "bottom", "right", "row", "column", "doubt"):
         regions[name] = 1
     regions.to_csv(folder / "regions.csv", index=False)
     about = {"weights": "last", "classes": 1, "ignore_label": None, "channels": 3, "tilt": (0.0, 0.0), "seconds": 1.0}
@@ -426,7 +419,7 @@ def test_the_next_case_follows_by_the_filter(client, audit):
     assert decide(client, order[0], "given").json()["next"] == order[1]
     assert decide(client, order[2], "given").json()["next"] == order[1]
     assert decide(client, order[1], "given").json()["next"] is None
-    assert "Everything is decided" in client.get("/").text
+    assert "All cases are decided" in client.get("/").text
 
 
 def test_a_case_without_an_agreement_has_a_dash(tmp_path):
@@ -447,7 +440,7 @@ def test_planes_are_the_pixels_of_the_files(audit, client):
     for name, wanted in (
         ("given", given),
         ("proposed", shifted_back("a", given)),
-        ("trust", np.asarray(Image.open(audit / "trust" / "a.png"))),
+        ("confidence", np.asarray(Image.open(audit / "confidence" / "a.png"))),
     ):
         answer = client.get(f"/plane/{name}?id=a")
         assert (np.frombuffer(answer.content, np.uint8).reshape(SIZE) == wanted).all()
@@ -457,10 +450,10 @@ def test_planes_are_the_pixels_of_the_files(audit, client):
 
 
 def test_the_masks_that_were_asked_for_last_are_kept_up_to_a_number_of_bytes():
-    kept, read = Kept(250), []
+    cache, read = MaskCache(250), []
 
     def mask(name, size=100):
-        return kept.mask(name, lambda: read.append(name) or np.zeros((1, size), np.uint8))
+        return cache.get(name, lambda: read.append(name) or np.zeros((1, size), np.uint8))
 
     for name in ("a", "b", "a", "c", "a", "b"):
         mask(name)
@@ -501,10 +494,10 @@ def test_an_image_that_no_browser_shows_is_sent_as_png(audit, client, tmp_path):
 
 def test_a_missing_or_broken_file_is_said_and_the_rest_goes_on(audit, client, tmp_path):
     (tmp_path / "data/images/a.png").write_bytes(b"no picture")
-    (audit / "trust/a.png").unlink()
+    (audit / "confidence/a.png").unlink()
     Image.new("L", (9, 9)).save(audit / "mended/a.png")
     assert "a.png" in client.get("/image?id=a").json()["error"]
-    assert "there is no such file" in client.get("/plane/trust?id=a").json()["error"]
+    assert "there is no such file" in client.get("/plane/confidence?id=a").json()["error"]
     assert "9x9 pixels, 64x48 when it was audited" in client.get("/plane/proposed?id=a").json()["error"]
     assert decide(client, "a", "proposed").status_code == 500
     assert decide(client, "a", "given").status_code == 200
@@ -672,20 +665,20 @@ def test_the_names_of_this_machine_are_answered_to(client, host):
 
 
 def test_beyond_this_machine_a_token_is_asked_for(audit):
-    door = Door.of("0.0.0.0")
-    assert len(door.token) >= 40
-    assert door.token != Door.of("0.0.0.0").token
-    for client in clients(audit, door):
+    policy = AccessPolicy.of("0.0.0.0")
+    assert len(policy.token) >= 40
+    assert policy.token != AccessPolicy.of("0.0.0.0").token
+    for client in clients(audit, policy):
         assert client.get("/").status_code == 401
         assert client.get("/static/review.css").status_code == 401
         assert decide(client, "a", "given").status_code == 401
         assert client.get("/?token=wrong").status_code == 401
-        assert client.get(f"/case?id=a&token={door.token}").status_code == 401
-        let_in = client.get(f"/?token={door.token}")
+        assert client.get(f"/case?id=a&token={policy.token}").status_code == 401
+        let_in = client.get(f"/?token={policy.token}")
         cookie = let_in.headers["Set-Cookie"]
         assert "HttpOnly" in cookie
         assert "SameSite=strict" in cookie
-        assert door.token not in let_in.text
+        assert policy.token not in let_in.text
         assert client.get("/").status_code == 200
         assert decide(client, "a", "given").status_code == 200
         assert client.get("/", headers={"Host": "192.0.2.7:8765"}).status_code == 200
@@ -693,17 +686,17 @@ def test_beyond_this_machine_a_token_is_asked_for(audit):
 
 
 def test_cookies_of_other_servers_do_not_lock_out(audit):
-    door = Door.of("0.0.0.0")
-    for client in clients(audit, door):
-        name = client.get(f"/?token={door.token}").headers["Set-Cookie"].split("=")[0]
+    policy = AccessPolicy.of("0.0.0.0")
+    for client in clients(audit, policy):
+        name = client.get(f"/?token={policy.token}").headers["Set-Cookie"].split("=")[0]
         client.cookies.clear()
-        for cookies in (f'theirs={{"a": [1, 2]}}; {name}={door.token}', f"a b=c; {name}={door.token}", f"{name}={door.token}; ä"):
+        for cookies in (f'theirs={{"a": [1, 2]}}; {name}={policy.token}', f"a b=c; {name}={policy.token}", f"{name}={policy.token}; ä"):
             assert client.get("/", headers={"Cookie": cookies.encode()}).status_code == 200
         assert client.get("/", headers={"Cookie": f"{name}=wrong"}).status_code == 401
 
 
 def test_on_this_machine_none_is_asked_for():
-    assert [Door.of(host).token for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2")] == [None] * 4
+    assert [AccessPolicy.of(host).token for host in ("127.0.0.1", "localhost", "::1", "127.0.0.2")] == [None] * 4
 
 
 def test_every_answer_has_the_headers_that_keep_browsers_safe(client):
@@ -746,9 +739,9 @@ def test_names_with_markup_do_no_harm(tmp_path):
 
 @pytest.mark.parametrize("identity", ["../../../etc/passwd", "/etc/passwd", "a/../a", "", "A", "a.png", "a\0"])
 def test_only_ids_of_the_audit_are_found(audit, client, identity):
-    (audit.parent / "secret.png").write_bytes((audit / "trust/a.png").read_bytes())
+    (audit.parent / "secret.png").write_bytes((audit / "confidence/a.png").read_bytes())
     query = urlencode({"id": identity})
-    for path in ("/case", "/image", "/thumbnail", "/plane/trust"):
+    for path in ("/case", "/image", "/thumbnail", "/plane/confidence"):
         assert client.get(f"{path}?{query}").status_code == 404
     assert client.post(f"/decide?{query}&what=given&seen=0&who=ann").status_code == 404
 
@@ -764,7 +757,7 @@ def test_an_audit_whose_ids_lead_elsewhere_is_refused(audit):
     table.to_csv(audit / "cases.csv", index=False)
     with pytest.raises(DataError, match="2 faults") as error:
         Decisions(Audit.read(audit))
-    assert "'../a' is no file name" in str(error.value)
+    assert "'../a' is not a file name" in str(error.value)
     assert "'b' is there twice" in str(error.value)
 
 
@@ -912,7 +905,7 @@ def test_what_leaves_no_noisy_case_or_is_of_no_use_is_said(audit, client, tmp_pa
         decide(client, name, "given")
     assert "no noisy case is left" in str(export(audit, tmp_path / "out", show_progress=False))
     (tmp_path / "data/noisy/b.png").unlink()
-    assert "1 decision of cases that are no longer noisy" in str(export(audit, tmp_path / "other", show_progress=False))
+    assert "1 decision on cases that are no longer noisy" in str(export(audit, tmp_path / "other", show_progress=False))
 
 
 def test_an_export_is_whole_or_nothing(audit, client, tmp_path, monkeypatch):
@@ -966,7 +959,7 @@ def test_tables_with_faults_are_said(audit):
     with pytest.raises(DataError, match="no column height"):
         review(audit)
     table.assign(height="tall").to_csv(audit / "cases.csv", index=False)
-    with pytest.raises(DataError, match="no number"):
+    with pytest.raises(DataError, match="not a number"):
         review(audit)
 
 

@@ -15,9 +15,9 @@ from PIL import Image
 from audits import audit_of, discs, shifted_back
 from pixeltrust.auditing.folder import Audit, read_audit_cases
 from pixeltrust.data.cases import check
-from pixeltrust.reviewing import export
+from pixeltrust.reviewing.access import AccessPolicy
 from pixeltrust.reviewing.decisions import Decisions
-from pixeltrust.reviewing.guard import Door
+from pixeltrust.reviewing.exports import export
 from pixeltrust.reviewing.pages import application
 from test_review import given_of, rows_of
 from waiting import TOO_LONG, wait_for
@@ -45,12 +45,12 @@ def browser():
 
 
 @contextmanager
-def served(audit, who="ann", door=None):
+def served(audit, who="ann", policy=None):
     """The address of a review."""
     read = Audit.read(audit)
     decisions = Decisions(read)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = application(read, decisions, door=door or Door.of("127.0.0.1"), who=who)
+        app = application(read, decisions, policy=policy or AccessPolicy.of("127.0.0.1"), who=who)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -162,7 +162,7 @@ def test_a_queue_is_gone_through_by_keys_alone(page, audit):
     page.keyboard.press("r")
     ready(page, third)
     page.keyboard.press("s")
-    page.wait_for_selector("text=Everything is decided")
+    page.wait_for_selector("text=All cases are decided")
     assert f"{third}: skipped" in page.inner_text("#status")
     page.keyboard.press("u")  # back to it, and there undone
     ready(page, third)
@@ -170,7 +170,7 @@ def test_a_queue_is_gone_through_by_keys_alone(page, audit):
     page.wait_for_selector("text=undone")
     ready(page, third)
     page.keyboard.press("s")
-    page.wait_for_selector("text=Everything is decided")
+    page.wait_for_selector("text=All cases are decided")
     assert [(row["case_id"], row["what"], row["who"]) for row in rows_of(audit)] == [
         (first, "given", "ann"),
         (second, "proposed", "ann"),
@@ -213,7 +213,7 @@ def test_the_key_undoes_nothing_that_another_has_decided(browser, address, audit
         bob.reload()
         ready(bob, first)
         bob.keyboard.press("u")
-        bob.wait_for_selector("text=Nothing was decided in this tab; 'Undo what holds here'")
+        bob.wait_for_selector("text=Nothing was decided in this tab; 'Undo the decision on this case'")
     assert [row["what"] for row in rows_of(audit)] == ["given"]
 
 
@@ -251,6 +251,7 @@ def test_next_and_previous_go_by_keys(page, audit):
     assert rows_of(audit) == []
 
 
+@pytest.mark.slow
 def test_every_control_is_reached_by_tab_and_shows_its_focus(page):
     begin(page)
     wanted = page.evaluate(
@@ -302,6 +303,7 @@ def test_keys_do_nothing_while_one_types_and_can_be_put_off(page, audit):
     assert (asked, rows_of(audit)) == ([], [])
 
 
+@pytest.mark.slow
 def test_two_tabs_do_not_lose_a_decision(browser, address, audit):
     second = order(audit)[1]
     with opened(browser, address) as ann, opened(browser, address) as bob:
@@ -333,6 +335,7 @@ def test_a_file_that_is_missing_is_named(browser, address, audit, tmp_path, fold
         assert f"{first}.png: there is no such file" in page.inner_text("#fault")
 
 
+@pytest.mark.slow
 def test_a_mask_that_has_changed_since_it_was_shown_is_not_accepted(browser, address, audit):
     first = order(audit)[0]
     with opened(browser, address, answers="412") as page:
@@ -556,6 +559,7 @@ def test_a_key_right_behind_an_answer_counts(page, audit):
     assert rows_of(audit) == []
 
 
+@pytest.mark.slow
 def test_fingers_paint_and_two_of_them_zoom(browser, address, audit):
     with opened(browser, address, viewport=TABLET, has_touch=True) as page:
         first = begin(page)
@@ -598,6 +602,7 @@ def shown(page):
     return page.locator("#view").screenshot()
 
 
+@pytest.mark.slow
 def test_every_layer_can_be_put_off_and_doubt_faded(page):
     begin(page)
     page.keyboard.press("b")
@@ -612,9 +617,10 @@ def test_every_layer_can_be_put_off_and_doubt_faded(page):
     assert shown(page) != whole
     page.keyboard.press("5")
     page.evaluate("document.activeElement.blur()")
-    assert page.input_value("#heat") == "35"
+    assert page.input_value("#strength") == "60"
 
 
+@pytest.mark.slow
 def test_wheel_drag_and_keys_zoom_and_pan(page):
     begin(page)
 
@@ -713,11 +719,11 @@ def test_outlines_enclose_exactly_the_mask(page):
 
 @pytest.mark.slow
 def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
-    door = Door.of("0.0.0.0")
-    with served(audit, door=door) as address, opened(browser, f"{address}/?token={door.token}", home=address) as page:
+    policy = AccessPolicy.of("0.0.0.0")
+    with served(audit, policy=policy) as address, opened(browser, f"{address}/?token={policy.token}", home=address) as page:
         page.wait_for_selector(".begin")
         assert page.url == f"{address}/"
-        assert door.token not in page.evaluate("document.cookie")
+        assert policy.token not in page.evaluate("document.cookie")
         begin(page)
         page.keyboard.press("a")
         ready(page, order(audit)[1])
@@ -729,7 +735,7 @@ def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
 # --- for everybody ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, TABLET], ids=["desktop", "tablet"])
+@pytest.mark.parametrize("viewport", [DESKTOP, pytest.param(TABLET, marks=pytest.mark.slow)], ids=["desktop", "tablet"])
 def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
     checks = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
@@ -761,7 +767,11 @@ def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
         assert complaints(page) == []
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, TABLET, WIDE_TABLET], ids=["desktop", "tablet", "wide tablet"])
+@pytest.mark.parametrize(
+    "viewport",
+    [pytest.param(DESKTOP, marks=pytest.mark.slow), TABLET, pytest.param(WIDE_TABLET, marks=pytest.mark.slow)],
+    ids=["desktop", "tablet", "wide tablet"],
+)
 def test_nothing_is_wider_than_the_window(browser, address, viewport):
     with opened(browser, address, viewport=viewport, has_touch=viewport is not DESKTOP) as page:
         wide = "() => [document.documentElement.scrollWidth, innerWidth]"

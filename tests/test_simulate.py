@@ -12,7 +12,7 @@ import pytest
 
 from pixeltrust.data.images import read_image, read_labels, write_png
 from pixeltrust.noise import simulate as simulate_module
-from pixeltrust.noise.kinds import noise
+from pixeltrust.noise.kinds import find_kind
 from pixeltrust.noise.simulate import simulate
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 
@@ -193,7 +193,7 @@ def test_strength_0_is_the_truth(source, tmp_path):
 
 def test_a_named_kind_makes_its_noise(source, tmp_path):
     run(source, tmp_path / "out", noise="heptagon", clean=0)
-    expected = noise("heptagon")(lesion(3), np.random.default_rng(0), 1.0, None)
+    expected = find_kind("heptagon")(lesion(3), np.random.default_rng(0), 1.0, None)
     assert ((read_labels(tmp_path / "out/noisy/a03.png") > 0) == expected).all()
 
 
@@ -370,7 +370,7 @@ def test_places_that_cannot_be_used_are_named(source, tmp_path):
     with pytest.raises(RunError, match=r"file/out: cannot be (used|written)"):
         run(source, tmp_path / "file/out")
     for out in (source, source / "out"):
-        with pytest.raises(RunError, match="lies in the source"):
+        with pytest.raises(RunError, match="is inside the source"):
             run(source, out)
 
 
@@ -416,6 +416,7 @@ def test_real_lesions_meet_a_target(isic, tmp_path):
     assert image.shape == (256, 256, 3)
 
 
+@pytest.mark.slow
 def test_real_lesions_as_triangles_have_the_measured_dice(isic, tmp_path):
     # .613 on all 2,000 training masks at 256x256; .015 is about four standard errors of the mean of 130
     assert run(isic, tmp_path / "out", clean=20).mean_dice == pytest.approx(0.613, abs=0.015)

@@ -42,7 +42,7 @@ def test_a_truth_is_0_and_1_whatever_its_foreground_is_in_the_file(tmp_path, for
     assert truth.tolist() == (MASK * bool(foreground)).tolist()
 
 
-def test_all_faults_of_one_file_are_told(tmp_path):
+def test_all_faults_of_one_file_are_listed(tmp_path):
     source(tmp_path, a=1)
     write_png(tmp_path / "masks/a.png", np.array([[0, 1, 2, 3]], np.uint8))
     with pytest.raises(DataError) as caught:

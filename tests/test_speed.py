@@ -35,7 +35,7 @@ def untested(model, noisy, clean, gains="exact", steps=2):
         reweighted_step(model, noisy=noisy, clean=clean, gains=gains)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "unetr" else ()) for name in NETWORKS])
 @pytest.mark.parametrize("gains", ["exact", "finite-difference"])
 def test_a_step_makes_no_more_operations_than_its_floor(name, gains):
     model, noisy, clean = network(name), batch(1), batch(2)

@@ -1,16 +1,17 @@
 """A table is read as texts, and written as pandas writes it."""
 
 import pandas as pd
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from examples import examples
 from pixeltrust.plumbing.tables import read_table, write_csv
 
 cells = st.text(st.characters(codec="utf-8"), max_size=6) | st.text("a,\"\n\r ';", max_size=3)
 
 
 @given(st.lists(st.tuples(cells, cells, st.booleans()), max_size=6))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_a_table_is_written_as_pandas_writes_it(tmp_path_factory, rows):
     ours, theirs = (tmp_path_factory.getbasetemp() / name for name in ("ours.csv", "theirs.csv"))
     table = pd.DataFrame(rows, columns=["id", "a column", "held_out"]).astype({"id": "category", "held_out": bool})

@@ -251,7 +251,17 @@ def test_a_step_may_report_tensors_and_the_tables_hold_numbers(data, straight, t
 # Continuing
 
 
-@pytest.mark.parametrize(("method", "schedule"), list(zip(METHODS, cycle(SCHEDULES))))
+REMEMBERING = ("trust", "mean-teacher", "t-loss", "pixel", "finetuned", "clean")
+"""Methods that have something of their own to continue with, and one of each kind of batches."""
+
+
+@pytest.mark.parametrize(
+    ("method", "schedule"),
+    [
+        pytest.param(method, schedule, marks=() if method in REMEMBERING else pytest.mark.slow)
+        for method, schedule in zip(METHODS, cycle(SCHEDULES))
+    ],
+)
 def test_a_run_stopped_by_ctrl_c_twice_continues_to_the_bit(data, straight, tmp_path, method, schedule):
     settings = {"method": method, "schedule": schedule}
     out = tmp_path / "run"
@@ -1381,6 +1391,7 @@ def test_training_in_a_thread_is_the_same(data, straight, tmp_path):
 # That it learns
 
 
+@pytest.mark.slow
 def test_pixel_learns_what_the_clean_masks_show_where_plain_learns_what_the_noisy_ones_do(tmp_path):
     data = draw(tmp_path / "data", noisy=60, clean=8, test=20)
     settings = {"model": "tiny:without_dropout", "learning_rate": 0.02, "batch_size": 6, "clean_batch_size": 8, "epochs": 25}
@@ -1439,7 +1450,7 @@ def test_the_store_is_told_which_cases_it_sees_and_how_they_are_turned(data, tmp
     masks: dict[int, list[torch.Tensor]] = {}
 
     def looking(model, feed, config):
-        places = feed.places()
+        places = feed.origin()
         for case, mask in zip(places.cases, places.views.to_upright(feed.noisy().masks), strict=True):
             masks.setdefault(int(case), []).append(mask)
         return step_of("plain")(model, feed, config)

@@ -128,7 +128,7 @@ def made(**settings):
     noisy, clean = batch(seed=1, images=4, size=16), batch(seed=2, images=3, size=16)
     config = Config(method="trust", image_size=16, **settings)
     model = seeded(PlainUNet, 2, 1, norm="group")
-    feed = Feed(noisy=lambda: noisy, clean=lambda: clean, pool=lambda: noisy, places=lambda: PLACES)
+    feed = Feed(noisy=lambda: noisy, clean=lambda: clean, pool=lambda: noisy, origin=lambda: PLACES)
     return model, build_step(model, config, STREAMS), feed, config
 
 

@@ -28,8 +28,16 @@ from reference import (
 )
 
 MODES = [(1, True), (3, False)]  # classes, training
+LARGE = ("basic-unet", "unetr")  # in 3-D they take most of the time of all
 CASES = [
-    pytest.param(name, dims, classes, training, id=f"{name}-{dims}d-{classes}-{'train' if training else 'eval'}")
+    pytest.param(
+        name,
+        dims,
+        classes,
+        training,
+        id=f"{name}-{dims}d-{classes}-{'train' if training else 'eval'}",
+        marks=pytest.mark.slow if dims == 3 and name in LARGE else (),
+    )
     for name in NETWORKS
     for dims in (2, 3)
     for classes, training in ([*MODES, (1, False), (3, True)] if name in WITH_BATCH_NORM else MODES)

@@ -72,7 +72,7 @@ def pooling(*, in_channels, out_channels):
 
 
 def failing_on_one_rank(*, in_channels, out_channels):
-    """Without memory at the first pass after an update, on the process of that rank, if $TINY_FAILING_RANK is set."""
+    """Build a network that runs out of memory at the first pass after an update, on the rank $TINY_FAILING_RANK if that is set."""
     model = without_dropout(in_channels=in_channels, out_channels=out_channels)
     before = [parameter.detach().clone() for parameter in model.parameters()]
 
@@ -90,7 +90,7 @@ def two_logits(*, in_channels, out_channels):
 
 
 def acting_at(number, act, build):
-    """`methods.build_step`, whose methods call `act` at the end of step `number`."""
+    """Return `methods.build_step` whose methods call `act` at the end of step `number`."""
     steps = 0
 
     def count():
@@ -199,7 +199,7 @@ def overflowing(*, in_channels, out_channels):
 
 
 def draw(folder, *, noisy=10, clean=14, test=3, size=SIZE, seed=0, foreground=255, prefix="", noisy_above=0.75):
-    """A data folder; returns it. A noisy mask is where the bump is above `noisy_above`."""
+    """Make a data folder; return it. A noisy mask is where the bump is above `noisy_above`."""
     draws = np.random.default_rng(seed)
     for name in ("images", "noisy", "clean", "test"):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -217,7 +217,7 @@ def draw(folder, *, noisy=10, clean=14, test=3, size=SIZE, seed=0, foreground=25
 
 
 def configured(**settings):
-    """9 updates: 3 epochs of 4, 4 and 2 noisy images; of 14 clean cases 11 are held out."""
+    """Return settings for 9 updates: 3 epochs of 4, 4 and 2 noisy images; of 14 clean cases 11 are held out."""
     small = {
         "model": "tiny:network",
         "image_size": SIZE,
@@ -229,3 +229,9 @@ def configured(**settings):
         "device": "cpu",
     }
     return Config(**{**small, **settings})
+
+
+def leave_figures_out(patch):
+    """Have benchmarks write their tables alone: figures and page are most of what a tiny one takes, and have tests of their own."""
+    patch.setattr("pixeltrust.benchmarking.outcome.writing.drawings", lambda outcome: iter(()))
+    patch.setattr("pixeltrust.benchmarking.page.benchmark_page", lambda folder, outcome: "")

@@ -45,7 +45,7 @@ class Server(ThreadingHTTPServer):
         return self.url(name)
 
     def ranges(self, name):
-        """The ranges of the file that were asked for, in turn."""
+        """Return the ranges of the file that were asked for, in turn."""
         return [span for method, path, span in self.asked if (method, path) == ("GET", f"/{name}")]
 
     def handle_error(self, request, client_address):

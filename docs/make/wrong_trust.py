@@ -40,7 +40,7 @@ def by_training(truth: Truth, place: int) -> np.ndarray:
 
 
 def coloured(trusted: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """(H, W, 3)"""
+    """Return the colour of each kind of pixel, (H, W, 3)."""
     kinds = [trusted & wrong, ~trusted & ~wrong, ~trusted & wrong]
     return np.select([kind[..., None] for kind in kinds], [np.array(one) for one in (RED, BLUE, GREEN)], np.array(NONE))
 
@@ -66,7 +66,7 @@ def main(words: list[str] | None = None) -> None:
         shares = by_training(truth, place)
         row[1].imshow(shares, vmin=0, vmax=1, cmap="cividis")
         row[2].imshow(coloured(shares > 0.5, given != true))
-        row[3].imshow(coloured(read_labels(asked.audit / "trust" / f"{case.id}.png") >= 128, given != true))
+        row[3].imshow(coloured(read_labels(asked.audit / "confidence" / f"{case.id}.png") >= 128, given != true))
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[], aspect="auto")
     for axis, title in zip(axes[0], columns, strict=True):
@@ -76,7 +76,7 @@ def main(words: list[str] | None = None) -> None:
     counts = np.zeros((2, 2, 2))  # witness, wrong, trusted
     for place, (given, true) in enumerate(zip(truth.given, truth.true, strict=True)):
         wrong = (given != true).ravel()
-        audited = read_labels(asked.audit / "trust" / f"{truth.cases[place].id}.png") >= 128
+        audited = read_labels(asked.audit / "confidence" / f"{truth.cases[place].id}.png") >= 128
         for witness, trusted in enumerate((by_training(truth, place) > 0.5, audited)):
             counts[witness] += np.bincount(2 * wrong + trusted.ravel(), minlength=4).reshape(2, 2)
     shares_of = counts[..., 1] / counts.sum(-1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pixeltrust import __version__
+from pixeltrust.noise.kinds import kind_names
 from pixeltrust.plumbing.errors import PixeltrustError
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ def demo(
     out: Annotated[Path, typer.Option("--out", help="Where the demo goes.")] = Path("demo"),
     quiet: Quiet = False,
 ) -> None:
-    """The whole job on made-up dermoscopy images, in minutes: simulate, train plain and with pixel weights, evaluate, report.
+    """The whole job on made-up dermoscopy images, in minutes: simulate, train plain and with trust, evaluate, report.
 
     Example: pixeltrust demo --out demo
     """
@@ -150,8 +151,7 @@ def simulate(
         str,
         typer.Option(
             "--noise",
-            help="triangle, heptagon, polygon-N, axes, axes-K, box, unsupervised, dilate, erode, shift, drop, coarse, human, "
-            "annotators or mixture.",
+            help=f"{kind_names()}.",
         ),
     ] = "triangle",
     clean: Annotated[int, typer.Option("--clean", help="How many training cases keep their true mask.")] = 100,
@@ -215,7 +215,7 @@ def convert(
 
     Example: pixeltrust convert instances.json lesions/noisy --images lesions/images
     """
-    from pixeltrust.formats import convert
+    from pixeltrust.formats.convert import convert
 
     print(
         convert(
@@ -357,7 +357,7 @@ def benchmark(
 def audit(
     run: Annotated[Path, typer.Argument(help="A run folder whose training has finished.")],
     data: Annotated[Path, typer.Argument(help="A data folder or table of cases; its noisy masks are audited.")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, trust maps, mended masks and a page.")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, maps of confidence, mended masks and a page.")],
     weights: Annotated[str, typer.Option("--weights", help="last, or best by the held-out clean cases.")] = "last",
     smallest: Annotated[int, typer.Option("--smallest", help="Pixels of a doubtful region that gets a row.")] = 9,
     sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,
@@ -420,7 +420,8 @@ def review(
 
     Example: pixeltrust review audit --open, then pixeltrust review audit --export lesions-reviewed
     """
-    from pixeltrust.reviewing import export, review
+    from pixeltrust.reviewing.exports import export
+    from pixeltrust.reviewing.server import review
 
     if out is not None:
         print(export(audit, out, show_progress=not quiet))

@@ -16,8 +16,9 @@ return. What is not defined is NaN, never a made-up number:
   ignored band costs nothing. (Where the band cuts both masks alike, their common edge counts with distance 0.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -26,7 +27,6 @@ from scipy import stats
 
 from pixeltrust.plumbing.labels import IGNORE
 
-METRICS = ("dice", "jaccard", "sensitivity", "specificity", "accuracy", "hausdorff95", "surface_distance")
 _BOOTSTRAP_CELLS = 10_000_000  # resampled values held at once: 80 MB
 
 Labels: TypeAlias = np.ndarray | torch.Tensor
@@ -34,7 +34,7 @@ Labels: TypeAlias = np.ndarray | torch.Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Confusion:
-    """Numbers of counted pixels, positive meaning: of the class in question."""
+    """Numbers of counted pixels; positive ones have the class in question."""
 
     true_positives: int
     false_positives: int
@@ -44,7 +44,7 @@ class Confusion:
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryDistances:
-    """From every boundary pixel of one mask to the nearest one of the other; both empty where one mask is."""
+    """Distances from every boundary pixel of one mask to the nearest one of the other; both are empty where one mask is."""
 
     to_truth: np.ndarray
     to_predicted: np.ndarray
@@ -74,7 +74,7 @@ def confusion(*, predicted: Labels, truth: Labels, label: int = 1) -> Confusion:
 
 
 def dice(counts: Confusion) -> float:
-    """2 TP / (2 TP + FP + FN), 0 to 1; NaN where neither mask has the class.
+    """Return 2 TP / (2 TP + FP + FN), 0 to 1; NaN where neither mask has the class.
 
     Source: L. R. Dice, Measures of the amount of ecologic association between species, Ecology 26 (1945).
     """
@@ -83,29 +83,29 @@ def dice(counts: Confusion) -> float:
 
 
 def jaccard(counts: Confusion) -> float:
-    """TP / (TP + FP + FN), the intersection over the union, 0 to 1; NaN where neither mask has the class."""
+    """Return TP / (TP + FP + FN), the intersection over the union, 0 to 1; NaN where neither mask has the class."""
     overlap = counts.true_positives
     return _ratio(overlap, overlap + counts.false_positives + counts.false_negatives)
 
 
 def sensitivity(counts: Confusion) -> float:
-    """TP / (TP + FN), the share of the true pixels that were found, 0 to 1; NaN where the truth has none."""
+    """Return TP / (TP + FN), the share of the true pixels that were found, 0 to 1; NaN where the truth has none."""
     return _ratio(counts.true_positives, counts.true_positives + counts.false_negatives)
 
 
 def specificity(counts: Confusion) -> float:
-    """TN / (TN + FP), the share of the other pixels that were left alone, 0 to 1; NaN where there are none."""
+    """Return TN / (TN + FP), the share of the other pixels that were left alone, 0 to 1; NaN where there are none."""
     return _ratio(counts.true_negatives, counts.true_negatives + counts.false_positives)
 
 
 def accuracy(counts: Confusion) -> float:
-    """(TP + TN) / all, the share of counted pixels that are right, 0 to 1; NaN where all are ignored."""
+    """Return (TP + TN) / all, the share of counted pixels that are right, 0 to 1; NaN where all are ignored."""
     right = counts.true_positives + counts.true_negatives
     return _ratio(right, right + counts.false_positives + counts.false_negatives)
 
 
 def boundary_distances(*, predicted: Labels, truth: Labels, label: int = 1, spacing: tuple[float, ...] | None = None) -> BoundaryDistances:
-    """Measure from boundary to boundary, in both directions.
+    """Measure the distances from boundary to boundary, in both directions.
 
     A boundary pixel is one of the class with a neighbour (sharing a side) that is not, or at the image's border.
 
@@ -135,7 +135,7 @@ def boundary_distances(*, predicted: Labels, truth: Labels, label: int = 1, spac
 
 
 def hausdorff95(distances: BoundaryDistances) -> float:
-    """The distance that 95 % of either boundary keep to the other one, in the distances' unit; NaN if undefined.
+    """Return the distance within which 95 % of either boundary are from the other, in the distances' unit; NaN if undefined.
 
     It is the larger of the two directions' 95th percentiles, not the percentile of both together.
     """
@@ -145,18 +145,18 @@ def hausdorff95(distances: BoundaryDistances) -> float:
 
 
 def surface_distance(distances: BoundaryDistances) -> float:
-    """The average symmetric surface distance: the mean over both boundaries' pixels; NaN if undefined."""
+    """Return the average symmetric surface distance: the mean over both boundaries' pixels; NaN if undefined."""
     if not len(distances.to_truth):
         return float("nan")
     return float(np.concatenate([distances.to_truth, distances.to_predicted]).mean(dtype=np.float64))
 
 
 def case_metrics(*, predicted: Labels, truth: Labels, classes: int = 1, spacing: tuple[float, ...] | None = None) -> dict[str, float]:
-    """All of METRICS for one case.
+    """Measure all of METRICS for one case.
 
     With three classes or more each number is the mean over the classes 1 … K−1 for which it is defined (a class in
-    neither mask has no Dice, one in a single mask has Dice 0 and no distance), but accuracy is the share of counted
-    pixels with their right class.
+    neither mask has no Dice, one in a single mask has Dice 0 and no distance). Accuracy is not per class: it is the
+    share of counted pixels that have their right class.
 
     Args:
         predicted: labels (*S) of one case.
@@ -164,14 +164,47 @@ def case_metrics(*, predicted: Labels, truth: Labels, classes: int = 1, spacing:
         classes: 1 (binary, labels 0 and 1) or K ≥ 2 with the background.
         spacing: mm per pixel along each axis of *S; None measures in pixels.
     """
-    per_class = [_class_metrics(predicted=predicted, truth=truth, label=label, spacing=spacing) for label in range(1, max(classes, 2))]
-    means = {name: mean_of_defined([values[name] for values in per_class]) for name in METRICS}
+    labels = range(1, max(classes, 2))
+    counts = [confusion(predicted=predicted, truth=truth, label=label) for label in labels]
+    distances = [boundary_distances(predicted=predicted, truth=truth, label=label, spacing=spacing) for label in labels]
     counted = truth != IGNORE
-    return means | {"accuracy": _ratio(int(((predicted == truth) & counted).sum()), int(counted.sum()))}
+    right, pixels = int(((predicted == truth) & counted).sum()), int(counted.sum())
+    overall = Confusion(true_positives=right, false_positives=pixels - right, false_negatives=0, true_negatives=0)
+    per_class: dict[str, list[Any]] = {"share": counts, "distance": distances}
+    return {
+        name: mean_of_defined([metric.measure(values) for values in (per_class[metric.unit] if metric.per_class else [overall])])
+        for name, metric in METRICS.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A number for a case, computed from its counts of pixels or from its distances between boundaries."""
+
+    title: str
+    measure: Callable[[Any], float]
+    """Takes a `Confusion` where the unit is a share, else `BoundaryDistances`."""
+    unit: Literal["share", "distance"] = "share"
+    """A share is 0 … 1; a distance is in mm or pixels."""
+    digits: int = 4
+    per_class: bool = True
+    """Whether it is the mean over the classes; otherwise it takes the counts of right (positive) and wrong pixels of all classes."""
+
+
+METRICS = {
+    "dice": Metric(title="Dice", measure=dice),
+    "jaccard": Metric(title="Jaccard", measure=jaccard),
+    "sensitivity": Metric(title="sensitivity", measure=sensitivity),
+    "specificity": Metric(title="specificity", measure=specificity),
+    "accuracy": Metric(title="accuracy", measure=accuracy, per_class=False),
+    "hausdorff95": Metric(title="outline distance, 95 %", measure=hausdorff95, unit="distance", digits=2),
+    "surface_distance": Metric(title="outline distance", measure=surface_distance, unit="distance", digits=2),
+}
+"""The metrics of a case by their names in tables. A new one is a function and an entry here."""
 
 
 def mean_of_defined(values: list[float] | np.ndarray) -> float:
-    """The mean of the values that are not NaN; NaN where there is none."""
+    """Return the mean of the values that are not NaN; NaN where there are none."""
     defined = _defined(values)
     return float(defined.mean()) if len(defined) else float("nan")
 
@@ -179,7 +212,7 @@ def mean_of_defined(values: list[float] | np.ndarray) -> float:
 def bootstrap_interval(
     values: list[float] | np.ndarray, *, confidence: float = 0.95, resamples: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """(low, high) between which the mean would lie if other cases of the same kind had been drawn.
+    """Return (low, high) between which the mean would lie if other cases of the same kind had been drawn.
 
     The percentile bootstrap over cases. (BCa covered no better in simulations of skewed Dice values, and it can be
     undefined.) With few cases every bootstrap interval is too narrow: of nominally 95 %, about 85 % at 20 cases.
@@ -208,13 +241,6 @@ def bootstrap_interval(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(interval.low), float(interval.high)
-
-
-def _class_metrics(*, predicted: Labels, truth: Labels, label: int, spacing: tuple[float, ...] | None) -> dict[str, float]:
-    counts = confusion(predicted=predicted, truth=truth, label=label)
-    distances = boundary_distances(predicted=predicted, truth=truth, label=label, spacing=spacing)
-    ratios = {ratio.__name__: ratio(counts) for ratio in (dice, jaccard, sensitivity, specificity, accuracy)}
-    return ratios | {measure.__name__: measure(distances) for measure in (hausdorff95, surface_distance)}
 
 
 def _check_shapes(predicted: Labels, truth: Labels) -> None:

@@ -16,7 +16,7 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
     """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
 
     Args:
-        folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`), of which what is there by now is told, an audit
+        folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`; the page has its results so far), an audit
             (`pixeltrust audit`), or a demo.
         out: the file to write; report.html in the folder where not given.
 
@@ -24,7 +24,7 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
         The file written.
 
     Raises:
-        RunError: the folder is none of these, is not far enough, or the page cannot be written.
+        RunError: the folder is none of these, has nothing to report yet, or the page cannot be written.
     """
     folder = Path(folder)
     if (folder / "demo.json").is_file():
@@ -36,6 +36,6 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
     elif (folder / "config.toml").is_file():
         html = run_page(Run(folder))
     else:
-        missing = "no run folder (it has no config.toml), benchmark (no benchmark.json), audit (no audit.json) or demo (no demo.json)"
-        raise RunError(f"{folder}: {missing}; nothing to report on")
+        missing = "a run folder (it has no config.toml), benchmark (no benchmark.json), audit (no audit.json) or demo (no demo.json)"
+        raise RunError(f"{folder}: not {missing}; nothing to report on")
     return write_page(html, Path(out) if out is not None else folder / "report.html")

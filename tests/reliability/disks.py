@@ -37,7 +37,7 @@ DISK = "8m"
 
 
 def commands(folder: Path) -> dict[str, Callable[[Path], list[str]]]:
-    """The words of every command that writes, by its name; `again` are the same."""
+    """Return the words of every command that writes, by its name; `again` are the same."""
     data, few = draw(folder / "data", noisy=30), draw(folder / "few", noisy=6)
     write_source(folder / "source", cases=20, size=32, test_share=0.3, seed=0, show_progress=False)
     settings = folder / "settings.toml"
@@ -63,7 +63,7 @@ def commands(folder: Path) -> dict[str, Callable[[Path], list[str]]]:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """The folder is a disk of its own; False where that cannot be had."""
+    """Make the folder a disk of its own; give False if that is not possible."""
     folder.mkdir()
     mounted = (
         os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", folder], check=False).returncode == 0
@@ -76,7 +76,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 
 def met(name: str, words: Callable[[Path], list[str]], mishap: str, folder: Path, points: int, chance: random.Random) -> dict:
-    """A command meets a mishap so many times, each at another moment."""
+    """Have a command meet a mishap so many times, each at another moment."""
     found: dict = {"mishaps": 0, "faults": []}
     with small_disk(folder) as has_disk:
         if mishap == "full" and not has_disk:

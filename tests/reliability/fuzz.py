@@ -44,7 +44,8 @@ from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import image_suffix, read_image, read_labels, read_size
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.datasets.zips import files_in, open_zip
-from pixeltrust.formats import convert, label_studio, polygons, rle
+from pixeltrust.formats import brushes, polygons, rle
+from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.files import write_file
 from pixeltrust.reviewing.decisions import Decisions
@@ -70,7 +71,7 @@ class Target:
 
 
 def refused_well(read: Callable[[], Any], name: str | None = None) -> Any:
-    """What was read; None where it was refused, which must be in lines of a bearable length that have the name."""
+    """Return what was read, or None if it was refused, which must be in lines of a bearable length that have the name."""
     try:
         return read()
     except PixeltrustError as error:
@@ -126,7 +127,7 @@ JUNK = (
 
 @st.composite
 def spoiled(draw: st.DrawFn, documents: tuple[Any, ...]) -> Any:
-    """A sound document in which some values are others, are missing, or are there twice."""
+    """Draw a sound document in which some values are changed, missing, or there twice."""
     document = json.loads(json.dumps(draw(st.sampled_from(documents))))
     for _ in range(draw(st.integers(1, 4))):
         holder, key = document, None
@@ -151,7 +152,7 @@ def spoiled(draw: st.DrawFn, documents: tuple[Any, ...]) -> Any:
 
 @st.composite
 def repacked(draw: st.DrawFn, archives: tuple[bytes, ...]) -> bytes:
-    """A zip file with one of its members changed; or the bytes of the file itself."""
+    """Draw a zip file with one of its members changed, or the bytes of the file itself."""
     content = draw(st.sampled_from(archives))
     if draw(st.integers(0, 3)) == 0:
         return draw(mutated((content,)))
@@ -339,9 +340,7 @@ AUDITED = (
     b"rank,id,image,mask,agreement,doubtful_pixels,doubtful_share,changed_pixels,added_pixels,removed_pixels,regions,height,width,evidence\n"
     b"1,n1,/i/n1.png,/m/n1.png,0.5,9,0.1,9,4,5,1,12,20,network\n2,007,/i/7.png,/m/7.png,,0,,0,0,0,0,12,20,network\n"
 )
-REGIONS = (
-    b"rank,id,region,kind,area,share,top,left,bottom,right,row,column,confidence,mended\n1,n1,1,missing,9,0.1,1,2,4,5,2.5,3.5,0.9,True\n"
-)
+REGIONS = b"rank,id,region,kind,area,share,top,left,bottom,right,row,column,doubt,mended\n1,n1,1,missing,9,0.1,1,2,4,5,2.5,3.5,0.9,True\n"
 
 
 @cache
@@ -393,7 +392,7 @@ def check_audit(given: tuple[str, bytes], folder: Path) -> None:
 
 @cache
 def annotation_files() -> dict[str, bytes]:
-    """A sound file of each format, by what it is called there."""
+    """Return a sound file of each format, by its name there."""
     with tempfile.TemporaryDirectory() as folder:
         there = Path(folder)
         (there / "data").mkdir()
@@ -446,32 +445,32 @@ def check_annotations(given: tuple[str, bytes], folder: Path) -> None:
 
 def check_coco_runs(given: tuple[str, int], _folder: Path) -> None:
     text, pixels = given
-    counts = refused_well(lambda: rle.checked_counts(rle.counts_of_text(text), pixels))
-    assert counts is None or len(rle.mask_of(counts)) == pixels
+    counts = refused_well(lambda: rle.checked_runs(rle.parse_compressed(text), pixels))
+    assert counts is None or len(rle.decode_runs(counts)) == pixels
 
 
 def check_runs(given: tuple[Any, int], _folder: Path) -> None:
-    counts = refused_well(partial(rle.checked_counts, *given))
-    assert counts is None or len(rle.mask_of(counts)) == given[1]
+    counts = refused_well(partial(rle.checked_runs, *given))
+    assert counts is None or len(rle.decode_runs(counts)) == given[1]
 
 
 def check_brush(given: tuple[bool, bytes], _folder: Path) -> None:
     sound, packed = given
     if sound:
-        packed = bytes(label_studio.packed(LABELS > 0))[:6] + packed
-    values = refused_well(partial(label_studio.unpacked, list(packed), 4 * LABELS.size))
+        packed = bytes(brushes.pack(LABELS > 0))[:6] + packed
+    values = refused_well(partial(brushes.unpack, list(packed), 4 * LABELS.size))
     assert values is None or values.shape == (4 * LABELS.size,)
 
 
 def check_polygon(ring: Any, _folder: Path) -> None:
-    found: Any = polygons.Found()
+    found: Any = polygons.Tally()
     points = refused_well(partial(polygons.checked_ring, ring, (12, 20), found))
     if points is not None:
         assert polygons.fill([points], (12, 20)).shape == (12, 20)
 
 
 def check_painted(given: tuple[list[tuple[int, int]], bytes], _folder: Path) -> None:
-    """A mask that a page sends."""
+    """Check a mask that a page sends."""
     runs, more = given
     body = b"".join((length << 8 | label).to_bytes(4, "little") for length, label in runs) + more
     try:
@@ -492,7 +491,7 @@ def zipped(**members: bytes) -> bytes:
 
 
 def check_zip(content: bytes, folder: Path) -> None:
-    """An archive that was fetched."""
+    """Check an archive that was fetched."""
     path, out = folder / "a.zip", folder / "member"
     path.write_bytes(content)
     archive = refused_well(partial(open_zip, path), "a.zip")
@@ -506,7 +505,7 @@ def check_zip(content: bytes, folder: Path) -> None:
 
 @cache
 def targets() -> tuple[Target, ...]:
-    """All of them; the seeds of their inputs are made here."""
+    """Return all targets; the seeds of their inputs are made here."""
     model = network(in_channels=3, out_channels=1)
     png = made(saved("a.png", LABELS))
     maps = arrays(ids=np.array(["a"]), epochs=np.arange(2), maps=np.zeros((2, 1, 4, 4)))
@@ -570,7 +569,7 @@ class Sitting:
 
 
 def by_chance(target: Target, folder: Path, sitting: Sitting, out: Path) -> None:
-    """Some inputs of a target by hypothesis; what is found is kept, once for each place in the code."""
+    """Try some inputs of a target by hypothesis; keep what is found, once for each place in the code."""
     last: list[Any] = [None]
 
     def told(given: Any) -> None:
@@ -619,7 +618,7 @@ def in_turns(minutes: float, out: Path, names: list[str], earlier: list[Any]) ->
 
 
 def guided(name: str, seconds: int, out: str) -> None:
-    """A target by atheris; ends the process."""
+    """Run a target by atheris; this ends the process."""
     import atheris
 
     (target,) = (target for target in targets() if target.name == name)
@@ -640,7 +639,7 @@ fuzz.guided({!r}, {}, {!r})
 
 
 def by_coverage(minutes: float, out: Path, names: list[str], earlier: list[Any]) -> Sitting:
-    """The targets of our own parsers by atheris, an equal time for each, in processes of their own."""
+    """Run the targets of our own parsers by atheris, an equal time for each, in processes of their own."""
     sitting = Sitting("atheris", time.monotonic(), {}, {})
     found = out / "found"
     found.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Work that is killed (SIGKILL) at random moments and gone on with: is what comes of it, to the bit, what it would have been?
+"""Kill work (SIGKILL) at random moments and resume it: is the result, to the bit, what it would have been?
 
     python tests/reliability/kills.py --points 24 --out results/reliability
 
-train     the trust method, with a checkpoint after every update; predict and audit likewise: processes that die by the clock, when a file
-          or folder comes to the disk, or with half of a file written, and are killed once more when they go on
+train     the trust method, with a checkpoint after every update; predict and audit too: processes that die by the clock, when a file
+          or folder comes to the disk, or with half of a file written, and are killed once more when they are resumed
 grid      a benchmark's process and all those of its cells
 review    the server, in a stream of decisions of several people: every one that was answered must be there, whole, and none half
 
@@ -61,14 +61,14 @@ OF_THE_MACHINE = {"environment.json", "report.html", "log.txt", ".lock", "tables
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """The files that differ between two folders, times apart."""
+    """Return the files that differ between two folders, apart from times."""
     files = {path.relative_to(folder) for folder in (one, other) for path in folder.rglob("*") if path.is_file()}
     files = {file for file in files if file.name not in OF_THE_MACHINE and file.suffix != ".unfinished" and file.parts[0] != "figures"}
     return sorted(str(file) for file in files if not same(file, one, other))
 
 
 def same(file: Path, *folders: Path) -> bool:
-    """Whether a file holds the same in two folders, times and the folder's own name apart."""
+    """Return whether a file has the same content in two folders, apart from times and the folder's own name."""
     if not all((folder / file).is_file() for folder in folders):
         return False
     if file.suffix == ".pt":
@@ -193,7 +193,7 @@ def progress(out: Path) -> list:
 
 
 def descendants(pid: int) -> list[int]:
-    """The children of a process, theirs, and so on."""
+    """Return the children of a process, theirs, and so on."""
     parents = {}
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -267,7 +267,7 @@ def numbers_of(made: Path, identity: str) -> list[int]:
 
 
 def kept_decisions(made: Path) -> tuple[dict[int, tuple[str, str]], list[str]]:
-    """Every decision by its number, with its case and the hash of its mask; and what is half there."""
+    """Return every decision by its number, with its case and the hash of its mask; and what is incomplete."""
     with closing(sqlite3.connect(made / "review.sqlite")) as connection:
         faults = [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
         faults += [str(row) for row in connection.execute("PRAGMA foreign_key_check")]
@@ -285,7 +285,7 @@ def kept_decisions(made: Path) -> tuple[dict[int, tuple[str, str]], list[str]]:
 
 
 def all_kills(folder: Path, points: int, only: list[str] | None = None) -> Iterator[tuple[str, dict]]:
-    """What came of each kind of work, by its name."""
+    """Return the result of each kind of work, by its name."""
     chance = random.Random(7)
     torch.set_num_threads(1)
     data, few = draw(folder / "data", noisy=30), draw(folder / "few", noisy=6)  # the page of an audit takes its time
@@ -315,7 +315,7 @@ def all_kills(folder: Path, points: int, only: list[str] | None = None) -> Itera
 
 
 def recorded(out: Path | None, name: str) -> dict:
-    """What an earlier call has kept."""
+    """Return what an earlier call has kept."""
     return json.loads((out / name).read_text()) if out and (out / name).is_file() else {}
 
 

@@ -79,7 +79,7 @@ def of_a_review(folder: Path, requests: int) -> list[dict[str, float]]:
 
 
 def ask(client: Client, number: int) -> None:
-    """One of the kinds of request there are; a decision is undone by the next but one."""
+    """Make one of the kinds of request; a decision is undone by the next but one."""
     identity = f"case-{number // 16 % CASES:05}"
     half = np.array([(SIZE * SIZE // 3) << 8 | 1, (SIZE * SIZE - SIZE * SIZE // 3) << 8], "<u4").tobytes()
     query = {"id": identity, "who": "bench"}
@@ -101,7 +101,7 @@ def ask(client: Client, number: int) -> None:
         5: f"/thumbnail?id={identity}",
         6: f"/plane/given?id={identity}",
         7: f"/plane/proposed?id={identity}",
-        8: f"/plane/trust?id={identity}",
+        8: f"/plane/confidence?id={identity}",
         9: "/static/case.js",
         10: f"/case?id={identity}&kind=missing",
         11: "/?kind=missing",
@@ -115,7 +115,7 @@ def ask(client: Client, number: int) -> None:
 
 
 def growth(samples: list[dict[str, float]]) -> dict[str, float]:
-    """From a fifth of the way to the end; of memory by a straight line through the samples."""
+    """Return the growth from a fifth of the way to the end; of memory by a straight line through the samples."""
     kept = samples[len(samples) // 5 :]
     mib = [sample["mib"] for sample in kept]
     slope = float(np.polyfit(np.arange(len(mib)), mib, 1)[0]) * (len(mib) - 1)

@@ -35,7 +35,7 @@ SIZE = 256
 
 
 def person(address: str, cases: list[str], number: int, end: float, thought: float) -> tuple[list[tuple[str, float]], list[int]]:
-    """What a person asked for, with its seconds, and the numbers of the decisions that were answered."""
+    """Act as one person; return the requests with their seconds, and the numbers of the decisions that were answered."""
     chance = random.Random(number)
     asked: list[tuple[str, float]] = []
     decided: list[int] = []
@@ -47,7 +47,7 @@ def person(address: str, cases: list[str], number: int, end: float, thought: flo
             asked.append(("case page", client.seconds(f"/case?id={identity}")))
             seen = json.loads(html.unescape(re.search(r'data-told="([^"]*)"', client.content.decode())[1]))["seen"]
             asked.append(("image", client.seconds(f"/image?id={identity}")))
-            asked += [("plane", client.seconds(f"/plane/{name}?id={identity}")) for name in ("given", "proposed", "trust")]
+            asked += [("plane", client.seconds(f"/plane/{name}?id={identity}")) for name in ("given", "proposed", "confidence")]
             time.sleep(chance.uniform(0.5, 1.5) * thought)
             what, body = chance.choice([("mended", half), ("given", b"")])
             query = urlencode({"id": identity, "what": what, "who": f"person {number}", "seen": seen})
@@ -57,7 +57,7 @@ def person(address: str, cases: list[str], number: int, end: float, thought: flo
 
 
 def people(there, ready, address: str, cases: list[list[str]], numbers: list[int], seconds: float, thought: float) -> None:
-    """Some of them, in threads of this process; what they saw goes to the other end."""
+    """Act as some of the people, in threads of this process; send their records to the other end."""
     from concurrent.futures import ThreadPoolExecutor
 
     ready.wait()  # for those of the other processes
@@ -67,7 +67,7 @@ def people(there, ready, address: str, cases: list[list[str]], numbers: list[int
 
 
 def loaded(address: str, cases: int, number: int, seconds: float, thought: float) -> tuple[dict[str, list[float]], list[int]]:
-    """Seconds of every request by kind, and the numbers of all answered decisions."""
+    """Return the seconds of every request by kind, and the numbers of all answered decisions."""
     own = [[f"case-{place:05}" for place in range(who, cases, number)] for who in range(number)]
     context, results = multiprocessing.get_context("spawn"), []
     ready = context.Barrier(PROCESSES)
@@ -88,7 +88,7 @@ def loaded(address: str, cases: int, number: int, seconds: float, thought: float
 
 
 def measured(address: str, asked: argparse.Namespace, seconds: float, thought: float) -> tuple[dict, list[int]]:
-    """One kind of load; the numbers of the decisions that were answered beside it."""
+    """Measure one kind of load; return it with the numbers of the decisions that were answered."""
     taken, answered = loaded(address, asked.cases, asked.people, seconds, thought)
     every = [lasted for kind in taken.values() for lasted in kind]
     latencies = {kind: latency(lasted) for kind, lasted in {"all": every, **taken}.items()}

@@ -137,7 +137,7 @@ def as_mask(path: Path, classes: int = 1, ignore_label: int | None = None) -> np
 
 
 def as_data(path: Path) -> tuple[list[int], list[str]]:
-    """How many cases of each role there are, and the notes."""
+    """Return the number of cases of each role, and the notes."""
     found = check(path, show_progress=False)
     return [len(found.of(role)) for role in ROLES], list(found.notes)
 
@@ -237,7 +237,7 @@ IMAGES = (
         [10_000, 10_000, 3],
     ),
     _image("name outside ASCII", saved("läsion 皮膚 №1 🔬.png", GREY), rgb(GREY)),
-    _image("name that is no UTF-8", saved(os.fsdecode(b"l\xe4sion.png"), GREY), rgb(GREY)),
+    _image("name that is not UTF-8", saved(os.fsdecode(b"l\xe4sion.png"), GREY), rgb(GREY)),
     _image("name of 254 bytes", saved(f"{LONG}.png", GREY), rgb(GREY)),
     _image("name like an option", saved("--out.png", GREY), rgb(GREY)),
     _no_image("no bytes", content("a.png", b""), "not an image"),
@@ -306,7 +306,7 @@ NIFTI = tuple(
             SHOWN,
             (),
         ),
-        ("without a word of how it lies", nifti("a.nii", PLANE.T, None), SHOWN, ()),
+        ("without an orientation", nifti("a.nii", PLANE.T, None), SHOWN, ()),
         ("of four axes, two of them 1", nifti("a.nii", PLANE.T[..., None, None]), SHOWN, ()),
         ("floats with a slope", nifti("a.nii", FLOATS.T, LPS, (2, 1)), stretched(FLOATS), ()),
         ("a volume", nifti("a.nii.gz", np.zeros((4, 5, 6), np.int16)), None, ("a volume of shape (4, 5, 6)",)),
@@ -387,11 +387,11 @@ def _no_data(what: str, make: Callable[[Path], Path], named: str | None, *says: 
 
 
 DATA = (
-    _data("files that are no pictures", data(put("noisy", content("Thumbs.db", b""))), [2, 1, 1], "no images left out: Thumbs.db"),
+    _data("files that are not pictures", data(put("noisy", content("Thumbs.db", b""))), [2, 1, 1], "not images left out: Thumbs.db"),
     _data("ids that differ in case alone", data(case("N1")), [3, 1, 1], "differ in case alone: N1, n1"),
     _data("a name of 254 bytes", data(case(LONG)), [3, 1, 1]),
     _data("a name outside ASCII", data(case("läsion 皮膚 №1 🔬")), [3, 1, 1]),
-    _data("a name that is no UTF-8", data(case(os.fsdecode(b"l\xe4sion"))), [3, 1, 1]),
+    _data("a name that is not UTF-8", data(case(os.fsdecode(b"l\xe4sion"))), [3, 1, 1]),
     _data(
         "folder of images that is a link",
         data(lambda folder: (folder / "images").rename(folder / "there"), put("", link("images", "there"))),
@@ -447,10 +447,10 @@ DATA = (
     _no_data("a broken image", data(put("images", content("n1.png", b"broken"))), "images/n1.png", "not an image"),
     _no_data("a mask in colours", data(case("n3", mask=COLOUR)), "noisy/n3.png", "its channels differ"),
     _no_data(
-        "a NIfTI mask that says how it lies, its image not",
+        "a NIfTI mask that states its orientation, its image not",
         data(put("images", nifti("n3.nii", PLANE.T, None)), put("noisy", nifti("n3.nii", LABELS.T))),
         "noisy/n3.nii",
-        "how it lies",
+        "its orientation",
     ),
     _no_data("no folder of images", data(lambda folder: (folder / "images").rename(folder / "pictures")), None, "no images/"),
     _no_data(
@@ -535,7 +535,7 @@ def _run(
 
 
 def _harmful(what: str, name: str, how: str, *, says: str = "could run code", read: Callable[[Path], Any] = as_network) -> Odd:
-    """A run whose file of this name would run code where it is unpickled."""
+    """Make a run whose file of this name would run code when it is unpickled."""
     return _run(what, run(harmful(name, how)), None, says, named=name, read=read)
 
 
@@ -545,8 +545,8 @@ RUNS = (
     _run("without a record of the machine", run(lambda folder: (folder / "environment.json").unlink()), "BasicUNet"),
     _run("format 1", run(says_format(1)), "BasicUNet"),
     _run("a later format", run(says_format(FORMAT + 1)), None, "later pixeltrust"),
-    _run("a format that never was", run(says_format(0)), None, "format 0"),
-    _run("a format that is no number", run(says_format("new")), None, "format 'new'"),
+    _run("a format that has never existed", run(says_format(0)), None, "format 0"),
+    _run("a format that is not a number", run(says_format("new")), None, "format 'new'"),
     _run("settings that a later version has", run(settings="warmup = 3\n"), None, "unknown setting 'warmup'", named="config.toml"),
     _run("settings without end", run(settings="a = " + "[" * 5000), None, "nested", named="config.toml"),
     _run("no settings", run(lambda folder: (folder / "config.toml").unlink()), None, "not a run folder"),
@@ -568,7 +568,7 @@ RUNS = (
     ),
     _run("weights packed by deflate, as bombs are", run(lambda folder: deflated(folder / "model.pt")), None, "packed", named="model.pt"),
     _run("weights of another network", run(holding({"model": {"0.weight": torch.zeros(3)}})), None, "does not fit", named="model.pt"),
-    _run("weights that are no table", run(holding([1, 2])), None, "holds a list", named="model.pt"),
+    _run("weights that are not a table", run(holding([1, 2])), None, "holds a list", named="model.pt"),
 )
 
 ODD = (*IMAGES, *NIFTI, *MASKS, *DATA, *TABLES, _data("absolute paths", absolute, [1, 1, 1]), *SETTINGS, *RUNS)
@@ -625,7 +625,7 @@ def _files(folder: Path) -> set[str]:
 
 @contextmanager
 def _user(dropped: bool) -> Iterator[None]:
-    """Without the rights of root, if this process has them."""
+    """Drop the rights of root during the block, if this process has them."""
     root = dropped and os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -645,13 +645,13 @@ def _height(*, reset: bool = False) -> int:
 
 
 def limit_memory() -> None:
-    """From here on this process gets MEMORY bytes more, and no others."""
+    """Limit this process to MEMORY bytes more from here on."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmSize"))
     resource.setrlimit(resource.RLIMIT_AS, (1024 * int(line.split()[1]) + MEMORY,) * 2)
 
 
 def outcomes() -> Iterator[Outcome]:
-    """What comes of each, tried in this process."""
+    """Try each in this process; give its outcome."""
     limit_memory()
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -660,7 +660,7 @@ def outcomes() -> Iterator[Outcome]:
 
 
 def markdown(found: list[Outcome]) -> str:
-    """The table of docs/inputs.md."""
+    """Return the table of docs/inputs.md."""
     rows = [
         f"| {one.kind} | {one.what} | {one.outcome}{': ' if odd.says else ''}{', '.join(f'“{words}”' for words in odd.says)} |"
         for odd, one in zip(ODD, found, strict=True)

@@ -31,7 +31,7 @@ LPS, RAS = np.diag([-1.0, -1, 1, 1]), np.eye(4)
 
 
 def saved(name: str, pixels: Any, **options: Any) -> Callable[[Path], Path]:
-    """A picture as Pillow writes it."""
+    """Make a picture as Pillow writes it."""
 
     def make(folder: Path) -> Path:
         path = folder / name
@@ -53,7 +53,7 @@ def content(name: str, data: bytes) -> Callable[[Path], Path]:
 
 
 def changed(make: Callable[[Path], Path], change: Callable[[bytes], bytes], name: str | None = None) -> Callable[[Path], Path]:
-    """The file that `make` makes with other bytes, and perhaps another name."""
+    """Make the file of `make` with other bytes, and perhaps another name."""
 
     def making(folder: Path) -> Path:
         path = make(folder)
@@ -76,14 +76,14 @@ def chunk(name: bytes, data: bytes = b"", *, wrong: int = 0) -> bytes:
 
 
 def png(size: tuple[int, int], depth: int, kind: int, rows: bytes, *before: bytes, interlaced: bool = False, wrong: int = 0) -> bytes:
-    """A PNG file; `rows` as they are before they are packed, a filter byte at the start of each."""
+    """Make a PNG file; `rows` as they are before they are packed, a filter byte at the start of each."""
     header = struct.pack(">IIBBBBB", size[1], size[0], depth, kind, 0, 0, interlaced)
     parts = [chunk(b"IHDR", header), *before, chunk(b"IDAT", zlib.compress(rows), wrong=wrong), chunk(b"IEND")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def interlaced(pixels: np.ndarray) -> bytes:
-    """A grey PNG in the seven passes of Adam7."""
+    """Make a grey PNG in the seven passes of Adam7."""
     rows = b""
     for top, left, down, across in ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)):
         part = pixels[top::down, left::across]
@@ -121,7 +121,7 @@ def orientation(number: int) -> Image.Exif:
 
 
 def pages(*flags: int) -> Callable[[Path], Path]:
-    """A TIFF of a page of 12x20 and others of 6x10 whose subfile types are given."""
+    """Make a TIFF of a page of 12x20 and others of 6x10 whose subfile types are given."""
 
     def make(folder: Path) -> Path:
         others = []
@@ -136,7 +136,7 @@ def pages(*flags: int) -> Callable[[Path], Path]:
 
 
 def nifti(name: str, values: np.ndarray, affine: np.ndarray | None = LPS, slope: tuple[float, float] = (1, 0)) -> Callable[[Path], Path]:
-    """A NIfTI file; without an affine it does not say how it lies."""
+    """Make a NIfTI file; without an affine its orientation is not given."""
 
     def make(folder: Path) -> Path:
         image = nibabel.Nifti1Image(values, affine)
@@ -185,7 +185,7 @@ def folder_like_a_file(folder: Path) -> Path:
 
 
 def data(*spoil: Callable[[Path], Any]) -> Callable[[Path], Path]:
-    """A sound data folder, and then what spoils it."""
+    """Make a sound data folder, then spoil it."""
 
     def make(folder: Path) -> Path:
         for name in ("images", "noisy", "clean", "test"):
@@ -201,12 +201,12 @@ def data(*spoil: Callable[[Path], Any]) -> Callable[[Path], Path]:
 
 
 def put(where: str, make: Callable[[Path], Path]) -> Callable[[Path], Any]:
-    """The file that `make` makes, in a folder of the data."""
+    """Make the file of `make` in a folder of the data."""
     return lambda folder: make(folder / where)
 
 
 def case(name: str, image: Any = COLOUR, mask: Any = LABELS) -> Callable[[Path], Any]:
-    """A further noisy case."""
+    """Add a noisy case."""
 
     def spoil(folder: Path) -> None:
         saved(f"{name}.png", image)(folder / "images")
@@ -220,7 +220,7 @@ HEADER = "id,image,mask,role,group"
 
 
 def table(*rows: str, header: str = HEADER, newline: str = "\n", coding: str = "utf-8", name: str = "cases.csv") -> Callable[[Path], Path]:
-    """A sound data folder with a table of cases."""
+    """Make a sound data folder with a table of cases."""
 
     def make(folder: Path) -> Path:
         path = data()(folder) / name
@@ -253,7 +253,7 @@ HARM = "harm"
 
 
 def run(*spoil: Callable[[Path], Any], settings: str = 'model = "unet-small"\nimage_size = 16\n') -> Callable[[Path], Path]:
-    """A run folder whose training has finished, and then what spoils it."""
+    """Make a run folder whose training has finished, then spoil it."""
 
     def make(folder: Path) -> Path:
         folder = folder / "run"
@@ -269,7 +269,7 @@ def run(*spoil: Callable[[Path], Any], settings: str = 'model = "unet-small"\nim
 
 
 def deflated(path: Path) -> None:
-    """The same members, packed: what `torch.save` never does."""
+    """Pack the same members, which `torch.save` never does."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -278,7 +278,7 @@ def deflated(path: Path) -> None:
 
 
 def absolute(folder: Path) -> Path:
-    """A table with absolute paths, in another folder than its files."""
+    """Make a table with absolute paths, in another folder than its files."""
     (folder / "data").mkdir()
     there = data()(folder / "data")
     path = folder / "elsewhere.csv"
@@ -291,7 +291,7 @@ def absolute(folder: Path) -> Path:
 
 
 def harmful(name: str, how: str) -> Callable[[Path], Any]:
-    """A file of a run that makes a folder where it is unpickled."""
+    """Write a file of a run that makes a folder when it is unpickled."""
 
     def spoil(folder: Path) -> None:
         harm = Payload(folder.parent / HARM)
@@ -316,7 +316,7 @@ def holding(state: Any) -> Callable[[Path], Any]:
 
 
 def bringing_code(folder: Path) -> None:
-    """A module in the run folder that the settings name, and that can be imported."""
+    """Put a module that the settings name, and that can be imported, into the run folder."""
     (folder / "theirs.py").write_text(f"import os\nos.mkdir({str(folder.parent / HARM)!r})\n", encoding="utf-8")
     (folder / "config.toml").write_text('model = "theirs:build"\n', encoding="utf-8")
     sys.path.insert(0, str(folder))

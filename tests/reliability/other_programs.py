@@ -20,7 +20,7 @@ import pandas as pd
 from PIL import Image
 
 from pixeltrust.data.images import read_labels, write_png
-from pixeltrust.formats import convert
+from pixeltrust.formats.convert import convert
 
 LABELS = {1: "lesion", 2: "hair", 255: "ignored"}
 
@@ -114,7 +114,7 @@ print("version:", version)
 
 
 def true_masks() -> dict[str, np.ndarray]:
-    """With two labels, ignored pixels, holes, nothing at all, one pixel, all pixels."""
+    """Return masks with two labels, ignored pixels, holes, nothing at all, one pixel, all pixels."""
     rng = np.random.default_rng(0)
     masks = {}
     for number in range(8):
@@ -141,7 +141,7 @@ def write_images(masks: dict[str, np.ndarray], folder: Path) -> None:
 
 
 def compared(form: str, python: str, out: Path) -> list[dict[str, object]]:
-    """The rows of a format."""
+    """Return the rows of a format."""
     masks = true_masks()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -174,7 +174,7 @@ def compared(form: str, python: str, out: Path) -> list[dict[str, object]]:
 
 
 def read_back(source: Path, form: str, folder: Path) -> dict[str, np.ndarray]:
-    """What convert makes of a program's file, by id; folder/images has the images."""
+    """Convert a program's file; return its masks by id. The images are in folder/images."""
     labels = () if form == "fiftyone" else ("lesion", "hair")  # its labels are the values
     convert(source, folder / "back", source_format=form, images=folder / "images", labels=labels, classes=3, show_progress=False)
     return {path.stem: read_labels(path) for path in (folder / "back").iterdir()}

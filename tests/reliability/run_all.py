@@ -1,4 +1,4 @@
-"""The long form of what the tests check in short: kills, mishaps of the disk, leaks, load, processes, odd files, fuzzing; and their table.
+"""Run the long form of the reliability tests: kills, mishaps of the disk, leaks, load, processes, odd files, fuzzing; write their table.
 
     python tests/reliability/run_all.py            all of it, then the table (`make reliability`)
     python tests/reliability/run_all.py --table    the table alone, of what results/reliability holds
@@ -28,29 +28,29 @@ BEGIN, END = "<!-- made by tests/reliability/run_all.py from results/reliability
 
 def of_kills(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     names = {
-        "train": "training (`trust`), killed at random moments and gone on with",
-        "predict": "prediction, likewise",
-        "audit": "audit, likewise",
-        "grid": "a grid of `benchmark` with all its processes, likewise",
+        "train": "training (`trust`), killed at random moments and resumed",
+        "predict": "prediction, the same",
+        "audit": "audit, the same",
+        "grid": "a grid of `benchmark` with all its processes, the same",
         "review": "a review's server in a stream of decisions",
     }
     for name, what in names.items():
         if name in found:
             work = found[name]
-            ends = "all ends the same to the bit" if not work["differ"] else f"**{len(work['differ'])} differences**"
+            ends = "every result is the same to the bit" if not work["differ"] else f"**{len(work['differ'])} differences**"
             more = f", {work['in_a_checkpoint']} of them while a checkpoint was written" if name == "train" else ""
             if name == "review":
-                lost = "none lost, none half there" if not work["differ"] else f"**{len(work['differ'])} lost or half there**"
+                lost = "none lost, none incomplete" if not work["differ"] else f"**{len(work['differ'])} lost or incomplete**"
                 ends = f"{work['answered']:,} decisions answered, {lost}"
             yield what, f"{work['kills']} kills survived{more}; {ends}"
 
 
 def of_disks(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    words = {"full": "full disk", "limit": "a quota reached", "locked": "permission lost in mid-work", "ctrl-c": "Ctrl-C"}
+    words = {"full": "full disk", "limit": "a quota reached", "locked": "permission lost during the work", "ctrl-c": "Ctrl-C"}
     for mishap, what in words.items():
         met = {command: mishaps[mishap] for command, mishaps in found.items() if mishap in mishaps}
         faults = sum(len(one["faults"]) for one in met.values())
-        ends = "one line each, and the same end when gone on with" if not faults else f"**{faults} faults**"
+        ends = "one line each, and the same result when resumed" if not faults else f"**{faults} faults**"
         yield f"{what}: {', '.join(met)}", f"{sum(one['mishaps'] for one in met.values())} times; {ends}"
 
 
@@ -97,22 +97,22 @@ def of_fuzz(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
         sittings = [sitting for sitting in found["sittings"] if sitting["engine"] == engine]
         minutes, inputs = (sum(values) for values in zip(*((one["minutes"], sum(one["inputs"].values())) for one in sittings), strict=True))
         faults = sum(len(one["found"]) for one in sittings)
-        yield f"fuzzing by {engine}", f"{minutes:.0f} minutes, {inputs:,} inputs; {count(faults, 'fault')} found on the way"
+        yield f"fuzzing by {engine}", f"{minutes:.0f} minutes, {inputs:,} inputs; {count(faults, 'fault')} found"
 
 
 @dataclass(frozen=True)
 class Part:
-    """A script, how it is called, and the lines that its records become."""
+    """A part of the long form: its scripts, and how their records become lines of the table."""
 
     about: str
     words: tuple[tuple[str, ...], ...]
-    """Of each call; {out} is the folder of the records."""
+    """The words of each call; {out} is the folder of the records."""
     records: tuple[str, ...]
     """Files in that folder."""
     lines: Callable[..., Iterator[tuple[str, str]]]
-    """Of what those hold."""
-    said: str = ""
-    """The file that standard output becomes, a JSON value a line, where the script writes none."""
+    """Makes the lines from the content of those files."""
+    output: str = ""
+    """The file to which standard output, a JSON value a line, is written where the script writes none."""
 
 
 PARTS = {
@@ -127,25 +127,25 @@ PARTS = {
         of_ranks,
     ),
     "files": Part(
-        "odd and broken files", (("tests/reliability/odd_files.py", "--outcomes"),), ("files.json",), of_files, said="files.json"
+        "odd and broken files", (("tests/reliability/odd_files.py", "--outcomes"),), ("files.json",), of_files, output="files.json"
     ),
     "fuzz": Part("fuzzing", (("tests/reliability/fuzz.py", "--minutes", "5", "--out", "{out}"),), ("fuzz.json",), of_fuzz),
 }
 
 
 def table(results: Path) -> str:
-    """As markdown."""
+    """Return the table as Markdown."""
     rows = []
     for part in PARTS.values():
         files = [results / name for name in part.records]
         measured = all(file.is_file() for file in files)
-        found = list(part.lines(*map(held, files))) if measured else [(part.about, "not measured yet")]
+        found = list(part.lines(*map(read_record, files))) if measured else [(part.about, "not measured yet")]
         rows += [f"| {what} | {came} |" for what, came in found]
-    return "\n".join(["| what | came of it |", "|---|---|", *rows])
+    return "\n".join(["| what | result |", "|---|---|", *rows])
 
 
-def held(file: Path) -> Any:
-    """What a record holds."""
+def read_record(file: Path) -> Any:
+    """Return the content of a record."""
     if file.suffix == ".json":
         return json.loads(file.read_text(encoding="utf-8"))
     with file.open(newline="", encoding="utf-8") as opened:
@@ -153,21 +153,21 @@ def held(file: Path) -> Any:
 
 
 def measure(part: Part) -> bool:
-    """Run its script; whether all was as it must be."""
-    well = True
+    """Run the scripts of a part; return whether all succeeded."""
+    succeeded = True
     for words in part.words:
         command = [sys.executable, str(ROOT / words[0]), *(word.format(out=RESULTS) for word in words[1:])]
-        output = subprocess.PIPE if part.said else None
-        ended = subprocess.run(command, check=False, stdout=output, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        well &= ended.returncode == 0
-        if part.said and well:
+        pipe = subprocess.PIPE if part.output else None
+        ended = subprocess.run(command, check=False, stdout=pipe, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        succeeded &= ended.returncode == 0
+        if part.output and succeeded:
             found = [json.loads(line) for line in ended.stdout.splitlines()]
-            (RESULTS / part.said).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return well
+            (RESULTS / part.output).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return succeeded
 
 
 def with_table(page: str, made: str) -> str:
-    """The page with this table in the place of its own."""
+    """Return the page with this table in place of its own."""
     before, rest = page.split(BEGIN)
     return f"{before}{BEGIN}\n\n{made}\n\n{END}{rest.split(END)[1]}"
 
@@ -185,7 +185,7 @@ def main(words: list[str] | None = None) -> None:
             failed += [] if measure(part) else [name]
     PAGE.write_text(with_table(PAGE.read_text(encoding="utf-8"), table(RESULTS)), encoding="utf-8")
     if failed:
-        sys.exit(f"not as it must be: {', '.join(failed)}")
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Which masks are wrong, where, and what to put in their place: from what a run has learned to trust.
+"""Which masks are wrong, where, and what to put in their place.
 
-`scores` says how likely a pixel is right, `evidence` what the clean set says of masks that training has not seen, `regions` what
-there is to say of a case; `run` makes an audit folder (see `audits`).
+run       the audit: two passes over all masks          folder   the audit folder: its tables and files
+seen      the first pass: what the network sees         page     its page
+evidence  what the clean set says of masks that training has not seen
+scores    the probability that a label is right         regions  the numbers of a case and of its doubtful regions
 """
 
 from pixeltrust.auditing.run import Audited, audit

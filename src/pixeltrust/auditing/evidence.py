@@ -1,7 +1,7 @@
-"""What the clean set says of masks that training has not seen: the share of clean batches for which each pixel's loss gradient helps.
+"""What the clean set says of masks that training has not seen: for each pixel, the share of clean batches for which learning it helps.
 
-For a mask that was trained on, the trust map of the run tells the share of visits in which a pixel helped. Of another, the same is asked
-of the finished network, by several batches of the run's clean cases; it says less, as the network has been fitted to them by then.
+For a mask that was trained on, the helped map of the run holds the share of visits in which a pixel helped. For another mask the finished
+network is asked the same, with several batches of the run's clean cases. It says less: by then the network has been fitted to them.
 """
 
 import math
@@ -21,6 +21,7 @@ from pixeltrust.method.module_state import buffers_kept
 from pixeltrust.method.weights import Batch, clean_gradient, gains_along
 from pixeltrust.plumbing.errors import GainsWarning, PixeltrustError
 from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.prediction.network import Network
 from pixeltrust.training.models import parameters_along
 from pixeltrust.training.run_folder import Run
 
@@ -28,10 +29,10 @@ ASKED = 6  # clean batches
 
 
 class CleanSet:
-    """The gradients of batches of the clean cases that a run was trained on, by its finished network, `along` as in training.
+    """The gradients of batches of the clean cases that a run was trained on, for its finished network, `along` as in training.
 
     Raises:
-        PixeltrustError: files of them cannot be read any more, or there are none.
+        PixeltrustError: there are no clean cases, or their files cannot be read any more.
         ValueError: a batch has ignored pixels only.
     """
 
@@ -53,19 +54,30 @@ class CleanSet:
         self._model, self._gains = model, config.gains
 
     def helped(self, images: torch.Tensor, labels: np.ndarray) -> np.ndarray:
-        """Shares float32 (B, h, w), 0 … 1, of images (B, C, h, w) with labels uint8 (B, h, w).
+        """Return the shares float32 (B, h, w), 0 … 1, for images (B, C, h, w) with labels uint8 (B, h, w).
 
-        ½ where every gain is 0, as of ignored pixels.
+        They are ½ where every gain is 0, as it is for ignored pixels.
 
         Raises:
-            ValueError: the network has no gains that are right.
+            ValueError: the gains of the network cannot be computed.
         """
         noisy = Batch(images, torch.from_numpy(labels).to(images.device), ignore_label=IGNORE)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", GainsWarning)  # how the gains are computed was said by the training
+            warnings.simplefilter("ignore", GainsWarning)  # training has said how the gains are computed
             gains = torch.stack([
                 gains_along(direction, self._model, noisy=noisy, pixel_loss=cross_entropy_of_labels, gains=self._gains)
                 for direction in self._directions
             ])  # fmt: skip
-        said = (gains != 0).sum(0)
-        return torch.where(said > 0, (gains > 0).sum(0) / said.clamp(min=1), 0.5).cpu().numpy()
+        votes = (gains != 0).sum(0)
+        return torch.where(votes > 0, (gains > 0).sum(0) / votes.clamp(min=1), 0.5).cpu().numpy()
+
+
+def clean_set_of(run: Run, network: Network) -> tuple[CleanSet | None, list[str]]:
+    """Return the clean set and no notes; or None and a note that says why the network cannot be asked for gains."""
+    try:
+        clean = CleanSet(run, network.config, network.module, network.device)
+        size = (1, network.config.channels, *network.config.size)
+        clean.helped(torch.zeros(size, device=network.device), np.zeros((1, *network.config.size), np.uint8))
+    except (PixeltrustError, ValueError) as error:
+        return None, [f"the clean set was not asked about masks that training has not seen: {' '.join(str(error).split())}"]
+    return clean, []

@@ -1,11 +1,13 @@
 """An audit folder: what `audit` writes about every noisy mask, and everything else reads.
 
-    AUDIT/audit.json        what was audited by what; written last, so a folder that has it is complete
-    AUDIT/cases.csv         a row per mask, worst first          AUDIT/regions.csv   a row per doubtful region
-    AUDIT/trust/<id>.png    how likely each pixel of the mask is right, 0 to 255
-    AUDIT/mended/<id>.png   the proposed mask                    AUDIT/changed/<id>.png   255 where it differs, where it does
-    AUDIT/mended.csv        a table of cases, to train again: the mended masks as noisy ones, the clean and test cases as they were
-    AUDIT/report.html       a page
+    AUDIT/audit.json            what was audited by what; written last, so a folder that has it is complete
+    AUDIT/cases.csv             a row per mask, worst first
+    AUDIT/regions.csv           a row per doubtful region, the surest first within a mask
+    AUDIT/confidence/<id>.png   the probability that each label of the mask is right, 0 wrong … 255 right (trust/ in older audits)
+    AUDIT/mended/<id>.png       the proposed mask
+    AUDIT/changed/<id>.png      255 where it differs from the given one; only where it does
+    AUDIT/mended.csv            a table of cases, to train again: the mended masks as noisy ones, the clean and test cases as they were
+    AUDIT/report.html           a page
 
 All pictures of a case have the size of its given mask.
 """
@@ -26,45 +28,27 @@ from pixeltrust.plumbing.tables import read_table
 from pixeltrust.plumbing.text import count, some
 
 FORMAT = 1
-SURE = 128  # a pixel is doubtful below this in its 8-bit trust, a probability of ½
+DOUBTFUL_BELOW = 128  # a pixel is doubtful below this confidence of 8 bits: a probability of ½
 KINDS = ("missing", "too much", "other class", "unsure")
-"""Of regions: what the network sees there and the mask has not, the other way round, another class, or nothing better."""
-CASE_COLUMNS = (
-    "rank", "id", "image", "mask", "agreement", "doubtful_pixels", "doubtful_share", "changed_pixels", "added_pixels", "removed_pixels",
-    "regions", "height", "width", "evidence",
-)  # fmt: skip
-REGION_COLUMNS = (
-    "rank", "id", "region", "kind", "area", "share", "top", "left", "bottom", "right", "row", "column", "confidence", "mended",
-)  # fmt: skip
-CASE_NUMBERS = {
-    "agreement": float,
-    "doubtful_pixels": int,
-    "doubtful_share": float,
-    "changed_pixels": int,
-    "added_pixels": int,
-    "removed_pixels": int,
-    "regions": int,
-    "height": int,
-    "width": int,
-}
-REGION_NUMBERS = {
-    "region": int,
-    "area": int,
-    "share": float,
-    "top": int,
-    "left": int,
-    "bottom": int,
-    "right": int,
-    "row": float,
-    "column": float,
-    "confidence": float,
-}
+"""The kinds of regions: foreground that the network sees and the mask lacks, the other way round, another class, or nothing better."""
+_CASE_TYPES: dict[str, type] = {
+    "rank": int, "id": str, "image": str, "mask": str, "agreement": float, "doubtful_pixels": int, "doubtful_share": float,
+    "changed_pixels": int, "added_pixels": int, "removed_pixels": int, "regions": int, "height": int, "width": int, "evidence": str,
+}  # fmt: skip
+_REGION_TYPES: dict[str, type] = {
+    "rank": int, "id": str, "region": int, "kind": str, "area": int, "share": float, "top": int, "left": int, "bottom": int, "right": int,
+    "row": float, "column": float, "doubt": float, "mended": str,
+}  # fmt: skip
+CASE_COLUMNS, REGION_COLUMNS = tuple(_CASE_TYPES), tuple(_REGION_TYPES)
+CASE_NUMBERS, REGION_NUMBERS = (
+    {name: kind for name, kind in types.items() if kind is not str and name != "rank"} for types in (_CASE_TYPES, _REGION_TYPES)
+)
 _LARGEST = 2**53  # whole numbers up to it have a float of their own
 
 
 @dataclass(frozen=True)
 class AuditRecord:
-    """What `audit.json` says."""
+    """The content of audit.json."""
 
     data: str
     run: str
@@ -73,37 +57,44 @@ class AuditRecord:
     ignore_label: int | None
     channels: int
     tilt: tuple[float, ...]
-    """Of every label, as in `scores`."""
+    """By label, see `scores`."""
     seconds: float
     format: int = FORMAT
 
     def text(self) -> str:
+        """Return it as JSON."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Audit:
-    """An audit folder by what its audit.json says."""
+    """An audit folder, with what its readers need of audit.json."""
 
     folder: Path
     data: Path
     """The data folder or table that was audited."""
+    run: Path
+    """The run folder that judged it."""
     classes: int
     ignore_label: int | None
 
     @classmethod
     def read(cls, folder: Path) -> "Audit":
-        """The audit in a folder.
+        """Read the audit in a folder.
 
         Raises:
-            RunError: it is none, none that came to its end, or one of a later version.
+            RunError: it is not an audit, not a finished one, or one of a later version.
         """
-        folder = Path(folder).absolute()
-        record = read_record(folder)
-        return cls(folder=folder, data=Path(record.data), classes=record.classes, ignore_label=record.ignore_label)
+        return cls.of(Path(folder).absolute(), read_record(Path(folder)))
+
+    @classmethod
+    def of(cls, folder: Path, record: AuditRecord) -> "Audit":
+        """Return the audit in a folder that has this record."""
+        data, run = Path(record.data), Path(record.run)
+        return cls(folder=folder, data=data, run=run, classes=record.classes, ignore_label=record.ignore_label)
 
     def version(self) -> str:
-        """A text that is another one when the tables are."""
+        """Return a text that changes when the tables do."""
         digest = hashlib.sha256()
         for name in ("audit.json", "cases.csv", "regions.csv"):
             file = self.folder / name
@@ -112,8 +103,9 @@ class Audit:
         return digest.hexdigest()[:16]
 
     def confidence_file(self, identity: str) -> Path:
-        """AUDIT/trust/<id>.png"""
-        return self.folder / "trust" / f"{identity}.png"
+        """AUDIT/confidence/<id>.png; in an audit of an earlier version AUDIT/trust/<id>.png"""
+        earlier = not (self.folder / "confidence").is_dir() and (self.folder / "trust").is_dir()
+        return self.folder / ("trust" if earlier else "confidence") / f"{identity}.png"
 
     def proposed_file(self, identity: str) -> Path:
         """AUDIT/mended/<id>.png"""
@@ -121,16 +113,16 @@ class Audit:
 
 
 def read_record(audit: Path) -> AuditRecord:
-    """What was audited by what.
+    """Read audit.json.
 
     Raises:
-        RunError: the folder is no audit, none that came to its end, or one of a later version.
+        RunError: the folder is not an audit, not a finished one, or one of a later version.
     """
     path = audit / "audit.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(f"{audit}: not an audit that came to its end (it has no audit.json); `pixeltrust audit` makes one") from None
+        raise RunError(f"{audit}: not an audit that has finished (it has no audit.json); `pixeltrust audit` makes one") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
     if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
@@ -167,69 +159,73 @@ _CAN_BE: dict[str, Callable[[Any], bool]] = {
     "seconds": _is_number,
     "format": _is_whole(FORMAT, FORMAT),
 }
-"""Of every value of a record, whether it is one."""
+"""The check of each value of a record."""
 
 
 def review_command(audit: Path) -> str:
-    """What to type to go through its masks."""
+    """Return the command to review its masks."""
     return shlex.join(["pixeltrust", "review", str(audit)])
 
 
 def train_command(audit: Path, classes: int, ignore_label: int | None) -> str:
-    """What to type to train on its mended masks."""
+    """Return the command to train on its mended masks."""
     settings = [f"classes={classes}"] * (classes > 1) + [f"ignore_label={ignore_label}"] * (ignore_label is not None)
     words = ["pixeltrust", "train", str(audit / "mended.csv"), "--out", "RUN"]
     return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
 
 
 def read_audit_cases(audit: Path) -> pd.DataFrame:
-    """cases.csv in its order: `CASE_NUMBERS` and the rank are numbers, all else texts, ids like 007 and NA too.
+    """Read cases.csv in its order: `CASE_NUMBERS` and the rank are numbers, all else texts, ids like 007 and NA too.
 
     Raises:
-        DataError: lists every fault: a missing column, a cell that is no number, an id that is no file name or is there twice.
+        DataError: lists every fault: a missing column, a cell that is not a number, an id that is not a file name or is there twice.
     """
     table = audit / "cases.csv"
     rows, faults = _numbers(read_table(table), ["id", "image", "mask", "evidence"], {"rank": int, **CASE_NUMBERS}, table)
     wrong = rows["id"].isin(["", ".", ".."]) | rows["id"].str.contains("[/\0]")
     faults += [
-        f"{table}, row {row + 2}: id {rows['id'][row]!r} is no file name, so it names no file of the audit" for row in rows.index[wrong]
+        f"{table}, row {row + 2}: id {rows['id'][row]!r} is not a file name, so it names no file of the audit" for row in rows.index[wrong]
     ]
     faults += [f"{table}: id {identity!r} is there twice" for identity in rows["id"][rows["id"].duplicated()]]
-    return _without(faults, rows, table)
+    return _or_faults(rows, faults, table)
 
 
 def read_audit_regions(audit: Path) -> pd.DataFrame:
-    """regions.csv in its order: `REGION_NUMBERS` and the rank are numbers, `mended` is True or False, all else texts.
+    """Read regions.csv in its order: `REGION_NUMBERS` and the rank are numbers, `mended` is True or False, all else texts.
+
+    An earlier version called the column `doubt` confidence.
 
     Raises:
-        DataError: it cannot be read, or lists every fault: a missing column, or a cell that is no number.
+        DataError: it cannot be read, or lists every fault: a missing column, or a cell that is not a number.
     """
     table = audit / "regions.csv"
     rows = read_table(table)
+    if "doubt" not in rows:
+        rows = rows.rename(columns={"confidence": "doubt"})
     rank = {"rank": int} if "rank" in rows else {}
     rows, faults = _numbers(rows, ["id", "kind", "mended"], REGION_NUMBERS | rank, table)
-    return _without(faults, rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"])), table)
+    return _or_faults(rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"])), faults, table)
 
 
 def _numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The rows with these columns as numbers, NaN where an empty cell may be, and a fault for every cell that is none."""
-    missing = [name for name in [*texts, *numbers] if name not in rows.columns]
-    if missing:
-        raise DataError(f"{table}: no column {', '.join(missing)}; found: {some(list(rows.columns), 20)}")
+    """Return the rows with these columns as numbers, NaN for an empty cell where one may be, and a fault for every other cell."""
+    if absent := [name for name in [*texts, *numbers] if name not in rows.columns]:
+        raise DataError(f"{table}: no column {', '.join(absent)}; found: {some(list(rows.columns), 20)}")
     read: dict[str, np.ndarray] = {}
     faults = []
     for name, kind in numbers.items():
         cells = rows[name]
         values = pd.to_numeric(cells.to_numpy(object), errors="coerce").astype(float)
-        none = np.isnan(values) if kind is int else np.isnan(values) & ~cells.str.lower().isin(["", "nan"]).to_numpy()
-        broken = none if kind is float else none | (np.floor(values) != values) | (np.abs(values) > _LARGEST)
+        missing = np.isnan(values) if kind is int else np.isnan(values) & ~cells.str.lower().isin(["", "nan"]).to_numpy()
+        broken = missing if kind is float else missing | (np.floor(values) != values) | (np.abs(values) > _LARGEST)
         for row in np.flatnonzero(broken):
-            faults.append(f"{table}, row {row + 2}: {name} {cells.iloc[row]!r} is no {'' if none[row] else 'whole '}number")
+            faults.append(f"{table}, row {row + 2}: {name} {cells.iloc[row]!r} is not a {'' if missing[row] else 'whole '}number")
         read[name] = np.where(broken, 0, values).astype(kind)
     return rows.assign(**read), faults
 
 
-def _without(faults: list[str], rows: pd.DataFrame, table: Path) -> pd.DataFrame:
+def _or_faults(rows: pd.DataFrame, faults: list[str], table: Path) -> pd.DataFrame:
+    """Return the rows, or raise DataError where there are faults."""
     if faults:
         raise DataError(f"{table}: {count(len(faults), 'fault')}", faults)
     return rows

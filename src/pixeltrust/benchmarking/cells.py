@@ -1,9 +1,9 @@
-"""One cell: train, predict, evaluate; a job by itself, in a process of its own.
+"""One cell: train, predict, evaluate, in a process of its own.
 
-    OUT/cells/<cell>/  spec.json  cases.csv  truth.csv (of a source)  run/  predicted/  test.csv  cell.json  log.txt  failed.json
+    OUT/cells/<cell>/  spec.json  cases.csv  truth.csv (where it is known)  run/  predicted/  test.csv  cell.json  log.txt  failed.json
 
 `python -m pixeltrust.benchmarking FOLDER` does what spec.json says and writes cell.json last of all: a cell that has it is finished.
-What updates cost is measured by such a job too (see `costs`). A cell that was stopped continues its training where it was.
+The costs of updates are measured by such a process too (see `costs`). A cell that was stopped continues its training where it was.
 """
 
 import json
@@ -24,9 +24,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from pixeltrust.benchmarking import costs
-from pixeltrust.benchmarking.grid import Cell, masks_of
-from pixeltrust.benchmarking.outcome.reading import finished
-from pixeltrust.benchmarking.pruning import pruned, seconds_of_halves
+from pixeltrust.benchmarking.grid import Cell, mask_kind
+from pixeltrust.benchmarking.outcome.reading import is_finished
+from pixeltrust.benchmarking.pruning import prune, seconds_of_halves
 from pixeltrust.config import Config, config_from, values_of
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.cases import read_cases
@@ -49,7 +49,7 @@ GRACE = 60.0  # seconds that a stopped cell has for its last update and checkpoi
 
 
 def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, truth: pd.DataFrame | None) -> None:
-    """All that a cell needs, for a process that knows its folder alone."""
+    """Write all that a cell needs, for a process that knows only its folder."""
     make_folder(folder)
     for name, rows in (("cases.csv", table), ("truth.csv", truth)):
         if rows is not None:
@@ -58,39 +58,39 @@ def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, tr
 
 
 def write_costs_spec(folder: Path, trainings: Mapping[str, Config], table: pd.DataFrame) -> None:
-    """All that a measurement of costs needs (see `costs`), likewise."""
+    """Write all that a measurement of costs needs (see `costs`)."""
     make_folder(folder)
     write_csv(table, folder / "cases.csv")
     write_json(folder / "spec.json", {"trainings": {name: values_of(config) for name, config in trainings.items()}})
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a cell wrote."""
+    """Read a JSON file that a cell wrote."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def run_cell(folder: Path) -> None:
-    """Do what is left to be done of a cell.
+    """Do the rest of the work of a cell.
 
     Raises:
         PixeltrustError: its training, prediction or measurement cannot be done.
     """
-    with FileLock(folder / ".lock"):  # another process, left over from a stopped benchmark, may be at its last update
-        if not finished(folder):
+    with FileLock(folder / ".lock"):  # a process of a stopped benchmark may still make its last update
+        if not is_finished(folder):
             (folder / "failed.json").unlink(missing_ok=True)
-            _work(folder)
+            _train_and_measure(folder)
 
 
-def _work(folder: Path) -> None:
+def _train_and_measure(folder: Path) -> None:
     spec = read_json(folder / "spec.json")
     if "trainings" in spec:
         trainings = {name: config_from(values) for name, values in spec["trainings"].items()}
         write_json(folder / "cell.json", costs.measure(folder, trainings))
         return
     cell, config = Cell(**spec["cell"]), config_from(spec["config"])
-    run, fresh, began = folder / "run", not (folder / "run").exists(), time.process_time()
-    data, settings = pruned(folder, config) if masks_of(cell.method) == "pruned" else (folder / "cases.csv", config)
-    watch = _watch(folder, config) if METHODS[config.method].takes_gains and (folder / "truth.csv").is_file() else None
+    run, is_fresh, began = folder / "run", not (folder / "run").exists(), time.process_time()
+    data, settings = prune(folder, config) if mask_kind(cell.method) == "pruned" else (folder / "cases.csv", config)
+    watch = _watch_weights(folder, config) if METHODS[config.method].takes_gains and (folder / "truth.csv").is_file() else None
     trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
     cpu = time.process_time() - began
     shutil.rmtree(folder / CACHE, ignore_errors=True)
@@ -101,7 +101,7 @@ def _work(folder: Path) -> None:
         "val_dice": trained.val_dice,
         "updates": trained.updates,
         "seconds": sum(trained.seconds.values()) + seconds_of_halves(folder),
-        "cpu_seconds": cpu if fresh else None,  # of a training in one sitting
+        "cpu_seconds": cpu if is_fresh else None,  # of a training that was not stopped
         "notes": list(trained.notes),
     }
     write_json(folder / "cell.json", cell_record)
@@ -111,8 +111,8 @@ def _work(folder: Path) -> None:
 def _measure(folder: Path, config: Config) -> pd.DataFrame:
     """Predict and evaluate the test cases, at their own size, with the last weights."""
     images, masks, predicted = (folder / name for name in ("test-images", "test-masks", "predicted"))
-    for gathered in (images, masks, predicted):
-        shutil.rmtree(gathered, ignore_errors=True)
+    for folder_made in (images, masks, predicted):
+        shutil.rmtree(folder_made, ignore_errors=True)
     for row in read_table(folder / "cases.csv").query("role == 'test'").to_dict("records"):
         for file, gathered in ((Path(row["image"]), images), (Path(row["mask"]), masks)):
             gathered.mkdir(exist_ok=True)
@@ -129,22 +129,22 @@ def _measure(folder: Path, config: Config) -> pd.DataFrame:
 # --- what the weights do, where the truth is known ----------------------------------------------------------------
 
 
-def _watch(folder: Path, config: Config) -> Watch:
-    """Reports of every step how it weighs pixels that are truly wrong."""
+def _watch_weights(folder: Path, config: Config) -> Watch:
+    """Return a watch that reports how every step weighs the pixels whose mask is wrong."""
     cases = read_cases(folder / "truth.csv", show_progress=False)
-    none = cases.of("clean")[:0]  # only the noisy batches are asked for
-    truth = Streams(cases, none, none, config, folder / CACHE)
+    empty = cases.of("clean")[:0]  # only noisy batches are used
+    truth = Streams(cases, empty, empty, config, folder / CACHE)
 
     def watch(feed: Feed, outcome: StepOutcome) -> Mapping[str, Tensor]:
         assert outcome.weights is not None
-        true = truth.batch("noisy", feed.update).masks  # the same images in the same turns
-        return weight_of_wrong(outcome.weights.cpu(), feed.noisy().masks.cpu(), true)
+        true = truth.batch("noisy", feed.update).masks  # the same images in the same orientations
+        return measure_wrong_pixels(outcome.weights.cpu(), feed.noisy().masks.cpu(), true)
 
     return watch
 
 
-def weight_of_wrong(weights: Tensor, masks: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
-    """How pixels are weighed whose mask is not the truth; all (B, *S), ignored pixels left out.
+def measure_wrong_pixels(weights: Tensor, masks: Tensor, truth: Tensor) -> Mapping[str, Tensor]:
+    """Measure how the pixels whose mask is wrong are weighed; all (B, *S), without ignored pixels.
 
     Returns:
         wrong_pixels: their share of all pixels.  wrong_weight: their share of the weight; NaN where all weights are 0.
@@ -164,15 +164,15 @@ def weight_of_wrong(weights: Tensor, masks: Tensor, truth: Tensor) -> Mapping[st
 # --- the process --------------------------------------------------------------------------------------------------
 
 
-def attempt(folder: Path) -> str | None:
-    """`run_cell`, and why it failed, which failed.json keeps; None where it did not.
+def try_cell(folder: Path) -> str | None:
+    """Run a cell; return why it failed, which failed.json keeps, or None.
 
     Raises:
         KeyboardInterrupt: Ctrl-C; its checkpoint is written.
     """
     try:
         run_cell(folder)
-    except Exception as error:  # whatever it is, the other cells go on
+    except Exception as error:  # whatever it is, the other cells continue
         traceback.print_exc()
         text = str(error) if isinstance(error, PixeltrustError) else f"{type(error).__name__}: {one_line(error)}"
         note_failure(folder, text)
@@ -181,24 +181,24 @@ def attempt(folder: Path) -> str | None:
 
 
 def note_failure(folder: Path, error: str) -> None:
-    """Keep why a cell failed, in failed.json."""
-    with suppress(OSError):  # a full disk, say, of which the log may tell
+    """Write why a cell failed into failed.json."""
+    with suppress(OSError):  # such as a full disk, which may be in the log
         write_json(folder / "failed.json", {"error": error})
 
 
 def main(folder: Path) -> int:
-    """The cell of a folder as a process: 0 done, 1 failed, 130 stopped, by Ctrl-C or because standard input closed."""
+    """Run the cell of a folder as a process; return 0: done, 1: failed, 130: stopped, by Ctrl-C or because standard input closed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        return 1 if attempt(folder) else 0
+        return 1 if try_cell(folder) else 0
     except KeyboardInterrupt:
         return 130
 
 
 def _end_with_parent() -> None:
-    """The parent holds the other end of standard input; when that closes, it is gone: stop, so that nobody works unseen."""
+    """Stop when standard input closes: its other end is the parent's, which is gone then."""
     with suppress(OSError):
-        while os.read(0, 1):  # not by sys.stdin, whose lock would be held when the process ends
+        while os.read(0, 1):  # not sys.stdin, whose lock would be held when the process ends
             pass
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(GRACE)
@@ -206,5 +206,5 @@ def _end_with_parent() -> None:
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Plain values as JSON, whole or not at all."""
+    """Write plain values as JSON, whole or not at all."""
     write_file(path, json.dumps(values, indent=2) + "\n")

@@ -1,9 +1,9 @@
-"""What an update of every method costs, measured by a few updates of each, by turns; and the epochs that all can have in the same time.
+"""The cost of an update of every method, measured by a few updates of each, in turn.
 
-    OUT/costs/  spec.json  cases.csv  cell.json (what was measured)  log.txt: a job like that of a cell, in the same kind of process
+    OUT/costs/  spec.json  cases.csv  cell.json (the measurement)  log.txt: a job like that of a cell, in the same kind of process
 
-Measured are whole updates of `train`, batches and optimiser included, in seconds of the processor; with an accelerator by the clock,
-once it has done what it was given. Set-up, decoding, validation, weight maps and checkpoints are not in it.
+Whole updates of `train` are measured, with batches and optimiser, in seconds of the processor; with an accelerator by the clock, after it
+has finished its work. Set-up, decoding, validation, weight maps and checkpoints do not count.
 """
 
 import shutil
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from pixeltrust.benchmarking.grid import masks_of
+from pixeltrust.benchmarking.grid import mask_kind
 from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
@@ -30,29 +30,29 @@ WARM = 3  # updates before those that are timed
 TIMED = 10
 
 Phases = list[tuple[float, Config]]
-"""Trainings that a method is made of, each with how many of its updates there are in one update of the method."""
+"""The trainings that a method is made of, each with the number of its updates in one update of the method."""
 
 
 def phases_of(method: str, config: Config) -> Phases:
-    """The trainings that a method of a benchmark is made of.
+    """Return the trainings that a method of a benchmark is made of.
 
     `finetuned` is a mix of two; `pruned` trains two networks beforehand, which together make as many updates as it does itself.
     """
     if config.method == "finetuned":
         share = config.finetune_share
         return [(1 - share, replace(config, method="plain")), (share, replace(config, method="clean"))]
-    return [(2.0 if masks_of(method) == "pruned" else 1.0, config)]
+    return [(2.0 if mask_kind(method) == "pruned" else 1.0, config)]
 
 
 def measure(folder: Path, trainings: Mapping[str, Config]) -> dict[str, Any]:
-    """What an update of some trainings costs, one after the other in each round.
+    """Measure the cost of an update of some trainings, one after the other in each round.
 
     Args:
         folder: of the job, with its cases.csv.
-        trainings: their settings, each by what it is called in a complaint.
+        trainings: their settings, each by its name in an error.
 
     Returns:
-        unit: "processor" or "clock".  seconds: for every round those of an update of every training, in their order.
+        unit: "processor" or "clock".  seconds: for every round the seconds of an update of every training, in their order.
 
     Raises:
         RunError: one of them cannot be trained.
@@ -62,14 +62,14 @@ def measure(folder: Path, trainings: Mapping[str, Config]) -> dict[str, Any]:
         seconds.append([])
         for name, config in trainings.items():
             try:
-                seconds[-1].append(seconds_per_update(folder, config))
+                seconds[-1].append(time_updates(folder, config))
             except PixeltrustError as error:
-                raise RunError(f"what an update of {name} costs cannot be measured: {error}") from error
+                raise RunError(f"the cost of an update of {name} cannot be measured: {error}") from error
     return {"unit": "clock" if any(map(_is_accelerated, trainings.values())) else "processor", "seconds": seconds}
 
 
-def seconds_per_update(folder: Path, config: Config) -> float:
-    """The mean over `TIMED` updates of a training on the cases of a folder, after `WARM` ones; the training is thrown away."""
+def time_updates(folder: Path, config: Config) -> float:
+    """Return the mean over `TIMED` updates of a training on the cases of a folder, after `WARM` ones; the training is deleted."""
     at: list[float] = []
 
     def watch(feed: Feed, outcome: StepOutcome) -> Mapping[str, Tensor]:  # noqa: ARG001
@@ -81,7 +81,7 @@ def seconds_per_update(folder: Path, config: Config) -> float:
 
     config = replace(config, epochs=1, val_fraction=0.0, checkpoint_minutes=float("inf"))
     table, run = folder / "some-cases.csv", folder / "run"
-    shutil.rmtree(run, ignore_errors=True)  # what a kill left
+    shutil.rmtree(run, ignore_errors=True)  # left by a kill
     write_csv(one_long_epoch(read_table(folder / "cases.csv"), (WARM + TIMED + 2) * config.batch_size), table)
     try:
         train(table, out=run, config=config, watch=watch, show_progress=False)
@@ -93,15 +93,15 @@ def seconds_per_update(folder: Path, config: Config) -> float:
 
 
 def one_long_epoch(table: pd.DataFrame, noisy: int) -> pd.DataFrame:
-    """The clean cases and so many noisy ones, again and again where there are fewer, under ids of their own: no epoch ends meanwhile."""
-    found = table[table["role"] == "noisy"]
-    chosen = pd.concat([found] * -(-noisy // len(found))).head(noisy)
-    rows = pd.concat([chosen, table[table["role"] == "clean"]])
+    """Return the clean cases and so many noisy ones, repeated where there are fewer, with new ids: so no epoch ends while it measures."""
+    cases = table[table["role"] == "noisy"]
+    repeated = pd.concat([cases] * -(-noisy // len(cases))).head(noisy)
+    rows = pd.concat([repeated, table[table["role"] == "clean"]])
     return rows.assign(id=[f"{number}" for number in range(len(rows))])
 
 
 class _EnoughError(Exception):
-    """All updates that were wanted are made."""
+    """Ends a training after the updates that are measured."""
 
 
 def _now(config: Config) -> float:

@@ -1,13 +1,13 @@
-"""What a benchmark compares: methods × noise × numbers of clean masks × seeds, and the settings that all of them share.
+"""The grid of a benchmark: methods × noise × numbers of clean masks × seeds, and the settings that all of them share.
 
 methods = ["plain", "finetuned", "pixel", "mine"]
 noise = ["triangle", "box"]
 clean = [50, 100]
 seeds = [0, 1, 2]
-match = "time"                   # every method has the same time; "updates", where not given: the same number of updates
+match = "time"                   # every method has the same time; "updates" (where not given): the same number of updates
 epochs = 20                      # any training setting
 
-[variants.mine]                  # a method of one's own: another one's name, with settings
+[variants.mine]                  # a method of your own: the name of another one, with settings
 method = "pixel"
 clean_weight = 0.5
 """
@@ -21,10 +21,10 @@ from typing import Any, Literal, get_args
 from pixeltrust.benchmarking.outcome.statistics import CEILING, GIVEN
 from pixeltrust.config import Config, config_from, read_toml, setting
 from pixeltrust.method_table import METHODS
-from pixeltrust.noise.kinds import noise as noise_named
+from pixeltrust.noise.kinds import find_kind
 from pixeltrust.plumbing.errors import ConfigError
 
-Masks = Literal["noisy", "true", "pruned"]
+MaskKind = Literal["noisy", "true", "pruned"]
 Match = Literal["updates", "time"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -32,7 +32,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pruned": {"method": "plain"},
     CEILING: {"method": "plain"},
 }
-"""Methods of the benchmark that are another one with settings, or on other masks (see `masks_of`)."""
+"""Methods of the benchmark that are another method with settings, or with other masks (see `mask_kind`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +44,21 @@ class Cell:
     clean: int
     seed: int
     fold: int | None = None
-    """Of a cross-validation over the clean cases."""
+    """The fold of a cross-validation over the clean cases."""
 
     @property
     def name(self) -> str:
-        """Of its folder; no two cells of a grid share one."""
+        """The name of its folder, different for all cells of a grid."""
         fold = "" if self.fold is None else f"-fold{self.fold}"
         return f"{self.method}-{self.noise}-{self.clean}-{self.seed}{fold}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A benchmark's axes and settings. An empty axis is left to what runs it (see `filled`).
+    """The axes and settings of a benchmark. Whoever runs it fills the empty axes (see `filled`).
 
     Raises:
-        ConfigError: a method, noise or setting that is not known, an axis that is empty or names something twice, numbers out of range.
+        ConfigError: a method, noise or setting is not known, an axis is empty or names something twice, or a number is out of range.
     """
 
     methods: tuple[str, ...] = ()
@@ -68,9 +68,9 @@ class Grid:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Training settings that all methods share."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Methods of one's own, by name."""
+    """The user's own methods, by name."""
     match: Match = "updates"
-    """What all methods have the same of: the number of updates, or as much time as the dearest takes for that (see `matching`)."""
+    """What all methods have in common: the number of updates, or the time that the most expensive one takes for it (see `matching`)."""
 
     def __post_init__(self) -> None:
         for name, kind in (("methods", str), ("noise", str), ("clean", int), ("seeds", int)):
@@ -81,7 +81,7 @@ class Grid:
         for noise in self.noise:
             if noise != GIVEN:
                 try:
-                    noise_named(noise)
+                    find_kind(noise)
                 except ValueError as error:
                     raise ConfigError(f"noise: {error}") from None
         for clash in (set(self.variants) & {*METHODS, *VARIANTS}) | {name for name in self.variants if not _is_name(name)}:
@@ -101,12 +101,12 @@ class Grid:
             self.config(Cell(method=method, noise="", clean=0, seed=0))
 
     def filled(self, **axes: tuple[Any, ...]) -> "Grid":
-        """With these axes where its own are empty."""
+        """Return the grid with these axes where its own are empty."""
         missing: dict[str, Any] = {name: values for name, values in axes.items() if not getattr(self, name)}
         return replace(self, **missing)
 
     def cells(self) -> list[Cell]:
-        """All cells: noise by noise, within it by number of clean masks, by seed, by method."""
+        """Return all cells, ordered by noise, number of clean masks, seed, and method."""
         return [
             Cell(method=method, noise=noise, clean=clean, seed=seed)
             for noise in self.noise
@@ -116,7 +116,7 @@ class Grid:
         ]
 
     def config(self, cell: Cell) -> Config:
-        """The settings of a cell's training.
+        """Return the settings of a cell's training.
 
         Raises:
             ConfigError: its method is not known, or a setting cannot be used.
@@ -129,26 +129,26 @@ class Grid:
         return config_from({**self.settings, **variants[cell.method], "seed": cell.seed}, f"{cell.method}: ")
 
     def record(self) -> dict[str, Any]:
-        """As plain values."""
+        """Return it as plain values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
-def masks_of(method: str) -> Masks:
-    """Which masks the noisy cases get in training: their own, the true ones, or their own without what was pruned."""
+def mask_kind(method: str) -> MaskKind:
+    """Return which masks the noisy cases get in training: their own, the true ones, or their own without pruned pixels."""
     return {CEILING: "true", "pruned": "pruned"}.get(method, "noisy")  # type: ignore[return-value]
 
 
 def read_grid(file: Path | None = None, settings: Sequence[str] = ()) -> Grid:
-    """The grid of a TOML file, and of `key=value` texts over that.
+    """Read the grid of a TOML file, with changes by `key=value` texts.
 
     Raises:
-        ConfigError: as `Grid`; the file cannot be read.
+        ConfigError: see `Grid`; or the file cannot be read.
     """
     values = {**(read_toml(file) if file else {}), **dict(map(setting, settings))}
-    axes = {one.name for one in fields(Grid)} - {"settings"}
+    axes = {axis.name for axis in fields(Grid)} - {"settings"}
     for name in axes & values.keys():
         if not values[name]:
-            raise ConfigError(f"{name} is empty; leave it out for what is usual")
+            raise ConfigError(f"{name} is empty; leave it out for the default")
     return Grid(
         **{name: values[name] for name in axes & values.keys()},
         settings={name: value for name, value in values.items() if name not in axes},
@@ -162,7 +162,7 @@ def _axis(name: str, kind: type, values: Any) -> tuple[Any, ...]:
         raise ConfigError(f"{name} must be a list of {words}, not {values!r}")
     doubled = {value for value in listed if listed.count(value) > 1}
     if doubled:
-        raise ConfigError(f"{name}: {', '.join(map(str, sorted(doubled)))} stands there twice")
+        raise ConfigError(f"{name}: {', '.join(map(str, sorted(doubled)))} is there twice")
     return listed
 
 

@@ -1,6 +1,6 @@
 """Many cells at once, each a process of its own, here or on a Ray cluster.
 
-A cell that fails, or whose process is killed (memory), does not stop the others. Ctrl-C stops them all after their update in hand.
+A cell that fails, or whose process is killed (memory), does not stop the others. Ctrl-C stops them all after their current update.
 """
 
 import os
@@ -12,15 +12,18 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from pixeltrust.benchmarking.cells import GRACE, attempt
-from pixeltrust.benchmarking.outcome.reading import finished, recorded
+from pixeltrust.benchmarking.cell_masks import CellMasks
+from pixeltrust.benchmarking.cells import GRACE, try_cell
+from pixeltrust.benchmarking.grid import Cell, Grid
+from pixeltrust.benchmarking.outcome.reading import is_finished, read_cell_state
 from pixeltrust.plumbing.errors import ConfigError
-from pixeltrust.plumbing.processes import environment_without_torchrun, launched_by_torchrun
+from pixeltrust.plumbing.processes import Ranks, environment_without_torchrun, launched_by_torchrun
 
 PLACES = ("local", "ray")
 _POLL = 0.1  # seconds
@@ -33,14 +36,27 @@ class Launcher(Protocol):
     """How many at once."""
 
     def __call__(self, folder: Path) -> str | None:
-        """Run the cell of a folder to its end; why it failed, or None."""
+        """Run the cell of a folder; return why it failed, or None."""
 
     def stop(self) -> None:
-        """Let every cell end after its update in hand."""
+        """Let every cell stop after its current update."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """The cells of a benchmark, and all that running them takes."""
+
+    cells: Sequence[Cell]
+    grid: Grid
+    masks: CellMasks
+    out: Path
+    launcher: Launcher
+    ranks: Ranks
+    show_progress: bool
 
 
 def launcher_of(on: str, jobs: int | None) -> Launcher:
-    """Where cells run: `local` or `ray`, so many at once.
+    """Return the launcher of a place, `local` or `ray`, that runs so many cells at once.
 
     Raises:
         ConfigError: there is no such place.
@@ -54,15 +70,15 @@ def launcher_of(on: str, jobs: int | None) -> Launcher:
     return OnRay(jobs) if on == "ray" else Local(jobs)
 
 
-def run_all(folders: Sequence[Path], launch: Launcher, ready: Callable[[Path], None]) -> Iterator[tuple[Path, str | None]]:
-    """Every cell with why it failed (None: it did not), as they end.
+def run_all(folders: Sequence[Path], launch: Launcher, prepare: Callable[[Path], None]) -> Iterator[tuple[Path, str | None]]:
+    """Run cells; yield each with why it failed (None: it did not), as they end.
 
     Args:
-        ready: called with a folder right before its cell, in the same thread; what it raises ends everything.
+        prepare: called with a folder right before its cell, in the same thread; what it raises ends everything.
     """
 
     def work(folder: Path) -> str | None:
-        ready(folder)
+        prepare(folder)
         return launch(folder)
 
     with ThreadPoolExecutor(launch.jobs, "cells") as pool:
@@ -82,7 +98,7 @@ class Local:
 
     Args:
         jobs: how many at once; as many as there are GPUs, else cores, where not given. Under `torchrun` the machine's processes share
-            them, and this is of each.
+            them, and this is the number of each.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -97,21 +113,21 @@ class Local:
         self._stopping = threading.Event()
 
     def __call__(self, folder: Path) -> str | None:
-        """As `Launcher`."""
+        """See `Launcher`."""
         command = [sys.executable, "-m", "pixeltrust.benchmarking", str(folder)]
         with (folder / "log.txt").open("ab") as log, self._gpu() as shown:
             streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
             # In a session of its own, so that Ctrl-C reaches it once, from here.
             with subprocess.Popen(command, start_new_session=True, env={**self._environment, **shown}, **streams) as process:
-                code = self._waited(process)
-        return None if finished(folder) else _why(folder, code)
+                code = self._wait(process)
+        return None if is_finished(folder) else _why(folder, code)
 
     def stop(self) -> None:
-        """As `Launcher`."""
+        """See `Launcher`."""
         self._stopping.set()
 
-    def _waited(self, process: "subprocess.Popen[bytes]") -> int:
-        """Its exit code, once it has ended by itself or was stopped."""
+    def _wait(self, process: "subprocess.Popen[bytes]") -> int:
+        """Wait until the process ends by itself or is stopped; return its exit code."""
         while not self._stopping.is_set():
             try:
                 return process.wait(_POLL)
@@ -126,7 +142,7 @@ class Local:
 
     @contextmanager
     def _gpu(self) -> Iterator[dict[str, str]]:
-        """What shows a process one GPU alone, while it has it."""
+        """Hold a GPU; yield the environment that shows a process this one alone."""
         gpu = self._gpus.get()
         try:
             yield {} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}
@@ -154,11 +170,11 @@ class OnRay:
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         self.jobs = jobs or gpus or int(resources["CPU"])
-        self._attempt = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_retries=1)(attempt)
+        self._attempt = ray.remote(num_cpus=1, num_gpus=min(1, gpus), max_retries=1)(try_cell)
         self._tasks: list[Any] = []
 
     def __call__(self, folder: Path) -> str | None:
-        """As `Launcher`."""
+        """See `Launcher`."""
         task = self._attempt.remote(folder)
         self._tasks.append(task)
         try:
@@ -167,14 +183,14 @@ class OnRay:
             return f"its Ray task ended: {type(error).__name__}"
 
     def stop(self) -> None:
-        """As `Launcher`."""
+        """See `Launcher`."""
         for task in self._tasks:
             self._ray.cancel(task)
 
 
 def _why(folder: Path, code: int) -> str:
-    """Why a process ended without a result."""
-    if error := recorded(folder)["error"]:
+    """Return why a process ended without a result."""
+    if error := read_cell_state(folder)["error"]:
         return str(error)
     if code < 0:
         name = signal.Signals(-code).name

@@ -1,11 +1,11 @@
-"""The same time for every method: as many epochs as the dearest one's time allows (`match = "time"`).
+"""The same time for every method: as many epochs as the time of the most expensive one allows (`match = "time"`).
 
     OUT/costs.json  unit (of the seconds: of the processor, or by the clock), base, dearest, epochs (of the dearest: the grid's), methods:
                     of each seconds (of an update; the median over rounds), ratio (to the base's, likewise), updates_per_epoch, epochs and
                     updates (of the measured number of noisy cases)
 
-What is in costs.json is not measured again, so a benchmark that continues keeps its numbers of updates. A method that the grid gains
-later is measured beside the base, and gets the time that the first methods had, even if it is dearer than all of them.
+Methods in costs.json are not measured again, so a benchmark that continues keeps its numbers of updates. A method that is added to the
+grid later is measured beside the base, and gets the time that the first methods had, even if it is dearer than all of them.
 """
 
 import shutil
@@ -19,13 +19,11 @@ import pandas as pd
 
 from pixeltrust.benchmarking.cells import read_json, write_costs_spec, write_json
 from pixeltrust.benchmarking.costs import Phases, phases_of
-from pixeltrust.benchmarking.grid import Cell, Grid
-from pixeltrust.benchmarking.jobs import Launcher, run_all
-from pixeltrust.benchmarking.masks import Masks
+from pixeltrust.benchmarking.grid import Cell
+from pixeltrust.benchmarking.jobs import Launcher, Workload, run_all
 from pixeltrust.benchmarking.outcome.statistics import BASE
 from pixeltrust.config import Config
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import progress_bar
 from pixeltrust.plumbing.text import count
 
@@ -33,45 +31,48 @@ Record = dict[str, Any]
 """What costs.json holds."""
 
 
-def matched(
-    cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launcher: Launcher, ranks: Ranks, *, show_progress: bool
-) -> Callable[[Cell], Config]:
-    """The settings of every cell, with as many epochs as its method can make in the time that all have.
+def match_time(work: Workload) -> Callable[[Cell], Config]:
+    """Return the settings of every cell, with as many epochs as its method can make in the time that all have.
 
-    What updates cost is measured on the cases of the first cell, by the first rank.
+    The costs of updates are measured on the cases of the first cell, by the first rank.
 
     Raises:
-        RunError: it cannot be measured, or costs.json cannot be read.
+        RunError: they cannot be measured, or costs.json cannot be read.
     """
-    methods = tuple(dict.fromkeys(cell.method for cell in cells))
-    first = replace(cells[0], method=BASE)
+    methods = work.ranks.on_rank_0(lambda: _know_costs(work))["methods"]
+    return lambda cell: replace(work.grid.config(cell), epochs=methods[cell.method]["epochs"])
 
-    def costs() -> Record:
-        record = _read(out / "costs.json")
-        missing = [method for method in methods if method not in record["methods"]]
-        if missing:
-            masks.prepare(first)
-            table = masks.table(first)
-            base = record["base"] or (BASE if BASE in methods else methods[0])
-            configs = {method: grid.config(replace(first, method=method)) for method in dict.fromkeys([base, *missing])}
-            phases = {method: phases_of(method, config) for method, config in configs.items()}
-            with progress_bar(show_progress) as bar:
-                bar.add_task("measuring what an update costs", total=None, note=", ".join(missing))
-                measured = _measured(trainings_of(phases), table, out / "costs", launcher)
-                noisy = int((table["role"] == "noisy").sum())
-                record = with_methods({**record, "base": base, "unit": measured["unit"]}, configs, costs_of(phases, measured), noisy)
-                if show_progress:
-                    told = ", ".join(f"{method} {count(record['methods'][method]['epochs'], 'epoch')}" for method in methods)
-                    bar.console.print(f"in the same time: {told}", markup=False, highlight=False)
-            write_json(out / "costs.json", record)
-        return record
 
-    known = ranks.on_rank_0(costs)["methods"]
-    return lambda cell: replace(grid.config(cell), epochs=known[cell.method]["epochs"])
+def _know_costs(work: Workload) -> Record:
+    """Return costs.json, after the methods that it lacks were measured."""
+    record = _read(work.out / "costs.json")
+    methods = list(dict.fromkeys(cell.method for cell in work.cells))
+    missing = [method for method in methods if method not in record["methods"]]
+    if missing:
+        with progress_bar(work.show_progress) as bar:
+            bar.add_task("measuring what an update costs", total=None, note=", ".join(missing))
+            record = _measure_methods(work, record, missing, base=record["base"] or (BASE if BASE in methods else methods[0]))
+            if work.show_progress:
+                epochs = ", ".join(f"{method} {count(record['methods'][method]['epochs'], 'epoch')}" for method in methods)
+                bar.console.print(f"in the same time: {epochs}", markup=False, highlight=False)
+        write_json(work.out / "costs.json", record)
+    return record
+
+
+def _measure_methods(work: Workload, record: Record, missing: Sequence[str], *, base: str) -> Record:
+    """Return the record with the missing methods, measured beside the base."""
+    first = replace(work.cells[0], method=BASE)
+    work.masks.prepare(first)
+    table = work.masks.table(first)
+    configs = {method: work.grid.config(replace(first, method=method)) for method in dict.fromkeys([base, *missing])}
+    phases = {method: phases_of(method, config) for method, config in configs.items()}
+    measured = _measure(trainings_of(phases), table, work.out / "costs", work.launcher)
+    noisy = int((table["role"] == "noisy").sum())
+    return add_methods({**record, "base": base, "unit": measured["unit"]}, configs, costs_of(phases, measured), noisy)
 
 
 def trainings_of(phases: Mapping[str, Phases]) -> dict[str, Config]:
-    """Every training that methods are made of, once, by a name that says whose it is."""
+    """Return every training that methods are made of, once, by a name that says whose it is."""
     trainings: dict[str, Config] = {}
     for method, parts in phases.items():
         for _, config in parts:
@@ -81,10 +82,10 @@ def trainings_of(phases: Mapping[str, Phases]) -> dict[str, Config]:
 
 
 def costs_of(phases: Mapping[str, Phases], measured: Record) -> dict[str, list[float]]:
-    """The seconds of an update of every method, by round.
+    """Return the seconds of an update of every method, by round.
 
     Args:
-        measured: what `costs.measure` gives for their trainings.
+        measured: the result of `costs.measure` for their trainings.
     """
     trainings = list(trainings_of(phases).values())
     return {
@@ -93,11 +94,11 @@ def costs_of(phases: Mapping[str, Phases], measured: Record) -> dict[str, list[f
     }
 
 
-def with_methods(record: Record, configs: Mapping[str, Config], costs: Mapping[str, Sequence[float]], noisy: int) -> Record:
-    """The record with the methods that are not in it yet.
+def add_methods(record: Record, configs: Mapping[str, Config], costs: Mapping[str, Sequence[float]], noisy: int) -> Record:
+    """Return the record with the methods that are not in it yet.
 
     Args:
-        configs: the grid's settings of these, and of the base.
+        configs: the grid's settings of these methods, and of the base.
         costs: the seconds of an update of each, by round.
         noisy: how many noisy cases there are.
     """
@@ -110,38 +111,38 @@ def with_methods(record: Record, configs: Mapping[str, Config], costs: Mapping[s
             "updates_per_epoch": -(-noisy // configs[method].batch_size),
         }
 
-    def of_epoch(method: str) -> float:
+    def epoch_cost(method: str) -> float:
         return methods[method]["ratio"] * methods[method]["updates_per_epoch"]
 
-    dearest = record["dearest"] or max(configs, key=of_epoch)
+    dearest = record["dearest"] or max(configs, key=epoch_cost)
     epochs = record["epochs"] or configs[dearest].epochs
     for method in new:
-        own = max(1, round(epochs * of_epoch(dearest) / of_epoch(method)))
+        own = max(1, round(epochs * epoch_cost(dearest) / epoch_cost(method)))
         methods[method] |= {"epochs": own, "updates": own * methods[method]["updates_per_epoch"]}
     return {**record, "dearest": dearest, "epochs": epochs, "methods": methods}
 
 
-def _measured(trainings: Mapping[str, Config], table: pd.DataFrame, folder: Path, launcher: Launcher) -> Record:
-    """What `costs.measure` gives, by a job where cells run, while none does."""
+def _measure(trainings: Mapping[str, Config], table: pd.DataFrame, folder: Path, launcher: Launcher) -> Record:
+    """Return the result of `costs.measure`, by a job in the place of the cells, while none of them runs."""
     shutil.rmtree(folder, ignore_errors=True)
     write_costs_spec(folder, trainings, table)
     for _, error in run_all([folder], launcher, lambda _: None):
         if error:
-            raise RunError(f"{error} (mend that, or leave the method out)")
+            raise RunError(f"{error} (repair that, or leave the method out)")
     measured = read_json(folder / "cell.json")
     shutil.rmtree(folder)
     return measured
 
 
 def _read(path: Path) -> Record:
-    """Of a benchmark that has none yet: a record without methods."""
+    """Read costs.json; a benchmark that has none yet gets a record without methods."""
     try:
         record: Record = read_json(path)
-        known = {method: values["epochs"] for method, values in record["methods"].items()}
-        if known and record["base"] in known and record["dearest"] in known:
+        epochs = {method: values["epochs"] for method, values in record["methods"].items()}
+        if epochs and record["base"] in epochs and record["dearest"] in epochs:
             return record
         raise KeyError("methods")
     except FileNotFoundError:
         return {"unit": None, "base": None, "dearest": None, "epochs": None, "methods": {}}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunError(f"{path}: cannot be read as the costs of a benchmark ({error}); take it away, or choose another --out") from None
+        raise RunError(f"{path}: cannot be read as the costs of a benchmark ({error}); remove it, or choose another --out") from None

@@ -1,4 +1,4 @@
-"""The page of a benchmark: who wins, by how much, whether that can be told, what it costs, and what masks and weights look like."""
+"""The page of a benchmark: who wins, by how much, whether chance explains it, what it costs, and what masks and weights look like."""
 
 import json
 from collections import Counter
@@ -10,31 +10,32 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.benchmarking.outcome import BenchmarkResults
-from pixeltrust.benchmarking.outcome.examples import Example, Tested, example_of, tested_cases
+from pixeltrust.benchmarking.outcome.examples import Example, TestedCase, choose_example, read_tested_cases
 from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, weights_figure
-from pixeltrust.benchmarking.outcome.pictures import Weighed, first_with_maps, weighed_cases
+from pixeltrust.benchmarking.outcome.reading import read_record
 from pixeltrust.benchmarking.outcome.statistics import BASE
+from pixeltrust.benchmarking.outcome.weight_pictures import WeighedCase, find_cell_with_maps, read_weighed_cases
 from pixeltrust.benchmarking.outcome.words import (
     MATCHES,
     OURS,
-    Row,
-    cells_of,
-    competitors,
-    groups,
-    headings,
-    how_to_read,
-    match_of,
-    noise_name,
-    of_group,
-    rows_of,
-    several_counts,
-    title,
-    told,
-    told_of_weights,
-    verdict,
+    SummaryRow,
+    describe_group,
+    describe_weights,
+    explain_tables,
+    format_row,
+    has_several_counts,
+    judge_difference,
+    list_competitors,
+    list_headings,
+    list_rows,
+    name_group,
+    name_noise,
+    read_match,
+    select_group,
+    split_groups,
 )
 from pixeltrust.benchmarking.outcome.writing import write_results_files
-from pixeltrust.pages.charts import Chart, heat_legend
+from pixeltrust.pages.charts import Chart, draw_heat_legend
 from pixeltrust.pages.numbers import format_number, format_range
 from pixeltrust.pages.pieces import (
     GalleryCase,
@@ -42,8 +43,6 @@ from pixeltrust.pages.pieces import (
     Panel,
     draw_outlines,
     draw_weights,
-    embed_chart,
-    embed_charts,
     list_settings,
     render_page,
     write_page,
@@ -58,7 +57,7 @@ NOT_SHARED = ("method", "seed", "clean_weight")  # settings that are a method's 
 
 
 def write_results(folder: Path) -> BenchmarkResults:
-    """Write what came out of a benchmark by now into its folder: summary.csv, shares.csv, tables.md, figures/ and report.html.
+    """Write the results of a benchmark so far into its folder: summary.csv, shares.csv, tables.md, figures/ and report.html.
 
     Raises:
         RunError: it is not a benchmark, its records cannot be read, or it cannot be written to.
@@ -69,34 +68,34 @@ def write_results(folder: Path) -> BenchmarkResults:
 
 
 def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
-    """The page as HTML text.
+    """Return the page as HTML text.
 
     Args:
         folder: of the benchmark.
-        outcome: of it, see `outcome_of`.
+        outcome: its results, see `read_results`.
 
     Raises:
-        RunError: files that it is made of are broken.
+        RunError: files that the page needs are broken.
     """
-    every = groups(outcome.summary)
+    every = split_groups(outcome.summary)
     methods = list(outcome.summary["method"].unique())
-    example = example_of(every, outcome.cells)
-    maps = first_with_maps(outcome.cells)
+    example = choose_example(every, outcome.cells)
+    maps = find_cell_with_maps(outcome.cells)
     return render_page(
         "benchmark.html",
         name=folder.resolve().name,
         headline=headline(every),
         story=_answer(folder) or _story(outcome),
         numbers=_numbers(every),
-        overview=embed_charts(_overview(outcome.summary)),
+        overview=list(_overview(outcome.summary)),
         groups=[_group(group, outcome, methods) for group in every],
-        how=how_to_read(match_of(outcome.summary)),
+        how=explain_tables(read_match(outcome.summary)),
         failures=_failures(outcome.cells),
-        scale=embed_chart(heat_legend()),
+        scale=draw_heat_legend(),
         example=example,
-        tested=[_shown_tested(case, example) for case in tested_cases(example, TEST_CASES)] if example else [],
+        tested=[_draw_tested(case, example) for case in read_tested_cases(example, TEST_CASES)] if example else [],
         maps=maps.name if maps else "",
-        noisy=[_shown_weighed(case) for case in weighed_cases(maps, WEIGHED_CASES)] if maps else [],
+        noisy=[_draw_weighed(case) for case in read_weighed_cases(maps, WEIGHED_CASES)] if maps else [],
         facts=_settings(folder, outcome),
         machine=_machine(folder),
     )
@@ -106,25 +105,24 @@ def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
 
 
 def headline(every: Sequence[pd.DataFrame]) -> str:
-    """What came out, in one sentence."""
-    compared = [rows for group in every if (rows := competitors(group))]
+    """Return the results in one sentence."""
+    compared = [rows for group in every if (rows := list_competitors(group))]
     if not compared:
-        return "Nothing has come to its end yet"
+        return "Nothing has finished yet"
     if len(compared) == 1:
         return _headline_of_one(compared[0])
     wins = Counter(rows[0].method for rows in compared)
     most = max(wins.values())
     first = " and ".join(f"`{method}`" for method, number_of in wins.items() if number_of == most)
-    clear = sum(verdict(rows[0]) == "apart" for rows in compared if wins[rows[0].method] == most)
+    clear = sum(judge_difference(rows[0]) == "apart" for rows in compared if wins[rows[0].method] == most)
     each = " each" if "and" in first else ""
     verb = "have" if each else "has"
-    told_apart = f"{clear} of them" if clear else "none of them"
-    sure = f"; in {told_apart} it can be told from the second" if not each else ""
+    sure = f"; in {clear or 'none'} of them it can be told from the second" if not each else ""
     return f"{first}{each} {verb} the highest Dice in {most} of {len(compared)} comparisons{sure}"
 
 
 def _answer(folder: Path) -> str:
-    """The words of an answer, where a question was asked."""
+    """Return the words of the answer, where a question was asked."""
     try:
         return str(json.loads((folder / "answer.json").read_text(encoding="utf-8"))["words"])
     except FileNotFoundError:
@@ -133,14 +131,14 @@ def _answer(folder: Path) -> str:
         raise RunError(f"{folder / 'answer.json'}: cannot be read as the answer to a question: {error}") from None
 
 
-def _headline_of_one(rows: Sequence[Row]) -> str:
+def _headline_of_one(rows: Sequence[SummaryRow]) -> str:
     best = rows[0]
     if len(rows) == 1:
-        return f"Only `{best.method}` has come to its end: Dice {format_number(best.dice)}"
+        return f"Only `{best.method}` has finished: Dice {format_number(best.dice)}"
     means = f"Dice {format_number(best.dice)} against {format_number(rows[1].dice)}"
-    if verdict(best) == "apart":
+    if judge_difference(best) == "apart":
         return f"`{best.method}` wins over `{rows[1].method}`, the second: {means}"
-    if verdict(best) == "one seed":
+    if judge_difference(best) == "one seed":
         return f"`{best.method}` is ahead of `{rows[1].method}` on a single seed: {means}"
     return f"`{best.method}` and `{rows[1].method}` cannot be told apart: {means}"
 
@@ -154,15 +152,17 @@ def _story(outcome: BenchmarkResults) -> str:
         "seed": cells["seed"].nunique(),
     }
     grid = f"{count(axes['method'], 'method')}, {count(axes['kind'], 'kind')} of noise, {count(axes['number'], 'number')} of clean masks"
-    text = f"{grid}, {count(axes['seed'], 'seed')}; {MATCHES[match_of(outcome.summary)]}: {done:,} of {count(len(cells), 'training')} done."
+    text = (
+        f"{grid}, {count(axes['seed'], 'seed')}; {MATCHES[read_match(outcome.summary)]}: {done:,} of {count(len(cells), 'training')} done."
+    )
     cases = outcome.summary["cases"].max()
     measured = "by cross-validation on the clean cases" if cells["fold"].any() else "on test cases that no training has seen"
     return text if np.isnan(cases) else f"{text} Measured {measured}, {int(cases):,} of them, at their own size, with the last weights."
 
 
 def _numbers(every: Sequence[pd.DataFrame]) -> list[Number]:
-    """Of the only group there is; of several none would stand for all."""
-    rows = competitors(every[0])
+    """Return the numbers of the only group; with several groups there are none, as no number stands for all."""
+    rows = list_competitors(every[0])
     if len(every) > 1 or len(rows) < 2:
         return []
     best = rows[0]
@@ -177,26 +177,26 @@ def _numbers(every: Sequence[pd.DataFrame]) -> list[Number]:
     return numbers
 
 
-def _dice_number(row: Row) -> Number:
+def _dice_number(row: SummaryRow) -> Number:
     tint = row.method if row.method in (BASE, OURS) else ""
     return Number(
         what=f"Dice of {row.method}", value=format_number(row.dice), interval=format_range(row.dice_low, row.dice_high), method=tint
     )
 
 
-def _difference_number(best: Row, other: str, name: str) -> Number:
+def _difference_number(best: SummaryRow, other: str, name: str) -> Number:
     mean, low, high = (getattr(best, f"minus_{other}{part}") for part in ("", "_low", "_high"))
     return Number(what=f"Minus {name}, case by case", value=format_number(mean, signed=True), interval=format_range(low, high, signed=True))
 
 
 def _failures(cells: pd.DataFrame) -> list[str]:
-    """A sentence for each cell that failed, and one for those that have not been run."""
+    """Return a sentence for each cell that failed, and one for those that have not been run."""
     failed = [
-        f"`{row.method}`, {row.noise}, {row.clean} clean, seed {row.seed}: {row.error or 'failed without a word'}"
-        for row in rows_of(cells[cells["status"] == "failed"])
+        f"`{row.method}`, {row.noise}, {row.clean} clean, seed {row.seed}: {row.error or 'failed without a message'}"
+        for row in list_rows(cells[cells["status"] == "failed"])
     ]
     waiting = int((cells["status"] == "not run").sum())
-    return [*failed, *([f"{count(waiting, 'training')} not run, or not to the end."] if waiting else [])]
+    return [*failed, *([f"{count(waiting, 'training')} not run, or not finished."] if waiting else [])]
 
 
 # --- groups -------------------------------------------------------------------------------------------------------
@@ -204,11 +204,11 @@ def _failures(cells: pd.DataFrame) -> list[str]:
 
 def _group(group: pd.DataFrame, outcome: BenchmarkResults, methods: Sequence[str]) -> dict[str, Any]:
     return {
-        "title": title(group),
-        "sentences": " ".join([*told(group), *told_of_weights(of_group(outcome.shares, group))]),
-        "headings": headings(group),
-        "rows": [cells_of(row) for row in rows_of(group)],
-        "charts": embed_charts(_group_charts(group, outcome, methods)),
+        "title": name_group(group),
+        "sentences": " ".join([*describe_group(group), *describe_weights(select_group(outcome.shares, group))]),
+        "headings": list_headings(group),
+        "rows": [format_row(row) for row in list_rows(group)],
+        "charts": list(_group_charts(group, outcome, methods)),
     }
 
 
@@ -217,7 +217,7 @@ def _group_charts(group: pd.DataFrame, outcome: BenchmarkResults, methods: Seque
         yield dice_figure([group], outcome.seed_means, methods).chart("Dice on the test cases")
     if group["cost"].nunique() > 1:
         yield cost_figure([group], methods).chart("Dice against the cost of an update")
-    shares = of_group(outcome.shares, group)
+    shares = select_group(outcome.shares, group)
     if len(shares):
         yield weights_figure(shares, methods).chart("Wrong pixels: their share of the weight")
 
@@ -225,14 +225,14 @@ def _group_charts(group: pd.DataFrame, outcome: BenchmarkResults, methods: Seque
 def _overview(summary: pd.DataFrame) -> Iterator[Chart]:
     methods = list(summary["method"].unique())
     for noise, rows in summary.groupby("noise", sort=False):
-        if several_counts(rows):
-            yield clean_figure(rows, methods).chart(noise_name(str(noise)).capitalize())
+        if has_several_counts(rows):
+            yield clean_figure(rows, methods).chart(name_noise(str(noise)).capitalize())
 
 
 # --- galleries ----------------------------------------------------------------------------------------------------
 
 
-def _shown_tested(case: Tested, example: Example) -> GalleryCase:
+def _draw_tested(case: TestedCase, example: Example) -> GalleryCase:
     panels = [
         draw_outlines("image", f"the image of {case.id}", case.image),
         draw_outlines("true mask", f"the true mask of {case.id}", case.image, true=case.true),
@@ -248,7 +248,7 @@ def _shown_tested(case: Tested, example: Example) -> GalleryCase:
     )
 
 
-def _shown_weighed(case: Weighed) -> GalleryCase:
+def _draw_weighed(case: WeighedCase) -> GalleryCase:
     panels = [
         draw_outlines("image", f"the image of {case.id}", case.image),
         draw_outlines("noisy mask", f"the noisy mask of {case.id}", case.image, noisy=case.noisy),
@@ -267,29 +267,21 @@ def _shown_weighed(case: Weighed) -> GalleryCase:
 
 
 def _settings(folder: Path, outcome: BenchmarkResults) -> list[tuple[str, str]]:
-    """What all trainings share, and each method of the user's own."""
-    begun = [Path(one) / "run" for one in outcome.cells["folder"].dropna() if (Path(one) / "run" / "config.toml").is_file()]
-    at_equal_time = match_of(outcome.summary) == "time"
-    shared = list_settings(Run(begun[0]).config(), leave_out=(*NOT_SHARED, *(["epochs"] if at_equal_time else []))) if begun else []
-    variants = _record(folder / "benchmark.json").get("variants", {})
+    """Return the settings that all trainings share, and the user's own methods."""
+    runs = [Path(cell) / "run" for cell in outcome.cells["folder"].dropna() if (Path(cell) / "run" / "config.toml").is_file()]
+    at_equal_time = read_match(outcome.summary) == "time"
+    shared = list_settings(Run(runs[0]).config(), leave_out=(*NOT_SHARED, *(["epochs"] if at_equal_time else []))) if runs else []
+    variants = read_record(folder / "benchmark.json").get("variants", {})
     own = [(f"{name} is", ", ".join(f"{key} = {value}" for key, value in settings.items())) for name, settings in variants.items()]
     return [*shared, *own]
 
 
 def _machine(folder: Path) -> str:
-    """Where it ran, in a sentence; nothing where there is no record of it."""
+    """Return a sentence about the machine it ran on; nothing where there is no record of it."""
     if not (folder / "environment.json").is_file():
         return ""
-    values = _record(folder / "environment.json")
+    values = read_record(folder / "environment.json")
     where = values.get("accelerator") or f"{values.get('processor')}, {count(int(values.get('cores') or 0), 'core')}"
     packages = values.get("packages", {})
     versions = ", ".join(f"{name} {packages[name]}" for name in ("pixeltrust", "torch", "monai") if packages.get(name))
     return f"Last run on {where}; Python {values.get('python')}, {versions}."
-
-
-def _record(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path}: cannot be read: {error}") from None
-    return values if isinstance(values, dict) else {}

@@ -1,4 +1,4 @@
-"""Cross-validated pruning: pixels whose mask contradicts networks that never saw it are left out of training.
+"""Cross-validated pruning, a rival: pixels whose mask contradicts networks that never saw it are left out of training.
 
 The noisy cases are cut in two halves; a `plain` network that learns from one half and the clean cases gives probabilities for the other.
 cleanlab's confident learning (C. Northcutt, L. Jiang, I. Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels", JAIR
@@ -32,8 +32,8 @@ from pixeltrust.training.train import train
 HALVES = (0, 1)
 
 
-def pruned(folder: Path, config: Config) -> tuple[Path, Config]:
-    """The table of a cell's cases with pruned masks, and the settings to train on them; made once.
+def prune(folder: Path, config: Config) -> tuple[Path, Config]:
+    """Make the table of a cell's cases with pruned masks, once; return it and the settings to train on it.
 
     Args:
         folder: of the cell, with its cases.csv.
@@ -49,7 +49,7 @@ def pruned(folder: Path, config: Config) -> tuple[Path, Config]:
         halves = _halves(noisy, config)
         for half in HALVES:
             _train_on(noisy[np.flatnonzero(halves == half)], cases, folder / "halves" / str(half), config)
-        issues = _issues(*seen_by_others(noisy, folder, config))
+        issues = _issues(*predict_unseen_halves(noisy, folder, config))
         _write_masks(cases, issues, folder / "pruned", config)
         rows = table_of([_with_mask(case, folder / "pruned") for case in cases.cases if case.role != "test"])
         write_csv(rows.drop(columns="held_out"), table)
@@ -57,17 +57,17 @@ def pruned(folder: Path, config: Config) -> tuple[Path, Config]:
 
 
 def seconds_of_halves(folder: Path) -> float:
-    """Of the two extra trainings of a cell; 0 where there were none."""
+    """Return the seconds of the two extra trainings of a cell; 0 where there were none."""
     runs = [folder / "halves" / str(half) / "run" for half in HALVES]
     return sum(float(Run(run).read_table("history.csv")["seconds"].iloc[-1]) for run in runs if run.is_dir())
 
 
-def seen_by_others(noisy: CaseList, folder: Path, config: Config) -> tuple[np.ndarray, np.ndarray]:
-    """Labels uint8 (N, H, W) of a cell's noisy cases at the size of training, and probabilities float32 (N, K, H, W), K ≥ 2, by the network
-    of the half that a case is not in.
+def predict_unseen_halves(noisy: CaseList, folder: Path, config: Config) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels uint8 (N, H, W) of a cell's noisy cases at the size of training, and their probabilities float32 (N, K, H, W),
+    K ≥ 2, by the network of the half that a case is not in.
 
     Args:
-        folder: of the cell, after `pruned`.
+        folder: of the cell, after `prune`.
     """
     pixels, halves = CaseCache(noisy, replace(config, cache_gib=float("inf")), folder), _halves(noisy, config)
     labels = np.empty((len(noisy), *config.size), np.uint8)
@@ -83,12 +83,12 @@ def seen_by_others(noisy: CaseList, folder: Path, config: Config) -> tuple[np.nd
 
 
 def _halves(noisy: CaseList, config: Config) -> np.ndarray:
-    """Which half every noisy case is in, (N,)."""
+    """Return the half that every noisy case is in, (N,)."""
     return generator(config.seed, "halves").permutation(len(noisy)) % len(HALVES)
 
 
 def _train_on(noisy: CaseList, cases: Cases, out: Path, config: Config) -> None:
-    """A `plain` run on some of the noisy cases and all clean ones."""
+    """Train a `plain` run on some of the noisy cases and all clean ones."""
     make_folder(out)
     rows = table_of(noisy + cases.of("clean")).drop(columns="held_out")
     write_csv(rows, out / "cases.csv")
@@ -96,7 +96,7 @@ def _train_on(noisy: CaseList, cases: Cases, out: Path, config: Config) -> None:
 
 
 def _issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Where a noisy mask is wrong, bool (N, H, W) at the size of training."""
+    """Return where noisy masks are wrong, bool (N, H, W) at the size of training."""
     from cleanlab.segmentation.filter import find_label_issues
 
     ignored = labels == IGNORE
@@ -105,13 +105,13 @@ def _issues(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def _probabilities(logits: Tensor) -> Tensor:
-    """(B, K, H, W) of every class, with the background's own where there is one logit."""
+    """Return the probabilities (B, K, H, W) of every class, with the background as a class where there is one logit."""
     scores = torch.cat([torch.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
     return torch.softmax(scores, 1)
 
 
 def _write_masks(cases: Cases, issues: np.ndarray, out: Path, config: Config) -> None:
-    """The masks of all cases that train, as labels with 255 where they are ignored or pruned."""
+    """Write the masks of all cases that train, as labels with 255 where pixels are ignored or pruned."""
     make_folder(out)
     wrong = dict(zip(cases.of("noisy").texts("id"), issues, strict=True))
 

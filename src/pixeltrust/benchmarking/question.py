@@ -1,9 +1,9 @@
 """Does it help on my data? A few short, fair trainings by cross-validation over the clean cases, and an answer in words.
 
-The clean cases are cut into folds; every method learns from the noisy cases and the clean ones of the other folds, and is measured on the
+The clean cases are cut into folds. Every method learns from the noisy cases and the clean ones of the other folds, and is measured on the
 fold that it has not seen. So every clean case has one Dice per method (and seed), and methods are compared case by case.
 
-    OUT/  as of a benchmark, its page begins with the answer; answer.json  answer.md  scores.csv (id, a column of Dice per method)
+    OUT/  as of a benchmark, the page begins with the answer; answer.json  answer.md  scores.csv (id, a column of Dice per method)
 """
 
 import json
@@ -15,12 +15,12 @@ from typing import Any, Unpack
 
 import pandas as pd
 
-from pixeltrust.benchmarking.answers import FEWEST, Answer, answer_of, too_few
+from pixeltrust.benchmarking.answers import FEWEST, Answer, answer_too_few, find_answer
+from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, is_source
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
-from pixeltrust.benchmarking.jobs import Launcher, Local
-from pixeltrust.benchmarking.masks import FOLDS, FolderMasks, is_source
-from pixeltrust.benchmarking.outcome.reading import finished
-from pixeltrust.benchmarking.run import claimed, folder_of, run_cells, writing_results
+from pixeltrust.benchmarking.jobs import Launcher, Local, Workload
+from pixeltrust.benchmarking.outcome.reading import is_finished
+from pixeltrust.benchmarking.run import claim_folder, folder_of, run_cells, writing_results
 from pixeltrust.config import Config
 from pixeltrust.data.layouts import Layout
 from pixeltrust.plumbing.errors import ConfigError, RunError
@@ -31,7 +31,7 @@ from pixeltrust.plumbing.text import count, some
 METHODS = ("plain", "joint", "clean", "finetuned", "trust")
 SEEDS = (0,)
 SETTINGS: dict[str, Any] = {"model": "unet-small", "image_size": 64, "val_fraction": 0.0}
-UPDATES = 600  # of a training, about
+UPDATES = 600  # of each training, about
 
 
 def question(
@@ -43,17 +43,17 @@ def question(
     show_progress: bool = True,
     **layout: Unpack[Layout],
 ) -> Answer:
-    """Find out whether anything beats plain training on a user's own data; continues where it was stopped.
+    """Find out whether another method beats plain training on a user's own data; a question that was stopped continues.
 
     Args:
-        data: a data folder or table with noisy and clean cases; test cases are not looked at.
+        data: a data folder or table with noisy and clean cases; test cases are not used.
         out: a new or empty folder, or that of the same question.
-        grid: methods, seeds and settings; those above where it has none (`epochs` for about `UPDATES`).
+        grid: methods, seeds and settings; the defaults above where it has none (`epochs` for about `UPDATES`).
         launcher, show_progress, layout: as in `benchmark`.
 
     Raises:
-        ConfigError, DataError: the data cannot be used, or the grid not for this.
-        RunError: `out` is of something else or cannot be written, or trainings failed: names them.
+        ConfigError, DataError: the data cannot be used, or the grid cannot be used for a question.
+        RunError: `out` is of something else or cannot be written, or trainings failed, by their names.
     """
     data, out = Path(data), Path(out)
     if is_source(data, layout):
@@ -61,29 +61,27 @@ def question(
     _, ranks = connect("cpu")
     show_progress = show_progress and ranks.rank == 0
     masks = FolderMasks(data, show_progress=show_progress, **layout)
-    grid = _completed(grid or Grid(), masks)
+    grid = _complete(grid or Grid(), masks)
     if len(set(masks.groups)) < FEWEST:
-        return too_few(len(set(masks.groups)))
+        return answer_too_few(len(set(masks.groups)))
     cells = [
         Cell(method=method, noise=GIVEN, clean=len(masks.clean), seed=seed, fold=fold)
         for seed in grid.seeds
         for fold in range(FOLDS)
         for method in grid.methods
     ]
-
-    def answered() -> Answer:
-        scores = _scores(cells, out)
-        answer = replace(answer_of(scores), out=out)
-        _write(out, scores, answer)
-        return answer
-
-    with claimed(out, data, grid, ranks, **layout), writing_results(out, ranks):
-        run_cells(cells, grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
-        return ranks.on_rank_0(answered)
+    work = Workload(cells=cells, grid=grid, masks=masks, out=out, launcher=launcher or Local(), ranks=ranks, show_progress=show_progress)
+    with claim_folder(out, data, grid, ranks, **layout), writing_results(out, ranks):
+        run_cells(work)
+        return ranks.on_rank_0(lambda: _write_answer(cells, out))
 
 
-def _completed(grid: Grid, masks: FolderMasks) -> Grid:
-    """The grid with the settings that it does not name."""
+def _complete(grid: Grid, masks: FolderMasks) -> Grid:
+    """Return the grid with the axes and settings that it leaves out.
+
+    Raises:
+        ConfigError: a question has no use for one of its axes.
+    """
     if grid.noise or grid.clean:
         raise ConfigError("noise and clean are for a benchmark; a question takes the noisy masks as they are, and all clean cases")
     grid = grid.filled(methods=METHODS, seeds=SEEDS)
@@ -95,8 +93,12 @@ def _completed(grid: Grid, masks: FolderMasks) -> Grid:
 
 
 def _scores(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
-    """A row per clean case, a column per method: the mean Dice over the seeds."""
-    missing = [cell.name for cell in cells if not finished(folder_of(cell, out))]
+    """Return a row per clean case and a column per method: the mean Dice over the seeds.
+
+    Raises:
+        RunError: trainings failed.
+    """
+    missing = [cell.name for cell in cells if not is_finished(folder_of(cell, out))]
     if missing:
         failed = f"{count(len(missing), 'training')} failed ({some(missing)}; each has a log.txt)"
         raise RunError(f"{out}: no answer yet: {failed}; the same command tries them again")
@@ -105,7 +107,9 @@ def _scores(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
     return scores[list(dict.fromkeys(cell.method for cell in cells))]
 
 
-def _write(out: Path, scores: pd.DataFrame, answer: Answer) -> None:
+def _write_answer(cells: Sequence[Cell], out: Path) -> Answer:
+    scores = _scores(cells, out)
+    answer = replace(find_answer(scores), out=out)
     record = {**asdict(answer), "out": str(answer.out)}
     texts = {
         "answer.json": json.dumps(record, indent=2) + "\n",
@@ -114,3 +118,4 @@ def _write(out: Path, scores: pd.DataFrame, answer: Answer) -> None:
     }
     for name, text in texts.items():
         write_file(out / name, text)
+    return answer

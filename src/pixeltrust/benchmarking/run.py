@@ -1,21 +1,23 @@
-"""The whole benchmark: check everything, run what is not finished, gather what is."""
+"""The whole benchmark: check everything, run the cells that have not finished, gather those that have."""
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
 
 import pandas as pd
 
+from pixeltrust.benchmarking.cell_masks import NOISE, CellMasks, FolderMasks, SourceMasks, is_source
 from pixeltrust.benchmarking.cells import note_failure, write_json, write_spec
 from pixeltrust.benchmarking.grid import CEILING, Cell, Grid
-from pixeltrust.benchmarking.jobs import Launcher, Local, run_all
-from pixeltrust.benchmarking.masks import NOISE, FolderMasks, Masks, SourceMasks, is_source
-from pixeltrust.benchmarking.matching import matched
-from pixeltrust.benchmarking.outcome.reading import finished, recorded
+from pixeltrust.benchmarking.jobs import Launcher, Local, Workload, run_all
+from pixeltrust.benchmarking.matching import match_time
+from pixeltrust.benchmarking.outcome.reading import is_finished, read_cell_state
+from pixeltrust.config import Config
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, write_atomically
@@ -33,7 +35,7 @@ COLUMNS = ("method", "noise", "clean", "seed", "dice", "seconds", "status")
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """What a benchmark did; `str` of it is what a person wants to read at its end."""
+    """The result of a benchmark; `str` of it is what a person wants to read at its end."""
 
     out: Path
     cells: pd.DataFrame
@@ -56,7 +58,7 @@ def benchmark(
     show_progress: bool = True,
     **layout: Unpack[Layout],
 ) -> Benchmark:
-    """Run a grid; what is finished in `out` is not run again, so a stopped benchmark continues and a larger grid adds to it.
+    """Run a grid; cells that have finished in `out` are not run again, so a stopped benchmark continues and a larger grid adds to it.
 
     Under `torchrun` every process makes this call and runs its share of the cells; all must see `source` and `out`.
 
@@ -66,35 +68,42 @@ def benchmark(
         grid: what is compared.
         launcher: where the cells run (see `jobs`); processes on this machine where not given.
         show_progress: a progress bar on standard error.
-        layout: what is other in a data folder than usual, as for `read_cases`.
+        layout: how a data folder differs from the usual, as for `read_cases`.
 
     Raises:
         ConfigError, DataError: the grid cannot be run on this source; before any training.
         RunError: `out` is of another benchmark, in use, or cannot be written.
-        KeyboardInterrupt: Ctrl-C; every running cell has ended after its update in hand, and continues next time.
+        KeyboardInterrupt: Ctrl-C; every running cell has finished its current update, and continues next time.
     """
     source, out = Path(source), Path(out)
     _, ranks = connect("cpu")
     show_progress = show_progress and ranks.rank == 0
     grid = (grid or Grid()).filled(methods=METHODS, seeds=SEEDS)
-    masks = masks_from(source, out, show_progress=show_progress, **layout)
-    grid = masks.completed(grid)
-    with claimed(out, source, grid, ranks, **layout):
+    masks = open_masks(source, out, show_progress=show_progress, **layout)
+    grid = masks.complete(grid)
+    work = Workload(
+        cells=grid.cells(), grid=grid, masks=masks, out=out, launcher=launcher or Local(), ranks=ranks, show_progress=show_progress
+    )
+    with claim_folder(out, source, grid, ranks, **layout):
         with writing_results(out, ranks):
-            run_cells(grid.cells(), grid, masks, out, launcher or Local(), ranks, show_progress=show_progress)
-        return Benchmark(out=out, cells=gather(grid.cells(), grid, out))
+            run_cells(work)
+        return Benchmark(out=out, cells=gather_cells(work))
 
 
-def masks_from(source: Path, out: Path, *, show_progress: bool, **layout: Unpack[Layout]) -> Masks:
-    """A source, or a user's own data, by what lies there."""
+def open_masks(source: Path, out: Path, *, show_progress: bool, **layout: Unpack[Layout]) -> CellMasks:
+    """Open a source, or a user's own data, whichever `source` holds."""
     if is_source(source, layout):
         return SourceMasks(source, out, show_progress=show_progress)
     return FolderMasks(source, show_progress=show_progress, **layout)
 
 
 @contextmanager
-def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout: Unpack[Layout]) -> Iterator[None]:
-    """The folder of this benchmark, made or recognised, for this process alone and those that share its work."""
+def claim_folder(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout: Unpack[Layout]) -> Iterator[None]:
+    """Hold the folder of this benchmark, made or recognised, for this process and those that share its work.
+
+    Raises:
+        RunError: the folder has something else in it, is in use, or cannot be written.
+    """
     if ranks.rank:
         ranks.barrier()
         yield
@@ -105,12 +114,12 @@ def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout:
     try:
         known = (out / "benchmark.json").is_file()
         if not known and out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
-            raise RunError(f"{out}: has something in it that is no benchmark; choose a new or empty folder")
+            raise RunError(f"{out}: has something in it that is not a benchmark; choose a new or empty folder")
         make_folder(out)
-        with exclusive_lock(out / ".lock", f"{out}: another process is at work on this benchmark; wait for it, or choose another --out"):
+        with exclusive_lock(out / ".lock", f"{out}: another process works on this benchmark; wait for it, or choose another --out"):
             if known:
                 _refuse_another(out, record)
-            for stale in (out / NOISE).glob(".*.unfinished-*"):  # what a kill left
+            for stale in (out / NOISE).glob(".*.unfinished-*"):  # left by a kill
                 shutil.rmtree(stale, ignore_errors=True)
             write_json(out / "benchmark.json", {**record, "grid": grid.record()})
             write_json(out / "environment.json", describe_environment())
@@ -120,73 +129,72 @@ def claimed(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **layout:
         raise RunError(f"{error.filename or out}: cannot be read or written: {error.strerror or error}") from None
 
 
-def run_cells(cells: Sequence[Cell], grid: Grid, masks: Masks, out: Path, launcher: Launcher, ranks: Ranks, *, show_progress: bool) -> None:
-    """Run those that are not finished, this rank its share, as many at once as the launcher has place for.
+def run_cells(work: Workload) -> None:
+    """Run the cells that have not finished, this rank its share, as many at once as the launcher has room for.
 
-    Where all methods have the same time, what they cost is measured first. A line on standard error for each cell that fails. It ends
-    when every rank has run its share.
+    Where all methods have the same time, their costs are measured first. A line on standard error tells of each cell that fails. The
+    function returns when every rank has run its share.
     """
-    config_of = matched(cells, grid, masks, out, launcher, ranks, show_progress=show_progress) if grid.match == "time" else grid.config
-    folders = {folder_of(cell, out): cell for cell in cells}
-    waiting = ranks.on_rank_0(lambda: [folder for folder in folders if not finished(folder)])
-
-    def record() -> None:
-        if ranks.rank == 0:
-            write_cells(out, gather(cells, grid, out))
-
-    def ready(folder: Path) -> None:
-        cell = folders[folder]
-        masks.prepare(cell)
-        truth = masks.table(cell, true=True) if masks.knows_truth else None
-        table = masks.table(cell) if truth is None or cell.method != CEILING else truth
-        write_spec(folder, cell, config_of(cell), table, truth)
-
-    record()
-    with progress_bar(show_progress) as bar:
-        task = bar.add_task("benchmark", total=len(folders), completed=len(folders) - len(waiting), note="")
+    config_of = match_time(work) if work.grid.match == "time" else work.grid.config
+    cells = {folder_of(cell, work.out): cell for cell in work.cells}
+    waiting = work.ranks.on_rank_0(lambda: [folder for folder in cells if not is_finished(folder)])
+    _record_cells(work)
+    with progress_bar(work.show_progress) as bar:
+        task = bar.add_task("benchmark", total=len(cells), completed=len(cells) - len(waiting), note="")
         failed = 0
-        for folder, error in run_all(ranks.share(waiting), launcher, ready):
+        prepare = partial(_prepare_cell, work, cells, config_of)
+        for folder, error in run_all(work.ranks.share(waiting), work.launcher, prepare):
             if error:
                 failed += 1
-                note_failure(folder, error)  # of a process that was killed nobody else can
-            if error and show_progress:
-                bar.console.print(f"{folder.name} failed: {error}", markup=False, highlight=False)
-            note = f"last: {folder.name}" + (f"; {failed:,} failed" if failed else "")
-            bar.update(task, advance=1, note=note)
-            record()
-    ranks.barrier()
-    record()
+                note_failure(folder, error)  # a process that was killed could not do it
+                if work.show_progress:
+                    bar.console.print(f"{folder.name} failed: {error}", markup=False, highlight=False)
+            bar.update(task, advance=1, note=f"last: {folder.name}" + (f"; {failed:,} failed" if failed else ""))
+            _record_cells(work)
+    work.ranks.barrier()
+    _record_cells(work)
 
 
-def gather(cells: Sequence[Cell], grid: Grid, out: Path) -> pd.DataFrame:
-    """A row per cell; see `Benchmark.cells`. Cells that have not been run have the status `not run`."""
-    rows = pd.DataFrame([_row(cell, folder_of(cell, out)) | {"match": grid.match} for cell in cells])
+def _prepare_cell(work: Workload, cells: Mapping[Path, Cell], config_of: Callable[[Cell], Config], folder: Path) -> None:
+    """Make the masks of a cell, and write all that its process needs."""
+    cell = cells[folder]
+    work.masks.prepare(cell)
+    truth = work.masks.table(cell, true=True) if work.masks.knows_truth else None
+    table = truth if cell.method == CEILING and truth is not None else work.masks.table(cell)
+    write_spec(folder, cell, config_of(cell), table, truth)
+
+
+def _record_cells(work: Workload) -> None:
+    """Write cells.csv, whole or not at all."""
+    if work.ranks.rank == 0:
+        with write_atomically(work.out / "cells.csv") as unfinished:
+            gather_cells(work).to_csv(unfinished, index=False)
+
+
+def gather_cells(work: Workload) -> pd.DataFrame:
+    """Return a row per cell; see `Benchmark.cells`. Cells that have not been run have the status `not run`."""
+    rows = pd.DataFrame([_row(cell, folder_of(cell, work.out)) | {"match": work.grid.match} for cell in work.cells])
     return rows[[*COLUMNS, *(name for name in rows if name not in COLUMNS)]]
 
 
-def write_cells(out: Path, cells: pd.DataFrame) -> None:
-    """cells.csv, whole or not at all."""
-    with write_atomically(out / "cells.csv") as unfinished:
-        cells.to_csv(unfinished, index=False)
-
-
 def folder_of(cell: Cell, out: Path) -> Path:
-    """Where a cell works."""
+    """Return the folder in which a cell works."""
     return out.absolute() / "cells" / cell.name
 
 
 def _row(cell: Cell, folder: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"method": cell.method, "noise": cell.noise, "clean": cell.clean, "seed": cell.seed}
     row |= {"fold": cell.fold} if cell.fold is not None else {}
-    known = recorded(folder)
+    state = read_cell_state(folder)
     names = ("dice", "seconds", "jaccard", "val_dice", "updates", "cpu_seconds")
-    return row | {"status": known["status"], **{name: known.get(name) for name in names}, "error": known["error"]}
+    return row | {"status": state["status"], **{name: state.get(name) for name in names}, "error": state["error"]}
 
 
 def _refuse_another(out: Path, record: dict[str, Any]) -> None:
+    """Raise RunError unless the folder is of a benchmark with this record."""
     try:
         written = json.loads((out / "benchmark.json").read_text(encoding="utf-8"))
-        before = {"match": "updates", **written}  # as it was before there was a choice
+        before = {"match": "updates", **written}  # earlier versions had no choice
         changed = [name for name in record if before[name] != record[name]]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{out / 'benchmark.json'}: cannot be read as the record of a benchmark ({error}); choose another --out") from None
@@ -197,12 +205,12 @@ def _refuse_another(out: Path, record: dict[str, Any]) -> None:
 
 @contextmanager
 def writing_results(out: Path, ranks: Ranks = ALONE) -> Iterator[None]:
-    """Write tables, figures and page of what is there by now at the end of the block, after Ctrl-C too (see `page.write_results`).
+    """Write tables, figures and page of the finished cells when the block ends, also after Ctrl-C (see `page.write_results`).
 
     Raises:
-        RunError: as `write_results`; after Ctrl-C nothing but that.
+        RunError: as `write_results`, but not after Ctrl-C.
     """
-    from pixeltrust.benchmarking.page import write_results  # here, so that the processes of the cells need not load what draws
+    from pixeltrust.benchmarking.page import write_results  # not at the top: the processes of the cells do not draw
 
     try:
         yield

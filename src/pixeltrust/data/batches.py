@@ -1,7 +1,7 @@
-"""Cases become batches: every file is decoded once, then served from memory or from a memory-mapped file.
+"""Make batches of cases: every file is decoded once, then served from memory or from a memory-mapped file.
 
-N cases   C channels   (H, W) the size that is trained on
-images uint8 (N, C, H, W)   masks uint8 (N, H, W), labels with 255 for ignored
+N cases   C channels   (H, W) the size of training
+images uint8 (N, C, H, W)   masks uint8 (N, H, W), labels, 255 for ignored
 """
 
 from collections.abc import Sequence
@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from pixeltrust.config import Config
-from pixeltrust.data.cases import MIN_HELD_OUT, Case, CaseList, Cases
+from pixeltrust.data.cases import Case, CaseList, Cases
+from pixeltrust.data.checks import MIN_HELD_OUT
 from pixeltrust.data.images import read_image, resize_image, resize_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
-from pixeltrust.data.prefetch import Places
+from pixeltrust.data.prefetch import BatchOrigin
 from pixeltrust.data.views import Views, draw_views, to_device
 from pixeltrust.method.weights import Batch
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
@@ -28,7 +29,7 @@ from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.seeds import generator
 
 CPU = torch.device("cpu")
-PIECE = 64  # cases that are looked at in one go, where many are
+PIECE = 64  # cases to read in one go, where there are many
 
 
 class CaseCache:
@@ -37,7 +38,7 @@ class CaseCache:
     Args:
         cases: N cases; an index counts in their order.
         config: size, channels, classes, ignore_label, cache_gib.
-        folder: where a memory-mapped file may go, if the cases do not fit into `cache_gib`.
+        folder: the place of the memory-mapped files, if the cases do not fit into `cache_gib`.
     """
 
     def __init__(self, cases: Sequence[Case], config: Config, folder: Path) -> None:
@@ -53,11 +54,11 @@ class CaseCache:
         }
         self._images, self._masks = arrays["images"], arrays["masks"]
         self._decoded = np.zeros(count, bool)
-        self._kinds: dict[str, dict[tuple[str, bool], MaskMeaning]] = {}  # of each role, one of every kind that there is
+        self._meanings: dict[str, dict[tuple[str, bool], MaskMeaning]] = {}  # by role, an example of each
         self._decoding = Lock()  # batches are made in the background too
 
     def decode(self, indices: Sequence[int] | np.ndarray, *, show_progress: bool = False) -> None:
-        """Decode those of the cases that were not yet.
+        """Decode the cases that are not decoded yet.
 
         Raises:
             DataError: lists every file that cannot be used.
@@ -74,42 +75,42 @@ class CaseCache:
                 faults.append(outcome.fault)
             else:
                 self._decoded[index] = True
-                of_role = self._kinds.setdefault(self.cases[index].role, {})
-                of_role.setdefault((outcome.meaning, outcome.labelled), outcome)
+                examples = self._meanings.setdefault(self.cases[index].role, {})
+                examples.setdefault((outcome.meaning, outcome.labelled), outcome)
         complaint = f"{len(faults)} of {len(missing)} cases cannot be used" if faults else "the masks cannot be understood"
-        kinds = {role: list(of_role.values()) for role, of_role in self._kinds.items()}
-        faults += role_faults(kinds) if self._decoded.all() else meaning_faults(chain.from_iterable(kinds.values()))
+        meanings = {role: list(examples.values()) for role, examples in self._meanings.items()}
+        faults += role_faults(meanings) if self._decoded.all() else meaning_faults(chain.from_iterable(meanings.values()))
         if faults:
             raise DataError(complaint, faults)
 
     def batch(self, indices: np.ndarray, device: torch.device = CPU) -> Batch:
-        """The cases of `indices` (B,) as float images (B, C, H, W) of 0 … 1 and labels (B, H, W); what travels is bytes."""
+        """Return the cases of `indices` (B,) as float images (B, C, H, W) of 0 … 1 and labels (B, H, W); bytes go to the device."""
         self.decode(indices)
         images, masks = (to_device(torch.from_numpy(array[indices]), device) for array in (self._images, self._masks))
         return Batch(images.float().div_(255), masks, ignore_label=IGNORE)
 
     def _decode_one(self, index: int) -> MaskMeaning:
         case, config = self.cases[index], self.config
-        labels, kind = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
+        labels, meaning = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
         self._images[index] = resize_image(read_image(case.image, config.channels), config.size).transpose(2, 0, 1)
         self._masks[index] = resize_labels(labels, config.size)
-        return kind
+        return meaning
 
 
 def smallest_batch(batch_size: int, *, cases: int | None = None, processes: int = 1) -> int:
-    """Images in the smallest batch that one of so many processes gets, its part of a joined one; parts without any do not count.
+    """Return how many images the smallest batch of one process has, its part of a joined batch; empty parts do not count.
 
     Args:
-        cases: of a stream that visits each once in an epoch, whose last batch is what is left; None of a stream without end.
+        cases: the number in a stream that visits each once in an epoch, whose last batch has the rest; None for an endless stream.
     """
-    whole = batch_size if cases is None else cases % batch_size or batch_size
-    return max(1, whole // processes)
+    joined = batch_size if cases is None else cases % batch_size or batch_size
+    return max(1, joined // processes)
 
 
 def endless_order(cases: np.ndarray, batch_size: int, update: int, seed: int, stream: str) -> np.ndarray:
-    """The batch of `update` from a stream that reshuffles without end, (batch_size,) of `cases`.
+    """Return the batch of `update` from a stream that reshuffles without end, (batch_size,) of `cases`.
 
-    A function of its arguments alone, so that a run continues anywhere. With few cases a batch may repeat one.
+    It depends on the arguments alone, so that a run can resume anywhere. With few cases a batch may repeat one.
     """
     start, stop, count = update * batch_size, (update + 1) * batch_size, len(cases)
     shuffled = _permutation if count > batch_size else _permutation.__wrapped__  # the many rounds of few cases would fill the cache
@@ -118,14 +119,14 @@ def endless_order(cases: np.ndarray, batch_size: int, update: int, seed: int, st
 
 
 def epoch_order(cases: np.ndarray, batch_size: int, update: int, seed: int, stream: str) -> np.ndarray:
-    """The batch of `update` where every epoch visits every case once; the last batch of an epoch may be smaller."""
+    """Return the batch of `update` where every epoch visits every case once; the last batch of an epoch may be smaller."""
     epoch, number = divmod(update, -(-len(cases) // batch_size))
     order = _permutation(len(cases), seed, stream, epoch)
     return cases[order[number * batch_size : (number + 1) * batch_size]]
 
 
 def split_in_pieces(values: np.ndarray, size: int) -> list[np.ndarray]:
-    """The values in order, `size` at a time."""
+    """Split the values, in order, `size` at a time."""
     return [values[start : start + size] for start in range(0, len(values), size)]
 
 
@@ -135,10 +136,10 @@ def _permutation(count: int, seed: int, stream: str, number: int) -> np.ndarray:
 
 
 def hold_out(clean: CaseList, config: Config, *, noisy: CaseList | None = None) -> tuple[CaseList, CaseList]:
-    """Clean cases to train on, and those held out to choose by, (train, held out).
+    """Split clean cases into those to train on and those held out to choose by, (train, held out).
 
-    round(val_fraction × clean) are held out, whole groups only, and no group that has noisy cases, so it can be fewer; below 10
-    none are.
+    round(val_fraction × clean) are held out, whole groups only, and no group with noisy cases, so it can be fewer; if that gives
+    fewer than 10, none are.
     """
     wanted = round(config.val_fraction * len(clean))
     if wanted < MIN_HELD_OUT:
@@ -146,25 +147,25 @@ def hold_out(clean: CaseList, config: Config, *, noisy: CaseList | None = None) 
     groups: dict[str, list[int]] = {}
     for place, (identity, group) in enumerate(zip(clean.texts("id"), clean.texts("group"), strict=True)):
         groups.setdefault(f"group {group}" if group else f"case {identity}", []).append(place)
-    trained = {f"group {group}" for group in noisy.texts("group").unique()} if noisy else set()
-    names = sorted(groups.keys() - trained)
+    groups_with_noisy = {f"group {group}" for group in noisy.texts("group").unique()} if noisy else set()
+    names = sorted(groups.keys() - groups_with_noisy)
     chosen: list[int] = []
     for name in generator(config.seed, "held out").permutation(len(names)):
         if len(chosen) + len(groups[names[name]]) <= wanted:
             chosen += groups[names[name]]
     if len(chosen) < MIN_HELD_OUT:
         return clean, clean[:0]
-    held = np.isin(np.arange(len(clean)), chosen)
-    return clean[~held], clean[held]
+    is_held_out = np.isin(np.arange(len(clean)), chosen)
+    return clean[~is_held_out], clean[is_held_out]
 
 
 class Streams:
-    """The batches of every update, for the methods and for choosing.
+    """The batches of every update, for the methods and for choosing the best weights.
 
     Args:
-        cases: of the whole data folder; the noisy ones are trained on.
+        cases: the whole data folder; the noisy ones are trained on.
         clean, held: the clean cases to train on, and those held out.
-        cache: where a memory-mapped file may go.
+        cache: the folder of memory-mapped files.
         ranks: a batch is this rank's part of the one that a single process would make.
     """
 
@@ -177,22 +178,22 @@ class Streams:
 
     @cached_property
     def pool(self) -> np.ndarray:
-        """The noisy and clean cases that are trained on; made once, as they may be very many."""
+        """The noisy and clean cases to train on; computed once, as they may be very many."""
         return np.concatenate([self.noisy, self.clean])
 
     def batch(self, stream: str, update: int, device: torch.device = CPU) -> Batch:
-        """The batch of `noisy`, `clean` or `pool` in an update."""
+        """Make the batch of `noisy`, `clean` or `pool` in an update."""
         cases, views = self._shown(stream, update)
         part = self.ranks.span(len(cases))
         return views[part].show(self.pixels.batch(cases[part], device))
 
     def ids(self, stream: str, update: int) -> list[str]:
-        """Those of the cases in that batch, of all ranks."""
+        """Return the ids of the cases in that batch, on all ranks."""
         return [self.pixels.cases[index].id for index in self._shown(stream, update)[0]]
 
     @cached_property
     def clean_label(self) -> int | None:
-        """The label that all counted pixels of all clean cases have, `IGNORE` where none counts; None where there are several labels."""
+        """The only label of all clean cases, `IGNORE` where no pixel counts; None where there are several labels."""
         labels: set[int] = set()
         for piece in split_in_pieces(self.clean, PIECE):
             labels |= set(self.pixels.batch(piece).masks.unique().tolist()) - {IGNORE}
@@ -200,12 +201,12 @@ class Streams:
                 return None
         return labels.pop() if labels else IGNORE if len(self.clean) else None
 
-    def noisy_places(self, update: int) -> Places:
-        """Which cases the noisy batch of an update shows, the joined one, and how."""
-        return Places(*self._shown("noisy", update))
+    def noisy_origin(self, update: int) -> BatchOrigin:
+        """Return which cases the joined noisy batch of an update shows, and how."""
+        return BatchOrigin(*self._shown("noisy", update))
 
     def _shown(self, stream: str, update: int) -> tuple[np.ndarray, Views]:
-        """The cases (B,) that a stream shows in an update, and how."""
+        """Return the cases (B,) that a stream shows in an update, and how."""
         config = self.config
         if stream == "noisy":
             cases = epoch_order(self.noisy, config.batch_size, update, config.seed, stream)
@@ -216,6 +217,6 @@ class Streams:
         return cases, draw_views(len(cases), config, update, stream)
 
     def map_cases(self) -> np.ndarray:
-        """Noisy cases, drawn by the seed, whose weight maps are kept."""
+        """Draw, by the seed, the noisy cases whose weight maps are kept."""
         count = min(self.config.weight_map_cases, len(self.noisy))
         return np.sort(generator(self.config.seed, "weight maps").permutation(self.noisy)[:count])

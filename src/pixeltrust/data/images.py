@@ -1,4 +1,4 @@
-"""Image and mask files: the only module that knows file formats.
+"""Image and mask files: the only module that knows formats of pictures (and `nifti` those of planes).
 
 image   uint8 (H, W, C), C = 1 or 3
 labels  uint8 (H, W): the values as the file has them
@@ -6,7 +6,6 @@ size    (height, width) in pixels, after the EXIF orientation is applied
 """
 
 import io
-import logging
 import os
 import stat
 import struct
@@ -23,6 +22,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from pixeltrust.data.nifti import Plane
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.files import write_atomically
 
@@ -30,32 +30,32 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", "
 STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
 MAX_PIXELS = 300_000_000  # beyond this a file is taken for a decompression bomb
 _SHOWN_BY_BROWSERS = {"JPEG": "image/jpeg", "PNG": "image/png"}
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # whatever the ending says; Pillow knows others that run programs
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # whatever the ending is; Pillow knows others that run programs
 _EXIF_ORIENTATION = 0x0112
 _EXIF_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 _LUMA = np.array((0.299, 0.587, 0.114))
-_SUBFILE_TYPE = 254  # the TIFF tag that says what a page is
+_SUBFILE_TYPE = 254  # the TIFF tag of a page's purpose
 _REDUCED = 1  # its bit of a smaller copy of another page
 _SAMPLES = {"L;2": 85, "L;4": 17}  # what Pillow multiplies the samples of 2 and 4 bits by
 _STRETCHED_AT_ONCE = 1 << 22  # values
 _LARGE = 50_000_000  # pixels; above it one picture is decoded at a time, as a decoded one takes up to 11 bytes a pixel
 _LARGE_ONE = Lock()
-_ONE_ALONE = "save the one that is meant as a file of its own"
+_SAVE_ONE = "save the one that is meant as a file of its own"
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow itself raises at twice this
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # and warns in between
 
 
 def image_suffix(path: Path) -> str | None:
-    """The known image ending of a path in lower case, or None: `scan.v2.NII.GZ` has `.nii.gz`."""
+    """Return the known image ending of a path in lower case, or None: `scan.v2.NII.GZ` has `.nii.gz`."""
     name = path.name.lower()
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
 def case_id(path: Path) -> str:
-    """The id of a file's case: its name without the image ending, as text that can be compared and written.
+    """Return the id of a file's case: its name without the image ending, as text that can be compared and written.
 
-    That is in composed characters (macOS writes é as two), and with escapes for bytes that are no valid UTF-8.
+    That is in composed characters (macOS writes é as two), and with escapes for bytes that are not valid UTF-8.
     """
     suffix = image_suffix(path)
     name = path.name[: -len(suffix)] if suffix else path.stem
@@ -63,41 +63,41 @@ def case_id(path: Path) -> str:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """(height, width) from the header alone, as `read_image` and `read_labels` will return it.
+    """Read (height, width) from the header alone, as `read_image` and `read_labels` will return it.
 
     Raises:
-        DataError: the file is missing or is no image.
+        DataError: the file is missing or is not an image.
     """
     return read_header(path).size
 
 
 class Header(NamedTuple):
-    """What a file says before its pixels are decoded."""
+    """What is known of a file before its pixels are decoded."""
 
     size: tuple[int, int]
-    says_how_it_lies: bool | None = None
-    """Of a NIfTI file, whether it says where right, front and up are (see `_Plane`); None of other formats, which never do."""
-    orientation: int = 1
-    """The EXIF orientation, 2 … 8 where the picture is turned or mirrored when it is read."""
+    states_orientation: bool | None = None
+    """Whether a NIfTI file states where right, front and up are (see `nifti.Plane`); None for other formats, which never do."""
+    exif_orientation: int = 1
+    """2 … 8 where the picture is turned or mirrored when it is read."""
     two_colours: bool = False
     """Whether its palette has two colours, so that as a mask it counts by colour (see `read_labels`)."""
 
     @property
     def swaps_sides(self) -> bool:
-        """Whether the orientation makes its width the height."""
-        return self.orientation in _EXIF_TURNED
+        """Whether the EXIF orientation makes its width the height."""
+        return self.exif_orientation in _EXIF_TURNED
 
 
 def read_header(path: Path) -> Header:
-    """The header of an image or mask file.
+    """Read the header of an image or mask file.
 
     Raises:
         DataError: as `read_size`.
     """
     with _readable(path):
         if _is_nifti(path):
-            plane = _Plane(path)
-            return Header(plane.size, plane.says_how_it_lies)
+            plane = _plane(path)
+            return Header(plane.size, plane.states_orientation)
         with _opened(path) as opened:
             width, height = opened.size
             orientation = _orientation(opened, path)
@@ -108,102 +108,92 @@ def read_header(path: Path) -> Header:
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
-    """An image as uint8 (H, W, channels).
+    """Read an image as uint8 (H, W, channels).
 
     8-bit images keep their values. Grey images of 16 bits or of floats are stretched so that their .5 and
     99.5 percentiles become 0 and 255: their nominal range is seldom the one in use. Colours of 16 bits count by their upper 8.
     Grey becomes colour by repetition, colour becomes grey by the usual luma; alpha is dropped; EXIF orientation is applied, and the
-    orientation of a NIfTI plane as `_Plane` has it.
+    orientation of a NIfTI plane as `nifti.Plane` has it.
 
     Args:
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        DataError: the file is missing, broken, no image, or holds several.
+        DataError: the file is missing, broken, not an image, or holds several.
     """
     with _readable(path):
         if _is_nifti(path):
-            return _as_channels(_stretched(_Plane(path).values(), path), channels)
+            return _as_channels(_stretch(_plane(path).values(), path), channels)
         with _opened(path) as opened:
             picture = ImageOps.exif_transpose(opened)
-            picture.info.pop("transparency", None)  # a palette's would make `convert` warn, of every file
+            picture.info.pop("transparency", None)  # a palette's would make `convert` warn, for every file
             if picture.mode.startswith(("I", "F")):
-                return _as_channels(_stretched(np.asarray(picture), path), channels)
+                return _as_channels(_stretch(np.asarray(picture), path), channels)
             pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """A mask file's own values as uint8 (H, W).
+    """Read a mask file's own values as uint8 (H, W).
 
     Palette files give their indices, but those of two colours 1 where the brighter one is (which index it has differs by program: the
     first colour is white in what GIMP, ImageMagick and writers of 1-bit BMP make). Files of 1, 2 or 4 bits give their samples, colour
     files their one value where all channels agree.
 
     Raises:
-        DataError: the file is missing, broken, no mask (its channels differ), holds several, or has a value that is no whole
+        DataError: the file is missing, broken, not a mask (its channels differ), holds several, or has a value other than a whole
             number of 0 … 255.
     """
     with _readable(path):
-        if _is_nifti(path):
-            values = _Plane(path).values()
-        else:
-            with _opened(path) as opened:
-                coding = _coding(opened)
-                if ";16" in coding and not opened.mode.startswith("I"):
-                    raise _refusal(
-                        path,
-                        "16 bits in each of several channels, which are not read in full",
-                        kind="masks of 16 bits in several channels",
-                        repair="save it as grey of 8 bits",
-                    )
-                picture = ImageOps.exif_transpose(opened)
-                if picture.mode in ("LA", "PA", "RGBA"):
-                    _refuse_drawn_in_alpha(picture, path)
-                    picture = picture.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[picture.mode])
-                values = np.asarray(picture) // _SAMPLES[coding[:3]] if coding[:3] in _SAMPLES else np.asarray(picture)
-                brighter = _brighter_of_two(_palette(picture)) if picture.mode == "P" else None
-                if brighter is not None and values.max(initial=0) <= 1:
-                    values = values == brighter
+        values = _plane(path).values() if _is_nifti(path) else _picture_values(path)
         if values.ndim == 3:
             if (values != values[..., :1]).any():
-                raise _refusal(
-                    path,
-                    "a colour picture, not a mask: its channels differ",
-                    kind="colour pictures in the place of masks",
-                    repair="save it as grey, one value per class",
-                )
+                wrong, kind = "a colour picture, not a mask: its channels differ", "colour pictures in the place of masks"
+                raise _refusal(path, wrong, kind=kind, repair="save it as grey, one value per class")
             values = values[..., 0]
         if values.dtype != bool:
-            wrong = values[~((values >= 0) & (values <= 255) & (values == np.floor(values)))]
-            if wrong.size:
-                raise _refusal(
-                    path,
-                    f"a mask holds whole numbers from 0 to 255, this one has {wrong[0]}",
-                    kind="masks with other values than whole numbers from 0 to 255",
-                )
+            invalid = values[~((values >= 0) & (values <= 255) & (values == np.floor(values)))]
+            if invalid.size:
+                wrong = f"a mask holds whole numbers from 0 to 255, this one has {invalid[0]}"
+                raise _refusal(path, wrong, kind="masks with other values than whole numbers from 0 to 255")
     return values.astype(np.uint8)
 
 
+def _picture_values(path: Path) -> np.ndarray:
+    """Read the values (H, W) or (H, W, C) of a mask that is a picture."""
+    with _opened(path) as opened:
+        coding = _coding(opened)
+        if ";16" in coding and not opened.mode.startswith("I"):
+            wrong, kind = "16 bits in each of several channels, which are not read in full", "masks of 16 bits in several channels"
+            raise _refusal(path, wrong, kind=kind, repair="save it as grey of 8 bits")
+        picture = ImageOps.exif_transpose(opened)
+        if picture.mode in ("LA", "PA", "RGBA"):
+            _refuse_drawn_in_alpha(picture, path)
+            picture = picture.convert({"LA": "L", "PA": "P", "RGBA": "RGB"}[picture.mode])
+        values = np.asarray(picture) // _SAMPLES[coding[:3]] if coding[:3] in _SAMPLES else np.asarray(picture)
+        brighter = _brighter_of_two(_palette(picture)) if picture.mode == "P" else None
+        return values == brighter if brighter is not None and values.max(initial=0) <= 1 else values
+
+
 def read_spacing_mm(path: Path) -> tuple[float, float] | None:
-    """(row, column) distance between pixel centres in mm where the file says so (NIfTI), else None."""
+    """Read the (row, column) distance between pixel centres in mm where the file has it (NIfTI), else None."""
     if not _is_nifti(path):
         return None
     with _readable(path):
-        return _Plane(path).spacing_mm
+        return _plane(path).spacing_mm
 
 
 def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None = None) -> None:
-    """Write uint8 (H, W) or (H, W, 3) as PNG, whole or not at all; `text` by its keys goes into the file beside the pixels."""
-    beside = PngInfo()
+    """Write uint8 (H, W) or (H, W, 3) as PNG, whole or not at all; `text` goes into the file beside the pixels, by its keys."""
+    texts = PngInfo()
     for key, value in (text or {}).items():
-        beside.add_text(key, value)
+        texts.add_text(key, value)
     with write_atomically(path) as unfinished:
-        Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=beside)
+        Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=texts)
 
 
 def read_png(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """What `write_png` wrote: the pixels, and the texts beside them.
+    """Read what `write_png` wrote: the pixels, and the texts beside them.
 
     Raises:
         DataError: the file cannot be read.
@@ -214,24 +204,24 @@ def read_png(path: Path) -> tuple[np.ndarray, dict[str, str]]:
 
 
 def media_type(path: Path) -> str | None:
-    """Of a file whose own bytes, in a browser, show what `read_image` reads: `image/jpeg` or `image/png`; None for any other image.
+    """Return `image/jpeg` or `image/png` for a file that a browser shows as `read_image` reads it; None for any other image.
 
     Raises:
-        DataError: the file is missing, broken, or no image.
+        DataError: the file is missing, broken, or not an image.
     """
     if _is_nifti(path):
         return None
     with _readable(path), _opened(path) as opened:
-        turned = _orientation(opened, path) != 1
-        plain = opened.mode in ("L", "RGB") and "transparency" not in opened.info and not turned
-        return _SHOWN_BY_BROWSERS.get(opened.format or "") if plain else None
+        is_upright = _orientation(opened, path) == 1
+        is_plain = opened.mode in ("L", "RGB") and "transparency" not in opened.info and is_upright
+        return _SHOWN_BY_BROWSERS.get(opened.format or "") if is_plain else None
 
 
 def decode_alpha(content: bytes, size: tuple[int, int]) -> np.ndarray:
     """Return the opacity uint8 (H, W) of a PNG in memory, which must be of this (height, width).
 
     Raises:
-        DataError: it is not such a PNG, has another size, or has no transparency.
+        DataError: the bytes are not such a PNG, or it has another size or no transparency.
     """
     try:
         with Image.open(io.BytesIO(content), formats=["PNG"]) as opened:
@@ -242,19 +232,19 @@ def decode_alpha(content: bytes, size: tuple[int, int]) -> np.ndarray:
             return np.asarray(opened.convert("RGBA"))[..., 3]
     except PixeltrustError:
         raise
-    except Exception as error:  # as of `_readable`
+    except Exception as error:  # as in `_readable`
         raise DataError(f"it is not a PNG that can be read: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def encode_image(pixels: np.ndarray, form: str, **how: int) -> bytes:
-    """uint8 (H, W) or (H, W, 3) as the bytes of a PNG or JPEG, `how` by the names of Pillow."""
+    """Return uint8 (H, W) or (H, W, 3) as the bytes of a PNG or JPEG; `how` has the names of Pillow."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format=form, **how)
     return file.getvalue()
 
 
 def decode_png(png: bytes) -> np.ndarray:
-    """What `encode_image` made of pixels as PNG."""
+    """Return the pixels of a PNG that `encode_image` made."""
     with Image.open(io.BytesIO(png), formats=["PNG"]) as opened:
         return np.array(opened)
 
@@ -266,7 +256,7 @@ def write_jpeg(path: Path, pixels: np.ndarray, *, quality: int = 95) -> None:
 
 
 def resize_image(pixels: np.ndarray, size: tuple[int, int], *, by_area: bool = False) -> np.ndarray:
-    """uint8 (H, W, C) at another (height, width): linear, averaging over what falls into one pixel when it shrinks.
+    """Resize uint8 (H, W, C) to (height, width): linear, averaging over what falls into one pixel when it shrinks.
 
     Args:
         by_area: True for the plain mean over the area of each new pixel, where otherwise its surroundings count too.
@@ -279,7 +269,7 @@ def resize_image(pixels: np.ndarray, size: tuple[int, int], *, by_area: bool = F
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int], *, by_area: bool = False) -> np.ndarray:
-    """uint8 labels (H, W) at another (height, width): every pixel gets the label with the largest share of it.
+    """Resize uint8 labels (H, W) to (height, width): every pixel gets the label with the largest share of it.
 
     Shares are weighed by the filter of `resize_image` (what is near a pixel's centre counts more than what is at its rim), so
     that a mask stays in register with its image. No label that is not in `labels` can appear (which interpolation of the
@@ -313,19 +303,15 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise _refusal(path, "there is no such file", kind="files that do not exist") from None
     except UnidentifiedImageError:
-        raise _refusal(
-            path, f"not an image of a known format ({', '.join(SUFFIXES)})", kind="files that are not images of a known format"
-        ) from None
+        known = ", ".join(SUFFIXES)
+        raise _refusal(path, f"not an image of a known format ({known})", kind="files that are not images of a known format") from None
     except Image.DecompressionBombError:
         raise _too_large(path) from None
     except OSError as error:
         raise _unreadable(path, error.strerror or " ".join(str(error).split())) from error
     except ImportError as error:
-        raise _refusal(
-            path,
-            f"reading it needs an extra: pip install 'pixeltrust[medical]' ({error})",
-            kind="files whose reading needs an extra: pip install 'pixeltrust[medical]'",
-        ) from None
+        extra = "needs an extra: pip install 'pixeltrust[medical]'"
+        raise _refusal(path, f"reading it {extra} ({error})", kind=f"files whose reading {extra}") from None
     except Exception as error:  # a broken file makes its reader raise anything: zlib.error, OverflowError, SyntaxError, …
         raise _unreadable(path, " ".join(str(error).split()) or type(error).__name__) from error
 
@@ -349,9 +335,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _refuse_several(opened: Any, path: Path) -> None:
-    """A file of several pictures says nothing of which one is meant.
+    """Raise DataError for a file of several pictures, as nobody knows which one is meant.
 
-    Smaller copies in a TIFF are no others, nor what phones put behind a JPEG (MPO).
+    Smaller copies in a TIFF do not count, nor what phones put behind a JPEG (MPO).
     """
     if not getattr(opened, "is_animated", False) or opened.format == "MPO":
         return
@@ -360,57 +346,53 @@ def _refuse_several(opened: Any, path: Path) -> None:
             for page in count(1):
                 opened.seek(page)
                 if not opened.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED:
-                    raise _refusal(path, "holds several pages", kind="files of several pages", repair=_ONE_ALONE)
+                    raise _refusal(path, "holds several pages", kind="files of several pages", repair=_SAVE_ONE)
         opened.seek(0)
     else:
-        raise _refusal(path, "holds several pictures (it is animated)", kind="files of several pictures", repair=_ONE_ALONE)
+        raise _refusal(path, "holds several pictures (it is animated)", kind="files of several pictures", repair=_SAVE_ONE)
 
 
 def _refuse_misread_bmp(opened: Any, path: Path) -> None:
-    """Pillow 13 takes the pixels of a BMP with a grey palette for 1 bit where it has two colours, else for 8, whatever they have."""
+    """Raise DataError for a BMP that Pillow 13 misreads: with a grey palette it takes pixels for 1 bit (of two colours) or 8, always."""
     if opened.format != "BMP" or opened.mode not in ("1", "L") or opened.tile[0].codec_name != "raw":
         return
     with path.open("rb") as file:
         header = file.read(30)
     (bits,) = struct.unpack_from("<H", header, 24 if header[14] == 12 else 28)
     if bits != (1 if opened.mode == "1" else 8):
-        raise _refusal(
-            path,
-            f"a BMP of {bits} bits a pixel with a grey palette of fewer, which is not read",
-            kind="BMP files with a grey palette of fewer bits than their pixels",
-            repair="save it as PNG",
-        )
+        wrong = f"a BMP of {bits} bits a pixel with a grey palette of fewer, which is not read"
+        raise _refusal(path, wrong, kind="BMP files with a grey palette of fewer bits than their pixels", repair="save it as PNG")
 
 
 def _refuse_drawn_in_alpha(picture: Image.Image, path: Path) -> None:
     ranges: Any = picture.getextrema()
     if all(low == high for low, high in ranges[:-1]) and ranges[-1][0] < ranges[-1][1]:
-        raise _refusal(
-            path,
-            "its shape is in its transparency alone, which masks do not have",
-            kind="masks whose shape is in their transparency alone",
-            repair="save it as grey, one value per class",
-        )
+        wrong, kind = "its shape is in its transparency alone, which masks do not have", "masks whose shape is in their transparency alone"
+        raise _refusal(path, wrong, kind=kind, repair="save it as grey, one value per class")
 
 
 def _coding(opened: Any) -> str:
-    """How the file codes its samples, in Pillow's words: `L;2` is grey of two bits."""
+    """Return how the file codes its samples, in Pillow's words: `L;2` is grey of two bits."""
     arguments = opened.tile[0].args if opened.tile else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
+def _plane(path: Path) -> Plane:
+    plane = Plane(path)
+    if plane.size[0] * plane.size[1] > MAX_PIXELS:
+        raise _too_large(path)
+    return plane
+
+
 def _too_large(path: Path) -> DataError:
-    return _refusal(
-        path,
-        f"more than {MAX_PIXELS:,} pixels, so taken for a decompression bomb",
-        kind=f"files of more than {MAX_PIXELS:,} pixels, taken for decompression bombs",
-        repair="shrink it, or cut it in parts",
-    )
+    wrong = f"more than {MAX_PIXELS:,} pixels, so taken for a decompression bomb"
+    kind = f"files of more than {MAX_PIXELS:,} pixels, taken for decompression bombs"
+    return _refusal(path, wrong, kind=kind, repair="shrink it, or cut it in parts")
 
 
 def _palette(picture: Any) -> np.ndarray:
-    """The colours of a palette, (N, 3), in the order of their indices; no pixel is decoded for it."""
+    """Return the colours of a palette, (N, 3), in the order of their indices, without decoding a pixel."""
     palette = picture.palette
     if palette is None:
         return np.zeros((0, 3), np.uint8)
@@ -420,7 +402,7 @@ def _palette(picture: Any) -> np.ndarray:
 
 
 def _brighter_of_two(colours: np.ndarray) -> int | None:
-    """The index of the brighter colour, of a palette whose first two entries differ and that has no third colour; else None."""
+    """Return the index of the brighter colour in a palette whose first two entries differ and that has no third colour; else None."""
     if len(colours) < 2 or (colours[0] == colours[1]).all():
         return None
     if not ((colours == colours[0]).all(axis=1) | (colours == colours[1]).all(axis=1)).all():
@@ -430,18 +412,18 @@ def _brighter_of_two(colours: np.ndarray) -> int | None:
 
 
 def _orientation(opened: Image.Image, path: Path) -> int:
-    """The EXIF orientation, 1 where there is none or none that there is."""
+    """Return the EXIF orientation, 1 where it is missing or invalid."""
     orientation = _exif(opened, path).get(_EXIF_ORIENTATION, 1)
     return orientation if orientation in range(1, 9) else 1
 
 
 def _exif(opened: Image.Image, path: Path) -> Image.Exif:
     # PngImageFile's own getexif decodes the pixels, to look for an orientation behind them.
-    header_tells_all = opened.format == "PNG" and not _png_goes_on_behind_pixels(path)
-    return Image.Image.getexif(opened) if header_tells_all else opened.getexif()
+    header_is_complete = opened.format == "PNG" and not _has_chunks_behind_pixels(path)
+    return Image.Image.getexif(opened) if header_is_complete else opened.getexif()
 
 
-def _png_goes_on_behind_pixels(path: Path) -> bool:
+def _has_chunks_behind_pixels(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(len(b"\x89PNG\r\n\x1a\n"))
         pixels_seen = False
@@ -454,7 +436,7 @@ def _png_goes_on_behind_pixels(path: Path) -> bool:
     return False
 
 
-def _stretched(values: np.ndarray, path: Path) -> np.ndarray:
+def _stretch(values: np.ndarray, path: Path) -> np.ndarray:
     if not np.isfinite(values).all():
         raise DataError(f"{path}: holds values that are not finite")
     low, high = map(float, np.percentile(values, STRETCH_PERCENTILES))
@@ -475,56 +457,3 @@ def _as_channels(grey: np.ndarray, channels: int) -> np.ndarray:
 
 def _is_nifti(path: Path) -> bool:
     return image_suffix(path) in (".nii", ".nii.gz")
-
-
-class _Plane:
-    """One plane of a NIfTI file as a picture.
-
-    It is shown as radiologists see it, and as ITK's programs lay a picture over it: columns go to the patient's left (in a sagittal
-    plane to the back), rows to the back (where there is no back, down). Where the file does not say how it lies, its first axis is
-    the columns and its second the rows, as in every file that ITK makes of a picture.
-
-    Raises:
-        DataError: it is a volume, too large, or its affine is none.
-    """
-
-    def __init__(self, path: Path) -> None:
-        import nibabel
-
-        logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it tells what it mends in a header, but not of which file
-        file: Any = nibabel.load(path)
-        self._path, self._file = path, file
-        shape, header = file.shape, file.header
-        if len(shape) < 2 or any(extent != 1 for extent in shape[2:]):
-            raise _refusal(path, f"a volume of shape {shape}", kind="volumes", repair="one plane (H, W) per file is what can be trained on")
-        if shape[0] * shape[1] > MAX_PIXELS:
-            raise _too_large(path)
-        turned = True  # the second axis is the rows
-        mirrored: tuple[int, ...] = ()  # axes that run the other way
-        self.says_how_it_lies = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
-        if self.says_how_it_lies:
-            if not np.isfinite(file.affine).all():
-                raise DataError(f"{path}: its affine, which says how it lies, is not finite; save it again with a right one")
-            axes = nibabel.io_orientation(file.affine)[:2]  # which of right, front and up an axis follows, and whether against it
-            if not np.isfinite(axes).all():
-                raise DataError(f"{path}: its affine gives no direction to an axis; save it again with a right one")
-            turned = bool(axes[0, 0] < axes[1, 0])
-            mirrored = tuple(np.flatnonzero(axes[:, 1] > 0).tolist())
-        self._axes, self._mirrored = (1, 0) if turned else (0, 1), mirrored
-
-    @property
-    def size(self) -> tuple[int, int]:
-        rows, columns = (int(self._file.shape[axis]) for axis in self._axes)
-        return rows, columns
-
-    @property
-    def spacing_mm(self) -> tuple[float, float]:
-        rows, columns = (float(self._file.header.get_zooms()[axis]) for axis in self._axes)
-        return rows, columns
-
-    def values(self) -> np.ndarray:
-        """(H, W), of any type of real numbers."""
-        plane = np.asarray(self._file.dataobj).reshape(self._file.shape[:2])
-        if plane.dtype.kind not in "biuf":
-            raise DataError(f"{self._path}: holds values of the type {plane.dtype}; one real number per pixel is what can be read")
-        return np.flip(plane, self._mirrored).transpose(self._axes)

@@ -17,6 +17,7 @@ from pixeltrust.data.masks import decode_labels
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.progress import attempt_in_threads, faults_of
 from pixeltrust.plumbing.tables import read_table
+from pixeltrust.plumbing.text import count
 
 
 @dataclass(frozen=True)
@@ -30,36 +31,36 @@ class SourceCase:
 
 
 def read_source(source: Path, *, show_progress: bool = True) -> list[SourceCase]:
-    """Every case of the source, in the order of the ids, after every mask has been decoded and every image's header read.
+    """Read every case of the source, in the order of the ids; decode every mask and read every image's header.
 
     Raises:
         DataError: lists every fault.
     """
     faults: list[str] = []
-    images, masks = (_listed(source / part, faults) for part in ("images", "masks"))
+    images, masks = (_list_files(source / part, faults) for part in ("images", "masks"))
     splits = _read_splits(source / "split.csv", faults)
-    found = (find_best_ending(masks.keys() - images.keys(), images), find_best_ending(images.keys() - masks.keys(), masks))
-    for ending in [ending for ending, matched in found if len(matched) > 1]:
+    endings = (find_best_ending(masks.keys() - images.keys(), images), find_best_ending(images.keys() - masks.keys(), masks))
+    for ending in [ending for ending, matched in endings if len(matched) > 1]:
         faults.append(f"{source}: masks and images match once `{ending}` is taken off their names; rename them")
     lone = "images without a mask", "masks without an image"
-    faults += [Fault(f"{images[one]}: has no mask in {source / 'masks'}", kind=lone[0]) for one in sorted(images.keys() - masks.keys())]
-    faults += [Fault(f"{masks[one]}: has no image in {source / 'images'}", kind=lone[1]) for one in sorted(masks.keys() - images.keys())]
+    faults += [Fault(f"{images[id_]}: has no mask in {source / 'masks'}", kind=lone[0]) for id_ in sorted(images.keys() - masks.keys())]
+    faults += [Fault(f"{masks[id_]}: has no image in {source / 'images'}", kind=lone[1]) for id_ in sorted(masks.keys() - images.keys())]
     paired = sorted(images.keys() & masks.keys())
     if splits is not None:
-        faults += [f"{source / 'split.csv'}: {one} has no files" for one in splits if one not in images.keys() | masks.keys()]
-        faults += [f"{images[one]}: has no row in {source / 'split.csv'}" for one in paired if one not in splits]
-    cases = [SourceCase(one, images[one], masks[one], splits is None or splits.get(one) == "train") for one in paired]
+        faults += [f"{source / 'split.csv'}: {id_} has no files" for id_ in splits if id_ not in images.keys() | masks.keys()]
+        faults += [f"{images[id_]}: has no row in {source / 'split.csv'}" for id_ in paired if id_ not in splits]
+    cases = [SourceCase(id_, images[id_], masks[id_], splits is None or splits.get(id_) == "train") for id_ in paired]
     for _, outcome in attempt_in_threads(_check_files, cases, text="checking", shown=show_progress):
         faults += faults_of(outcome) if isinstance(outcome, PixeltrustError) else []
     if faults:
-        raise DataError(f"{source}: {len(faults)} fault{'s' if len(faults) > 1 else ''}", faults)
+        raise DataError(f"{source}: {count(len(faults), 'fault')}", faults)
     if not cases:
         raise DataError(f"{source}: has no images in images/ with masks in masks/")
     return cases
 
 
 def read_truth(case: SourceCase) -> np.ndarray:
-    """The true mask, uint8 0/1 (H, W).
+    """Read the true mask, uint8 0/1 (H, W).
 
     Raises:
         DataError: the file cannot be read, or holds more than 0 and one other value.
@@ -68,7 +69,7 @@ def read_truth(case: SourceCase) -> np.ndarray:
     return labels
 
 
-def _listed(folder: Path, faults: list[str]) -> dict[str, Path]:
+def _list_files(folder: Path, faults: list[str]) -> dict[str, Path]:
     try:
         listing = files_by_id(folder)
     except DataError as error:
@@ -78,19 +79,19 @@ def _listed(folder: Path, faults: list[str]) -> dict[str, Path]:
 
 
 def _read_splits(path: Path, faults: list[str]) -> dict[str, str] | None:
-    """The split of every id, or None without a file."""
+    """Read the split of every id; None without a file."""
     if not path.exists():
         return None
     table = read_table(path)
     if not {"id", "split"} <= set(table.columns):
         raise DataError(f"{path}: needs the columns id and split, has {', '.join(map(str, table.columns))}")
     splits: dict[str, str] = {}
-    for one, split in zip(table["id"].str.strip(), table["split"].str.strip(), strict=True):
-        if one in splits:
-            faults.append(f"{path}: {one} has two rows")
+    for id_, split in zip(table["id"].str.strip(), table["split"].str.strip(), strict=True):
+        if id_ in splits:
+            faults.append(f"{path}: {id_} has two rows")
         if not split:
-            faults.append(f"{path}: {one} has no split")
-        splits[one] = split
+            faults.append(f"{path}: {id_} has no split")
+        splits[id_] = split
     return splits
 
 

@@ -1,8 +1,8 @@
-"""Data folders that are laid out in another way: folders of other names, and masks whose names end in more than those of their images.
+"""Data folders with another layout: folders of other names, and masks whose names end in more than those of their images.
 
-Layout      what the user says of it
+Layout      what the user asks for
 Folders     the same, looked up: where images and masks are, and what is taken off their names
-propose_…   what the user might say, from what is there
+propose_…   what the user might ask for, from what is there
 """
 
 import os
@@ -25,21 +25,21 @@ _OTHER_NAMES = {
     "clean": ("clean", "expert", "experts", "gold", "truth", "gt", "ground_truth", "groundtruth", "fine"),
     "test": ("test", "tests", "testing", "test_masks"),
 }
-_MOST_ENDINGS = 3  # that are proposed
+_MOST_ENDINGS = 3  # to propose
 
 
 class Layout(TypedDict, total=False):
-    """What is other in a data folder than images/, noisy/, clean/ and test/ with masks that are named like their images."""
+    """What differs in a data folder from images/, noisy/, clean/ and test/ with masks that are named like their images."""
 
     images: Path | str | None
-    """The folder of the images, from the data folder or absolute; `noisy`, `clean` and `test` likewise."""
+    """The folder of the images, relative to the data folder or absolute; so are `noisy`, `clean` and `test`."""
     noisy: Path | str | None
     clean: Path | str | None
     test: Path | str | None
     mask_suffix: str | Sequence[str]
     """An ending (or several) that is taken off the names of masks which have it: `_segmentation`."""
     image_suffix: str | Sequence[str]
-    """The same of images: `_0000`."""
+    """The same for images: `_0000`."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ class Folders:
 
     @classmethod
     def of(cls, data: Path, layout: Layout) -> "Folders":
-        """The parts of this data folder.
+        """Look up the parts of this data folder.
 
         Raises:
-            DataError: a folder that was named is not there, or stands for two parts.
+            DataError: a folder that was named is missing, or named for two parts.
         """
         paths = {part: data / (layout.get(part) or part) for part in PARTS}  # type: ignore[operator]
         layout_options = frozenset(part for part in PARTS if layout.get(part))
         real: dict[str, str] = {}
         for part, path in paths.items():
             if part in layout_options and not path.is_dir():
-                raise DataError(f"{path}: there is no such folder; --{part} counts from {data} (or is absolute){_found_in(data)}")
+                raise DataError(f"{path}: there is no such folder; --{part} counts from {data} (or is absolute){_listing_text(data)}")
             other = real.setdefault(os.path.realpath(path), part)
             if other != part:
                 raise DataError(f"{path}: the folder of {other} cannot be that of {part} too")
@@ -73,18 +73,18 @@ class Folders:
 
 
 def layout_options(layout: Layout) -> list[str]:
-    """The layout as options on the command line; empty where all is as usual."""
+    """Return the layout as options of the command line; none for the usual layout."""
     values = {name: as_endings(value) if name.endswith("suffix") else [str(value)] for name, value in layout.items() if value}  # type: ignore[arg-type]
     return [suffix_option(f"--{name.replace('_', '-')}", value) for name, each in values.items() for value in each]
 
 
 def as_endings(endings: str | Iterable[str]) -> tuple[str, ...]:
-    """One ending or several, as a tuple."""
+    """Return one ending or several as a tuple."""
     return tuple(ending for ending in ([endings] if isinstance(endings, str) else endings) if ending)
 
 
 def without_ending(identity: str, endings: Iterable[str]) -> str:
-    """The id without the longest of the endings that it has, unless nothing would be left."""
+    """Return the id without the longest of the endings that it has, unless nothing would be left."""
     fitting = [ending for ending in endings if identity.endswith(ending) and identity != ending]
     return identity.removesuffix(max(fitting, key=len)) if fitting else identity
 
@@ -98,19 +98,19 @@ class Proposal:
 
 
 def propose_endings(masks: Collection[str], images: Collection[str]) -> list[Proposal]:
-    """How masks without an image would have one, by the ids of both."""
-    alone, proposals = set(masks), []
+    """Propose endings with which masks without an image have one, by the ids of both."""
+    unpaired, proposals = set(masks), []
     for _ in range(_MOST_ENDINGS):
-        ending, matched = find_best_ending(alone, images)
+        ending, matched = find_best_ending(unpaired, images)
         if ending:
             words = f"{_match(len(matched))} once `{ending}` is taken off: use {suffix_option('--mask-suffix', ending)}"
             proposals.append(Proposal(matched, words))
-            alone -= set(matched)
-    ending, longer = find_best_ending(images, alone)
+            unpaired -= set(matched)
+    ending, longer = find_best_ending(images, unpaired)
     if ending:
         words = f"{_match(len(longer))} once `{ending}` is taken off the images' names: use {suffix_option('--image-suffix', ending)}"
         proposals.append(Proposal([image.removesuffix(ending) for image in longer], words))
-    both = None if proposals else _endings_of_both(alone, images)
+    both = None if proposals else _endings_of_both(unpaired, images)
     return [both] if both else proposals
 
 
@@ -128,17 +128,17 @@ def _endings_of_both(masks: Collection[str], images: Collection[str]) -> Proposa
 
 
 def find_best_ending(longer: Iterable[str], shorter: Collection[str]) -> tuple[str, list[str]]:
-    """The ending without which most of the longer ids are one of the shorter ones, and those ids; one of digits alone is a number."""
-    known, found = set(shorter), defaultdict(list)
+    """Return the ending without which most of the longer ids are one of the shorter ones, and those ids; digits alone are a number."""
+    known, matched = set(shorter), defaultdict(list)
     for identity in sorted(longer):
         for cut in range(1, len(identity)):
             if identity[:cut] in known and not identity[cut:].isdigit():
-                found[identity[cut:]].append(identity)
-    return min(found.items(), key=lambda item: (-len(item[1]), item[0]), default=("", []))
+                matched[identity[cut:]].append(identity)
+    return min(matched.items(), key=lambda item: (-len(item[1]), item[0]), default=("", []))
 
 
 def _common_ending(ids: Iterable[str]) -> str:
-    """The longest ending of all ids that begins with a sign which is no letter and no digit."""
+    """Return the longest ending of all ids that begins with something other than a letter or digit."""
     ending = os.path.commonprefix([identity[::-1] for identity in ids])[::-1]  # noqa: RUF071 (signs are compared, no paths)
     begins = re.search(r"[\W_]", ending)
     return ending[begins.start() :] if begins else ""
@@ -149,12 +149,12 @@ def _match(number: int) -> str:
 
 
 def suffix_option(name: str, ending: str) -> str:
-    """As it is to be typed."""
+    """Return the option as it is typed on the command line."""
     return f"{name}{'=' if ending.startswith('-') else ' '}{shlex.quote(ending)}"
 
 
 def propose_folders(data: Path, folders: Folders, missing: Collection[str]) -> str:
-    """What lies in the data folder instead of the parts that are missing, and the options that would name it; empty where nothing does."""
+    """Return what is in the data folder instead of the missing parts, and the options that name it; empty if nothing is."""
     others = other_folders(data, folders)
     if not others:
         return ""
@@ -165,16 +165,16 @@ def propose_folders(data: Path, folders: Folders, missing: Collection[str]) -> s
             options.append(suffix_option(f"--{part}", fitting[0]))
         elif part != "test":
             options.append(f"--{part} DIR")
-    return f"{_found_in(data, others)}; if these are meant, name them: {' '.join(options)}"
+    return f"{_listing_text(data, others)}; if these are meant, name them: {' '.join(options)}"
 
 
 def other_folders(data: Path, folders: Folders) -> list[str]:
-    """The folders with image files in the data folder that are none of its parts."""
+    """Return the folders with image files in the data folder that are not one of its parts."""
     parts = {os.path.realpath(path) for path in folders.paths.values()}
     return [name for name in _folders_with_images(data) if os.path.realpath(data / name) not in parts]
 
 
-def _found_in(data: Path, names: Sequence[str] | None = None) -> str:
+def _listing_text(data: Path, names: Sequence[str] | None = None) -> str:
     names = _folders_with_images(data) if names is None else names
     counted = [f"{name}/ ({count(len(list(_images_in(data / name))), 'file')})" for name in names]
     return f"; found there: {', '.join(counted)}" if counted else ""

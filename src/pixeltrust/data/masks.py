@@ -1,4 +1,4 @@
-"""What the values of a mask file mean: labels 0 … max(classes, 2) − 1, and 255 for ignored."""
+"""Decode mask files: which of their values mean labels 0 … max(classes, 2) − 1, and which 255 for ignored."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from pixeltrust.plumbing.text import count, some
 
 Meaning = Literal["foreground", "ignored", "absent"]
 _MOST_LABELS = 20  # a file whose values are 0 … K holds labels, up to here
-_SMEARED = 8  # so many values, up to above 200, are grey levels
+_SMEARED = 8  # from this many values on, up to above 200, they are grey levels
 
 
 @dataclass(frozen=True)
 class MaskMeaning:
-    """What 255 means in one file."""
+    """What 255 means in a file."""
 
     path: Path
     meaning: Meaning
     labelled: bool = True
-    """Whether a counted pixel of it has a label other than 0."""
+    """Whether a pixel that counts has a label other than 0."""
 
 
 def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ignore: bool = True) -> tuple[np.ndarray, MaskMeaning]:
-    """A mask file as labels uint8 (H, W), and what 255 means in the file; see `read_values`.
+    """Decode a mask file to labels uint8 (H, W), and return what 255 means in the file; see `read_values`.
 
     Raises:
         DataError: the file cannot be read, or holds a value that no class has.
@@ -45,7 +45,7 @@ def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ign
 
 
 def foreground(path: Path, config: Config) -> np.ndarray:
-    """Where a mask file has foreground (of any class), bool (H, W).
+    """Decode where a mask file has foreground (of any class), bool (H, W).
 
     Raises:
         DataError: as `decode_labels`.
@@ -57,7 +57,7 @@ def foreground(path: Path, config: Config) -> np.ndarray:
 def read_values(
     values: np.ndarray, *, classes: int, ignore_label: int | None = None, may_ignore: bool = True
 ) -> tuple[np.ndarray, Meaning]:
-    """A mask's values as labels 0 … max(classes, 2) − 1 and 255 for ignored, and what 255 means among the values.
+    """Turn a mask's values into labels 0 … max(classes, 2) − 1 and 255 for ignored; return what 255 means among the values, too.
 
     With one class there are 0 and at most one other value, which is the foreground (255 too); of exactly 0, 1 and 255
     the 255 is ignored. With more, 0 … classes − 1, and 255 is ignored. `ignore_label`, where given, is the ignored value instead.
@@ -65,7 +65,7 @@ def read_values(
     Args:
         values: uint8 (H, W), as the file has them.
         classes: 1 (binary) or 2 … 255 with the background.
-        may_ignore: False where no value means ignored: a prediction ignores nothing.
+        may_ignore: False for predictions, which ignore nothing.
 
     Raises:
         ValueError: a value that no class has.
@@ -73,10 +73,10 @@ def read_values(
     present = frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
     ignored = _ignored_value(present, classes, ignore_label) if may_ignore else None
     if classes > 1:
-        strange = present - {*range(classes), ignored}
-        if strange:
+        invalid = present - {*range(classes), ignored}
+        if invalid:
             also = f" and {ignored} for ignored" if may_ignore else ""
-            raise ValueError(f"holds {_values(strange)} where classes = {classes} allows 0 to {classes - 1}{also}")
+            raise ValueError(f"holds {_values(invalid)} where classes = {classes} allows 0 to {classes - 1}{also}")
         labels = values.copy()
     else:
         if len(present - {0, ignored}) > 1:
@@ -96,21 +96,21 @@ def _ignored_value(present: Collection[int], classes: int, ignore_label: int | N
     return IGNORE if classes > 1 or present == {0, 1, IGNORE} else None
 
 
-def mixture_faults(kinds: Iterable[MaskMeaning]) -> list[Fault]:
-    """A fault if files that belong together disagree about 255, or if all that they hold beside 0 is a 255 that is ignored."""
-    kinds = list(kinds)
-    return meaning_faults(kinds) or _ignored_alone(kinds, "masks")
+def mixture_faults(masks: Iterable[MaskMeaning]) -> list[Fault]:
+    """Return a fault if files that belong together disagree about 255, or hold nothing but 0 and a 255 that is ignored."""
+    masks = list(masks)
+    return meaning_faults(masks) or _ignored_alone(masks, "masks")
 
 
-def role_faults(kinds: Mapping[str, Sequence[MaskMeaning]]) -> list[Fault]:
-    """The faults of `mixture_faults`, of all masks together and of those of each role alone."""
-    together = meaning_faults(chain.from_iterable(kinds.values()))
-    return together or [fault for role, of_role in kinds.items() for fault in _ignored_alone(of_role, f"{role} masks")]
+def role_faults(masks: Mapping[str, Sequence[MaskMeaning]]) -> list[Fault]:
+    """Return the faults of `mixture_faults`: of all masks together, else of those of each role."""
+    together = meaning_faults(chain.from_iterable(masks.values()))
+    return together or [fault for role, of_role in masks.items() for fault in _ignored_alone(of_role, f"{role} masks")]
 
 
-def _ignored_alone(kinds: Sequence[MaskMeaning], what: str) -> list[Fault]:
-    ignored = [kind.path for kind in kinds if kind.meaning == "ignored"]
-    if not ignored or any(kind.labelled for kind in kinds):
+def _ignored_alone(masks: Sequence[MaskMeaning], what: str) -> list[Fault]:
+    ignored = [mask.path for mask in masks if mask.meaning == "ignored"]
+    if not ignored or any(mask.labelled for mask in masks):
         return []
     return [
         Fault(
@@ -123,7 +123,7 @@ def _ignored_alone(kinds: Sequence[MaskMeaning], what: str) -> list[Fault]:
 
 
 def _diagnosis(present: Sequence[int], *, classes: int, may_ignore: bool) -> tuple[str, str]:
-    """The kind of a file that holds values which no class has, and what repairs it."""
+    """Return the kind of a file that holds values of no class, and what repairs it."""
     largest = max(value for value in present if value < IGNORE or len(present) == 1)
     if not may_ignore and classes > 1 and set(present) <= {0, IGNORE}:
         return "masks of 0 and 255, in which nothing may be ignored", (
@@ -144,9 +144,9 @@ def _diagnosis(present: Sequence[int], *, classes: int, may_ignore: bool) -> tup
     )
 
 
-def meaning_faults(kinds: Iterable[MaskMeaning]) -> list[Fault]:
-    """A fault if 255 is the foreground of some files and ignored in others: which one a file of 0 and 255 means is then unknown."""
-    by_meaning = {kind.meaning: kind for kind in kinds}
+def meaning_faults(masks: Iterable[MaskMeaning]) -> list[Fault]:
+    """Return a fault if 255 is the foreground of some files and ignored in others: a file of 0 and 255 is then ambiguous."""
+    by_meaning = {mask.meaning: mask for mask in masks}
     if "foreground" in by_meaning and "ignored" in by_meaning:
         return [
             Fault(

@@ -1,10 +1,10 @@
-"""How the images of a batch are shown to the network, and the way back for what is learned of their pixels.
+"""Augmentation: how the images of a batch are shown to the network, and the way back for what is learned of their pixels.
 
-B images   C channels   (H, W) the size that is trained on   values (B, …, H, W)
+B images   C channels   (H, W) the size of training   values (B, …, H, W)
 upright: as in the files   shown: as the network gets it
 
-Flips and quarter turns move pixels and lose nothing. A lens (zoom, shift, rotation) interpolates: an upright pixel may fall between shown
-ones, or outside of what is shown; a shown pixel that falls outside of its image is ignored.
+Flips and quarter turns move pixels and lose nothing. A lens (zoom, shift, rotation) interpolates: an upright pixel may be between shown
+ones, or outside of the view; a shown pixel outside of its image is ignored.
 """
 
 from dataclasses import dataclass
@@ -32,29 +32,29 @@ TINT = 0.1  # at most, either way, added to a channel of 0 … 1
 
 @dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
 class Views:
-    """How each of B images is shown: turned, then through a lens, then tinted."""
+    """The views of B images: turned, then through a lens, then tinted."""
 
     turns: np.ndarray
     """Symmetries (B,), 0 … 7."""
     lenses: Tensor | None = None
-    """(B, 2, 3), float64: where a shown point (x, y) lies in the turned image, both in −1 … 1; none where nothing is interpolated."""
+    """(B, 2, 3), float64: the position of a shown point (x, y) in the turned image, both in −1 … 1; None: nothing is interpolated."""
     tints: Tensor | None = None
-    """(B, 1 + C): the contrast, 1 for as it is, and what is added to each channel."""
+    """(B, 1 + C): the contrast, where 1 changes nothing, and what is added to each channel."""
 
     def __getitem__(self, chosen: slice) -> "Views":
-        """Those of some of the images; of none, nothing is interpolated."""
+        """Return the views of a slice of the batch; those of an empty slice interpolate nothing."""
         turns = self.turns[chosen]
         lenses, tints = (values[chosen] if values is not None and len(turns) else None for values in (self.lenses, self.tints))
         return Views(turns, lenses, tints)
 
     def show(self, batch: Batch) -> Batch:
-        """The upright batch as it is shown; what lies outside of an image is its reflection, and ignored."""
+        """Show the upright batch; outside of an image is its reflection, which is ignored."""
         images, masks = self._turned(batch.images, self.turns), self._turned(batch.masks, self.turns)
         if self.lenses is not None:
             grid = _grid(self.lenses, images)
-            images = _sampled(images, 1 - ((grid + 1).remainder(4) - 2).abs(), "bilinear")  # reflected at −1 and 1
+            images = _sample(images, 1 - ((grid + 1).remainder(4) - 2).abs(), "bilinear")  # reflected at −1 and 1
             inside = (grid.abs() <= 1).all(-1)
-            masks = torch.where(inside, _sampled(masks[:, None], grid, "nearest")[:, 0], IGNORE).to(masks.dtype)
+            masks = torch.where(inside, _sample(masks[:, None], grid, "nearest")[:, 0], IGNORE).to(masks.dtype)
         if self.tints is not None:
             contrast, tint = to_device(self.tints.to(images.dtype), images.device)[:, :, None, None].split((1, images.shape[1]), 1)
             mean = images.mean((2, 3), keepdim=True)
@@ -62,14 +62,14 @@ class Views:
         return batch if images is batch.images else Batch(images, masks, batch.ignore_label)
 
     def to_shown(self, values: Tensor) -> Tensor:
-        """Upright values as they are shown."""
+        """Turn upright values into shown ones."""
         values = self._turned(values, self.turns)
-        return values if self.lenses is None else _sampled(values, _grid(self.lenses, values), "bilinear")
+        return values if self.lenses is None else _sample(values, _grid(self.lenses, values), "bilinear")
 
     def to_upright(self, values: Tensor) -> Tensor:
-        """Shown values as they are upright; 0 outside of what is shown."""
+        """Turn shown values into upright ones; 0 outside of the view."""
         if self.lenses is not None:
-            values = _sampled(values, _grid(_undoing(self.lenses), values), "bilinear", outside="zeros")
+            values = _sample(values, _grid(_inverse(self.lenses), values), "bilinear", outside="zeros")
         return self._turned(values, INVERSE[self.turns])
 
     def _turned(self, values: Tensor, turns: np.ndarray) -> Tensor:
@@ -77,7 +77,7 @@ class Views:
 
 
 def draw_views(count: int, config: Config, update: int, stream: str) -> Views:
-    """How an update shows the `count` images of a stream; what is drawn depends on seed, stream and update alone."""
+    """Draw how an update shows the `count` images of a stream; that depends on seed, stream and update alone."""
     draws = generator(config.seed, "augment", stream, update)
     turns = np.zeros(count, int) if config.augment == "none" else draw_turns(count, config.size, draws)
     if config.jitter == "none" or (config.jitter == "clean" and stream != "clean"):
@@ -86,13 +86,13 @@ def draw_views(count: int, config: Config, update: int, stream: str) -> Views:
 
 
 def draw_turns(count: int, size: tuple[int, int], draws: np.random.Generator) -> np.ndarray:
-    """A random symmetry (0 … 7) for each of `count` images; where height and width differ, no quarter turns."""
+    """Draw a symmetry (0 … 7) for each of `count` images, without quarter turns where height and width differ."""
     turns = draws.integers(0, TURNS, count)
     return turns if size[0] == size[1] else turns - turns % 2
 
 
 def draw_lenses(count: int, size: tuple[int, int], draws: np.random.Generator) -> Tensor:
-    """A random zoom, rotation and shift for each of `count` images of (H, W) pixels, (count, 2, 3)."""
+    """Draw a zoom, rotation and shift for each of `count` images of (H, W) pixels, (count, 2, 3)."""
     zoom, angle = draws.uniform(*ZOOM, count), np.radians(draws.uniform(-ROTATION, ROTATION, count))
     aspect = size[0] / size[1]
     across, along = zoom * np.cos(angle), zoom * np.sin(angle)
@@ -102,12 +102,12 @@ def draw_lenses(count: int, size: tuple[int, int], draws: np.random.Generator) -
 
 
 def draw_tints(count: int, channels: int, draws: np.random.Generator) -> Tensor:
-    """A random contrast and tint for each of `count` images, (count, 1 + channels)."""
+    """Draw a contrast and tint for each of `count` images, (count, 1 + channels)."""
     return torch.from_numpy(np.hstack([draws.uniform(*CONTRAST, (count, 1)), draws.uniform(-TINT, TINT, (count, channels))]))
 
 
 def turn_images(values: Tensor, turns: np.ndarray) -> Tensor:
-    """Each of (B, …, H, W) by its own symmetry: quarter turns, then a mirror."""
+    """Turn each of (B, …, H, W) by its own symmetry: quarter turns, then a mirror."""
     result = torch.empty_like(values)
     order = to_device(torch.from_numpy(np.argsort(turns, kind="stable")), values.device)
     distinct, counts = np.unique(turns, return_counts=True)
@@ -120,24 +120,24 @@ def turn_images(values: Tensor, turns: np.ndarray) -> Tensor:
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """The tensor on the device; nothing here waits for its work."""
+    """Move the tensor to the device, without waiting for the device's work."""
     return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _grid(lenses: Tensor, values: Tensor) -> Tensor:
-    """Where each shown pixel lies in its turned image, (B, H, W, 2), x and y in −1 … 1, of the values' device and (if float) dtype."""
+    """Return the position of each shown pixel in its turned image, (B, H, W, 2), x and y in −1 … 1, on the device of the values."""
     dtype = values.dtype if values.is_floating_point() else torch.float32
     height, width = values.shape[-2:]
     return functional.affine_grid(to_device(lenses.to(dtype), values.device), [len(values), 1, height, width], align_corners=False)
 
 
-def _sampled(values: Tensor, grid: Tensor, mode: str, *, outside: str = "border") -> Tensor:
-    """Values (B, …, H, W) at the points of the grid."""
+def _sample(values: Tensor, grid: Tensor, mode: str, *, outside: str = "border") -> Tensor:
+    """Sample values (B, …, H, W) at the points of the grid."""
     planes = values.reshape(len(values), -1, *values.shape[-2:]).to(grid.dtype)
     return functional.grid_sample(planes, grid, mode, outside, align_corners=False).view(values.shape)
 
 
-def _undoing(lenses: Tensor) -> Tensor:
-    """The lenses that lead back."""
+def _inverse(lenses: Tensor) -> Tensor:
+    """Return the inverse lenses."""
     turn = torch.linalg.inv(lenses[:, :, :2])
     return torch.cat([turn, -turn @ lenses[:, :, 2:]], 2)

@@ -1,4 +1,4 @@
-"""The cases in a data set's archives: images and masks by id, and what is left out."""
+"""The cases in the archives of a data set: images and masks by id, and what is left out."""
 
 import re
 from contextlib import ExitStack
@@ -17,8 +17,8 @@ _SUPERPIXELS = re.compile(r"ISIC_\d{7}_superpixels\.png", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Case:
-    """An image and its mask, still packed."""
+class PackedCase:
+    """An image and its mask in their archives."""
 
     id: str
     split: str
@@ -27,50 +27,53 @@ class Case:
 
 
 @dataclass
-class Listing:
-    """What is found in the archives."""
+class Leftovers:
+    """What cannot be used of the archives, and how much of them is not wanted."""
 
     faults: list[str] = field(default_factory=list)
     superpixels: int = 0
     others: int = 0
 
 
-def cases_in(dataset: Dataset, folder: Path, opened: ExitStack, listing: Listing) -> list[Case]:
-    """All cases by split and id, from archives that stay open.
+def packed_cases(dataset: Dataset, folder: Path, opened: ExitStack, leftovers: Leftovers) -> list[PackedCase]:
+    """Return all cases by split and id, from archives that stay open as long as `opened`.
 
     Raises:
-        DataError: lists everything that is wrong with what is in the archives.
+        DataError: lists everything that is wrong with the contents of the archives.
     """
-    cases: dict[str, Case] = {}
+    cases: dict[str, PackedCase] = {}
+    faults = leftovers.faults
     for part in dataset.parts:
-        images = _members(folder / part.images.name, _IMAGE, opened, listing)
-        masks = _members(folder / part.masks.name, _MASK, opened, listing)
-        listing.faults += [f"{images[one]}: has no mask in {part.masks.name}" for one in sorted(images.keys() - masks.keys())]
-        listing.faults += [f"{masks[one]}: has no image in {part.images.name}" for one in sorted(masks.keys() - images.keys())]
-        listing.faults += [f"{images[one]}: is in the split {cases[one].split} too" for one in sorted(images.keys() & cases.keys())]
+        images = _members(folder / part.images.name, _IMAGE, opened, leftovers)
+        masks = _members(folder / part.masks.name, _MASK, opened, leftovers)
+        faults += [f"{images[identity]}: has no mask in {part.masks.name}" for identity in sorted(images.keys() - masks.keys())]
+        faults += [f"{masks[identity]}: has no image in {part.images.name}" for identity in sorted(masks.keys() - images.keys())]
+        repeated = sorted(images.keys() & cases.keys())
+        faults += [f"{images[identity]}: is in the split {cases[identity].split} too" for identity in repeated]
         paired = sorted(images.keys() & masks.keys())
         if len(paired) != part.cases:
-            listing.faults.append(f"{part.split}: {count(len(paired), 'image')} with a mask, {part.cases:,} were published")
-        cases |= {one: Case(one, part.split, images[one], masks[one]) for one in paired}
-    if listing.faults:
-        raise DataError(f"{dataset.name}: the archives in {folder} cannot be used", listing.faults)
+            faults.append(f"{part.split}: {count(len(paired), 'image')} with a mask, {part.cases:,} were published")
+        cases |= {identity: PackedCase(identity, part.split, images[identity], masks[identity]) for identity in paired}
+    if faults:
+        raise DataError(f"{dataset.name}: the archives in {folder} cannot be used", faults)
     return list(cases.values())
 
 
-def _members(file: Path, wanted: re.Pattern[str], opened: ExitStack, listing: Listing) -> dict[str, Member]:
-    """The wanted members by id; the others are counted. None of an archive that cannot be used."""
+def _members(file: Path, wanted: re.Pattern[str], opened: ExitStack, leftovers: Leftovers) -> dict[str, Member]:
+    """Return the wanted members by id, and count the others; return none of an archive that cannot be used."""
     try:
         archive = opened.enter_context(open_zip(file))
     except DataError as error:
-        listing.faults += faults_of(error)
+        leftovers.faults += faults_of(error)
         return {}
     members: dict[str, Member] = {}
     for member in files_in(archive):
         if not (match := wanted.fullmatch(member.name)):
-            listing.superpixels += bool(_SUPERPIXELS.fullmatch(member.name))
-            listing.others += not _SUPERPIXELS.fullmatch(member.name)
-        elif (one := match[1].upper()) in members:
-            listing.faults.append(f"{member}: is there twice, as {members[one].path} too")
+            is_superpixels = bool(_SUPERPIXELS.fullmatch(member.name))
+            leftovers.superpixels += is_superpixels
+            leftovers.others += not is_superpixels
+        elif (identity := match[1].upper()) in members:
+            leftovers.faults.append(f"{member}: is there twice, as {members[identity].info.filename} too")
         else:
-            members[one] = member
+            members[identity] = member
     return members

@@ -1,4 +1,4 @@
-"""What is published: the archives of each data set, where they are and their MD5 sums."""
+"""The published data sets: where the archives of each are, and their MD5 sums."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class Archive:
 
     @property
     def name(self) -> str:
-        """Of the file on the disk."""
+        """The name of the file on the disk."""
         return self.url.rpartition("/")[2]
 
 
@@ -28,7 +28,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What is published under one name."""
+    """A published data set: its parts, and under which licence it may be used."""
 
     name: str
     parts: tuple[Part, ...]
@@ -36,12 +36,12 @@ class Dataset:
 
     @property
     def archives(self) -> list[Archive]:
-        """Of all parts."""
+        """The archives of all parts."""
         return [archive for part in self.parts for archive in (part.images, part.masks)]
 
     @property
     def cases(self) -> int:
-        """Of all parts."""
+        """The number of cases in all parts."""
         return sum(part.cases for part in self.parts)
 
 

@@ -1,9 +1,9 @@
-"""A source from a published data set: archives downloaded, cases unpacked or reduced.
+"""Make a source from a published data set: download its archives, unpack or reduce its cases.
 
     ARCHIVES/  <name>.zip …  (see `downloads.py`)
-    OUT/       images/<id>.jpg  masks/<id>.png  split.csv (id, split)  fetched.json (of what it was made)
+    OUT/       images/<id>.jpg  masks/<id>.png  split.csv (id, split)  fetched.json (what it was made of)
 
-A stop at any moment leaves no half OUT. It costs what was unpacked so far, and nothing of what was downloaded.
+A stop at any moment leaves no half OUT: what was unpacked so far is lost, what was downloaded is kept.
 """
 
 import glob
@@ -22,8 +22,9 @@ from rich.filesize import decimal
 from rich.progress import Progress
 
 from pixeltrust.data.images import read_image, resize_image, resize_labels, write_jpeg, write_png
-from pixeltrust.datasets.contents import Case, Listing, cases_in
-from pixeltrust.datasets.downloads import Patience, alone_in, download, held_bytes, remote_size
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.datasets.contents import Leftovers, PackedCase, packed_cases
+from pixeltrust.datasets.downloads import Patience, bytes_on_disk, download, lock_folder, remote_size
 from pixeltrust.datasets.published import DATASETS, Archive, Dataset
 from pixeltrust.datasets.zips import Member
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
@@ -38,23 +39,23 @@ _MB = 10**6
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """The source that was made; `str` of it is what a person wants to read at its end."""
+    """The source that was made; `str` of it is for people."""
 
     out: Path
     dataset: str
     size: int | None
     """Pixels a side, or None for the sizes as published."""
     cases: Mapping[str, int]
-    """By split."""
+    """The number of cases by split."""
     superpixels: int
     """Companions of the images that were left out."""
     others: int
     """Other files of the archives that were left out."""
     licence: str
     archives: Path | None
-    """Where they are, if they were kept."""
+    """The folder of the archives, if they were kept."""
     earlier: bool = False
-    """Whether it had been made before."""
+    """Whether the source had been made before."""
 
     def __str__(self) -> str:
         cases = ", ".join(f"{number:,} {split}" for split, number in self.cases.items())
@@ -78,10 +79,10 @@ def fetch(
     patience: Patience | None = None,
     show_progress: bool = True,
 ) -> Fetched:
-    """Make a source of a published data set; whole or not at all. What was stopped goes on when it is called again.
+    """Make a source of a published data set, whole or not at all. Call it again to resume what was stopped.
 
     Args:
-        dataset: a name of `DATASETS`, or one of another's own.
+        dataset: a name of `DATASETS`, or a data set of your own.
         out: a folder that does not exist or is empty, or that this has made before: then nothing is done.
         size: pixels a side to which images and masks are reduced, whatever their proportions. Images become the means over
             the areas of the new pixels (JPEG of quality 95), masks are foreground where more than half of the area was.
@@ -99,14 +100,14 @@ def fetch(
         RunError: `out` is something else, it or the archives cannot be written, or the disk is too full.
     """
     out = Path(out)
-    folder = Path(archives) if archives is not None else _beside(out)
-    work = _Work(_resolved(dataset), out, size, folder, keep_archives or archives is not None, show_progress)
+    folder = Path(archives) if archives is not None else _archives_beside(out)
+    work = _Work(_find_dataset(dataset), out, size, folder, keep_archives or archives is not None, show_progress)
     if size is not None and size < 1:
         raise ConfigError(f"size: pixels a side, 1 or more, not {size}")
-    if earlier := _earlier(work):
+    if earlier := _read_earlier(work):
         return earlier
     _check_places(work)
-    with alone_in(folder):
+    with lock_folder(folder):
         _download_all(work, patience)
         fetched = _make(work)
         for archive in [] if work.keep else work.dataset.archives:
@@ -116,18 +117,18 @@ def fetch(
 
 @dataclass(frozen=True)
 class _Work:
-    """What `fetch` was asked for."""
+    """The arguments of `fetch`, checked."""
 
     dataset: Dataset
     out: Path
     size: int | None
     folder: Path
-    """Of the archives."""
+    """The folder of the archives."""
     keep: bool
     show_progress: bool
 
 
-def _resolved(dataset: str | Dataset) -> Dataset:
+def _find_dataset(dataset: str | Dataset) -> Dataset:
     if isinstance(dataset, Dataset):
         return dataset
     if dataset not in DATASETS:
@@ -135,29 +136,29 @@ def _resolved(dataset: str | Dataset) -> Dataset:
     return DATASETS[dataset]
 
 
-def _beside(out: Path) -> Path:
-    """The folder of the archives where none is given."""
+def _archives_beside(out: Path) -> Path:
+    """Return the folder of the archives where none is given."""
     named = out if out.name not in ("", "..") else out.resolve()
     return named.parent / f"{named.name}.archives"
 
 
 def _check_places(work: _Work) -> None:
-    """Before anything is downloaded, not after it."""
+    """Check the folders before anything is downloaded, not after it."""
     require_free(work.out)
     if work.folder.resolve().is_relative_to(work.out.resolve()):
-        raise RunError(f"{work.folder}: lies in {work.out}, which is to hold the source alone; choose another folder for the archives")
+        raise RunError(f"{work.folder}: is in {work.out}, which is to hold the source alone; choose another folder for the archives")
 
 
 def _size_text(size: int | None) -> str:
     return f"{size}x{size} pixels" if size else "full size"
 
 
-def _earlier(work: _Work) -> Fetched | None:
-    """What an earlier call has finished."""
+def _read_earlier(work: _Work) -> Fetched | None:
+    """Return what an earlier call has finished."""
     try:
         record = json.loads((work.out / RECORD).read_text(encoding="utf-8"))
-        kept = any((work.folder / archive.name).exists() for archive in work.dataset.archives)
-        earlier = Fetched(**record, out=work.out, archives=work.folder if kept else None, earlier=True)
+        has_archives = any((work.folder / archive.name).exists() for archive in work.dataset.archives)
+        earlier = Fetched(**record, out=work.out, archives=work.folder if has_archives else None, earlier=True)
     except (OSError, ValueError, TypeError):
         return None
     if (earlier.dataset, earlier.size) != (work.dataset.name, work.size):
@@ -172,44 +173,44 @@ def _earlier(work: _Work) -> Fetched | None:
 
 
 def _download_all(work: _Work, patience: Patience | None) -> None:
-    """Every archive into the folder, where it is not there yet."""
+    """Download every archive that is not in the folder yet."""
     archives = work.dataset.archives
-    held = {archive: held_bytes(archive.url, work.folder) for archive in archives}
+    received = {archive: bytes_on_disk(archive.url, work.folder) for archive in archives}
     with progress_bar(work.show_progress) as bar:
-        sizes = _sizes(archives, work.folder, patience, bar)
-        _check_disk(work, held, sizes)
-        known = [size for size in sizes.values() if size is not None]
-        total = sum(known) / _MB if len(known) == len(archives) else None
-        task = bar.add_task("downloading, MB", total=total, completed=sum(held.values()) // _MB, note="")
+        sizes = _ask_sizes(archives, work.folder, patience, bar)
+        _check_disk(work, received, sizes)
+        known_sizes = [size for size in sizes.values() if size is not None]
+        total = sum(known_sizes) / _MB if len(known_sizes) == len(archives) else None
+        task = bar.add_task("downloading, MB", total=total, completed=sum(received.values()) // _MB, note="")
 
-        def tell(archive: Archive, bytes_held: int, doing: str) -> None:
-            held[archive] = bytes_held
-            bar.update(task, completed=sum(held.values()) / _MB, note=f"{archive.name} {doing}")
+        def report(archive: Archive, received_bytes: int, doing: str) -> None:
+            received[archive] = received_bytes
+            bar.update(task, completed=sum(received.values()) / _MB, note=f"{archive.name} {doing}")
 
         for archive in archives:
-            download(archive.url, md5=archive.md5, folder=work.folder, patience=patience, tell=partial(tell, archive))
+            download(archive.url, md5=archive.md5, folder=work.folder, patience=patience, report=partial(report, archive))
 
 
-def _sizes(archives: list[Archive], folder: Path, patience: Patience | None, bar: Progress) -> dict[Archive, int | None]:
-    """The bytes of every archive, or None where its server does not say."""
+def _ask_sizes(archives: list[Archive], folder: Path, patience: Patience | None, bar: Progress) -> dict[Archive, int | None]:
+    """Return the bytes of every archive, or None where its server does not say."""
     task = bar.add_task("asking for sizes", total=len(archives), note="")
     sizes: dict[Archive, int | None] = {}
     for archive in archives:
         file = folder / archive.name
         bar.update(task, note=archive.name)
-        ask = partial(remote_size, archive.url, patience=patience, tell=lambda _, doing: bar.update(task, note=doing))
+        ask = partial(remote_size, archive.url, patience=patience, report=lambda _, doing: bar.update(task, note=doing))
         sizes[archive] = file.stat().st_size if file.exists() else ask()
         bar.advance(task)
     bar.remove_task(task)
     return sizes
 
 
-def _check_disk(work: _Work, held: Mapping[Archive, int], sizes: Mapping[Archive, int | None]) -> None:
-    """Room for what is still to be downloaded, and for the source: about as large as the archives, images being packed already."""
-    missing = sum(max(0, (size or 0) - held[archive]) for archive, size in sizes.items())
+def _check_disk(work: _Work, received: Mapping[Archive, int], sizes: Mapping[Archive, int | None]) -> None:
+    """Check the room for what is missing, and for the source: about as large as the archives, as images are compressed already."""
+    missing = sum(max(0, (size or 0) - received[archive]) for archive, size in sizes.items())
     unpacked = sum(size or 0 for size in sizes.values())
-    made = unpacked if work.size is None else _reduced_bytes(work.dataset.cases, work.size)
-    _check_room({work.folder: missing, work.out: made})
+    source = unpacked if work.size is None else _reduced_bytes(work.dataset.cases, work.size)
+    _check_room({work.folder: missing, work.out: source})
 
 
 def _reduced_bytes(cases: int, size: int) -> int:
@@ -217,7 +218,7 @@ def _reduced_bytes(cases: int, size: int) -> int:
 
 
 def _check_room(needs: Mapping[Path, int]) -> None:
-    """Whether each place has so many bytes free; those on one disk together."""
+    """Raise RunError unless each place has so many bytes free; those on one disk together."""
     on_disk: dict[int, list[Path]] = {}
     for place in needs:
         on_disk.setdefault(_existing(place).stat().st_dev, []).append(place)
@@ -235,43 +236,43 @@ def _existing(place: Path) -> Path:
     return next(folder for folder in (place, *place.parents) if folder.exists())
 
 
-# --- what is made of them -----------------------------------------------------------------------------------------
+# --- the source -----------------------------------------------------------------------------------------
 
 
 def _make(work: _Work) -> Fetched:
-    """The source, from archives whose sums are right."""
-    listing = Listing()
+    """Make the source from archives whose MD5 sums are right."""
+    leftovers = Leftovers()
     with ExitStack() as opened:
-        cases = cases_in(work.dataset, work.folder, opened, listing)
+        cases = packed_cases(work.dataset, work.folder, opened, leftovers)
         _check_room({work.out: _unpacked_bytes(cases) if work.size is None else _reduced_bytes(len(cases), work.size)})
         target = work.out.resolve()
         for orphan in target.parent.glob(f".{glob.escape(target.name)}.unfinished-*"):  # of a process that was killed
             shutil.rmtree(orphan, ignore_errors=True)
         with fill_folder_atomically(work.out) as folder:
             _write(cases, folder, work)
-            fetched = _fetched(work, cases, listing)
+            fetched = _summarise(work, cases, leftovers)
             _write_record(fetched, folder)
     return fetched
 
 
-def _unpacked_bytes(cases: list[Case]) -> int:
+def _unpacked_bytes(cases: list[PackedCase]) -> int:
     return sum(case.image.info.file_size + case.mask.info.file_size for case in cases)
 
 
-def _fetched(work: _Work, cases: list[Case], listing: Listing) -> Fetched:
+def _summarise(work: _Work, cases: list[PackedCase], leftovers: Leftovers) -> Fetched:
     return Fetched(
         out=work.out,
         dataset=work.dataset.name,
         size=work.size,
         cases=dict(Counter(case.split for case in cases)),
-        superpixels=listing.superpixels,
-        others=listing.others,
+        superpixels=leftovers.superpixels,
+        others=leftovers.others,
         licence=work.dataset.licence,
         archives=work.folder if work.keep else None,
     )
 
 
-def _write(cases: list[Case], folder: Path, work: _Work) -> None:
+def _write(cases: list[PackedCase], folder: Path, work: _Work) -> None:
     for name in ("images", "masks", "packed"):
         (folder / name).mkdir()
     write = _write_published if work.size is None else partial(_write_reduced, size=work.size)
@@ -282,28 +283,28 @@ def _write(cases: list[Case], folder: Path, work: _Work) -> None:
     write_file(folder / "split.csv", "\n".join(lines) + "\n")
 
 
-def _write_published(case: Case, folder: Path) -> None:
-    _decoded(case, folder / "images" / f"{case.id}.jpg", folder / "masks" / f"{case.id}.png")
+def _write_published(case: PackedCase, folder: Path) -> None:
+    _unpack_pair(case, folder / "images" / f"{case.id}.jpg", folder / "masks" / f"{case.id}.png")
 
 
-def _write_reduced(case: Case, folder: Path, *, size: int) -> None:
+def _write_reduced(case: PackedCase, folder: Path, *, size: int) -> None:
     files = folder / "packed" / f"{case.id}.jpg", folder / "packed" / f"{case.id}.png"
-    image, mask = _decoded(case, *files)
+    image, mask = _unpack_pair(case, *files)
     write_jpeg(folder / "images" / f"{case.id}.jpg", resize_image(image, (size, size), by_area=True))
     write_png(folder / "masks" / f"{case.id}.png", resize_labels(mask, (size, size), by_area=True) * np.uint8(255))
     for file in files:
         file.unlink()
 
 
-def _decoded(case: Case, image_file: Path, mask_file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Image uint8 (H, W, 3) and mask uint8 0/1 (H, W), after both were unpacked into these files.
+def _unpack_pair(case: PackedCase, image_file: Path, mask_file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Unpack both into these files; return image uint8 (H, W, 3) and mask uint8 0/1 (H, W).
 
     Raises:
         DataError: lists what is wrong with them.
     """
     faults: list[str] = []
-    image = _unpacked(case.image, image_file, read_image, faults)
-    mask = _unpacked(case.mask, mask_file, _read_mask, faults)
+    image = _unpack(case.image, image_file, read_image, faults)
+    mask = _unpack(case.mask, mask_file, _read_mask, faults)
     if image is not None and mask is not None and mask.shape != image.shape[:2]:
         faults.append(f"{case.mask}: of size {mask.shape}, its image of size {image.shape[:2]}")
     if image is None or mask is None or faults:
@@ -311,8 +312,8 @@ def _decoded(case: Case, image_file: Path, mask_file: Path) -> tuple[np.ndarray,
     return image, mask
 
 
-def _unpacked(member: Member, file: Path, read: Callable[[Path], np.ndarray], faults: list[str]) -> np.ndarray | None:
-    """What the member holds, or one fault more: under its own name, not that of a file which is about to vanish."""
+def _unpack(member: Member, file: Path, read: Callable[[Path], np.ndarray], faults: list[str]) -> np.ndarray | None:
+    """Unpack and read a member, or add a fault: under the member's name, not that of a file which is about to vanish."""
     try:
         member.save(file)
         return read(file)
@@ -322,8 +323,6 @@ def _unpacked(member: Member, file: Path, read: Callable[[Path], np.ndarray], fa
 
 
 def _read_mask(file: Path) -> np.ndarray:
-    from pixeltrust.data.masks import decode_labels  # loads torch, for which a download need not wait
-
     labels, _ = decode_labels(file, classes=1, ignore_label=None, may_ignore=False)
     return labels
 

@@ -2,8 +2,8 @@
 
     OUT/  demo.json  source/  data/  runs/<method>/  to-predict/  predictions/<method>/  <method>.csv  audit/  masks.csv  report.html
 
-Both methods train the same network from the same start, on the same masks, for the same number of updates. Nothing of the outcome is
-settled beforehand: the page and the summary say what came out. masks.csv has a row per noisy mask (id, given, mended): the Dice of the
+Both methods train the same network from the same start, on the same masks, for the same number of updates. The outcome is not settled
+beforehand: the page and the summary say what came out. masks.csv has a row per noisy mask (id, given, mended): the Dice of the
 given and of the proposed mask to the true one, which a demo knows.
 """
 
@@ -24,7 +24,7 @@ from pixeltrust.auditing.folder import read_audit_cases, review_command
 from pixeltrust.config import Config
 from pixeltrust.data.images import case_id, read_labels
 from pixeltrust.data.masks import foreground
-from pixeltrust.demonstration.page import METHODS, demo_page
+from pixeltrust.demonstration.page import FORMAT, TRAINED, demo_page, read_demo_record
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.metrics import bootstrap_interval, confusion, dice, mean_of_defined
 from pixeltrust.noise.simulate import simulate
@@ -36,31 +36,30 @@ from pixeltrust.prediction.predict import predict
 from pixeltrust.training.run_folder import Run
 from pixeltrust.training.train import train
 
-FORMAT = 2  # of demo.json
 STAGES = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What the demo makes and trains."""
+    """The sizes and settings of a demo."""
 
     cases: int = 370
     test_share: float = 80 / 370
     clean: int = 50
     size: int = 96
-    """Pixels a side of the images."""
+    """Pixels along a side of the images."""
     noise: str = "triangle"
     model: str = "unet-small"
     image_size: int = 64
-    """Pixels a side of what the network trains on."""
+    """Pixels along a side of what the network trains on."""
     epochs: int = 7
     learning_rate: float = 1e-3
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One method's line of the summary."""
+class DemoRow:
+    """A method in the summary."""
 
     method: str
     dice: float
@@ -69,14 +68,14 @@ class Row:
     high: float
     """95 % interval of the mean."""
     seconds: float
-    """Of training."""
+    """Of the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What the demo found; `str` of it is what a person wants to read at its end."""
+    """The results of a demo; `str` of it is what a person wants to read at its end."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[DemoRow, ...]
     difference: float
     """Mean over the test cases of the Dice of training with trust minus that of plain training."""
     difference_low: float
@@ -84,7 +83,7 @@ class Demo:
     given: float
     """Mean Dice of the noisy masks to the true ones."""
     mended: float
-    """That of the masks which the audit proposes."""
+    """Mean Dice of the masks that the audit proposes."""
     audit: Path
     page: Path
 
@@ -102,7 +101,7 @@ class Demo:
 
 
 def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> Demo:
-    """Do the whole job in a folder; one that was stopped goes on where it was.
+    """Do the whole job in a folder; a demo that was stopped continues where it was.
 
     Args:
         out: a new or empty folder, or that of an earlier demo of the same plan.
@@ -111,42 +110,43 @@ def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> 
 
     Raises:
         RunError: `out` holds something else, or cannot be written.
-        KeyboardInterrupt: Ctrl-C; call it again to go on.
+        KeyboardInterrupt: Ctrl-C; the same call continues.
     """
-    work = _Work(Path(out).resolve(), plan or Plan(), show_progress)
-    work.claim()
-    work.stage(1, f"drawing {work.plan.cases} made-up images", work.draw)
-    work.stage(2, f"simulating {work.plan.noise} masks", work.simulate)
-    for number, method in enumerate(METHODS, start=3):
-        work.stage(number, f"training {method}", partial(work.train, method))
-    work.stage(5, "predicting and measuring the test cases", work.measure)
-    work.stage(6, "auditing the noisy masks", work.audit)
-    work.stage(7, "writing the page", work.write_page)
-    return work.summary()
+    stages = _Stages(Path(out).resolve(), plan or Plan(), show_progress)
+    stages.claim()
+    stages.run(1, f"drawing {stages.plan.cases} made-up images", stages.draw)
+    stages.run(2, f"simulating {stages.plan.noise} masks", stages.simulate)
+    for number, method in enumerate(TRAINED, start=3):
+        stages.run(number, f"training {method}", partial(stages.train, method))
+    stages.run(5, "predicting and measuring the test cases", stages.measure)
+    stages.run(6, "auditing the noisy masks", stages.audit)
+    stages.run(7, "writing the page", stages.write_page)
+    return stages.summary()
 
 
-class _Work:
+class _Stages:
+    """What a demo does, one after the other; each stage leaves alone what an earlier call has finished."""
+
     def __init__(self, out: Path, plan: Plan, show_progress: bool) -> None:
         self.out, self.plan, self.show_progress = out, plan, show_progress
         self.record: dict[str, Any] = {"format": FORMAT, "plan": asdict(plan), "finished": False}
 
     def claim(self) -> None:
         """Make the folder, or recognise it as an earlier demo of the same plan."""
-        path = self.out / "demo.json"
         try:
-            if path.is_file():
-                self.record = _read_record(path)
+            if (self.out / "demo.json").is_file():
+                self.record = read_demo_record(self.out)
                 if self.record["plan"] != asdict(self.plan):
                     raise RunError(f"{self.out}: a demo with other settings was started here; choose another --out")
             elif self.out.exists() and (not self.out.is_dir() or any(self.out.iterdir())):
-                raise RunError(f"{self.out}: has something in it that is no demo; choose a new or empty folder")
+                raise RunError(f"{self.out}: has something in it that is not a demo; choose a new or empty folder")
             else:
                 make_folder(self.out)
                 self._write_record()
         except OSError as error:
             raise RunError(f"{self.out}: cannot be made or read: {error.strerror or error}; choose another --out") from None
 
-    def stage(self, number: int, text: str, work: Callable[[], None]) -> None:
+    def run(self, number: int, text: str, work: Callable[[], None]) -> None:
         if self.show_progress:
             print(f"{number}/{STAGES} {text}", file=sys.stderr, flush=True)
         try:
@@ -156,7 +156,7 @@ class _Work:
 
     def draw(self) -> None:
         plan = self.plan
-        if not (self.out / "source").exists():  # it appears when everything is in it
+        if not (self.out / "source").exists():  # it appears only when it is complete
             write_source(
                 self.out / "source",
                 cases=plan.cases,
@@ -170,12 +170,7 @@ class _Work:
         plan = self.plan
         if not (self.out / "data").exists():  # as above
             simulate(
-                self.out / "source",
-                self.out / "data",
-                noise=plan.noise,
-                clean=plan.clean,
-                seed=plan.seed,
-                show_progress=self.show_progress,
+                self.out / "source", self.out / "data", noise=plan.noise, clean=plan.clean, seed=plan.seed, show_progress=self.show_progress
             )
 
     def train(self, method: str) -> None:
@@ -188,24 +183,24 @@ class _Work:
             learning_rate=plan.learning_rate,
             seed=plan.seed,
         )
-        if not Run(out).finished():  # then what was predicted or audited, if anything, is by another network
+        if not Run(out).finished():  # any predictions and any audit are of another network then
             self.record["finished"] = False
-            for made in (self.out / "predictions" / method, self.out / "audit"):
-                shutil.rmtree(made, ignore_errors=True)
+            for outdated in (self.out / "predictions" / method, self.out / "audit"):
+                shutil.rmtree(outdated, ignore_errors=True)
         train(self.out / "data", out=out, config=config, resume=out.exists(), show_progress=self.show_progress)
 
     def measure(self) -> None:
-        """Predictions of the test cases, and their numbers."""
-        if self.record["finished"] and all((self.out / f"{method}.csv").is_file() for method in METHODS):
+        """Predict the test cases, and measure the predictions."""
+        if self.record["finished"] and all((self.out / f"{method}.csv").is_file() for method in TRAINED):
             return
-        images = self._gathered()
-        for method in METHODS:
+        images = self._gather_test_images()
+        for method in TRAINED:
             predictions = self.out / "predictions" / method
             predict(self.out / "runs" / method, images, out=predictions, resume=predictions.exists(), show_progress=self.show_progress)
             evaluate(predictions, self.out / "data" / "test", out=self.out / f"{method}.csv", show_progress=self.show_progress)
 
     def audit(self) -> None:
-        """Trust and a proposed mask for every noisy mask, and how far both masks are from the truth."""
+        """Audit the noisy masks, and measure given and mended masks against the truth."""
         out, table = self.out / "audit", self.out / "masks.csv"
         if not (out / "audit.json").is_file():
             audit(self.out / "runs" / "trust", self.out / "data", out=out, resume=out.exists(), show_progress=self.show_progress)
@@ -226,12 +221,12 @@ class _Work:
         write_page(demo_page(self.out), self.out / "report.html")
 
     def summary(self) -> Demo:
-        scores = {method: pd.read_csv(self.out / f"{method}.csv")["dice"].to_numpy() for method in METHODS}
+        scores = {method: pd.read_csv(self.out / f"{method}.csv")["dice"].to_numpy() for method in TRAINED}
         rows = []
         for method, values in scores.items():
             low, high = bootstrap_interval(values)
             seconds = float(Run(self.out / "runs" / method).read_table("history.csv")["seconds"].iloc[-1])
-            rows.append(Row(method=method, dice=mean_of_defined(values), low=low, high=high, seconds=seconds))
+            rows.append(DemoRow(method=method, dice=mean_of_defined(values), low=low, high=high, seconds=seconds))
         difference = scores["trust"] - scores["plain"]
         low, high = bootstrap_interval(difference)
         masks = pd.read_csv(self.out / "masks.csv")
@@ -246,13 +241,13 @@ class _Work:
             page=self.out / "report.html",
         )
 
-    def _gathered(self) -> Path:
-        """A folder of links to (or copies of) the images to predict."""
+    def _gather_test_images(self) -> Path:
+        """Return a folder of links to (or copies of) the images to predict."""
         data, folder = self.out / "data", self.out / "to-predict"
         make_folder(folder)
-        wanted = {case_id(path) for path in (data / "test").iterdir()}
+        tested = {case_id(path) for path in (data / "test").iterdir()}
         for image in sorted((data / "images").iterdir()):
-            if case_id(image) in wanted and not (folder / image.name).exists():
+            if case_id(image) in tested and not (folder / image.name).exists():
                 link_or_copy(image, folder / image.name)
         return folder
 
@@ -262,13 +257,3 @@ class _Work:
 
 def _dice(mask: np.ndarray, true: np.ndarray) -> float:
     return dice(confusion(predicted=mask.astype(np.uint8), truth=true.astype(np.uint8)))
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT or "plan" not in record or "finished" not in record:
-            raise ValueError(f"of format {record['format']}, wanted {FORMAT}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: cannot be read as the record of a demo ({error}); choose another --out") from None
-    return record

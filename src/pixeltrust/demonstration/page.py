@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.folder import read_audit_cases, read_record, review_command
+from pixeltrust.auditing.folder import Audit, read_audit_cases, review_command
 from pixeltrust.auditing.page import audited_case
-from pixeltrust.benchmarking.outcome.examples import evenly_spread
 from pixeltrust.data.images import case_id, image_suffix, read_image
 from pixeltrust.data.masks import foreground
-from pixeltrust.metrics import bootstrap_interval, mean_of_defined
-from pixeltrust.pages.charts import dice_strips, differences, training_curves
+from pixeltrust.metrics import METRICS, bootstrap_interval, mean_of_defined
+from pixeltrust.pages.charts import draw_dice_strips, draw_differences, draw_training_curves
 from pixeltrust.pages.numbers import format_number
 from pixeltrust.pages.pieces import (
     GalleryCase,
@@ -23,7 +22,7 @@ from pixeltrust.pages.pieces import (
     cases_by_role,
     count_cases,
     draw_outlines,
-    embed_charts,
+    evenly_spread,
     format_interval,
     list_settings,
     render_page,
@@ -32,30 +31,27 @@ from pixeltrust.pages.pieces import (
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.training.run_folder import Run
 
-METHODS = ("plain", "trust")
+FORMAT = 2  # of demo.json
+TRAINED = ("plain", "trust")
 AUDITED, TEST_CASES = 5, 4  # in the galleries of a demo
-MEASURES = {
-    "dice": ("Dice", 3),
-    "jaccard": ("Jaccard", 3),
-    "sensitivity": ("sensitivity", 3),
-    "specificity": ("specificity", 3),
-    "surface_distance": ("outline distance, px", 2),
-}
+MEASURES = ("dice", "jaccard", "sensitivity", "specificity", "surface_distance")  # in the table of a demo
 
 
 def demo_page(folder: Path) -> str:
-    """The page as HTML text.
+    """Return the page as HTML text.
 
     Raises:
-        RunError: the demo has not come to its end, or files that it is made of are gone or broken.
+        RunError: the demo has not finished, or files that the page needs are gone or broken.
         DataError: the tables of its audit have faults, or one of its masks is gone or broken.
     """
-    record = _demo_record(folder)
-    runs = {method: Run(folder / "runs" / method) for method in METHODS}
+    record = read_demo_record(folder)
+    if not record["finished"]:
+        raise RunError(f"{folder}: this demo has not finished; `pixeltrust demo --out {folder}` continues it")
+    runs = {method: Run(folder / "runs" / method) for method in TRAINED}
     histories = {method: run.read_table("history.csv") for method, run in runs.items()}
     scores = _scores(folder)
-    plain, trust = (scores[method]["dice"].to_numpy(float) for method in METHODS)
-    drawn = _Drawn(folder, runs["trust"], scores)
+    plain, trust = (scores[method]["dice"].to_numpy(float) for method in TRAINED)
+    galleries = _Galleries(folder, runs["trust"], scores)
     masks = _read(folder / "masks.csv").set_index("id")
     return render_page(
         "demo.html",
@@ -63,34 +59,37 @@ def demo_page(folder: Path) -> str:
         story=_demo_story(folder, record, histories),
         numbers=_demo_numbers(plain, trust, histories),
         masks=_mask_numbers(masks),
-        audited=[drawn.audited(one, masks) for one in evenly_spread(masks["mended"] - masks["given"], AUDITED)],
+        audited=[galleries.audited(identity, masks) for identity in evenly_spread(masks["mended"] - masks["given"], AUDITED)],
         review=review_command(folder.resolve() / "audit"),
-        case_charts=embed_charts(
-            [dice_strips({"plain": plain, "trust": trust}), differences(trust - plain, better="trust", worse="plain")]
-        ),
+        case_charts=[draw_dice_strips({"plain": plain, "trust": trust}), draw_differences(trust - plain, better="trust", worse="plain")],
         table=_table(scores),
         notes=_undefined_notes(scores),
-        curves=embed_charts(training_curves(histories)),
-        test=[drawn.test(one) for one in evenly_spread(pd.Series(trust - plain, index=scores["trust"]["id"]), TEST_CASES)],
+        curves=draw_training_curves(histories),
+        test=[galleries.test(identity) for identity in evenly_spread(pd.Series(trust - plain, index=scores["trust"]["id"]), TEST_CASES)],
         facts=list_settings(runs["trust"].config(), leave_out=("method",)),
     )
 
 
-def _demo_record(folder: Path) -> dict[str, Any]:
+def read_demo_record(folder: Path) -> dict[str, Any]:
+    """Read demo.json.
+
+    Raises:
+        RunError: it is broken, or of another format.
+    """
+    path = folder / "demo.json"
     try:
-        record = json.loads((folder / "demo.json").read_text(encoding="utf-8"))
-        finished = record["finished"]
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT or "plan" not in record or "finished" not in record:
+            raise ValueError(f"of format {record['format']}, wanted {FORMAT}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{folder / 'demo.json'}: cannot be read as the record of a demo: {error}") from None
-    if not finished:
-        raise RunError(f"{folder}: this demo has not come to its end; `pixeltrust demo --out {folder}` continues it")
+        raise RunError(f"{path}: cannot be read as the record of a demo ({error}); choose another --out") from None
     return record
 
 
 def _scores(folder: Path) -> dict[str, pd.DataFrame]:
-    scores = {method: _read(folder / f"{method}.csv") for method in METHODS}
+    scores = {method: _read(folder / f"{method}.csv") for method in TRAINED}
     if scores["plain"]["id"].tolist() != scores["trust"]["id"].tolist():
-        raise RunError(f"{folder}: plain.csv and trust.csv are of other cases")
+        raise RunError(f"{folder}: plain.csv and trust.csv have different cases")
     return scores
 
 
@@ -114,14 +113,14 @@ def _demo_headline(plain: np.ndarray, trust: np.ndarray) -> str:
 def _demo_story(folder: Path, record: Mapping[str, Any], histories: Mapping[str, pd.DataFrame]) -> str:
     counts = cases_by_role(Run(folder / "runs" / "trust").read_table("cases.csv"))
     updates = int(histories["trust"]["update"].iloc[-1])
-    noise = f"{count_cases(counts['noisy'], 'noisy')} carry masks that were spoiled on purpose ({record['plan']['noise']} noise)"
+    noise = f"{count_cases(counts['noisy'], 'noisy')} have masks that were spoiled on purpose ({record['plan']['noise']} noise)"
     agreement = _agreement(folder)
-    watched = f" ({counts['held out']} of them are held out of training, to watch it by)" if counts["held out"] else ""
+    held_out = f" ({counts['held out']} of them are held out, to watch the training)" if counts["held out"] else ""
     return (
-        f"{noise}{agreement}; {count_cases(counts['clean'] + counts['held out'], 'clean')} keep their true masks{watched}. "
+        f"{noise}{agreement}; {count_cases(counts['clean'] + counts['held out'], 'clean')} keep their true masks{held_out}. "
         f"One network ({record['plan']['model']}) was trained twice from the same start, {updates:,} updates each: "
-        "once with all masks counting alike; once with trust, where every step asks of each noisy pixel whether learning from it helps on "
-        "the clean cases, remembers the answers, and lets the pixel count by them. "
+        "once with all masks counting alike, and once with trust: every step asks of each noisy pixel whether learning it helps on the "
+        "clean cases, remembers the answers, and weighs the pixel by them. "
         f"Then both were measured on {count_cases(counts['test'], 'test')} that neither had seen."
     )
 
@@ -165,8 +164,10 @@ def _mask_numbers(masks: pd.DataFrame) -> list[Number]:
 
 def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     rows = []
-    for column, (name, digits) in MEASURES.items():
-        plain, trust = (scores[method][column].to_numpy(float) for method in METHODS)
+    for name in MEASURES:
+        metric = METRICS[name]
+        digits, unit = min(metric.digits, 3), ", px" if metric.unit == "distance" else ""
+        plain, trust = (scores[method][name].to_numpy(float) for method in TRAINED)
         columns = ((plain, False), (trust, False), (trust - plain, True))
         cells = [
             {
@@ -175,7 +176,7 @@ def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
             }
             for values, signed in columns
         ]
-        rows.append({"name": name, "cells": cells})
+        rows.append({"name": f"{metric.title}{unit}", "cells": cells})
     return rows
 
 
@@ -184,54 +185,55 @@ def _undefined_notes(scores: Mapping[str, pd.DataFrame]) -> Iterable[str]:
         missing = int((table["surface_distance"].isna() & table["dice"].notna()).sum())
         if missing:
             cases = count_cases(missing, "test")
-            yield f"{method}: {cases} with nothing found, so Dice 0 and no distance; the mean distance leaves them out."
+            yield f"{method}: {cases} in which nothing was found: their Dice is 0, and the mean distance leaves them out."
 
 
-class _Drawn:
-    """The galleries of a demo."""
+class _Galleries:
+    """The cases of a demo in pictures."""
 
     def __init__(self, folder: Path, run: Run, scores: Mapping[str, pd.DataFrame]) -> None:
         self.folder, self.config = folder, run.config()
         self.dice = {method: dict(zip(table["id"], table["dice"], strict=True)) for method, table in scores.items()}
-        parts = ("source/images", "source/masks", *(f"predictions/{method}" for method in METHODS))
+        parts = ("source/images", "source/masks", *(f"predictions/{method}" for method in TRAINED))
         self.files = {part: _files_by_id(folder / part) for part in parts}
-        self.audit = read_record(folder / "audit")
+        self.audit = Audit.read(folder / "audit")
         self.cases = {row["id"]: row for row in read_audit_cases(folder / "audit").to_dict("records")}
 
-    def audited(self, one: str, masks: pd.DataFrame) -> GalleryCase:
-        if one not in self.cases:
-            raise RunError(f"{self.folder / 'audit'}: has no case {one}, which masks.csv has; remove both and run the demo again")
-        panels = audited_case(self.folder / "audit", self.audit, self.cases[one]).panels
-        true = draw_outlines("true mask", f"the true mask of {one}", self._image(one), true=self._labels("source/masks", one))
-        given, mended = (format_number(float(masks[name][one])) for name in ("given", "mended"))
-        return GalleryCase(title=one, panels=[*panels, true], note=f"Dice {given} as given, {mended} mended")
+    def audited(self, identity: str, masks: pd.DataFrame) -> GalleryCase:
+        if identity not in self.cases:
+            raise RunError(f"{self.folder / 'audit'}: has no case {identity}, which masks.csv has; remove both and run the demo again")
+        panels = audited_case(self.audit, self.cases[identity]).panels
+        image, true = self._image(identity), self._labels("source/masks", identity)
+        panels += [draw_outlines("true mask", f"the true mask of {identity}", image, true=true)]
+        given, mended = (format_number(float(masks[name][identity])) for name in ("given", "mended"))
+        return GalleryCase(title=identity, panels=panels, note=f"Dice {given} as given, {mended} mended")
 
-    def test(self, one: str) -> GalleryCase:
-        image, true = self._image(one), self._labels("source/masks", one)
+    def test(self, identity: str) -> GalleryCase:
+        image, true = self._image(identity), self._labels("source/masks", identity)
         panels = [
-            draw_outlines("image", f"the image of {one}", image),
-            draw_outlines("true mask", f"the true mask of {one}", image, true=true),
-            *self._predictions(one, image, true),
+            draw_outlines("image", f"the image of {identity}", image),
+            draw_outlines("true mask", f"the true mask of {identity}", image, true=true),
+            *self._predictions(identity, image, true),
         ]
-        difference = self.dice["trust"][one] - self.dice["plain"][one]
-        return GalleryCase(title=one, panels=panels, note=f"difference in Dice {format_number(difference, signed=True)}")
+        difference = self.dice["trust"][identity] - self.dice["plain"][identity]
+        return GalleryCase(title=identity, panels=panels, note=f"difference in Dice {format_number(difference, signed=True)}")
 
-    def _predictions(self, one: str, image: np.ndarray, true: np.ndarray) -> Iterable[Panel]:
-        for method in METHODS:
-            text = f"the mask that the {method} network predicts for {one}, over the true one in white"
-            masks = {"true": true, method: self._labels(f"predictions/{method}", one)}
-            yield draw_outlines(method, text, image, note=f"Dice {self.dice[method][one]:.3f}", **masks)
+    def _predictions(self, identity: str, image: np.ndarray, true: np.ndarray) -> Iterable[Panel]:
+        for method in TRAINED:
+            text = f"the mask that the {method} network predicts for {identity}, over the true one in white"
+            masks = {"true": true, method: self._labels(f"predictions/{method}", identity)}
+            yield draw_outlines(method, text, image, note=f"Dice {self.dice[method][identity]:.3f}", **masks)
 
-    def _image(self, one: str) -> np.ndarray:
-        return read_image(self._path("source/images", one))
+    def _image(self, identity: str) -> np.ndarray:
+        return read_image(self._path("source/images", identity))
 
-    def _labels(self, part: str, one: str) -> np.ndarray:
-        return foreground(self._path(part, one), self.config)
+    def _labels(self, part: str, identity: str) -> np.ndarray:
+        return foreground(self._path(part, identity), self.config)
 
-    def _path(self, part: str, one: str) -> Path:
-        if one not in self.files[part]:
-            raise RunError(f"{self.folder / part}: has no file of {one}, which the page shows; remove the folder and run the demo again")
-        return self.files[part][one]
+    def _path(self, part: str, identity: str) -> Path:
+        if identity not in self.files[part]:
+            raise RunError(f"{self.folder / part}: has no file of {identity}, which the page needs; remove it and run the demo again")
+        return self.files[part][identity]
 
 
 def _files_by_id(folder: Path) -> dict[str, Path]:

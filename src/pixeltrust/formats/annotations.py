@@ -1,65 +1,58 @@
-"""What every annotation file is read as, and what every writer gets.
+"""What every format is read as, and what every format writes.
 
     file → Annotations (pictures with regions) → labels uint8 (H, W) per picture → file
+    folder → MaskFolder (mask files)           →
 
-labels   uint8 (H, W): 0 background, 1 … by the order of the label names, 255 ignored
+labels   uint8 (H, W): 0 background, 1 … in the order of the label names, 255 ignored
 """
 
-import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pixeltrust.data.images import MAX_PIXELS, case_id, image_suffix
+from pixeltrust.data.masks import MaskMeaning, decode_labels
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.plumbing.labels import IGNORE
-from pixeltrust.plumbing.text import some
 
 Size = tuple[int, int]
-Found = Counter[str]
+Tally = Counter[str]
 """What was noticed, in words, and how often."""
-
-Decode = Callable[[Size, Found], np.ndarray | None]
-
-_UNWRITABLE = re.compile(r"[\x00-\x1f\ud800-\udfff\ufffe\uffff]")
-_OTHER_ENDING = re.compile(r"\.(webp|gif|jfif|jp2|hei[cf]|avif|svg|p[pgn]m|tga|dcm|svs|ndpi|mrxs|nrrd|mha|npy)$", re.IGNORECASE)
-CASE = "pixeltrust_id"
-"""What a file of tasks or samples made here calls the id of a case, which the image's name need not tell."""
+Decode = Callable[[Size, Tally], np.ndarray | None]
 IGNORED = "ignored"
-"""The name that ignored pixels have in a file."""
+"""The label name of ignored pixels in a file."""
 
 
 @dataclass(frozen=True)
 class Region:
     """One annotated region of a picture.
 
-    `decode(size, found)` makes bool (H, W) of it, or None where no pixel is its own: it adds to `found` what it left out, and
-    raises DataError where it cannot.
+    `decode(size, tally)` returns bool (H, W), or None if the region covers no pixel: then the tally counts what it left out.
+    It raises DataError if the region is broken.
     """
 
     label: str
     decode: Decode
+    where: str = ""
+    """Its place in the file, for messages."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image of an annotation file with its regions, the later above the earlier."""
+    """One image of an annotation file with its regions, later ones above earlier ones."""
 
     id: str
     name: str
     """The image's file name, without a folder."""
     size: Size | None
-    """(height, width) where the file tells it."""
+    """(height, width) if the file has it."""
     regions: tuple[Region, ...]
     left_out: tuple[str | None, ...] = ()
-    """The label, if any, of every annotation that is not drawn, as points are not."""
+    """The label, if any, of every annotation that is not drawn, such as a point."""
     annotated: bool = True
-    """False where the file says that nobody has judged the image: having no region then means nothing."""
+    """False if the file says that nobody has judged the image: then it gets no mask, not an empty one."""
 
 
 @dataclass
@@ -70,7 +63,7 @@ class Annotations:
     labels: list[str] = field(default_factory=list)
     """Every label, in the order in which the file declares them."""
     pictures: list[Picture] = field(default_factory=list)
-    found: Found = field(default_factory=Counter)
+    tally: Tally = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -84,8 +77,8 @@ class Annotations:
 
 
 @dataclass(frozen=True)
-class Masked:
-    """A picture with its pixels: what a writer encodes."""
+class AnnotatedMask:
+    """The mask of a picture: what a writer encodes."""
 
     id: str
     name: str
@@ -93,52 +86,79 @@ class Masked:
     labels: np.ndarray
     """uint8 (H, W)."""
     given: np.ndarray | None = None
-    """Of an audit: the mask before it was mended, uint8 (H, W)."""
+    """For a case of an audit: the mask that was audited, uint8 (H, W)."""
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """Of an audit: rank, agreement, doubtful_share."""
+    """For a case of an audit: rank, agreement, doubtful_share."""
 
     @property
     def score(self) -> float | None:
         return self.facts.get("agreement")
 
 
-def located(decode: Decode, where: str) -> Decode:
-    """Return the same decoding, whose errors begin with where in the file the region is."""
+@dataclass(frozen=True)
+class MaskFile:
+    """A mask in a file; for a case of an audit, beside the mask that was audited."""
 
-    def decode_there(size: Size, found: Found) -> np.ndarray | None:
-        try:
-            return decode(size, found)
-        except DataError as error:
-            raise DataError(f"{where}: {error}") from None
-
-    return decode_there
+    id: str
+    mask: Path
+    image: Path | None = None
+    given: Path | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.ndarray | None, Found]:
-    """Draw a picture's regions as labels uint8 (H, W), and return what was noticed beside them.
+@dataclass
+class MaskFolder:
+    """The masks of a folder, not yet decoded."""
 
-    There are no labels (None) where every annotation was left out: that image is annotated, so an empty mask would be wrong.
+    files: list[MaskFile]
+    classes: int
+    ignore_label: int | None
+    knows_images: bool
+    """Whether every file has its image."""
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def decode(self, file: MaskFile, name: str, image: Path | None) -> tuple[AnnotatedMask, list[MaskMeaning]]:
+        """Return a case's masks, and what 255 means in each file.
+
+        Raises:
+            DataError: one cannot be read, holds a value that no class has, or they differ in size.
+        """
+        labels, meaning = decode_labels(file.mask, classes=self.classes, ignore_label=self.ignore_label)
+        if file.given is None:
+            return AnnotatedMask(file.id, name, image, labels), [meaning]
+        given, given_meaning = decode_labels(file.given, classes=self.classes, ignore_label=self.ignore_label)
+        if given.shape != labels.shape:
+            sizes = [f"{plane.shape[1]}x{plane.shape[0]}" for plane in (labels, given)]
+            raise DataError(f"{file.mask}: {sizes[0]} pixels, the given mask {file.given} has {sizes[1]}")
+        return AnnotatedMask(file.id, name, image, labels, given, file.facts), [meaning, given_meaning]
+
+
+def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.ndarray | None, Tally]:
+    """Draw a picture's regions as labels uint8 (H, W), and count what was noticed.
+
+    The labels are None if every annotation was left out: the image is annotated, so an empty mask would be wrong.
 
     Args:
-        numbers: the number of each label; regions of others are left out and counted.
+        numbers: the number of each label; regions of other labels are left out and counted.
 
     Raises:
         DataError: lists every region that cannot be decoded.
     """
     labels = np.zeros(size, np.uint8)
     overlapping = np.zeros(size, bool)
-    found: Found = Counter()
+    tally: Tally = Counter()
     faults: list[str] = []
     drawn, left_out = 0, len(picture.left_out)
     for region in picture.regions:
         number = numbers.get(region.label)
         if number is None:
-            found[f"regions of the label {region.label}, which was not asked for, left out"] += 1
+            tally[f"regions of the label {region.label}, which was not asked for, left out"] += 1
             continue
         try:
-            mask = region.decode(size, found)
+            mask = region.decode(size, tally)
         except DataError as error:
-            faults += error.faults or [str(error)]
+            faults += error.faults or [f"{region.where}: {error}" if region.where else str(error)]
             continue
         if mask is None:
             left_out += 1
@@ -149,107 +169,19 @@ def draw(picture: Picture, size: Size, numbers: Mapping[str, int]) -> tuple[np.n
     if faults:
         raise DataError("regions that cannot be decoded", faults)
     if left_out and not drawn:
-        return None, found
+        return None, tally
     if pixels := int(overlapping.sum()):
-        found["images in which regions of different labels overlap (the later stands above the earlier)"] += 1
-        found["pixels in which they overlap"] += pixels
-    return labels, found
+        tally["images in which regions of different labels overlap (the later one is above the earlier)"] += 1
+        tally["pixels in which they overlap"] += pixels
+    return labels, tally
 
 
-def numbers_of(names: Sequence[str], *, classes: int) -> dict[str, int]:
-    """The number of each label name: 1 … in order (all 1 if classes = 1), and 255 for `ignored`."""
-    drawn = [name for name in names if name != IGNORED]
-    numbers = {name: 1 if classes == 1 else place for place, name in enumerate(drawn, 1)}
-    return numbers | ({IGNORED: IGNORE} if IGNORED in names else {})
-
-
-def layers(labels: np.ndarray, names: Mapping[int, str]) -> list[tuple[str, np.ndarray]]:
-    """(name, bool (H, W)) of every label that has pixels, in the order of the numbers."""
+def split_labels(labels: np.ndarray, names: Mapping[int, str]) -> list[tuple[str, np.ndarray]]:
+    """Return (name, bool (H, W)) of every label that has pixels, in the order of the numbers."""
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)).tolist()
     return [(names[number], labels == number) for number in present if number]
 
 
-def file_name(text: object) -> str:
-    """The file name at the end of a path or address of any system.
-
-    Raises:
-        DataError: there is none that a case could be named by.
-    """
-    if not isinstance(text, str):
-        raise DataError(f"the image's name is {text!r}, no text")
-    name = re.split(r"[/\\]", text)[-1]
-    try:
-        identity = id_of(name)
-        os.fsencode(identity)
-    except (UnicodeError, ValueError):
-        identity = ""
-    if identity in ("", ".", "..") or any(ord(sign) < 32 for sign in name):
-        raise DataError(f"the image's name {text!r} names no file")
-    return name
-
-
-def told_id(text: object) -> str:
-    """The id of a case that a file made here tells beside the image's name.
-
-    Raises:
-        DataError: it names no file.
-    """
-    if not isinstance(text, str) or not text or file_name(text) != text:
-        raise DataError(f"its {CASE} {text!r} is no id of a case")
-    return text
-
-
-def writable(text: object, what: str) -> str:
-    """A name that every format can hold.
-
-    Raises:
-        DataError: it is no text, empty, or has signs that no JSON or XML file may have.
-    """
-    if not isinstance(text, str) or not text or _UNWRITABLE.search(text):
-        raise DataError(f"{what} {text!r}: a text without control characters is needed")
-    return text
-
-
-def id_of(name: str) -> str:
-    """Return the id of the case whose image has this file name; a name without an image's ending (`img.v2`) is kept whole."""
-    return case_id(Path(name if has_image_ending(name) else f"{name}.png"))
-
-
-def has_image_ending(name: str) -> bool:
-    """Tell whether a name ends as the files of images do, those among them that are not read here."""
-    return bool(image_suffix(Path(name)) or _OTHER_ENDING.search(name))
-
-
-def checked_size(height: object, width: object) -> Size:
-    """(height, width) of an image.
-
-    Raises:
-        DataError: they are no whole numbers from 1, or too large for an image.
-    """
-    sides = []
-    for side in (height, width):
-        if isinstance(side, float) and side.is_integer():
-            side = int(side)
-        if isinstance(side, bool) or not isinstance(side, int) or side < 1:
-            raise DataError(f"width {width!r} and height {height!r}: whole numbers from 1 are needed")
-        sides.append(side)
-    if sides[0] * sides[1] > MAX_PIXELS:
-        raise DataError(f"{sides[1]}x{sides[0]} pixels: more than the {MAX_PIXELS:,} of any image that can be read")
-    return sides[0], sides[1]
-
-
-def doubles(file: Path, pictures: Sequence[Picture]) -> list[str]:
-    """A fault for every case that several images of the file share."""
-    by_id: dict[str, list[str]] = defaultdict(list)
-    for picture in pictures:
-        by_id[picture.id].append(picture.name)
-    return [
-        f"{file}: {len(names)} images of one id, {identity}: {some(names)}; a case has one mask: take out the others"
-        for identity, names in by_id.items()
-        if len(names) > 1
-    ]
-
-
-def told(found: Found) -> list[str]:
-    """What was noticed as sentences."""
-    return [f"{what}: {number:,}" for what, number in found.items() if number]
+def notes_from(tally: Tally) -> list[str]:
+    """Return what was noticed as sentences."""
+    return [f"{what}: {number:,}" for what, number in tally.items() if number]

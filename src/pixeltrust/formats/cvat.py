@@ -14,40 +14,34 @@ The runs go by rows within the box and begin with background; boxes and ellipses
 middle, in degrees. Source: CVAT's documentation, "XML annotation format".
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from math import isfinite
-from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 import numpy as np
 
 from pixeltrust.formats import rle, shapes
-from pixeltrust.formats.annotations import (
-    Annotations,
-    Found,
-    Masked,
-    Picture,
-    Region,
-    Size,
-    checked_size,
-    file_name,
-    id_of,
-    layers,
-    located,
-)
+from pixeltrust.formats.annotations import AnnotatedMask, Annotations, Picture, Region, Size, Tally, split_labels
 from pixeltrust.formats.documents import read_xml, shortened
+from pixeltrust.formats.format import Encoded, Format, Output, Source
+from pixeltrust.formats.names import checked_size, file_name, id_of
 from pixeltrust.plumbing.errors import DataError
 
 _NOT_DRAWN = ("polyline", "points", "cuboid", "skeleton", "tag")  # also types of labels
 
 
-def read(file: Path) -> Annotations:
-    """The pictures of a CVAT file; what is wrong with entries is in its `faults`."""
+def recognises(source: Source) -> bool:
+    return source.path.suffix.lower() == ".xml" and source.path.is_file()
+
+
+def read(source: Source) -> Annotations:
+    """Read the pictures of a CVAT file; `faults` lists the broken entries."""
+    file = source.path
     root = read_xml(file)
     if root.tag != "annotations":
-        raise DataError(f"{file}: no CVAT file: its root is <{root.tag}>, not <annotations>")
+        raise DataError(f"{file}: not a CVAT file: its root is <{root.tag}>, not <annotations>")
     if root.find("track") is not None:
         raise DataError(f"{file}: a file for video (it has tracks); export it as CVAT for images 1.1")
     read = Annotations(file)
@@ -76,7 +70,7 @@ def _regions(read: Annotations, image: Element, where: str) -> tuple[tuple[Regio
     for shape in image:
         decode = _DECODE.get(shape.tag)
         if decode is None:
-            read.found[f"shapes of the kind {shape.tag}, left out"] += 1
+            read.tally[f"shapes of the kind {shape.tag}, left out"] += 1
             left_out.append(shape.get("label"))
             continue
         there = f"{where}, {shape.tag} no. {len(regions) + 1}"
@@ -87,98 +81,98 @@ def _regions(read: Annotations, image: Element, where: str) -> tuple[tuple[Regio
         except DataError as error:
             read.fault(there, error)
         else:
-            region = Region(read.add_label(label), located(partial(decode, dict(shape.attrib)), f"{read.file}, {there}"))
+            region = Region(read.add_label(label), partial(decode, dict(shape.attrib)), f"{read.file}, {there}")
             regions.append((order, region))
     return tuple(region for _, region in sorted(regions, key=lambda region: region[0])), tuple(left_out)
 
 
-def _decode_mask(attributes: Mapping[str, str], size: Size, found: Found) -> np.ndarray | None:
+def _decode_mask(attributes: Mapping[str, str], size: Size, tally: Tally) -> np.ndarray | None:
     left, top = _whole(attributes, "left"), _whole(attributes, "top")
     height, width = checked_size(_whole(attributes, "height"), _whole(attributes, "width"))
     texts = attributes.get("rle", "").split(",")
     try:
         runs = [int(text) for text in texts]
     except ValueError:
-        raise DataError(f"the runs {shortened(attributes.get('rle'))} are no whole numbers with commas between") from None
-    mask = rle.mask_of(rle.checked_counts(runs, height * width)).reshape(height, width)
-    return shapes.bitmap(mask, (left, top, left + width, top + height), size, found)
+        raise DataError(f"the runs {shortened(attributes.get('rle'))} are not whole numbers with commas between") from None
+    mask = rle.decode_runs(rle.checked_runs(runs, height * width)).reshape(height, width)
+    return shapes.bitmap(mask, (left, top, left + width, top + height), size, tally)
 
 
-def _decode_polygon(attributes: Mapping[str, str], size: Size, found: Found) -> np.ndarray | None:
+def _decode_polygon(attributes: Mapping[str, str], size: Size, tally: Tally) -> np.ndarray | None:
     text = attributes.get("points", "")
     try:
         points = [[float(number) for number in pair.split(",")] for pair in text.split(";") if pair.strip()]
     except ValueError:
-        raise DataError(f"the points {shortened(text)} are no pairs of numbers") from None
-    return shapes.polygon([points], size, found)
+        raise DataError(f"the points {shortened(text)} are not pairs of numbers") from None
+    return shapes.polygon([points], size, tally)
 
 
-def _decode_box(attributes: Mapping[str, str], size: Size, found: Found) -> np.ndarray | None:
+def _decode_box(attributes: Mapping[str, str], size: Size, tally: Tally) -> np.ndarray | None:
     left, top, right, bottom = (_number(attributes, name) for name in ("xtl", "ytl", "xbr", "ybr"))
-    return shapes.box((left, top), (right - left, bottom - top), size, found, degrees=_number(attributes, "rotation", 0))
+    return shapes.box((left, top), (right - left, bottom - top), size, tally, degrees=_number(attributes, "rotation", 0))
 
 
-def _decode_ellipse(attributes: Mapping[str, str], size: Size, found: Found) -> np.ndarray | None:
+def _decode_ellipse(attributes: Mapping[str, str], size: Size, tally: Tally) -> np.ndarray | None:
     x, y, radius_x, radius_y = (_number(attributes, name) for name in ("cx", "cy", "rx", "ry"))
-    return shapes.ellipse((x, y), (radius_x, radius_y), size, found, degrees=_number(attributes, "rotation", 0))
+    return shapes.ellipse((x, y), (radius_x, radius_y), size, tally, degrees=_number(attributes, "rotation", 0))
 
 
 _DECODE = {"mask": _decode_mask, "polygon": _decode_polygon, "box": _decode_box, "ellipse": _decode_ellipse}
 
 
-def _number(attributes: Mapping[str, str], name: str, default: float | None = None) -> float:
+def _number(attributes: Mapping[str, str] | Element, name: str, default: float | None = None, kind: type = float) -> Any:
     text = attributes.get(name)
     if text is None and default is not None:
         return default
     try:
-        number = float(text or "")
+        number = kind(text or "")
     except ValueError:
-        raise DataError(f"{name} = {shortened(text)}: a number is needed") from None
-    if not isfinite(number):
+        raise DataError(f"{name} = {shortened(text)}: a {'whole ' if kind is int else ''}number is needed") from None
+    if kind is float and not isfinite(number):
         raise DataError(f"{name} = {shortened(text)}: it is not finite")
     return number
 
 
-def _whole(attributes: Mapping[str, str] | Element, name: str, default: int | None = None) -> int:
-    text = attributes.get(name)
-    if text is None and default is not None:
-        return default
-    try:
-        return int(text or "")
-    except ValueError:
-        raise DataError(f"{name} = {shortened(text)}: a whole number is needed") from None
+_whole = partial(_number, kind=int)
 
 
-def encode(masked: Masked, names: Mapping[int, str], _found: Found) -> Element:
-    """The <image> of a case, a mask per label that has pixels."""
-    height, width = masked.labels.shape
-    image = Element("image", name=masked.name, width=str(width), height=str(height))
-    for order, (name, mask) in enumerate(layers(masked.labels, names)):
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        runs = ", ".join(map(str, rle.counts_of(box.reshape(-1)).tolist()))
+def encode(mask: AnnotatedMask, output: Output) -> Element:
+    """Encode a case as an <image> with one <mask> per label that has pixels."""
+    height, width = mask.labels.shape
+    image = Element("image", name=mask.name, width=str(width), height=str(height))
+    for order, (name, pixels) in enumerate(split_labels(mask.labels, output.names)):
+        rows, columns = np.flatnonzero(pixels.any(axis=1)), np.flatnonzero(pixels.any(axis=0))
+        box = pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        runs = ", ".join(map(str, rle.encode_runs(box.reshape(-1)).tolist()))
         where = {"left": columns[0], "top": rows[0], "width": box.shape[1], "height": box.shape[0], "z_order": order}
         attributes = {"label": name, "source": "file", "occluded": "0", "rle": runs}
         SubElement(image, "mask", attributes | {key: str(value) for key, value in where.items()})
     return image
 
 
-def document(cases: Sequence[tuple[Masked, Element]], names: Mapping[int, str]) -> str:
-    """The CVAT file of encoded cases."""
+def document(encoded: Encoded, output: Output) -> str:
+    """Return the CVAT file of encoded cases."""
     root = Element("annotations")
     SubElement(root, "version").text = "1.1"
     task: Any = SubElement(SubElement(root, "meta"), "task")
     SubElement(task, "name").text = "pixeltrust"
-    SubElement(task, "size").text = str(len(cases))
+    SubElement(task, "size").text = str(len(encoded))
     SubElement(task, "mode").text = "annotation"
     labels = SubElement(task, "labels")
-    for name in names.values():
+    for name in output.names.values():
         label = SubElement(labels, "label")
         SubElement(label, "name").text = name
         SubElement(label, "type").text = "mask"
         SubElement(label, "attributes")
-    for place, (_, image) in enumerate(cases):
+    for place, (_, image) in enumerate(encoded):
         image.set("id", str(place))
         root.append(image)
     indent(root)
     return '<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, encoding="unicode") + "\n"
+
+
+CVAT = Format(
+    name="cvat", title="CVAT for images 1.1", looks="an .xml file",
+    sources=("file",), recognises=recognises, read=read,
+    makes="file", encode=encode, document=document,
+)  # fmt: skip

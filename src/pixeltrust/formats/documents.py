@@ -1,4 +1,4 @@
-"""JSON and XML files of others: read whole, with the mistakes and the traps that such files may hold."""
+"""JSON and XML files of others, which may be broken or malicious: read safely, checked, and written."""
 
 import json
 from pathlib import Path
@@ -8,38 +8,36 @@ from pixeltrust.plumbing.errors import DataError
 
 
 def needs_extra(path: Path | str, error: ImportError) -> DataError:
-    """What to say where a library of the extra [formats] is missing."""
+    """Return the error for a missing library of the extra [formats]."""
     return DataError(f"{path}: reading or writing it needs an extra: pip install 'pixeltrust[formats]' ({error})")
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file.
+    """Return the content of a JSON file.
 
     Raises:
-        DataError: it is missing or is no JSON.
+        DataError: it is missing or not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: no whole JSON file: {error}") from None
-    except RecursionError:
-        raise DataError(f"{path}: nested too deeply for an annotation file") from None
-    except ValueError as error:  # no UTF-8, or a number of thousands of digits
-        raise DataError(f"{path}: no JSON file that can be read: {error}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8 or not JSON, a number of thousands of digits, nested too deeply
+        raise DataError(f"{path}: not a whole JSON file that can be read: {error}") from None
 
 
 def dump_json(content: Any) -> str:
-    """The text of a JSON file; names stay as they are written."""
+    """Return the text of a JSON file; signs beyond ASCII stay readable."""
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def read_xml(path: Path) -> Any:
-    """The root element of an XML file; entities and document types, which can grow without end or reach elsewhere, are refused.
+    """Return the root element of an XML file.
+
+    Entities and document types are refused: they can expand without end, or read other files.
 
     Raises:
-        DataError: it is missing, no XML, or has entities.
+        DataError: it is missing, not XML, or has entities.
     """
     try:
         import defusedxml
@@ -53,14 +51,14 @@ def read_xml(path: Path) -> Any:
     except defusedxml.DefusedXmlException as error:
         raise DataError(f"{path}: has a document type or entities, which no annotation file needs: {error}") from None
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"{path}: no whole XML file: {error}") from None
+        raise DataError(f"{path}: not a whole XML file: {error}") from None
 
 
-def of_type(value: Any, kind: type, what: str) -> Any:
-    """The value, if it is of the type.
+def checked_type(value: Any, kind: type, what: str) -> Any:
+    """Return the value if it has the type.
 
     Raises:
-        DataError: it is not.
+        DataError: it has another one.
     """
     if not isinstance(value, kind):
         names: dict[type, str] = {dict: "an object", list: "a list", str: "a text"}
@@ -69,5 +67,6 @@ def of_type(value: Any, kind: type, what: str) -> Any:
 
 
 def shortened(value: Any, most: int = 60) -> str:
+    """Return the value as a text of at most so many signs, for messages."""
     text = repr(value)
     return text if len(text) <= most else text[:most] + " …"

@@ -16,7 +16,7 @@ import binascii
 import io
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,24 +26,10 @@ import numpy as np
 
 from pixeltrust.data.images import MAX_PIXELS, read_labels
 from pixeltrust.formats import shapes
-from pixeltrust.formats.annotations import (
-    CASE,
-    IGNORED,
-    Annotations,
-    Decode,
-    Found,
-    Masked,
-    Picture,
-    Region,
-    Size,
-    checked_size,
-    file_name,
-    id_of,
-    located,
-    told_id,
-    writable,
-)
-from pixeltrust.formats.documents import dump_json, of_type, read_json, shortened
+from pixeltrust.formats.annotations import IGNORED, AnnotatedMask, Annotations, Decode, Picture, Region, Size, Tally
+from pixeltrust.formats.documents import checked_type, dump_json, read_json, shortened
+from pixeltrust.formats.format import Encoded, Format, Output, Source
+from pixeltrust.formats.names import ID_KEY, checked_id, checked_size, file_name, id_of, writable
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import attempt_in_threads
@@ -65,27 +51,33 @@ class _Sample:
     size: Size | None
     field: dict[str, Any] | None
     values: frozenset[int] = frozenset()
-    """Of a Segmentation."""
+    """The values of its mask, if the field is a Segmentation."""
 
 
-def read(file: Path, content: Any, *, field: str | None = None, show_progress: bool = True) -> Annotations:
-    """Read the pictures of a samples.json; what is wrong with samples is in its `faults`. Segmentations are decoded once, for their values.
+def recognises(source: Source) -> bool:
+    return (source.path / SAMPLES).is_file() or source.has_key("samples")
 
-    Args:
-        field: the name of the field to take, where samples have several that can be drawn.
+
+def read(source: Source) -> Annotations:
+    """Read the pictures of a folder or of its samples.json; `faults` lists the broken samples. An annotator is the name of a field.
+
+    Segmentations are decoded here once, for their values.
     """
-    read = Annotations(file)
-    entries = of_type(of_type(content, dict, f"{file}: no FiftyOne file: it").get("samples"), list, f"{file}: samples")
-    chosen = field or _only_field(file, entries)
-    targets = _targets(file.parent / "metadata.json", chosen)
-    decoded = attempt_in_threads(partial(_sample, file, chosen), list(enumerate(entries)), text="reading masks", shown=show_progress)
+    file = source.path / SAMPLES if source.path.is_dir() else source.path
+    content = read_json(file) if source.path.is_dir() else source.json
+    read, field = Annotations(file), source.annotator
+    entries = checked_type(checked_type(content, dict, f"{file}: not a FiftyOne file: it").get("samples"), list, f"{file}: samples")
+    field_read = field or _only_field(file, entries)
+    targets = _targets(file.parent / "metadata.json", field_read)
+    work = partial(_sample, file, field_read)
+    decoded = attempt_in_threads(work, list(enumerate(entries)), text="reading masks", shown=source.show_progress)
     samples: list[_Sample] = []
     for _, outcome in decoded:
         if isinstance(outcome, DataError):
             read.faults.append(str(outcome))
         elif not isinstance(outcome, Exception):
             samples.append(outcome[0])
-            read.found.update(outcome[1])
+            read.tally.update(outcome[1])
     if field is not None and samples and all(sample.field is None for sample in samples):
         raise DataError(f"{file}: no sample has a Segmentation field {field!r}, nor one of {' or '.join(_SHAPES)}")
     names = _names({value for sample in samples for value in sample.values} - {0}, targets)
@@ -93,10 +85,9 @@ def read(file: Path, content: Any, *, field: str | None = None, show_progress: b
     for sample in samples:
         left_out: list[str | None] = []
         if sample.field is None or sample.field.get("_cls") == "Segmentation":
-            there = f"the sample {sample.name}"
-            regions = [
-                Region(names[value], partial(_region, sample.field or {}, file, there, value)) for value in sorted(sample.values - {0})
-            ]
+            where = f"{file}, the sample {sample.name}"
+            decoders = {value: partial(_decode_value, sample.field or {}, file.parent, value) for value in sorted(sample.values - {0})}
+            regions = [Region(names[value], decode, where) for value, decode in decoders.items()]
         else:
             regions, left_out = _shapes(read, sample)
         annotated = sample.field is not None
@@ -105,7 +96,7 @@ def read(file: Path, content: Any, *, field: str | None = None, show_progress: b
 
 
 def _only_field(file: Path, samples: list[Any]) -> str | None:
-    """Return the name of the only field of Segmentation; without such a field that of the only one with other shapes."""
+    """Return the name of the only Segmentation field; if there is none, that of the only field with other shapes."""
     for kinds in (("Segmentation",), tuple(_SHAPES)):
         fields = dict.fromkeys(
             name
@@ -122,10 +113,10 @@ def _only_field(file: Path, samples: list[Any]) -> str | None:
 
 
 def _targets(file: Path, field: str | None) -> dict[int, str]:
-    """The names of values, where metadata.json tells them."""
+    """Return the names of values, if metadata.json has them."""
     if not file.is_file():
         return {}
-    metadata = of_type(read_json(file), dict, f"{file}: it")
+    metadata = checked_type(read_json(file), dict, f"{file}: it")
     by_field, info = metadata.get("mask_targets"), metadata.get("info")
     places = (
         by_field.get(field) if isinstance(by_field, dict) else None,
@@ -136,11 +127,11 @@ def _targets(file: Path, field: str | None) -> dict[int, str]:
     try:
         return {int(value): writable(name, "a name") for value, name in named.items()}
     except (ValueError, DataError) as error:
-        raise DataError(f"{file}: the mask targets {shortened(named)} are no numbers with names: {error}") from None
+        raise DataError(f"{file}: the mask targets {shortened(named)} are not numbers with names: {error}") from None
 
 
 def _names(values: set[int], targets: Mapping[int, str]) -> dict[int, str]:
-    """The label of every value but 0; 255 is ignored where nothing names it and other values are there."""
+    """Return the label of every value but 0; 255 is ignored if nothing names it and there are other values."""
     names = dict(targets)
     names.pop(0, None)
     if IGNORE in values and IGNORE not in names and (values | set(names)) - {IGNORE}:
@@ -148,32 +139,32 @@ def _names(values: set[int], targets: Mapping[int, str]) -> dict[int, str]:
     return names | {value: str(value) for value in values - set(names)}
 
 
-def _sample(file: Path, field: str | None, numbered: tuple[int, Any]) -> tuple[_Sample, Found]:
+def _sample(file: Path, field: str | None, numbered: tuple[int, Any]) -> tuple[_Sample, Tally]:
     """Return a sample, and what was noticed."""
     place, entry = numbered
-    found: Found = Found()
+    tally = Tally()
     try:
-        name = file_name(of_type(entry, dict, "it").get("filepath"))
-        identity = told_id(entry[CASE]) if CASE in entry else id_of(name)
+        name = file_name(checked_type(entry, dict, "it").get("filepath"))
+        identity = checked_id(entry[ID_KEY]) if ID_KEY in entry else id_of(name)
         others = [value for key, value in entry.items() if key != field and isinstance(value, dict)]
         for kind in _KINDS:
-            beside = " beside the one that was taken" if field else ""
-            found[f"fields of the kind {kind}{beside}, left out"] += sum(other.get("_cls") == kind for other in others)
-        taken = entry.get(field) if field else None
+            beside = " beside the one that was read" if field else ""
+            tally[f"fields of the kind {kind}{beside}, left out"] += sum(other.get("_cls") == kind for other in others)
+        value = entry.get(field) if field else None
         metadata = entry.get("metadata")
-        told = isinstance(metadata, dict) and {"height", "width"} <= metadata.keys()
-        size = checked_size(metadata["height"], metadata["width"]) if told else None
-        if taken is None:
-            return _Sample(identity, name, size, None), found
-        kind = of_type(taken, dict, f"the field {field}").get("_cls")
+        has_size = isinstance(metadata, dict) and {"height", "width"} <= metadata.keys()
+        size = checked_size(metadata["height"], metadata["width"]) if has_size else None
+        if value is None:
+            return _Sample(identity, name, size, None), tally
+        kind = checked_type(value, dict, f"the field {field}").get("_cls")
         if isinstance(kind, str) and kind in _SHAPES:
-            return _Sample(identity, name, size, taken), found
+            return _Sample(identity, name, size, value), tally
         if kind != "Segmentation":
             raise DataError(f"the field {field} is of the kind {shortened(kind)}, not Segmentation or {' or '.join(_SHAPES)}")
-        values = _array(taken, file.parent)
+        values = _array(value, file.parent)
     except DataError as error:
         raise DataError(f"{file}, sample no. {place + 1}: {error}") from None
-    return _Sample(identity, name, (values.shape[0], values.shape[1]), taken, frozenset(np.unique(values).tolist())), found
+    return _Sample(identity, name, (values.shape[0], values.shape[1]), value, frozenset(np.unique(values).tolist())), tally
 
 
 def _shapes(read: Annotations, sample: _Sample) -> tuple[list[Region], list[str | None]]:
@@ -184,68 +175,68 @@ def _shapes(read: Annotations, sample: _Sample) -> tuple[list[Region], list[str 
     left_out: list[str | None] = []
     where = f"the sample {sample.name}, {kind}"
     try:
-        entries = of_type(sample.field.get(kind), list, "it") if sample.field["_cls"].endswith("s") else [sample.field]
+        entries = checked_type(sample.field.get(kind), list, "it") if sample.field["_cls"].endswith("s") else [sample.field]
     except DataError as error:
         read.fault(where, error)
         return [], []
     for number, entry in enumerate(entries, 1):
         there = f"{where} no. {number}"
         try:
-            decode = _shape(of_type(entry, dict, "it"), kind, read.file.parent)
+            decode = _shape(checked_type(entry, dict, "it"), kind, read.file.parent)
             if isinstance(decode, str):
-                read.found[f"{decode}, left out"] += 1
+                read.tally[f"{decode}, left out"] += 1
                 left_out.append(entry.get("label"))
                 continue
             label = read.add_label(writable(entry.get("label"), "its label"))
         except DataError as error:
             read.fault(there, error)
         else:
-            regions.append(Region(label, located(decode, f"{read.file}, {there}")))
+            regions.append(Region(label, decode, f"{read.file}, {there}"))
     return regions, left_out
 
 
 def _shape(entry: dict[str, Any], kind: str, folder: Path) -> Decode | str:
-    """Return the decoding of a detection or polyline, or the words for one that is not drawn."""
+    """Return the decoding of a detection or polyline, or what to call one that is not drawn."""
     if kind == "polylines":
         if not entry.get("points") or not (entry.get("closed") or entry.get("filled")):
-            return "polylines that are neither closed nor filled, or of three dimensions"
-        return partial(_decode_polyline, of_type(entry["points"], list, "its points"))
+            return "polylines that are neither closed nor filled, or have three dimensions"
+        return partial(_decode_polyline, checked_type(entry["points"], list, "its points"))
     if not entry.get("bounding_box"):
-        return "detections without a bounding_box (of three dimensions)"
+        return "detections without a bounding_box (in three dimensions)"
     return partial(_decode_detection, entry, folder)
 
 
-def _decode_polyline(rings: list[Any], size: Size, found: Found) -> np.ndarray | None:
-    return shapes.polygon([of_type(ring, list, "an outline") for ring in rings], size, found, whole=1)
+def _decode_polyline(rings: list[Any], size: Size, tally: Tally) -> np.ndarray | None:
+    return shapes.polygon([checked_type(ring, list, "an outline") for ring in rings], size, tally, whole=1)
 
 
-def _decode_detection(entry: dict[str, Any], folder: Path, size: Size, found: Found) -> np.ndarray | None:
+def _decode_detection(entry: dict[str, Any], folder: Path, size: Size, tally: Tally) -> np.ndarray | None:
     x, y, width, height = shapes.checked_numbers(entry["bounding_box"], "its bounding_box", 4)
     left, top, right, bottom = x * size[1], y * size[0], (x + width) * size[1], (y + height) * size[0]
     if entry.get("mask") is None and entry.get("mask_path") is None:
-        return shapes.box((left, top), (right - left, bottom - top), size, found)
+        return shapes.box((left, top), (right - left, bottom - top), size, tally)
     mask = _array(entry, folder) > 0
-    return shapes.bitmap(mask, (round(left), round(top), round(right), round(bottom)), size, found)  # rounded as FiftyOne does
+    return shapes.bitmap(mask, (round(left), round(top), round(right), round(bottom)), size, tally)  # rounded as FiftyOne does
 
 
-def _region(segmentation: dict[str, Any], file: Path, where: str, value: int, size: Size, _found: Found) -> np.ndarray:
-    values = _array(segmentation, file.parent)
+def _decode_value(segmentation: dict[str, Any], folder: Path, value: int, size: Size, _tally: Tally) -> np.ndarray:
+    values = _array(segmentation, folder)
     if values.shape != size:
-        raise DataError(f"{file}, {where}: its mask has {values.shape[1]}x{values.shape[0]} pixels, its image {size[1]}x{size[0]}")
+        raise DataError(f"its mask has {values.shape[1]}x{values.shape[0]} pixels, its image {size[1]}x{size[0]}")
     return values == value
 
 
 def _array(segmentation: dict[str, Any], folder: Path) -> np.ndarray:
-    """Return the values uint8 (H, W) of a Segmentation, or of the mask of a Detection.
+    """Return the mask uint8 (H, W) of a Segmentation or a Detection.
 
     Raises:
-        DataError: it has none, they are no labels, or their file is not within the folder.
+        DataError: it has no mask, the values are not labels, or their file is not within the folder.
     """
     mask, path = segmentation.get("mask"), segmentation.get("mask_path")
     if mask is None and path is None:
         raise DataError(f"its {segmentation.get('_cls', 'label')} has neither mask nor mask_path")
     if mask is None:
-        inside = folder / of_type(path, str, "its mask_path")
+        inside = folder / checked_type(path, str, "its mask_path")
         if "\0" in str(inside) or not inside.resolve().is_relative_to(folder.resolve()):
             raise DataError(f"its mask_path {shortened(path)} leads out of the folder; export the dataset with its media")
         return read_labels(inside)
@@ -254,14 +245,14 @@ def _array(segmentation: dict[str, Any], folder: Path) -> np.ndarray:
         mask = mask.get("base64") if isinstance(mask, dict) else mask
     try:
         unpacking = zlib.decompressobj()
-        content = unpacking.decompress(b64decode(of_type(mask, str, "its mask"), validate=True), MAX_PIXELS + _HEADER)
+        content = unpacking.decompress(b64decode(checked_type(mask, str, "its mask"), validate=True), MAX_PIXELS + _HEADER)
         if unpacking.unconsumed_tail:
-            raise DataError(f"its mask is larger than the {MAX_PIXELS:,} bytes of any that can be read")
+            raise DataError(f"its mask is larger than the {MAX_PIXELS:,} bytes of any mask that can be read")
         if not unpacking.eof:
             raise DataError("its mask ends too early")
         values = np.load(io.BytesIO(content), allow_pickle=False)
     except (binascii.Error, zlib.error, ValueError, EOFError, OSError) as error:
-        raise DataError(f"its mask is no array that FiftyOne writes: {error}") from None
+        raise DataError(f"its mask is not an array as FiftyOne writes it: {error}") from None
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "biu" or not values.size:
         shape, kind = getattr(values, "shape", None), getattr(values, "dtype", None)
         raise DataError(f"its mask is an array of shape {shape} and type {kind}; whole numbers (H, W) are needed")
@@ -270,19 +261,19 @@ def _array(segmentation: dict[str, Any], folder: Path) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def encode(masked: Masked, _names: Mapping[int, str], _found: Found) -> dict[str, Any]:
-    """The sample of a case; of an audit both masks and its facts, to sort by."""
-    height, width = masked.labels.shape
+def encode(mask: AnnotatedMask, _output: Output) -> dict[str, Any]:
+    """Encode a case as a sample; a case of an audit with both masks, and its facts to sort by."""
+    height, width = mask.labels.shape
     sample: dict[str, Any] = {
-        "filepath": str(masked.image.absolute() if masked.image else masked.name),
+        "filepath": str(mask.image.absolute() if mask.image else mask.name),
         "tags": [],
         "metadata": {"_cls": "ImageMetadata", "width": width, "height": height},
-        CASE: masked.id,
+        ID_KEY: mask.id,
     }
-    if masked.given is None:
-        return sample | {"mask": _segmentation(masked.labels)}
-    proposed = _segmentation(masked.labels) | ({} if masked.score is None else {"confidence": masked.score})
-    return sample | dict(masked.facts) | {"given": _segmentation(masked.given), "proposed": proposed}
+    if mask.given is None:
+        return sample | {"mask": _segmentation(mask.labels)}
+    proposed = _segmentation(mask.labels) | ({} if mask.score is None else {"confidence": mask.score})
+    return sample | dict(mask.facts) | {"given": _segmentation(mask.given), "proposed": proposed}
 
 
 def _segmentation(labels: np.ndarray) -> dict[str, Any]:
@@ -292,7 +283,14 @@ def _segmentation(labels: np.ndarray) -> dict[str, Any]:
     return {"_cls": "Segmentation", "mask": {"$binary": {"base64": b64encode(content).decode("ascii"), "subType": "00"}}}
 
 
-def documents(cases: Sequence[tuple[Masked, dict[str, Any]]], names: Mapping[int, str]) -> dict[str, str]:
-    """The files of the folder, by name."""
-    metadata = {"media_type": "image", "info": {"mask_targets": {str(number): name for number, name in names.items()}}}
-    return {SAMPLES: dump_json({"samples": [sample for _, sample in cases]}), "metadata.json": dump_json(metadata)}
+def document(encoded: Encoded, output: Output) -> dict[str, str]:
+    """Return the files of the folder, by name."""
+    metadata = {"media_type": "image", "info": {"mask_targets": {str(number): name for number, name in output.names.items()}}}
+    return {SAMPLES: dump_json({"samples": [sample for _, sample in encoded]}), "metadata.json": dump_json(metadata)}
+
+
+FIFTYONE = Format(
+    name="fiftyone", title="FiftyOne", looks="a folder with samples.json, or this file",
+    sources=("file", "folder"), recognises=recognises, read=read, has_annotators=True,
+    makes="folder", encode=encode, document=document, needs_images=True,
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Outlines: filled as COCO's own library fills them, and traced along the edges of pixels.
+"""Outlines: filled by COCO's own library, and traced along the edges of pixels.
 
 ring   (N, 2) of x, y in pixels; (0, 0) is the upper left corner of the first pixel, whose centre is (.5, .5)
 """
@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy import ndimage
 
-from pixeltrust.formats.annotations import Found, Size
+from pixeltrust.formats.annotations import Size, Tally
 from pixeltrust.formats.documents import needs_extra, shortened
-from pixeltrust.formats.rle import counts_of_text, mask_of
+from pixeltrust.formats.rle import decode_runs, parse_compressed
 from pixeltrust.plumbing.errors import DataError
 
-FAR = 10  # a coordinate may lie so many times the image's longer side away from it
-LONGEST = 5_000_000  # pixels of outline: filling takes memory by it
+FAR = 10  # a coordinate may be this many times the image's longer side away from it
+LONGEST = 5_000_000  # pixels of outline: filling takes memory for each
 
 
 def pycocotools_mask(what: object) -> Any:
-    """The module pycocotools.mask.
+    """Return the module pycocotools.mask.
 
     Raises:
         DataError: it is not installed.
@@ -31,44 +30,44 @@ def pycocotools_mask(what: object) -> Any:
     return mask
 
 
-def checked_ring(values: Any, size: Size, found: Found, *, whole: float | None = None, what: str = "polygons") -> np.ndarray | None:
-    """Return a ring of a file, given as (N, 2) or flat, in pixels; None, counted, where it has fewer than three points and so no area.
+def checked_ring(values: Any, size: Size, tally: Tally, *, whole: float | None = None, what: str = "polygons") -> np.ndarray | None:
+    """Return a ring of a file, given as (N, 2) or flat, in pixels; None, counted, if it has fewer than three points and so no area.
 
     Args:
-        whole: the coordinate at the right and lower edges of the image (100 of percent, 1 of shares); pixels where not given.
-        what: the shapes that the ring outlines, for what is counted.
+        whole: the coordinate of the right and lower edges of the image (100 for percent, 1 for shares); if not given, pixels are.
+        what: what to call the shapes in the tally.
 
     Raises:
-        DataError: something else than finite numbers in pairs, or coordinates far beyond the image.
+        DataError: the values are not pairs of finite numbers, or far beyond the image.
     """
     try:
         flat = np.asarray(values)
     except ValueError:  # lists of different lengths
-        raise DataError(f"the polygon {shortened(values)} has numbers that are no pairs of x and y") from None
+        raise DataError(f"the polygon {shortened(values)} has numbers that are not pairs of x and y") from None
     if flat.dtype.kind not in "iuf":
-        raise DataError(f"the polygon {shortened(values)} is no list of numbers")
+        raise DataError(f"the polygon {shortened(values)} is not a list of numbers")
     if flat.size % 2 or (flat.ndim == 2 and flat.shape[1] != 2) or flat.ndim > 2:
-        raise DataError(f"the polygon {shortened(values)} has numbers that are no pairs of x and y")
+        raise DataError(f"the polygon {shortened(values)} has numbers that are not pairs of x and y")
     ring = flat.astype(np.float64).reshape(-1, 2)
     if not np.isfinite(ring).all():
         raise DataError(f"the polygon {shortened(values)} has a coordinate that is not finite")
     if len(ring) < 3:
-        found["polygons of fewer than three points, which have no area, left out"] += 1
+        tally["polygons of fewer than three points, which have no area, left out"] += 1
         return None
     if whole is not None:
         ring = ring * np.array([size[1], size[0]]) / whole
     far = FAR * max(size)
     if (np.abs(ring) > far).any():
-        raise DataError(f"a coordinate {ring.flat[np.abs(ring).argmax()]:g} far outside the image of {size[1]}x{size[0]} pixels")
+        raise DataError(f"a coordinate {ring.flat[np.abs(ring).argmax()]:g} is far outside the image of {size[1]}x{size[0]} pixels")
     if np.abs(np.diff(ring, axis=0, append=ring[:1])).max(axis=1).sum() > LONGEST:
         raise DataError(f"an outline of more than {LONGEST:,} pixels")
     if (ring < 0).any() or (ring > np.array([size[1], size[0]])).any():
-        found[f"{what} that reach beyond their image, clipped"] += 1
+        tally[f"{what} that reach beyond their image, clipped"] += 1
     return ring
 
 
 def fill(rings: Sequence[np.ndarray], size: Size) -> np.ndarray:
-    """bool (H, W): the union of the rings; within one ring, what is inside an odd number of times.
+    """Return the union of the rings, bool (H, W); a ring covers what is inside it an odd number of times.
 
     Raises:
         DataError: pycocotools is not installed.
@@ -77,16 +76,18 @@ def fill(rings: Sequence[np.ndarray], size: Size) -> np.ndarray:
         return np.zeros(size, bool)
     library = pycocotools_mask("a polygon")
     runs = library.frPyObjects([ring.reshape(-1).tolist() for ring in rings], *size)
-    counts = counts_of_text(library.merge(runs)["counts"].decode("ascii"))  # its own decoding leans on what numpy gives up
-    return mask_of(np.array(counts)).reshape(size[::-1]).T
+    lengths = parse_compressed(library.merge(runs)["counts"].decode("ascii"))  # its own decoder uses what numpy deprecates
+    return decode_runs(np.array(lengths)).reshape(size[::-1]).T
 
 
 def trace(mask: np.ndarray) -> list[np.ndarray]:
-    """The rings of a mask bool (H, W), along the edges of pixels: filled together, they are the mask again.
+    """Return the rings of a mask bool (H, W), along the edges of pixels: filled together, they are the mask again.
 
-    Every ring is simple and without holes: what surrounds a hole is cut in two through it, since polygons of one region are
-    joined by their readers, and never taken out of one another.
+    Every ring is simple and without holes: a part with a hole is cut in two through the hole, since readers join the polygons of a
+    region, and never subtract one from another.
     """
+    from scipy import ndimage
+
     rings = []
     waiting = [(mask, 0, 0)]
     while waiting:
@@ -106,7 +107,7 @@ def trace(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def _outline(part: np.ndarray) -> np.ndarray:
-    """The corners (N, 2) of x, y of one part without holes, clockwise on the screen."""
+    """Return the corners (N, 2) as x, y of one part without holes, clockwise on the screen."""
     inside = np.pad(part, 1)
     after = np.full((part.shape[0] + 1, part.shape[1] + 1), -1)
     width = after.shape[1]

@@ -1,15 +1,15 @@
-"""A data folder with simulated annotation noise, made from a folder with known truth.
+"""Make a data folder with simulated annotation noise from a folder with known truth.
 
     SOURCE/  images/  masks/  split.csv (id, split; may be absent)
     OUT/     images/  noisy/  clean/  test/ (where there is a split)  simulation.csv  simulation.json
 
 `train` cases become noisy but for the clean ones, every other split becomes test; without split.csv all cases train.
-The noise of a case hangs on the seed and its id alone, not on which cases are clean. The clean ones are the first of one
+The noise of a case depends on the seed and its id alone, not on which cases are clean. The clean ones are the first of one
 shuffled list: the 10 clean cases of a seed are among its 100.
 
 simulation.csv has a row per noisy case: id, dice (with the truth), false_positive_share and false_negative_share (pixels
-wrongly drawn and wrongly left out, as shares of the true area). All three are empty where the truth has no foreground:
-there they are undefined, and such cases are left out of every mean and counted.
+wrongly drawn and wrongly left out, as shares of the true area). All three are undefined, and
+empty, where the truth has no foreground; such cases are left out of every mean and counted.
 """
 
 import json
@@ -24,18 +24,17 @@ import pandas as pd
 from pixeltrust.data.images import read_image, write_png
 from pixeltrust.data.known_truth import SourceCase, read_source, read_truth
 from pixeltrust.metrics import mean_of_defined
-from pixeltrust.noise.kinds import NEED_IMAGES, Noise
-from pixeltrust.noise.kinds import noise as noise_named
+from pixeltrust.noise.kinds import Noise, find_kind
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free, write_file
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.seeds import generator
 
-TARGET_TOLERANCE = 0.01  # how near the mean Dice comes to `target_dice`
+TARGET_TOLERANCE = 0.01  # the largest difference of the mean Dice from `target_dice`
 _SEARCH_TOLERANCE = 0.002
 _STEPS = 12
-_SAMPLE_CASES = 200  # the strength is sought on so many, held in memory, and corrected on all
-_SAMPLE_PIXELS = 200_000_000  # and on fewer where they are large
+_SAMPLE_CASES = 200  # the strength is searched on these, held in memory, and corrected on all
+_SAMPLE_PIXELS = 200_000_000  # where they are large, the sample is smaller
 _CORRECTIONS = 4
 _STRONGEST = 16.0
 _MEASURES = ["dice", "false_positive_share", "false_negative_share"]
@@ -44,7 +43,7 @@ _COMPLAINT = "These files of the source cannot be used:"
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationSummary:
-    """What was made. Means and quartiles are over the noisy cases whose truth has foreground; NaN where none has."""
+    """The data folder that was made. Means and quartiles are over the noisy cases whose truth has foreground; NaN if there are none."""
 
     out: Path
     noise: str
@@ -57,10 +56,10 @@ class SimulationSummary:
     test: int
     """Cases with a test mask."""
     empty: int
-    """Noisy cases whose truth has no foreground: nothing to be wrong about, in no mean."""
+    """Noisy cases whose truth has no foreground; they are in no mean."""
     mean_dice: float
     dice_quartiles: tuple[float, float, float]
-    """25 %, 50 % and 75 %."""
+    """At 25 %, 50 % and 75 %."""
     false_positive_share: float
     """Pixels wrongly drawn, as a share of the true area; mean over cases."""
     false_negative_share: float
@@ -91,33 +90,33 @@ def simulate(
     target_dice: float | None = None,
     show_progress: bool = True,
 ) -> SimulationSummary:
-    """Write a data folder with simulated noise; whole or not at all.
+    """Write a data folder with simulated noise, whole or not at all.
 
     Args:
         source: folder with images/, masks/ (each 0 and at most one other value) and maybe split.csv (id, split).
         out: a folder that does not exist or is empty, outside `source`. Images are hard links where the disk allows
             it, masks PNG files of 0 and 255.
-        noise: a kind by its name (see `pixeltrust.noise.kinds.noise`) or a function (mask, generator, strength, image) ->
-            mask, called from several threads; image is uint8 (H, W, 3).
-        clean: how many training cases keep their true mask, 0 or more.
-        seed: decides the noise and, apart from it, which cases are clean.
+        noise: a kind by its name (see `pixeltrust.noise.kinds.KINDS`), or a function (mask, generator, strength, image) ->
+            mask, called from several threads; mask is uint8 0/1 (H, W), image uint8 (H, W, 3).
+        clean: the number of training cases that keep their true mask, from 0.
+        seed: decides the noise and, separately, which cases are clean.
         strength: of the noise, from 0; 1 where neither it nor `target_dice` is given.
-        target_dice: between 0 and 1; one strength for all cases is sought that brings the mean Dice of the noisy masks to
-            their truth within .01 of it.
+        target_dice: between 0 and 1; search one strength for all cases, with which the mean Dice of the noisy masks to their
+            truth is within .01 of it.
         show_progress: a progress bar on the terminal.
 
     Raises:
         ConfigError: a setting out of its range, or a target that this noise cannot reach.
-        DataError: faults of `source`, all of them named in one go.
+        DataError: lists all faults of `source`.
         RunError: `out` cannot be used or written.
     """
-    function, name = _resolved(noise)
+    function, name = _find_noise(noise)
     _check_settings(clean, seed, strength, target_dice)
     source, out = Path(source), Path(out)
     _check_out(source, out)
     cases = read_source(source, show_progress=show_progress)
     noisy_cases, clean_cases, test_cases = split_roles(cases, clean=clean, seed=seed, source=source)
-    draw = _Draw(function, seed, needs_image=callable(noise) or noise in NEED_IMAGES)
+    draw = _Draw(function, seed, needs_image=getattr(function, "needs_image", True))
     with fill_folder_atomically(out) as folder:
         if target_dice is None:
             strength = 1.0 if strength is None else strength
@@ -132,12 +131,12 @@ def simulate(
     return summary
 
 
-def _resolved(noise: str | Noise) -> tuple[Noise, str]:
+def _find_noise(noise: str | Noise) -> tuple[Noise, str]:
     if callable(noise):
         inner = getattr(noise, "func", noise)
         return noise, f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
     try:
-        return noise_named(noise), noise
+        return find_kind(noise), noise
     except ValueError as error:
         raise ConfigError(f"noise: {error}") from None
 
@@ -156,9 +155,9 @@ def _check_settings(clean: int, seed: int, strength: float | None, target_dice: 
 
 
 def _check_out(source: Path, out: Path) -> None:
-    """Before the source is read, not after it."""
+    """Check the folder before the source is read, not after it."""
     if out.resolve().is_relative_to(source.resolve()):
-        raise RunError(f"{out}: lies in the source {source}, which is left as it is; choose a folder outside it")
+        raise RunError(f"{out}: is inside the source {source}, which is not changed; choose a folder outside it")
     require_free(out)
 
 
@@ -168,7 +167,7 @@ def _check_out(source: Path, out: Path) -> None:
 def split_roles(
     cases: list[SourceCase], *, clean: int, seed: int, source: Path
 ) -> tuple[list[SourceCase], list[SourceCase], list[SourceCase]]:
-    """(noisy, clean, test) cases of a source; the seed draws the clean ones.
+    """Split a source into (noisy, clean, test) cases; the seed draws the clean ones.
 
     Raises:
         DataError: no training case would be left to be noisy.
@@ -193,26 +192,26 @@ def split_roles(
 
 @dataclass(frozen=True)
 class _Draw:
-    """The noise of one simulation: what `simulate` was given, made ready for a case."""
+    """The noise of one simulation."""
 
     function: Noise
     seed: int
     needs_image: bool
 
     def read(self, case: SourceCase) -> tuple[np.ndarray, np.ndarray | None]:
-        """The true mask uint8 0/1 (H, W), and the image uint8 (H, W, 3) where the noise looks at it."""
+        """Read the true mask uint8 0/1 (H, W), and the image uint8 (H, W, 3) where the noise needs it."""
         return read_truth(case), read_image(case.image) if self.needs_image else None
 
     def noisy(self, case: SourceCase, truth: np.ndarray, image: np.ndarray | None, strength: float) -> np.ndarray:
-        """The noisy mask uint8 0/1 (H, W)."""
-        found = np.asarray(self.function(truth, generator(self.seed, "noise", case.id), strength, image))
-        if found.shape != truth.shape or not np.isin(found, (0, 1)).all():
-            raise ValueError(f"the noise function made {found.dtype} {found.shape} of the mask {truth.shape} of 0 and 1")
-        return found.astype(np.uint8)
+        """Draw the noisy mask, uint8 0/1 (H, W)."""
+        mask = np.asarray(self.function(truth, generator(self.seed, "noise", case.id), strength, image))
+        if mask.shape != truth.shape or not np.isin(mask, (0, 1)).all():
+            raise ValueError(f"the noise function made {mask.dtype} {mask.shape} of the mask {truth.shape} of 0 and 1")
+        return mask.astype(np.uint8)
 
 
 def _write_noisy(cases: list[SourceCase], draw: _Draw, strength: float, folder: Path, show_progress: bool) -> pd.DataFrame:
-    """Writes the noisy masks; a row per case: id and how it differs from the truth."""
+    """Write the noisy masks; return a row per case: id and how it differs from the truth."""
     (folder / "noisy").mkdir(exist_ok=True)
 
     def write(case: SourceCase) -> tuple[float, float, float]:
@@ -230,12 +229,12 @@ def _write_noisy(cases: list[SourceCase], draw: _Draw, strength: float, folder: 
 def _write_at_target(
     cases: list[SourceCase], draw: _Draw, target: float, name: str, folder: Path, show_progress: bool
 ) -> tuple[float, pd.DataFrame]:
-    """The noisy masks at the strength that gives the target, sought on a sample and corrected on all of them."""
+    """Write the noisy masks at the strength that gives the target, searched on a sample and corrected on all of them."""
     sample = _sample(cases, draw)
 
     def sample_dice(strength: float) -> float:
-        def dice(one: tuple[SourceCase, np.ndarray, np.ndarray | None]) -> float:
-            return _measures(one[1], draw.noisy(*one, strength))[0]
+        def dice(case: tuple[SourceCase, np.ndarray, np.ndarray | None]) -> float:
+            return _measures(case[1], draw.noisy(*case, strength))[0]
 
         return mean_of_defined(map_in_threads(dice, sample, text="strength", complaint=_COMPLAINT, shown=show_progress))
 
@@ -256,7 +255,7 @@ def _write_at_target(
 
 
 def _sample(cases: list[SourceCase], draw: _Draw) -> list[tuple[SourceCase, np.ndarray, np.ndarray | None]]:
-    """Some cases with their truth and image, chosen by the seed."""
+    """Choose some cases by the seed; return them with their truth and image."""
     sample, pixels = [], 0
     for i in generator(draw.seed, "target").permutation(len(cases))[:_SAMPLE_CASES]:
         truth, image = draw.read(cases[i])
@@ -268,29 +267,29 @@ def _sample(cases: list[SourceCase], draw: _Draw) -> list[tuple[SourceCase, np.n
 
 
 def _strength_for(target: float, mean_dice: Callable[[float], float]) -> float:
-    """The strength at which the mean Dice falls to the target; where it never does, the strongest that still lowers it."""
+    """Search the strength at which the mean Dice falls to the target; if it never does, the strongest that still lowers it."""
     low, above, high, below = 0.0, 1.0, 1.0, mean_dice(1.0)  # the Dice is `above` the target at `low`, `below` it at `high`
     while below > target and high < _STRONGEST:
         further = mean_dice(2 * high)
         if further >= below:
             break
         low, above, high, below = high, below, 2 * high, further
-    middle, found = high, below
+    middle = high
     for _ in range(_STEPS if below < target < above else 0):
         share = (above - target) / (above - below)  # of the way, if the curve were straight; at least a tenth, so that it ends
         middle = low + (high - low) * min(max(share, 0.1), 0.9)
-        found = mean_dice(middle)
-        if abs(found - target) <= _SEARCH_TOLERANCE:
+        dice = mean_dice(middle)
+        if abs(dice - target) <= _SEARCH_TOLERANCE:
             break
-        if found > target:
-            low, above = middle, found
+        if dice > target:
+            low, above = middle, dice
         else:
-            high, below = middle, found
+            high, below = middle, dice
     return middle
 
 
 def _measures(truth: np.ndarray, noisy: np.ndarray) -> tuple[float, float, float]:
-    """`_MEASURES` of a noisy mask; NaN where the truth has no foreground."""
+    """Compute `_MEASURES` of a noisy mask; NaN where the truth has no foreground."""
     area, drawn = int(truth.sum()), int(noisy.sum())
     if not area:
         return math.nan, math.nan, math.nan

@@ -4,14 +4,14 @@ import numpy as np
 
 
 def format_number(value: float, *, digits: int = 3, signed: bool = False) -> str:
-    """With so many decimals and a true minus; – where there is none."""
+    """Return a number with so many decimals and a true minus; – for NaN."""
     if np.isnan(value):
         return "–"
     return (f"{value:+.{digits}f}" if signed else f"{value:.{digits}f}").replace("-", "−")
 
 
 def format_range(low: float, high: float, *, digits: int = 3, signed: bool = False) -> str:
-    """From … to."""
+    """Return "low … high"."""
     return (
         "no interval"
         if np.isnan(low)

@@ -1,7 +1,6 @@
-"""What pages are made of: numbers with intervals, panels, pictures, and the templates that hold them."""
+"""The pieces of a page: numbers with intervals, pictures with captions, and the templates that hold them."""
 
 import re
-from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +14,8 @@ from markupsafe import Markup, escape
 from pixeltrust import __version__
 from pixeltrust.config import Config
 from pixeltrust.metrics import bootstrap_interval
-from pixeltrust.pages.charts import Chart, heat, overlay
 from pixeltrust.pages.numbers import format_range
+from pixeltrust.pages.pictures import draw_heat, draw_overlay, png_source
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import write_file
 
@@ -33,17 +32,18 @@ class Number:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """One picture of a case; without a source it is a dash."""
+    """One picture of a case with its caption; a dash where there is no picture."""
 
     title: str
     text: str
+    """What the picture shows, for those who do not see it."""
     source: str = ""
     note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GalleryCase:
-    """A case of a gallery."""
+    """A case in pictures."""
 
     title: str
     panels: list[Panel]
@@ -51,73 +51,69 @@ class GalleryCase:
 
 
 def draw_outlines(title: str, text: str, image: np.ndarray, *, note: str = "", **masks: np.ndarray) -> Panel:
-    return Panel(title=title, text=text, source=data_uri(overlay(image, masks), "image/png"), note=note)
+    """Draw an image with the outlines of masks, each by a name of `pictures.OUTLINES`."""
+    return Panel(title=title, text=text, source=png_source(draw_overlay(image, masks)), note=note)
 
 
 def draw_weights(
     title: str,
-    one: str,
+    identity: str,
     weights: np.ndarray,
     mask: np.ndarray | None,
     *,
     true: np.ndarray | None = None,
     shape: tuple[int, int] | None = None,
 ) -> Panel:
+    """Draw the weights of a case, see `pictures.draw_heat`."""
     zero = float((weights == 0).mean())
-    text = f"the weights of {one}: {zero:.0%} of its pixels have weight 0, the largest is {float(weights.max()):.1f} times the average"
-    source = data_uri(heat(weights.astype(np.float32), mask, true=true, shape=shape), "image/png")
+    text = f"the weights of {identity}: {zero:.0%} of its pixels have weight 0, the largest is {float(weights.max()):.1f} times the average"
+    source = png_source(draw_heat(weights.astype(np.float32), mask, true=true, shape=shape))
     return Panel(title=title, text=text, source=source, note=f"{zero:.0%} at 0")
 
 
-def embed_charts(charts: Iterable[Chart]) -> list[dict[str, str]]:
-    return [embed_chart(chart) for chart in charts]
-
-
-def embed_chart(chart: Chart) -> dict[str, str]:
-    return {"title": chart.title, "text": chart.text, "source": data_uri(chart.svg.encode(), "image/svg+xml")}
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{b64encode(content).decode()}"
-
-
 def cases_by_role(cases: pd.DataFrame) -> dict[str, int]:
+    """Count the cases of a run by role; those that are held out are counted apart."""
     held = cases["held_out"].astype(str).str.lower() == "true"
     roles = cases["role"][~held].value_counts()
     return {role: int(roles.get(role, 0)) for role in ("noisy", "clean", "test")} | {"held out": int(held.sum())}
 
 
 def list_settings(config: Config, leave_out: tuple[str, ...] = ()) -> list[tuple[str, str]]:
+    """Return the settings that have a value, as names and texts."""
     values = {name: value for name, value in asdict(config).items() if value is not None and name not in leave_out}
     return [(name, " × ".join(map(str, value)) if isinstance(value, tuple) else f"{value}") for name, value in values.items()]
 
 
 def idle_notes(history: pd.DataFrame) -> Iterable[str]:
-    """One note where there were steps in which all weights were 0."""
+    """Yield a note where there were steps in which all weights were 0."""
     idle, updates = int(history["all_zero_steps"].sum()), int(history["update"].iloc[-1])
     if idle:
         yield (
             f"In {idle:,} of {updates:,} steps ({idle / updates:.0%}) no noisy pixel would have lowered the loss on the clean batch, "
-            "so all weights were 0 and the noisy masks taught nothing. Where that happens often, they have nothing left to teach, "
-            "or contradict the clean ones."
+            "so all weights were 0 and nothing was learned from the noisy masks. Where that happens often, they have nothing more to "
+            "teach, or contradict the clean ones."
         )
 
 
 def seconds_per_update(history: pd.DataFrame) -> float:
+    """Return the mean over a whole training."""
     return float(history["seconds"].iloc[-1] / history["update"].iloc[-1])
 
 
 def count_cases(number: int, kind: str) -> str:
+    """Return such as "3 noisy cases"."""
     return f"{number:,} {kind} {'case' if number == 1 else 'cases'}"
 
 
 def format_duration(seconds: float) -> str:
+    """Return seconds in a unit that fits."""
     if seconds < 120:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
 
 
 def format_interval(values: np.ndarray, *, digits: int = 3, signed: bool = False) -> str:
+    """Return the 95 % bootstrap interval of the mean of values."""
     return format_range(*bootstrap_interval(values), digits=digits, signed=signed)
 
 
@@ -129,12 +125,13 @@ def evenly_spread(values: pd.Series, most: int) -> list[str]:
 
 
 def with_marks(text: str) -> Markup:
-    """`code` and **bold** of a text, as HTML; everything else is text."""
+    """Return a text as HTML: `code` and **bold** are marked up, everything else is text."""
     marked = re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text)))
     return Markup(re.sub(r"\*\*([^*]+)\*\*", r"<strong>\1</strong>", marked))
 
 
 def render_page(template: str, **values: Any) -> str:
+    """Return a page as HTML text."""
     loader = jinja2.PackageLoader("pixeltrust", "pages/templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.filters["marks"] = with_marks

@@ -49,7 +49,7 @@ class Evaluation:
         for heading in ("mean", "95 % interval", "median", "cases", "undefined"):
             table.add_column(heading, justify="right")
         for row in self.summary.to_dict("records"):
-            shown = partial(_shown, digits=2 if row["metric"] in ("hausdorff95", "surface_distance") else 4)
+            shown = partial(_shown, digits=metrics.METRICS[row["metric"]].digits)
             interval = f"{shown(row['low'])} … {shown(row['high'])}" if row["cases"] > 1 else "–"
             counts = str(row["cases"]), str(row["undefined"])
             table.add_row(row["metric"], shown(row["mean"]), interval, shown(row["median"]), *counts)
@@ -128,7 +128,7 @@ def summarize(cases: pd.DataFrame) -> pd.DataFrame:
     intervals = [metrics.bootstrap_interval(columns[name].to_numpy()) for name in columns]
     return pd.DataFrame(
         {
-            "metric": metrics.METRICS,
+            "metric": list(metrics.METRICS),
             "mean": columns.mean().to_numpy(),
             "low": [low for low, _ in intervals],
             "high": [high for _, high in intervals],

@@ -1,20 +1,18 @@
-"""AUDIT/review.sqlite: every decision is a row at once, and no row is ever changed or removed.
+"""AUDIT/review.sqlite: every decision is a row, written before it is answered, and no row is ever changed or removed.
 
     decisions   number, case_id, at (UTC), who, what, before, after, undoes, seen
-    masks       hash, png: every mask that a decision names by its hash, as labels
-    cases, regions   the tables of the audit, for queries by page; made anew when those change
+    masks       hash, png: the labels of every mask that a decision refers to by its hash
+    cases, regions   the tables of the audit, for queries by page; filled again when those change
 
-What holds of a case is its last decision that is not undone. `before` and `after` are the hashes of the mask in force before and after a
-decision (none of `rejected`, nor of a mask that cannot be read). A decision says the number of the last one its page has seen of that
-case: where there is a later one it is a `Conflict`, and nothing is written.
+The decision in force for a case is its last one that is not undone. `before` and `after` are the hashes of the mask before and after a
+decision (null for `rejected`, and for a mask that cannot be read). A decision contains the number of the last decision on that case that
+its page has seen: if there is a later one, that is a `Conflict`, and nothing is written.
 """
 
 import sqlite3
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -89,14 +87,11 @@ class Decision:
 
 
 class Conflict(Exception):
-    """Somebody has decided on the case since the page looked; `later` are those decisions, the last one last."""
+    """Somebody has decided on the case since the page was loaded; `later` are those decisions, the last one last."""
 
     def __init__(self, later: list[Decision]) -> None:
         super().__init__(f"{later[-1].who} has decided meanwhile: {later[-1].what}")
         self.later = later
-
-
-Change = Callable[[sqlite3.Connection], Decision | Conflict | ValueError]  # what it has written, or why it has written nothing
 
 
 class Decisions:
@@ -106,8 +101,7 @@ class Decisions:
         self.audit = audit
         self.file = audit.folder / FILE
         self._idle: list[sqlite3.Connection] = []  # while one is open the log is not folded into the file
-        self._waiting: deque[tuple[Change, Future[Decision]]] = deque()
-        self._turn = threading.Lock()
+        self._one_writer = threading.Lock()
         try:
             self._begin()
         except BaseException:
@@ -120,7 +114,7 @@ class Decisions:
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection that nobody else uses meanwhile; after an error it is not used again."""
+        """Yield a connection that nobody else uses meanwhile; after an error it is not used again."""
         try:
             connection = self._idle.pop()
         except IndexError:
@@ -144,9 +138,9 @@ class Decisions:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """One writer at a time; everything in the block happens or nothing."""
-        with self.reading() as connection:
-            connection.execute("PRAGMA synchronous = FULL")  # a decision that was answered is on the disk
+        """Yield a connection for one transaction: everything in the block is written, or nothing. There is one writer at a time."""
+        with self._one_writer, self.reading() as connection:
+            connection.execute("PRAGMA synchronous = FULL")  # what is answered is on the disk
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -156,96 +150,69 @@ class Decisions:
                     connection.execute("ROLLBACK")
                 raise
 
+    @contextmanager
+    def _changing(self, case_id: str, seen: int) -> Iterator[sqlite3.Connection]:
+        with self.writing() as connection:
+            if later := _later(connection, case_id, seen):
+                raise Conflict(later)
+            yield connection
+
     def decide(self, case_id: str, what: str, *, who: str, seen: int, given: np.ndarray | None, decided: np.ndarray | None) -> Decision:
         """Write a decision.
 
         Args:
             what: one of `DECISIONS`.
-            seen: the number of the last decision of this case that whoever decides has seen; 0 for none.
-            given, decided: the given mask and the one decided on, labels (H, W). Decided is None of `rejected`; both where the given mask
-                cannot be read, which only `rejected` and `skipped` put up with.
+            who: the name of the person.
+            seen: the number of the last decision on this case that the person has seen; 0 for none.
+            given, decided: the given mask and the one decided on, labels (H, W). `decided` is None for `rejected`; both are None if the
+                given mask cannot be read, which only `rejected` and `skipped` allow.
 
         Raises:
             Conflict: there is a later decision than `seen`.
         """
         if what not in DECISIONS:
             raise ValueError(f"what: one of {', '.join(DECISIONS)}, not {what!r}")
-        held = None if given is None else (digest(given), encode_image(given, "PNG"))
-        kept = None if decided is None else held if decided is given else (digest(decided), encode_image(decided, "PNG"))
-
-        def change(connection: sqlite3.Connection) -> Decision | Conflict | ValueError:
-            if later := _later(connection, case_id, seen):
-                return Conflict(later)
-            for mask in filter(None, (held, kept)):
-                _keep(connection, *mask)
+        old = None if given is None else (digest(given), encode_image(given, "PNG"))
+        new = None if decided is None else old if decided is given else (digest(decided), encode_image(decided, "PNG"))
+        with self._changing(case_id, seen) as connection:
+            connection.executemany("INSERT OR IGNORE INTO masks VALUES (?, ?)", filter(None, (old, new)))
             force = _in_force(connection, case_id)
-            before = force.after if force else held and held[0]
-            return self._write(connection, case_id, what, who, before, kept and kept[0], None, seen)
-
-        return self._in_turn(change)
+            before = force.after if force else old and old[0]
+            return self._write(connection, case_id, what, who, before, new and new[0], None, seen)
 
     def undo(self, case_id: str, *, who: str, seen: int) -> Decision:
-        """Undo the decision that holds of a case, by a further row; what held before it holds again.
+        """Undo the decision in force for a case, by a further row; the one before it is in force again.
 
         Raises:
             Conflict: there is a later decision than `seen`.
-            ValueError: no decision holds.
+            ValueError: no decision is in force.
         """
-
-        def change(connection: sqlite3.Connection) -> Decision | Conflict | ValueError:
-            if later := _later(connection, case_id, seen):
-                return Conflict(later)
+        with self._changing(case_id, seen) as connection:
             force = _in_force(connection, case_id)
             if force is None:
-                return ValueError("nothing to undo: no decision holds of this case")
+                raise ValueError("nothing to undo: this case is not decided")
             return self._write(connection, case_id, UNDONE, who, force.after, force.before, force.number, seen)
 
-        return self._in_turn(change)
-
-    def _in_turn(self, change: Change) -> Decision:
-        """Make a change when its turn comes; what waits by then is written with it, and all of them wait for the disk once."""
-        made: Future[Decision] = Future()
-        self._waiting.append((change, made))
-        with self._turn:
-            if not made.done():
-                self._write_waiting()
-        return made.result()
-
-    def _write_waiting(self) -> None:
-        changes = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        try:
-            with self.writing() as connection:
-                outcomes = [change(connection) for change, _ in changes]
-        except BaseException as error:  # none of them is written
-            for _, made in changes:
-                made.set_exception(error)
-            return
-        for (_, made), outcome in zip(changes, outcomes, strict=True):  # all of them are on the disk
-            if isinstance(outcome, Decision):
-                made.set_result(outcome)
-            else:
-                made.set_exception(outcome)
-
     def history(self, case_id: str) -> list[Decision]:
-        """All decisions of a case, undone ones too, in their order."""
+        """Return all decisions on a case in order, undone ones included."""
         with self.reading() as connection:
             return _later(connection, case_id, 0)
 
     def in_force(self, case_id: str) -> Decision | None:
-        """The decision that holds of a case."""
+        """Return the decision in force for a case."""
         with self.reading() as connection:
             return _in_force(connection, case_id)
 
     def all_in_force(self) -> dict[str, Decision]:
-        """The decision that holds, of every case that has one, cases that the audit no longer lists too."""
+        """Return the decision in force for every case that has one, cases that the audit no longer lists included."""
         with self.reading() as connection:
             return _all_in_force(connection)
 
     def mask(self, key: str) -> np.ndarray:
-        """A mask that a decision names, labels (H, W).
+        """Return a mask by its hash, labels (H, W).
 
         Raises:
-            KeyError: no decision names it.
+            KeyError: no decision refers to it.
             DataError: it is broken.
         """
         with self.reading() as connection:
@@ -254,7 +221,7 @@ class Decisions:
             raise KeyError(key)
         try:
             return decode_png(row["png"])
-        except Exception as error:  # as other readers of pictures, it raises anything
+        except Exception as error:  # decoders of pictures raise anything
             raise DataError(f"{self.file}: holds a mask that cannot be read: {one_line(error)}") from None
 
     def _write(
@@ -278,22 +245,22 @@ class Decisions:
         return Decision(**row)
 
     def _begin(self) -> None:
-        """The tables exist, and hold the audit as it is now."""
+        """Create the tables, and load the audit's tables if they have changed."""
         try:
             with self.reading() as connection:
                 self._write_ahead(connection)
             with self.writing() as connection:
                 self._make_tables(connection)
                 version = self.audit.version()
-                known = connection.execute("SELECT value FROM about WHERE name = 'audit'").fetchone()
-                if known is None or known["value"] != version:
+                loaded = connection.execute("SELECT value FROM about WHERE name = 'audit'").fetchone()
+                if loaded is None or loaded["value"] != version:
                     self._load(connection)
                     connection.execute("INSERT OR REPLACE INTO about VALUES ('audit', ?)", [version])
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # a broken file may hold names that are no text
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # a broken file may hold names that are not text
             raise RunError(f"{self.file}: cannot be used: {error}") from None
 
     def _write_ahead(self, connection: sqlite3.Connection) -> None:
-        """The file has a log beside it. SQLite does not wait for this by itself where another process is about the same."""
+        """Switch the file to a write-ahead log, and wait if another process does so too: SQLite itself does not."""
         end = time.monotonic() + _WAIT_SECONDS
         while True:
             try:
@@ -309,7 +276,7 @@ class Decisions:
         if made > FORMAT:
             raise DataError(f"{self.file}: format {made} of a later pixeltrust, this one knows {FORMAT}; install a newer pixeltrust")
         columns = [row["name"] for row in connection.execute("PRAGMA table_info (decisions)")]
-        if made == FORMAT and columns != [one.name for one in fields(Decision)]:
+        if made == FORMAT and columns != [column.name for column in fields(Decision)]:
             raise DataError(f"{self.file}: broken, or not by a review: its decisions have the columns {some(columns, 10)}")
         if made < FORMAT:
             for statement in _SCHEMA:
@@ -328,14 +295,15 @@ class Decisions:
         _insert(connection, "cases", cases[["position", *columns]])
         places = dict(zip(cases["id"], cases["position"], strict=True))
         kept = regions[regions["id"].isin(places.keys())].assign(position=lambda rows: rows["id"].map(places))
-        _insert(connection, "regions", kept[["position", "kind", "mended", *REGION_NUMBERS]].drop(columns=["row", "column"]))
+        kept = kept[["position", "kind", "mended", *REGION_NUMBERS]].rename(columns={"doubt": "confidence"})  # its name in these files
+        _insert(connection, "regions", kept.drop(columns=["row", "column"]))
 
 
-def name_of(text: str) -> str:
-    """A person's name as it is kept: without control characters or doubled spaces.
+def clean_name(text: str) -> str:
+    """Return a person's name as it is saved: without control characters or doubled spaces.
 
     Raises:
-        ValueError: nothing is left, or too much.
+        ValueError: nothing is left, or it is too long.
     """
     name = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
     if not 0 < len(name) <= LONGEST_NAME:
@@ -344,7 +312,7 @@ def name_of(text: str) -> str:
 
 
 def _is_broken(error: BaseException) -> bool:
-    """Whether a file is no database, a damaged one, or has names that are no text."""
+    """Return whether an error means that the file is not a database, is damaged, or has names that are not text."""
     no_text = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")  # says Python itself
     damaged = getattr(error, "sqlite_errorcode", 0) & 255 in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     return no_text or damaged or isinstance(error, UnicodeDecodeError)  # in a name or a message of SQLite's
@@ -354,10 +322,6 @@ def _insert(connection: sqlite3.Connection, table: str, rows: pd.DataFrame) -> N
     names = ", ".join(f'"{name}"' for name in rows.columns)
     cells = rows.astype(object).values.tolist()  # of Python's own types
     connection.executemany(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(rows.columns))})", cells)
-
-
-def _keep(connection: sqlite3.Connection, key: str, png: bytes) -> None:
-    connection.execute("INSERT OR IGNORE INTO masks VALUES (?, ?)", [key, png])
 
 
 def _later(connection: sqlite3.Connection, case_id: str, seen: int) -> list[Decision]:

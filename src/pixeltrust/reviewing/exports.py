@@ -1,4 +1,4 @@
-"""`pixeltrust review --export`: what was decided becomes a data folder for `pixeltrust train`."""
+"""`pixeltrust review --export`: decisions become a data folder for `pixeltrust train`."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -21,24 +21,24 @@ from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count
 from pixeltrust.reviewing.decisions import Decision, Decisions
 
-KEPT = ("given", "proposed", "mended")
+MADE_CLEAN = ("given", "proposed", "mended")
 """Decisions whose mask becomes a clean one."""
 _COMPLAINT = "These files cannot be exported:"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSummary:
-    """What a review has made of a data folder."""
+    """The data folder that an export has made."""
 
     out: Path
     decided: dict[str, int]
-    """Cases with an accepted or mended mask, by decision: now clean."""
+    """The number of cases with an accepted or mended mask, by decision; they are clean now."""
     clean: int
-    """Clean cases, those that were clean before among them."""
+    """The number of clean cases, those that were clean before included."""
     noisy: int
     test: int
     rejected: int
-    """Cases left out."""
+    """The number of cases left out."""
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -53,7 +53,7 @@ class ExportSummary:
 
 @dataclass(frozen=True)
 class _Planned:
-    """A case of the new folder: its mask is that of a decision, or stays the file it was."""
+    """A case of the new folder, with the mask of a decision or the file it had before."""
 
     case: Case
     role: Role
@@ -61,17 +61,17 @@ class _Planned:
 
 
 def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSummary:
-    """Write a data folder of what was decided: images/, noisy/, clean/, test/; whole or not at all.
+    """Write a data folder from the decisions: images/, noisy/, clean/, test/; whole or not at all.
 
-    Accepted and mended masks are clean, exactly the masks that were decided on even where a file has changed since; undecided and skipped
-    cases stay noisy with their given mask; rejected ones are left out. Clean and test cases of the data are kept as they are.
+    Accepted and mended masks are clean: exactly the masks that were decided on, even if a file has changed since. Undecided and skipped
+    cases stay noisy with their given mask; rejected ones are left out. Clean and test cases of the data stay as they are.
 
     Args:
         audit: a folder that was reviewed.
-        out: a folder that does not exist or is empty. Images, and masks that stay, are hard links where the disk allows it.
+        out: a folder that does not exist or is empty. Images, and masks that stay, are hard links if the disk allows it.
 
     Raises:
-        DataError: the audit or its data folder has faults, all of them named.
+        DataError: lists every fault of the audit and its data folder.
         RunError: `out` is in use, or cannot be written.
     """
     folder, out = Audit.read(audit), Path(out)
@@ -79,69 +79,67 @@ def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSumma
     data = read_cases(folder.data, needed=("noisy",), show_progress=show_progress)
     decisions = Decisions(folder)
     try:
-        made = decisions.all_in_force()
-        planned, notes = _plan(data, made)
-        encode, more = _encoding(folder, planned, decisions, show_progress)
+        in_force = decisions.all_in_force()
+        planned, notes = _plan(data, in_force)
+        encode, more_notes = _choose_encoding(folder, planned, decisions, show_progress)
         with fill_folder_atomically(out) as unfinished:
             _write(planned, unfinished, decisions, encode, show_progress)
     finally:
         decisions.close()
-    roles = Counter(one.role for one in planned)
-    kept = Counter(one.decision.what for one in planned if one.decision)
+    roles = Counter(case.role for case in planned)
+    decided = Counter(case.decision.what for case in planned if case.decision)
     noisy = data.of("noisy").texts("id")
     return ExportSummary(
         out=out,
-        decided={what: kept[what] for what in KEPT if kept[what]},
+        decided={what: decided[what] for what in MADE_CLEAN if decided[what]},
         clean=roles["clean"],
         noisy=roles["noisy"],
         test=roles["test"],
-        rejected=sum(what is not None and what.what == "rejected" for what in map(made.get, noisy)),
-        notes=(*notes, *more),
+        rejected=sum(identity in in_force and in_force[identity].what == "rejected" for identity in noisy),
+        notes=(*notes, *more_notes),
     )
 
 
-def _plan(data: Cases, made: dict[str, Decision]) -> tuple[list[_Planned], list[str]]:
+def _plan(data: Cases, in_force: dict[str, Decision]) -> tuple[list[_Planned], list[str]]:
     planned = []
     for case in data.cases:
-        decision = made.get(case.id) if case.role == "noisy" else None
+        decision = in_force.get(case.id) if case.role == "noisy" else None
         if decision is None or decision.what == "skipped":
             planned.append(_Planned(case, case.role))
-        elif decision.what in KEPT:
+        elif decision.what in MADE_CLEAN:
             planned.append(_Planned(case, "clean", decision))
     notes = []
-    gone = set(made) - set(data.of("noisy").texts("id"))
+    gone = set(in_force) - set(data.of("noisy").texts("id"))
     if gone:
-        notes.append(f"{count(len(gone), 'decision')} of cases that are no longer noisy cases of {data.data}: not used")
-    if not any(one.role == "noisy" for one in planned):
-        notes.append("no noisy case is left: there is nothing to learn to trust, and `pixeltrust train` needs at least one")
-    if not any(one.role == "clean" for one in planned):
-        raise DataError(f"{data.data}: no clean case, and no mask was accepted or mended; nothing to train by")
+        notes.append(f"{count(len(gone), 'decision')} on cases that are no longer noisy cases of {data.data}: not used")
+    if not any(case.role == "noisy" for case in planned):
+        notes.append("no noisy case is left, and `pixeltrust train` needs at least one")
+    if not any(case.role == "clean" for case in planned):
+        raise DataError(f"{data.data}: no clean case, and no mask was accepted or mended; training needs clean masks")
     return planned, notes
 
 
-def _encoding(
+def _choose_encoding(
     audit: Audit, planned: list[_Planned], decisions: Decisions, show_progress: bool
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list[str]]:
-    """How labels are written so that all files of the folder are read alike, and what is to be said of it."""
+    """Return how to write labels so that all files of the folder are read alike, and notes for the user."""
 
-    def look(one: _Planned) -> tuple[MaskMeaning, bool]:
-        if one.decision:
-            assert one.decision.after is not None
-            decided = decisions.mask(one.decision.after)
-            size = read_size(one.case.image)
-            if decided.shape != size:  # the data were exchanged since
-                sides = f"{decided.shape[1]}x{decided.shape[0]}"
-                raise DataError(
-                    f"{one.case.image}: {size[1]}x{size[0]} pixels, but the mask decided on has {sides}; audit and decide again"
-                )
-            ignored = bool((decided == IGNORE).any())
-            means = audit.classes == 1 and audit.ignore_label is None and ignored
-            return MaskMeaning(one.case.mask, "ignored" if means else "absent"), ignored
-        labels, kind = decode_labels(one.case.mask, classes=audit.classes, ignore_label=audit.ignore_label)
-        return kind, bool((labels == IGNORE).any())
+    def look(planned_case: _Planned) -> tuple[MaskMeaning, bool]:
+        case, decision = planned_case.case, planned_case.decision
+        if decision is None:
+            labels, meaning = decode_labels(case.mask, classes=audit.classes, ignore_label=audit.ignore_label)
+            return meaning, bool((labels == IGNORE).any())
+        assert decision.after is not None
+        mask, size = decisions.mask(decision.after), read_size(case.image)
+        if mask.shape != size:  # the data have been replaced since
+            sides = f"{mask.shape[1]}x{mask.shape[0]}"
+            raise DataError(f"{case.image}: {size[1]}x{size[0]} pixels, but the mask decided on has {sides}; audit and decide again")
+        ignored = bool((mask == IGNORE).any())
+        means_ignored = audit.classes == 1 and audit.ignore_label is None and ignored
+        return MaskMeaning(case.mask, "ignored" if means_ignored else "absent"), ignored
 
     looked = map_in_threads(look, planned, text="reading masks", complaint=_COMPLAINT, shown=show_progress)
-    faults = mixture_faults([kind for kind, _ in looked])
+    faults = mixture_faults([meaning for meaning, _ in looked])
     if faults:
         raise DataError(_COMPLAINT, faults)
     values = np.arange(256, dtype=np.uint8)
@@ -159,31 +157,25 @@ def _encoding(
 def _write(
     planned: list[_Planned], folder: Path, decisions: Decisions, encode: Callable[[np.ndarray], np.ndarray], show_progress: bool
 ) -> None:
-    for name in ("images", "noisy", "clean", "test"):
-        if name == "images" or any(one.role == name for one in planned):
-            (folder / name).mkdir()
+    for name in ("images", *{planned_case.role for planned_case in planned}):
+        (folder / name).mkdir()
 
-    def write(one: _Planned) -> dict[str, Any]:
-        case = one.case
+    def write(planned_case: _Planned) -> dict[str, Any]:
+        case, role, decision = planned_case.case, planned_case.role, planned_case.decision
         image = folder / "images" / f"{case.id}{image_suffix(case.image) or case.image.suffix}"
         link_or_copy(case.image, image)
-        if one.decision:
-            assert one.decision.after is not None
-            mask = folder / one.role / f"{case.id}.png"
-            write_png(mask, encode(decisions.mask(one.decision.after)))
+        if decision:
+            assert decision.after is not None
+            mask = folder / role / f"{case.id}.png"
+            write_png(mask, encode(decisions.mask(decision.after)))
         else:
-            mask = folder / one.role / f"{case.id}{image_suffix(case.mask) or case.mask.suffix}"
+            mask = folder / role / f"{case.id}{image_suffix(case.mask) or case.mask.suffix}"
             link_or_copy(case.mask, mask)
-        return {
-            "id": case.id,
-            "image": image.relative_to(folder).as_posix(),
-            "mask": mask.relative_to(folder).as_posix(),
-            "role": one.role,
-            "group": case.group or "",
-        }
+        paths = {"image": image.relative_to(folder).as_posix(), "mask": mask.relative_to(folder).as_posix()}
+        return {"id": case.id, **paths, "role": role, "group": case.group or ""}
 
     rows = map_in_threads(write, planned, text="writing", complaint=_COMPLAINT, shown=show_progress)
     names = (row[part] for row in rows for part in ("image", "mask"))
     needs_table = any(row["group"] or row["id"].startswith(".") for row in rows) or not all(image_suffix(Path(name)) for name in names)
-    if needs_table:  # a folder alone tells no groups, and leaves out hidden files and those whose name is not an image's
+    if needs_table:  # a folder alone has no groups, and skips hidden files and files without an image's ending
         write_csv(pd.DataFrame(rows)[[*COLUMNS, "group"]], folder / "cases.csv")

@@ -1,6 +1,6 @@
-"""Masks of a review: labels uint8 (H, W), 0 … max(classes, 2) − 1 and 255 for ignored, however the files write them.
+"""Masks of a review: labels uint8 (H, W), 0 … max(classes, 2) − 1 and 255 for ignored, whatever values the files hold.
 
-A painted mask comes from the page as runs: a little-endian uint32 each, the label in its low 8 bits, the length in pixels in its high 24,
+The page sends a painted mask as runs: a little-endian uint32 each, the label in its low 8 bits, the length in pixels in its high 24,
 row by row.
 """
 
@@ -21,15 +21,15 @@ from pixeltrust.plumbing.labels import IGNORE
 RUN_BYTES = 4
 
 
-class Kept:
-    """Masks that were asked for last, up to so many bytes together: a case's page, its planes and its decision read the same one."""
+class MaskCache:
+    """The masks that were read last, up to a number of bytes: a case's page, its planes and its decision need the same one."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most, self._bytes, self._lock = most_bytes, 0, Lock()
         self._masks: OrderedDict[Hashable, np.ndarray] = OrderedDict()  # the latest used last
 
-    def mask(self, key: Hashable, read: Callable[[], np.ndarray]) -> np.ndarray:
-        """What was read under this key, or is read now; nobody may change it."""
+    def get(self, key: Hashable, read: Callable[[], np.ndarray]) -> np.ndarray:
+        """Return the mask of this key, reading it if it is not cached; it is read-only."""
         with self._lock:
             if key in self._masks:
                 self._masks.move_to_end(key)
@@ -46,17 +46,17 @@ class Kept:
 
 
 def given_mask(audit: Audit, mask: Path, size: tuple[int, int]) -> np.ndarray:
-    """The given mask of a case as labels.
+    """Return the given mask of a case as labels.
 
     Raises:
-        DataError: the file cannot be read, or has another (height, width) than when it was audited.
+        DataError: the file cannot be read, or has another (height, width) than in the audit.
     """
     labels, _ = decode_labels(mask, classes=audit.classes, ignore_label=audit.ignore_label)
     return _sized(labels, size, mask)
 
 
 def proposed_mask(audit: Audit, identity: str, given: np.ndarray) -> np.ndarray:
-    """The proposed mask of a case as labels; what the given mask ignores, it ignores.
+    """Return the proposed mask of a case as labels; it ignores the pixels that the given mask ignores.
 
     Raises:
         DataError: the file cannot be read, or has another size than the given mask.
@@ -73,7 +73,7 @@ def proposed_mask(audit: Audit, identity: str, given: np.ndarray) -> np.ndarray:
 
 
 def read_confidence(audit: Audit, identity: str, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (H, W), 0 wrong … 255 right.
+    """Return the probability that each pixel's label is right, uint8 (H, W): 0 surely wrong … 255 surely right.
 
     Raises:
         DataError: the file cannot be read, or has another size than the given mask.
@@ -89,41 +89,42 @@ def _sized(values: np.ndarray, size: tuple[int, ...], file: Path) -> np.ndarray:
 
 
 def digest(labels: np.ndarray) -> str:
-    """A hash of what a mask holds, its size included."""
+    """Return a hash of a mask's labels and size."""
     height, width = labels.shape
     return hashlib.sha256(f"{height}x{width}\n".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
 
 
 def most_bytes(size: tuple[int, int]) -> int:
-    """How long a painted mask of this (height, width) can be: a run per pixel."""
+    """Return the length of the longest painted mask of this (height, width): a run per pixel."""
     return RUN_BYTES * size[0] * size[1]
 
 
 def labels_of_runs(body: bytes, size: tuple[int, int], allowed: Collection[int]) -> np.ndarray:
-    """A painted mask; everything is checked before the pixels are made.
+    """Return a painted mask; everything is checked before memory for the pixels is used.
 
     Args:
-        size: (height, width) it must have.
-        allowed: the labels there are.
+        body: the runs.
+        size: the (height, width) it must have.
+        allowed: the labels it may have.
 
     Raises:
-        ValueError: it is of another size, or has a label that there is not.
+        ValueError: it has another size or another label.
     """
     pixels = size[0] * size[1]
     if not body or len(body) % RUN_BYTES or len(body) > most_bytes(size):
-        raise ValueError(f"{len(body)} bytes are no mask of {size[1]}x{size[0]} pixels")
+        raise ValueError(f"{len(body)} bytes are not a mask of {size[1]}x{size[0]} pixels")
     runs = np.frombuffer(body, "<u4")
     lengths, labels = runs >> 8, (runs & 255).astype(np.uint8)
     if not lengths.all() or int(lengths.sum(dtype=np.uint64)) != pixels:
-        raise ValueError(f"the runs are not of {pixels:,} pixels ({size[1]}x{size[0]})")
+        raise ValueError(f"the runs do not have {pixels:,} pixels ({size[1]}x{size[0]})")
     strange = set(np.unique(labels).tolist()) - set(allowed)
     if strange:
-        raise ValueError(f"label {min(strange)}, which there is not; there are {', '.join(map(str, sorted(allowed)))}")
+        raise ValueError(f"label {min(strange)} is not one of {', '.join(map(str, sorted(allowed)))}")
     return np.repeat(labels, lengths).reshape(size)
 
 
 def allowed_labels(audit: Audit, given: np.ndarray) -> list[int]:
-    """What may be painted: the labels of the classes, and 255 (ignored) where the data has a way to write it."""
+    """Return the labels that may be painted: those of the classes, and 255 (ignored) if the data can hold ignored pixels."""
     may_ignore = audit.classes > 1 or audit.ignore_label is not None or bool((given == IGNORE).any())
     classes = [label for label in range(max(audit.classes, 2)) if audit.classes == 1 or label != audit.ignore_label]
     return [*classes, *([IGNORE] if may_ignore else [])]

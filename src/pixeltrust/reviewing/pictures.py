@@ -6,7 +6,6 @@ from pathlib import Path
 from secrets import token_hex
 
 import numpy as np
-from scipy import ndimage
 
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.images import encode_image, media_type, read_image, resize_image, resize_labels
@@ -20,12 +19,12 @@ GIVEN, PROPOSED, BROKEN = (242, 179, 76), (88, 200, 242), (255, 120, 110)
 
 
 def stamp(*files: Path) -> str:
-    """A text that is another one when one of the files is, or is elsewhere; for ETag and names of kept pictures."""
+    """Return a text that changes when one of the files is modified or moved; for ETags and the names of saved pictures."""
     digest = hashlib.sha256()
     for file in files:
         try:
-            found = file.stat()
-            digest.update(f"{found.st_ino} {found.st_mtime_ns} {found.st_size} ".encode())
+            state = file.stat()
+            digest.update(f"{state.st_ino} {state.st_mtime_ns} {state.st_size} ".encode())
         except OSError:
             digest.update(b"absent ")
         digest.update(os.fsencode(file.absolute()) + b"\n")
@@ -33,7 +32,7 @@ def stamp(*files: Path) -> str:
 
 
 def shown_image(file: Path) -> tuple[bytes, str]:
-    """An image as a browser can show it, with its media type: the file's own bytes, or a PNG of what training sees.
+    """Return an image as a browser can show it, with its media type: the file's own bytes, or a PNG of what training sees.
 
     Raises:
         DataError: the file cannot be read.
@@ -44,14 +43,14 @@ def shown_image(file: Path) -> tuple[bytes, str]:
 
 
 def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[bytes, str]:
-    """A JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed), and what is wrong with its files.
+    """Return a JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed), and the faults of its files.
 
-    Where a file cannot be read the picture has the others, crossed out; it is not kept.
+    If a file cannot be read, the picture shows the others and is crossed out; it is not saved then.
     """
     name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
-    kept = audit.folder / FOLDER / f"{name}-{SIDE}-{stamp(image, mask, audit.proposed_file(identity))}.jpg"
+    saved = audit.folder / FOLDER / f"{name}-{SIDE}-{stamp(image, mask, audit.proposed_file(identity))}.jpg"
     try:
-        return kept.read_bytes(), ""
+        return saved.read_bytes(), ""
     except OSError:
         pass
     picture, faults = _with_outlines(audit, identity, image, mask, size)
@@ -59,10 +58,10 @@ def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[
     if faults:
         return made, "; ".join(faults)
     try:
-        kept.parent.mkdir(exist_ok=True)
-        begun = kept.with_suffix(f".{token_hex(4)}")  # of its own: two people may look at one page
-        begun.write_bytes(made)
-        begun.replace(kept)
+        saved.parent.mkdir(exist_ok=True)
+        unfinished = saved.with_suffix(f".{token_hex(4)}")  # a name of its own: two people may look at one page
+        unfinished.write_bytes(made)
+        unfinished.replace(saved)
     except OSError:  # a full or read-only disk costs time, not the page
         pass
     return made, ""
@@ -83,8 +82,10 @@ def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: t
         dashed = _outline(resize_labels(proposed_mask(audit, identity, given), small))
     except DataError as error:
         faults.append(str(error))
+    from scipy import ndimage
+
     around = ndimage.binary_dilation(solid | dashed)
-    picture[around] = picture[around] // 3  # so that a line shows on any ground
+    picture[around] = picture[around] // 3  # so that a line is visible on any image
     picture[solid] = GIVEN
     rows, columns = np.indices(small)
     picture[dashed & ((rows + columns) % 6 < 4)] = PROPOSED
@@ -95,7 +96,7 @@ def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: t
 
 
 def _outline(labels: np.ndarray) -> np.ndarray:
-    """The pixels of every label but 0 and ignored that have another one beside them, bool (H, W)."""
+    """Return the pixels at the edge of a label, bool (H, W); 0 and ignored pixels are not labels."""
     framed = np.pad(labels, 1)
     middle = framed[1:-1, 1:-1]
     beside = (framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:])

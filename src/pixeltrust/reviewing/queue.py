@@ -1,4 +1,4 @@
-"""What is shown, and what comes next: cases worst first, by page, as the filters say."""
+"""The queue: cases worst first, filtered, page by page; and which case comes next."""
 
 import sqlite3
 from dataclasses import dataclass, replace
@@ -14,22 +14,22 @@ SHOWN = (ALL, UNDECIDED, *DECISIONS)
 
 @dataclass(frozen=True, kw_only=True)
 class Filter:
-    """Which cases of the queue."""
+    """Which cases of the queue are shown."""
 
     show: str = UNDECIDED
     """One of `SHOWN`."""
     kind: str = ""
     """Only cases with a region of this kind."""
     find: str = ""
-    """Only cases whose id has this text, in small letters or large."""
+    """Only cases whose id contains this text, in small or capital letters."""
 
     def query(self, **more: object) -> str:
-        """As the query of an address, with `more` in it."""
+        """Return the query of an address, with `more` in it."""
         own = {name: value for name, value in (("show", self.show), ("kind", self.kind), ("find", self.find)) if value}
         return urlencode({**own, **more})
 
     def where(self) -> tuple[str, list[object]]:
-        """As SQL, and its parameters."""
+        """Return the condition in SQL, and its parameters."""
         parts: list[str] = []
         values: list[object] = []
         if self.show != ALL:
@@ -53,18 +53,18 @@ class Page:
     """From 1."""
     pages: int
     total: int
-    """Cases that the filter leaves."""
+    """The number of cases that match the filter."""
 
 
 class Queue:
-    """Questions about the queue of a review."""
+    """The queue of a review, read from the file of its decisions."""
 
     def __init__(self, decisions: Decisions) -> None:
         self.decisions = decisions
 
-    def page(self, chosen: Filter, number: int) -> Page:
-        """A page; the last one where there are fewer."""
-        where, values = chosen.where()
+    def page(self, filters: Filter, number: int) -> Page:
+        """Return a page; the last one if there are fewer."""
+        where, values = filters.where()
         with self.decisions.reading() as connection:
             (total,) = connection.execute(f"SELECT count(*) FROM cases WHERE {where}", values).fetchone()
             pages = max(1, -(-total // PAGE))
@@ -78,44 +78,45 @@ class Queue:
         return Page(rows=rows, number=number, pages=pages, total=total)
 
     def case(self, case_id: str) -> dict[str, Any] | None:
-        """A case of the audit by its id."""
+        """Return a case of the audit by its id."""
         with self.decisions.reading() as connection:
             row = connection.execute("SELECT * FROM cases WHERE id = ?", [case_id]).fetchone()
         return dict(row) if row else None
 
     def regions(self, position: int) -> list[dict[str, Any]]:
-        """The doubtful regions of a case, surest first."""
+        """Return the doubtful regions of a case, the most doubtful first."""
         with self.decisions.reading() as connection:
-            return [dict(row) for row in connection.execute("SELECT * FROM regions WHERE position = ? ORDER BY rowid", [position])]
+            rows = connection.execute("SELECT *, confidence AS doubt FROM regions WHERE position = ? ORDER BY rowid", [position])
+            return [dict(row) for row in rows]
 
-    def neighbours(self, chosen: Filter, position: int) -> tuple[str | None, str | None]:
-        """The ids of the cases before and behind a place, as the filter leaves them."""
-        return self._beside(chosen, "position < ? ORDER BY position DESC", position), self.behind(chosen, position)
+    def neighbours(self, filters: Filter, position: int) -> tuple[str | None, str | None]:
+        """Return the ids of the matching cases before and after a position."""
+        return self._beside(filters, "position < ? ORDER BY position DESC", position), self.behind(filters, position)
 
-    def behind(self, chosen: Filter, position: int) -> str | None:
-        """The id of the next case, as the filter leaves them."""
-        return self._beside(chosen, "position > ? ORDER BY position", position)
+    def behind(self, filters: Filter, position: int) -> str | None:
+        """Return the id of the next matching case."""
+        return self._beside(filters, "position > ? ORDER BY position", position)
 
-    def next_to_decide(self, chosen: Filter, position: int) -> str | None:
-        """The id of the case to go on with once this one is decided; the undecided are begun again from the worst at the end."""
-        if chosen.show not in (ALL, UNDECIDED):
-            return self.behind(chosen, position)
-        undecided = replace(chosen, show=UNDECIDED)
+    def next_to_decide(self, filters: Filter, position: int) -> str | None:
+        """Return the id of the case to open once this one is decided; after the last undecided case it starts again from the worst."""
+        if filters.show not in (ALL, UNDECIDED):
+            return self.behind(filters, position)
+        undecided = replace(filters, show=UNDECIDED)
         return self.behind(undecided, position) or self.behind(undecided, 0)
 
     def counts(self) -> dict[str, int]:
-        """The number of cases by what holds of them; all keys of `SHOWN`."""
+        """Return the number of cases by their decision in force; all keys of `SHOWN`."""
         with self.decisions.reading() as connection:
             found = dict(connection.execute("SELECT decision, count(*) FROM cases GROUP BY decision").fetchall())
         return {ALL: sum(found.values()), **{name: found.get(name, 0) for name in SHOWN[1:]}}
 
     def kinds(self) -> list[str]:
-        """The kinds of region there are."""
+        """Return the kinds of region in this audit."""
         with self.decisions.reading() as connection:
             return [row["kind"] for row in connection.execute("SELECT DISTINCT kind FROM regions ORDER BY kind")]
 
-    def _beside(self, chosen: Filter, order: str, position: int) -> str | None:
-        where, values = chosen.where()
+    def _beside(self, filters: Filter, order: str, position: int) -> str | None:
+        where, values = filters.where()
         with self.decisions.reading() as connection:
             row = connection.execute(f"SELECT id FROM cases WHERE {where} AND {order} LIMIT 1", [*values, position]).fetchone()
         return row["id"] if row else None

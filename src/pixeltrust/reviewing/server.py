@@ -1,4 +1,4 @@
-"""`pixeltrust review`: the server, from the first address to Ctrl-C."""
+"""`pixeltrust review`: the server, from its start to Ctrl-C."""
 
 import errno
 import getpass
@@ -16,22 +16,22 @@ import uvicorn
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.text import count
-from pixeltrust.reviewing.decisions import FILE, Decisions, name_of
-from pixeltrust.reviewing.guard import Door, is_loopback
+from pixeltrust.reviewing.access import AccessPolicy, is_loopback
+from pixeltrust.reviewing.decisions import FILE, Decisions, clean_name
 from pixeltrust.reviewing.pages import application
 from pixeltrust.reviewing.queue import ALL, UNDECIDED, Queue
 
 PORT = 8765
-_LAST_SECONDS = 3  # that requests in work have once the review ends
+_LAST_SECONDS = 3  # that running requests have to finish when the review ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewSummary:
-    """How far a review has come."""
+    """The progress of a review."""
 
     audit: Path
     counts: dict[str, int]
-    """Cases by what holds of them, and `all`."""
+    """The number of cases by their decision in force, and of `all`."""
 
     def __str__(self) -> str:
         total, left = self.counts[ALL], self.counts[UNDECIDED]
@@ -53,27 +53,27 @@ def review(
 
     Args:
         audit: a folder that `pixeltrust audit` made; review.sqlite and .thumbnails/ are made in it.
-        host: the address to listen on; beyond this machine a token is asked for, which the announced address has.
-        port: 0 for one that is free.
-        who: the name that decisions carry until a person gives another one on the page; the login name where not given.
-        open_browser: whether to show the page in the usual browser.
-        announce: called with the address once it answers.
+        host: the address to listen on; beyond this machine a token is required, which is part of the announced address.
+        port: the port to listen on; 0 for any free one.
+        who: the name written to decisions unless a person enters another one on the page; the login name if not given.
+        open_browser: open the page in the default browser.
+        announce: called with the address once the server answers.
 
     Raises:
-        DataError: the folder is no audit, one of a later version, or its tables have faults.
-        RunError: the port is in use, or review.sqlite cannot be used.
-        ConfigError: `who` is no name.
+        DataError: the tables of the audit have faults.
+        RunError: the folder is not an audit, or one of a later version; the port is in use; or review.sqlite cannot be used.
+        ConfigError: `who` is not a name.
     """
     folder = Audit.read(audit)
     name = _name(who)
     decisions = Decisions(folder)
     try:
         with _listening(host, port) as listener:
-            door = Door.of(host)
-            address = _address(host, listener.getsockname()[1], door.token)
-            server = _Server(uvicorn.Config(application(folder, decisions, door=door, who=name), **_SETTINGS))
+            policy = AccessPolicy.of(host)
+            address = _address(host, listener.getsockname()[1], policy.token)
+            server = _Server(uvicorn.Config(application(folder, decisions, policy=policy, who=name), **_SETTINGS))
             threading.Thread(target=_once_started, args=(server, address, announce, open_browser), daemon=True).start()
-            with suppress(KeyboardInterrupt):  # which uvicorn raises again once it has ended well
+            with suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean shutdown
                 server.run(sockets=[listener])
             server.over.set()
         return ReviewSummary(audit=Path(audit), counts=Queue(decisions).counts())
@@ -102,7 +102,7 @@ def _once_started(server: _Server, address: str, announce: Callable[[str], None]
         if server.over.is_set():
             return
         time.sleep(0.02)
-    announce(f"the review is at {address}\nCtrl-C ends it; what is decided is kept")
+    announce(f"the review is at {address}\nCtrl-C ends it; all decisions are saved")
     if open_browser:
         webbrowser.open(address)
 
@@ -114,7 +114,7 @@ def _name(who: str | None) -> str:
         except (OSError, KeyError, ImportError):  # a process without a login
             who = "reviewer"
     try:
-        return name_of(who)
+        return clean_name(who)
     except ValueError as error:
         raise ConfigError(f"who: {error}, not {who!r}") from None
 
@@ -123,12 +123,12 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server((host, port), family=family)
-        # asyncio sets this only on sockets that say their protocol; without it every answer with a body waits 40 ms for an acknowledgement.
+        # asyncio sets this only on sockets with an explicit protocol; without it every body waits 40 ms for an acknowledgement.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise RunError(f"port {port} of {host} is in use; choose another one with --port (0: any that is free)") from None
+            raise RunError(f"port {port} of {host} is in use; choose another one with --port (0: any free one)") from None
         raise RunError(f"{host}, port {port}: cannot be listened on: {error.strerror or error}") from None
     except OverflowError:
         raise RunError(f"port {port}: a number from 0 to 65535") from None
@@ -136,7 +136,7 @@ def _listening(host: str, port: int) -> socket.socket:
 
 def _address(host: str, port: int, token: str | None) -> str:
     name = host
-    if host in ("0.0.0.0", "::", ""):  # everywhere: by the name that others may know it by
+    if host in ("0.0.0.0", "::", ""):  # all addresses: by the name that other machines may know
         name = socket.getfqdn()
         name = socket.gethostname() if is_loopback(name) else name
     shown = f"[{name}]" if ":" in name else name

@@ -135,7 +135,7 @@ class Loop:
             noisy=lambda: batch("noisy"),
             clean=lambda: batch("clean"),
             pool=lambda: batch("pool"),
-            places=partial(self.streams.noisy_places, update),
+            origin=partial(self.streams.noisy_origin, update),
             update=update,
             updates=self.updates,
             ranks=self.ranks,

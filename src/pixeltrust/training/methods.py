@@ -21,7 +21,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams
-from pixeltrust.data.prefetch import Feed, Places
+from pixeltrust.data.prefetch import BatchOrigin, Feed
 from pixeltrust.data.views import Views, to_device
 from pixeltrust.method.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
 from pixeltrust.method.trust import TrustStore, witnesses
@@ -205,8 +205,8 @@ class WithTrust(nn.Module):
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
         outcome = self.step(model, feed, config)
-        if outcome.gains is not None and feed.places is not None:
-            _learn(self.store, feed.places(), feed.ranks, outcome.gains)
+        if outcome.gains is not None and feed.origin is not None:
+            _learn(self.store, feed.origin(), feed.ranks, outcome.gains)
         return outcome
 
 
@@ -221,11 +221,11 @@ class Trust(nn.Module):
         self.store = _store(config, streams)
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
-        assert feed.places is not None
-        places = feed.places()
+        assert feed.origin is not None
+        origin = feed.origin()
 
         def counts(gains: Tensor) -> Tensor:
-            trust, views = _learn(self.store, places, feed.ranks, gains)
+            trust, views = _learn(self.store, origin, feed.ranks, gains)
             return views.to_shown(trust).to(gains.dtype) ** config.trust_sharpness
 
         return _reweighted(model, feed, config, counts, clean_weight=1.0)
@@ -267,7 +267,7 @@ def _memory(config: Config, clean: int) -> float:
     return LONG_MEMORY if clean < FEW_CLEAN else MEMORY
 
 
-def _learn(store: TrustStore, joined: Places, ranks: Ranks, gains: Tensor) -> tuple[Tensor, Views]:
+def _learn(store: TrustStore, joined: BatchOrigin, ranks: Ranks, gains: Tensor) -> tuple[Tensor, Views]:
     """Add the gains of this rank's part of a noisy batch to the store of every rank.
 
     Returns:

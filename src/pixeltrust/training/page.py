@@ -8,7 +8,7 @@ import pandas as pd
 from pixeltrust.config import Config
 from pixeltrust.data.images import read_image
 from pixeltrust.data.masks import foreground
-from pixeltrust.pages.charts import heat_legend, training_curves
+from pixeltrust.pages.charts import draw_heat_legend, draw_training_curves
 from pixeltrust.pages.pieces import (
     GalleryCase,
     Number,
@@ -16,8 +16,6 @@ from pixeltrust.pages.pieces import (
     count_cases,
     draw_outlines,
     draw_weights,
-    embed_chart,
-    embed_charts,
     format_duration,
     idle_notes,
     list_settings,
@@ -47,8 +45,8 @@ def run_page(run: Run) -> str:
         story=_run_story(config, cases, last),
         numbers=_run_numbers(history, cases),
         notes=_run_notes(run, config, history, cases),
-        curves=embed_charts(training_curves({config.method: history})),
-        scale=embed_chart(heat_legend()),
+        curves=draw_training_curves({config.method: history}),
+        scale=draw_heat_legend(),
         cases=shown,
         gone=gone,
         facts=list_settings(config),

@@ -11,7 +11,8 @@ from torch import nn
 
 from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams, hold_out
-from pixeltrust.data.cases import MIN_HELD_OUT, CaseList, Cases, clean_warnings, read_cases, table_of
+from pixeltrust.data.cases import CaseList, Cases, read_cases, table_of
+from pixeltrust.data.checks import MIN_HELD_OUT, clean_warnings
 from pixeltrust.data.layouts import Layout
 from pixeltrust.method_table import METHODS, describe
 from pixeltrust.plumbing.malloc import keep_freed_memory

@@ -1,4 +1,4 @@
-"""Test cases to look at: in which the best method and another one differ, from the worst to the best."""
+"""Test cases to look at: from the one in which the best method loses the most to another identity, to the one in which it wins the most."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.pictures import files_of
 from pixeltrust.benchmarking.outcome.statistics import BASE, CEILING
-from pixeltrust.benchmarking.outcome.words import OURS, competitors, of_group, rows_of, title
+from pixeltrust.benchmarking.outcome.weight_pictures import read_files
+from pixeltrust.benchmarking.outcome.words import OURS, list_competitors, list_rows, name_group, select_group
 from pixeltrust.data.images import read_image
 from pixeltrust.data.masks import foreground
 from pixeltrust.pages.pieces import evenly_spread
@@ -28,14 +28,14 @@ class Example:
     better: str
     """The best method of the group."""
     worse: str
-    """`plain`, or the second; the difference between the two gives the cases their order."""
+    """`plain`, or the second; the difference between the two orders the cases."""
     folders: dict[str, Path]
     """The cells of the methods that are shown, the best first."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Tested:
-    """A test case with what some methods predict."""
+class TestedCase:
+    """A test case with the predictions of some methods."""
 
     id: str
     image: np.ndarray
@@ -48,15 +48,15 @@ class Tested:
     """By method."""
 
 
-def example_of(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | None:
-    """The first group and seed in which the best method and another one are done; None if there is none.
+def choose_example(groups: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | None:
+    """Return the first group and seed in which the best method and another one are done; None where there is none.
 
     Args:
-        every: see `words.groups`.
-        cells: see `Outcome`.
+        groups: see `words.split_groups`.
+        cells: see `BenchmarkResults`.
     """
-    for group in every:
-        names = [row.method for row in competitors(group)]
+    for group in groups:
+        names = [row.method for row in list_competitors(group)]
         for seed, folders in _folders(cells, group).items():
             done = [name for name in names if name in folders]
             if len(done) > 1 and done[0] == names[0]:
@@ -64,40 +64,40 @@ def example_of(every: Sequence[pd.DataFrame], cells: pd.DataFrame) -> Example | 
                 wanted = dict.fromkeys([done[0], worse, OURS, *done[1:], CEILING])
                 shown = [name for name in wanted if name in folders][:PREDICTIONS]
                 shown.sort(key=[*names, CEILING].index)
-                chosen = {name: folders[name] for name in shown}
-                return Example(title=title(group), seed=seed, better=done[0], worse=worse, folders=chosen)
+                of_shown = {name: folders[name] for name in shown}
+                return Example(title=name_group(group), seed=seed, better=done[0], worse=worse, folders=of_shown)
     return None
 
 
 def _folders(cells: pd.DataFrame, group: pd.DataFrame) -> dict[int, dict[str, Path]]:
-    """Of the finished cells of a group (of its first fold, where there are folds), by seed and method."""
-    all_of_it = of_group(cells, group)
-    done = all_of_it[(all_of_it["status"] == "done") & (all_of_it["fold"] == all_of_it["fold"].min())]
+    """Return the folders of the finished cells of a group (of its first fold, where there are folds), by seed and method."""
+    cells = select_group(cells, group)
+    done = cells[(cells["status"] == "done") & (cells["fold"] == cells["fold"].min())]
     folders: dict[int, dict[str, Path]] = {}
-    for row in rows_of(done):
+    for row in list_rows(done):
         folders.setdefault(row.seed, {})[row.method] = Path(row.folder)
     return folders
 
 
-def tested_cases(example: Example, most: int) -> Iterator[Tested]:
-    """Cases spread evenly over the order of the difference, that in which the best loses the most (or wins the least) first.
+def read_tested_cases(example: Example, most: int) -> Iterator[TestedCase]:
+    """Yield cases spread evenly over the order of the difference; the one in which the best method loses the most comes first.
 
-    Those whose files are gone are left out.
+    Cases whose files are gone are left out.
 
     Raises:
         RunError: the records of the cells cannot be read.
     """
     dice = {method: _dice(folder) for method, folder in example.folders.items()}
     config = Run(example.folders[example.better] / "run").config()
-    paths = files_of(example.folders[example.better] / "cases.csv")
-    for one in evenly_spread(dice[example.better] - dice[example.worse], most):
+    paths = read_files(example.folders[example.better] / "cases.csv")
+    for identity in evenly_spread(dice[example.better] - dice[example.worse], most):
         try:
-            image, true = read_image(paths[one][0]), foreground(paths[one][1], config)
-            masks = {method: foreground(folder / "predicted" / f"{one}.png", config) for method, folder in example.folders.items()}
+            image, true = read_image(paths[identity][0]), foreground(paths[identity][1], config)
+            masks = {method: foreground(folder / "predicted" / f"{identity}.png", config) for method, folder in example.folders.items()}
         except (PixeltrustError, KeyError):
             continue
-        scores = {method: float(values.get(one, np.nan)) for method, values in dice.items()}
-        yield Tested(id=one, image=image, true=true, masks=masks, dice=scores)
+        scores = {method: float(values.get(identity, np.nan)) for method, values in dice.items()}
+        yield TestedCase(id=identity, image=image, true=true, masks=masks, dice=scores)
 
 
 def _dice(folder: Path) -> pd.Series:

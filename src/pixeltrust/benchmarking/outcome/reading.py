@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.statistics import SHARES, BenchmarkResults, mean_shares
+from pixeltrust.benchmarking.outcome.statistics import SHARES, BenchmarkResults, average_shares
 from pixeltrust.plumbing.errors import RunError
 
 CELL = ["method", "noise", "clean", "seed"]
@@ -19,72 +19,72 @@ _NUMBERS = ("dice", "jaccard", "seconds", "updates", "cpu_seconds")
 
 
 def is_benchmark(folder: Path) -> bool:
-    """Whether a folder is that of a benchmark."""
+    """Return whether a folder is that of a benchmark."""
     return (folder / "benchmark.json").is_file()
 
 
-def finished(folder: Path) -> bool:
-    """Whether a cell has come to its end."""
+def is_finished(folder: Path) -> bool:
+    """Return whether a cell has finished."""
     return (folder / "cell.json").is_file()
 
 
-def recorded(folder: Path) -> dict[str, Any]:
-    """What a cell has written of itself: its status (done, failed, not run), why it failed, and when it is done all of cell.json.
+def read_cell_state(folder: Path) -> dict[str, Any]:
+    """Read the state of a cell: its status (done, failed, not run), why it failed, and all of cell.json when it is done.
 
     Raises:
-        RunError: that cannot be read.
+        RunError: its files cannot be read.
     """
-    if finished(folder):
-        return {**_json(folder / "cell.json"), "status": "done", "error": ""}
+    if is_finished(folder):
+        return {**read_record(folder / "cell.json"), "status": "done", "error": ""}
     if (folder / "failed.json").is_file():
-        return {"status": "failed", "error": str(_json(folder / "failed.json").get("error", ""))}
+        return {"status": "failed", "error": str(read_record(folder / "failed.json").get("error", ""))}
     return {"status": "not run", "error": ""}
 
 
 def read_results(out: Path) -> BenchmarkResults:
-    """Everything that is there by now; nothing is written.
+    """Read all results that there are so far.
 
     Raises:
-        RunError: it is no benchmark, or its records cannot be read.
+        RunError: it is not a benchmark, or its records cannot be read.
     """
     cells = read_cells(out)
     done = cells[cells["status"] == "done"]
-    histories = _of_all(done, lambda folder: _read(folder / "run" / "history.csv"), ["epoch", *SHARES])
+    histories = _read_all(done, lambda folder: _read(folder / "run" / "history.csv"), ["epoch", *SHARES])
     return BenchmarkResults(
         cells=cells,
-        scores=_of_all(done, lambda folder: _read(folder / "test.csv", dtype={"id": str}, na_filter=True), ["id", "dice", "jaccard"]),
-        shares=mean_shares(histories.dropna(subset=["wrong_pixels"])),
+        scores=_read_all(done, lambda folder: _read(folder / "test.csv", dtype={"id": str}, na_filter=True), ["id", "dice", "jaccard"]),
+        shares=average_shares(histories.dropna(subset=["wrong_pixels"])),
     )
 
 
 def read_cells(out: Path) -> pd.DataFrame:
-    """A row per cell: those of cells.csv, then those of earlier grids; each as its folder has it now.
+    """Read a row per cell, as its folder has it now: the cells of cells.csv first, then those of earlier grids.
 
     Returns:
         The columns method, noise, clean, seed, fold (0 where there are none), status, dice, jaccard, seconds, updates, cpu_seconds (of a
-        training on processors alone), error, folder, match (what all methods have the same of, see `statistics`).
+        training on processors alone), error, folder, match (what all methods have in common, see `statistics`).
 
     Raises:
-        RunError: it is no benchmark, it has no cells yet, or its records cannot be read.
+        RunError: it is not a benchmark, it has no cells yet, or its records cannot be read.
     """
     if not is_benchmark(out):
         raise RunError(f"{out}: not the folder of a benchmark (it has no benchmark.json)")
     listed = _listed(out)
-    begun = {_key(spec): path.parent for path in sorted((out / "cells").glob("*/spec.json")) if (spec := _json(path)["cell"])}
+    begun = {_key(spec): path.parent for path in sorted((out / "cells").glob("*/spec.json")) if (spec := read_record(path)["cell"])}
     keys = [*listed, *(key for key in begun if key not in listed)]
     if not keys:
-        raise RunError(f"{out}: it has no cells yet, so there is nothing to tell")
+        raise RunError(f"{out}: it has no cells yet, so there is nothing to report")
     rows = [dict(zip([*CELL, "fold"], key, strict=True)) | _state(begun.get(key)) for key in keys]
-    match = _json(out / "benchmark.json").get("match", "updates")
+    match = read_record(out / "benchmark.json").get("match", "updates")
     return pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, float)).assign(match=match)
 
 
 def _listed(out: Path) -> dict[tuple[Any, ...], None]:
-    """The cells of cells.csv, in their order; before there is one, those of the grid."""
+    """Return the cells of cells.csv, in their order; those of the grid where there is no cells.csv yet."""
     if (out / "cells.csv").is_file():
         rows = _read(out / "cells.csv", dtype={"method": str, "noise": str}, keep_default_na=False)
         return {_key(row): None for row in rows.to_dict("records")}
-    grid = _json(out / "benchmark.json").get("grid", {})
+    grid = read_record(out / "benchmark.json").get("grid", {})
     axes = [grid.get(name, []) for name in ("noise", "clean", "seeds", "methods")]
     return {(method, noise, clean, seed, 0): None for noise, clean, seed, method in product(*axes)}
 
@@ -97,21 +97,21 @@ def _key(cell: dict[Any, Any]) -> tuple[Any, ...]:
 
 
 def _state(folder: Path | None) -> dict[str, Any]:
-    known = recorded(folder) if folder else {"status": "not run", "error": ""}
-    state = {**known, **{name: known.get(name) for name in _NUMBERS}, "folder": folder and str(folder)}
-    unknown = {"cpu_seconds": None} if folder and known["status"] == "done" and _on_a_gpu(folder) else {}
+    state = read_cell_state(folder) if folder else {"status": "not run", "error": ""}
+    state = {**state, **{name: state.get(name) for name in _NUMBERS}, "folder": folder and str(folder)}
+    unknown = {"cpu_seconds": None} if folder and state["status"] == "done" and _ran_on_gpu(folder) else {}
     return {name: state[name] for name in ("status", *_NUMBERS, "error", "folder")} | unknown
 
 
-def _on_a_gpu(folder: Path) -> bool:
-    """Whether its processor's seconds say little, because another one did the work."""
-    environment, spec = folder / "run" / "environment.json", _json(folder / "spec.json")
-    has_one = environment.is_file() and _json(environment).get("accelerator") is not None
+def _ran_on_gpu(folder: Path) -> bool:
+    """Return whether an accelerator did the work, so that the seconds of the processor say little."""
+    environment, spec = folder / "run" / "environment.json", read_record(folder / "spec.json")
+    has_one = environment.is_file() and read_record(environment).get("accelerator") is not None
     return has_one and spec.get("config", {}).get("device") != "cpu"
 
 
-def _of_all(cells: pd.DataFrame, read: Callable[[Path], pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
-    """Some columns of a table of every cell, one below the other, with the cell's names; a column that it lacks is NaN."""
+def _read_all(cells: pd.DataFrame, read: Callable[[Path], pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
+    """Read some columns of a table of every cell, one below the other, with the cell's names; a column that it lacks is NaN."""
     tables = []
     for cell in cells.to_dict("records"):
         table = read(Path(cell["folder"])).reindex(columns=list(columns))
@@ -128,11 +128,16 @@ def _read(path: Path, **options: Any) -> pd.DataFrame:
         raise RunError(f"{path}: cannot be read: {str(error).strip()}") from None
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON file with an object.
+
+    Raises:
+        RunError: it cannot be read, or holds something else.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read: {error}") from None
     if not isinstance(values, dict):
-        raise RunError(f"{path}: holds no record")
+        raise RunError(f"{path}: does not hold a record")
     return values

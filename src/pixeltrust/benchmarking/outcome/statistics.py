@@ -1,13 +1,13 @@
 """The numbers of a benchmark: tables in, tables out.
 
     cells     a row per cell: method, noise, clean, seed, (fold,) status, seconds, updates, cpu_seconds, error, and match: what all methods
-              have the same of, "updates" or "time" ("updates" where there is no such column)
+              have in common, "updates" or "time" ("updates" where there is no such column)
     scores    a row per cell and test case: method, noise, clean, seed, id, dice, jaccard
     table     one method's Dice in one group: ids × seeds; NaN where it is not defined
     group     all methods of one noise and one number of clean masks
 
 A case counts once: its Dice is averaged over the seeds first. Comparisons are made case by case and seed by seed, on what both sides have.
-Intervals and tests say what other test cases would have changed, not what another training would: for that there is the spread over seeds.
+Intervals and tests say what other test cases would have changed, not what another training would; the spread over seeds says that.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 
 GROUP = ["noise", "clean"]
 CEILING = "ceiling"
-"""Trained on true masks, which nobody with noisy ones has: no rival, and never the best."""
+"""Trained on true masks, which a user with noisy ones does not have: it is not a rival, and never the best."""
 GIVEN = "given"
-"""The noise of a user's own data, whose masks are noisy as they come."""
+"""The noise of a user's own data, whose masks are noisy as they are."""
 BASE = "plain"
 SHARES = ("wrong_pixels", "wrong_weight", "wrong_weighed", "right_weighed")
 LEVEL = 0.05  # of the tests, after the correction
@@ -38,14 +38,14 @@ COLUMNS = (
     *("cost", "cost_min", "cost_max", "cost_seeds", "cost_from", "cost_over"),
     *("match", "updates", "seconds", "cpu_seconds"),
 )
-"""Of the summary; see `summarized`."""
+"""The columns of the summary; see `summarize`."""
 
 Numbers = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkResults:
-    """All that came out of a benchmark, as tables."""
+    """All results of a benchmark, as tables."""
 
     cells: pd.DataFrame
     scores: pd.DataFrame
@@ -54,8 +54,8 @@ class BenchmarkResults:
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """See `summarized`."""
-        return summarized(self.cells, self.scores)
+        """See `summarize`."""
+        return summarize(self.cells, self.scores)
 
     @cached_property
     def seed_means(self) -> pd.DataFrame:
@@ -63,19 +63,19 @@ class BenchmarkResults:
         return self.scores.groupby([*GROUP, "method", "seed"], sort=False)["dice"].mean().reset_index()
 
 
-def summarized(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-    """A row per noise, clean and method, in the order of the cells; numbers that there are none of are NaN.
+def summarize(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per noise, clean and method, in the order of the cells; missing numbers are NaN.
 
     Returns:
         seeds, seeds_failed, seeds_not_run: how many are done, or not and why.
-        cases, undefined: test cases in the mean; Dice of cases and seeds that are not defined, and in no mean.
+        cases, undefined: test cases in the mean; Dice of cases and seeds that are not defined, so not in the mean.
         dice, dice_low, dice_high: the mean over cases and its 95 % bootstrap interval.
         dice_min, dice_max, dice_sd: of the seeds' means; the standard deviation (n − 1) from two seeds on.
         jaccard: the mean over cases.
-        rival, minus_rival, minus_rival_…: the best other method of the group, and the difference to it: see `compared`.
+        rival, minus_rival, minus_rival_…: the best other method of the group, and the difference to it: see `compare`.
         minus_plain, minus_plain_…: the difference to plain training.
-        cost, cost_…: see `cost_over`.
-        match: what all methods have the same of.
+        cost, cost_…: see `compare_costs`.
+        match: what all methods have in common.
         updates, seconds, cpu_seconds: of one training; the mean over those that are done, NaN where one of them does not know it.
     """
     rows = []
@@ -88,10 +88,10 @@ def summarized(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
 def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
     seeds = {str(method): seed_states(rows) for method, rows in cells.groupby("method", sort=False)}
-    dice, jaccard = (tables_of(scores, value, seeds) for value in ("dice", "jaccard"))
+    dice, jaccard = (split_tables(scores, value, seeds) for value in ("dice", "jaccard"))
     undefined = scores["dice"].isna().groupby(scores["method"]).sum()
     own = {method: _own(table, jaccard[method]) | {"undefined": undefined[method]} for method, table in dice.items()}
-    order = ranked({method: numbers["dice"] for method, numbers in own.items()})
+    order = rank_methods({method: numbers["dice"] for method, numbers in own.items()})
     rivals = {method: other for method in dice if (other := next((one for one in order if one != method), None))}
     plain = {method: BASE for method in dice if BASE in dice and method != BASE}
     parts = [
@@ -107,7 +107,7 @@ def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
 
 
 def _done(cells: pd.DataFrame) -> pd.DataFrame:
-    """The methods and seeds whose cells (folds) are all done."""
+    """Return the methods and seeds whose cells (folds) are all done."""
     done = (cells["status"] == "done").groupby([cells["method"], cells["seed"]]).all()
     return done[done].index.to_frame(index=False)
 
@@ -121,7 +121,7 @@ def _named(what: str, rows: Mapping[str, Numbers]) -> dict[str, Numbers]:
 
 @dataclass(frozen=True)
 class Seeds:
-    """Of one method in one group."""
+    """The seeds of one method in one group."""
 
     done: tuple[int, ...]
     failed: tuple[int, ...]
@@ -132,19 +132,19 @@ class Seeds:
 
 
 def seed_states(cells: pd.DataFrame) -> Seeds:
-    """Which seeds are done (with all their folds, where there are folds), failed, or not run to their end."""
-    worst = {seed: set(rows["status"]) for seed, rows in _by_seed(cells)}
-    failed = tuple(seed for seed, statuses in worst.items() if "failed" in statuses)
-    done = tuple(seed for seed, statuses in worst.items() if statuses == {"done"})
-    return Seeds(done, failed, tuple(seed for seed in worst if seed not in done + failed))
+    """Return which seeds are done (with all their folds), failed, or not finished."""
+    states = {seed: set(rows["status"]) for seed, rows in _by_seed(cells)}
+    failed = tuple(seed for seed, statuses in states.items() if "failed" in statuses)
+    done = tuple(seed for seed, statuses in states.items() if statuses == {"done"})
+    return Seeds(done, failed, tuple(seed for seed in states if seed not in done + failed))
 
 
 def _by_seed(cells: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
     return [(int(seed), cells[cells["seed"] == seed]) for seed in cells["seed"].unique()]
 
 
-def tables_of(scores: pd.DataFrame, value: str, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
-    """The table of every method that has seeds which are done."""
+def split_tables(scores: pd.DataFrame, value: str, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
+    """Return the table of every method that has seeds which are done."""
     table = scores.pivot(index="id", columns=["method", "seed"], values=value)
     columns = {method: [(method, seed) for seed in states.done if (method, seed) in table] for method, states in seeds.items()}
     return {method: table[chosen].droplevel("method", axis="columns") for method, chosen in columns.items() if chosen}
@@ -166,8 +166,8 @@ def _own(dice: pd.DataFrame, jaccard: pd.DataFrame) -> Numbers:
     }
 
 
-def ranked(dice: Mapping[str, float]) -> list[str]:
-    """Methods that are competitors, the highest Dice first; those without one are left out."""
+def rank_methods(dice: Mapping[str, float]) -> list[str]:
+    """Return the methods that compete and have a Dice, the highest first."""
     known = [method for method, value in dice.items() if method != CEILING and not np.isnan(value)]
     return sorted(known, key=lambda method: -dice[method])
 
@@ -175,8 +175,8 @@ def ranked(dice: Mapping[str, float]) -> list[str]:
 # --- differences --------------------------------------------------------------------------------------------------
 
 
-def compared(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
-    """Our Dice minus theirs in every case and seed that both have, averaged over the seeds, then over the cases.
+def compare(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
+    """Return our Dice minus theirs in every case and seed that both have, averaged over the seeds, then over the cases.
 
     Returns:
         "": the mean difference.  _low, _high: its 95 % bootstrap interval over cases.  _cases, _seeds: how many both have.
@@ -196,12 +196,12 @@ def compared(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
         "_max": by_seed.max(),
         "_seeds": len(seeds),
         "_cases": len(by_case),
-        "_p": signed_rank(by_case),
+        "_p": signed_rank_test(by_case),
     }
 
 
-def signed_rank(differences: np.ndarray) -> float:
-    """p of Wilcoxon's signed-rank test (two-sided) that paired differences lie around 0; 1 where all are 0, NaN where there is none.
+def signed_rank_test(differences: np.ndarray) -> float:
+    """Return p of Wilcoxon's signed-rank test (two-sided) that paired differences have the median 0; 1 where all are 0, NaN for none.
 
     Source: F. Wilcoxon, Individual comparisons by ranking methods, Biometrics Bulletin 1 (1945).
     """
@@ -212,8 +212,8 @@ def signed_rank(differences: np.ndarray) -> float:
     return float(stats.wilcoxon(differences).pvalue)
 
 
-def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
-    """p values, corrected for their number; NaN stays and does not count.
+def correct_by_holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
+    """Return p values, corrected for their number; NaN stays and does not count.
 
     Source: S. Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6 (1979).
     """
@@ -226,14 +226,14 @@ def holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
 
 
 def _against(dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *, best: str | None = None) -> dict[str, Numbers]:
-    """Every method `compared` with its other one; _p_holm: p, corrected for the number of comparisons.
+    """Compare every method with its other one; _p_holm is p, corrected for the number of comparisons.
 
     Args:
-        best: its comparison is that of its other one with it, and counts once.
+        best: this method and its rival make one comparison, which counts once.
     """
-    rows = {method: compared(dice[method], dice[other]) for method, other in others.items()}
+    rows = {method: compare(dice[method], dice[other]) for method, other in others.items()}
     family = [method for method in rows if method != best]
-    corrected = dict(zip(family, holm([rows[method]["_p"] for method in family]), strict=True))
+    corrected = dict(zip(family, correct_by_holm([rows[method]["_p"] for method in family]), strict=True))
     if best in rows:
         corrected[best] = corrected[others[best]]
     return {method: {**row, "_p_holm": corrected[method]} for method, row in rows.items()}
@@ -242,8 +242,8 @@ def _against(dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *, bes
 # --- cost ---------------------------------------------------------------------------------------------------------
 
 
-def costs(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
-    """Seconds per update of every method, by seed: columns `cpu` (NaN where it is not known) and `clock`; folds together."""
+def list_costs(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
+    """Return the seconds per update of every method, by seed: columns `cpu` (NaN where it is not known) and `clock`; folds together."""
     by_seed = cells.groupby(["method", "seed"], sort=False)[["updates", "seconds", "cpu_seconds"]]
     sums, known = by_seed.sum(), by_seed.count().eq(by_seed.size(), axis=0).all(axis=1)
     both = pd.DataFrame({"cpu": (sums["cpu_seconds"] / sums["updates"]).where(known), "clock": sums["seconds"] / sums["updates"]})
@@ -251,8 +251,8 @@ def costs(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataF
     return {method: both.loc[rows].droplevel("method") for method, rows in done.items() if rows}
 
 
-def cost_over(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
-    """Our seconds per update over theirs, seed by seed: of the processor in the seeds in which both know it, else by the clock in all.
+def compare_costs(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
+    """Divide our seconds per update by theirs, seed by seed: of the processor in the seeds where both are known, else by the clock in all.
 
     Returns:
         cost, cost_min, cost_max: the median over seeds, and the range; cost_seeds: how many; cost_from: `cpu` or `clock`.
@@ -267,20 +267,20 @@ def cost_over(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
 
 
 def _cost_rows(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, Numbers]:
-    tables = costs(cells, seeds)
-    base = cost_base(tables)
-    return {method: {**cost_over(table, tables[base]), "cost_over": base} for method, table in tables.items() if base is not None}
+    tables = list_costs(cells, seeds)
+    base = choose_cost_base(tables)
+    return {method: {**compare_costs(table, tables[base]), "cost_over": base} for method, table in tables.items() if base is not None}
 
 
 def _spent(cells: pd.DataFrame) -> dict[str, Numbers]:
-    """Updates and seconds of one training of every method."""
+    """Return the updates and seconds of one training of every method."""
     by_method = cells[cells["status"] == "done"].groupby("method", sort=False)[["updates", "seconds", "cpu_seconds"]]
     means = by_method.mean().where(by_method.count().eq(by_method.size(), axis=0))
     return {str(method): {str(name): value for name, value in row.items()} for method, row in means.iterrows()}
 
 
-def cost_base(tables: Mapping[str, pd.DataFrame]) -> str | None:
-    """What costs are told in multiples of: `plain`, or the cheapest method of those with the most seeds; None where there is none."""
+def choose_cost_base(tables: Mapping[str, pd.DataFrame]) -> str | None:
+    """Return the method that costs are multiples of: `plain`, or the cheapest of those with the most seeds; None where there is none."""
     if BASE in tables:
         return BASE
     rivals = [method for method in tables if method != CEILING]
@@ -290,8 +290,8 @@ def cost_base(tables: Mapping[str, pd.DataFrame]) -> str | None:
 # --- weights ------------------------------------------------------------------------------------------------------
 
 
-def mean_shares(histories: pd.DataFrame) -> pd.DataFrame:
-    """`Outcome.shares` of a table with a row per noise, clean, method, seed and epoch."""
+def average_shares(histories: pd.DataFrame) -> pd.DataFrame:
+    """Return `BenchmarkResults.shares` of a table with a row per noise, clean, method, seed and epoch."""
     by_epoch = histories.groupby([*GROUP, "method", "epoch"], sort=False)
     ranges = {"wrong_weight_min": ("wrong_weight", "min"), "wrong_weight_max": ("wrong_weight", "max")}
     means = {name: (name, "mean") for name in SHARES}

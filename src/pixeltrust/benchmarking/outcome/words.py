@@ -1,4 +1,4 @@
-"""The outcome in words and in tables; names of methods stand in `backquotes`, as Markdown has them.
+"""The results in words and in tables; names of methods are in `backquotes`, as in Markdown.
 
 group     the rows of the summary of one noise and one number of clean masks
 """
@@ -17,47 +17,47 @@ from pixeltrust.plumbing.text import count
 OURS = "trust"
 Verdict = Literal["apart", "one seed", "seeds disagree", "not apart", "not compared"]
 TIED: tuple[Verdict, ...] = ("not apart", "seeds disagree")
-Row = Any
+SummaryRow = Any
 """A row of the summary, as `itertuples` gives it."""
 
 MATCHES = {
     "updates": "every method makes the same number of updates",
     "time": "every method has the same time",
 }
-"""What the trainings of a benchmark have the same of."""
+"""What all trainings of a benchmark have in common."""
 
 _HOW_MATCHED = {
-    "updates": "**All methods make the same number of updates**, whatever one costs: a dear method has had more time.",
-    "time": "**All methods have the same time**: as many updates as the dearest one's time allows, in whole epochs, by what a few updates "
-    "of each cost when that was measured beforehand (costs.json). What validation and kept weight maps take comes on top.",
+    "updates": "**All methods make the same number of updates**, whatever an update costs: an expensive method has had more time.",
+    "time": "**All methods have the same time**: as many updates as the time of the most expensive one allows, in whole epochs. A few "
+    "updates of each were measured beforehand (costs.json). The time of validation and of kept weight maps is not included.",
 }
 _HOW_TO_READ = (
-    "**Dice**: the mean over test cases, each averaged over the seeds first; the interval is of 95 %, by the bootstrap over cases.",
-    "**Differences** are taken case by case and seed by seed, on the seeds that both methods have, then averaged; with the same interval. "
-    "The rival is the best other method; `ceiling` is trained on true masks, so it is nobody's rival.",
-    "**p** is of Wilcoxon's signed-rank test over cases, two-sided, after Holm's correction for the comparisons of one table. "
-    "It and the intervals say what other test cases would have changed. They know nothing of what another training would have changed: "
-    "for that look at the spread over seeds. That the best was picked on the same cases flatters it a little.",
-    f"Two methods are called **apart** where the interval of their difference leaves out 0, p is below {LEVEL:g}, and every seed agrees on "
-    "who is ahead (of two seeds or more).",
-    "**Cost** is a training's seconds per update, validation and kept weight maps included, over that of another method with the same "
+    "**Dice**: the mean over test cases, each averaged over the seeds first, with its 95 % interval by the bootstrap over cases.",
+    "**Differences** are taken case by case and seed by seed, on the seeds that both methods have, then averaged; their intervals are of "
+    "the same kind. The rival is the best other method; `ceiling` is trained on true masks, so it is never a rival.",
+    "**p** is of Wilcoxon's signed-rank test over cases, two-sided, with Holm's correction for the comparisons of one table. "
+    "It and the intervals say what other test cases would have changed. They do not say what another training would have changed: "
+    "look at the spread over seeds for that. The best method was chosen on the same cases, so its numbers are a little too good.",
+    f"Two methods **can be told apart** where the interval of their difference does not contain 0, p is below {LEVEL:g}, and the "
+    "difference has the same sign in every seed (of two seeds or more).",
+    "**Cost** is a training's seconds per update, with validation and kept weight maps, divided by those of another method with the same "
     "seed: the median over seeds, and the range. **Updates** and **seconds** (of the processor, where they are known) are those of one "
     "training, the mean over seeds.",
 )
 
 
-def how_to_read(match: str) -> tuple[str, ...]:
-    """What stands above the tables, a line for each notion.
+def explain_tables(match: str) -> tuple[str, ...]:
+    """Return the lines that explain the tables, one for each notion.
 
     Args:
-        match: what all methods have the same of.
+        match: what all methods have in common, updates or time.
     """
     return (_HOW_MATCHED[match], *_HOW_TO_READ)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A cell of a table: what it says, and in small what goes with it."""
+class TableCell:
+    """A cell of a table: its value, and beside it something in small letters."""
 
     value: str
     small: str = ""
@@ -66,58 +66,58 @@ class Shown:
         return f"{self.value} ({self.small})" if self.small else self.value
 
 
-NONE = Shown("–")
+NONE = TableCell("–")
 
 
-def groups(summary: pd.DataFrame) -> list[pd.DataFrame]:
-    """In the order of the summary, each with the highest Dice first and what has none last."""
+def split_groups(summary: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return the groups in the order of the summary, each with the highest Dice first and rows without one last."""
     return [group.sort_values("dice", ascending=False, kind="stable") for _, group in summary.groupby(GROUP, sort=False)]
 
 
-def rows_of(group: pd.DataFrame) -> list[Row]:
-    """Of a group, in its order."""
+def list_rows(group: pd.DataFrame) -> list[SummaryRow]:
+    """Return the rows of a group."""
     return list(group.itertuples())
 
 
-def title(group: pd.DataFrame) -> str:
-    """Of a group: its noise and its number of clean masks."""
-    first = rows_of(group)[0]
-    return f"{noise_name(first.noise)}, {count(first.clean, 'clean mask')}"
+def name_group(group: pd.DataFrame) -> str:
+    """Return the title of a group: its noise and its number of clean masks."""
+    first = list_rows(group)[0]
+    return f"{name_noise(first.noise)}, {count(first.clean, 'clean mask')}"
 
 
-def noise_name(noise: str) -> str:
-    """As a person says it."""
+def name_noise(noise: str) -> str:
+    """Return a kind of noise as a person says it."""
     return "noisy masks as they came" if noise == GIVEN else noise
 
 
-def competitors(group: pd.DataFrame) -> list[Row]:
-    """The rows of methods that have a Dice and are rivals, the best first."""
-    return [row for row in rows_of(group) if row.method != CEILING and not np.isnan(row.dice)]
+def list_competitors(group: pd.DataFrame) -> list[SummaryRow]:
+    """Return the rows of the methods that have a Dice and are rivals, the best first."""
+    return [row for row in list_rows(group) if row.method != CEILING and not np.isnan(row.dice)]
 
 
-def match_of(summary: pd.DataFrame) -> str:
-    """What all methods have the same of, updates or time."""
+def read_match(summary: pd.DataFrame) -> str:
+    """Return what all methods have in common, updates or time."""
     return str(summary["match"].iloc[0]) if len(summary) else "updates"
 
 
-def several_counts(summary: pd.DataFrame) -> bool:
-    """Whether there is a number of clean masks to compare with another."""
+def has_several_counts(summary: pd.DataFrame) -> bool:
+    """Return whether there are several numbers of clean masks to compare."""
     return summary.dropna(subset=["dice"])["clean"].nunique() > 1
 
 
 # --- sentences ----------------------------------------------------------------------------------------------------
 
 
-def told(group: pd.DataFrame) -> list[str]:
-    """What came out of a group, in sentences: who wins, by how much, whether it can be told, what it costs, what is missing."""
-    rows = competitors(group)
+def describe_group(group: pd.DataFrame) -> list[str]:
+    """Return the results of a group in sentences: who wins, by how much, whether chance explains it, what it costs, what is missing."""
+    rows = list_competitors(group)
     if not rows:
-        return ["No method has come to its end yet.", *_missing(group)]
+        return ["No method has finished yet.", *_missing(group)]
     return [*_winner(rows), *_tied(rows), *_over_plain(rows), *_cost(rows), *_ours(rows), *_ceiling(group), *_missing(group)]
 
 
-def verdict(row: Row, other: str = "rival") -> Verdict:
-    """Whether a method and its other one (`rival` or `plain`) can be told apart."""
+def judge_difference(row: SummaryRow, other: str = "rival") -> Verdict:
+    """Return whether a method and the one it is compared with (`rival` or `plain`) can be told apart."""
     numbers = [getattr(row, f"minus_{other}{name}") for name in ("_low", "_high", "_p_holm", "_seeds", "_min", "_max")]
     low, high, p, seeds, least, most = map(float, numbers)
     if np.isnan([low, p]).any():
@@ -129,11 +129,11 @@ def verdict(row: Row, other: str = "rival") -> Verdict:
     return "apart" if least > 0 or most < 0 else "seeds disagree"
 
 
-def told_of_weights(shares: pd.DataFrame) -> list[str]:
-    """What wrong pixels weigh in a group, in a sentence; none where that is not known.
+def describe_weights(shares: pd.DataFrame) -> list[str]:
+    """Return a sentence about the weight of wrong pixels in a group; none where that is not known.
 
     Args:
-        shares: the rows of `Outcome.shares` of the group.
+        shares: the rows of `BenchmarkResults.shares` of the group.
     """
     known = shares.dropna(subset=["wrong_weight"])
     parts = []
@@ -143,36 +143,36 @@ def told_of_weights(shares: pd.DataFrame) -> list[str]:
     return [f"Wrong pixels are {known['wrong_pixels'].mean():.1%} of the noisy pixels, and have {', '.join(parts)}."] if parts else []
 
 
-def of_group(table: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
-    """The rows of another table that belong to a group."""
+def select_group(table: pd.DataFrame, group: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of another table that belong to a group."""
     return table[(table["noise"] == group["noise"].iloc[0]) & (table["clean"] == group["clean"].iloc[0])]
 
 
-def _winner(rows: Sequence[Row]) -> Iterable[str]:
+def _winner(rows: Sequence[SummaryRow]) -> Iterable[str]:
     best = rows[0]
     if len(rows) == 1:
-        yield f"Only `{best.method}` has come to its end: Dice {_dice(best)}."
+        yield f"Only `{best.method}` has finished: Dice {_dice(best)}."
         return
     second = rows[1]
     yield f"`{best.method}` has the highest Dice, {_dice(best)}; `{second.method}` is second with {format_number(second.dice)}."
     if np.isnan(best.minus_rival):
         yield "The two have no seed and case in common, so they cannot be compared."
         return
-    shared = "" if best.seeds == second.seeds == best.minus_rival_seeds else f", on {count(int(best.minus_rival_seeds), 'seed')} both have,"
-    verdict_words = _VERDICTS[verdict(best)].format(**_seed_range(best))
+    shared = "" if best.seeds == second.seeds == best.minus_rival_seeds else f", on {count(int(best.minus_rival_seeds), 'shared seed')},"
+    verdict_words = _VERDICTS[judge_difference(best)].format(**_seed_range(best))
     yield f"Case by case{shared} the difference is {_difference(best, 'rival')}. {verdict_words}"
 
 
 _VERDICTS: dict[Verdict, str] = {
     "apart": "It has the same sign in each of the {seeds} seeds: the two can be told apart.",
-    "one seed": "On these cases the two can be told apart, but that is one training each: another seed may turn it round.",
-    "seeds disagree": "But the seeds disagree ({least} to {most}): another training may turn it round, so the two cannot be told apart.",
+    "one seed": "On these cases the two can be told apart, but that is one training each: another seed may change the order.",
+    "seeds disagree": "But the seeds disagree ({least} to {most}): another training may change the order, so the two cannot be told apart.",
     "not apart": "The two cannot be told apart.",
-    "not compared": "That is too little to compare them.",
+    "not compared": "These are too few cases to compare them.",
 }
 
 
-def _seed_range(row: Row) -> dict[str, str]:
+def _seed_range(row: SummaryRow) -> dict[str, str]:
     seeds = "" if np.isnan(row.minus_rival_seeds) else str(int(row.minus_rival_seeds))
     return {
         "seeds": seeds,
@@ -181,26 +181,26 @@ def _seed_range(row: Row) -> dict[str, str]:
     }
 
 
-def _tied(rows: Sequence[Row]) -> Iterable[str]:
-    """Those behind the second that cannot be told from the best either."""
-    tied = [row.method for row in rows[2:] if verdict(row) in TIED]
-    if tied and verdict(rows[0]) in TIED:
+def _tied(rows: Sequence[SummaryRow]) -> Iterable[str]:
+    """Yield the methods behind the second that cannot be told from the best either."""
+    tied = [row.method for row in rows[2:] if judge_difference(row) in TIED]
+    if tied and judge_difference(rows[0]) in TIED:
         yield f"Nor can {_listed(tied, 'or')} be told from `{rows[0].method}`."
     elif tied:
         yield f"{_listed(tied)} cannot be told from `{rows[0].method}`, though."
 
 
-def _over_plain(rows: Sequence[Row]) -> Iterable[str]:
+def _over_plain(rows: Sequence[SummaryRow]) -> Iterable[str]:
     best = rows[0]
     if best.method == BASE and len(rows) > 1:
         yield "No other method does better than plain training here."
     elif rows[1:] and best.rival != BASE and not np.isnan(best.minus_plain):
         clear = {"apart": "", "one seed": ", on one seed", "seeds disagree": ", but not in every seed"}
-        word = clear.get(verdict(best, "plain"), ", which cannot be told from 0")
+        word = clear.get(judge_difference(best, "plain"), ", which cannot be told from 0")
         yield f"Against `{BASE}` the difference is {_difference(best, 'plain')}{word}."
 
 
-def _cost(rows: Sequence[Row]) -> Iterable[str]:
+def _cost(rows: Sequence[SummaryRow]) -> Iterable[str]:
     best = rows[0]
     if not np.isnan(best.cost) and best.cost_over != best.method:
         yield f"An update of `{best.method}` costs {best.cost:.2f} times one of `{best.cost_over}` ({_clock(best)})."
@@ -209,15 +209,15 @@ def _cost(rows: Sequence[Row]) -> Iterable[str]:
         yield f"In the same time {', '.join([f'{first} updates', *others])} and {last}."
 
 
-def _ours(rows: Sequence[Row]) -> Iterable[str]:
-    """Where the method of this package stands, if it does not win."""
+def _ours(rows: Sequence[SummaryRow]) -> Iterable[str]:
+    """Yield the place of this package's method, where it is neither first nor second."""
     for place, row in enumerate(rows):
         if row.method == OURS and place > 1:
             yield f"`{OURS}` comes {_ordinal(place + 1)} of {len(rows)} with {format_number(row.dice)}."
 
 
 def _ceiling(group: pd.DataFrame) -> Iterable[str]:
-    for row in rows_of(group):
+    for row in list_rows(group):
         if row.method == CEILING and not np.isnan(row.dice):
             yield f"With true masks for all cases (`{CEILING}`) it would be {format_number(row.dice)}."
 
@@ -225,25 +225,25 @@ def _ceiling(group: pd.DataFrame) -> Iterable[str]:
 def _missing(group: pd.DataFrame) -> Iterable[str]:
     for state, column in (("Failed", "seeds_failed"), ("Not run", "seeds_not_run")):
         names: dict[str, list[str]] = {}
-        for row in rows_of(group):
+        for row in list_rows(group):
             if getattr(row, column):
                 names.setdefault(_of(getattr(row, column), row), []).append(row.method)
         if names:
             yield f"{state}: {'; '.join(f'{_listed(methods)} ({seeds})' for seeds, methods in names.items())}."
     done = group[group["seeds"] > 0]
     if done["seeds"].nunique() > 1 or (done["minus_rival_seeds"] < done["seeds"]).any():
-        yield "Not all methods have the same seeds; a comparison uses those that both have."
+        yield "Not all methods have the same seeds; a comparison uses the seeds that both have."
     undefined = int(group["undefined"].sum())
     if undefined:
         values = count(undefined, "value of Dice is", "values of Dice are")
-        yield f"{values} not defined (no foreground, neither true nor predicted) and in no mean."
+        yield f"{values} not defined (no foreground, neither true nor predicted) and not in the means."
 
 
-def _of(number_of_seeds: int, row: Row) -> str:
+def _of(number_of_seeds: int, row: SummaryRow) -> str:
     return f"{number_of_seeds} of {count(row.seeds + row.seeds_failed + row.seeds_not_run, 'seed')}"
 
 
-def _dice(row: Row) -> str:
+def _dice(row: SummaryRow) -> str:
     return (
         f"{format_number(row.dice)} ({format_range(row.dice_low, row.dice_high)})"
         if not np.isnan(row.dice_low)
@@ -251,13 +251,13 @@ def _dice(row: Row) -> str:
     )
 
 
-def _difference(row: Row, other: str) -> str:
+def _difference(row: SummaryRow, other: str) -> str:
     mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
-    return f"{format_number(mean, signed=True)} ({format_range(low, high, signed=True)}; p {p_value(p, equals=True)})"
+    return f"{format_number(mean, signed=True)} ({format_range(low, high, signed=True)}; p {format_p(p, equals=True)})"
 
 
-def _clock(row: Row) -> str:
-    return "processor time" if row.cost_from == "cpu" else "by the clock, which other work on the machine disturbs"
+def _clock(row: SummaryRow) -> str:
+    return "processor time" if row.cost_from == "cpu" else "by the clock, so other work on the machine counts too"
 
 
 def _listed(names: Sequence[str], last: str = "and") -> str:
@@ -273,9 +273,9 @@ def _ordinal(place: int) -> str:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def headings(group: pd.DataFrame) -> list[str]:
-    """Of the columns of `cells_of`."""
-    bases = [row.cost_over for row in rows_of(group) if not np.isnan(row.cost)]
+def list_headings(group: pd.DataFrame) -> list[str]:
+    """Return the headings of the columns of `format_row`."""
+    bases = [row.cost_over for row in list_rows(group) if not np.isnan(row.cost)]
     over = f" / {bases[0]}" if bases else ""
     return [
         "method",
@@ -293,20 +293,20 @@ def headings(group: pd.DataFrame) -> list[str]:
     ]
 
 
-def cells_of(row: Row) -> list[Shown]:
-    """A row of a group's table."""
-    seeds = Shown(str(row.seeds) if not row.seeds_failed + row.seeds_not_run else _of(row.seeds, row), _why(row) if row.seeds else "")
+def format_row(row: SummaryRow) -> list[TableCell]:
+    """Return a row of a group's table."""
+    seeds = TableCell(str(row.seeds) if not row.seeds_failed + row.seeds_not_run else _of(row.seeds, row), _why(row) if row.seeds else "")
     if np.isnan(row.dice):
-        return [Shown(f"`{row.method}`"), Shown(_why(row) or "undefined"), NONE, NONE, seeds, *[NONE] * 7]
-    by_seed = Shown(format_range(row.dice_min, row.dice_max), f"sd {row.dice_sd:.3f}") if row.seeds > 1 else NONE
+        return [TableCell(f"`{row.method}`"), TableCell(_why(row) or "undefined"), NONE, NONE, seeds, *[NONE] * 7]
+    by_seed = TableCell(format_range(row.dice_min, row.dice_max), f"sd {row.dice_sd:.3f}") if row.seeds > 1 else NONE
     rival, plain = (_difference_cells(row, other) for other in ("rival", "plain"))
-    name = Shown(f"`{row.method}`", "true masks" if row.method == CEILING else "")
+    name = TableCell(f"`{row.method}`", "true masks" if row.method == CEILING else "")
     interval = format_range(row.dice_low, row.dice_high)
     return [
         name,
-        Shown(format_number(row.dice), interval),
+        TableCell(format_number(row.dice), interval),
         by_seed,
-        Shown(format_number(row.jaccard)),
+        TableCell(format_number(row.jaccard)),
         seeds,
         *rival,
         *plain,
@@ -315,51 +315,51 @@ def cells_of(row: Row) -> list[Shown]:
     ]
 
 
-def _why(row: Row) -> str:
-    """Why seeds are missing."""
+def _why(row: SummaryRow) -> str:
+    """Return why seeds are missing."""
     states = (("failed", row.seeds_failed), ("not run", row.seeds_not_run))
     return ", ".join((f"{number_of} {state}" if row.seeds else state) for state, number_of in states if number_of)
 
 
-def _difference_cells(row: Row, other: str) -> list[Shown]:
+def _difference_cells(row: SummaryRow, other: str) -> list[TableCell]:
     mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
     if np.isnan(mean):
         return [NONE, NONE]
-    return [Shown(format_number(mean, signed=True), format_range(low, high, signed=True)), Shown(p_value(p))]
+    return [TableCell(format_number(mean, signed=True), format_range(low, high, signed=True)), TableCell(format_p(p))]
 
 
-def _cost_cell(row: Row) -> Shown:
+def _cost_cell(row: SummaryRow) -> TableCell:
     if np.isnan(row.cost) or row.cost_over == row.method:
-        return Shown("1") if row.cost_over == row.method else NONE
+        return TableCell("1") if row.cost_over == row.method else NONE
     clock = "" if row.cost_from == "cpu" else "by the clock"
     spread = f"{row.cost_min:.2f} … {row.cost_max:.2f}" if row.cost_seeds > 1 else ""
-    return Shown(f"{row.cost:.2f}", ", ".join(filter(None, [spread, clock])))
+    return TableCell(f"{row.cost:.2f}", ", ".join(filter(None, [spread, clock])))
 
 
-def _spent_cells(row: Row) -> list[Shown]:
-    """Updates and seconds of one training."""
+def _spent_cells(row: SummaryRow) -> list[TableCell]:
+    """Return the cells of updates and seconds of one training."""
     by_processor = not np.isnan(row.cpu_seconds)
     seconds = row.cpu_seconds if by_processor else row.seconds
-    spent = Shown(f"{seconds:,.0f}", "" if by_processor else "by the clock")
-    return [Shown(f"{row.updates:,.0f}") if not np.isnan(row.updates) else NONE, spent if not np.isnan(seconds) else NONE]
+    spent = TableCell(f"{seconds:,.0f}", "" if by_processor else "by the clock")
+    return [TableCell(f"{row.updates:,.0f}") if not np.isnan(row.updates) else NONE, spent if not np.isnan(seconds) else NONE]
 
 
-def markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
-    """All groups: what came out in words, and a table sorted by Dice."""
-    parts = ["# Outcome", "\n".join(f"- {line}" for line in how_to_read(match_of(summary)))]
-    for group in groups(summary):
-        names = headings(group)
-        lines = [names, ["---"] * len(names), *([str(cell) for cell in cells_of(row)] for row in rows_of(group))]
+def format_markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
+    """Return all groups as Markdown: the results in words, and a table sorted by Dice."""
+    parts = ["# Results", "\n".join(f"- {line}" for line in explain_tables(read_match(summary)))]
+    for group in split_groups(summary):
+        names = list_headings(group)
+        lines = [names, ["---"] * len(names), *([str(cell) for cell in format_row(row)] for row in list_rows(group))]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts += [f"## {title(group)}", " ".join([*told(group), *told_of_weights(of_group(shares, group))]), table]
+        parts += [f"## {name_group(group)}", " ".join([*describe_group(group), *describe_weights(select_group(shares, group))]), table]
     return "\n\n".join(parts) + "\n"
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
 
 
-def p_value(p: float, *, equals: bool = False) -> str:
-    """`0.012`, `< 0.001`; with `equals`, as it stands behind p in a sentence."""
+def format_p(p: float, *, equals: bool = False) -> str:
+    """Return `0.012` or `< 0.001`; with `equals`, as it follows p in a sentence."""
     if np.isnan(p):
         return "–"
     return "< 0.001" if p < 0.001 else f"{'= ' if equals else ''}{p:.3f}"

@@ -5,14 +5,14 @@ from collections.abc import Callable
 import numpy as np
 from scipy import ndimage
 
-from pixeltrust.demonstration.synthetic.drawing import cloud, curves, over, polar, sigmoid, strokes
-from pixeltrust.demonstration.synthetic.pigments import INK, absorbed
+from pixeltrust.demonstration.synthetic.drawing import cloud, curves, paint, polar, sigmoid, strokes
+from pixeltrust.demonstration.synthetic.pigments import INK, absorb
 
 _STICKERS = ((0.05, 0.42, 0.72), (0.93, 0.58, 0.25), (0.42, 0.52, 0.80), (0.90, 0.82, 0.30), (0.12, 0.55, 0.36))
 
 
 def with_hairs(generator: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A few or many curved hairs that taper, dark or light, roughly combed."""
+    """Draw a few or many curved hairs that taper, dark or light, roughly combed."""
     size = len(mask)
     hairs = int(generator.choice([3, 9, 28], p=[0.5, 0.37, 0.13]) * generator.uniform(0.6, 1.4)) + 1
     points = curves(generator, size, count=hairs, length=(0.2, 1.1), spread=generator.uniform(0.15, 0.8), bend=0.7)
@@ -21,11 +21,11 @@ def with_hairs(generator: np.random.Generator, image: np.ndarray, mask: np.ndarr
     cover = strokes(points, thickness, size) * generator.uniform(0.6, 0.95)
     dark = generator.random() < 0.8
     colour = np.array((0.24, 0.16, 0.12) if dark else (0.9, 0.85, 0.76)) * generator.uniform(0.6, 1.1)
-    return over(image, cover, colour)
+    return paint(image, cover, colour)
 
 
 def with_ruler(generator: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A scale along an edge: a line with ticks, every fifth longer; now and then only the ticks."""
+    """Draw a scale along an edge: a line with ticks, every fifth longer; now and then only the ticks."""
     size = len(mask)
     length, ticks = generator.uniform(0.35, 1.1), int(generator.integers(8, 24))
     along = np.array((0.0, 1.0))
@@ -40,11 +40,11 @@ def with_ruler(generator: np.random.Generator, image: np.ndarray, mask: np.ndarr
     steps = np.linspace(0, 1, 2 * size)[:, None]
     points = np.array([begin + (end - begin) * steps for begin, end in lines]) @ rotation.T
     cover = strokes(points, np.full(points.shape[:2], 0.0028 * size), size) * generator.uniform(0.5, 0.9)
-    return over(image, cover, np.array((0.16, 0.13, 0.12) if generator.random() < 0.8 else (0.93, 0.93, 0.9)))
+    return paint(image, cover, np.array((0.16, 0.13, 0.12) if generator.random() < 0.8 else (0.93, 0.93, 0.9)))
 
 
 def with_bubbles(generator: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Bubbles in the gel: rings, bright towards the lamp and dark on the other side, and small glints."""
+    """Draw bubbles in the gel: rings, bright towards the lamp and dark on the other side, and small glints."""
     size = len(mask)
     lamp = generator.uniform(0, 2 * np.pi)
     light = np.zeros((size, size), dtype=np.float32)
@@ -59,17 +59,17 @@ def with_bubbles(generator: np.random.Generator, image: np.ndarray, mask: np.nda
 
 
 def with_ink(generator: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The surgeon's pen: crumbly violet strokes beside the lesion."""
+    """Draw the strokes of a surgeon's pen, crumbly and violet, beside the lesion."""
     size = len(mask)
     points = curves(generator, size, count=int(generator.integers(1, 4)), length=(0.15, 0.4), spread=1.5, bend=0.5)
     cover = strokes(points, np.full(points.shape[:2], generator.uniform(0.012, 0.03) * size), size)
     crumbs = sigmoid(2 * cloud(generator, size, coarsest=0.2, finest=2.2 / size, slope=0.8))
     density = cover * crumbs * generator.uniform(0.4, 0.9)
-    return image * np.exp(-absorbed((density * ~ndimage.binary_dilation(mask, iterations=2), INK)))
+    return image * np.exp(-absorb((density * ~ndimage.binary_dilation(mask, iterations=2), INK)))
 
 
 def with_sticker(generator: np.random.Generator, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """A round coloured sticker that reaches in from the frame; none where it would hide the lesion."""
+    """Draw a round coloured sticker that reaches in from the frame; none where it would hide the lesion."""
     size = len(mask)
     side = generator.uniform(0, 2 * np.pi)
     middle = np.array((np.sin(side), np.cos(side))) * generator.uniform(0.5, 0.62)
@@ -81,7 +81,7 @@ def with_sticker(generator: np.random.Generator, image: np.ndarray, mask: np.nda
     if (mask & (distance < outer + 0.02)).any():
         return image
     for radius, colour in rings:
-        image = over(image, sigmoid((radius - distance) * size * 2), colour * paper)
+        image = paint(image, sigmoid((radius - distance) * size * 2), colour * paper)
     return image
 
 

@@ -3,11 +3,11 @@
 import numpy as np
 from scipy import fft, ndimage
 
-from pixeltrust.demonstration.synthetic.drawing import grid, over, sigmoid
+from pixeltrust.demonstration.synthetic.drawing import grid, paint, sigmoid
 
 
-def photographed(generator: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The image through a lens, a field of view, a sensor and a JPEG file.
+def photograph(generator: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Take the image through a lens, a field of view, a sensor and a JPEG file.
 
     Returns:
         image, and bool (size, size): what the field of view shows.
@@ -22,14 +22,14 @@ def photographed(generator: np.random.Generator, image: np.ndarray) -> tuple[np.
 
 
 def lamp_light(generator: np.random.Generator, size: int) -> np.ndarray:
-    """Brightness (size, size), about 1: a slope across the frame and less towards its corners."""
+    """Draw the brightness (size, size), about 1: a slope across the frame and less towards its corners."""
     y, x = grid(size)
     slope_y, slope_x = generator.normal(0, 0.07, 2)
     return 1 + slope_y * y + slope_x * x - generator.uniform(0, 0.5) * (x**2 + y**2)
 
 
 def in_field_of_view(generator: np.random.Generator, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """In one of five pictures a round or rounded field of view with black around it, else everything."""
+    """Show one of five pictures in a round or rounded field of view with black around it, and all of the others."""
     size = len(image)
     if generator.random() >= 0.2:
         return image, np.ones((size, size), dtype=bool)
@@ -37,11 +37,11 @@ def in_field_of_view(generator: np.random.Generator, image: np.ndarray) -> tuple
     power = generator.choice([2, 2, 4, 7])
     inside = generator.uniform(0.49, 0.58 if power > 2 else 0.66) - (x**power + y**power) ** (1 / power)
     cover = sigmoid(-inside / generator.uniform(0.002, 0.012))
-    return over(image, cover, np.array((0.06, 0.05, 0.05)) * generator.uniform(0.2, 1.5)), inside > 0
+    return paint(image, cover, np.array((0.06, 0.05, 0.05)) * generator.uniform(0.2, 1.5)), inside > 0
 
 
 def as_jpeg(image: np.ndarray, *, coarseness: float) -> np.ndarray:
-    """The image with the losses of JPEG: the cosine transform of 8 × 8 blocks, rounded, fine detail the most.
+    """Return the image with the losses of JPEG: the cosine transform of 8 × 8 blocks, rounded, fine detail the most.
 
     Args:
         coarseness: the step to which the slowest wave is rounded, 0 to 1.

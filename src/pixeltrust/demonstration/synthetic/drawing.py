@@ -5,7 +5,7 @@ from scipy import fft
 
 
 def cloud(generator: np.random.Generator, size: int, *, coarsest: float, finest: float, slope: float = 0.0) -> np.ndarray:
-    """A random field of mean 0 and deviation 1 that wraps around.
+    """Draw a random field of mean 0 and deviation 1 that wraps around.
 
     Args:
         coarsest, finest: the wavelengths it is made of, in frames.
@@ -24,13 +24,13 @@ def cloud(generator: np.random.Generator, size: int, *, coarsest: float, finest:
 
 
 def grid(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """y (size, 1) and x (1, size) of the pixel centres, in frames, −.5 to .5."""
+    """Return y (size, 1) and x (1, size) of the pixel centres, in frames, −.5 to .5."""
     at = ((np.arange(size) + 0.5) / size - 0.5).astype(np.float32)
     return at[:, None], at[None, :]
 
 
 def polar(size: int, middle: np.ndarray, *, stretch: float = 1.0, turn: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (frames) and angle from `middle` (y, x); equal distances form ellipses of the area of circles."""
+    """Return distance (frames) and angle from `middle` (y, x); equal distances form ellipses of the area of circles."""
     y, x = (at - np.float32(origin) for at, origin in zip(grid(size), middle, strict=True))
     along = (np.float32(np.cos(turn)) * x + np.float32(np.sin(turn)) * y) / np.float32(np.sqrt(stretch))
     across = (np.float32(np.cos(turn)) * y - np.float32(np.sin(turn)) * x) * np.float32(np.sqrt(stretch))
@@ -38,7 +38,7 @@ def polar(size: int, middle: np.ndarray, *, stretch: float = 1.0, turn: float = 
 
 
 def curves(generator: np.random.Generator, size: int, *, count: int, length: tuple[float, float], spread: float, bend: float) -> np.ndarray:
-    """Points (count, points, 2), y and x in frames, of smooth curves that start anywhere.
+    """Draw points (count, points, 2), y and x in frames, of smooth curves that start anywhere.
 
     Args:
         length: shortest and longest, frames.
@@ -56,7 +56,7 @@ def curves(generator: np.random.Generator, size: int, *, count: int, length: tup
 
 
 def strokes(points: np.ndarray, radii: np.ndarray, size: int) -> np.ndarray:
-    """Cover (size, size), 0 to 1, of round brushes of `radii` px (...) set down at all `points` (..., 2)."""
+    """Return the cover (size, size), 0 to 1, of round brushes of `radii` px (...) set down at all `points` (..., 2)."""
     at = ((points + 0.5) * size - 0.5).reshape(-1, 2)
     reach = int(np.ceil(radii.max() + 0.5))
     around = np.argwhere(np.ones((2 * reach + 1, 2 * reach + 1))) - reach
@@ -69,10 +69,11 @@ def strokes(points: np.ndarray, radii: np.ndarray, size: int) -> np.ndarray:
     return field.reshape(size, size)
 
 
-def over(image: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> np.ndarray:
-    """The image with an opaque `colour` (3,) or (size, size, 3) where `cover` (size, size) is 1."""
+def paint(image: np.ndarray, cover: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    """Return the image with an opaque `colour` (3,) or (size, size, 3) where `cover` (size, size) is 1."""
     return image + cover[..., None].astype(np.float32) * (colour.astype(np.float32) - image)
 
 
 def sigmoid(values: np.ndarray) -> np.ndarray:
+    """Return 1 / (1 + exp(−values)), without overflow."""
     return (0.5 * (1 + np.tanh(0.5 * values))).astype(np.float32)

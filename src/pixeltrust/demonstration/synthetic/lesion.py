@@ -4,13 +4,13 @@ import numpy as np
 from scipy import ndimage
 
 from pixeltrust.demonstration.synthetic.drawing import cloud, polar, sigmoid
-from pixeltrust.demonstration.synthetic.pigments import BLOOD, DEEP_MELANIN, MELANIN, absorbed
+from pixeltrust.demonstration.synthetic.pigments import BLOOD, DEEP_MELANIN, MELANIN, absorb
 
 _LESION_SHARE = (0.018, 0.45)  # of the frame
 
 
 def lesion_depth(generator: np.random.Generator, size: int) -> np.ndarray:
-    """How far a pixel lies inside the lesion, about in frames: field, above 0 in it and below 0 around it.
+    """Draw how far each pixel is inside the lesion, about in frames: field, above 0 in it and below 0 around it.
 
     An ellipse whose radius is perturbed by a Fourier series, then by a cloud; cut at the level at which
     it has the share of the frame that was drawn for it. One piece without holes.
@@ -31,7 +31,7 @@ def lesion_depth(generator: np.random.Generator, size: int) -> np.ndarray:
 
 
 def with_lesion(generator: np.random.Generator, image: np.ndarray, depth: np.ndarray) -> np.ndarray:
-    """The skin with the lesion in it: strong or faint, sharp or blurred, of one colour or of several."""
+    """Draw the lesion on the skin: strong or faint, sharp or blurred, of one colour or of several."""
     size = len(image)
     contrast = float(np.clip(generator.lognormal(np.log(0.62), 0.55), 0.17, 1.9))
     cover = _edge(generator, depth, contrast)
@@ -44,12 +44,12 @@ def with_lesion(generator: np.random.Generator, image: np.ndarray, depth: np.nda
     melanin = MELANIN * generator.normal((1, 1, 1.1), (0.15, 0.04, 0.12)).astype(np.float32)
     veil = (_patch(generator, depth, chance=0.1) * cover * generator.uniform(0.1, 0.35))[..., None]
     whitish = image.mean() * np.array((1, 1.04, 1.1), dtype=np.float32)
-    image = image * np.exp(-absorbed((brown, melanin), (blood, BLOOD), (deep, DEEP_MELANIN)))
+    image = image * np.exp(-absorb((brown, melanin), (blood, BLOOD), (deep, DEEP_MELANIN)))
     return image * (1 - veil) + veil * whitish
 
 
 def _edge(generator: np.random.Generator, depth: np.ndarray, contrast: float) -> np.ndarray:
-    """How much of the pigment is there, 0 to 1: a slope across the outline, its width differing along it.
+    """Draw how much of the pigment is there, 0 to 1: a slope across the outline, whose width varies along it.
 
     A half at the outline; less where the lesion is so strong that half of it would look as if it were inside.
     """
@@ -61,7 +61,7 @@ def _edge(generator: np.random.Generator, depth: np.ndarray, contrast: float) ->
 
 
 def _variegation(generator: np.random.Generator, depth: np.ndarray) -> np.ndarray:
-    """Relative density of the brown pigment, about 1: darker or lighter within, patches, a pigment network, globules."""
+    """Draw the relative density of the brown pigment, about 1: darker or lighter within, patches, a pigment network, globules."""
     size = len(depth)
     within = (depth / depth.max()).clip(0, 1)
     patches = cloud(generator, size, coarsest=0.3, finest=0.04, slope=1.6)
@@ -80,7 +80,7 @@ def _variegation(generator: np.random.Generator, depth: np.ndarray) -> np.ndarra
 
 
 def _patch(generator: np.random.Generator, depth: np.ndarray, *, chance: float) -> np.ndarray:
-    """0 to 1, large over a part of the lesion; 0 everywhere but in `chance` of the lesions."""
+    """Draw a field of 0 to 1, large over a part of the lesion; in all but `chance` of the lesions it is 0 everywhere."""
     if generator.random() >= chance:
         return np.zeros_like(depth)
     field = cloud(generator, len(depth), coarsest=0.5, finest=0.03, slope=2.0)
@@ -89,7 +89,7 @@ def _patch(generator: np.random.Generator, depth: np.ndarray, *, chance: float) 
 
 
 def _in_one_piece(depth: np.ndarray) -> np.ndarray:
-    """The same depths with the sign turned in the holes and in all pieces but the largest."""
+    """Change the sign of the depths in the holes and in all pieces but the largest."""
     pieces, _ = ndimage.label(depth > 0)
     largest = pieces == 1 + np.argmax(np.bincount(pieces.ravel())[1:])
     return np.where(ndimage.binary_fill_holes(largest), 1, -1).astype(np.float32) * np.abs(depth)

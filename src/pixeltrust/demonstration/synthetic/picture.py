@@ -1,9 +1,9 @@
-"""One picture: skin, a lesion, and some of what lies between the skin and the camera."""
+"""One picture: skin, a lesion, and some of the things between the skin and the camera."""
 
 import numpy as np
 
 from pixeltrust.demonstration.synthetic.artefacts import ARTEFACTS
-from pixeltrust.demonstration.synthetic.camera import photographed
+from pixeltrust.demonstration.synthetic.camera import photograph
 from pixeltrust.demonstration.synthetic.lesion import lesion_depth, with_lesion
 from pixeltrust.demonstration.synthetic.skin import freckles, skin
 
@@ -11,7 +11,7 @@ SMALLEST_SIZE = 32
 
 
 def dermoscopy(generator: np.random.Generator, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """One made-up dermoscopy image and the exact mask of its lesion.
+    """Draw a made-up dermoscopy image and the exact mask of its lesion.
 
     Equal states of the generator give equal pictures, bit for bit on one machine. The lesion covers 2 to 46 % of the
     frame (half of them 6 to 19 %), a little less where the field of view cuts it. Freckles, blotches, hairs, rulers, ink
@@ -33,5 +33,5 @@ def dermoscopy(generator: np.random.Generator, size: int = 128) -> tuple[np.ndar
     for element, chance in ARTEFACTS:
         if generator.random() < chance:
             image = element(generator, image, mask)
-    image, seen = photographed(generator, image)
+    image, seen = photograph(generator, image)
     return np.round(image * 255).clip(0, 255).astype(np.uint8), (mask & seen).astype(np.uint8)

@@ -9,7 +9,7 @@ DEEP_MELANIN = np.array((1.15, 0.9, 0.62), dtype=np.float32)  # seen through the
 INK = np.array((0.9, 1.7, 0.25), dtype=np.float32)
 
 
-def absorbed(*pigments: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Absorption (size, size, 3) of pigments, each its density (size, size) and its absorption (3,)."""
+def absorb(*pigments: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Return the absorption (size, size, 3) of pigments, each its density (size, size) and its absorption (3,)."""
     densities = np.stack([density for density, _ in pigments], axis=-1).astype(np.float32)
     return densities @ np.stack([colour for _, colour in pigments])

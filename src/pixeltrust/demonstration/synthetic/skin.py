@@ -1,9 +1,9 @@
-"""Bare skin, and what is on it that is no lesion."""
+"""Bare skin, and what is on it apart from the lesion."""
 
 import numpy as np
 
 from pixeltrust.demonstration.synthetic.drawing import cloud, polar, sigmoid
-from pixeltrust.demonstration.synthetic.pigments import BLOOD, MELANIN, absorbed
+from pixeltrust.demonstration.synthetic.pigments import BLOOD, MELANIN, absorb
 
 _SKIN_TONES = np.array(  # light to dark, as a camera with a dermatoscope sees them: often pinkish, yellowish or grey
     [
@@ -23,7 +23,7 @@ _SKIN_TONE_CHANCES = np.array([0.13, 0.16, 0.10, 0.16, 0.12, 0.13, 0.10, 0.06, 0
 
 
 def skin(generator: np.random.Generator, size: int) -> np.ndarray:
-    """Bare skin, mottled, with the fine relief of its surface: image."""
+    """Draw bare skin, mottled, with the fine relief of its surface: image."""
     tone = _SKIN_TONES[generator.choice(len(_SKIN_TONES), p=_SKIN_TONE_CHANCES)]
     tone = tone * generator.normal(1, 0.05) * generator.normal(1, 0.02, 3).astype(np.float32)
     blotched = generator.choice([1, 2], p=[0.8, 0.2])
@@ -32,11 +32,11 @@ def skin(generator: np.random.Generator, size: int) -> np.ndarray:
     furrow = np.exp(-np.square(cloud(generator, size, coarsest=0.07, finest=0.035) * 2.5))
     relief = cloud(generator, size, coarsest=0.1, finest=2.2 / size, slope=0.6)
     light = 1 + generator.uniform(0, 0.025) * furrow + generator.uniform(0.004, 0.016) * relief
-    return tone * light[..., None] * np.exp(-absorbed((blood, BLOOD), (brown, MELANIN)))
+    return tone * light[..., None] * np.exp(-absorb((blood, BLOOD), (brown, MELANIN)))
 
 
 def freckles(generator: np.random.Generator, mask: np.ndarray) -> np.ndarray:
-    """Absorption (size, size, 3) of what is on the skin but not the lesion: small freckles, diffuse brown or red blotches."""
+    """Draw the absorption (size, size, 3) of what is on the skin but not the lesion: small freckles, diffuse brown or red blotches."""
     size = len(mask)
     brown = np.zeros((size, size), dtype=np.float32)
     for _ in range(generator.poisson(generator.choice([0.3, 2, 9], p=[0.5, 0.35, 0.15]))):
@@ -47,4 +47,4 @@ def freckles(generator: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     brown += generator.choice([0, 0.05, 0.13], p=[0.6, 0.3, 0.1]) * np.square((blotches - 0.2).clip(0, 2)) / 2
     flush = cloud(generator, size, coarsest=0.6, finest=0.04, slope=1.8)
     red = generator.choice([0, 0.05, 0.11], p=[0.6, 0.28, 0.12]) * np.square((flush + 0.5).clip(0, 2.5)) / 3
-    return absorbed((brown * ~mask, MELANIN), (red, BLOOD))
+    return absorb((brown * ~mask, MELANIN), (red, BLOOD))

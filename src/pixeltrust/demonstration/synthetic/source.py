@@ -13,8 +13,8 @@ from pixeltrust.plumbing.progress import map_in_threads
 def write_source(folder: Path, *, cases: int, seed: int = 0, size: int = 128, test_share: float = 0.25, show_progress: bool = True) -> None:
     """Write a SOURCE folder of made-up cases: images/<id>.png, masks/<id>.png of 0 and 255, split.csv (id, split).
 
-    Case i depends on the seed and on i alone, not on how many are made; so does its split. The folder appears when
-    everything is in it; a run that fails or is stopped leaves nothing behind.
+    Case i depends on the seed and on i alone, not on how many are made; so does its split. The folder appears only when
+    it is complete; a run that fails or is stopped leaves nothing behind.
 
     Args:
         folder: must not exist yet, or be empty.

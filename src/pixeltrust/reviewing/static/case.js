@@ -1,52 +1,52 @@
 // One case: layers, tools and decisions, by buttons and keys.
 import { runs } from "./mask.js";
-import { made as madeOf, memory } from "./memory.js";
+import { decisionsKey, memory } from "./memory.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
 import { who } from "./who.js";
 
-const one = (name) => document.getElementById(name);
-const told = JSON.parse(one("case").dataset.told);
+const byId = (name) => document.getElementById(name);
+const info = JSON.parse(byId("case").dataset.info);
 const planes = {}, tags = {};
 const SAID = { given: "given accepted", proposed: "proposed accepted", mended: "mended", rejected: "rejected", skipped: "skipped" };
 
 const painted = document.createElement("canvas");
 painted.id = "painted";
 painted.hidden = true;
-one("case").append(painted);
-const view = new View(one("view"), painted, told.width, told.height, told.ignored);
-const tools = new Tools(view, { start: () => planes[one("from").value], told: say, pointed: read });
+byId("case").append(painted);
+const view = new View(byId("view"), painted, info.width, info.height, info.ignored);
+const tools = new Tools(view, { start: () => planes[byId("from").value], notify: say, pointed: read });
 let busy = false, leaving = false, region = -1;
 
-// --- what is shown
+// --- layers and messages
 
-function say(text) { one("status").textContent = text; }
+function say(text) { byId("status").textContent = text; }
 
 function complain(text) {
-  one("fault").textContent = text;
-  one("fault").hidden = !text;
+  byId("fault").textContent = text;
+  byId("fault").hidden = !text;
 }
 
 function read(x, y) {
   const column = Math.floor(x), row = Math.floor(y);
-  if (column < 0 || row < 0 || column >= told.width || row >= told.height) return;
-  const at = row * told.width + column;
+  if (column < 0 || row < 0 || column >= info.width || row >= info.height) return;
+  const at = row * info.width + column;
   const parts = [`x ${column}  y ${row}`];
   if (planes.given) parts.push(`given ${planes.given[at]}`);
   if (planes.proposed) parts.push(`proposed ${planes.proposed[at]}`);
   if (tools.painting.mask) parts.push(`painted ${tools.painting.mask[at]}`);
-  if (planes.trust) parts.push(`trust ${Math.round(planes.trust[at] / 2.55)} %`);
-  one("readout").textContent = parts.join("   ");
+  if (planes.confidence) parts.push(`doubt ${100 - Math.round(planes.confidence[at] / 2.55)} %`);
+  byId("readout").textContent = parts.join("   ");
 }
 
 function address(path, values) {
-  const query = new URLSearchParams(told.query);
+  const query = new URLSearchParams(info.query);
   for (const [name, value] of Object.entries(values)) query.set(name, value);
   return `${path}?${query}`;
 }
 
 async function plane(name) {
-  const answer = await fetch(`/plane/${name}?${new URLSearchParams({ id: told.id })}`);
+  const answer = await fetch(`/plane/${name}?${new URLSearchParams({ id: info.id })}`);
   if (!answer.ok) throw new Error((await answer.json()).error);
   planes[name] = new Uint8Array(await answer.arrayBuffer());
   tags[name] = answer.headers.get("ETag");
@@ -55,11 +55,11 @@ async function plane(name) {
 
 async function picture() {
   const image = new Image();
-  image.src = `/image?${new URLSearchParams({ id: told.id })}`;
+  image.src = `/image?${new URLSearchParams({ id: info.id })}`;
   try {
     await image.decode();
   } catch {
-    const answer = await fetch(image.src); // which says what is wrong
+    const answer = await fetch(image.src); // the answer says what is wrong
     throw new Error(answer.ok ? "The image cannot be shown: this browser cannot read its file." : (await answer.json()).error);
   }
   view.image = image;
@@ -71,11 +71,11 @@ async function load() {
     picture(),
     plane("given").then((mask) => view.setOutline("given", mask)),
     plane("proposed").then((mask) => view.setOutline("proposed", mask)),
-    plane("trust").then((trust) => view.setTrust(trust)),
+    plane("confidence").then((confidence) => view.setDoubt(confidence)),
   ];
-  if (told.mended) {
+  if (info.mended) {
     work.push(plane("decided").then((mask) => {
-      one("from").value = "decided";
+      byId("from").value = "decided";
       tools.load(mask);
     }));
   }
@@ -89,17 +89,17 @@ async function load() {
 
 /** Ask; resolves to "yes", "other" or "no". */
 function ask(title, text, yes, no, other = "") {
-  one("ask-title").textContent = title;
-  one("ask-text").textContent = text;
-  one("ask-yes").textContent = yes;
-  one("ask-no").textContent = no;
-  one("ask-other").textContent = other;
-  one("ask-other").hidden = !other;
-  const dialog = one("ask");
+  byId("ask-title").textContent = title;
+  byId("ask-text").textContent = text;
+  byId("ask-yes").textContent = yes;
+  byId("ask-no").textContent = no;
+  byId("ask-other").textContent = other;
+  byId("ask-other").hidden = !other;
+  const dialog = byId("ask");
   dialog.returnValue = "no";
   dialog.showModal();
   return new Promise((resolve) => {
-    // Not by "close", which comes in a task of its own: a key pressed before that would be lost, or open the dialog anew and have it answered.
+    // Not by "close", which comes in a task of its own: a key pressed before that would be lost, or would open the dialog again and have it answered.
     new MutationObserver((_, watching) => {
       if (dialog.open) return;
       watching.disconnect();
@@ -111,12 +111,12 @@ function ask(title, text, yes, no, other = "") {
 async function mayLeave() {
   tools.lift();
   if (!tools.painting.changed && !view.corners.length) return true;
-  return (await ask("The painted mask is not saved", "It is lost when you go on. M saves it.", "Go on without it", "Stay")) === "yes";
+  return (await ask("The painted mask is not saved", "It is lost if you continue. M saves it.", "Continue without it", "Stay")) === "yes";
 }
 
 // --- decisions
 
-const MADE = madeOf(told.audit);
+const MADE = decisionsKey(info.audit);
 
 function go(path, words) {
   if (words) memory.set("said", words);
@@ -124,7 +124,7 @@ function go(path, words) {
   location.assign(path);
 }
 
-/** Post a change; where somebody has decided meanwhile, say who and what, and ask. */
+/** Post a change; if somebody has decided meanwhile, show who and what, and ask. */
 async function change(path, values, body, anyway) {
   for (;;) {
     let answer, content;
@@ -151,18 +151,18 @@ async function change(path, values, body, anyway) {
 async function decide(what) {
   if (busy || leaving) return;
   tools.lift();
-  if (["given", "proposed"].includes(what) && !planes[what]) return say(`The ${what} mask is not shown; wait for it, or see what is wrong`);
-  if (what === "mended" && !tools.painting.changed) return say("Nothing is painted yet: take the brush B, the eraser E or the polygon O");
-  if (what === "mended" && view.corners.length) return say("The polygon is open: Enter fills it, Esc gives it up");
+  if (["given", "proposed"].includes(what) && !planes[what]) return say(`The ${what} mask is not shown yet; wait for it, or read what is wrong`);
+  if (what === "mended" && !tools.painting.changed) return say("Nothing is painted yet: use the brush B, the eraser E or the polygon O");
+  if (what === "mended" && view.corners.length) return say("The polygon is open: Enter fills it, Esc cancels it");
   busy = true;
   try {
     if (what !== "mended" && !(await mayLeave())) return;
     const body = what === "mended" ? runs(tools.painting.mask) : undefined;
-    const made = await change("/decide", { id: told.id, what, seen: told.seen, shown: tags[what] ?? "" }, body, "Decide anyway");
+    const made = await change("/decide", { id: info.id, what, seen: info.seen, shown: tags[what] ?? "" }, body, "Decide anyway");
     if (!made) return;
-    memory.set(MADE, [...memory.get(MADE, []), { id: told.id, number: made.number }].slice(-200));
-    const words = `${told.id}: ${SAID[what]}. U`;
-    if (made.next === null) go(`/?${told.query}`, `${words} goes back to it`); else go(address("/case", { id: made.next }), `${words} undoes it`);
+    memory.set(MADE, [...memory.get(MADE, []), { id: info.id, number: made.number }].slice(-200));
+    const words = `${info.id}: ${SAID[what]}. U`;
+    if (made.next === null) go(`/?${info.query}`, `${words} goes back to it`); else go(address("/case", { id: made.next }), `${words} undoes it`);
   } finally {
     busy = false;
   }
@@ -172,8 +172,8 @@ async function undo(last = true) {
   if (busy || leaving) return;
   const made = memory.get(MADE, []);
   const own = last ? made.at(-1) : null;
-  if (last && !own) return say(`Nothing was decided in this tab${told.decision ? "; 'Undo what holds here' undoes what holds of this case" : ""}`);
-  const [id, seen] = own ? [own.id, own.number] : [told.id, told.seen];
+  if (last && !own) return say(`Nothing was decided in this tab${info.decision ? "; 'Undo the decision on this case' is further down" : ""}`);
+  const [id, seen] = own ? [own.id, own.number] : [info.id, info.seen];
   busy = true;
   try {
     if (!(await mayLeave())) return;
@@ -189,7 +189,7 @@ async function undo(last = true) {
 
 async function step(link) {
   if (busy || leaving) return;
-  const path = one(link).getAttribute("href");
+  const path = byId(link).getAttribute("href");
   if (!path) return say(link === "next" ? "This is the last one" : "This is the first one");
   if (await mayLeave()) go(path);
 }
@@ -203,20 +203,20 @@ function pick(name, value) {
 
 async function startOver() {
   tools.lift();
-  if (tools.painting.changed && (await ask("Start over?", "What is painted is lost.", "Start over", "Keep it")) !== "yes") return;
-  tools.give();
-  if (tools.painting.mask) tools.load(planes[one("from").value]);
-  say(`The painted mask begins as the ${one("from").selectedOptions[0].textContent} one`);
+  if (tools.painting.changed && (await ask("Start over?", "What you have painted is lost.", "Start over", "Keep it")) !== "yes") return;
+  tools.dropCorners();
+  if (tools.painting.mask) tools.load(planes[byId("from").value]);
+  say(`The painted mask starts from the ${byId("from").selectedOptions[0].textContent} mask`);
 }
 
 function zoomTo(place) {
   const all = document.querySelectorAll("[data-region]");
-  if (!told.regions.length) return say("No doubtful region");
-  region = (place + told.regions.length) % told.regions.length;
+  if (!info.regions.length) return say("No doubtful region");
+  region = (place + info.regions.length) % info.regions.length;
   all.forEach((button, number) => button.setAttribute("aria-current", String(number === region)));
   all[region].scrollIntoView({ block: "nearest" });
-  view.region(told.regions[region]);
-  const shown = told.regions[region];
+  view.region(info.regions[region]);
+  const shown = info.regions[region];
   say(`Region ${shown.region}: ${shown.kind}, ${shown.area} pixels`);
 }
 
@@ -226,17 +226,17 @@ function layer(name, on) {
 }
 
 function resize(size) {
-  const field = one("size");
+  const field = byId("size");
   tools.size = Math.min(Math.max(size, Number(field.min)), Number(field.max));
   field.value = tools.size;
-  one("size-text").textContent = tools.size;
+  byId("size-text").textContent = tools.size;
   if (view.brush) view.brush.size = tools.size;
   view.draw();
 }
 
 function strength(value) {
-  one("heat").value = value;
-  view.strength = Number(one("heat").value) / 100;
+  byId("strength").value = value;
+  view.strength = Number(byId("strength").value) / 100;
   view.draw();
 }
 
@@ -244,29 +244,29 @@ document.querySelectorAll("[data-decide]").forEach((button) => button.addEventLi
 document.querySelectorAll("[data-region]").forEach((button) => button.addEventListener("click", () => zoomTo(Number(button.dataset.region))));
 document.querySelectorAll("input[name=tool]").forEach((field) => field.addEventListener("change", () => tools.take(field.value)));
 document.querySelectorAll("input[name=label]").forEach((field) => field.addEventListener("change", () => { tools.label = Number(field.value); }));
-for (const name of ["given", "proposed", "heat", "painted"]) one(`show-${name}`).addEventListener("change", (event) => layer(name, event.target.checked));
-one("heat").addEventListener("input", (event) => strength(event.target.value));
-one("size").addEventListener("input", (event) => resize(Number(event.target.value)));
-one("again").addEventListener("click", startOver);
-one("from").addEventListener("pointerdown", () => { one("from").dataset.pointed = "true"; });
-one("from").addEventListener("change", () => {
+for (const name of ["given", "proposed", "doubt", "painted"]) byId(`show-${name}`).addEventListener("change", (event) => layer(name, event.target.checked));
+byId("strength").addEventListener("input", (event) => strength(event.target.value));
+byId("size").addEventListener("input", (event) => resize(Number(event.target.value)));
+byId("again").addEventListener("click", startOver);
+byId("from").addEventListener("pointerdown", () => { byId("from").dataset.pointed = "true"; });
+byId("from").addEventListener("change", () => {
   tools.lift();
-  if (tools.painting.mask && !tools.painting.changed) tools.load(planes[one("from").value]);
-  if (one("from").dataset.pointed) view.canvas.focus({ preventScroll: true }); // so that keys are commands again
+  if (tools.painting.mask && !tools.painting.changed) tools.load(planes[byId("from").value]);
+  if (byId("from").dataset.pointed) view.canvas.focus({ preventScroll: true }); // so that keys are commands again
 });
-one("stroke-undo").addEventListener("click", () => turn("undo"));
-one("stroke-redo").addEventListener("click", () => turn("redo"));
-one("undo").addEventListener("click", () => undo());
-one("undo-here")?.addEventListener("click", () => undo(false));
-one("help-button").addEventListener("click", () => one("help").showModal());
+byId("stroke-undo").addEventListener("click", () => turn("undo"));
+byId("stroke-redo").addEventListener("click", () => turn("redo"));
+byId("undo").addEventListener("click", () => undo());
+byId("undo-here")?.addEventListener("click", () => undo(false));
+byId("help-button").addEventListener("click", () => byId("help").showModal());
 for (const link of ["previous", "next"]) {
-  one(link).addEventListener("click", (event) => {
+  byId(link).addEventListener("click", (event) => {
     if (event.ctrlKey || event.metaKey || event.shiftKey) return;
     event.preventDefault();
     step(link);
   });
 }
-window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); }); // kept by the browser: what it says is old
+window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); }); // from the browser's cache: what it shows is old
 window.addEventListener("beforeunload", (event) => {
   if (!leaving && tools.painting.changed) event.preventDefault();
 });
@@ -293,12 +293,12 @@ const KEYS = {
   pagedown: () => step("next"),
   pageup: () => step("previous"),
   g: (event) => zoomTo(event.shiftKey ? region - 1 : region + 1),
-  1: () => one("show-given").click(),
-  2: () => one("show-proposed").click(),
-  3: () => one("show-heat").click(),
-  4: () => one("show-painted").click(),
-  5: () => strength(Number(one("heat").value) - 10),
-  6: () => strength(Number(one("heat").value) + 10),
+  1: () => byId("show-given").click(),
+  2: () => byId("show-proposed").click(),
+  3: () => byId("show-doubt").click(),
+  4: () => byId("show-painted").click(),
+  5: () => strength(Number(byId("strength").value) - 10),
+  6: () => strength(Number(byId("strength").value) + 10),
   "+": () => view.zoom(1.25),
   "=": () => view.zoom(1.25),
   "-": () => view.zoom(0.8),
@@ -313,7 +313,7 @@ const KEYS = {
   o: () => pick("tool", "polygon"),
   " ": () => tools.press(),
   enter: () => tools.close(),
-  escape: () => tools.give(),
+  escape: () => tools.dropCorners(),
   backspace: () => { view.corners.pop(); view.draw(); },
   ",": () => resize(tools.size - (tools.size > 20 ? 4 : 1)),
   ".": () => resize(tools.size + (tools.size >= 20 ? 4 : 1)),
@@ -321,7 +321,7 @@ const KEYS = {
     const fields = [...document.querySelectorAll("input[name=label]")];
     if (fields.length) fields[(fields.findIndex((field) => field.checked) + 1) % fields.length].click();
   },
-  "?": () => one("help").showModal(),
+  "?": () => byId("help").showModal(),
 };
 const OF_FIELDS = ["arrowleft", "arrowright", "arrowup", "arrowdown", "pagedown", "pageup"];
 const OF_BUTTONS = ["enter", " "];
@@ -338,10 +338,10 @@ document.addEventListener("keydown", (event) => {
     }
     return;
   }
-  if (event.altKey || !one("single-keys").checked) return;
+  if (event.altKey || !byId("single-keys").checked) return;
   if (target.matches("input") && OF_FIELDS.includes(key)) return;
   if (target.matches("input, button, a") && OF_BUTTONS.includes(key)) return;
-  if (event.repeat && "apmrsun".includes(key) && key.length === 1) return; // a key that is held decides once
+  if (event.repeat && "apmrsun".includes(key) && key.length === 1) return; // a key that is held down decides once
   const act = KEYS[key];
   if (!act) return;
   event.preventDefault();
@@ -349,7 +349,7 @@ document.addEventListener("keydown", (event) => {
 });
 
 say(memory.take("said", ""));
-strength(memory.get("strength", 35));
-window.addEventListener("pagehide", () => memory.set("strength", Number(one("heat").value)));
+strength(memory.get("strength", 60));
+window.addEventListener("pagehide", () => memory.set("strength", Number(byId("strength").value)));
 view.canvas.focus({ preventScroll: true });
 load();

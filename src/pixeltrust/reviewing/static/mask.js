@@ -37,24 +37,24 @@ export function polygon(corners, height) {
 
 /** A mask for the server: a little-endian uint32 per run, the label in the low 8 bits, the length in the others. */
 export function runs(mask) {
-  const most = 2 ** 24 - 1, found = [];
+  const most = 2 ** 24 - 1, lengths = [];
   for (let start = 0; start < mask.length; ) {
     let end = start + 1;
     while (end < mask.length && mask[end] === mask[start] && end - start < most) end++;
-    found.push((end - start) * 256 + mask[start]);
+    lengths.push((end - start) * 256 + mask[start]);
     start = end;
   }
-  const bytes = new DataView(new ArrayBuffer(4 * found.length));
-  found.forEach((run, place) => bytes.setUint32(4 * place, run, true));
+  const bytes = new DataView(new ArrayBuffer(4 * lengths.length));
+  lengths.forEach((run, place) => bytes.setUint32(4 * place, run, true));
   return bytes.buffer;
 }
 
 /** The closed outlines along the edges of pixels, one path for all labels but 0 and `ignored`. */
 export function outlines(mask, width, height, ignored) {
   const path = new Path2D();
-  const there = new Uint8Array(256);
-  for (let at = 0; at < mask.length; at++) there[mask[at]] = 1;
-  for (let label = 1; label < 256; label++) if (there[label] && label !== ignored) trace(path, mask, width, height, label);
+  const present = new Uint8Array(256);
+  for (let at = 0; at < mask.length; at++) present[mask[at]] = 1;
+  for (let label = 1; label < 256; label++) if (present[label] && label !== ignored) trace(path, mask, width, height, label);
   return path;
 }
 
@@ -104,7 +104,7 @@ export class Painting {
     this.before = null;
   }
 
-  /** Whether anything is painted, by a stroke that is not at its end too. */
+  /** Whether anything is painted, an unfinished stroke included. */
   get changed() { return this.done.length > 0 || (this.before !== null && this.box[2] > this.box[0]); }
 
   begin() {
@@ -128,7 +128,7 @@ export class Painting {
     return [top, left, bottom, right];
   }
 
-  /** End a stroke; one that changed nothing leaves no trace. */
+  /** End a stroke; one that changed nothing cannot be undone. */
   end() {
     const [top, left, bottom, right] = this.box;
     const before = this.before;
@@ -140,7 +140,7 @@ export class Painting {
     this.undone = [];
   }
 
-  /** Give a stroke up. */
+  /** Discard the stroke. */
   cancel() {
     this.mask = this.before;
     this.before = null;

@@ -1,13 +1,13 @@
-// What a tab keeps until it is closed, as JSON; a browser that keeps nothing has the otherwise.
+// Values that a tab remembers until it is closed, as JSON; a browser without such storage returns `otherwise`.
 export const memory = {
   get(name, otherwise) { try { return JSON.parse(sessionStorage.getItem(name)) ?? otherwise; } catch { return otherwise; } },
-  set(name, value) { try { sessionStorage.setItem(name, JSON.stringify(value)); } catch { /* kept nowhere */ } },
+  set(name, value) { try { sessionStorage.setItem(name, JSON.stringify(value)); } catch { /* not stored */ } },
   take(name, otherwise) {
-    const kept = this.get(name, otherwise);
+    const value = this.get(name, otherwise);
     this.set(name, null);
-    return kept;
+    return value;
   },
 };
 
-/** Under which name a tab keeps what was decided in it: [{id, number}], of this audit, the last one last. */
-export function made(audit) { return `made ${audit}`; }
+/** The name under which a tab remembers its decisions on this audit: [{id, number}], the last one last. */
+export function decisionsKey(audit) { return `made ${audit}`; }

@@ -1,11 +1,11 @@
-import { made, memory } from "./memory.js";
+import { decisionsKey, memory } from "./memory.js";
 import "./who.js";
 
 const queue = document.querySelector("main");
 
-/** To the last case that was decided in this tab, where U undoes it. */
+/** Open the last case that was decided in this tab, where U undoes it. */
 function back() {
-  const last = memory.get(made(queue.dataset.audit), []).at(-1);
+  const last = memory.get(decisionsKey(queue.dataset.audit), []).at(-1);
   if (!last) return;
   const query = new URLSearchParams(location.search);
   query.delete("page");

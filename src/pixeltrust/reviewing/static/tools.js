@@ -2,15 +2,15 @@
 import { Painting, disc, polygon } from "./mask.js";
 
 export class Tools {
-  /** `start()` gives the mask to paint on, and is asked when the first tool is taken; `told(text)` says what happened. */
-  constructor(view, { start, told, pointed }) {
-    Object.assign(this, { view, start, told, pointed });
+  /** `start()` returns the mask to paint on; `notify(text)` shows a message; `pointed(x, y)` follows the pointer. */
+  constructor(view, { start, notify, pointed }) {
+    Object.assign(this, { view, start, notify, pointed });
     this.painting = new Painting(view.width, view.height);
     this.tool = "hand";
     this.size = 12;
     this.label = 1;
     this.pointers = new Map();
-    this.stroke = null; // the last point of the stroke in work
+    this.stroke = null; // the last point of the unfinished stroke
     this.pen = false; // whether the keyboard's brush is down
     this.place = [Math.floor(view.width / 2), Math.floor(view.height / 2)];
     const canvas = view.canvas;
@@ -29,7 +29,7 @@ export class Tools {
 
   take(tool) {
     this.lift();
-    this.give();
+    this.dropCorners();
     this.tool = tool;
     this.view.canvas.dataset.tool = tool;
     this.loaded();
@@ -37,13 +37,13 @@ export class Tools {
     this.ring(null);
   }
 
-  /** A tool may be taken before its mask is here. */
+  /** A tool may be selected before its mask has loaded. */
   loaded() {
     const mask = this.painting.mask || this.tool === "hand" ? null : this.start();
     if (mask) this.load(mask);
   }
 
-  /** Begin from a mask; what was painted is gone. */
+  /** Start from a mask; what was painted is discarded. */
   load(mask) {
     this.lift();
     this.painting.clear(mask);
@@ -67,7 +67,7 @@ export class Tools {
   begin(x, y) {
     this.painting.begin();
     this.stroke = [x, y];
-    this.view.setOutline("painted", null); // it follows when the stroke ends
+    this.view.setOutline("painted", null); // drawn again when the stroke ends
     this.show(this.painting.fill(disc(x, y, this.size), this.colour));
   }
 
@@ -117,15 +117,15 @@ export class Tools {
   close() {
     const { view } = this;
     if (this.tool !== "polygon" || !view.corners.length) return;
-    if (view.corners.length < 3) return this.told("A polygon needs three corners");
+    if (view.corners.length < 3) return this.notify("A polygon needs three corners");
     this.painting.begin();
     this.show(this.painting.fill(polygon(view.corners, view.height), this.colour));
     this.painting.end();
     this.outline();
-    this.give();
+    this.dropCorners();
   }
 
-  give() {
+  dropCorners() {
     this.view.corners = [];
     this.view.pointed = null;
     this.view.draw();
@@ -233,7 +233,7 @@ export class Tools {
       this.pen = true;
       this.begin(...this.centre());
     }
-    this.told(this.pen ? "Brush down: the arrows paint" : "Brush up");
+    this.notify(this.pen ? "Brush down: the arrows paint" : "Brush up");
     return this.showPoint();
   }
 

@@ -1,7 +1,8 @@
-// The image with its layers, and where it is looked at: zoom, pan, fingers. Knows nothing of decisions.
+// The image with its layers, and the part of it that is seen: zoom, pan, fingers. Knows nothing of decisions.
 import { outlines } from "./mask.js";
 
 const LARGEST = 64, MARGIN = 24;
+const BROWN = [[208, 127], [131, 59], [44, 8]]; // red, green and blue of a doubt of ½ and of 1
 export const COLOURS = { given: "#f2b34c", proposed: "#58c8f2", painted: "#ff8fd0" };
 export const TINTS = [[255, 111, 190], [122, 220, 130], [178, 150, 255], [255, 214, 90], [110, 225, 225], [255, 150, 95], [200, 200, 200]];
 
@@ -14,10 +15,10 @@ export class View {
     this.tint = painted.getContext("2d", { willReadFrequently: true });
     this.back = document.createElement("canvas");
     this.image = null;
-    this.heat = null;
+    this.doubt = null;
     this.paths = {};
-    this.shown = { given: true, proposed: true, heat: true, painted: true };
-    this.strength = 0.35;
+    this.shown = { given: true, proposed: true, doubt: true, painted: true };
+    this.strength = 0.6;
     this.corners = [];
     this.point = null; // of the keyboard, [x, y] in pixels of the mask
     this.brush = null; // {x, y, size, erases, down}: drawn as a ring
@@ -66,7 +67,7 @@ export class View {
   }
 
   pan(dx, dy) {
-    const some = 40; // so much of the image stays in sight
+    const some = 40; // this much of the image stays visible
     this.x = Math.min(Math.max(this.x + dx, some - this.scale * this.width), this.across - some);
     this.y = Math.min(Math.max(this.y + dy, some - this.scale * this.height), this.down - some);
     this.fitted = false;
@@ -90,24 +91,23 @@ export class View {
     this.draw();
   }
 
-  setTrust(trust) {
+  /** Show doubt, 1 minus confidence, in the brown of the audit's page: transparent where there is none, dark where the label is surely wrong. */
+  setDoubt(confidence) {
     const canvas = document.createElement("canvas");
     canvas.width = this.width;
     canvas.height = this.height;
     const picture = new ImageData(this.width, this.height);
-    for (let place = 0; place < trust.length; place++) {
-      const doubt = 1 - trust[place] / 255;
-      picture.data[4 * place] = 255;
-      picture.data[4 * place + 1] = 220 - 190 * doubt;
-      picture.data[4 * place + 2] = 40;
+    for (let place = 0; place < confidence.length; place++) {
+      const doubt = 1 - confidence[place] / 255, dark = Math.max(0, 2 * doubt - 1);
+      BROWN.forEach(([half, sure], part) => { picture.data[4 * place + part] = half + dark * (sure - half); });
       picture.data[4 * place + 3] = 255 * Math.min(1, Math.max(0, (doubt - 0.1) / 0.6));
     }
     canvas.getContext("2d").putImageData(picture, 0, 0);
-    this.heat = canvas;
+    this.doubt = canvas;
     this.draw();
   }
 
-  /** Show what is painted within a box; of label 0 nothing is seen. */
+  /** Show what is painted within a box; label 0 is transparent. */
   setPainted(mask, [top, left, bottom, right]) {
     const across = right - left, picture = new ImageData(across, bottom - top);
     for (let row = top, place = 0; row < bottom; row++) {
@@ -149,10 +149,10 @@ export class View {
     this.drawPoint(c, unit);
   }
 
-  /** The image under its heat, as it is looked at; drawn again only when that changes, for strokes have to be quick. */
+  /** The image under its doubt, as it is seen now; drawn again only when that changes, because strokes have to be quick. */
   ground(ratio) {
-    const { canvas, back } = this, heat = this.shown.heat && this.heat ? this.strength : 0;
-    const key = [canvas.width, canvas.height, this.scale, this.x, this.y, heat, Boolean(this.image)].join();
+    const { canvas, back } = this, doubt = this.shown.doubt && this.doubt ? this.strength : 0;
+    const key = [canvas.width, canvas.height, this.scale, this.x, this.y, doubt, Boolean(this.image)].join();
     if (key === this.drawn) return back;
     this.drawn = key;
     back.width = canvas.width;
@@ -162,9 +162,9 @@ export class View {
     c.imageSmoothingEnabled = this.scale < 4;
     c.imageSmoothingQuality = "medium";
     if (this.image) c.drawImage(this.image, 0, 0, this.width, this.height);
-    if (heat) {
-      c.globalAlpha = heat;
-      c.drawImage(this.heat, 0, 0);
+    if (doubt) {
+      c.globalAlpha = doubt;
+      c.drawImage(this.doubt, 0, 0);
     }
     return back;
   }

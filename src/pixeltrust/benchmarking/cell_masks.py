@@ -1,6 +1,6 @@
-"""The masks of a cell: a table of cases for `train`, that points to files where they lie.
+"""The masks of a cell: a table of cases for `train` that points to the files where they are.
 
-    OUT/noise/<noise>-<seed>/   of a source: a noisy mask for every training case (see `simulate`), made once
+    OUT/noise/<noise>-<seed>/   where the truth is known: a noisy mask for every training case (see `simulate`), made once
 
 Which cases are clean is drawn by the seed from one shuffled list, so the 10 clean cases of a seed are among its 100, and all methods of
 a seed have the same ones.
@@ -28,33 +28,33 @@ NOISE = "noise"
 Rows = Iterable[tuple[str, Path, Path, Role, str]]
 
 
-class Masks(Protocol):
-    """Where the cells of a benchmark get their cases from."""
+class CellMasks(Protocol):
+    """The source of the cases of every cell."""
 
     knows_truth: bool
-    """Of the noisy cases; then there are a ceiling and shares of wrong pixels."""
+    """Whether the true masks of noisy cases are known; then there are a ceiling and shares of wrong pixels."""
 
-    def completed(self, grid: Grid) -> Grid:
-        """The grid with the axes that it leaves to its source; every cell can have its cases.
+    def complete(self, grid: Grid) -> Grid:
+        """Return the grid with the axes that it leaves to the data; check that every cell can have its cases.
 
         Raises:
-            ConfigError, DataError: one cannot, and why.
+            ConfigError, DataError: one of them cannot, and why.
         """
 
     def prepare(self, cell: Cell) -> None:
-        """Make what the cell's table will point to, if it is not there yet; may be called from several threads and processes."""
+        """Make the files of the cell's table that are not there yet; several threads and processes may call it."""
 
     def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
-        """The cases of a cell, the columns of a table of cases; with `true` masks for the noisy ones."""
+        """Return the table of cases of a cell; with `true` masks for the noisy ones."""
 
 
 def is_source(folder: Path, layout: Layout) -> bool:
-    """Whether it is a source with known truth, by what lies there, and not a user's data folder or table."""
+    """Return whether this is a source with known truth, and not a user's data folder or table."""
     return not layout_options(layout) and (folder / "masks").is_dir() and not (folder / "noisy").is_dir()
 
 
 class SourceMasks:
-    """Of a source, a folder with known truth: images/, masks/, perhaps split.csv."""
+    """The masks of a source, a folder with known truth: images/, masks/, perhaps split.csv."""
 
     knows_truth = True
 
@@ -62,8 +62,8 @@ class SourceMasks:
         self.source, self.folder = source.absolute(), out.absolute() / NOISE
         self.cases = read_source(self.source, show_progress=show_progress)
 
-    def completed(self, grid: Grid) -> Grid:
-        """As `Masks.completed`: triangles and 100 clean cases where not given."""
+    def complete(self, grid: Grid) -> Grid:
+        """See `CellMasks.complete`: triangles and 100 clean cases where not given."""
         grid = grid.filled(noise=("triangle",), clean=(100,))
         if GIVEN in grid.noise:
             raise ConfigError(f"noise: {GIVEN!r} is for a data folder; {self.source} is a source with known truth: name kinds of noise")
@@ -76,17 +76,17 @@ class SourceMasks:
         return grid
 
     def prepare(self, cell: Cell) -> None:
-        """As `Masks.prepare`."""
+        """See `CellMasks.prepare`."""
         if cell.method == CEILING:
             return
         folder = self._noise(cell)
         self.folder.mkdir(exist_ok=True)
         with FileLock(self.folder / f".{folder.name}.lock"):
-            if not folder.exists():  # it appears when everything is in it
+            if not folder.exists():  # it appears only when it is complete
                 simulate(self.source, folder, noise=cell.noise, clean=0, seed=cell.seed, show_progress=False)
 
     def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
-        """As `Masks.table`."""
+        """See `CellMasks.table`."""
         noisy, clean, test = split_roles(self.cases, clean=cell.clean, seed=cell.seed, source=self.source)
         drawn = self._noise(cell) / "noisy"
         rows: list[tuple[str, Path, Path, Role, str]] = [
@@ -99,7 +99,7 @@ class SourceMasks:
 
 
 class FolderMasks:
-    """Of a user's own data folder or table: the noise as it is, the clean cases or some of them."""
+    """The masks of a user's own data folder or table: the noise as it is, the clean cases or some of them."""
 
     knows_truth = False
 
@@ -108,8 +108,8 @@ class FolderMasks:
         self.cases: Cases = read_cases(data, show_progress=show_progress, **layout)
         self.clean = self.cases.of("clean")
 
-    def completed(self, grid: Grid) -> Grid:
-        """As `Masks.completed`: the noise as it is, and all clean cases where not given."""
+    def complete(self, grid: Grid) -> Grid:
+        """See `CellMasks.complete`: the noise as it is, and all clean cases where not given."""
         grid = grid.filled(noise=(GIVEN,), clean=(len(self.clean),))
         if grid.noise != (GIVEN,):
             raise ConfigError(f"noise: {self.data} has noisy masks of its own; leave `noise` out (or give a source with images/, masks/)")
@@ -123,10 +123,10 @@ class FolderMasks:
         return grid
 
     def prepare(self, cell: Cell) -> None:
-        """As `Masks.prepare`: nothing is to be made."""
+        """See `CellMasks.prepare`: nothing is to be made."""
 
     def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
-        """As `Masks.table`."""
+        """See `CellMasks.table`."""
         assert not true, "the truth of a user's noisy masks is not known"
         if cell.fold is not None:
             return self._fold_table(cell)
@@ -136,13 +136,13 @@ class FolderMasks:
 
     @cached_property
     def groups(self) -> list[str]:
-        """Of every clean case: its group, or what stands for it alone."""
+        """The group of every clean case, or a name of its own."""
         return [case.group or f" {case.id}" for case in self.clean]  # a text in a table never begins with a space
 
     def _fold_table(self, cell: Cell) -> pd.DataFrame:
-        """The clean cases of a fold as test cases; noisy cases of their groups are left out, and so is test/."""
+        """Return the table of a fold: its clean cases are test cases; noisy cases of their groups are left out, and so is test/."""
         assert cell.fold is not None
-        tested = fold_of(self.groups, cell.seed) == cell.fold
+        tested = assign_folds(self.groups, cell.seed) == cell.fold
         left_out = {case.group for case, out in zip(self.clean, tested, strict=True) if out and case.group}
         rows = [case for case in self.cases.of("noisy") if not case.group or case.group not in left_out]
         clean, test = (self.clean[np.flatnonzero(chosen)] for chosen in (~tested, tested))
@@ -152,8 +152,8 @@ class FolderMasks:
 FOLDS = 4
 
 
-def fold_of(groups: Sequence[str], seed: int) -> np.ndarray:
-    """The fold (0 … FOLDS − 1) of every clean case; groups stay together, the folds' sizes are as equal as that allows."""
+def assign_folds(groups: Sequence[str], seed: int) -> np.ndarray:
+    """Return the fold (0 … FOLDS − 1) of every clean case; groups stay together, the folds are as equal in size as that allows."""
     names, numbers, sizes = np.unique(np.asarray(groups, str), return_inverse=True, return_counts=True)
     order = generator(seed, "folds").permutation(len(names))
     order = order[np.argsort(-sizes[order], kind="stable")]  # the largest first, each into the fold that has the fewest

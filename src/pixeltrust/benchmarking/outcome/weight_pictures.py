@@ -1,4 +1,4 @@
-"""What weights did to fixed images: early, midway and late in training, beside the noisy and the true mask."""
+"""The weights of fixed images early, midway and late in training, beside the noisy and the true mask."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,12 @@ import pandas as pd
 from matplotlib.axes import Axes
 from PIL import Image
 
-from pixeltrust.benchmarking.outcome.figures import LETTER, Drawing
+from pixeltrust.benchmarking.outcome.figures import Drawing
 from pixeltrust.benchmarking.outcome.words import OURS
 from pixeltrust.data.images import read_image
 from pixeltrust.data.masks import foreground
-from pixeltrust.pages.charts import MOST, heat, ink, overlay, panels
+from pixeltrust.pages.charts import LETTER, ink, new_panels
+from pixeltrust.pages.pictures import MOST, draw_heat, draw_overlay
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.tables import read_table
 from pixeltrust.training.run_folder import Run
@@ -24,7 +25,7 @@ CASES = 4  # in the figure
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Weighed:
+class WeighedCase:
     """A noisy training case and its weights."""
 
     id: str
@@ -39,15 +40,15 @@ class Weighed:
     """(E, h, w), in multiples of the average weight."""
 
 
-def first_with_maps(cells: pd.DataFrame) -> Path | None:
-    """The folder of the first finished cell of `pixel` that kept weight maps, or else of any method."""
+def find_cell_with_maps(cells: pd.DataFrame) -> Path | None:
+    """Return the folder of the first finished cell of `trust` that kept weight maps, or else of any method."""
     done = cells[cells["status"] == "done"]
-    folders = [Path(one) for method in (True, False) for one in done.loc[(done["method"] == OURS) == method, "folder"]]
+    folders = [Path(folder) for ours in (True, False) for folder in done.loc[(done["method"] == OURS) == ours, "folder"]]
     return next((folder for folder in folders if (folder / "run" / "weight_maps.npz").is_file()), None)
 
 
-def weighed_cases(folder: Path, most: int) -> Iterator[Weighed]:
-    """Cases of a cell with their weights after the first, a middle and the last epoch; those whose files are gone are left out.
+def read_weighed_cases(folder: Path, most: int) -> Iterator[WeighedCase]:
+    """Yield cases of a cell with their weights after the first, a middle and the last epoch; cases whose files are gone are left out.
 
     Raises:
         RunError: the records of the run cannot be read.
@@ -57,28 +58,30 @@ def weighed_cases(folder: Path, most: int) -> Iterator[Weighed]:
     if kept is None or not len(kept["epochs"]):
         return
     moments = sorted({0, (len(kept["epochs"]) - 1) // 2, len(kept["epochs"]) - 1})
-    paths, truths = (files_of(folder / name) for name in ("cases.csv", "truth.csv"))
-    for place, one in list(enumerate(map(str, kept["ids"])))[:most]:
+    paths, truths = (read_files(folder / name) for name in ("cases.csv", "truth.csv"))
+    for place, identity in list(enumerate(map(str, kept["ids"])))[:most]:
         try:
-            image, noisy = read_image(paths[one][0]), foreground(paths[one][1], config)
-            true = foreground(truths[one][1], config) if one in truths else None
+            image, noisy = read_image(paths[identity][0]), foreground(paths[identity][1], config)
+            true = foreground(truths[identity][1], config) if identity in truths else None
         except (PixeltrustError, KeyError):
             continue
         epochs = [int(kept["epochs"][moment]) for moment in moments]
-        yield Weighed(id=one, image=image, noisy=noisy, true=true, epochs=epochs, maps=kept["maps"][moments, place].astype(np.float32))
+        yield WeighedCase(
+            id=identity, image=image, noisy=noisy, true=true, epochs=epochs, maps=kept["maps"][moments, place].astype(np.float32)
+        )
 
 
-def files_of(table: Path) -> dict[str, tuple[Path, Path]]:
-    """Image and mask of every case of a table; none where there is no table."""
+def read_files(table: Path) -> dict[str, tuple[Path, Path]]:
+    """Return the files of image and mask of every case of a table; none where there is no table."""
     if not table.is_file():
         return {}
     return {row["id"]: (Path(row["image"]), Path(row["mask"])) for row in read_table(table).to_dict("records")}
 
 
-def maps_figure(cases: Sequence[Weighed], *, name: str = "weight-maps", heading: str = "Weights over training") -> Drawing:
-    """A row per case: its image, its noisy and its true mask, and its weights."""
+def maps_figure(cases: Sequence[WeighedCase], *, name: str = "weight-maps", heading: str = "Weights over training") -> Drawing:
+    """Draw a row per case: its image, its noisy and its true mask, and its weights."""
     columns = 3 + max(len(case.epochs) for case in cases)
-    figure, axes = panels(len(cases) * columns, columns=columns)
+    figure, axes = new_panels(len(cases) * columns, columns=columns)
     figure.set_size_inches(SIDE * columns, (SIDE + 0.1) * len(cases) + 0.5)
     for row, case in enumerate(cases):
         shown = axes[row * columns : (row + 1) * columns]
@@ -96,12 +99,12 @@ def maps_figure(cases: Sequence[Weighed], *, name: str = "weight-maps", heading:
     return Drawing(name=name, title=heading, text=_words(cases), figure=figure)
 
 
-def _pictures(case: Weighed) -> Iterator[tuple[str, bytes]]:
-    yield "image", overlay(case.image)
-    yield "noisy mask", overlay(case.image, {"noisy": case.noisy})
-    yield "true mask", overlay(case.image, {"true": case.true} if case.true is not None else {})
+def _pictures(case: WeighedCase) -> Iterator[tuple[str, bytes]]:
+    yield "image", draw_overlay(case.image)
+    yield "noisy mask", draw_overlay(case.image, {"noisy": case.noisy})
+    yield "true mask", draw_overlay(case.image, {"true": case.true} if case.true is not None else {})
     for epoch, weights in zip(case.epochs, case.maps, strict=True):
-        yield f"epoch {epoch}", heat(weights, case.noisy, true=case.true, shape=case.image.shape[:2])
+        yield f"epoch {epoch}", draw_heat(weights, case.noisy, true=case.true, shape=case.image.shape[:2])
 
 
 def _bare(axes: Axes) -> None:
@@ -111,6 +114,6 @@ def _bare(axes: Axes) -> None:
         spine.set_visible(False)
 
 
-def _words(cases: Sequence[Weighed]) -> str:
+def _words(cases: Sequence[WeighedCase]) -> str:
     zeros = (f"{case.id}: " + ", ".join(f"{(weights == 0).mean():.0%}" for weights in case.maps) for case in cases)
     return f"share of pixels with weight 0 after epochs {', '.join(map(str, cases[0].epochs))}. " + "; ".join(zeros)

@@ -1,0 +1,179 @@
+"""The faults of cases that are found by comparing them: repeated ids, sizes and orientations, groups on both sides.
+
+Everything here reads names and image headers; no pixel is decoded. What is asked of all cases is asked of whole columns.
+"""
+
+import itertools
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.data.images import Header, read_header
+from pixeltrust.plumbing.errors import DataError, Fault
+from pixeltrust.plumbing.progress import attempt_in_threads
+from pixeltrust.plumbing.text import count, some
+
+if TYPE_CHECKING:
+    from pixeltrust.data.cases import CaseList
+
+FEW_CLEAN = 10  # clean masks; with fewer the method has too little to go by
+MIN_HELD_OUT = 10  # with fewer, the choice of the best weights is mostly luck
+_SWAPPED = 5  # from this EXIF orientation on width and height change places
+_REMOVE_ORIENTATION = "take the orientation out of the image (exiftool -Orientation= FILE)"
+
+
+@dataclass
+class Findings:
+    """Faults and notes, collected while a data folder is read."""
+
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    faulty_files: set[Path] = field(default_factory=set)
+    """Files whose headers have a fault: their pixels are not reported as well."""
+    unpaired_roles: set[str] = field(default_factory=set)
+    """Roles with masks that have no image, each of which is a fault."""
+
+    def raise_faults(self, data: Path) -> None:
+        """Raise DataError if there are faults."""
+        faults = list(dict.fromkeys(self.faults))  # a broken mask may be that of many rows
+        if faults:
+            raise DataError(f"{data}: {count(len(faults), 'fault')}", faults)
+
+
+def drop_repeated_ids(cases: "CaseList", findings: Findings) -> "CaseList":
+    """Return one case per id: clean goes before noisy. Repeated roles, other images or groups, and tests that train are faults."""
+    repeated: dict[str, list[int]] = defaultdict(list)
+    for place in np.flatnonzero(cases.texts("id").duplicated(keep=False)).tolist():
+        repeated[cases[place].id].append(place)
+    dropped: list[int] = []
+    with_both = 0
+    for identity, places in repeated.items():
+        same = [cases[place] for place in places]
+        roles = {case.role: case for case in same}
+        if len(roles) < len(same):
+            wrong = f"{identity}: {len(same)} rows of one id: {some([case.mask for case in same])}"
+            findings.faults.append(Fault(wrong, kind="ids of more than one row"))
+        if len({(case.image, case.group) for case in same}) > 1:
+            named = [f"{case.image} (group {case.group})" for case in same]
+            wrong = f"{identity}: rows of one id that differ in image or group: {some(named)}"
+            findings.faults.append(Fault(wrong, kind="ids whose rows differ in image or group"))
+        if "test" in roles and len(roles) > 1:
+            trained = roles["clean" if "clean" in roles else "noisy"]
+            wrong = f"{roles['test'].mask}: a test case that also trains: {trained.mask}"
+            findings.faults.append(Fault(wrong, kind="test cases that also train", repair="take one of the two masks away"))
+        with_both += "clean" in roles and "noisy" in roles
+        chosen = same.index(roles.get("clean") or roles.get("noisy") or roles["test"])
+        dropped += places[:chosen] + places[chosen + 1 :]
+    ids = cases.texts("id")
+    twins = ids[ids.str.casefold().duplicated(keep=False) & ~ids.duplicated(keep=False)]
+    if len(twins):
+        findings.notes.append(f"ids that differ in case alone: {some(sorted(twins))}; on macOS and Windows their files are one")
+    if with_both:
+        findings.notes.append(f"{count(with_both, 'case')} with a clean and a noisy mask: trained as clean")
+    return cases[np.delete(np.arange(len(cases)), dropped)] if dropped else cases
+
+
+def compare_headers(cases: "CaseList", findings: Findings, show_progress: bool) -> None:
+    """Check that mask and image agree in size and orientation."""
+    images, masks = cases.numbers("image"), cases.numbers("mask")
+    numbers = pd.unique(np.stack([images, masks], axis=1).ravel())
+    sizes = np.full((numbers.max(initial=-1) + 1, 2), -1)  # stays −1 where a file cannot be read
+    stated = np.zeros(len(sizes), np.int8)  # 1 for a NIfTI file that states its orientation, −1 for one that does not
+    turns = np.ones(len(sizes), np.int8)  # EXIF orientations
+    two_colours = np.zeros(len(sizes), bool)
+    headers = attempt_in_threads(read_header, cases.files(numbers), text="reading headers", shown=show_progress)
+    for number, (path, header) in zip(numbers, headers, strict=True):
+        if isinstance(header, Header):
+            sizes[number], turns[number], two_colours[number] = header.size, header.exif_orientation, header.two_colours
+            stated[number] = 0 if header.states_orientation is None else 1 if header.states_orientation else -1
+        else:
+            findings.faults.append(header.fault)
+            findings.faulty_files.add(path)
+    readable = sizes.min(axis=1) >= 0
+    differ = readable[images] & readable[masks] & (sizes[images] != sizes[masks]).any(axis=1)
+    for place in np.flatnonzero(differ).tolist():
+        case, (height, width), (mask_height, mask_width) = cases[place], sizes[images[place]], sizes[masks[place]]
+        findings.faulty_files.add(case.mask)
+        wrong = f"{case.mask}: {mask_width}x{mask_height} pixels, its image {case.image} has {width}x{height}"
+        if (height, width) == (mask_width, mask_height) and turns[images[place]] >= _SWAPPED > turns[masks[place]]:
+            kind = "masks in the orientation that their image had before EXIF turned it"
+            repair = f"turn these masks as well, or {_REMOVE_ORIENTATION}"
+        else:
+            kind, repair = "masks of another size than their image", "save each at the size of its image, scaled without smoothing"
+        findings.faults.append(Fault(wrong, kind=kind, repair=repair))
+    for place in np.flatnonzero(stated[images] * stated[masks] < 0).tolist():
+        case = cases[place]
+        wrong = f"{case.mask}: only one of this file and its image {case.image} states its orientation"
+        kind = "NIfTI masks and images of which only one states its orientation"
+        findings.faults.append(Fault(wrong, kind=kind, repair="save both with one affine"))
+    mixed = int(np.count_nonzero((stated[images] != 0) != (stated[masks] != 0)))
+    if mixed:
+        cases_of = f"{count(mixed, 'case')} of a NIfTI file and one of another format"
+        findings.notes.append(f"{cases_of}: do they have the same orientation? See docs/data.md")
+    _note_turned(cases, turns[images], turns[masks], sizes[images], differ, findings)
+    coloured = np.flatnonzero(two_colours[masks])
+    if len(coloured):
+        palettes = f"{count(len(coloured), 'mask')} with a palette of two colours (such as {cases[int(coloured[0])].mask})"
+        findings.notes.append(f"{palettes}: the brighter colour is the foreground, whatever its index")
+
+
+def _note_turned(
+    cases: "CaseList", of_images: np.ndarray, of_masks: np.ndarray, sizes: np.ndarray, differ: np.ndarray, findings: Findings
+) -> None:
+    """Note images that EXIF turns in another way than their masks, unless the sizes show that the mask was drawn on the turned one."""
+    drawn_as_shown = (of_images >= _SWAPPED) & (of_masks == 1) & (sizes[:, 0] != sizes[:, 1])
+    apart = np.flatnonzero((of_images != of_masks) & ~drawn_as_shown & ~differ)
+    if len(apart):
+        place = int(apart[0])
+        case = cases[place]
+        such = f"{case.image} has orientation {of_images[place]}, {case.mask} {of_masks[place]}"
+        findings.notes.append(
+            f"warning: {count(len(apart), 'image')} turned by EXIF in another way than the mask ({such}): each file is turned as it says. "
+            f"That is right where the mask was drawn on the picture as viewers show it; else turn the mask, or {_REMOVE_ORIENTATION}"
+        )
+
+
+def compare_sides(cases: "CaseList", findings: Findings) -> None:
+    """Check that no group, and no image file, is on both sides of training and test."""
+    images, numbers = pd.factorize(cases.numbers("image"))
+    real, paths = pd.factorize(np.array(list(map(os.path.realpath, cases.files(numbers))), object))
+    tests = cases.has_role("test")
+    for name, (keys, values) in (("group", pd.factorize(cases.texts("group"))), ("image", (real[images], paths))):
+        both = np.intersect1d(keys[tests], keys[~tests])
+        places = np.flatnonzero(np.isin(keys, [key for key in both if values[key]])).tolist()
+        tested, trained = ({keys[place]: cases[place].id for place in places if tests[place] == side} for side in (True, False))
+        findings.faults += [
+            Fault(
+                f"{name} {values[key]} is on both sides: case {tested[key]} tests, case {identity} trains",
+                kind=f"{name}s on both sides of training and test",
+            )
+            for key, identity in trained.items()
+        ]
+
+
+def clean_warnings(clean: int, *, val_fraction: float) -> list[str]:
+    """Return what to expect of so few clean masks, if they are few.
+
+    Args:
+        clean: the number of clean masks.
+        val_fraction: the share of them to hold out, as in `Config`; at 0 nobody asked for it.
+    """
+    if clean < FEW_CLEAN:
+        return [
+            f"warning: {count(clean, 'clean mask')}: what is learned of the noisy masks follows them, and so few are easily one-sided; "
+            f"have {FEW_CLEAN} or more, best 50 to 100"
+        ]
+    if not val_fraction or round(val_fraction * clean) >= MIN_HELD_OUT:
+        return []
+    begins = next(number for number in itertools.count(clean) if round(val_fraction * number) >= MIN_HELD_OUT)
+    enough = -(-100 * MIN_HELD_OUT // clean) / 100
+    way = f"; set val_fraction = {enough} to hold {MIN_HELD_OUT} out" if clean >= 2 * MIN_HELD_OUT else ""
+    return [
+        f"warning: {clean} clean masks: none is held out to choose the best weights by, the last ones count; with val_fraction = "
+        f"{val_fraction:g} that begins at {begins:,} clean masks, as fewer than {MIN_HELD_OUT} choose by luck{way}"
+    ]

@@ -1,0 +1,66 @@
+"""One plane of a NIfTI file as a picture. Reading it needs nibabel, of the extra `medical`.
+
+size    (height, width) in pixels
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pixeltrust.plumbing.errors import DataError, Fault
+
+
+class Plane:
+    """One plane of a NIfTI file, in the orientation in which it is shown.
+
+    That is how radiologists see it, and how ITK's programs lay a picture over it: columns run to the patient's left (in a sagittal
+    plane to the back), rows to the back (where there is no back, down). Where the file does not state its orientation, its first
+    axis is the columns and its second the rows, as in every file that ITK makes of a picture.
+
+    Raises:
+        DataError: the file is a volume, or its affine is invalid.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import nibabel
+
+        logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it reports what it repairs in a header, but not of which file
+        file: Any = nibabel.load(path)
+        self._path, self._file = path, file
+        shape, header = file.shape, file.header
+        if len(shape) < 2 or any(extent != 1 for extent in shape[2:]):
+            repair = "one plane (H, W) per file is what can be trained on"
+            raise DataError(Fault(f"{path}: a volume of shape {shape}", kind="volumes", repair=repair))
+        is_transposed = True  # the second axis is the rows
+        mirrored: tuple[int, ...] = ()  # axes that run the other way
+        self.states_orientation = bool(header["sform_code"] > 0 or header["qform_code"] > 0)
+        if self.states_orientation:
+            if not np.isfinite(file.affine).all():
+                raise DataError(f"{path}: its affine, which states its orientation, is not finite; save it again with a right one")
+            axes = nibabel.io_orientation(file.affine)[:2]  # which of right, front and up an axis follows, and whether against it
+            if not np.isfinite(axes).all():
+                raise DataError(f"{path}: its affine gives no direction to an axis; save it again with a right one")
+            is_transposed = bool(axes[0, 0] < axes[1, 0])
+            mirrored = tuple(np.flatnonzero(axes[:, 1] > 0).tolist())
+        self._axes, self._mirrored = (1, 0) if is_transposed else (0, 1), mirrored
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The size as the plane is shown."""
+        rows, columns = (int(self._file.shape[axis]) for axis in self._axes)
+        return rows, columns
+
+    @property
+    def spacing_mm(self) -> tuple[float, float]:
+        """The (row, column) distance between pixel centres in mm."""
+        rows, columns = (float(self._file.header.get_zooms()[axis]) for axis in self._axes)
+        return rows, columns
+
+    def values(self) -> np.ndarray:
+        """Return the values (H, W), of any type of real numbers."""
+        plane = np.asarray(self._file.dataobj).reshape(self._file.shape[:2])
+        if plane.dtype.kind not in "biuf":
+            raise DataError(f"{self._path}: holds values of the type {plane.dtype}; one real number per pixel is what can be read")
+        return np.flip(plane, self._mirrored).transpose(self._axes)
