@@ -37,7 +37,7 @@ def run_command(capsys, monkeypatch):
 def small_pictures():
     """Draw the pictures of pages at a sixteenth of their area: for modules that look at everything else."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pixeltrust.pages.charts.PANEL_PIXELS", 64)
+        patch.setattr("pixeltrust.pages.pictures.PANEL_PIXELS", 64)
         yield
 
 

@@ -24,7 +24,7 @@ from pixeltrust.auditing.scores import SHARE, TILT, compute_confidence, count_co
 from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import read_image, read_labels, write_png
-from pixeltrust.formats import convert
+from pixeltrust.formats.convert import convert
 from pixeltrust.pages.pictures import draw_overlay, png_source
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock

@@ -16,10 +16,9 @@ continues behind it), except for polygon, axes and box, which end there as the l
 connected component (8 neighbours) by itself and fill its holes; a component too small for its shape to cover a pixel centre is
 kept; a mask without background has nothing to dilate, erode or shift.
 
-A kind of your own is a function `(truth, generator, strength, image) -> mask`, truth being bool (H, W). Give it to
-`simulate(noise=function)`, or give it a name, which `simulate` and `Grid(noise=…)` then know in this process:
+A kind of your own is an entry too, whose name `simulate` and `Grid(noise=…)` then know in this process:
 
-    KINDS["blocky"] = Kind(function, "the mask in blocks of 8 pixels", is_shape=True)
+    KINDS["blocky"] = Kind(draw_blocks, "the mask in blocks of 8 pixels", is_shape=True)
 
 Source: polygons of 3 and 7 vertices, axes, boxes and unsupervised masks are the noise of Mirikharaji, Yan, Hamarneh,
 "Learning to Segment Skin Lesions from Noisy Annotations", arXiv 1906.03815.
@@ -60,7 +59,7 @@ class Kind:
     """
 
     draw: Noise
-    """Draws the mask, bool or 0/1 (H, W), of a truth with foreground, bool (H, W)."""
+    """(truth, generator, strength, image) to the mask, bool or 0/1 (H, W); the truth is bool (H, W) and has foreground."""
     help: str
     """What is wrong with its masks, in a line."""
     is_shape: bool = False
