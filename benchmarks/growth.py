@@ -32,7 +32,8 @@ import pyarrow as pa
 from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams, hold_out
 from pixeltrust.data.cases import files_by_id, read_cases, table_of
-from pixeltrust.training.run_folder import CACHE, Run, describe_environment
+from pixeltrust.training.run_folder import CACHE
+from pixeltrust.training.run_writer import RunWriter, describe_environment
 
 CASES = (1_000, 10_000, 100_000, 1_000_000)
 FILES = 300
@@ -116,7 +117,7 @@ def write_cases(source: Path, count: int, table: Path) -> None:
 
 def set_up(table: Path, folder: Path, traced: bool) -> dict[str, float]:
     """Do what `train` does before it builds its network, with pixels in a memory-mapped file, of which none is decoded."""
-    config, run = Config(image_size=64, cache_gib=0), Run(folder)
+    config, run = Config(image_size=64, cache_gib=0), RunWriter(folder)
     if traced:
         tracemalloc.start()
     arrow = pa.total_allocated_bytes()

@@ -28,7 +28,7 @@ import torch
 
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.noise.simulate import simulate
-from pixeltrust.training.run_folder import describe_environment
+from pixeltrust.training.run_writer import describe_environment
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 TRAIN = ["-m", "pixeltrust.cli", "train"]

@@ -37,7 +37,7 @@ from kinds import KINDS, NETWORKS, PRECISIONS, Cell
 from measuring import FEWEST_ROUNDS, measure
 from pixeltrust.plumbing.files import write_atomically
 from pixeltrust.plumbing.progress import progress_bar
-from pixeltrust.training.run_folder import describe_environment
+from pixeltrust.training.run_writer import describe_environment
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHAPES = ((8, 8), (6, 30), (16, 4))

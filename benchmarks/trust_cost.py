@@ -19,7 +19,7 @@ from pixeltrust.data.prefetch import BatchOrigin, Feed
 from pixeltrust.data.views import TURNS, Views
 from pixeltrust.method.batch import Batch
 from pixeltrust.method.lost_gradients import forget_step
-from pixeltrust.training.methods import METHODS, Outcome, build_method
+from pixeltrust.training.methods import StepOutcome, build_step, step_of
 from pixeltrust.training.models import build_model
 
 CASES, BATCH = 2000, 16
@@ -36,7 +36,7 @@ def main() -> None:
     model = build_model(given.model, channels=3, classes=1)
     streams = SimpleNamespace(noisy=np.arange(CASES), clean=np.arange(100), cache=None, pixels=SimpleNamespace(gib=0.0))
     configs = {name: Config(method=name, clean_weight=1.0, image_size=given.size) for name in ("pixel", "trust")}
-    methods = {"pixel": METHODS["pixel"], "trust": build_method(model, configs["trust"], streams)}  # type: ignore[arg-type]
+    methods = {"pixel": step_of("pixel"), "trust": build_step(model, configs["trust"], streams)}  # type: ignore[arg-type]
     noisy, clean = (
         Batch(torch.rand(BATCH, 3, given.size, given.size), torch.randint(0, 2, (BATCH, given.size, given.size))) for _ in range(2)
     )
@@ -47,7 +47,7 @@ def main() -> None:
         model.zero_grad()
         began = time.process_time()
         outcome = methods[name](model, feed, configs[name])
-        assert isinstance(outcome, Outcome)
+        assert isinstance(outcome, StepOutcome)
         seconds = time.process_time() - began
         forget_step(model)  # nothing is trained here
         return seconds

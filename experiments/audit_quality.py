@@ -43,7 +43,7 @@ from pixeltrust.data.masks import foreground
 from pixeltrust.metrics import bootstrap_interval, confusion, dice
 from pixeltrust.plumbing.files import make_folder
 from pixeltrust.plumbing.tables import read_table
-from pixeltrust.prediction.network import resized_plane
+from pixeltrust.prediction.network import resize_plane
 from pixeltrust.training.run_folder import Run
 
 KEY = ["noise", "clean", "seed", "jitter", "way"]
@@ -124,11 +124,11 @@ def confident(truth: Truth, work: Path) -> dict[str, Any]:
     labels, both = predict_unseen_halves(truth.cases, work, config)
     issues = find_label_issues(labels, both, n_jobs=1, verbose=False)
     image_scores, pixel_scores = get_label_quality_scores(labels, both, verbose=False)
-    doubt = [resized_plane((1 - scores).astype(np.float32), given.shape) for scores, given in zip(pixel_scores, truth.given, strict=True)]
+    doubt = [resize_plane((1 - scores).astype(np.float32), given.shape) for scores, given in zip(pixel_scores, truth.given, strict=True)]
     proposed = []
     for issue, plane, given in zip(issues, both[:, 1], truth.given, strict=True):
         named = resize_labels(issue.astype(np.uint8), given.shape) > 0
-        proposed.append(np.where(named, resized_plane(plane, given.shape) > 0.5, given))
+        proposed.append(np.where(named, resize_plane(plane, given.shape) > 0.5, given))
     return truth.row("cleanlab", doubt, image_scores, proposed)
 
 
@@ -138,7 +138,7 @@ def predicted(truth: Truth) -> list[np.ndarray]:
     with torch.no_grad():
         of_all = split_in_pieces(np.arange(len(truth.cases)), truth.config.batch_size)
         planes = np.concatenate([torch.sigmoid(model(pixels.batch(piece).images))[:, 0].numpy() for piece in of_all])
-    return [resized_plane(plane, given.shape) for plane, given in zip(planes, truth.given, strict=True)]
+    return [resize_plane(plane, given.shape) for plane, given in zip(planes, truth.given, strict=True)]
 
 
 def _dice(found: np.ndarray, true: np.ndarray) -> float:

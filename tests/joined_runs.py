@@ -27,16 +27,16 @@ torch.set_num_threads(1)
 
 def run(data, out, job):
     """One training; says whether it was stopped."""
-    real = train.build_method
+    real = train.build_step
     if "stop_at" in job and int(os.environ.get("RANK", 0)) == int(os.environ.get("WORLD_SIZE", 1)) - 1:
-        train.build_method = acting_at(job["stop_at"], partial(signal.raise_signal, signal.SIGINT), real)
+        train.build_step = acting_at(job["stop_at"], partial(signal.raise_signal, signal.SIGINT), real)
     try:
         with suppress(KeyboardInterrupt):
             train.train(data, out=out / job["name"], config=configured(**job["settings"]), resume=True, show_progress=False)
             return False
         return True
     finally:
-        train.build_method = real
+        train.build_step = real
 
 
 def use(data, out, name):

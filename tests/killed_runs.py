@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from pixeltrust.training import run_folder as runs
+from pixeltrust.training import run_writer as runs
 from pixeltrust.training import train
 from tiny import acting_at, configured
 
@@ -35,11 +35,11 @@ def arm(kind, *details):
     if kind == "seconds":
         return
     if kind == "update":
-        train.build_method = acting_at(details[0], die, train.build_method)
+        train.build_step = acting_at(details[0], die, train.build_step)
         return
     name, number = details
     counts = {"file": 0}
-    real_replacing, real_append = runs.replacing, runs.append
+    real_write, real_append = runs.write_atomically, runs.append_text
 
     def watched_append(path, text):
         counts["file"] += path.name == name
@@ -52,7 +52,7 @@ def arm(kind, *details):
         """`write_atomically` that dies on the way."""
 
         def __init__(self, path):
-            self.path, self.real = path, real_replacing(path)
+            self.path, self.real = path, real_write(path)
             counts["file"] += path.name == name
             self.now = path.name == name and counts["file"] == number
 
@@ -70,7 +70,7 @@ def arm(kind, *details):
                 die()
             return result
 
-    runs.replacing, runs.append = Watched, watched_append
+    runs.write_atomically, runs.append_text = Watched, watched_append
 
 
 def sitting(data, out, settings, at):

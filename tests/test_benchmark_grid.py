@@ -1,7 +1,6 @@
 """What a benchmark compares, and which cases and masks its cells get."""
 
 from collections import Counter
-from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,9 +9,9 @@ from PIL import Image
 
 from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, SourceMasks, assign_folds
 from pixeltrust.benchmarking.grid import VARIANTS, Cell, Grid, read_grid
-from pixeltrust.config import MethodName
 from pixeltrust.data.cases import read_cases
 from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.method_table import METHODS
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from tiny import draw
 
@@ -55,7 +54,7 @@ def test_a_file_gives_axes_settings_and_variants_and_set_stands_above_it(tmp_pat
     assert grid.config(cell(seed=3)).clean_weight is None
 
 
-@pytest.mark.parametrize("method", [*get_args(MethodName), *VARIANTS])
+@pytest.mark.parametrize("method", [*METHODS, *VARIANTS])
 def test_every_method_of_training_and_every_variant_can_be_compared(method):
     Grid(methods=(method,))
 

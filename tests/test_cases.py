@@ -21,7 +21,7 @@ from pixeltrust.data.cases import Case, CaseList, check, files_by_id, read_cases
 from pixeltrust.data.checks import clean_warnings
 from pixeltrust.data.images import read_header
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter
 
 BLANK = np.zeros((6, 8), np.uint8)
 
@@ -674,7 +674,7 @@ def test_before_the_first_update_no_pixel_is_decoded_and_no_case_made_and_every_
     clean, held = hold_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     streams = Streams(cases, clean, held, config, tmp_path / "run" / "cache")
     record = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
-    Run(tmp_path / "run").create(config, record)
+    RunWriter(tmp_path / "run").create(config, record)
     assert len(cases.cases) == len(record) == count
     assert len(streams.pixels.cases) == 15_000
     assert sorted(opened) == sorted({tmp_path / path for path in [*paths["image"], *paths["mask"]]})

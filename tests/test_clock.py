@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 
 from pixeltrust.training import history as clock_module
-from pixeltrust.training.history import PARTS, Clock, shares
+from pixeltrust.training.history import PARTS, Clock, time_shares
 
 
 @pytest.fixture
@@ -60,10 +60,10 @@ def test_a_clock_adds_to_what_earlier_sittings_took(now):
     assert clock.seconds["step"] == 6
 
 
-def test_the_shares_are_said_in_one_line():
-    told = shares(none_yet() | {"step": 186.0, "batches": 2.0, "optimiser": 4.0, "validation": 6.0, "saving": 2.0})
+def test_the_time_shares_are_said_in_one_line():
+    told = time_shares(none_yet() | {"step": 186.0, "batches": 2.0, "optimiser": 4.0, "validation": 6.0, "saving": 2.0})
     assert told == "time: step 93 %, optimiser 2 %, batches 1 %, validation 3 %, saving 1 %, other 0 %"
 
 
-def test_where_no_time_went_all_shares_are_0():
-    assert "step 0 %" in shares(none_yet())
+def test_where_no_time_went_all_time_shares_are_0():
+    assert "step 0 %" in time_shares(none_yet())

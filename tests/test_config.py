@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from examples import examples
 from pixeltrust import config as config_module
 from pixeltrust.config import Config, config_from, read_config, to_toml
+from pixeltrust.method_table import METHODS
 from pixeltrust.plumbing.errors import ConfigError
 
 NAMES = [field.name for field in dataclasses.fields(Config)]
@@ -24,7 +25,7 @@ positive = st.floats(0, 1e300)
 counts = st.integers(1, 64)  # of the largest sides a batch of 64 has as many pixels as one may
 LITERALS = {
     name: typing.get_args(kind) for name, kind in typing.get_type_hints(Config).items() if typing.get_origin(kind) is typing.Literal
-}
+} | {"method": tuple(METHODS)}
 VALUES = {
     "model": st.text(),
     "classes": st.integers(1, 254),
@@ -159,7 +160,7 @@ WRONG_TYPES = {
 
 def wording(name):
     kind = typing.get_type_hints(Config)[name]
-    if typing.get_origin(kind) is typing.Literal:
+    if name in LITERALS:
         return "one of"
     words = {int: "a whole number", float: "a number", str: "a text", int | None: "a whole number", float | None: "a number"}
     return words.get(kind, "[height, width]")

@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parents[1] / "src" / "pixeltrust"
 TABLE = """
     plumbing
-    config metrics
+    method_table config metrics
     method
     data
     noise datasets pages

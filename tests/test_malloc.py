@@ -79,5 +79,5 @@ def test_training_and_what_predicts_keep_it(tmp_path, monkeypatch):
     config = Config(model="tiny:network", image_size=16, epochs=1, device="cpu")
     train.train(draw(tmp_path / "data"), out=tmp_path / "run", config=config, show_progress=False)
     assert called == ["pixeltrust.training.train"]
-    inference.network_of(Run(tmp_path / "run"), "last")  # as `predict` and `audit` begin
+    inference.read_network(Run(tmp_path / "run"), "last")  # as `predict` and `audit` begin
     assert called == ["pixeltrust.training.train", "pixeltrust.prediction.network"]

@@ -3,6 +3,7 @@
 import math
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,9 +15,10 @@ from pixeltrust.data.prefetch import Feed
 from pixeltrust.method import weights as weights_module
 from pixeltrust.method.batch import Batch
 from pixeltrust.method.weights import Step, pixel_weights
+from pixeltrust.method_table import METHODS, Method, describe, family_of
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.training import methods as methods_module
-from pixeltrust.training.methods import METHODS, build_method, consistency_weight
+from pixeltrust.training.methods import build_step, consistency_weight, step_of
 from pixeltrust.training.optimizers import build_optimizer
 from published import PUBLISHED
 from reference import (
@@ -66,7 +68,7 @@ def stepped(method, classes=1, model=None, only=("noisy", "clean", "pool"), **se
 
 def built(model, config):
     """The method; what it trains itself is in float64, as the networks here are."""
-    method = build_method(model, config, STREAMS)
+    method = build_step(model, config, STREAMS)
     return method.double() if isinstance(method, torch.nn.Module) else method
 
 
@@ -196,7 +198,7 @@ def test_image_weighs_the_mean_loss_of_every_image(classes, clean_weight):
 def test_finetuned_is_plain_and_in_its_last_share_clean(share, update, stream):
     feed, asked = fed()
     model, config = network(), Config(finetune_share=share)
-    METHODS["finetuned"](model, replace(feed, update=update, updates=10), config)
+    step_of("finetuned")(model, replace(feed, update=update, updates=10), config)
     assert asked == [stream]
     expected = by_hand(1, (1.0, POOL if stream == "pool" else CLEAN))
     assert_same({name: p.grad for name, p in model.named_parameters()}, expected)
@@ -307,6 +309,33 @@ def test_a_mean_teacher_has_the_buffers_and_the_mode_of_its_student(training):
     assert outcome.more["consistency"] == pytest.approx(difference.square().mean().item(), rel=1e-9)
 
 
+def test_the_page_of_the_commands_has_the_table_of_the_methods():
+    rows = "".join(f"| `{method.name}` | {method.help} |\n" for method in METHODS.values())
+    assert rows in (Path(__file__).parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_its_step_and_its_help(name):
+    method = METHODS[name]
+    assert (method.name, family_of(name)) == (name, method.family)
+    assert callable(step_of(name))
+    assert method.help
+    assert method.takes_gains >= method.weighs_pixels
+
+
+def test_a_name_that_is_not_in_the_table_is_somebodys_own():
+    assert family_of("mine") == "own"
+
+
+def test_a_step_of_ones_own_is_described_by_its_attributes():
+    def step(model, feed, config): ...
+
+    assert describe(step) == Method()
+    step.takes_gains = True
+    step.streams = ("noisy", "clean")
+    assert describe(step) == Method(streams=("noisy", "clean"), takes_gains=True)
+
+
 @pytest.mark.parametrize(("update", "share"), [(0, math.exp(-5)), (200, math.exp(-1.25)), (400, 1), (401, 1), (1000, 1)])
 def test_consistency_counts_more_and_more_in_the_first_two_fifths_of_training(update, share):
     assert consistency_weight(update, 1000) == pytest.approx(share)
@@ -323,7 +352,7 @@ def test_a_step_in_which_no_noisy_pixel_helps_says_so_and_has_no_gradient():
     noisy = batch(**NOISY)
     noisy.masks.fill_(255)
     model = network()
-    outcome = METHODS["pixel"](model, Feed(noisy=lambda: noisy, clean=lambda: batch(**CLEAN), pool=lambda: noisy), Config())
+    outcome = step_of("pixel")(model, Feed(noisy=lambda: noisy, clean=lambda: batch(**CLEAN), pool=lambda: noisy), Config())
     assert outcome.all_zero
     assert outcome.effective_pixels == 0
     assert outcome.loss == 0
@@ -361,7 +390,7 @@ def test_what_pixel_reports_does_not_wait_for_its_numbers(monkeypatch):
     values = torch.empty(2, 8, 8, device="meta")
     step = Step(values.sum(), values.sum(), values, values, values[:, None], values != 0)
     monkeypatch.setattr(methods_module, "reweighted_step", lambda *_, **__: step)
-    outcome = METHODS["pixel"](network(), without_values(), Config())
+    outcome = step_of("pixel")(network(), without_values(), Config())
     assert all(value.shape == () for value in outcome.numbers().values())
 
 
@@ -372,7 +401,7 @@ def test_pixel_reports_what_the_step_says_of_itself(monkeypatch, noisy_masks):
         noisy.masks[: 2 if noisy_masks == "some ignored" else None] = 255
     real = methods_module.reweighted_step
     monkeypatch.setattr(methods_module, "reweighted_step", lambda *a, **k: steps.append(real(*a, **k)) or steps[-1])
-    outcome = METHODS["pixel"](network(), Feed(noisy=lambda: noisy, clean=lambda: batch(**CLEAN), pool=lambda: noisy), Config())
+    outcome = step_of("pixel")(network(), Feed(noisy=lambda: noisy, clean=lambda: batch(**CLEAN), pool=lambda: noisy), Config())
     assert outcome.loss == float(steps[0].loss)
     assert outcome.all_zero is steps[0].all_zero
     assert outcome.effective_pixels == steps[0].effective_pixels

@@ -25,6 +25,7 @@ from pixeltrust.plumbing.processes import ALONE
 from pixeltrust.training.checkpoints import State
 from pixeltrust.training.optimizers import build_optimizer, build_schedule
 from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter
 from pixeltrust.training.train import train
 from tiny import configured, draw, network
 from waiting import TOO_LONG
@@ -143,7 +144,7 @@ def test_an_audit_names_a_mask_that_broke_after_training_and_does_not_come_to_it
 
 @pytest.mark.parametrize("how", ["torch", "pickle"])
 def test_continuing_from_a_checkpoint_that_runs_code_is_refused_and_runs_none(trained, tmp_path, how):
-    run = Run(tmp_path / "run")
+    run = RunWriter(tmp_path / "run")
     run.create(configured(), pd.read_csv(trained / "run" / "cases.csv"))
     harmful("checkpoint.pt", how)(run.folder)
     with pytest.raises(RunError, match=r"checkpoint\.pt: refused"):
@@ -247,7 +248,7 @@ def test_a_run_that_an_earlier_version_began_is_continued(trained, tmp_path):
     config = configured(method="plain", checkpoint_minutes=0)
     with pytest.raises(KeyboardInterrupt):
         train(trained / "data", out=tmp_path / "run", config=config, watch=watch, show_progress=False)
-    run = Run(tmp_path / "run")
+    run = RunWriter(tmp_path / "run")
     state = run.read_state("checkpoint.pt")
     del state["memory"]
     state["seconds"] = 12.5

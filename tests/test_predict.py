@@ -16,7 +16,7 @@ from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.prediction import predict as predict_module
 from pixeltrust.prediction.predict import predict
 from pixeltrust.training.models import build_model
-from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter
 
 SIZE = 16  # of training
 RED = [255, 0, 0]
@@ -99,7 +99,7 @@ def make_run(folder, network="pointwise", weights="model.pt", **settings):
     """A run that looks as if it had been trained."""
     name = network if network.startswith("unet") else f"{__name__}:{network}"
     config = Config(**{"model": name, "image_size": SIZE, "batch_size": 4, "device": "cpu"} | settings)
-    run = Run(folder)
+    run = RunWriter(folder)
     run.create(config, pd.DataFrame())
     torch.manual_seed(0)
     model = build_model(config.model, channels=config.channels, classes=config.classes)
@@ -327,7 +327,7 @@ def test_a_device_that_is_not_here_is_replaced_by_the_cpu_and_said(tmp_path, ima
 
 
 def test_the_best_weights_are_used_where_asked_for(run, images, tmp_path):
-    Run(run).write_state("best.pt", {"model": {"scale": torch.tensor(-20.0)}})  # sees the opposite
+    RunWriter(run).write_state("best.pt", {"model": {"scale": torch.tensor(-20.0)}})  # sees the opposite
     save(images / "a.png", half_red(SIZE, SIZE))
     run_predict(run, images, tmp_path / "last")
     run_predict(run, images, tmp_path / "best", weights="best")
@@ -552,7 +552,7 @@ def test_masks_do_not_go_where_the_images_are(run, images):
 def test_an_out_that_cannot_be_made_or_written_is_an_error(run, images, tmp_path, out, monkeypatch):
     many(images, count=1)
     (tmp_path / "file").write_text("x")
-    with pytest.raises(RunError, match="exists and is no folder"):
+    with pytest.raises(RunError, match="exists and is not a folder"):
         run_predict(run, images, tmp_path / "file")
     with pytest.raises(RunError, match="cannot be written"):
         run_predict(run, images, tmp_path / "file" / "below")

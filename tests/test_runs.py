@@ -14,7 +14,8 @@ import torch
 from pixeltrust.data.cases import Case, table_of
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.training.models import build_model
-from pixeltrust.training.run_folder import FORMAT, Run, describe_environment, parameters
+from pixeltrust.training.run_folder import FORMAT
+from pixeltrust.training.run_writer import RunWriter, describe_environment, parameters
 from tiny import configured
 
 CASES = table_of([Case("007", Path("a.png"), Path("b.png"), "noisy"), Case("NA", Path("c,d.png"), Path("e.png"), "clean", "1e5")], {"NA"})
@@ -22,7 +23,7 @@ CASES = table_of([Case("007", Path("a.png"), Path("b.png"), "noisy"), Case("NA",
 
 @pytest.fixture
 def run(tmp_path):
-    run = Run(tmp_path / "runs" / "one")
+    run = RunWriter(tmp_path / "runs" / "one")
     run.create(configured(seed=3), CASES)
     return run
 
@@ -54,8 +55,8 @@ def test_the_environment_names_machine_versions_and_command(run):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    assert "config.toml" in refusal(Run(tmp_path).config)
-    assert "config.toml" in refusal(Run(tmp_path / "nothing").model)
+    assert "config.toml" in refusal(RunWriter(tmp_path).config)
+    assert "config.toml" in refusal(RunWriter(tmp_path / "nothing").model)
 
 
 def test_a_run_of_a_later_version_is_refused(run):
@@ -175,7 +176,7 @@ def test_weight_maps_of_other_epochs_and_cases_are_refused(run, ids, epochs, map
         ("cases.csv", "id,image,mask\na,b,c\n", "no column role, held_out"),
         ("history.csv", "epoch,loss\n1,2\n", "no column update, seconds, all_zero_steps, val_dice"),
         ("history.csv", "epoch,update,seconds,loss,all_zero_steps,val_dice\n", "no row"),
-        ("history.csv", "epoch,update,seconds,loss,all_zero_steps,val_dice\n1,,3,4,5,6\n", "no number"),
+        ("history.csv", "epoch,update,seconds,loss,all_zero_steps,val_dice\n1,,3,4,5,6\n", "not a number"),
         ("history.csv", "epoch,update,seconds,loss,all_zero_steps,val_dice\n1,x,3,4,5,6\n", "cannot be read"),
     ],
 )
@@ -234,7 +235,7 @@ def test_warnings_come_back_and_go_with_what_they_warn_of(run):
 
 def test_nothing_can_be_written_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
-    run = Run(tmp_path / "file" / "run")
+    run = RunWriter(tmp_path / "file" / "run")
     assert "cannot be written" in refusal(run.create, configured(), CASES)
     with pytest.raises(RunError, match="cannot be written"), run.claimed():
         pass
@@ -244,12 +245,12 @@ def test_nothing_can_be_written_below_a_file(tmp_path):
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_refused_before_any_work(tmp_path):
     (tmp_path / "run").mkdir(mode=0o500)
-    with pytest.raises(RunError, match="cannot be written"), Run(tmp_path / "run").claimed():
+    with pytest.raises(RunError, match="cannot be written"), RunWriter(tmp_path / "run").claimed():
         raise AssertionError
 
 
 def test_a_claimed_folder_goes_with_its_cache_and_stays_with_anything_else(tmp_path):
-    run = Run(tmp_path / "run")
+    run = RunWriter(tmp_path / "run")
     with run.claimed():
         (run.folder / ".cache" / "images.uint8").write_bytes(b"")
     assert not run.folder.exists()
@@ -259,25 +260,25 @@ def test_a_claimed_folder_goes_with_its_cache_and_stays_with_anything_else(tmp_p
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
-    run = Run(tmp_path / "run")
+    run = RunWriter(tmp_path / "run")
     with run.claimed():
         (run.cache() / "images.uint8").write_bytes(b"")
-        with pytest.raises(RunError, match="run: another process trains in it; wait for its end"), Run(run.folder).claimed():
+        with pytest.raises(RunError, match="run: another process trains in it; wait until it ends"), RunWriter(run.folder).claimed():
             raise AssertionError
         assert (run.cache() / "images.uint8").exists()  # the one that came later took nothing away
     with run.claimed():  # nothing is left of it
         pass
 
 
-def test_only_what_a_kill_before_the_settings_leaves_counts_as_unbegun(tmp_path, run):
+def test_only_what_a_kill_before_the_settings_leaves_counts_as_no_other_file(tmp_path, run):
     folder = tmp_path / "new"
-    assert Run(folder).unbegun()
+    assert not RunWriter(folder).has_other_files()
     folder.mkdir()
     for name in (".cache", "environment.json", ".cases.csv.unfinished", "cases.csv", ".config.toml.unfinished"):
-        assert Run(folder).unbegun()
+        assert not RunWriter(folder).has_other_files()
         (folder / name).touch()
-    assert Run(folder).unbegun()
+    assert not RunWriter(folder).has_other_files()
     (folder / "images").mkdir()
-    assert not Run(folder).unbegun()
-    assert not Run(folder / "cases.csv").unbegun()
-    assert not run.unbegun()
+    assert RunWriter(folder).has_other_files()
+    assert RunWriter(folder / "cases.csv").has_other_files()
+    assert run.has_other_files()

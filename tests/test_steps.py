@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.training.history import Steps
+from pixeltrust.training.history import Reported, Steps
 
 
 def step(update, **more):
@@ -17,7 +17,7 @@ def step(update, **more):
 
 
 def reported(steps, *rows):
-    steps.reported += rows
+    steps.reported += [Reported(row) for row in rows]
     steps.settle()
     return steps
 
@@ -37,9 +37,9 @@ def test_the_means_of_an_epoch_are_of_the_numbers_in_its_steps():
 
 def test_tensors_become_numbers():
     steps = reported(Steps(), step(3, loss=torch.tensor(0.25), all_zero=torch.tensor(True)))
-    assert steps.rows == [steps.last]
-    assert (steps.last["loss"], steps.last["all_zero"]) == (0.25, True)
-    assert {type(value) for value in steps.last.values()} == {int, float, bool}
+    assert steps.rows == [steps.last.row]
+    assert (steps.last.row["loss"], steps.last.row["all_zero"]) == (0.25, True)
+    assert {type(value) for value in steps.last.row.values()} == {int, float, bool}
     assert (steps.idle.steps, steps.idle.longest) == (1, 1)
 
 

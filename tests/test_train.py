@@ -15,6 +15,7 @@ from collections import Counter
 from contextlib import nullcontext
 from itertools import cycle
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -32,20 +33,23 @@ from pixeltrust.data.images import resize_labels
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.data.prefetch import Prefetcher
 from pixeltrust.method.weights import pixel_weights
+from pixeltrust.method_table import METHODS
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.plumbing import progress as progress_module
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.training import display as display_module
+from pixeltrust.training import loop as loop_module
 from pixeltrust.training import train as train_module
 from pixeltrust.training import weight_maps as weight_maps_module
-from pixeltrust.training.alarms import MANY, Idle, alarms
 from pixeltrust.training.helped_maps import has_helped_maps, read_helped_map
 from pixeltrust.training.history import PARTS
-from pixeltrust.training.methods import METHODS, TAKE_GAINS, Outcome, Trust, pixel
-from pixeltrust.training.methods import streams_of as named_streams_of
+from pixeltrust.training.methods import StepOutcome, Trust, pixel, step_of
 from pixeltrust.training.optimizers import build_optimizer
 from pixeltrust.training.page import run_page
 from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter
 from pixeltrust.training.train import train
+from pixeltrust.training.warning_signs import MANY, Idle, warning_signs
 from pixeltrust.training.weight_maps import map_epochs
 from tiny import acting_at, configured, draw
 from waiting import TOO_LONG
@@ -103,8 +107,8 @@ def assert_same_run(one, other, *, apart_from=frozenset()):
     for name in ("steps.csv", "config.toml", "cases.csv"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
     assert {path.name for path in one.iterdir()} - apart_from == {path.name for path in other.iterdir()} - apart_from
-    for path in (one / "trust").glob("*"):
-        assert path.read_bytes() == (other / "trust" / path.name).read_bytes()
+    for path in (one / "helped").glob("*"):
+        assert path.read_bytes() == (other / "helped" / path.name).read_bytes()
     if (one / "best.pt").exists():
         assert same_weights(one, other, "best.pt")
     if (one / "weight_maps.npz").exists():
@@ -114,7 +118,7 @@ def assert_same_run(one, other, *, apart_from=frozenset()):
 
 def at_update(monkeypatch, number, act):
     """Call `act` in the middle of update `number` of this process."""
-    monkeypatch.setattr(train_module, "build_method", acting_at(number, act, train_module.build_method))
+    monkeypatch.setattr(train_module, "build_step", acting_at(number, act, train_module.build_step))
 
 
 def press_ctrl_c():
@@ -156,14 +160,14 @@ def test_an_update_is_the_optimisers_step_along_the_methods_gradient(data, tmp_p
 
     def looking(model, feed, config):
         batch = feed.pool()
-        seen["before"] = {name.removeprefix("_forward_module."): p.detach().clone() for name, p in model.named_parameters()}
+        seen["before"] = {name: p.detach().clone() for name, p in model.named_parameters()}
         logits = model(batch.images)[:, 0]
         losses = F.binary_cross_entropy_with_logits(logits, batch.masks.float())
         losses.backward()
-        seen["gradients"] = {name.removeprefix("_forward_module."): p.grad.clone() for name, p in model.named_parameters()}
-        return Outcome(loss=float(losses.detach()))
+        seen["gradients"] = {name: p.grad.clone() for name, p in model.named_parameters()}
+        return StepOutcome(loss=float(losses.detach()))
 
-    monkeypatch.setattr(train_module, "build_method", lambda model, config, streams: looking)
+    monkeypatch.setattr(train_module, "build_step", lambda *_: looking)
     sgd = {"optimizer": "sgd", "momentum": 0.0, "schedule": "constant", "learning_rate": 0.3, "epochs": 1, "batch_size": 16}
     trained(data, tmp_path / "run", method="plain", **sgd)
     for name, value in state_of(tmp_path / "run").items():
@@ -183,7 +187,7 @@ def test_another_step_than_the_methods_can_be_given(data, straight, tmp_path):
 
     def clean_twice(model, feed, config):
         seen.append((len(feed.clean().images), config))
-        return METHODS["clean"](model, feed, config)
+        return step_of("clean")(model, feed, config)
 
     out = tmp_path / "run"
     done = train(data, out=out, config=configured(method="plain"), method=clean_twice, show_progress=False)
@@ -193,14 +197,55 @@ def test_another_step_than_the_methods_can_be_given(data, straight, tmp_path):
     assert Run(out).config().method == "plain"
 
 
+def test_a_step_of_ones_own_that_takes_gains_has_what_pixel_has(data, straight, tmp_path):
+    def mine(model, feed, config):
+        return pixel(model, feed, config)
+
+    mine.takes_gains = mine.weighs_pixels = True
+    mine.streams = ("noisy", "clean")
+    settings = {"epochs": 1, "clean_batch_size": 1}
+    with pytest.raises(ConfigError, match="batch of one image"):
+        train(
+            data,
+            out=tmp_path / "one",
+            config=configured(method="plain", model="tiny:pooling", **settings),
+            method=mine,
+            show_progress=False,
+        )
+    config = configured(method="plain", model="tiny:without_forward_mode", epochs=1)
+    with pytest.raises(ConfigError, match="a step that takes gains cannot weigh pixels"):
+        train(data, out=tmp_path / "none", config=config, method=mine, show_progress=False)
+    train(data, out=tmp_path / "run", config=configured(method="plain"), method=mine, show_progress=False)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in straight(method="pixel").iterdir()}
+    maps, others = Run(tmp_path / "run").weight_maps(), Run(straight(method="pixel")).weight_maps()
+    assert all(np.array_equal(maps[name], others[name]) for name in maps)
+    for path in (tmp_path / "run" / "helped").iterdir():
+        assert path.read_bytes() == (straight(method="pixel") / "helped" / path.name).read_bytes()
+
+
+def test_a_step_of_ones_own_may_keep_its_own_store_and_weights(data, tmp_path):
+    step = Trust(
+        tiny.network(in_channels=3, out_channels=1),
+        configured(),
+        SimpleNamespace(noisy=range(10), clean=range(3), pixels=SimpleNamespace(gib=0), cache=None),
+    )
+    step.takes_gains = step.weighs_pixels = True
+    train(data, out=tmp_path / "run", config=configured(method="plain", epochs=1, clean_weight=1.0), method=step, show_progress=False)
+    trained(data, tmp_path / "trust", method="trust", epochs=1)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {path.name for path in (tmp_path / "trust").iterdir()}
+    maps = [Run(tmp_path / name).weight_maps()["maps"] for name in ("run", "trust")]
+    assert maps[0].shape == maps[1].shape
+
+
 def test_a_step_may_report_tensors_and_the_tables_hold_numbers(data, straight, tmp_path):
     def reporting(model, feed, config):
         numbers = pixel(model, feed, config).numbers()
         kinds = {bool: torch.bool, float: torch.float64}
-        return Outcome(**{name: torch.tensor(value, dtype=kinds[type(value)]) for name, value in numbers.items()})
+        return StepOutcome(**{name: torch.tensor(value, dtype=kinds[type(value)]) for name, value in numbers.items()})
 
+    reporting.weighs_pixels = True
     train(data, out=tmp_path / "run", config=configured(method="pixel"), method=reporting, show_progress=False)
-    assert_same_run(tmp_path / "run", straight(method="pixel"), apart_from={"trust"})
+    assert_same_run(tmp_path / "run", straight(method="pixel"), apart_from={"helped"})
 
 
 # Continuing
@@ -424,7 +469,7 @@ def test_resume_with_a_broken_checkpoint_is_one_line(data, tmp_path, content):
 def test_a_checkpoint_that_knows_only_the_sum_of_the_seconds_continues(data, straight, tmp_path):
     interrupted(data, tmp_path / "run", 4, method="plain")
     packed = Run(tmp_path / "run").read_state("checkpoint.pt")
-    Run(tmp_path / "run").write_state("checkpoint.pt", packed | {"seconds": 1000.0})
+    RunWriter(tmp_path / "run").write_state("checkpoint.pt", packed | {"seconds": 1000.0})
     done = trained(data, tmp_path / "run", resume=True, method="plain")
     assert 1000 < sum(done.seconds.values()) < 1100
     assert done.seconds["other"] >= 1000
@@ -433,7 +478,7 @@ def test_a_checkpoint_that_knows_only_the_sum_of_the_seconds_continues(data, str
 
 @pytest.mark.parametrize("update", [2, 3, 7])
 def test_a_checkpoint_that_holds_all_rows_of_the_steps_continues(data, straight, tmp_path, update):
-    run, table = Run(tmp_path / "run"), tmp_path / "run" / "steps.csv"
+    run, table = RunWriter(tmp_path / "run"), tmp_path / "run" / "steps.csv"
     interrupted(data, run.folder, update, method="pixel")
     rows = pd.read_csv(table).to_dict("records")
     assert len(rows) == update
@@ -491,7 +536,7 @@ def test_a_folder_that_is_no_run_is_refused_with_resume_and_not_touched(data, tm
     (tmp_path / "home" / ".cache").mkdir(parents=True)
     (tmp_path / "home" / ".cache" / "precious").write_text("mine")
     (tmp_path / "home" / "notes.txt").write_text("mine")
-    with pytest.raises(RunError, match="no run that could continue"):
+    with pytest.raises(RunError, match="not a run that could continue"):
         trained(data, tmp_path / "home", resume=True)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")) == ["home/.cache", "home/notes.txt"]
     assert (tmp_path / "home" / ".cache" / "precious").exists()
@@ -648,13 +693,13 @@ def test_decoded_cases_in_a_mapped_file_train_the_same(data, straight, tmp_path,
 
 @pytest.mark.parametrize(("minutes", "written"), [(0.0, UPDATES), (1e-9, UPDATES), (5.0, 3)])
 def test_a_checkpoint_is_written_after_every_epoch_and_within_one_after_some_time(data, straight, tmp_path, monkeypatch, minutes, written):
-    real, names = Run.write_state, Counter()
+    real, names = RunWriter.write_state, Counter()
 
     def counting(run, name, state):
         names[name] += 1
         real(run, name, state)
 
-    monkeypatch.setattr(Run, "write_state", counting)
+    monkeypatch.setattr(RunWriter, "write_state", counting)
     trained(data, tmp_path / "run", method="plain", checkpoint_minutes=minutes)
     assert names["checkpoint.pt"] == written
     assert same_weights(tmp_path / "run", straight(method="plain"))
@@ -758,15 +803,15 @@ class AllAtOnce(Prefetcher):
 def test_the_number_of_threads_that_load_does_not_matter(data, straight, tmp_path, monkeypatch, threads, loader, cache_gib):
     monkeypatch.setattr(progress_module, "THREADS", threads)
     monkeypatch.setattr(progress_module, "AHEAD", 4 * threads)
-    monkeypatch.setattr(train_module, "Prefetcher", loader)
+    monkeypatch.setattr(loop_module, "Prefetcher", loader)
     trained(data, tmp_path / "run", method="trust", cache_gib=cache_gib)
     whole = straight(method="trust")
     for name in ("steps.csv", "cases.csv"):
         assert (tmp_path / "run" / name).read_bytes() == (whole / name).read_bytes()
     assert same_weights(tmp_path / "run", whole)
     assert same_weights(tmp_path / "run", whole, "best.pt")
-    maps = {path.name: path.read_bytes() for path in (tmp_path / "run" / "trust").iterdir()}
-    assert maps == {path.name: path.read_bytes() for path in (whole / "trust").iterdir()}
+    maps = {path.name: path.read_bytes() for path in (tmp_path / "run" / "helped").iterdir()}
+    assert maps == {path.name: path.read_bytes() for path in (whole / "helped").iterdir()}
 
 
 class _Seen:
@@ -873,7 +918,7 @@ def test_the_best_weights_are_those_of_the_epoch_with_the_highest_dice(data, tmp
         kept.append({name: value.clone() for name, value in model.state_dict().items()})
         return {"val_loss": 0.1, "val_dice": next(dices), "one_label": math.nan}
 
-    monkeypatch.setattr(train_module, "validate", validated)
+    monkeypatch.setattr(loop_module, "validate", validated)
     done = trained(data, tmp_path / "run", method="plain", epochs=5)
     best = Run(tmp_path / "run").read_state("best.pt")
     assert (best["epoch"], best["val_dice"]) == (2, 0.7)
@@ -942,7 +987,7 @@ def test_the_streams_of_a_method_are_those_that_it_asks_for(data, tmp_path, name
     batch = Streams.batch
     monkeypatch.setattr(Streams, "batch", lambda self, stream, *rest: asked.add(stream) or batch(self, stream, *rest))
     trained(data, tmp_path / "run", method=name, weight_map_cases=0)
-    assert asked == set(named_streams_of(name))
+    assert asked == set(METHODS[name].streams)
 
 
 @pytest.mark.parametrize(
@@ -969,7 +1014,7 @@ def test_the_smallest_batch_is_what_is_left_or_a_part_of_it(batch_size, cases, p
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_folder_holds_what_it_promises(straight, method):
     names = {path.name for path in straight(method=method).iterdir()}
-    gains = {"trust"} if method in TAKE_GAINS else set()
+    gains = {"helped"} if method in ("image", "pixel", "trust") else set()
     assert names - {"warnings.txt"} == FILES | gains | ({"weight_maps.npz"} if method in ("pixel", "trust") else set())
     assert Run(straight(method=method)).config() == configured(method=method)
 
@@ -1034,11 +1079,11 @@ def passing(monkeypatch):
     ("part", "module", "name"),
     [
         ("batches", data_module, "draw_views"),
-        ("validation", train_module, "validate"),
-        ("validation", train_module, "keep_weight_maps"),
-        ("saving", Run, "write_state"),
-        ("saving", Run, "write_table"),
-        ("saving", Run, "append_rows"),
+        ("validation", loop_module, "validate"),
+        ("validation", loop_module, "keep_weight_maps"),
+        ("saving", RunWriter, "write_state"),
+        ("saving", RunWriter, "write_table"),
+        ("saving", RunWriter, "append_rows"),
         ("optimiser", torch.optim.Adam, "step"),
     ],
 )
@@ -1072,8 +1117,8 @@ def test_the_bar_looks_at_the_loss_after_an_epoch_and_within_one_after_some_time
         def update(self, task, *, completed, note):
             notes.append((completed, note))
 
-    monkeypatch.setattr(train_module, "progress_bar", lambda shown: nullcontext(Bar()))
-    monkeypatch.setattr(train_module, "SHOWN_EVERY", seconds)
+    monkeypatch.setattr(display_module, "progress_bar", lambda shown: nullcontext(Bar()))
+    monkeypatch.setattr(display_module, "SHOWN_EVERY", seconds)
     trained(data, tmp_path / "run", method="plain")
     assert len(notes) == looks
     last = history(tmp_path / "run").iloc[-1]
@@ -1160,7 +1205,7 @@ def test_steps_in_which_no_noisy_pixel_helps_are_counted_and_said(tmp_path):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch_and_the_step(data, tmp_path, method):
-    with pytest.raises(RunError, match="no finite number in update 1, whose batch is") as caught:
+    with pytest.raises(RunError, match="not finite in update 1, whose batch is") as caught:
         trained(data, tmp_path / "run", method=method, model="tiny:overflowing")
     assert "\n" not in str(caught.value)
     assert "nothing had been saved yet" in str(caught.value)
@@ -1174,10 +1219,11 @@ def spoiling(method, number, spoil):
     steps = []
 
     def step(model, feed, config):
-        outcome = METHODS[method](model, feed, config)
+        outcome = step_of(method)(model, feed, config)
         steps.append(feed)
         return spoil(model, outcome) if len(steps) == number else outcome
 
+    step.takes_gains = step.weighs_pixels = True
     return step, steps
 
 
@@ -1205,8 +1251,8 @@ def test_nothing_bad_is_saved_and_the_run_goes_on_from_the_last_good_checkpoint(
     assert "the checkpoint of update 3 is good" in str(caught.value)
     assert len(pd.read_csv(tmp_path / "run" / "steps.csv")) == 3
     assert Run(tmp_path / "run").read_state("best.pt")["epoch"] == 1
-    train(data, out=tmp_path / "run", config=settings, method=METHODS["pixel"], resume=True, show_progress=False)
-    assert_same_run(tmp_path / "run", straight(method="pixel", jitter="none"), apart_from={"trust"})
+    train(data, out=tmp_path / "run", config=settings, resume=True, show_progress=False)
+    assert_same_run(tmp_path / "run", straight(method="pixel", jitter="none"))
 
 
 def test_the_same_batch_leads_to_the_same_end_and_the_message_says_so(data, tmp_path):
@@ -1232,12 +1278,12 @@ def steps_with_zeros(*updates):
 def test_where_all_is_well_there_is_no_alarm():
     epochs = [{"epoch": 1, "one_label": math.nan}, {"epoch": 2}]  # older checkpoints do not know
     zeros = steps_with_zeros(*range(2, 60, 2), *range(5, 5 + MANY - 4))
-    assert alarms(idle=zeros, epochs=epochs, clean=5, clean_label=None, classes=1) == {}
+    assert warning_signs(idle=zeros, epochs=epochs, clean=5, clean_label=None, classes=1) == {}
 
 
 def test_the_longest_row_of_steps_without_weights_is_remarked_on():
     zeros = steps_with_zeros(*range(1, MANY + 1), *range(31, 31 + MANY + 5), 60)
-    found = alarms(idle=zeros, epochs=[], clean=5, clean_label=None, classes=1)
+    found = warning_signs(idle=zeros, epochs=[], clean=5, clean_label=None, classes=1)
     assert found.keys() == {"weights"}
     assert f"in {MANY + 5} steps in a row, updates 31 to {30 + MANY + 5}, no noisy pixel helped" in found["weights"]
 
@@ -1288,7 +1334,7 @@ def test_a_clean_set_of_ignored_pixels_is_warned_of_and_teaches_nothing(tmp_path
 @pytest.mark.parametrize("finished", [True, False])
 def test_a_checkpoint_that_no_run_writes_is_refused(data, tmp_path, changes, said, finished):
     trained(data, tmp_path / "run")
-    run = Run(tmp_path / "run")
+    run = RunWriter(tmp_path / "run")
     run.write_state("checkpoint.pt", {} if changes is None else run.read_state("checkpoint.pt") | changes)
     if not finished:
         (run.folder / "model.pt").unlink()
@@ -1407,7 +1453,7 @@ def test_the_store_is_told_which_cases_it_sees_and_how_they_are_turned(data, tmp
         places = feed.origin()
         for case, mask in zip(places.cases, places.views.to_upright(feed.noisy().masks), strict=True):
             masks.setdefault(int(case), []).append(mask)
-        return METHODS["plain"](model, feed, config)
+        return step_of("plain")(model, feed, config)
 
     train(data, out=tmp_path / "run", config=configured(method="plain"), method=looking, show_progress=False)
     assert sorted(masks) == list(range(10))
@@ -1447,10 +1493,10 @@ def test_weight_maps_of_trust_are_its_own(data, tmp_path):
 
 
 @pytest.mark.parametrize("method", ["trust", "pixel", "image"])
-def test_every_method_with_gains_leaves_a_trust_map_of_every_noisy_mask(data, tmp_path, method):
+def test_every_method_with_gains_leaves_a_helped_map_of_every_noisy_mask(data, tmp_path, method):
     trained(data, tmp_path / "run", method=method, trust_memory=0.5)
     run = Run(tmp_path / "run")
-    assert sorted(path.name for path in (run.folder / "trust").iterdir()) == [f"{case.id}.png" for case in read_cases(data).of("noisy")]
+    assert sorted(path.name for path in (run.folder / "helped").iterdir()) == [f"{case.id}.png" for case in read_cases(data).of("noisy")]
     memory = run.read_state("checkpoint.pt")["memory"]
     assert (memory["store.visits"] == 3).float().mean() > 0.9  # but where a gain was exactly 0
     values = set()
@@ -1465,14 +1511,24 @@ def test_every_method_with_gains_leaves_a_trust_map_of_every_noisy_mask(data, tm
     assert has_helped_maps(run)
 
 
-def test_a_method_without_gains_leaves_no_trust_maps(straight):
+def test_the_helped_maps_of_earlier_versions_are_read(data, tmp_path):
+    trained(data, tmp_path / "run", method="trust", epochs=1)
+    run, case = Run(tmp_path / "run"), read_cases(data).of("noisy")[0]
+    labels = resize_labels(decode_labels(case.mask, classes=1, ignore_label=None)[0], run.config().size)
+    shares = read_helped_map(run, case.id, labels)
+    (run.folder / "helped").rename(run.folder / "trust")
+    assert has_helped_maps(run)
+    assert np.array_equal(read_helped_map(run, case.id, labels), shares)
+
+
+def test_a_method_without_gains_leaves_no_helped_maps(straight):
     assert not has_helped_maps(Run(straight(method="plain")))
 
 
-def test_a_broken_trust_map_is_named(data, tmp_path):
+def test_a_broken_helped_map_is_named(data, tmp_path):
     trained(data, tmp_path / "run", method="trust")
     case = read_cases(data).of("noisy")[0]
-    path = tmp_path / "run" / "trust" / f"{case.id}.png"
+    path = tmp_path / "run" / "helped" / f"{case.id}.png"
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(DataError, match=re.escape(str(path))):
         read_helped_map(Run(tmp_path / "run"), case.id, np.zeros((16, 16), np.uint8))

@@ -13,7 +13,7 @@ from pixeltrust.data.prefetch import Feed
 from pixeltrust.method.batch import Batch
 from pixeltrust.method.trust import TrustStore, find_evidence
 from pixeltrust.method.weights import pixel_gains, reweighted_step
-from pixeltrust.training.methods import build_method
+from pixeltrust.training.methods import build_step
 from reference import PLACES, STREAMS, PlainUNet, assert_equal_to_rounding, batch, reference_gradients, seeded
 
 SIZE = (4, 6)
@@ -130,7 +130,7 @@ def made(**settings):
     config = Config(method="trust", image_size=16, **settings)
     model = seeded(PlainUNet, 2, 1, norm="group")
     feed = Feed(noisy=lambda: noisy, clean=lambda: clean, pool=lambda: noisy, origin=lambda: PLACES)
-    return model, build_method(model, config, STREAMS), feed, config
+    return model, build_step(model, config, STREAMS), feed, config
 
 
 def upright(values):
@@ -159,7 +159,7 @@ def test_a_step_weighs_by_trust_after_the_visit(sharpness, clean_weight, share):
 )
 def test_few_clean_cases_are_heard_for_longer(clean, memory, expected):
     streams = SimpleNamespace(**{**vars(STREAMS), "clean": np.arange(clean)})
-    method = build_method(seeded(PlainUNet, 2, 1), Config(method="trust", image_size=16, trust_memory=memory), streams)
+    method = build_step(seeded(PlainUNet, 2, 1), Config(method="trust", image_size=16, trust_memory=memory), streams)
     assert method.store.memory == expected
 
 

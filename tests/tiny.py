@@ -90,7 +90,7 @@ def two_logits(*, in_channels, out_channels):
 
 
 def acting_at(number, act, build):
-    """Return `methods.build_method` whose methods call `act` at the end of step `number`."""
+    """Return `methods.build_step` whose methods call `act` at the end of step `number`."""
     steps = 0
 
     def count():
@@ -99,8 +99,8 @@ def acting_at(number, act, build):
         if steps == number:
             act()
 
-    def building(model, config, streams):
-        method = build(model, config, streams)
+    def building(model, config, streams, own):
+        method = build(model, config, streams, own)
         if isinstance(method, nn.Module):
             method.register_forward_hook(lambda *_: count())
             return method

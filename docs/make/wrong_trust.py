@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 from audit_quality import Truth
 from pixeltrust.benchmarking.outcome.examples import evenly_spread
 from pixeltrust.data.images import read_image, read_labels, resize_labels
-from pixeltrust.prediction.network import resized_plane
+from pixeltrust.prediction.network import resize_plane
 from pixeltrust.training.helped_maps import read_helped_map
 
 matplotlib.use("Agg")
@@ -36,7 +36,7 @@ def by_training(truth: Truth, place: int) -> np.ndarray:
     given = truth.given[place].astype(np.uint8)
     shares = read_helped_map(truth.run, truth.cases[place].id, resize_labels(given, truth.config.size))
     assert shares is not None, f"{truth.run.folder} has learned nothing of {truth.cases[place].id}"
-    return resized_plane(shares, given.shape)
+    return resize_plane(shares, given.shape)
 
 
 def coloured(trusted: np.ndarray, wrong: np.ndarray) -> np.ndarray:

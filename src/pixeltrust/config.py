@@ -14,25 +14,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import tomli_w
 
+from pixeltrust.method_table import METHODS
 from pixeltrust.plumbing.errors import ConfigError, RunError
-
-MethodName = Literal[
-    "plain",
-    "clean",
-    "joint",
-    "finetuned",
-    "dice-ce",
-    "gce",
-    "mae",
-    "sce",
-    "nr-dice",
-    "t-loss",
-    "mean-teacher",
-    "image",
-    "pixel",
-    "trust",
-]
-
 
 LARGEST_SIDE = 1 << 14
 MOST_PIXELS = 1 << 30  # of a batch: 3 GiB as bytes in colour, hundreds in a network
@@ -63,7 +46,7 @@ class Config:
         ConfigError: a value of the wrong type or out of its range.
     """
 
-    method: MethodName = "trust"
+    method: str = "trust"
     """How a step uses the masks; the methods are in the table above."""
 
     model: str = "unet"
@@ -91,7 +74,7 @@ class Config:
     """λ of `trust`, `pixel` and `image`: how much the clean loss adds to the update. Unset: 1 for `trust`, 0 (the paper) for the others."""
 
     trust_memory: Share | None = None
-    """β of `trust`, and of the trust maps of `pixel` and `image`: how much of a pixel's trust stays when its image is seen again; 1 learns
+    """β of `trust`, and of the helped maps of `pixel` and `image`: how much of a pixel's trust stays when its image is seen again; 1 learns
     nothing. Unset: 0.7, and 0.9 with fewer than 30 clean cases to train on."""
 
     trust_sharpness: Annotated[float, Between(0, 100)] = 3.0
@@ -288,8 +271,8 @@ def _toml_value(text: str) -> Any:
 def _coerce(name: str, value: Any) -> Any:
     """Return the value in its field's type (from a list for a tuple, 1 for 1.0, 32 for "32"), or raise a ConfigError."""
     for kind in _KINDS[name]:
-        if typing.get_origin(kind) is Literal:
-            choices = typing.get_args(kind)
+        if name == "method" or typing.get_origin(kind) is Literal:
+            choices = tuple(METHODS) if name == "method" else typing.get_args(kind)
             if not isinstance(value, bool):
                 for choice in choices:
                     if str(value) == str(choice):

@@ -52,7 +52,8 @@ from pixeltrust.reviewing.decisions import Decisions
 from pixeltrust.reviewing.masks import labels_of_runs, most_bytes
 from pixeltrust.training.checkpoints import State
 from pixeltrust.training.helped_maps import read_helped_map
-from pixeltrust.training.run_folder import Run, describe_environment
+from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter, describe_environment
 
 ROUND = 60  # inputs of a target, then it is the next one's turn
 OWN = ("annotations", "coco runs", "brush", "runs", "polygon", "painted", "settings", "table")
@@ -256,7 +257,7 @@ def small_run(folder: Path) -> Path:
     there = folder / "run"
     if not there.is_dir():
         run(settings='model = "fuzz:network"\nimage_size = 16\n')(folder)
-        Run(there).write_state("model.pt", {"model": network(in_channels=3, out_channels=1).state_dict()})
+        RunWriter(there).write_state("model.pt", {"model": network(in_channels=3, out_channels=1).state_dict()})
     return there
 
 
@@ -325,10 +326,10 @@ def check_run_texts(given: tuple[str, bytes], folder: Path) -> None:
     (there / name).unlink() if before is None else (there / name).write_bytes(before)
 
 
-def check_trust_map(content: bytes, folder: Path) -> None:
+def check_helped_map(content: bytes, folder: Path) -> None:
     there = small_run(folder)
-    (there / "trust").mkdir(exist_ok=True)
-    (there / "trust" / "a.png").write_bytes(content)
+    (there / "helped").mkdir(exist_ok=True)
+    (there / "helped" / "a.png").write_bytes(content)
     refused_well(lambda: read_helped_map(Run(there), "a", LABELS), "a.png")
 
 
@@ -522,7 +523,7 @@ def targets() -> tuple[Target, ...]:
         Target("checkpoint", repacked((saved_state(state().pack()),)), check_checkpoint),
         Target("weight maps", repacked((maps,)), check_weight_maps),
         Target("run texts", run_texts(), check_run_texts),
-        Target("trust map", mutated((png,)), check_trust_map),
+        Target("helped map", mutated((png,)), check_helped_map),
         Target("audit", audit_files(), check_audit),
         Target("annotations", annotations(), check_annotations),
         Target("coco runs", st.tuples(signs, pixels), check_coco_runs),

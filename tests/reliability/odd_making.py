@@ -19,7 +19,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from pixeltrust.training.models import build_model
-from pixeltrust.training.run_folder import FORMAT, Run, parameters
+from pixeltrust.training.run_folder import FORMAT
+from pixeltrust.training.run_writer import RunWriter, parameters
 
 GREY = np.arange(240, dtype=np.uint8).reshape(12, 20)
 COLOUR = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
@@ -259,7 +260,7 @@ def run(*spoil: Callable[[Path], Any], settings: str = 'model = "unet-small"\nim
         folder.mkdir()
         (folder / "config.toml").write_text(settings, encoding="utf-8")
         (folder / "environment.json").write_text(json.dumps({"format": FORMAT}), encoding="utf-8")
-        Run(folder).write_state("model.pt", {"model": parameters(build_model("unet-small", channels=3, classes=1))})
+        RunWriter(folder).write_state("model.pt", {"model": parameters(build_model("unet-small", channels=3, classes=1))})
         for one in spoil:
             one(folder)
         return folder

@@ -43,7 +43,7 @@ from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import attempt_in_threads, map_in_threads
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count, one_line
-from pixeltrust.prediction.network import Network, fabric_of, network_of, resized_plane
+from pixeltrust.prediction.network import Network, choose_device, read_network, resize_plane
 from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 
@@ -112,13 +112,13 @@ def audit(
         ConfigError: `weights`, `smallest`, `sure` or `batch_size` is invalid.
     """
     started, trained, data, out = time.perf_counter(), Run(Path(run)), Path(data), Path(out)
-    config, model, notes = network_of(trained, weights)
+    config, model, notes = read_network(trained, weights)
     _check_numbers(smallest, sure)
     _check_out(out, config, resume=resume)
     cases = read_cases(data, needed=("noisy",), show_progress=show_progress, **layout)
     _check_names(cases.of("noisy"), data)
-    fabric, ranks, moved = fabric_of(config)
-    network = Network(fabric, model, config, batch_size)
+    device, ranks, moved = choose_device(config)
+    network = Network(device, model, config, batch_size)
     auditor = _Auditor(
         trained, config, weights, data, cases.of("noisy"), out, smallest, sure, ranks, show_progress=show_progress and ranks.rank == 0
     )
@@ -256,8 +256,8 @@ class _Auditor:
         learned = read_helped_map(self.run, case.id, small)
         helped = seen.helped if learned is None else learned
         source = "network and training" if learned is not None else "network" if helped is None else "network and clean set"
-        probabilities = np.stack([resized_plane(plane, given.shape) for plane in seen.probabilities])
-        return probabilities, None if helped is None else resized_plane(helped, given.shape), source
+        probabilities = np.stack([resize_plane(plane, given.shape) for plane in seen.probabilities])
+        return probabilities, None if helped is None else resize_plane(helped, given.shape), source
 
     def _mend(self, given: np.ndarray, seen: np.ndarray, confidence: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """Return the proposed labels: those that the network sees where it contradicts doubtful ones and is sure enough."""

@@ -16,7 +16,7 @@ from pixeltrust.data.cases import Case
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
 from pixeltrust.plumbing.files import write_atomically
 from pixeltrust.plumbing.text import one_line
-from pixeltrust.prediction.network import Network, tensor_of
+from pixeltrust.prediction.network import Network, to_tensor
 from pixeltrust.training.helped_maps import fingerprint
 
 Arrays = dict[str, np.ndarray]
@@ -104,7 +104,7 @@ def _look_at_batch(batch: Sequence[DecodedCase], network: Network, clean: CleanS
     seen = [{"probabilities": plane, "mask": np.array(fingerprint(decoded.labels))} for plane, decoded in zip(planes, batch, strict=True)]
     new = [place for place, decoded in enumerate(batch) if not decoded.has_helped_map]
     if clean is not None and new:
-        images = tensor_of([batch[place].picture for place in new]).to(network.device)
+        images = to_tensor([batch[place].picture for place in new]).to(network.device)
         for place, shares in zip(new, clean.helped(images, np.stack([batch[place].labels for place in new])), strict=True):
             seen[place]["helped"] = shares.astype(np.float16)
     for decoded, arrays in zip(batch, seen, strict=True):

@@ -32,6 +32,7 @@ from pixeltrust.data.batches import Streams
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import image_suffix
 from pixeltrust.data.prefetch import Feed
+from pixeltrust.method_table import METHODS
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.files import link_or_copy, make_folder, write_file
@@ -40,7 +41,7 @@ from pixeltrust.plumbing.tables import read_table, write_csv
 from pixeltrust.plumbing.text import one_line
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import predict
-from pixeltrust.training.methods import TAKE_GAINS, Outcome
+from pixeltrust.training.methods import StepOutcome
 from pixeltrust.training.run_folder import CACHE
 from pixeltrust.training.train import Watch, train
 
@@ -89,7 +90,7 @@ def _train_and_measure(folder: Path) -> None:
     cell, config = Cell(**spec["cell"]), config_from(spec["config"])
     run, is_fresh, began = folder / "run", not (folder / "run").exists(), time.process_time()
     data, settings = prune(folder, config) if mask_kind(cell.method) == "pruned" else (folder / "cases.csv", config)
-    watch = _watch_weights(folder, config) if config.method in TAKE_GAINS and (folder / "truth.csv").is_file() else None
+    watch = _watch_weights(folder, config) if METHODS[config.method].takes_gains and (folder / "truth.csv").is_file() else None
     trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
     cpu = time.process_time() - began
     shutil.rmtree(folder / CACHE, ignore_errors=True)
@@ -134,7 +135,7 @@ def _watch_weights(folder: Path, config: Config) -> Watch:
     empty = cases.of("clean")[:0]  # only noisy batches are used
     truth = Streams(cases, empty, empty, config, folder / CACHE)
 
-    def watch(feed: Feed, outcome: Outcome) -> Mapping[str, Tensor]:
+    def watch(feed: Feed, outcome: StepOutcome) -> Mapping[str, Tensor]:
         assert outcome.weights is not None
         true = truth.batch("noisy", feed.update).masks  # the same images in the same orientations
         return measure_wrong_pixels(outcome.weights.cpu(), feed.noisy().masks.cpu(), true)

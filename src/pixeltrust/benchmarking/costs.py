@@ -22,7 +22,7 @@ from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
 from pixeltrust.plumbing.tables import read_table, write_csv
-from pixeltrust.training.methods import Outcome
+from pixeltrust.training.methods import StepOutcome
 from pixeltrust.training.train import train
 
 ROUNDS = 5
@@ -72,7 +72,7 @@ def time_updates(folder: Path, config: Config) -> float:
     """Return the mean over `TIMED` updates of a training on the cases of a folder, after `WARM` ones; the training is deleted."""
     at: list[float] = []
 
-    def watch(feed: Feed, outcome: Outcome) -> Mapping[str, Tensor]:  # noqa: ARG001
+    def watch(feed: Feed, outcome: StepOutcome) -> Mapping[str, Tensor]:  # noqa: ARG001
         if feed.update in (WARM, WARM + TIMED):
             at.append(_now(config))
         if len(at) == 2:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pixeltrust.benchmarking.outcome.statistics import CEILING, GIVEN
-from pixeltrust.config import Config, MethodName, config_from, read_toml, setting
+from pixeltrust.config import Config, config_from, read_toml, setting
+from pixeltrust.method_table import METHODS
 from pixeltrust.noise.kinds import find_kind
 from pixeltrust.plumbing.errors import ConfigError
 
@@ -83,7 +84,7 @@ class Grid:
                     find_kind(noise)
                 except ValueError as error:
                     raise ConfigError(f"noise: {error}") from None
-        for clash in (set(self.variants) & {*get_args(MethodName), *VARIANTS}) | {name for name in self.variants if not _is_name(name)}:
+        for clash in (set(self.variants) & {*METHODS, *VARIANTS}) | {name for name in self.variants if not _is_name(name)}:
             raise ConfigError(f"variants.{clash}: choose another name, of letters, digits, + and -, that no method has yet")
         for name, settings in self.variants.items():
             if not isinstance(settings, Mapping) or "method" not in settings:
@@ -120,7 +121,7 @@ class Grid:
         Raises:
             ConfigError: its method is not known, or a setting cannot be used.
         """
-        variants = {**{name: {"method": name} for name in get_args(MethodName)}, **VARIANTS, **self.variants}
+        variants = {**{name: {"method": name} for name in METHODS}, **VARIANTS, **self.variants}
         if cell.method not in variants:
             near = get_close_matches(cell.method, variants, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""

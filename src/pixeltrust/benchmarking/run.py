@@ -24,7 +24,7 @@ from pixeltrust.plumbing.files import exclusive_lock, make_folder, write_atomica
 from pixeltrust.plumbing.processes import ALONE, Ranks, connect
 from pixeltrust.plumbing.progress import progress_bar
 from pixeltrust.plumbing.text import count
-from pixeltrust.training.run_folder import describe_environment
+from pixeltrust.training.run_writer import describe_environment
 
 METHODS = ("plain", "joint", "clean", "finetuned", "image", "pixel", "trust")
 SEEDS = (0, 1, 2)

@@ -176,7 +176,7 @@ class _Stages:
     def train(self, method: str) -> None:
         plan, out = self.plan, self.out / "runs" / method
         config = Config(
-            method=method,  # type: ignore[arg-type]
+            method=method,
             model=plan.model,
             image_size=plan.image_size,
             epochs=plan.epochs,

@@ -1,18 +1,17 @@
 """Processes that work together, on one or several machines: rank r of n has its part of every batch, and its share of every list.
 
 Sums are over the joined batch, so that n processes do what one process does with all of it. With one process every function here
-returns its argument. `torchrun` starts the processes, lightning-fabric connects them, torch.distributed carries what they exchange;
+returns its argument. `torchrun` starts the processes, torch.distributed connects them and carries what they exchange;
 every rank must take part in every exchange, even one without images.
 """
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +19,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError, RunError
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 Value = TypeVar("Value")
 LONGEST = timedelta(days=1)  # for which one rank may work alone; a process that has ended is noticed at once
@@ -165,39 +161,34 @@ class Ranks:
 ALONE = Ranks()
 
 
-def connect(device: str, precision: Any = "32-true") -> "tuple[Fabric, Ranks]":
-    """Fabric on this process's device, once all the processes have come here that `torchrun` has started.
+def connect(device: str) -> tuple[torch.device, Ranks]:
+    """Return this process's device, after all processes that `torchrun` has started are connected.
 
-    So none of them writes anything before all have seen what was there.
-    Networks are not wrapped as for DDP: gradients are summed where a step says so, and no hook averages them.
+    None of them has written anything before all have seen what was there.
 
     Args:
-        device: an accelerator of Fabric's that is here.
+        device: `cpu`, `cuda` or `mps`, which is available here, or `auto`: the best one that is.
 
     Raises:
         ConfigError: the processes cannot share what the machines have.
     """
-    from lightning_fabric import Fabric
-    from lightning_fabric.strategies import DDPStrategy
-
-    if not launched_by_torchrun():
-        return Fabric(accelerator=device, devices=1, precision=precision), ALONE
-
-    class Unwrapped(DDPStrategy):
-        def setup_module(self, module: nn.Module) -> Any:
-            return module
-
-    count, here = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-    _refuse_unequal(device, count, here)
-    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # every process would greet
-    has_nccl = dist.is_nccl_available() and torch.cuda.is_available()
-    backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"  # what is on the CPU does not wait for the device
-    strategy = Unwrapped(process_group_backend=backend, timeout=LONGEST)
-    fabric = Fabric(accelerator=device, devices=here, num_nodes=count // here, strategy=strategy, precision=precision)
-    fabric.launch()
-    ranks = Ranks(fabric.global_rank, fabric.world_size)
-    ranks.barrier()  # launching does no such thing where an earlier call has connected them
-    return fabric, ranks
+    alone = not launched_by_torchrun()
+    if not alone:
+        _refuse_unequal(device, int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"]))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    own = torch.device("cuda", 0 if alone else int(os.environ["LOCAL_RANK"])) if device == "cuda" else torch.device(device)
+    if alone:
+        return own, ALONE
+    if device == "cuda":
+        torch.cuda.set_device(own)
+    if not dist.is_initialized():
+        has_nccl = dist.is_nccl_available() and torch.cuda.is_available()
+        backend = "cpu:gloo,cuda:nccl" if has_nccl else "gloo"  # what is on the CPU does not wait for the device
+        dist.init_process_group(backend, timeout=LONGEST, device_id=own if device == "cuda" else None)
+    ranks = current_ranks()
+    ranks.barrier()  # init_process_group does not wait where an earlier call has connected them
+    return own, ranks
 
 
 def launched_by_torchrun() -> bool:

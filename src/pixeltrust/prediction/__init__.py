@@ -1,1 +1,1 @@
-"""Masks for new images, and how good they are."""
+"""Masks for new images, and measuring them."""

@@ -1,4 +1,4 @@
-"""A folder of predicted masks measured against a folder of true ones, paired by id."""
+"""Measure a folder of predicted masks against a folder of true ones, paired by id."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -26,24 +26,24 @@ FEW_CASES = 20  # below this many the intervals are markedly too narrow
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What `evaluate` found."""
+    """The result of `evaluate`."""
 
     cases: pd.DataFrame
-    """One row per case, sorted by id; columns id, then metrics.METRICS. NaN where a metric is not defined."""
+    """One row per case, sorted by id; columns id, then metrics.METRICS. NaN where a metric is undefined."""
 
     summary: pd.DataFrame
     """One row per metric; columns metric, mean, low, high (95 % interval of the mean), median, cases, undefined.
 
-    `cases` counts those that the mean is over, `undefined` those left out of it."""
+    `cases` counts the cases in the mean, `undefined` those left out of it."""
 
     unit: str
-    """Of the two distances: "mm" or "px"."""
+    """The unit of the two distances: "mm" or "px"."""
 
     notes: list[str]
-    """What a reader of the numbers should know, one sentence each; may be empty."""
+    """Sentences that a reader of the numbers should know."""
 
     def table(self) -> Table:
-        """The summary, to be printed by rich."""
+        """Return the summary as a table for rich."""
         table = Table(title=f"{count(len(self.cases), 'case')}, distances in {self.unit}", title_justify="left")
         table.add_column("metric")
         for heading in ("mean", "95 % interval", "median", "cases", "undefined"):
@@ -79,7 +79,7 @@ def evaluate(
     a mean over two units means nothing.
 
     Args:
-        predicted: folder of mask files, <id>.png or another known ending; subfolders are not looked into.
+        predicted: folder of mask files, <id>.png or another known ending; subfolders are left out.
         truth: folder of mask files. Every one needs a predicted mask of its id and size.
         classes: 1: a file holds 0 and at most one other value, the foreground; a truth file with exactly 0, 1 and 255
             has 255 ignored. K ≥ 2: a file holds 0 … K−1, and 255 in the truth is ignored.
@@ -103,8 +103,8 @@ def evaluate(
     if out is not None:
         _check_writable(out)
     endings = as_endings(mask_suffix)
-    pairs, unused = _paired(_masks_of(predicted, endings), _masks_of(truth, endings, is_truth=True))
-    spacings = _read_headers(pairs, show_progress=show_progress)
+    pairs, unused = _pair(_find_masks(predicted, endings), _find_masks(truth, endings, is_truth=True))
+    spacings = map_in_threads(_read_header, pairs, text="reading headers", complaint="These masks cannot be compared:", shown=show_progress)
     unit = "mm" if None not in spacings else "px"
     measured = map_in_threads(
         partial(_measure, classes=classes, ignore_label=ignore_label),
@@ -123,7 +123,7 @@ def evaluate(
 
 
 def summarize(cases: pd.DataFrame) -> pd.DataFrame:
-    """One row per metric over the cases where it is defined; see `Evaluation.summary`."""
+    """Return one row per metric over the cases where it is defined; see `Evaluation.summary`."""
     columns = cases[list(metrics.METRICS)].astype(np.float64)
     intervals = [metrics.bootstrap_interval(columns[name].to_numpy()) for name in columns]
     return pd.DataFrame(
@@ -139,7 +139,7 @@ def summarize(cases: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _masks_of(folder: Path, endings: Sequence[str], *, is_truth: bool = False) -> Listing:
+def _find_masks(folder: Path, endings: Sequence[str], *, is_truth: bool = False) -> Listing:
     listing = files_by_id(folder, endings)
     if not listing.files:
         meant = is_truth and (folder / "test").is_dir()
@@ -148,9 +148,9 @@ def _masks_of(folder: Path, endings: Sequence[str], *, is_truth: bool = False) -
     return listing
 
 
-def _paired(found: Listing, true: Listing) -> tuple[list[_Pair], list[str]]:
-    """The pairs sorted by id, and the ids of predictions that no truth asks for."""
-    missing, unused = true.files.keys() - found.files.keys(), found.files.keys() - true.files.keys()
+def _pair(predicted: Listing, true: Listing) -> tuple[list[_Pair], list[str]]:
+    """Return the pairs sorted by id, and the ids of predictions without a true mask."""
+    missing, unused = true.files.keys() - predicted.files.keys(), predicted.files.keys() - true.files.keys()
     proposed = []
     for longer, shorter in ((missing, unused), (unused, missing)):
         ending, ids = find_best_ending(longer, shorter)
@@ -159,10 +159,10 @@ def _paired(found: Listing, true: Listing) -> tuple[list[_Pair], list[str]]:
                 f"{count(len(ids), 'pair')} would match once `{ending}` is taken off: use {suffix_option('--mask-suffix', ending)}"
             )
             missing = missing - {*ids, *(identity.removesuffix(ending) for identity in ids)}
-    faults = [*found.faults, *true.faults, *proposed, *(_unpredicted(identity, found.folder) for identity in sorted(missing))]
+    faults = [*predicted.faults, *true.faults, *proposed, *(_unpredicted(identity, predicted.folder) for identity in sorted(missing))]
     if faults:
         raise DataError("Predicted and true masks cannot be paired:", faults)
-    pairs = [_Pair(id=id, predicted=found.files[id], truth=true.files[id]) for id in sorted(true.files)]
+    pairs = [_Pair(id=id, predicted=predicted.files[id], truth=true.files[id]) for id in sorted(true.files)]
     return pairs, sorted(unused)
 
 
@@ -170,15 +170,11 @@ def _unpredicted(identity: str, predicted: Path) -> Fault:
     return Fault(f"{identity}: no mask in {predicted}", kind=f"cases without a mask in {predicted}")
 
 
-def _read_headers(pairs: list[_Pair], *, show_progress: bool) -> list[tuple[float, float] | None]:
-    """The spacing of every truth file, once all sizes are known to agree."""
-    return map_in_threads(_read_header, pairs, text="reading headers", complaint="These masks cannot be compared:", shown=show_progress)
-
-
 def _read_header(pair: _Pair) -> tuple[float, float] | None:
-    found, real = images.read_size(pair.predicted), images.read_size(pair.truth)
-    if found != real:
-        wrong = f"{pair.predicted}: {_size(found)} pixels, but its truth {pair.truth} has {_size(real)}"
+    """Check that the sizes of a pair agree, and return the spacing of the truth."""
+    predicted, real = images.read_size(pair.predicted), images.read_size(pair.truth)
+    if predicted != real:
+        wrong = f"{pair.predicted}: {_size(predicted)} pixels, but its truth {pair.truth} has {_size(real)}"
         raise DataError(Fault(wrong, kind="predicted masks of another size than their truth"))
     spacing = images.read_spacing_mm(pair.truth)
     return spacing if spacing and all(0 < step < np.inf for step in spacing) else None
@@ -187,7 +183,7 @@ def _read_header(pair: _Pair) -> tuple[float, float] | None:
 def _measure(
     item: tuple[_Pair, tuple[float, float] | None], *, classes: int, ignore_label: int | None
 ) -> tuple[dict[str, float], MaskMeaning, float]:
-    """The metrics of a pair, what 255 means in its truth, and the share of its pixels that are ignored."""
+    """Return the metrics of a pair, what 255 means in its truth, and the share of its pixels that are ignored."""
     pair, spacing = item
     decoded = []
     faults: list[str] = []
@@ -198,12 +194,12 @@ def _measure(
             faults.append(error.fault)
     if faults:
         raise DataError(f"{pair.id}: cannot be measured", faults)
-    (found, _), (real, kind) = decoded
-    return metrics.case_metrics(predicted=found, truth=real, classes=classes, spacing=spacing), kind, float((real == IGNORE).mean())
+    (predicted, _), (real, kind) = decoded
+    return metrics.case_metrics(predicted=predicted, truth=real, classes=classes, spacing=spacing), kind, float((real == IGNORE).mean())
 
 
 def _check_writable(out: Path) -> None:
-    """Before the work, not after it."""
+    """Raise before the work, not after it, where `out` cannot be written."""
     if out.is_dir():
         raise DataError(f"{out}: a folder; name a file to write")
     if not out.parent.is_dir():

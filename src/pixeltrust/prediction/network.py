@@ -1,4 +1,4 @@
-"""A trained network on its device: pictures in, probabilities out.
+"""A trained network on its device: from pictures to probabilities.
 
 K classes   (h, w) the size the network works at   pictures uint8 (h, w, C)
 probabilities float32 (K, h, w), of the foreground when K = 1, else of each class
@@ -6,7 +6,6 @@ probabilities float32 (K, h, w), of the foreground when K = 1, else of each clas
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,14 +14,14 @@ from pixeltrust.data.views import INVERSE, TURNS, turn_images
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.malloc import keep_freed_memory
 from pixeltrust.plumbing.processes import Ranks, connect
-from pixeltrust.training.models import try_out
+from pixeltrust.training.models import in_precision, try_out
 from pixeltrust.training.run_folder import Run
 
 OVERLAP = 0.5  # of neighbouring windows
 
 
-def network_of(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
-    """Settings and network of a run, and what should be said of them; from here on freed memory is kept (see `malloc`)."""
+def read_network(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
+    """Return settings and network of a run, and notes about them; from now on freed memory is kept (see `plumbing.malloc`)."""
     keep_freed_memory()
     config, notes = run.config(), []
     if not run.finished():
@@ -32,40 +31,39 @@ def network_of(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
     return config, run.model(weights), notes
 
 
-def fabric_of(config: Config) -> tuple[Fabric, Ranks, list[str]]:
-    """The run's device and precision, the CPU, and a note, where that device is not here; and the processes that share the work."""
+def choose_device(config: Config) -> tuple[torch.device, Ranks, list[str]]:
+    """Return the run's device, or the CPU and a note where it is not here, and the processes that share the work."""
     absent = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}.get(config.device, False)
     notes = [f"trained with device = {config.device!r}, which is not here: predicted on the CPU"] if absent else []
-    precision = "32-true" if config.precision == "32" else "bf16-mixed"
-    return *connect("cpu" if absent else config.device, precision), notes
+    return *connect("cpu" if absent else config.device), notes
 
 
 class Network:
-    """The network on its device: uint8 pictures of one size in, probabilities on the CPU out.
+    """A network on its device: takes uint8 pictures of one size, and returns probabilities on the CPU.
 
     Args:
-        batch_size: how many of them in one pass; those of training where not given.
+        batch_size: pictures in one pass; where not given, as in training.
 
     Raises:
-        ConfigError: the batch size is none, or the network does not take such images or does not give K logits per pixel.
+        ConfigError: the batch size is invalid, or the network does not take such images, or does not return K logits per pixel.
     """
 
-    def __init__(self, fabric: Fabric, model: nn.Module, config: Config, batch_size: int | None = None) -> None:
+    def __init__(self, device: torch.device, model: nn.Module, config: Config, batch_size: int | None = None) -> None:
         if batch_size is not None and batch_size < 1:
             raise ConfigError(f"batch_size must be 1 or more, not {batch_size!r}")
-        self.config, self.batch_size, self.device = config, batch_size or config.batch_size, fabric.device
-        self.model = fabric.setup_module(model).eval()
-        self.module = model.eval()
-        """The same without the run's precision, for gradients."""
+        self.config, self.batch_size, self.device = config, batch_size or config.batch_size, device
+        self.module = model.to(device).eval()
+        """The network in float32, for gradients."""
+        self.model = in_precision(self.module, config.precision).eval()
         try_out(self.model, channels=config.channels, classes=config.classes, size=config.size)
 
     def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
-        """(B, K, h, w) of B pictures (h, w, C)."""
-        return self._checked(self._probabilities(tensor_of(pixels).to(self.device)).cpu().numpy())
+        """Return (B, K, h, w) for B pictures (h, w, C)."""
+        return self._checked(self._probabilities(to_tensor(pixels).to(self.device)).cpu().numpy())
 
     def probabilities_over_turns(self, pixels: list[np.ndarray]) -> np.ndarray:
-        """As `probabilities`, the mean over the flips and turns that the network was trained under."""
-        images = tensor_of(pixels).to(self.device)
+        """Return the mean of `probabilities` over the flips and turns that the network was trained under."""
+        images = to_tensor(pixels).to(self.device)
         turns = [0] if self.config.augment == "none" else range(0, TURNS, 1 if self.config.size[0] == self.config.size[1] else 2)
         total = torch.zeros((), device=self.device)
         for turn in turns:
@@ -74,11 +72,11 @@ class Network:
         return self._checked((total / len(turns)).cpu().numpy())
 
     def probabilities_by_windows(self, pixels: np.ndarray) -> np.ndarray:
-        """(K, h, w) of one picture (h, w, C) that is no smaller than a window; only windows go to the device."""
+        """Return (K, h, w) for one picture (h, w, C), at least as large as a window; only windows go to the device."""
         from monai.inferers import sliding_window_inference
 
         blended = sliding_window_inference(
-            tensor_of([pixels]),
+            to_tensor([pixels]),
             self.config.size,
             self.batch_size,
             self._probabilities,
@@ -104,17 +102,18 @@ class Network:
         return probabilities
 
 
-def resized_plane(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """float32 (h, w) at (H, W): linear, averaging where it shrinks, by the filter of `resize_image`, so in register with the image."""
+def resize_plane(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize float32 (h, w) to (H, W) by the filter of `resize_image`, so that it fits the image: linear, averaging where it shrinks."""
     if plane.shape == size:
         return plane
     return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
-def tensor_of(pixels: list[np.ndarray]) -> Tensor:
-    """uint8 B × (h, w, C) as float (B, C, h, w) of 0 … 1, as in training."""
+def to_tensor(pixels: list[np.ndarray]) -> Tensor:
+    """Return uint8 pictures, B × (h, w, C), as float (B, C, h, w) of 0 … 1, as in training."""
     return torch.from_numpy(np.stack(pixels).transpose(0, 3, 1, 2).copy()).float() / 255
 
 
 def holds_window(size: tuple[int, int], config: Config) -> bool:
+    """Return whether an image of this size is at least as large as a window."""
     return size[0] >= config.size[0] and size[1] >= config.size[1]

@@ -1,7 +1,7 @@
-"""A mask for every image of a folder, by the network of a run.
+"""Predict a mask for every image of a folder, by the network of a run.
 
 K classes   (h, w) the size the network works at: that of training, or with sliding windows the image's own   (H, W) the image's own
-probabilities float32 (K, h, w), then a plane at a time (H, W): of the foreground when K = 1, else of each class
+probabilities float32 (K, h, w), then one plane (H, W) after the other: of the foreground when K = 1, else of each class
 
 Decoding, network and writing overlap, each a bounded number of images ahead of the next, so memory does not grow with the folder.
 """
@@ -23,22 +23,22 @@ from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import THREADS, map_in_order, progress_bar
 from pixeltrust.plumbing.text import count
-from pixeltrust.prediction.network import Network, fabric_of, holds_window, network_of, resized_plane
+from pixeltrust.prediction.network import Network, choose_device, holds_window, read_network, resize_plane
 from pixeltrust.training.run_folder import Run
 
-FULL_SCALE = 65535  # a probability of 1 in its 16-bit file
+FULL_SCALE = 65535  # a probability of 1 in a 16-bit file
 
 
 @dataclass(frozen=True)
 class Predicted:
-    """What a prediction did; `str` of it is what a person wants to read at its end."""
+    """The result of a prediction; `str` of it is what a person wants to read at its end."""
 
     count: int
     """Images predicted now."""
     skipped: int
     """Images whose files were there already."""
     seconds: float
-    """Of predicting: decoding, network and writing."""
+    """For decoding, network and writing."""
     out: Path
     notes: tuple[str, ...]
 
@@ -59,20 +59,22 @@ class _Picture:
 
 
 _Decoded: TypeAlias = _Picture | tuple[str, DataError]
-"""It, or the id and the fault of one that cannot be read."""
+"""A picture, or the id and the fault of one that cannot be read."""
 
 
 @dataclass
 class _Tally:
-    """What is known only when all images have been seen."""
+    """Counts over all images of a prediction."""
 
     faults: dict[str, str] = field(default_factory=dict)
-    """By id."""
+    """Images that cannot be read, by id."""
     windowed: int = 0
+    """Images covered by windows."""
     small: int = 0
+    """Images smaller than a window."""
 
-    def of_all(self, ranks: Ranks) -> "_Tally":
-        """Of what every rank has seen."""
+    def sum_over(self, ranks: Ranks) -> "_Tally":
+        """Return the tally of all ranks."""
         tallies = ranks.all_gather_objects(self)
         faults = {identity: fault for tally in tallies for identity, fault in tally.faults.items()}
         return _Tally(dict(sorted(faults.items())), *ranks.sum_counts(self.windowed, self.small))
@@ -98,7 +100,7 @@ def predict(
 
     Args:
         run: a run folder whose training has finished (or has best weights so far).
-        images: a folder of images, not looked into deeper, or one image file.
+        images: a folder of images, without its subfolders, or one image file.
         out: a folder that does not exist or is empty. Masks are 0 and 255 when classes = 1, else the labels' numbers.
         weights: `last`, or `best` by the held-out clean cases.
         probabilities: also write out/probabilities/<id>.png when classes = 1, else out/probabilities/<class>/<id>.png: 16-bit
@@ -114,21 +116,21 @@ def predict(
     Raises:
         DataError: `images` is missing, without images or with two files of one id; or images cannot be read: then after all
             others were written, and every one is named.
-        RunError: `run` is none or has not finished, its weights do not fit its network, or `out` cannot be used.
-        ConfigError: `weights` or `batch_size` is none that there is, or the network does not fit the settings.
+        RunError: `run` is not a run folder or has not finished, its weights do not fit its network, or `out` cannot be used.
+        ConfigError: `weights` or `batch_size` is invalid, or the network does not fit the settings.
     """
     out = Path(out)
-    config, model, notes = network_of(Run(Path(run)), weights)
+    config, model, notes = read_network(Run(Path(run)), weights)
     files, left_out = _files(Path(images))
     _check_out(out, Path(images), resume)
-    fabric, ranks, moved = fabric_of(config)
-    network = Network(fabric, model, config, batch_size)
+    device, ranks, moved = choose_device(config)
+    network = Network(device, model, config, batch_size)
     todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
-    ranks.barrier()  # until every rank has looked at what is there
+    ranks.barrier()  # until every rank has seen what is there
     _make_folders(out, config, probabilities)
     start = time.perf_counter()
     share = dict(ranks.share(list(todo.items())))
-    tally = _predict_all(network, share, out, probabilities, sliding_window, show_progress and ranks.rank == 0).of_all(ranks)
+    tally = _predict_all(network, share, out, probabilities, sliding_window, show_progress and ranks.rank == 0).sum_over(ranks)
     if tally.faults:
         others = len(files) - len(tally.faults)
         written = f"{count(others, 'other mask')} written, in {out}" if others else "nothing was written"
@@ -170,10 +172,10 @@ def _predict_all(
 
 
 def _outcomes(network: Network, pictures: Iterable[_Decoded], tally: _Tally) -> Iterator[tuple[_Picture, np.ndarray]]:
-    """Every picture that could be decoded, with its probabilities (K, h, w)."""
+    """Yield every picture that could be decoded, with its probabilities (K, h, w)."""
     batch: list[_Picture] = []
 
-    def flushed() -> Iterator[tuple[_Picture, np.ndarray]]:
+    def flush() -> Iterator[tuple[_Picture, np.ndarray]]:
         if batch:
             yield from zip(batch, network.probabilities([picture.pixels for picture in batch]), strict=True)
             batch.clear()
@@ -189,17 +191,17 @@ def _outcomes(network: Network, pictures: Iterable[_Decoded], tally: _Tally) -> 
             tally.small += not holds_window(picture.size, network.config)
             batch.append(picture)
             if len(batch) == network.batch_size:
-                yield from flushed()
-    yield from flushed()
+                yield from flush()
+    yield from flush()
 
 
 def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabilities: bool) -> None:
-    """The mask comes last: where it is, the case is complete."""
+    """Write the probabilities, where asked for, and then the mask: where that exists, the case is complete."""
     classes = len(probabilities)
     mask, highest = np.zeros(picture.size, np.uint8), np.full(picture.size, 0.5 if classes == 1 else -1.0, np.float32)
     with naming_write_errors(out):
         for label in range(classes):  # a plane at a time: K planes of a large image would be much
-            plane = resized_plane(probabilities[label], picture.size)
+            plane = resize_plane(probabilities[label], picture.size)
             if with_probabilities:
                 path = _probability_files(picture.id, out, classes)[label]
                 write_png(path, (plane.clip(0, 1) * FULL_SCALE).round().astype(np.uint16))
@@ -223,7 +225,7 @@ def _window_notes(tally: _Tally, config: Config, sliding_window: bool) -> list[s
 
 
 def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
-    """The image files by id, in the order of the ids, and a note of what else lies there."""
+    """Return the image files by id, in the order of the ids, and notes about other files there."""
     if images.is_file():
         if image_suffix(images) is None:
             raise DataError(f"{images}: the name is not that of an image; known endings: {', '.join(SUFFIXES)}")
@@ -240,7 +242,7 @@ def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
 def _check_out(out: Path, images: Path, resume: bool) -> None:
     with naming_write_errors(out):
         if out.exists() and not out.is_dir():
-            raise RunError(f"{out}: exists and is no folder; choose another name")
+            raise RunError(f"{out}: exists and is not a folder; choose another name")
         if out.resolve() == (images if images.is_dir() else images.parent).resolve():
             raise RunError(f"{out}: is where the images are, and masks have the images' names; choose another folder")
         if not resume and out.is_dir() and any(out.iterdir()):

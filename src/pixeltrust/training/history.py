@@ -1,27 +1,27 @@
-"""What a run records as it goes: where its time went, and its steps until steps.csv has them."""
+"""The records of a run in progress: where its time goes, and its steps until steps.csv has them."""
 
 import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from torch import Tensor
 
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.training.alarms import Idle
+from pixeltrust.training.warning_signs import Idle
 
 PARTS = ("step", "optimiser", "batches", "validation", "saving", "other")
 
 
 class Clock:
-    """Adds every second from its making on to one part of PARTS: the innermost one that runs, or `other`.
+    """A stopwatch that adds every second to one part of PARTS: the innermost one that runs, or `other`.
 
     On a GPU, whose work is queued, a part is charged with what the loop waits for in it, not with what it queues.
 
     Args:
-        seconds: by part, to add to.
+        seconds: by part; the clock adds to them from now on.
     """
 
     def __init__(self, seconds: dict[str, float]) -> None:
@@ -30,67 +30,82 @@ class Clock:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """The time of the block belongs to the part."""
+        """Charge the time of the block to the part."""
         outer = self._part
-        self._turn(name)
+        self._switch(name)
         try:
             yield
         finally:
-            self._turn(outer)
+            self._switch(outer)
 
     def read(self) -> float:
-        """All seconds up to now; `seconds` is up to date then."""
-        self._turn(self._part)
+        """Bring `seconds` up to date, and return their sum."""
+        self._switch(self._part)
         return sum(self.seconds.values())
 
-    def _turn(self, part: str) -> None:
+    def _switch(self, part: str) -> None:
         now = time.perf_counter()
         self.seconds[self._part] += now - self._since
         self._part, self._since = part, now
 
 
-def shares(seconds: dict[str, float]) -> str:
-    """In words, e.g. "time: step 93 %, optimiser 2 %, …"."""
+def time_shares(seconds: dict[str, float]) -> str:
+    """Return the share of every part, e.g. "time: step 93 %, optimiser 2 %, …"."""
     total = sum(seconds.values()) or 1.0
     return "time: " + ", ".join(f"{part} {100 * seconds[part] / total:.0f} %" for part in PARTS)
 
 
+@dataclass(frozen=True)
+class Reported:
+    """A step as it was reported; its numbers may still be on the device."""
+
+    row: dict[str, Any]
+    """The row of steps.csv; `update` counts from 1."""
+    streams: tuple[str, ...] = ()
+    """The streams of its batches."""
+    finite: bool | Tensor = True
+
+
 @dataclass
 class Steps:
-    """What summaries, alarms and the rows of history.csv need of the steps."""
+    """All that history.csv, the warnings and the summary need of the steps so far."""
 
     columns: list[str] = field(default_factory=list)
-    """Of steps.csv: what the first step reported. A later one may leave some of it out."""
+    """The columns of steps.csv: those of the first step. A later one may leave some of them out."""
     sums: dict[str, float] = field(default_factory=dict)
-    """Of the epoch in hand, by column, of the values that are numbers."""
+    """Sums by column, over the steps of this epoch, without NaN."""
     counts: dict[str, int] = field(default_factory=dict)
-    """How many those are."""
+    """The number of values in each sum."""
     idle: Idle = field(default_factory=Idle)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """Those that steps.csv does not have yet."""
-    last: dict[str, Any] = field(default_factory=dict)
-    """The last row of this sitting."""
-    reported: list[dict[str, Any]] = field(default_factory=list)
-    """Steps that are not counted yet, whose values may be on the device."""
+    """Steps that steps.csv does not have yet."""
+    last: Reported | None = None
+    """The last step that was counted, as numbers."""
+    reported: list[Reported] = field(default_factory=list)
+    """Steps that are not counted yet."""
 
-    def settle(self) -> None:
-        """Turn what the last steps have reported into rows, and count them; this waits for the device.
+    def settle(self) -> Reported | None:
+        """Turn the reported steps into rows and count them; this waits for the device. Return the first that is not finite.
 
         Raises:
             RunError: a step has reported what the first one did not.
         """
-        for step in self.reported:
-            self._count({name: value.item() if isinstance(value, Tensor) else value for name, value in step.items()})
-        self.reported.clear()
+        settled, self.reported = self.reported, []
+        for step in settled:
+            row = {name: value.item() if isinstance(value, Tensor) else value for name, value in step.row.items()}
+            self._count(replace(step, row=row))
+        return next((step for step in settled if not step.finite), None)
 
     def end_epoch(self) -> dict[str, float]:
-        """The means over the epoch in hand, of which the next step is no part; `all_zero` is counted."""
+        """Return the means over the epoch, the number of steps with `all_zero`, and start a new epoch."""
+        assert self.last is not None
         means = {name: self.sums[name] / count if count else math.nan for name, count in self.counts.items() if name != "all_zero"}
-        ended = {"learning_rate": self.last["learning_rate"], **means, "all_zero_steps": int(self.sums["all_zero"])}
+        ended = {"learning_rate": self.last.row["learning_rate"], **means, "all_zero_steps": int(self.sums["all_zero"])}
         self.sums, self.counts = {}, {}
         return ended
 
-    def _count(self, row: dict[str, Any]) -> None:
+    def _count(self, step: Reported) -> None:
+        row = step.row
         self.columns = self.columns or list(row)
         if new := row.keys() - set(self.columns):
             raise RunError(
@@ -104,21 +119,21 @@ class Steps:
                 self.counts[name] = self.counts.get(name, 0) + (not math.isnan(value))
         self.idle.count(row["update"], all_zero=bool(row["all_zero"]))
         self.rows.append(row)
-        self.last = row
+        self.last = step
 
     def pack(self) -> dict[str, Any]:
-        """As plain values, without the rows: write them first."""
+        """Return plain values, without the rows: write these first."""
         return {"columns": self.columns, "sums": self.sums, "counts": self.counts, "idle": asdict(self.idle)}
 
     @classmethod
     def unpacked(cls, packed: dict[str, Any]) -> Self:
-        """Those of a checkpoint; an older version kept all rows there, which then are to be written again."""
-        kept = packed["steps"]
-        if isinstance(kept, dict):
-            return cls(**{**kept, "idle": Idle(**kept["idle"])})
+        """Return the steps of a checkpoint; an older version kept all rows there, which are then written again."""
+        stored = packed["steps"]
+        if isinstance(stored, dict):
+            return cls(**{**stored, "idle": Idle(**stored["idle"])})
         steps, ends = cls(), {epoch["update"] for epoch in packed["epochs"]}
-        for row in kept:
-            steps._count(row)
+        for row in stored:
+            steps._count(Reported(row))
             if row["update"] in ends:
                 steps.end_epoch()
         return steps

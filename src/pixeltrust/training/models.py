@@ -1,13 +1,13 @@
 """Networks by name: MONAI's, or any function of the user's.
 
-A network takes images (B, C, *S) and gives logits (B, K, *S).
+A network takes images (B, C, *S) and returns logits (B, K, *S).
 """
 
 import importlib
 from difflib import get_close_matches
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.plumbing.errors import ConfigError
@@ -16,20 +16,20 @@ WIDTHS = {
     "unet": (64, 128, 256, 512, 1024, 64),  # the paper's, 31 million parameters
     "unet-small": (16, 32, 64, 128, 256, 16),  # 2 million
 }
-NORM = ("group", {"num_groups": 8})  # no batch statistics: the noisy and the clean batch do not meet in it
+NORM = ("group", {"num_groups": 8})  # no batch statistics, in which the noisy and the clean batch would meet
 
 
 def build_model(name: str, *, channels: int, classes: int) -> nn.Module:
-    """A freshly initialised network.
+    """Return a freshly initialised network.
 
     Args:
-        name: `unet`, `unet-small`, or `package.module:function`, a function that is called with `in_channels` and
+        name: `unet`, `unet-small`, or `package.module:function`: a function that is called with `in_channels` and
             `out_channels` and returns an nn.Module.
         channels: C of the images.
         classes: K of the logits; 1 is binary.
 
     Raises:
-        ConfigError: no such name, module or function, or what it returns is no nn.Module.
+        ConfigError: there is no such name, module or function, or it does not return an nn.Module.
     """
     if ":" in name:
         return _users_model(name, channels, classes)
@@ -47,8 +47,8 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
     try:
         build = getattr(importlib.import_module(module_name), function_name)
     except (Exception, SystemExit) as error:  # a module does whatever it likes when it is imported
-        wrong = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError(f"model = {name!r} cannot be loaded: {wrong}; is its package installed, or on PYTHONPATH?") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError(f"model = {name!r} cannot be loaded: {reason}; is its package installed, or on PYTHONPATH?") from error
     if not callable(build):
         raise ConfigError(f"model = {name!r} is of type {type(build).__name__}, not a function")
     try:
@@ -63,18 +63,35 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
     return model
 
 
+class InBfloat16(nn.Module):
+    """A network in mixed precision: parameters and logits in float32, the pass in bfloat16."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, torch.bfloat16):
+            return self.network(images).float()
+
+
+def in_precision(model: nn.Module, precision: str) -> nn.Module:
+    """Return the network itself for precision `32`, and in mixed precision for `bf16`."""
+    return model if precision == "32" else InBfloat16(model)
+
+
 def parameters_along(model: nn.Module, along: str) -> list[nn.Parameter] | None:
-    """The parameters of the named parts of a network, or None (all of them) where none is named.
+    """Return the parameters of the named parts of a network, or None (all of them) where no part is named.
 
     Args:
-        along: how their names begin, commas between; a wrapper's name before that does not matter.
+        along: comma-separated prefixes of their names; the name of a wrapper before them does not matter.
 
     Raises:
-        ConfigError: a name that fits no parameter; names those there are.
+        ConfigError: a prefix fits no parameter; names those that do.
     """
     parts = [part.strip() for part in along.split(",") if part.strip()]
     if not parts:
-        return None  # in every step of a training
+        return None
     named = {f".{name}": parameter for name, parameter in model.named_parameters()}
     for part in parts:
         if not any(f".{part}" in name for name in named):
@@ -84,9 +101,9 @@ def parameters_along(model: nn.Module, along: str) -> list[nn.Parameter] | None:
 
 
 def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> str:
-    """What a network says that cannot be trained on a batch of one image, as with batch normalisation of 1x1 features; empty if it can.
+    """Return the error of a network that cannot be trained on a batch of one image; empty where it can.
 
-    Its mode, buffers and the random numbers are as before.
+    Batch normalisation of 1x1 features cannot. Mode, buffers and random numbers are left as before.
     """
     first = next(model.parameters(), torch.empty(0))
     training = model.training
@@ -101,24 +118,24 @@ def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> 
 
 
 def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, int]) -> None:
-    """One pass over an empty image, so that a network that does not fit is known before anything is read or written.
+    """Run one pass over an empty image, so that a network that does not fit is refused before anything is read or written.
 
-    Its mode, buffers and the random numbers are as before.
+    Mode, buffers and random numbers are left as before.
 
     Raises:
-        ConfigError: the network fails, or does not give logits (1, classes, *size).
+        ConfigError: the network fails, or does not return logits (1, classes, *size).
     """
     first = next(model.parameters(), torch.empty(0))
-    taken = f"the network with images (B, {channels}, {size[0]}, {size[1]})"
+    attempt = f"the network with images (B, {channels}, {size[0]}, {size[1]})"
     training = model.training
     try:
         with torch.no_grad(), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
             logits = model.eval()(torch.zeros(1, channels, *size, device=first.device))
-    except Exception as error:  # a user's network raises whatever it likes, and there may not be the memory
-        raise ConfigError(f"{taken} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
+    except Exception as error:  # a user's network raises whatever it likes, and memory may be short
+        raise ConfigError(f"{attempt} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
     finally:
         model.train(training)
     wanted = (1, classes, *size)
     if not isinstance(logits, torch.Tensor) or logits.shape != wanted:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise ConfigError(f"{taken} gives {got} for one image where classes = {classes} needs logits {wanted}")
+        raise ConfigError(f"{attempt} gives {got} for one image where classes = {classes} needs logits {wanted}")

@@ -1,4 +1,4 @@
-"""The optimiser and the schedule of its learning rate, by their settings."""
+"""The optimiser and the schedule of its learning rate."""
 
 import torch
 from torch import nn
@@ -8,9 +8,9 @@ from pixeltrust.config import Config
 
 
 def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    """Of the parameters that are trained, by `optimizer`, `learning_rate`, `momentum` and `weight_decay`; in one fused kernel."""
+    """Return the optimiser of the settings for the trainable parameters, in one fused kernel."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    fused = True if all(parameter.is_floating_point() for parameter in trained) else None  # there is none for complex numbers
+    fused = True if all(parameter.is_floating_point() for parameter in trained) else None  # no fused kernel takes complex numbers
     match config.optimizer:
         case "adam":
             return torch.optim.Adam(trained, lr=config.learning_rate, weight_decay=config.weight_decay, fused=fused)
@@ -22,7 +22,7 @@ def build_optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, config: Config, updates: int) -> LRScheduler:
-    """Of the learning rate over so many updates, by `schedule`; it steps once an update."""
+    """Return the schedule of the learning rate over so many updates; it steps once an update."""
     match config.schedule:
         case "cosine":
             return CosineAnnealingLR(optimizer, T_max=updates)

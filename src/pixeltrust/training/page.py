@@ -1,4 +1,4 @@
-"""The page of a run: its settings, counts, curves, and the weights of a few cases over training."""
+"""The page of a run: settings, counts, curves, and the weight maps of a few cases over training."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from pixeltrust.training.run_folder import Run
 
 
 def run_page(run: Run) -> str:
-    """The page as HTML text.
+    """Return the page as HTML text.
 
     Raises:
         RunError: no epoch has ended yet, or the records of the run cannot be read.
@@ -64,7 +64,7 @@ def _run_story(config: Config, cases: pd.DataFrame, last: pd.Series) -> str:
     counts = cases_by_role(cases)
     learned = f"{count_cases(counts['noisy'], 'noisy')} and {count_cases(counts['clean'], 'clean')}"
     text = f"A network ({config.model}) learned from {learned}, in {int(last['update']):,} updates and {format_duration(last['seconds'])}."
-    return text + (f" {count_cases(counts['test'], 'test')} stand by; training does not look at them." if counts["test"] else "")
+    return text + (f" {count_cases(counts['test'], 'test')} are left aside; training does not look at them." if counts["test"] else "")
 
 
 def _run_numbers(history: pd.DataFrame, cases: pd.DataFrame) -> list[Number]:
@@ -110,24 +110,24 @@ def _run_notes(run: Run, config: Config, history: pd.DataFrame, cases: pd.DataFr
 
 
 def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list[GalleryCase], str]:
-    """The kept weight maps of the run, early, midway and late; and what to say if files are gone."""
-    kept = run.weight_maps()
-    if kept is None or not len(kept["epochs"]):
+    """Return the weight maps early, midway and late in training, and a sentence where images or masks are gone."""
+    stored = run.weight_maps()
+    if stored is None or not len(stored["epochs"]):
         return [], ""
-    moments = sorted({0, (len(kept["epochs"]) - 1) // 2, len(kept["epochs"]) - 1})
+    moments = sorted({0, (len(stored["epochs"]) - 1) // 2, len(stored["epochs"]) - 1})
     paths = {row["id"]: row for row in cases.astype({"id": str}).to_dict("records")}
     shown, gone = [], []
-    for place, one in enumerate(map(str, kept["ids"])):
+    for place, identity in enumerate(map(str, stored["ids"])):
         panels, mask = [], None
         try:
-            image, mask = read_image(Path(paths[one]["image"])), foreground(Path(paths[one]["mask"]), config)
+            image, mask = read_image(Path(paths[identity]["image"])), foreground(Path(paths[identity]["mask"]), config)
             panels = [
-                draw_outlines("image", f"the image of {one}", image),
-                draw_outlines("noisy mask", f"the noisy mask of {one}", image, noisy=mask),
+                draw_outlines("image", f"the image of {identity}", image),
+                draw_outlines("noisy mask", f"the noisy mask of {identity}", image, noisy=mask),
             ]
         except (PixeltrustError, KeyError):
-            gone.append(one)
-        panels += [draw_weights(f"epoch {kept['epochs'][moment]}", one, kept["maps"][moment, place], mask) for moment in moments]
-        shown.append(GalleryCase(title=one, panels=panels))
+            gone.append(identity)
+        panels += [draw_weights(f"epoch {stored['epochs'][moment]}", identity, stored["maps"][moment, place], mask) for moment in moments]
+        shown.append(GalleryCase(title=identity, panels=panels))
     what = "The image or the mask of {} cannot be read any more (moved or deleted?); only the weights are shown."
     return shown, what.format(", ".join(gone)) if gone else ""

@@ -1,10 +1,10 @@
-"""Losses that the field offers against noisy masks, and its usual one, Dice with cross-entropy; shapes and labels as in `losses`.
+"""Published losses against noisy masks, and the field's usual one, Dice with cross-entropy; shapes and labels as in `method.losses`.
 
 p_k is the probability of class k at a pixel (K = 1: σ(z) for class 1), y its label, ℓ = −log p_y its cross-entropy. Losses of pixels are
 (B, *S), not reduced, and written in ℓ: they keep their precision where the network is sure, and stay finite. Losses of batches are scalars.
-Ignored pixels cost nothing and have no gradient, the masks are known to be right (see `cross_entropy_of_labels`), and K = 1 is everywhere
-the same as K = 2 with logits (0, z). With several ranks (see `ranks`) the loss of a batch is that of the joined one, and its gradient this
-rank's part. The constants are those of the papers, or of their authors' code where that says so.
+Ignored pixels cost nothing and have no gradient, masks hold valid labels (see `cross_entropy_of_labels`), and K = 1 is everywhere the same
+as K = 2 with logits (0, z). With several ranks (see `plumbing.processes`) the loss of a batch is that of the joined one, and its gradient
+this rank's part. The constants are those of the papers, or of their authors' code where a comment says so.
 """
 
 import math
@@ -24,7 +24,7 @@ DICE_SMOOTH = 1e-5  # ε
 
 
 def generalised_cross_entropy(logits: Tensor, masks: Tensor, *, exponent: float = GCE_EXPONENT) -> Tensor:
-    """(1 − p_y^q) / q of every pixel, (B, *S): cross-entropy as q → 0, half of `absolute_error` at q = 1.
+    """Return (1 − p_y^q) / q of every pixel, (B, *S): cross-entropy as q → 0, half of `absolute_error` at q = 1.
 
     Source: Z. Zhang, M. Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy Labels", NeurIPS 2018, eq. 6.
 
@@ -36,7 +36,7 @@ def generalised_cross_entropy(logits: Tensor, masks: Tensor, *, exponent: float 
 
 
 def absolute_error(logits: Tensor, masks: Tensor) -> Tensor:
-    """Σ_k |p_k − (k = y)| = 2 (1 − p_y) of every pixel, (B, *S).
+    """Return Σ_k |p_k − (k = y)| = 2 (1 − p_y) of every pixel, (B, *S).
 
     Source: A. Ghosh, H. Kumar, P. Sastry, "Robust Loss Functions under Label Noise for Deep Neural Networks", AAAI 2017.
 
@@ -47,7 +47,7 @@ def absolute_error(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def symmetric_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
-    """α ℓ − β A (1 − p_y) of every pixel, (B, *S).
+    """Return α ℓ − β A (1 − p_y) of every pixel, (B, *S).
 
     The second part is the reverse cross-entropy −Σ_k p_k log (k = y), with A in place of log 0.
 
@@ -61,7 +61,7 @@ def symmetric_cross_entropy(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def dice_cross_entropy(logits: Tensor, masks: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
-    """Mean cross-entropy plus MONAI's Dice loss, the mean over images and over the classes but 0; a scalar.
+    """Return the mean cross-entropy plus MONAI's Dice loss, the mean over images and classes but 0; a scalar.
 
     Args:
         logits, masks: as in `cross_entropy_of_labels`.
@@ -70,12 +70,12 @@ def dice_cross_entropy(logits: Tensor, masks: Tensor, *, ranks: Ranks = ALONE) -
 
     dice = DiceLoss(smooth_nr=DICE_SMOOTH, smooth_dr=DICE_SMOOTH)
     (images,) = ranks.sum_counts(len(masks))
-    overlap: Tensor = dice(*_foreground(logits, masks)) * (len(masks) / images) if len(masks) else logits.sum()  # of none: 0
+    overlap: Tensor = dice(*_foreground(logits, masks)) * (len(masks) / images) if len(masks) else logits.sum()  # without images: 0
     return ranks.all_reduce_sum(overlap) + mean_over_counted(cross_entropy_of_labels(logits, masks), masks, ranks=ranks)
 
 
 def noise_robust_dice(logits: Tensor, masks: Tensor, *, exponent: float = NR_DICE_EXPONENT, ranks: Ranks = ALONE) -> Tensor:
-    """Σ |p − y|^γ / (Σ p² + Σ y² + ε) of every class but 0, sums over the whole batch, and their mean; a scalar.
+    """Return the mean over the classes but 0 of Σ |p − y|^γ / (Σ p² + Σ y² + ε), with sums over the whole batch; a scalar.
 
     With γ = 2 that is the Dice loss with squares, with γ = 1 an absolute error. Sums over the batch, as the authors' PyMIC takes them, make
     sense of images without foreground too. (PyMIC has p and y without their squares below.)
@@ -86,14 +86,14 @@ def noise_robust_dice(logits: Tensor, masks: Tensor, *, exponent: float = NR_DIC
         logits, masks: as in `cross_entropy_of_labels`.
         exponent: γ, 1 to 2.
     """
-    found, truth = _foreground(logits, masks)
-    axes = (0, *range(2, found.ndim))
-    errors, squares, pixels = (found - truth).abs().pow(exponent).sum(axes), found.square().sum(axes), truth.sum(axes)
+    predicted, truth = _foreground(logits, masks)
+    axes = (0, *range(2, predicted.ndim))
+    errors, squares, pixels = (predicted - truth).abs().pow(exponent).sum(axes), predicted.square().sum(axes), truth.sum(axes)
     return (ranks.all_reduce_sum(errors) / (ranks.all_reduce_sum(squares) + ranks.all_reduce_sum(pixels) + DICE_SMOOTH)).mean()
 
 
 def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor, ranks: Ranks = ALONE) -> Tensor:
-    """The T-Loss: the residuals of an image are one draw of a Student t distribution; a scalar.
+    """Return the T-Loss: the residuals of an image are one draw of a Student t distribution; a scalar.
 
     For an image with D free residuals and their sum of squares S, Σ = I, it is the negative log-likelihood
 
@@ -109,8 +109,8 @@ def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor, ranks: Ranks = ALONE
         logits, masks: as in `cross_entropy_of_labels`.
         nu: ν > 0, without axes.
     """
-    found, truth = _foreground(logits, masks)
-    others = found - truth
+    predicted, truth = _foreground(logits, masks)
+    others = predicted - truth
     squares = (others.square().sum(1) + others.sum(1).square()) / 2  # class 0 has minus the sum of the others
     total = squares.flatten(1).sum(1)
     free = others.shape[1] * (masks != IGNORE).flatten(1).sum(1, dtype=total.dtype)
@@ -121,15 +121,15 @@ def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor, ranks: Ranks = ALONE
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Of every class, (B, K, *S) in float32 or better; for K = 1 of the foreground."""
+    """Return the probability of every class, (B, K, *S), in float32 or better; for K = 1 of the foreground."""
     scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
 
 
 def _foreground(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability and truth (0 or 1) of the classes from 1 on, (B, max(K, 2) − 1, *S) both; both 0 where ignored."""
-    found = probabilities(logits)
-    found = found if found.shape[1] == 1 else found[:, 1:]
-    classes = torch.arange(1, found.shape[1] + 1, device=masks.device).view(-1, *(1,) * (masks.ndim - 1))
+    """Return probability and truth (0 or 1) of the classes from 1 on, (B, max(K, 2) − 1, *S) both; both 0 where ignored."""
+    predicted = probabilities(logits)
+    predicted = predicted if predicted.shape[1] == 1 else predicted[:, 1:]
+    classes = torch.arange(1, predicted.shape[1] + 1, device=masks.device).view(-1, *(1,) * (masks.ndim - 1))
     labels = masks.long().unsqueeze(1)
-    return torch.where(labels == IGNORE, 0.0, found), (labels == classes).to(found.dtype)
+    return torch.where(labels == IGNORE, 0.0, predicted), (labels == classes).to(predicted.dtype)

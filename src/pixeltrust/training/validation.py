@@ -1,4 +1,4 @@
-"""How good a network is on the held-out clean cases while it is trained."""
+"""Measuring a network on the held-out clean cases while it is trained."""
 
 from math import nan
 
@@ -14,43 +14,43 @@ from pixeltrust.plumbing.labels import IGNORE
 
 
 def validate(model: nn.Module, streams: Streams, *, device: torch.device) -> dict[str, float]:
-    """How the network does on the held-out cases, at the size of training. Every rank looks at its part.
+    """Measure the network on the held-out cases, at the size of training; every rank measures its part.
 
     Returns:
         `val_loss` and `val_dice`: the means over the cases; NaN where none are held out.
-        `one_label`: the label that all their pixels get, though their masks have others too; NaN where they get several, as they should.
-            Where none are held out, of some clean cases that are trained on.
+        `one_label`: the label that the network gives all their pixels, though their masks have others too; NaN where it gives several,
+            as it should. Where no cases are held out, some clean cases that are trained on take their place.
     """
     model.eval()
-    looked_at = streams.held if len(streams.held) else streams.clean[:PIECE]
-    batches = (streams.pixels.batch(piece, device) for piece in split_in_pieces(streams.ranks.part(looked_at), streams.config.batch_size))
+    cases = streams.held if len(streams.held) else streams.clean[:PIECE]
+    batches = (streams.pixels.batch(piece, device) for piece in split_in_pieces(streams.ranks.part(cases), streams.config.batch_size))
     measured = streams.ranks.all_gather_objects([_measure(model, batch, streams.config.classes) for batch in batches])
     losses, scores, labels, true = ([value for part in measured for batch in part for value in batch[which]] for which in range(4))
-    alike = len(set(labels)) == 1 and len(set(true)) > 1
+    uniform = len(set(labels)) == 1 and len(set(true)) > 1
     return {
         "val_loss": mean_of_defined(losses) if len(streams.held) else nan,
         "val_dice": mean_of_defined(scores) if len(streams.held) else nan,
-        "one_label": float(labels[0]) if alike else nan,
+        "one_label": float(labels[0]) if uniform else nan,
     }
 
 
 def _measure(model: nn.Module, batch: Batch, classes: int) -> tuple[list[float], list[float], list[int], list[int]]:
-    """The loss and the Dice of every case, and the labels that are predicted anywhere, and that the masks have."""
+    """Return the loss and the Dice of every case, the labels that are predicted, and those that the masks have."""
     with torch.no_grad():
         logits = model(batch.images)
-    predicted = labels_of(logits)
+    predicted = predicted_labels(logits)
     losses = zip(pixel_cross_entropy(logits, batch.masks), batch.masks, strict=True)
     pairs = zip(predicted.cpu().numpy(), batch.masks.cpu().numpy(), strict=True)
     return (
         [float(mean_over_counted(loss, mask)) for loss, mask in losses],
-        [_mean_dice(found, mask, classes) for found, mask in pairs],
+        [_mean_dice(prediction, mask, classes) for prediction, mask in pairs],
         predicted.unique().tolist(),
         batch.masks[batch.masks != IGNORE].unique().tolist(),
     )
 
 
-def labels_of(logits: Tensor) -> Tensor:
-    """The most probable label of every pixel, (B, H, W), of logits (B, K, H, W)."""
+def predicted_labels(logits: Tensor) -> Tensor:
+    """Return the most probable label of every pixel, (B, H, W), from logits (B, K, H, W)."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
 
 

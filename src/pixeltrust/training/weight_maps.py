@@ -1,4 +1,4 @@
-"""Weights of a few noisy cases over training, for the report.
+"""Weight maps: the weights of a few noisy cases over training, for the page of the run.
 
 N cases   E epochs   (H, W) the size that is trained on   maps (E, N, H, W), multiples of the average weight
 """
@@ -11,39 +11,44 @@ from pixeltrust.data.batches import CaseCache, Streams, split_in_pieces
 from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.method.weights import clean_gradient, gains_along, normalise_gains
 from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.training.methods import StepFunction
 from pixeltrust.training.models import parameters_along
-from pixeltrust.training.run_folder import Run
+from pixeltrust.training.run_writer import RunWriter
 
-MAP_EPOCHS = 12  # weight maps are kept after at most so many epochs, evenly spread
-MAP_CLEAN = 64  # clean cases that those weights are taken from, at most
+MAP_EPOCHS = 12  # the most epochs after which weight maps are kept, spread evenly
+MAP_CLEAN = 64  # the most clean cases that those weights are taken from
 
 
 def map_epochs(epochs: int) -> set[int]:
-    """The epochs (from 1) after which weight maps are kept: the first, the last, and evenly between."""
+    """Return the epochs (from 1) after which weight maps are kept: the first, the last, and evenly between."""
     return {int(epoch) for epoch in np.linspace(1, epochs, min(MAP_EPOCHS, epochs)).round()}
 
 
-def keep_weight_maps(run: Run, ids: list[str], weights: Tensor, *, epoch: int) -> None:
-    """Add the weights (N, H, W) of this epoch, multiples of the average weight, to the run's, in place of later ones."""
+def keep_weight_maps(run: RunWriter, model: nn.Module, step: StepFunction, streams: Streams, device: torch.device, *, epoch: int) -> None:
+    """Add the weights of a few noisy cases after this epoch to the run's weight maps, in place of later ones."""
+    cases = streams.map_cases()
+    if not len(cases):
+        return
+    own = getattr(step, "weights_of", None)
+    weights = own(cases, streams.config) if own else weights_from_clean(model, streams, cases, device)
     maps = weights.clamp(max=torch.finfo(torch.half).max).half().cpu().numpy()[None]
-    earlier = run.weight_maps()
-    if earlier is not None:
-        kept = earlier["epochs"] < epoch
-        maps = np.concatenate([earlier["maps"][kept], maps])
-        epochs = np.append(earlier["epochs"][kept], epoch)
-    else:
-        epochs = np.array([epoch])
-    run.write_arrays("weight_maps.npz", ids=np.array(ids), epochs=epochs, maps=maps)
+    epochs, ids = np.array([epoch]), np.array([streams.pixels.cases[index].id for index in cases])
+    written = run.weight_maps()
+    if written is not None:
+        earlier = written["epochs"] < epoch
+        maps = np.concatenate([written["maps"][earlier], maps])
+        epochs = np.append(written["epochs"][earlier], epochs)
+    run.write_arrays("weight_maps.npz", ids=ids, epochs=epochs, maps=maps)
 
 
-def weights_by_many(model: nn.Module, streams: Streams, noisy: np.ndarray, device: torch.device) -> Tensor:
-    """Weights (N, H, W) of noisy cases by the gains that many clean ones give them, multiples of the average."""
-    weights = normalise_gains(_gains_by_many(model, streams.pixels, noisy, streams.clean[:MAP_CLEAN], device))
+def weights_from_clean(model: nn.Module, streams: Streams, noisy: np.ndarray, device: torch.device) -> Tensor:
+    """Return the weights (N, H, W) that many clean cases give noisy ones, in multiples of the average."""
+    weights = normalise_gains(_gains_from_clean(model, streams.pixels, noisy, streams.clean[:MAP_CLEAN], device))
     return weights * weights.numel()
 
 
-def _gains_by_many(model: nn.Module, pixels: CaseCache, noisy: np.ndarray, clean: np.ndarray, device: torch.device) -> Tensor:
-    """Gains (N, H, W) of noisy cases by the sum of clean losses (the sum of their gains), in batches no larger than those of a step."""
+def _gains_from_clean(model: nn.Module, pixels: CaseCache, noisy: np.ndarray, clean: np.ndarray, device: torch.device) -> Tensor:
+    """Return the gains (N, H, W) by the sum of the clean losses (the sum of their gains), in batches no larger than those of a step."""
     config = pixels.config
     model.eval()
     along = parameters_along(model, config.along)

@@ -1,4 +1,4 @@
-"""Signs that a run does not learn what it should, in words: for the end of `train`, for RUN/warnings.txt and for the page of the run."""
+"""Signs that a run does not learn what it should, as sentences: for the end of `train`, RUN/warnings.txt and the page of the run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,25 +7,25 @@ from typing import Any
 
 from pixeltrust.plumbing.labels import IGNORE
 
-MANY = 20  # steps in a row without any weight that are remarked on
+MANY = 20  # steps in a row with all weights 0 that are warned of
 _ROLES = {0: "background", 1: "foreground", IGNORE: "ignored"}
 
 
 @dataclass
 class Idle:
-    """The steps in which all weights were 0, by their updates."""
+    """A count of the steps in which all weights were 0."""
 
     steps: int = 0
-    """How many there were."""
+    """How many."""
     since: int = 0
-    """The first of those in a row that the last step is in; 0 where it is in none."""
+    """The update at which the present row of them began; 0 where the last step is not one."""
     first: int = 0
-    """Of the longest row so far."""
+    """The update at which the longest row began."""
     last: int = -1
-    """Likewise."""
+    """The update at which it ended."""
 
     def count(self, update: int, *, all_zero: bool) -> None:
-        """One more step."""
+        """Count one more step."""
         self.steps += all_zero
         self.since = (self.since or update) if all_zero else 0
         if all_zero and update - self.since > self.last - self.first:
@@ -33,17 +33,17 @@ class Idle:
 
     @property
     def longest(self) -> int:
-        """Steps of the longest row."""
+        """The number of steps in the longest row."""
         return self.last - self.first + 1
 
 
-def alarms(*, idle: Idle, epochs: Sequence[Mapping[str, Any]], clean: int, clean_label: int | None, classes: int) -> dict[str, str]:
-    """A sentence for each sign, by a name for it; none where all is well.
+def warning_signs(*, idle: Idle, epochs: Sequence[Mapping[str, Any]], clean: int, clean_label: int | None, classes: int) -> dict[str, str]:
+    """Return a sentence for each sign, by a name for it; nothing where all is well.
 
     Args:
-        idle: the steps so far without any weight.
-        epochs: the rows of history.csv so far, of which `epoch` and `one_label` count.
-        clean: how many clean cases are trained on.
+        idle: the steps so far in which all weights were 0.
+        epochs: the rows of history.csv so far; `epoch` and `one_label` count.
+        clean: the number of clean cases that are trained on.
         clean_label: the label that all pixels of their masks have; None where there are several.
     """
     found = {}
@@ -52,12 +52,12 @@ def alarms(*, idle: Idle, epochs: Sequence[Mapping[str, Any]], clean: int, clean
             f"the {clean:,} clean masks to train on have the label {_named(clean_label, classes)} alone: nothing else can be learned from "
             "them; are these the right files, and is `classes` right?"
         )
-    alike = [epoch for epoch in epochs if not isnan(epoch.get("one_label", nan))]
-    if alike:
-        label = _named(int(alike[-1]["one_label"]), classes)
+    uniform = [epoch for epoch in epochs if not isnan(epoch.get("one_label", nan))]
+    if uniform:
+        label = _named(int(uniform[-1]["one_label"]), classes)
         found["network"] = (
-            f"after {len(alike):,} of {len(epochs):,} epochs, epoch {alike[-1]['epoch']} the last of them, the network gave all pixels the "
-            f"label {label}, in clean cases whose masks have others; where that stays so, try another learning_rate or more epochs, and "
+            f"after {len(uniform):,} of {len(epochs):,} epochs, epoch {uniform[-1]['epoch']} the last of them, the network gave all pixels "
+            f"the label {label}, in clean cases whose masks have others; if that continues, try another learning_rate or more epochs, and "
             "look at the masks"
         )
     if idle.longest >= MANY:
