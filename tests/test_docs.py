@@ -8,13 +8,17 @@ import shlex
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import wrap
-from pixeltrust import config
+from pixeltrust import config, metrics
 from pixeltrust.config import Config
+from pixeltrust.data.images import read_labels
 from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.noise import kinds
 
 ROOT = Path(__file__).parents[1]
 LABORATORY = ("benchmarks", "experiments", "tests/reliability", "docs/make")
@@ -135,6 +139,27 @@ def test_every_folder_and_module_at_the_top_is_in_the_file_map():
     source = ROOT / "src/pixeltrust"
     rooms = {path.name for path in source.glob("*.py")} | {f"{path.parent.name}/" for path in source.glob("*/__init__.py")}
     assert rooms - {"__init__.py"} <= listed
+
+
+def test_everything_that_can_be_added_is_added_as_the_page_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(kinds, "KINDS", table := dict(kinds.KINDS))
+    monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
+    write_source(Path("source"), cases=16, size=32, show_progress=False)
+    names = {}
+    for code in blocks("python", "docs/extending.md"):
+        if file := re.match(r"# (\w+\.py)\n", code):
+            Path(file[1]).write_text(code)
+        else:
+            exec(code, names)
+    assert "blocks" in table
+    given, again = ({path.name: read_labels(path) for path in Path(where).iterdir()} for where in ("lesions/noisy", "noisy-again"))
+    assert given.keys() == again.keys()
+    assert all(np.array_equal(given[name], again[name]) for name in given)
+    assert pd.read_csv("scores.csv")["precision"].dropna().eq(1).all()  # of masks by themselves
+    assert Path("runs/mine/model.pt").is_file()
+    assert "8 noisy, 4 clean, 4 test cases" in capsys.readouterr().out
 
 
 if __name__ == "__main__":
