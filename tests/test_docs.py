@@ -158,7 +158,7 @@ def test_everything_that_can_be_added_is_added_as_the_page_says(tmp_path, monkey
     assert given.keys() == again.keys()
     assert all(np.array_equal(given[name], again[name]) for name in given)
     assert pd.read_csv("scores.csv")["precision"].dropna().eq(1).all()  # of masks by themselves
-    assert Path("runs/mine/model.pt").is_file()
+    assert all(Path("runs", run, "model.pt").is_file() for run in ("mostly-clean", "mine"))
     assert "8 noisy, 4 clean, 4 test cases" in capsys.readouterr().out
 
 
