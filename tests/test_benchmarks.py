@@ -43,6 +43,7 @@ def test_every_kind_of_step_is_measured_and_in_the_table(tmp_path):
     assert all(f"| `{kind}` |" in table for kind in kinds.KINDS)
 
 
+@pytest.mark.slow
 def test_a_cell_is_measured_again_only_when_asked(tmp_path):
     words = [*TINY, "--out", str(tmp_path), "--kinds", "plain"]
     step.main(words)

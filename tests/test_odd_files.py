@@ -46,6 +46,7 @@ def outcomes():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", range(len(odd_files.ODD)), ids=lambda number: f"{odd_files.ODD[number].kind}: {odd_files.ODD[number].what}"
 )
@@ -60,6 +61,7 @@ def test_no_two_of_the_corpus_are_called_alike_and_there_are_many():
     assert Counter((odd.kind, odd.what) for odd in odd_files.ODD).most_common(1)[0][1] == 1
 
 
+@pytest.mark.slow
 def test_the_page_has_the_table_that_the_corpus_gives(outcomes):
     table = odd_files.markdown([odd_files.Outcome(**outcome) for outcome in outcomes])
     page = Path(__file__).parents[1] / "docs/inputs.md"

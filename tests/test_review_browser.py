@@ -735,7 +735,8 @@ def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
 # --- for everybody ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("viewport", [DESKTOP, pytest.param(TABLET, marks=pytest.mark.slow)], ids=["desktop", "tablet"])
+@pytest.mark.slow
+@pytest.mark.parametrize("viewport", [DESKTOP, TABLET], ids=["desktop", "tablet"])
 def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
     checks = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
