@@ -18,6 +18,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
+from pixeltrust import method_table
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 from pixeltrust.pages.pictures import HEAT, MOST, heat_places
 
@@ -38,15 +39,7 @@ COLOURS = {
     "faint": ("#77736a", "#a29e94"),
     "line": ("#dcd8cf", "#3b3a36"),
 }
-FAMILIES = {
-    "plain": ("plain",),
-    "clean": ("clean", "finetuned"),
-    "joint": ("joint",),
-    "pixel": ("trust", "pixel", "image", "pixel+clean"),
-    "robust": ("dice-ce", "gce", "mae", "nr-dice", "sce", "t-loss", "pruned", "mean-teacher"),
-    "ink": ("ceiling",),
-}
-"""Methods that share a colour; `marker_of` tells them apart. Any other name is a user's own method."""
+_OF_BENCHMARKS = {"ceiling": "ink", "pixel+clean": "pixel", "pruned": "robust"}  # what benchmarks run beside `METHODS`
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "d")
 _QUANTITIES = {
     "loss": "Loss on the training batches",
@@ -232,7 +225,7 @@ def _panel_height(axes: Axes) -> float:
 
 def family_of(method: str) -> str:
     """Return the name of a method's colour."""
-    return next((family for family, methods in FAMILIES.items() if method in methods), "own")
+    return _OF_BENCHMARKS.get(method) or method_table.family_of(method)
 
 
 def marker_of(method: str, among: Sequence[str]) -> str:
@@ -241,9 +234,9 @@ def marker_of(method: str, among: Sequence[str]) -> str:
     Args:
         among: all methods there are, in an order that stays.
     """
-    family = family_of(method)
-    members = FAMILIES.get(family) or [name for name in among if family_of(name) == family]
-    return MARKERS[list(members).index(method) % len(MARKERS)]
+    names = dict.fromkeys([*method_table.METHODS, *_OF_BENCHMARKS, *among])
+    alike = [name for name in names if family_of(name) == family_of(method)]
+    return MARKERS[alike.index(method) % len(MARKERS)]
 
 
 def colour_of(method: str) -> str:
