@@ -50,7 +50,7 @@ _ROWS = (
            "plus λ times the clean loss (`clean_weight`)", takes_gains=True),
     Method("pixel", "pixel", "pixel", _PAIR, "one weight for every noisy pixel, from the clean batch (the paper); "
            "plus λ times the clean loss", takes_gains=True, weighs_pixels=True),
-    Method("trust", "Trust", "pixel", _PAIR, "every noisy pixel counts with what its gains have said over all visits "
+    Method("trust", "Trust", "pixel", _PAIR, "every noisy pixel is weighted by how often its gain was positive over all visits "
            "([the mathematics](method.md#trust)); plus λ times the clean loss", takes_gains=True, weighs_pixels=True),
 )
 # fmt: on
