@@ -28,11 +28,11 @@ from pixeltrust.plumbing.files import write_atomically
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".nii.gz", ".nii")
 STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
+FIRST_SWAPPED = 5  # from this EXIF orientation on width and height change places
 MAX_PIXELS = 300_000_000  # beyond this a file is taken for a decompression bomb
 _SHOWN_BY_BROWSERS = {"JPEG": "image/jpeg", "PNG": "image/png"}
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # whatever the ending is; Pillow knows others that run programs
 _EXIF_ORIENTATION = 0x0112
-_EXIF_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 _LUMA = np.array((0.299, 0.587, 0.114))
 _SUBFILE_TYPE = 254  # the TIFF tag of a page's purpose
 _REDUCED = 1  # its bit of a smaller copy of another page
@@ -85,7 +85,7 @@ class Header(NamedTuple):
     @property
     def swaps_sides(self) -> bool:
         """Whether the EXIF orientation makes its width the height."""
-        return self.exif_orientation in _EXIF_TURNED
+        return self.exif_orientation >= FIRST_SWAPPED
 
 
 def read_header(path: Path) -> Header:
@@ -102,7 +102,7 @@ def read_header(path: Path) -> Header:
             width, height = opened.size
             orientation = _orientation(opened, path)
             # Pillow has turned the size of a TIFF already.
-            turns = orientation in _EXIF_TURNED and opened.format != "TIFF"
+            turns = orientation >= FIRST_SWAPPED and opened.format != "TIFF"
             two_colours = opened.mode in ("P", "PA") and _brighter_of_two(_palette(opened)) is not None
             return Header((width, height) if turns else (height, width), None, orientation, two_colours)
 
