@@ -24,6 +24,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+import pixeltrust.reviewing.decisions as decisions_module
 from audits import audit_of, discs, shifted_back
 from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases
 from pixeltrust.data.cases import check, read_cases
@@ -223,16 +224,16 @@ def test_decisions_that_wait_for_another_process_are_all_written_and_each_gets_i
 
 def test_a_decision_that_cannot_be_written_fails_alone(audit, monkeypatch):
     store = Decisions(Audit.read(audit))
-    write = store._write
+    write = decisions_module._write
 
-    def failing(connection, case_id, *values):
-        made = write(connection, case_id, *values)
-        if case_id == "c":
+    def failing(connection, **values):
+        made = write(connection, **values)
+        if values["case_id"] == "c":
             raise OSError(28, "No space left on device")
         return made
 
     with waiting(store, audit, ["a", "b", "c"]) as outcomes:
-        monkeypatch.setattr(store, "_write", failing)
+        monkeypatch.setattr(decisions_module, "_write", failing)
     assert outcomes == {"a": "a", "b": "b", "c": OSError}
     assert sorted(row["case_id"] for row in rows_of(audit)) == ["a", "b"]
     store.close()

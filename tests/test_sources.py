@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pixeltrust.data.images import write_png
-from pixeltrust.data.known_truth import read_source, read_truth
+from pixeltrust.data.known_truth import read_source
+from pixeltrust.data.masks import read_binary
 from pixeltrust.plumbing.errors import DataError
 
 MASK = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)
@@ -37,7 +38,7 @@ def test_every_split_but_train_is_for_tests(tmp_path):
 @pytest.mark.parametrize("foreground", [0, 1, 7, 255])
 def test_a_truth_is_0_and_1_whatever_its_foreground_is_in_the_file(tmp_path, foreground):
     (case,) = read_source(source(tmp_path, a=foreground), show_progress=False)
-    truth = read_truth(case)
+    truth = read_binary(case.mask)
     assert truth.dtype == np.uint8
     assert truth.tolist() == (MASK * bool(foreground)).tolist()
 

@@ -12,7 +12,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal, Unpack, get_args, overload
 
@@ -193,7 +192,10 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
     for image, picture in attempt_in_threads(read_image, images, text="decoding images", shown=show_progress):
         if isinstance(picture, PixeltrustError) and image not in findings.faulty_files:
             findings.faults.append(picture.fault)
-    decode = partial(_decode_mask, classes=classes, ignore_label=ignore_label)
+
+    def decode(case: Case) -> MaskMeaning:
+        return decode_labels(case.mask, classes=classes, ignore_label=ignore_label)[1]
+
     for case, outcome in attempt_in_threads(decode, cases.cases, text="decoding masks", shown=show_progress):
         if isinstance(outcome, PixeltrustError):
             if case.mask not in findings.faulty_files:
@@ -225,10 +227,6 @@ def _read(data: Path, needed: Sequence[Role], show_progress: bool, layout: Layou
             proposed = "" if table or folders.paths[role].is_dir() else propose_folders(data, folders, [role])
             findings.faults.append(f"{table or folders.paths[role]}: no usable {role} mask; {_USE[role]}{proposed}")
     return cases, findings
-
-
-def _decode_mask(case: Case, classes: int, ignore_label: int | None) -> MaskMeaning:
-    return decode_labels(case.mask, classes=classes, ignore_label=ignore_label)[1]
 
 
 def _find_table(data: Path) -> Path | None:
@@ -285,10 +283,8 @@ def _report_unpaired(unpaired: dict[str, list[Path]], images: "Listing", finding
         wrong, kind, repair = f"no {images.folder.name}/{identity}.*", "masks without an image", _NAMES
         if other := unread.get(identity):
             wrong = f"there is {images.folder.name}/{other.name}, but {other.suffix} is not read"
-            kind, repair = (
-                f"masks whose image ends in {other.suffix}",
-                f"{other.suffix} is not read; save them as PNG, JPEG, TIFF, BMP or WebP",
-            )
+            kind = f"masks whose image ends in {other.suffix}"
+            repair = f"{other.suffix} is not read; save them as PNG, JPEG, TIFF, BMP or WebP"
         findings.faults += [Fault(f"{mask}: a mask without an image: {wrong}", kind=kind, repair=repair) for mask in masks]
 
 
@@ -375,11 +371,7 @@ def _pair_table(table: Path, findings: Findings) -> CaseList:
     for these, kind, complaint in (
         (~rows["role"].isin(ROLES), "another role", f"role {{role}}; wanted: {', '.join(ROLES)}"),
         (slashed | empty, "an empty cell or a slash in the id", "id, image and mask must not be empty, and an id has no slash (id {id})"),
-        (
-            control,
-            "control characters",
-            "id, image and mask must not have control characters (id {id}, image {image}, mask {mask})",
-        ),
+        (control, "control characters", "id, image and mask must not have control characters (id {id}, image {image}, mask {mask})"),
         (long, "too long a cell", f"an id may have {LONGEST_ID} bytes, a path {_LONGEST_PATH:,}; one is too long (id {{id}})"),
     ):
         for place in np.flatnonzero(these & ~wrong):

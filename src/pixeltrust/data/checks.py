@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from pixeltrust.data.images import Header, read_header
+from pixeltrust.data.images import FIRST_SWAPPED, Header, read_header
 from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.text import count, some
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 FEW_CLEAN = 10  # clean masks; with fewer the method has too little to go by
 MIN_HELD_OUT = 10  # with fewer, the choice of the best weights is mostly luck
-_SWAPPED = 5  # from this EXIF orientation on width and height change places
 _REMOVE_ORIENTATION = "take the orientation out of the image (exiftool -Orientation= FILE)"
 
 
@@ -100,7 +99,7 @@ def compare_headers(cases: "CaseList", findings: Findings, show_progress: bool) 
         case, (height, width), (mask_height, mask_width) = cases[place], sizes[images[place]], sizes[masks[place]]
         findings.faulty_files.add(case.mask)
         wrong = f"{case.mask}: {mask_width}x{mask_height} pixels, its image {case.image} has {width}x{height}"
-        if (height, width) == (mask_width, mask_height) and turns[images[place]] >= _SWAPPED > turns[masks[place]]:
+        if (height, width) == (mask_width, mask_height) and turns[images[place]] >= FIRST_SWAPPED > turns[masks[place]]:
             kind = "masks in the orientation that their image had before EXIF turned it"
             repair = f"turn these masks as well, or {_REMOVE_ORIENTATION}"
         else:
@@ -126,7 +125,7 @@ def _note_turned(
     cases: "CaseList", of_images: np.ndarray, of_masks: np.ndarray, sizes: np.ndarray, differ: np.ndarray, findings: Findings
 ) -> None:
     """Note images that EXIF turns in another way than their masks, unless the sizes show that the mask was drawn on the turned one."""
-    drawn_as_shown = (of_images >= _SWAPPED) & (of_masks == 1) & (sizes[:, 0] != sizes[:, 1])
+    drawn_as_shown = (of_images >= FIRST_SWAPPED) & (of_masks == 1) & (sizes[:, 0] != sizes[:, 1])
     apart = np.flatnonzero((of_images != of_masks) & ~drawn_as_shown & ~differ)
     if len(apart):
         place = int(apart[0])

@@ -28,11 +28,11 @@ from pixeltrust.plumbing.files import write_atomically
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".nii.gz", ".nii")
 STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
+FIRST_SWAPPED = 5  # from this EXIF orientation on width and height change places
 MAX_PIXELS = 300_000_000  # beyond this a file is taken for a decompression bomb
 _SHOWN_BY_BROWSERS = {"JPEG": "image/jpeg", "PNG": "image/png"}
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")  # whatever the ending is; Pillow knows others that run programs
 _EXIF_ORIENTATION = 0x0112
-_EXIF_TURNED = (5, 6, 7, 8)  # orientations that swap width and height
 _LUMA = np.array((0.299, 0.587, 0.114))
 _SUBFILE_TYPE = 254  # the TIFF tag of a page's purpose
 _REDUCED = 1  # its bit of a smaller copy of another page
@@ -85,7 +85,7 @@ class Header(NamedTuple):
     @property
     def swaps_sides(self) -> bool:
         """Whether the EXIF orientation makes its width the height."""
-        return self.exif_orientation in _EXIF_TURNED
+        return self.exif_orientation >= FIRST_SWAPPED
 
 
 def read_header(path: Path) -> Header:
@@ -102,7 +102,7 @@ def read_header(path: Path) -> Header:
             width, height = opened.size
             orientation = _orientation(opened, path)
             # Pillow has turned the size of a TIFF already.
-            turns = orientation in _EXIF_TURNED and opened.format != "TIFF"
+            turns = orientation >= FIRST_SWAPPED and opened.format != "TIFF"
             two_colours = opened.mode in ("P", "PA") and _brighter_of_two(_palette(opened)) is not None
             return Header((width, height) if turns else (height, width), None, orientation, two_colours)
 
@@ -123,12 +123,12 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     """
     with _readable(path):
         if _is_nifti(path):
-            return _as_channels(_stretch(_plane(path).values(), path), channels)
+            return np.repeat(_stretch(_plane(path).values(), path)[..., None], channels, axis=-1)
         with _opened(path) as opened:
             picture = ImageOps.exif_transpose(opened)
             picture.info.pop("transparency", None)  # a palette's would make `convert` warn, for every file
             if picture.mode.startswith(("I", "F")):
-                return _as_channels(_stretch(np.asarray(picture), path), channels)
+                return np.repeat(_stretch(np.asarray(picture), path)[..., None], channels, axis=-1)
             pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
 
@@ -249,10 +249,10 @@ def decode_png(png: bytes) -> np.ndarray:
         return np.array(opened)
 
 
-def write_jpeg(path: Path, pixels: np.ndarray, *, quality: int = 95) -> None:
-    """Write uint8 (H, W, 3) as JPEG with its colours at full resolution, whole or not at all."""
+def write_jpeg(path: Path, pixels: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) as JPEG of quality 95 with its colours at full resolution, whole or not at all."""
     with write_atomically(path) as unfinished:
-        Image.fromarray(pixels).save(unfinished, format="JPEG", quality=quality, subsampling=0)
+        Image.fromarray(pixels).save(unfinished, format="JPEG", quality=95, subsampling=0)
 
 
 def resize_image(pixels: np.ndarray, size: tuple[int, int], *, by_area: bool = False) -> np.ndarray:
@@ -335,10 +335,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _refuse_several(opened: Any, path: Path) -> None:
-    """Raise DataError for a file of several pictures, as nobody knows which one is meant.
-
-    Smaller copies in a TIFF do not count, nor what phones put behind a JPEG (MPO).
-    """
+    """Refuse several pictures, as nobody knows which one is meant; smaller copies in a TIFF or behind a JPEG (MPO) do not count."""
     if not getattr(opened, "is_animated", False) or opened.format == "MPO":
         return
     if opened.format == "TIFF":
@@ -413,14 +410,11 @@ def _brighter_of_two(colours: np.ndarray) -> int | None:
 
 def _orientation(opened: Image.Image, path: Path) -> int:
     """Return the EXIF orientation, 1 where it is missing or invalid."""
-    orientation = _exif(opened, path).get(_EXIF_ORIENTATION, 1)
-    return orientation if orientation in range(1, 9) else 1
-
-
-def _exif(opened: Image.Image, path: Path) -> Image.Exif:
     # PngImageFile's own getexif decodes the pixels, to look for an orientation behind them.
     header_is_complete = opened.format == "PNG" and not _has_chunks_behind_pixels(path)
-    return Image.Image.getexif(opened) if header_is_complete else opened.getexif()
+    exif = Image.Image.getexif(opened) if header_is_complete else opened.getexif()
+    orientation = exif.get(_EXIF_ORIENTATION, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _has_chunks_behind_pixels(path: Path) -> bool:
@@ -449,10 +443,6 @@ def _stretch(values: np.ndarray, path: Path) -> np.ndarray:
             scaled = (values[start : start + rows].astype(np.float64) - low) / (high - low)
             grey[start : start + rows] = (scaled.clip(0, 1) * 255).round()
     return grey
-
-
-def _as_channels(grey: np.ndarray, channels: int) -> np.ndarray:
-    return np.repeat(grey[..., None], channels, axis=-1)
 
 
 def _is_nifti(path: Path) -> bool:

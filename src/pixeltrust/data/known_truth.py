@@ -8,12 +8,10 @@ Cases whose split is `train` are for training, those of every other split for te
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import read_size
 from pixeltrust.data.layouts import find_best_ending
-from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.masks import read_binary
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.progress import attempt_in_threads, faults_of
 from pixeltrust.plumbing.tables import read_table
@@ -59,16 +57,6 @@ def read_source(source: Path, *, show_progress: bool = True) -> list[SourceCase]
     return cases
 
 
-def read_truth(case: SourceCase) -> np.ndarray:
-    """Read the true mask, uint8 0/1 (H, W).
-
-    Raises:
-        DataError: the file cannot be read, or holds more than 0 and one other value.
-    """
-    labels, _ = decode_labels(case.mask, classes=1, ignore_label=None, may_ignore=False)
-    return labels
-
-
 def _list_files(folder: Path, faults: list[str]) -> dict[str, Path]:
     try:
         listing = files_by_id(folder)
@@ -102,7 +90,7 @@ def _check_files(case: SourceCase) -> None:
         wrong = f"{case.mask}: of size {mask_size}, its image of size {size}"
         faults.append(Fault(wrong, kind="masks of another size than their image"))
     try:
-        read_truth(case)
+        read_binary(case.mask)
     except DataError as error:
         faults.append(error.fault)
     if faults:

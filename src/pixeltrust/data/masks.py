@@ -44,6 +44,15 @@ def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ign
     return labels, MaskMeaning(path, meaning, bool(((labels > 0) & (labels < IGNORE)).any()))
 
 
+def read_binary(path: Path) -> np.ndarray:
+    """Read a mask file of 0 and at most one other value, in which nothing is ignored, as uint8 0/1 (H, W).
+
+    Raises:
+        DataError: the file cannot be read, or holds more values.
+    """
+    return decode_labels(path, classes=1, ignore_label=None, may_ignore=False)[0]
+
+
 def foreground(path: Path, config: Config) -> np.ndarray:
     """Decode where a mask file has foreground (of any class), bool (H, W).
 
@@ -71,7 +80,9 @@ def read_values(
         ValueError: a value that no class has.
     """
     present = frozenset(np.flatnonzero(np.bincount(values.ravel(), minlength=256)).tolist())
-    ignored = _ignored_value(present, classes, ignore_label) if may_ignore else None
+    ignored = ignore_label if may_ignore else None
+    if may_ignore and ignore_label is None and (classes > 1 or present == {0, 1, IGNORE}):
+        ignored = IGNORE
     if classes > 1:
         invalid = present - {*range(classes), ignored}
         if invalid:
@@ -88,12 +99,6 @@ def read_values(
     if IGNORE not in present or ignore_label is not None:
         return labels, "absent"
     return labels, "foreground" if ignored is None else "ignored"
-
-
-def _ignored_value(present: Collection[int], classes: int, ignore_label: int | None) -> int | None:
-    if ignore_label is not None:
-        return ignore_label
-    return IGNORE if classes > 1 or present == {0, 1, IGNORE} else None
 
 
 def mixture_faults(masks: Iterable[MaskMeaning]) -> list[Fault]:

@@ -12,17 +12,18 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import numpy as np
 from rich.filesize import decimal
 from rich.progress import Progress
 
 from pixeltrust.data.images import read_image, resize_image, resize_labels, write_jpeg, write_png
-from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.masks import read_binary
 from pixeltrust.datasets.contents import Leftovers, PackedCase, packed_cases
 from pixeltrust.datasets.downloads import Patience, bytes_on_disk, download, lock_folder, remote_size
 from pixeltrust.datasets.published import DATASETS, Archive, Dataset
@@ -101,12 +102,17 @@ def fetch(
     """
     out = Path(out)
     folder = Path(archives) if archives is not None else _archives_beside(out)
-    work = _Work(_find_dataset(dataset), out, size, folder, keep_archives or archives is not None, show_progress)
+    if isinstance(dataset, str) and dataset not in DATASETS:
+        raise ConfigError(f"no data set of the name {dataset!r} is known; known: {', '.join(DATASETS)}")
+    published = DATASETS[dataset] if isinstance(dataset, str) else dataset
+    work = _Work(published, out, size, folder, keep_archives or archives is not None, show_progress)
     if size is not None and size < 1:
         raise ConfigError(f"size: pixels a side, 1 or more, not {size}")
     if earlier := _read_earlier(work):
         return earlier
-    _check_places(work)
+    require_free(out)
+    if folder.resolve().is_relative_to(out.resolve()):
+        raise RunError(f"{folder}: is in {out}, which is to hold the source alone; choose another folder for the archives")
     with lock_folder(folder):
         _download_all(work, patience)
         fetched = _make(work)
@@ -128,25 +134,10 @@ class _Work:
     show_progress: bool
 
 
-def _find_dataset(dataset: str | Dataset) -> Dataset:
-    if isinstance(dataset, Dataset):
-        return dataset
-    if dataset not in DATASETS:
-        raise ConfigError(f"no data set of the name {dataset!r} is known; known: {', '.join(DATASETS)}")
-    return DATASETS[dataset]
-
-
 def _archives_beside(out: Path) -> Path:
     """Return the folder of the archives where none is given."""
     named = out if out.name not in ("", "..") else out.resolve()
     return named.parent / f"{named.name}.archives"
-
-
-def _check_places(work: _Work) -> None:
-    """Check the folders before anything is downloaded, not after it."""
-    require_free(work.out)
-    if work.folder.resolve().is_relative_to(work.out.resolve()):
-        raise RunError(f"{work.folder}: is in {work.out}, which is to hold the source alone; choose another folder for the archives")
 
 
 def _size_text(size: int | None) -> str:
@@ -244,32 +235,23 @@ def _make(work: _Work) -> Fetched:
     leftovers = Leftovers()
     with ExitStack() as opened:
         cases = packed_cases(work.dataset, work.folder, opened, leftovers)
-        _check_room({work.out: _unpacked_bytes(cases) if work.size is None else _reduced_bytes(len(cases), work.size)})
+        unpacked = sum(case.image.info.file_size + case.mask.info.file_size for case in cases)
+        _check_room({work.out: unpacked if work.size is None else _reduced_bytes(len(cases), work.size)})
         target = work.out.resolve()
         for orphan in target.parent.glob(f".{glob.escape(target.name)}.unfinished-*"):  # of a process that was killed
             shutil.rmtree(orphan, ignore_errors=True)
         with fill_folder_atomically(work.out) as folder:
             _write(cases, folder, work)
-            fetched = _summarise(work, cases, leftovers)
-            _write_record(fetched, folder)
-    return fetched
-
-
-def _unpacked_bytes(cases: list[PackedCase]) -> int:
-    return sum(case.image.info.file_size + case.mask.info.file_size for case in cases)
-
-
-def _summarise(work: _Work, cases: list[PackedCase], leftovers: Leftovers) -> Fetched:
-    return Fetched(
-        out=work.out,
-        dataset=work.dataset.name,
-        size=work.size,
-        cases=dict(Counter(case.split for case in cases)),
-        superpixels=leftovers.superpixels,
-        others=leftovers.others,
-        licence=work.dataset.licence,
-        archives=work.folder if work.keep else None,
-    )
+            record: dict[str, Any] = {
+                "dataset": work.dataset.name,
+                "size": work.size,
+                "cases": dict(Counter(case.split for case in cases)),
+                "superpixels": leftovers.superpixels,
+                "others": leftovers.others,
+                "licence": work.dataset.licence,
+            }
+            write_file(folder / RECORD, json.dumps(record, indent=2) + "\n")
+    return Fetched(**record, out=work.out, archives=work.folder if work.keep else None)
 
 
 def _write(cases: list[PackedCase], folder: Path, work: _Work) -> None:
@@ -297,14 +279,10 @@ def _write_reduced(case: PackedCase, folder: Path, *, size: int) -> None:
 
 
 def _unpack_pair(case: PackedCase, image_file: Path, mask_file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Unpack both into these files; return image uint8 (H, W, 3) and mask uint8 0/1 (H, W).
-
-    Raises:
-        DataError: lists what is wrong with them.
-    """
+    """Unpack both into these files; return image uint8 (H, W, 3) and mask uint8 0/1 (H, W)."""
     faults: list[str] = []
     image = _unpack(case.image, image_file, read_image, faults)
-    mask = _unpack(case.mask, mask_file, _read_mask, faults)
+    mask = _unpack(case.mask, mask_file, read_binary, faults)
     if image is not None and mask is not None and mask.shape != image.shape[:2]:
         faults.append(f"{case.mask}: of size {mask.shape}, its image of size {image.shape[:2]}")
     if image is None or mask is None or faults:
@@ -320,13 +298,3 @@ def _unpack(member: Member, file: Path, read: Callable[[Path], np.ndarray], faul
     except DataError as error:
         faults.append(str(error).replace(str(file), str(member)))
         return None
-
-
-def _read_mask(file: Path) -> np.ndarray:
-    labels, _ = decode_labels(file, classes=1, ignore_label=None, may_ignore=False)
-    return labels
-
-
-def _write_record(fetched: Fetched, folder: Path) -> None:
-    record = {name: value for name, value in asdict(fetched).items() if name not in ("out", "archives", "earlier")}
-    write_file(folder / RECORD, json.dumps(record, indent=2) + "\n")

@@ -7,7 +7,8 @@ labels   uint8 (H, W): 0 background, 1 … in the order of the label names, 255 
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,14 @@ class Annotations:
 
     def fault(self, where: str, wrong: object) -> None:
         self.faults.append(f"{self.file}, {where}: {wrong}")
+
+    @contextmanager
+    def collect_fault(self, where: str) -> Iterator[None]:
+        """Leave the block at its first DataError, which becomes a fault."""
+        try:
+            yield
+        except DataError as error:
+            self.fault(where, error)
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,6 @@ from pixeltrust.formats.names import checked_size, file_name, id_of, writable
 from pixeltrust.plumbing.errors import DataError
 
 
-def recognises(source: Source) -> bool:
-    return source.has_key("images") or holds_results(source.named_json)
-
-
 def holds_results(content: Any) -> bool:
     """Return whether this is a list of COCO results, which lacks the images' names."""
     return isinstance(content, list) and bool(content) and isinstance(content[0], dict) and "image_id" in content[0]
@@ -49,11 +45,8 @@ def read(source: Source) -> Annotations:
     left_out: dict[Any, list[str]] = defaultdict(list)
     for place, entry in enumerate(parts["annotations"]):
         where = f"annotation {_named(entry, place)}"
-        try:
+        with read.collect_fault(where):
             image, name, decode = _region(entry, names, images)
-        except DataError as error:
-            read.fault(where, error)
-        else:
             if decode is None:
                 read.tally["annotations with neither a segmentation nor a box, left out"] += 1
                 left_out[image].append(name)
@@ -81,13 +74,10 @@ def _without_root(read: Annotations, entries: list[Any], annotations: list[Any])
 def _categories(read: Annotations, entries: list[Any]) -> dict[Any, str]:
     names: dict[Any, str] = {}
     for place, entry in enumerate(entries):
-        try:
+        with read.collect_fault(f"category {_named(entry, place)}"):
             key, name = _key(checked_type(entry, dict, "it").get("id")), writable(entry.get("name"), "its name")
             if key in names or name in names.values():
                 raise DataError(f"id {key!r} and name {name!r}: one of them is there twice")
-        except DataError as error:
-            read.fault(f"category {_named(entry, place)}", error)
-        else:
             names[key] = read.add_label(name)
     return names
 
@@ -95,14 +85,11 @@ def _categories(read: Annotations, entries: list[Any]) -> dict[Any, str]:
 def _images(read: Annotations, entries: list[Any]) -> dict[Any, tuple[str, Size]]:
     images: dict[Any, tuple[str, Size]] = {}
     for place, entry in enumerate(entries):
-        try:
+        with read.collect_fault(f"image {_named(entry, place)}"):
             key, name = _key(checked_type(entry, dict, "it").get("id")), file_name(entry.get("file_name"))
             size = checked_size(entry.get("height"), entry.get("width"))
             if key in images:
                 raise DataError(f"the id {key!r} is there twice")
-        except DataError as error:
-            read.fault(f"image {_named(entry, place)}", error)
-        else:
             images[key] = name, size
     return images
 
@@ -202,7 +189,8 @@ def _named(entry: Any, place: int) -> str:
 
 COCO = Format(
     name="coco", title="COCO", looks="a .json file with images, annotations and categories",
-    sources=("file",), recognises=recognises, read=read, other_names=other_names,  # Label Studio's COCO files have its names too
+    sources=("file",), recognises=lambda source: source.has_key("images") or holds_results(source.named_json), read=read,
+    other_names=other_names,  # Label Studio's COCO files have its names too
     makes="file", encode=partial(encode, as_polygons=False), document=document,
 )  # fmt: skip
 COCO_POLYGONS = Format(

@@ -223,11 +223,7 @@ def _write(origin: Origin, reader: Format, writer: Format, out: Path, *, show_pr
 
 
 def _encode(origin: Origin, writer: Format, output: Output, show_progress: bool) -> list[_Case]:
-    """Decode and encode every case, and keep none of its pixels.
-
-    Raises:
-        DataError: lists every fault, those of reading included.
-    """
+    """Decode and encode every case, and keep none of its pixels; the faults of reading are raised with those found here."""
 
     def encode_case(case: Any) -> _Case:
         mask, meanings, tally = origin.decode(case)

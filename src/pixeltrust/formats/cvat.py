@@ -32,10 +32,6 @@ from pixeltrust.plumbing.errors import DataError
 _NOT_DRAWN = ("polyline", "points", "cuboid", "skeleton", "tag")  # also types of labels
 
 
-def recognises(source: Source) -> bool:
-    return source.path.suffix.lower() == ".xml" and source.path.is_file()
-
-
 def read(source: Source) -> Annotations:
     """Read the pictures of a CVAT file; `faults` lists the broken entries."""
     file = source.path
@@ -52,14 +48,11 @@ def read(source: Source) -> Annotations:
             read.add_label(name)
     for place, image in enumerate(root.findall("image")):
         where = f"image {shortened(image.get('name', f'no. {place + 1}'))}"
-        try:
+        with read.collect_fault(where):
             name = file_name(image.get("name"))
             size = checked_size(_whole(image, "height"), _whole(image, "width"))
-        except DataError as error:
-            read.fault(where, error)
-            continue
-        regions, left_out = _regions(read, image, where)
-        read.pictures.append(Picture(id_of(name), name, size, regions, left_out))
+            regions, left_out = _regions(read, image, where)
+            read.pictures.append(Picture(id_of(name), name, size, regions, left_out))
     return read
 
 
@@ -74,13 +67,10 @@ def _regions(read: Annotations, image: Element, where: str) -> tuple[tuple[Regio
             left_out.append(shape.get("label"))
             continue
         there = f"{where}, {shape.tag} no. {len(regions) + 1}"
-        try:
+        with read.collect_fault(there):
             label, order = shape.get("label"), _whole(shape, "z_order", 0)
             if not label:
                 raise DataError("it has no label")
-        except DataError as error:
-            read.fault(there, error)
-        else:
             region = Region(read.add_label(label), partial(decode, dict(shape.attrib)), f"{read.file}, {there}")
             regions.append((order, region))
     return tuple(region for _, region in sorted(regions, key=lambda region: region[0])), tuple(left_out)
@@ -173,6 +163,6 @@ def document(encoded: Encoded, output: Output) -> str:
 
 CVAT = Format(
     name="cvat", title="CVAT for images 1.1", looks="an .xml file",
-    sources=("file",), recognises=recognises, read=read,
+    sources=("file",), recognises=lambda source: source.path.suffix.lower() == ".xml" and source.path.is_file(), read=read,
     makes="file", encode=encode, document=document,
 )  # fmt: skip

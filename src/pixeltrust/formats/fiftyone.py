@@ -36,8 +36,6 @@ from pixeltrust.plumbing.progress import attempt_in_threads
 
 SAMPLES = "samples.json"
 _HEADER = 4096  # bytes that a .npy file may have beside its values
-
-
 _SHAPES = {"Detections": "detections", "Polylines": "polylines", "Detection": "detections", "Polyline": "polylines"}
 _KINDS = ("Segmentation", *_SHAPES, "Classification", "Classifications", "Keypoint", "Keypoints", "Heatmap")
 
@@ -52,10 +50,6 @@ class _Sample:
     field: dict[str, Any] | None
     values: frozenset[int] = frozenset()
     """The values of its mask, if the field is a Segmentation."""
-
-
-def recognises(source: Source) -> bool:
-    return (source.path / SAMPLES).is_file() or source.has_key("samples")
 
 
 def read(source: Source) -> Annotations:
@@ -174,23 +168,18 @@ def _shapes(read: Annotations, sample: _Sample) -> tuple[list[Region], list[str 
     regions: list[Region] = []
     left_out: list[str | None] = []
     where = f"the sample {sample.name}, {kind}"
-    try:
+    entries: list[Any] = []
+    with read.collect_fault(where):
         entries = checked_type(sample.field.get(kind), list, "it") if sample.field["_cls"].endswith("s") else [sample.field]
-    except DataError as error:
-        read.fault(where, error)
-        return [], []
     for number, entry in enumerate(entries, 1):
         there = f"{where} no. {number}"
-        try:
+        with read.collect_fault(there):
             decode = _shape(checked_type(entry, dict, "it"), kind, read.file.parent)
             if isinstance(decode, str):
                 read.tally[f"{decode}, left out"] += 1
                 left_out.append(entry.get("label"))
                 continue
             label = read.add_label(writable(entry.get("label"), "its label"))
-        except DataError as error:
-            read.fault(there, error)
-        else:
             regions.append(Region(label, decode, f"{read.file}, {there}"))
     return regions, left_out
 
@@ -227,11 +216,7 @@ def _decode_value(segmentation: dict[str, Any], folder: Path, value: int, size: 
 
 
 def _array(segmentation: dict[str, Any], folder: Path) -> np.ndarray:
-    """Return the mask uint8 (H, W) of a Segmentation or a Detection.
-
-    Raises:
-        DataError: it has no mask, the values are not labels, or their file is not within the folder.
-    """
+    """Return the mask uint8 (H, W) of a Segmentation or a Detection, from its text or from a file within the folder."""
     mask, path = segmentation.get("mask"), segmentation.get("mask_path")
     if mask is None and path is None:
         raise DataError(f"its {segmentation.get('_cls', 'label')} has neither mask nor mask_path")
@@ -291,6 +276,7 @@ def document(encoded: Encoded, output: Output) -> dict[str, str]:
 
 FIFTYONE = Format(
     name="fiftyone", title="FiftyOne", looks="a folder with samples.json, or this file",
-    sources=("file", "folder"), recognises=recognises, read=read, has_annotators=True,
+    sources=("file", "folder"), recognises=lambda source: (source.path / SAMPLES).is_file() or source.has_key("samples"),
+    read=read, has_annotators=True,
     makes="folder", encode=encode, document=document, needs_images=True,
 )  # fmt: skip

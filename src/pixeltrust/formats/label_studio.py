@@ -44,10 +44,6 @@ Place = tuple[str, int]
 """An image of a task: its column, and its number in the column's list."""
 
 
-def recognises(source: Source) -> bool:
-    return isinstance(source.named_json, list) and not holds_results(source.named_json)
-
-
 def read(source: Source) -> Annotations:
     """Read the pictures of a Label Studio file; `faults` lists the broken tasks.
 
@@ -61,14 +57,15 @@ def read(source: Source) -> Annotations:
     matched = 0
     for place, task in enumerate(tasks):
         where = f"task {task['id']!r}" if isinstance(task, dict) and "id" in task else f"task no. {place + 1}"
-        try:
-            data = _data(task)
+        with read.collect_fault(where):
+            data = checked_type(task, dict, "it").get("data")
+            if data is None:
+                raise DataError("it has no data: export as JSON (not JSON-MIN)")
+            checked_type(data, dict, "its data")
             annotation = _choose(read, task, annotator, by_people=by_people)
             matched += annotation is not None
             results = checked_type((annotation or {}).get("result", []), list, "its result")
             read.pictures += _pictures(read, data, results, where, tags, annotated=annotation is not None)
-        except DataError as error:
-            read.fault(where, error)
     if annotator is not None and not matched and read.pictures:
         raise DataError(f"{file}: nothing by the annotator {annotator!r} in any of {count(len(read.pictures), 'task')}")
     return read
@@ -87,11 +84,13 @@ def _pictures(
     sizes: dict[Place, set[Size]] = defaultdict(set)
     for number, result, value, names in _regions_of(read, results, where):
         there = f"{where}, region no. {number}"
-        try:
+        with read.collect_fault(there):
             place = _place_of(result, column_of, columns)
             kind = _kind(result)
             if kind is None or value.get("closed") is False:
-                read.tally[f"results of the kind {_kind_in_words(result, value)}, left out"] += 1
+                words = result["type"] if isinstance(result.get("type"), str) else shortened(result.get("type"))
+                is_open = " that is open" if value.get("closed") is False else ""
+                read.tally[f"results of the kind {words}{is_open}, left out"] += 1
                 if result.get("type") != "relation":  # which ties regions together
                     for affected in [place] if place else places:
                         left_out[affected].append(names[0] if names and isinstance(names[0], str) else None)
@@ -107,8 +106,6 @@ def _pictures(
             read.tally["regions of several labels, of which the first was taken"] += len(names) > 1
             sizes[place].add(size)
             regions[place].append(Region(read.add_label(label), partial(_DECODE[kind], value), f"{read.file}, {there}"))
-        except DataError as error:
-            read.fault(there, error)
     pictures = []
     for place in places:
         if len(sizes[place]) > 1:
@@ -121,13 +118,6 @@ def _pictures(
 
 
 # --- which image ------------------------------------------------------------------------------------------------------
-
-
-def _data(task: Any) -> dict[str, Any]:
-    data = checked_type(task, dict, "it").get("data")
-    if data is None:
-        raise DataError("it has no data: export as JSON (not JSON-MIN)")
-    return checked_type(data, dict, "its data")
 
 
 def _columns(data: dict[str, Any]) -> dict[str, list[Any]]:
@@ -161,11 +151,7 @@ def _tags_of_images(tasks: list[Any]) -> list[str]:
 
 
 def _columns_of_tags(tags: Sequence[str], columns: Mapping[str, list[Any]]) -> dict[str | None, str]:
-    """Return the column that each tag shows; the file does not say. It is that of the tag's name, of a similar name, or the only one.
-
-    Raises:
-        DataError: it cannot be found out.
-    """
+    """Return the column that each tag shows; the file does not say. It is that of the tag's name, of a similar name, or the only one."""
     only = next(iter(columns)) if len(columns) == 1 else "image" if "image" in columns else None
     if not set(tags) & set(columns) and (len(columns) == 1 or len(tags) <= 1) and (only or not tags):
         return dict.fromkeys([None, *tags], only or next(iter(columns)))
@@ -241,7 +227,8 @@ def _choose(read: Annotations, task: dict[str, Any], annotator: str | None, *, b
         predictions = [prediction for prediction in predictions if str(prediction.get("model_version")) == annotator]
     if valid:
         read.tally["further annotations of a task, left out (the latest was read; --annotator reads another)"] += len(valid) - 1
-        return max(enumerate(valid), key=lambda numbered: (_time(numbered[1]), numbered[0]))[1]
+        by_time = sorted(valid, key=lambda annotation: str(annotation.get("updated_at") or annotation.get("created_at") or ""))
+        return by_time[-1]  # ISO times compare as texts
     if predictions and annotator is None and (by_people or made):
         read.tally["tasks that only a model has annotated, left out (--annotator reads a model version)"] += 1
         return None
@@ -255,11 +242,6 @@ def _choose(read: Annotations, task: dict[str, Any], annotator: str | None, *, b
 def _people(annotation: dict[str, Any]) -> set[str]:
     by = annotation.get("completed_by")
     return {str(value) for value in by.values()} if isinstance(by, dict) else {str(by)}
-
-
-def _time(annotation: dict[str, Any]) -> str:
-    """Return when it was made; ISO times compare as texts."""
-    return str(annotation.get("updated_at") or annotation.get("created_at") or "")
 
 
 # --- regions ----------------------------------------------------------------------------------------------------------
@@ -314,11 +296,6 @@ def _kind(result: dict[str, Any]) -> str | None:
         return next((shape for part, shape in _SHOWN_BY.items() if part in value), None)
     shape = "brush" if kind == "magicwand" else kind.removesuffix("labels")
     return shape if shape in _DECODE else None
-
-
-def _kind_in_words(result: dict[str, Any], value: dict[str, Any]) -> str:
-    kind = result.get("type")
-    return f"{kind if isinstance(kind, str) else shortened(kind)}{' that is open' if value.get('closed') is False else ''}"
 
 
 def _percent(value: dict[str, Any], across: str, down: str, size: Size) -> tuple[float, float]:
@@ -425,6 +402,7 @@ def _note_on_interface(_encoded: Encoded, output: Output) -> list[str]:
 
 LABEL_STUDIO = Format(
     name="label-studio", title="Label Studio", looks="a .json file with a list of tasks",
-    sources=("file",), recognises=recognises, read=read, has_annotators=True, other_names=other_names,
+    sources=("file",), recognises=lambda source: isinstance(source.named_json, list) and not holds_results(source.named_json),
+    read=read, has_annotators=True, other_names=other_names,
     makes="file", encode=encode, document=document, notes=_note_on_interface,
 )  # fmt: skip

@@ -3,6 +3,7 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from pixeltrust.data.images import MAX_PIXELS, case_id, image_suffix
 from pixeltrust.plumbing.errors import DataError
@@ -70,13 +71,9 @@ def checked_size(height: object, width: object) -> tuple[int, int]:
     Raises:
         DataError: they are not whole numbers from 1, or too large for an image.
     """
-    sides = []
-    for side in (height, width):
-        if isinstance(side, float) and side.is_integer():
-            side = int(side)
-        if isinstance(side, bool) or not isinstance(side, int) or side < 1:
-            raise DataError(f"width {width!r} and height {height!r}: whole numbers from 1 are needed")
-        sides.append(side)
+    sides: list[Any] = [int(side) if isinstance(side, float) and side.is_integer() else side for side in (height, width)]
+    if any(isinstance(side, bool) or not isinstance(side, int) or side < 1 for side in sides):
+        raise DataError(f"width {width!r} and height {height!r}: whole numbers from 1 are needed")
     if sides[0] * sides[1] > MAX_PIXELS:
         raise DataError(f"{sides[1]}x{sides[0]} pixels: more than the {MAX_PIXELS:,} of any image that can be read")
     return sides[0], sides[1]

@@ -38,11 +38,7 @@ class Origin:
 
 
 def annotation_origin(
-    read: Annotations,
-    images: Path | None,
-    labels: Sequence[str],
-    classes: int | None,
-    other_names: Callable[[str], Mapping[str, str]],
+    read: Annotations, images: Path | None, labels: Sequence[str], classes: int | None, other_names: Callable[[str], Mapping[str, str]]
 ) -> Origin:
     """Return the cases of an annotation file; its faults are kept with them.
 
@@ -62,17 +58,17 @@ def annotation_origin(
         classes = 1 if len(drawn) <= 1 else len(drawn) + 1
     elif 1 < classes < len(drawn) + 1:
         raise ConfigError(f"classes: {classes} are the background and {classes - 1} more, but there are {len(drawn)} labels: {some(drawn)}")
-    numbers = _number_labels(names, classes=classes)
+    numbers = {name: 1 if classes == 1 else place for place, name in enumerate(drawn, 1)}
+    numbers |= {IGNORED: IGNORE} if IGNORED in names else {}
     if listing is not None:
         absent = [picture.name for picture in read.pictures if picture.id not in files]
         if absent:
             notes.append(f"{count(len(absent), 'image')} of {read.file.name} not in {images}: {some(absent)}")
         if more := len(files.keys() - {picture.id for picture in read.pictures}):
             notes.append(f"{count(more, 'image')} of {images} not in {read.file.name}: no mask")
-    for place, picture in enumerate(read.pictures):
-        if labels:  # other labels that are not drawn do not matter
-            read.pictures[place] = replace(picture, left_out=tuple(label for label in picture.left_out if label in labels))
     judged = [picture for picture in read.pictures if picture.annotated]
+    if labels:  # other labels that are not drawn do not matter
+        judged = [replace(picture, left_out=tuple(label for label in picture.left_out if label in labels)) for picture in judged]
     if unjudged := [picture.name for picture in read.pictures if not picture.annotated]:
         notes.append(f"images that nobody has annotated, which get no mask: {len(unjudged):,}: {some(unjudged)}")
     if without := sum(not picture.regions and not picture.left_out for picture in judged):
@@ -131,13 +127,6 @@ def _choose_labels(read: Annotations, labels: Sequence[str]) -> list[str]:
     if len(names) > MOST_LABELS:
         raise ConfigError(f"label: {len(names)} labels in {read.file}, more than the {MOST_LABELS} of a mask; choose some by --label")
     return names
-
-
-def _number_labels(names: Sequence[str], *, classes: int) -> dict[str, int]:
-    """Return the number of each label name: 1 … in order (all 1 if classes = 1), and 255 for `ignored`."""
-    drawn = [name for name in names if name != IGNORED]
-    numbers = {name: 1 if classes == 1 else place for place, name in enumerate(drawn, 1)}
-    return numbers | ({IGNORED: IGNORE} if IGNORED in names else {})
 
 
 def _duplicate_ids(file: Path, pictures: Sequence[Picture]) -> list[str]:

@@ -158,9 +158,31 @@ def box(truth: np.ndarray, *_: object) -> np.ndarray:
 
 
 def unsupervised(_truth: np.ndarray, _generator: object, _strength: float, image: np.ndarray | None) -> np.ndarray:
-    """Threshold the image, as a segmentation without any annotation does."""
+    """Threshold the image, as a segmentation without any annotation does.
+
+    Otsu's threshold of the smoothed brightness; in a colour image of saturation and darkness in blue, evenly, as pigment and blood in
+    skin take away blue most. The side that holds less of the image's rim is the lesion; of its components the largest counts, pixels
+    in the middle of the image more than others; holes are filled.
+    """
+    from scipy import ndimage
+    from skimage import color, filters
+
     assert image is not None  # `needs_image`
-    return _otsu(image)
+    pixels = image.reshape(*image.shape[:2], -1) / 255
+    grey = pixels.mean(axis=2)
+    if pixels.shape[2] == 3:
+        grey = _standardised(color.rgb2hsv(pixels)[..., 1]) - _standardised(pixels[..., 2])
+    smooth = ndimage.gaussian_filter(grey, 0.015 * np.sqrt(grey.size))
+    bright = smooth > filters.threshold_otsu(smooth)
+    rim = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
+    lesions = bright if rim.mean() <= 0.5 else ~bright
+    labels, count = ndimage.label(lesions)
+    if not count:
+        return lesions
+    rows, columns = (np.linspace(-1, 1, extent) for extent in lesions.shape)
+    nearness = np.exp(-4 * (rows[:, None] ** 2 + columns**2))
+    shares = np.bincount(labels.ravel(), nearness.ravel())[1:]
+    return ndimage.binary_fill_holes(labels == 1 + shares.argmax())
 
 
 def coarse(truth: np.ndarray, generator: np.random.Generator, *_: object) -> np.ndarray:
@@ -168,7 +190,13 @@ def coarse(truth: np.ndarray, generator: np.random.Generator, *_: object) -> np.
 
     A cell more than half covered is foreground; where none is, the most covered one.
     """
-    return _on_grid(truth, _CELL_RADII * _radius(truth), generator.random(2))
+    side = _CELL_RADII * _radius(truth)  # of a cell, in pixels
+    offset = generator.random(2)  # in cells
+    rows, columns = (np.floor(np.arange(extent) / side + start).astype(int) for extent, start in zip(truth.shape, offset, strict=True))
+    cell = rows[:, None] * (columns[-1] + 1) + columns
+    covered = np.bincount(cell.ravel(), truth.ravel()) / np.maximum(np.bincount(cell.ravel()), 1)
+    foreground = covered > 0.5 if (covered > 0.5).any() else covered == covered.max()
+    return foreground[cell]
 
 
 # --- biases -------------------------------------------------------------------------------------------------------
@@ -293,20 +321,13 @@ def _blend(truth: np.ndarray, noisy: np.ndarray, strength: float) -> np.ndarray:
     """
     window = _window(truth | noisy)
     distance = _signed_distance(noisy[window])
-    distance += _tilt(distance.shape)
+    # Distances between pixel centres come in steps: without a tilt from corner to corner a good part of the outline would flip at
+    # strength .5 at once, and a Dice in between could not be had. Half a pixel makes no inside an outside.
+    distance += np.add.outer(*(np.linspace(-0.25, 0.25, extent) for extent in distance.shape))
     blend = (1 - strength) * _signed_distance(truth[window]) + strength * distance
     result = np.zeros_like(truth)
     result[window] = blend < 0
     return result
-
-
-def _tilt(shape: tuple[int, ...]) -> np.ndarray:
-    """Return up to half a pixel (H, W), growing evenly from corner to corner.
-
-    Distances between pixel centres come in steps: without this a good part of the outline would flip at strength .5 at
-    once, and a Dice in between could not be had. Half a pixel makes no inside an outside.
-    """
-    return np.add.outer(np.linspace(-0.25, 0.25, shape[0]), np.linspace(-0.25, 0.25, shape[1]))
 
 
 def _window(mask: np.ndarray) -> tuple[slice, slice]:
@@ -316,10 +337,7 @@ def _window(mask: np.ndarray) -> tuple[slice, slice]:
 
 
 def _signed_distance(mask: np.ndarray) -> np.ndarray:
-    """Return the distance in pixels (H, W) to the nearest pixel of the other kind: above 0 outside, below 0 inside.
-
-    Where the other kind is missing, it is the diagonal of the frame.
-    """
+    """Return the distance (H, W) in pixels to the other kind, below 0 inside; where the other kind is missing, the frame's diagonal."""
     if mask.all() or not mask.any():
         return np.full(mask.shape, np.hypot(*mask.shape) * (-1 if mask.all() else 1))
     from scipy import ndimage
@@ -390,41 +408,6 @@ def _corners(part: np.ndarray) -> np.ndarray:
     """Return the corners (4, 2) of a component's window, whose pixels it touches on all sides."""
     bottom, right = part.shape[0] - 0.5, part.shape[1] - 0.5
     return np.array([(-0.5, -0.5), (-0.5, right), (bottom, right), (bottom, -0.5)])
-
-
-def _on_grid(mask: np.ndarray, side: float, offset: np.ndarray) -> np.ndarray:
-    """Draw the mask on a grid of square cells of `side` pixels, moved by `offset` cells (each 0 to 1)."""
-    rows, columns = (np.floor(np.arange(extent) / side + start).astype(int) for extent, start in zip(mask.shape, offset, strict=True))
-    cell = rows[:, None] * (columns[-1] + 1) + columns
-    covered = np.bincount(cell.ravel(), mask.ravel()) / np.maximum(np.bincount(cell.ravel()), 1)
-    foreground = covered > 0.5 if (covered > 0.5).any() else covered == covered.max()
-    return foreground[cell]
-
-
-def _otsu(image: np.ndarray) -> np.ndarray:
-    """Apply Otsu's threshold to the smoothed brightness, or in a colour image to saturation and darkness in blue, evenly.
-
-    Pigment and blood in skin take away blue most. The side that holds less of the image's rim is the lesion; of its
-    components the largest counts, pixels in the middle of the image more than others; holes are filled.
-    """
-    from scipy import ndimage
-    from skimage import color, filters
-
-    pixels = image.reshape(*image.shape[:2], -1) / 255
-    grey = pixels.mean(axis=2)
-    if pixels.shape[2] == 3:
-        grey = _standardised(color.rgb2hsv(pixels)[..., 1]) - _standardised(pixels[..., 2])
-    smooth = ndimage.gaussian_filter(grey, 0.015 * np.sqrt(grey.size))
-    bright = smooth > filters.threshold_otsu(smooth)
-    rim = np.concatenate([bright[0], bright[-1], bright[:, 0], bright[:, -1]])
-    lesions = bright if rim.mean() <= 0.5 else ~bright
-    labels, count = ndimage.label(lesions)
-    if not count:
-        return lesions
-    rows, columns = (np.linspace(-1, 1, extent) for extent in lesions.shape)
-    nearness = np.exp(-4 * (rows[:, None] ** 2 + columns**2))
-    shares = np.bincount(labels.ravel(), nearness.ravel())[1:]
-    return ndimage.binary_fill_holes(labels == 1 + shares.argmax())
 
 
 def _standardised(values: np.ndarray) -> np.ndarray:

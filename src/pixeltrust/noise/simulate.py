@@ -22,7 +22,8 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.data.images import read_image, write_png
-from pixeltrust.data.known_truth import SourceCase, read_source, read_truth
+from pixeltrust.data.known_truth import SourceCase, read_source
+from pixeltrust.data.masks import read_binary
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.noise.kinds import Noise, find_kind
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
@@ -113,7 +114,9 @@ def simulate(
     function, name = _find_noise(noise)
     _check_settings(clean, seed, strength, target_dice)
     source, out = Path(source), Path(out)
-    _check_out(source, out)
+    if out.resolve().is_relative_to(source.resolve()):
+        raise RunError(f"{out}: is inside the source {source}, which is not changed; choose a folder outside it")
+    require_free(out)
     cases = read_source(source, show_progress=show_progress)
     noisy_cases, clean_cases, test_cases = split_roles(cases, clean=clean, seed=seed, source=source)
     draw = _Draw(function, seed, needs_image=getattr(function, "needs_image", True))
@@ -152,13 +155,6 @@ def _check_settings(clean: int, seed: int, strength: float | None, target_dice: 
         raise ConfigError(f"strength: a number from 0, not {strength}")
     if target_dice is not None and not 0 < target_dice < 1:
         raise ConfigError(f"target_dice: between 0 and 1, not {target_dice}")
-
-
-def _check_out(source: Path, out: Path) -> None:
-    """Check the folder before the source is read, not after it."""
-    if out.resolve().is_relative_to(source.resolve()):
-        raise RunError(f"{out}: is inside the source {source}, which is not changed; choose a folder outside it")
-    require_free(out)
 
 
 # --- the cases ----------------------------------------------------------------------------------------------------
@@ -200,7 +196,7 @@ class _Draw:
 
     def read(self, case: SourceCase) -> tuple[np.ndarray, np.ndarray | None]:
         """Read the true mask uint8 0/1 (H, W), and the image uint8 (H, W, 3) where the noise needs it."""
-        return read_truth(case), read_image(case.image) if self.needs_image else None
+        return read_binary(case.mask), read_image(case.image) if self.needs_image else None
 
     def noisy(self, case: SourceCase, truth: np.ndarray, image: np.ndarray | None, strength: float) -> np.ndarray:
         """Draw the noisy mask, uint8 0/1 (H, W)."""
@@ -306,7 +302,7 @@ def _write_true(cases: list[SourceCase], folder: Path, show_progress: bool) -> N
     folder.mkdir()
 
     def write(case: SourceCase) -> None:
-        write_png(folder / f"{case.id}.png", read_truth(case) * np.uint8(255))
+        write_png(folder / f"{case.id}.png", read_binary(case.mask) * np.uint8(255))
 
     map_in_threads(write, cases, text=f"{folder.name} masks", complaint=_COMPLAINT, shown=show_progress)
 

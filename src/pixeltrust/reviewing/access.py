@@ -6,9 +6,9 @@
 - Headers: nothing but this server's own files, no frames, no guessing of types.
 """
 
-import ipaddress
 import socket
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from secrets import compare_digest, token_urlsafe
 from urllib.parse import parse_qs, urlsplit
 
@@ -35,12 +35,15 @@ _LET_IN = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>p
 
 def is_loopback(host: str) -> bool:
     """Return whether only this machine can reach an address."""
-    if host.lower() == "localhost":
-        return True
+    address = _parse_address(host)
+    return host.lower() == "localhost" or (address is not None and address.is_loopback)
+
+
+def _parse_address(host: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ip_address(host)
     except ValueError:
-        return False
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +66,7 @@ class AccessPolicy:
     def accepts(self, host: str) -> bool:
         """Return whether a `Host` header names this server."""
         name = _name_of(host)
-        return name in self.hosts or (self.addresses and _is_address(name))
+        return name in self.hosts or (self.addresses and _parse_address(name) is not None)
 
 
 class AccessMiddleware:
@@ -133,11 +136,3 @@ def _name_of(host: str) -> str:
         return (parts.hostname or "").lower() if parts.netloc == host and "@" not in host else ""
     except ValueError:
         return ""
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True

@@ -178,7 +178,7 @@ class Decisions:
             connection.executemany("INSERT OR IGNORE INTO masks VALUES (?, ?)", filter(None, (old, new)))
             force = _in_force(connection, case_id)
             before = force.after if force else old and old[0]
-            return self._write(connection, case_id, what, who, before, new and new[0], None, seen)
+            return _write(connection, case_id=case_id, who=who, what=what, before=before, after=new and new[0], seen=seen)
 
     def undo(self, case_id: str, *, who: str, seen: int) -> Decision:
         """Undo the decision in force for a case, by a further row; the one before it is in force again.
@@ -191,7 +191,8 @@ class Decisions:
             force = _in_force(connection, case_id)
             if force is None:
                 raise ValueError("nothing to undo: this case is not decided")
-            return self._write(connection, case_id, UNDONE, who, force.after, force.before, force.number, seen)
+            undone = {"what": UNDONE, "before": force.after, "after": force.before, "undoes": force.number}
+            return _write(connection, case_id=case_id, who=who, seen=seen, **undone)
 
     def history(self, case_id: str) -> list[Decision]:
         """Return all decisions on a case in order, undone ones included."""
@@ -223,26 +224,6 @@ class Decisions:
             return decode_png(row["png"])
         except Exception as error:  # decoders of pictures raise anything
             raise DataError(f"{self.file}: holds a mask that cannot be read: {one_line(error)}") from None
-
-    def _write(
-        self,
-        connection: sqlite3.Connection,
-        case_id: str,
-        what: str,
-        who: str,
-        before: str | None,
-        after: str | None,
-        undoes: int | None,
-        seen: int,
-    ) -> Decision:
-        when = datetime.now(UTC).isoformat(timespec="milliseconds")
-        row = connection.execute(
-            "INSERT INTO decisions (case_id, at, who, what, before, after, undoes, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?) RETURNING *",
-            [case_id, when, who, what, before, after, undoes, seen],
-        ).fetchone()
-        force = _in_force(connection, case_id)
-        connection.execute("UPDATE cases SET decision = ? WHERE id = ?", [force.what if force else UNDECIDED, case_id])
-        return Decision(**row)
 
     def _begin(self) -> None:
         """Create the tables, and load the audit's tables if they have changed."""
@@ -322,6 +303,16 @@ def _insert(connection: sqlite3.Connection, table: str, rows: pd.DataFrame) -> N
     names = ", ".join(f'"{name}"' for name in rows.columns)
     cells = rows.astype(object).values.tolist()  # of Python's own types
     connection.executemany(f"INSERT INTO {table} ({names}) VALUES ({', '.join('?' * len(rows.columns))})", cells)
+
+
+def _write(connection: sqlite3.Connection, **values: str | int | None) -> Decision:
+    """Write a decision of these values by their columns, and the state of its case."""
+    values["at"] = datetime.now(UTC).isoformat(timespec="milliseconds")
+    insert = f"INSERT INTO decisions ({', '.join(values)}) VALUES ({', '.join('?' * len(values))}) RETURNING *"
+    decision = Decision(**connection.execute(insert, [*values.values()]).fetchone())
+    force = _in_force(connection, decision.case_id)
+    connection.execute("UPDATE cases SET decision = ? WHERE id = ?", [force.what if force else UNDECIDED, decision.case_id])
+    return decision
 
 
 def _later(connection: sqlite3.Connection, case_id: str, seen: int) -> list[Decision]:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.data.cases import COLUMNS, Case, Cases, Role, read_cases
+from pixeltrust.data.cases import COLUMNS, Case, Cases, read_cases
 from pixeltrust.data.images import image_suffix, read_size, write_png
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import DataError
@@ -51,13 +51,8 @@ class ExportSummary:
         return "\n".join([*lines, *self.notes])
 
 
-@dataclass(frozen=True)
-class _Planned:
-    """A case of the new folder, with the mask of a decision or the file it had before."""
-
-    case: Case
-    role: Role
-    decision: Decision | None = None
+_Planned = tuple[Case, Decision | None]
+"""A case of the new folder, with the decision whose mask it gets; without one it keeps its file."""
 
 
 def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSummary:
@@ -86,8 +81,8 @@ def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSumma
             _write(planned, unfinished, decisions, encode, show_progress)
     finally:
         decisions.close()
-    roles = Counter(case.role for case in planned)
-    decided = Counter(case.decision.what for case in planned if case.decision)
+    roles = Counter(case.role for case, _ in planned)
+    decided = Counter(decision.what for _, decision in planned if decision)
     noisy = data.of("noisy").texts("id")
     return ExportSummary(
         out=out,
@@ -101,20 +96,20 @@ def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSumma
 
 
 def _plan(data: Cases, in_force: dict[str, Decision]) -> tuple[list[_Planned], list[str]]:
-    planned = []
+    planned: list[_Planned] = []
     for case in data.cases:
         decision = in_force.get(case.id) if case.role == "noisy" else None
         if decision is None or decision.what == "skipped":
-            planned.append(_Planned(case, case.role))
+            planned.append((case, None))
         elif decision.what in MADE_CLEAN:
-            planned.append(_Planned(case, "clean", decision))
+            planned.append((replace(case, role="clean"), decision))
     notes = []
     gone = set(in_force) - set(data.of("noisy").texts("id"))
     if gone:
         notes.append(f"{count(len(gone), 'decision')} on cases that are no longer noisy cases of {data.data}: not used")
-    if not any(case.role == "noisy" for case in planned):
+    if not any(case.role == "noisy" for case, _ in planned):
         notes.append("no noisy case is left, and `pixeltrust train` needs at least one")
-    if not any(case.role == "clean" for case in planned):
+    if not any(case.role == "clean" for case, _ in planned):
         raise DataError(f"{data.data}: no clean case, and no mask was accepted or mended; training needs clean masks")
     return planned, notes
 
@@ -125,7 +120,7 @@ def _choose_encoding(
     """Return how to write labels so that all files of the folder are read alike, and notes for the user."""
 
     def look(planned_case: _Planned) -> tuple[MaskMeaning, bool]:
-        case, decision = planned_case.case, planned_case.decision
+        case, decision = planned_case
         if decision is None:
             labels, meaning = decode_labels(case.mask, classes=audit.classes, ignore_label=audit.ignore_label)
             return meaning, bool((labels == IGNORE).any())
@@ -157,22 +152,22 @@ def _choose_encoding(
 def _write(
     planned: list[_Planned], folder: Path, decisions: Decisions, encode: Callable[[np.ndarray], np.ndarray], show_progress: bool
 ) -> None:
-    for name in ("images", *{planned_case.role for planned_case in planned}):
+    for name in ("images", *{case.role for case, _ in planned}):
         (folder / name).mkdir()
 
     def write(planned_case: _Planned) -> dict[str, Any]:
-        case, role, decision = planned_case.case, planned_case.role, planned_case.decision
+        case, decision = planned_case
         image = folder / "images" / f"{case.id}{image_suffix(case.image) or case.image.suffix}"
         link_or_copy(case.image, image)
         if decision:
             assert decision.after is not None
-            mask = folder / role / f"{case.id}.png"
+            mask = folder / case.role / f"{case.id}.png"
             write_png(mask, encode(decisions.mask(decision.after)))
         else:
-            mask = folder / role / f"{case.id}{image_suffix(case.mask) or case.mask.suffix}"
+            mask = folder / case.role / f"{case.id}{image_suffix(case.mask) or case.mask.suffix}"
             link_or_copy(case.mask, mask)
         paths = {"image": image.relative_to(folder).as_posix(), "mask": mask.relative_to(folder).as_posix()}
-        return {"id": case.id, **paths, "role": role, "group": case.group or ""}
+        return {"id": case.id, **paths, "role": case.role, "group": case.group or ""}
 
     rows = map_in_threads(write, planned, text="writing", complaint=_COMPLAINT, shown=show_progress)
     names = (row[part] for row in rows for part in ("image", "mask"))

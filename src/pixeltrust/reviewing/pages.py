@@ -37,31 +37,14 @@ from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import THREADS
 from pixeltrust.reviewing.access import AccessMiddleware, AccessPolicy
-from pixeltrust.reviewing.decisions import LONGEST_NAME, Conflict, Decision, Decisions, clean_name
-from pixeltrust.reviewing.masks import (
-    MaskCache,
-    allowed_labels,
-    given_mask,
-    labels_of_runs,
-    most_bytes,
-    proposed_mask,
-    read_confidence,
-)
+from pixeltrust.reviewing.decisions import DECISIONS, LONGEST_NAME, UNDONE, Conflict, Decision, Decisions, clean_name
+from pixeltrust.reviewing.masks import MaskCache, allowed_labels, given_mask, labels_of_runs, most_bytes, proposed_mask, read_confidence
 from pixeltrust.reviewing.pictures import shown_image, stamp, thumbnail
-from pixeltrust.reviewing.queue import ALL, SHOWN, Filter, Queue
+from pixeltrust.reviewing.queue import SHOWN, Filter, Queue
 
 Result = TypeVar("Result")
 HERE = Path(__file__).parent
-WORDS = {
-    "all": "all",
-    "undecided": "undecided",
-    "given": "given accepted",
-    "proposed": "proposed accepted",
-    "mended": "mended",
-    "rejected": "rejected",
-    "skipped": "skipped",
-    "undone": "undone",
-}
+WORDS = {word: word for word in (*SHOWN, UNDONE)} | {"given": "given accepted", "proposed": "proposed accepted"}
 _YEAR = 31_536_000
 _CACHE_BYTES = 64 << 20  # for given masks; a byte is a pixel
 
@@ -148,11 +131,7 @@ def application(audit: Audit, decisions: Decisions, *, policy: AccessPolicy, who
         Route("/undo", functools.partial(undo, review), methods=["POST"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
     ]
-    handlers: dict[Any, Any] = {
-        HTTPException: functools.partial(_failed, review),
-        PixeltrustError: functools.partial(_failed, review),
-        sqlite3.Error: functools.partial(_failed, review),
-    }
+    handlers: dict[Any, Any] = dict.fromkeys((HTTPException, PixeltrustError, sqlite3.Error), functools.partial(_failed, review))
     middleware = [Middleware(AccessMiddleware, policy=policy)]
     return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers, lifespan=lifespan)
 
@@ -254,7 +233,7 @@ async def decide(review: Review, request: Request) -> Response:
     """Write a decision; 409 if somebody has decided since the page was loaded, 412 if the mask has changed since then."""
     case = await _run_in(review.pages, review.case, request)
     what = request.query_params.get("what", "")
-    if what not in WORDS or what in (ALL, "undecided", "undone"):
+    if what not in DECISIONS:
         raise HTTPException(400, "what: given, proposed, mended, rejected or skipped.")
     who, seen, shown = _who(request), _number(request, "seen", -1), request.query_params.get("shown", "")
     body = await _body(request, most_bytes((case["height"], case["width"])) if what == "mended" else 0)

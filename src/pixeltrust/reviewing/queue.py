@@ -1,6 +1,5 @@
 """The queue: cases worst first, filtered, page by page; and which case comes next."""
 
-import sqlite3
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
@@ -30,18 +29,14 @@ class Filter:
 
     def where(self) -> tuple[str, list[object]]:
         """Return the condition in SQL, and its parameters."""
-        parts: list[str] = []
-        values: list[object] = []
+        conditions: dict[str, object] = {}
         if self.show != ALL:
-            parts.append("decision = ?")
-            values.append(self.show)
+            conditions["decision = ?"] = self.show
         if self.kind:
-            parts.append("position IN (SELECT position FROM regions WHERE kind = ?)")
-            values.append(self.kind)
+            conditions["position IN (SELECT position FROM regions WHERE kind = ?)"] = self.kind
         if self.find:
-            parts.append("instr(folded, ?) > 0")
-            values.append(self.find.casefold())
-        return " AND ".join(parts) or "TRUE", values
+            conditions["instr(folded, ?) > 0"] = self.find.casefold()
+        return " AND ".join(conditions) or "TRUE", list(conditions.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +68,9 @@ class Queue:
                 f"SELECT * FROM cases WHERE {where} ORDER BY position LIMIT ? OFFSET ?", [*values, PAGE, (number - 1) * PAGE]
             )
             rows = [dict(row) for row in found]
+            kinds = "SELECT kind, count(*) FROM regions WHERE position = ? GROUP BY kind ORDER BY 2 DESC, 1"
             for row in rows:
-                row["kinds"] = _kinds_of(connection, row["position"])
+                row["kinds"] = [tuple(kind) for kind in connection.execute(kinds, [row["position"]])]
         return Page(rows=rows, number=number, pages=pages, total=total)
 
     def case(self, case_id: str) -> dict[str, Any] | None:
@@ -120,8 +116,3 @@ class Queue:
         with self.decisions.reading() as connection:
             row = connection.execute(f"SELECT id FROM cases WHERE {where} AND {order} LIMIT 1", [*values, position]).fetchone()
         return row["id"] if row else None
-
-
-def _kinds_of(connection: sqlite3.Connection, position: int) -> list[tuple[str, int]]:
-    found = connection.execute("SELECT kind, count(*) FROM regions WHERE position = ? GROUP BY kind ORDER BY 2 DESC, 1", [position])
-    return [(row[0], row[1]) for row in found]

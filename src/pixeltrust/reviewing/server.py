@@ -4,7 +4,6 @@ import errno
 import getpass
 import socket
 import threading
-import time
 import webbrowser
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,11 +70,12 @@ def review(
         with _listening(host, port) as listener:
             policy = AccessPolicy.of(host)
             address = _address(host, listener.getsockname()[1], policy.token)
-            server = _Server(uvicorn.Config(application(folder, decisions, policy=policy, who=name), **_SETTINGS))
-            threading.Thread(target=_once_started, args=(server, address, announce, open_browser), daemon=True).start()
+            server = uvicorn.Server(uvicorn.Config(application(folder, decisions, policy=policy, who=name), **_SETTINGS))
+            over = threading.Event()
+            threading.Thread(target=_once_started, args=(server, over, address, announce, open_browser), daemon=True).start()
             with suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean shutdown
                 server.run(sockets=[listener])
-            server.over.set()
+            over.set()
         return ReviewSummary(audit=Path(audit), counts=Queue(decisions).counts())
     finally:
         decisions.close()
@@ -91,17 +91,10 @@ _SETTINGS: dict = {
 }
 
 
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self.over = threading.Event()
-
-
-def _once_started(server: _Server, address: str, announce: Callable[[str], None], open_browser: bool) -> None:
+def _once_started(server: uvicorn.Server, over: threading.Event, address: str, announce: Callable[[str], None], open_browser: bool) -> None:
     while not server.started:
-        if server.over.is_set():
+        if over.wait(0.02):
             return
-        time.sleep(0.02)
     announce(f"the review is at {address}\nCtrl-C ends it; all decisions are saved")
     if open_browser:
         webbrowser.open(address)
