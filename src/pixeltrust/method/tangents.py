@@ -30,9 +30,7 @@ from torch.nn.utils import get_total_norm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pixeltrust.method.forward_mode import (
-    CannotTrace,
-    Tangents,
+from pixeltrust.method.forward_mode.fallback import (
     derivative_along,
     first_line,
     is_complete,
@@ -40,6 +38,8 @@ from pixeltrust.method.forward_mode import (
     operation_name,
     use_plain_kernels,
 )
+from pixeltrust.method.forward_mode.rules import CannotTrace
+from pixeltrust.method.forward_mode.tracing import Tangents
 from pixeltrust.method.module_state import keep_buffers, random_states, replay_random, restore_on_failure, substitute_parameters
 from pixeltrust.plumbing.errors import GainsWarning
 

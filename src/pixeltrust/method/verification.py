@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pixeltrust.method.batch import Batch, pixel_losses
-from pixeltrust.method.forward_mode import count_fallbacks
+from pixeltrust.method.forward_mode.fallback import count_fallbacks
 from pixeltrust.method.losses import PixelLoss, mean_over_counted, pixel_cross_entropy
 from pixeltrust.method.lost_gradients import forget_step
 from pixeltrust.method.module_state import keep_buffers, random_states, replay_random
@@ -126,13 +126,7 @@ def _draw_pixels(counted: Tensor, number: int, seed: int) -> list[tuple[int, ...
 
 
 def _measure_cost(
-    model: nn.Module,
-    noisy: Batch,
-    clean: Batch,
-    pixel_loss: PixelLoss,
-    gains: Gains,
-    along: list[nn.Parameter] | None,
-    logits: Pick,
+    model: nn.Module, noisy: Batch, clean: Batch, pixel_loss: PixelLoss, gains: Gains, along: list[nn.Parameter] | None, logits: Pick
 ) -> float:
     """Return the median cost of a weighted step, relative to ordinary steps on both batches."""
 

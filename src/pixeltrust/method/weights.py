@@ -30,7 +30,7 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 
 from pixeltrust.method.batch import Batch, at_least_float32, compute_logits, pixel_losses
-from pixeltrust.method.forward_mode import load_forward_mode
+from pixeltrust.method.forward_mode.fallback import load_forward_mode
 from pixeltrust.method.losses import PixelLoss, mean_over_counted, pixel_cross_entropy
 from pixeltrust.method.lost_gradients import remember_step, warn_if_lost
 from pixeltrust.method.module_state import keep_buffers
