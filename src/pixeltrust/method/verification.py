@@ -22,8 +22,7 @@ from pixeltrust.method.weights import Gains, clean_gradient, gains_along, reweig
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.text import count
 
-TIMED = 3
-"""Number of steps of each kind, in turn, for the cost, which is their median."""
+TIMED = 3  # steps of each kind, in turn; the cost is their median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,13 +158,9 @@ def _measure_cost(
 def _measure_seconds(step: Callable[[], None], device: torch.device) -> float:
     """Measure a step in processor seconds, or by the clock on a GPU."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    _synchronise(device)
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
     began = clock()
     step()
-    _synchronise(device)
+    wait()
     return clock() - began
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
