@@ -11,8 +11,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from pixeltrust import pixel_gains, reweighted_step
-from pixeltrust.method.forward_mode import CannotTrace, Tangents, linear, pointwise, products, tracing
+from pixeltrust.method.forward_mode import linear, pointwise, products, tracing
 from pixeltrust.method.forward_mode.fallback import fallback_rule
+from pixeltrust.method.forward_mode.rules import CannotTrace
+from pixeltrust.method.forward_mode.tracing import Tangents
 from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.method.tangents import exact_tangent, forward_mode_tangent
 from pixeltrust.method.weights import clean_gradient

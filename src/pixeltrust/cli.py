@@ -130,10 +130,7 @@ def _options(
 
 
 @app.command()
-def demo(
-    out: Annotated[Path, typer.Option("--out", help="The folder of the demo.")] = Path("demo"),
-    quiet: Quiet = False,
-) -> None:
+def demo(out: Annotated[Path, typer.Option("--out", help="The folder of the demo.")] = Path("demo"), quiet: Quiet = False) -> None:
     """Do the whole job on made-up dermoscopy images, in minutes: simulate, train plainly and with trust, evaluate, report.
 
     Example: pixeltrust demo --out demo
@@ -165,13 +162,7 @@ def fetch(
 def simulate(
     source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ (the truth) and maybe split.csv.", callback=_existing)],
     out: Annotated[Path, typer.Argument(help="The data folder to make.")],
-    noise: Annotated[
-        str,
-        typer.Option(
-            "--noise",
-            help=f"{kind_names()}.",
-        ),
-    ] = "triangle",
+    noise: Annotated[str, typer.Option("--noise", help=f"{kind_names()}.")] = "triangle",
     clean: Annotated[int, typer.Option("--clean", help="Number of training cases that keep their true mask.")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise and of the choice of clean cases.")] = 0,
     strength: Annotated[float | None, typer.Option("--strength", help="Strength of the noise: 0 none, 1 the kind's full form.")] = None,
@@ -189,13 +180,7 @@ def simulate(
 
 @app.command()
 @_with_layout
-def check(
-    layout: "Layout",
-    data: Data,
-    classes: Classes = 1,
-    ignore_label: IgnoreLabel = None,
-    quiet: Quiet = False,
-) -> None:
+def check(layout: "Layout", data: Data, classes: Classes = 1, ignore_label: IgnoreLabel = None, quiet: Quiet = False) -> None:
     """List every fault of a data folder, and what is there.
 
     Example: pixeltrust check lesions

@@ -229,7 +229,10 @@ def setting(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals:
         raise ConfigError(f"--set {text}: write it as key=value")
-    return key.strip(), _toml_value(value.strip())
+    try:
+        return key.strip(), tomllib.loads(f"value = {value.strip()}")["value"]
+    except (ValueError, RecursionError):
+        return key.strip(), value.strip()
 
 
 def config_from(values: Mapping[str, Any], source: str = "") -> Config:
@@ -238,16 +241,12 @@ def config_from(values: Mapping[str, Any], source: str = "") -> Config:
     Raises:
         ConfigError: as `read_config`.
     """
-    _refuse_unknown(values, source)
-    return Config(**values)
-
-
-def _refuse_unknown(values: Mapping[str, Any], source: str) -> None:
     for name in values:
         if name not in _KINDS:
             near = get_close_matches(name[:100], _KINDS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_KINDS)}"
             raise ConfigError(f"{source}unknown setting {name!r:.100}; {hint}")
+    return Config(**values)
 
 
 def values_of(config: Config) -> dict[str, Any]:
@@ -259,13 +258,6 @@ def values_of(config: Config) -> dict[str, Any]:
 def to_toml(config: Config) -> str:
     """Return the settings as TOML text that `read_config` reads."""
     return tomli_w.dumps(values_of(config))
-
-
-def _toml_value(text: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
-        return text
 
 
 def _coerce(name: str, value: Any) -> Any:

@@ -30,9 +30,7 @@ from torch.nn.utils import get_total_norm
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pixeltrust.method.forward_mode import (
-    CannotTrace,
-    Tangents,
+from pixeltrust.method.forward_mode.fallback import (
     derivative_along,
     first_line,
     is_complete,
@@ -40,6 +38,8 @@ from pixeltrust.method.forward_mode import (
     operation_name,
     use_plain_kernels,
 )
+from pixeltrust.method.forward_mode.rules import CannotTrace
+from pixeltrust.method.forward_mode.tracing import Tangents
 from pixeltrust.method.module_state import keep_buffers, random_states, replay_random, restore_on_failure, substitute_parameters
 from pixeltrust.plumbing.errors import GainsWarning
 
@@ -171,6 +171,7 @@ def _code_of(pick: Pick) -> Any:
 
 
 _RECORDS: "WeakKeyDictionary[nn.Module, dict[bool, Record]]" = WeakKeyDictionary()  # by training mode
+_WARNED: "WeakSet[nn.Module]" = WeakSet()
 
 
 def get_choice(model: nn.Module) -> Choice | None:
@@ -229,7 +230,9 @@ def _choose_way(model: nn.Module, images: Tensor, direction: Direction, pick: Pi
                 record = Record(Choice(way, tuple(passed_over)))
                 record.is_test_due(direction, pick)
                 _RECORDS.setdefault(model, {})[model.training] = record
-                _warn_once(model, record.choice)
+                if passed_over and model not in _WARNED:
+                    _WARNED.add(model)
+                    warnings.warn(f"{type(model).__name__}: {record.choice}", GainsWarning, stacklevel=2)
             return logits, tangent
     raise ValueError(
         f"{type(model).__name__} has no exact gains; not by "
@@ -251,15 +254,6 @@ def _try_way(way: Way, model: nn.Module, images: Tensor, direction: Direction, p
         if error is not None and not error <= precision.tolerance(images.device):
             raise CannotTrace(f"it is {error:.2g} off from the network's backward{_name_foreign_operations(logits)}")
     return logits, tangent, error
-
-
-_WARNED: "WeakSet[nn.Module]" = WeakSet()
-
-
-def _warn_once(model: nn.Module, choice: Choice) -> None:
-    if choice.passed_over and model not in _WARNED:
-        _WARNED.add(model)
-        warnings.warn(f"{type(model).__name__}: {choice}", GainsWarning, stacklevel=2)
 
 
 def _name_foreign_operations(logits: Tensor) -> str:
@@ -349,28 +343,37 @@ class Precision(TorchFunctionMode):
         self.coarsest = max(self.coarsest, tensor.dtype, key=lambda dtype: torch.finfo(dtype).eps)
 
 
-class _ForwardMode(TorchFunctionMode):
+class _Moved(TorchFunctionMode):
+    """A mode in which parameters that the network uses past its modules' tables are moved too."""
+
+    def __init__(self, moved: dict[nn.Parameter, Tensor]) -> None:
+        super().__init__()
+        self._moved = moved
+
+    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        args, kwargs = tree_map(lambda leaf: self._moved.get(leaf, leaf) if isinstance(leaf, nn.Parameter) else leaf, (args, kwargs or {}))
+        return self.call(function, args, kwargs)
+
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the result of a function of the network."""
+        return function(*args, **kwargs)
+
+
+class _ForwardMode(_Moved):
     """A mode in which torch's forward mode sees what the backward sees.
 
     Parameters that the network uses past its modules' tables have their tangents too, what is computed without gradient has none, and a
     result that has a gradient and no tangent raises `CannotTrace`.
     """
 
-    def __init__(self, duals: dict[nn.Parameter, Tensor]) -> None:
-        super().__init__()
-        self._duals = duals
-
-    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        args, kwargs = tree_map(self._with_tangent, (args, kwargs or {}))
+    def call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not torch.is_grad_enabled():
             return _without_tangents(function, args, kwargs)
         result = function(*args, **kwargs)
-        if any(map(_has_tangent, tree_leaves((args, kwargs)))) and not is_complete(result, tree_map(_tangent_of, result)):
+        is_moved = any(_tangent_of(leaf) is not None for leaf in tree_leaves((args, kwargs)))
+        if is_moved and not is_complete(result, tree_map(_tangent_of, result)):
             raise CannotTrace(f"{operation_name(function)}, whose result has no tangent")
         return result
-
-    def _with_tangent(self, leaf: Any) -> Any:
-        return self._duals.get(leaf, leaf) if isinstance(leaf, nn.Parameter) else leaf
 
 
 def _without_tangents(function: Any, args: Any, kwargs: Any) -> Any:
@@ -378,7 +381,7 @@ def _without_tangents(function: Any, args: Any, kwargs: Any) -> Any:
     given: dict[int, Tensor] = {}
 
     def value_of(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or not _has_tangent(leaf):
+        if _tangent_of(leaf) is None:
             return leaf
         value = forward_mode.unpack_dual(leaf).primal
         given[id(value)] = leaf
@@ -387,10 +390,6 @@ def _without_tangents(function: Any, args: Any, kwargs: Any) -> Any:
     values = tree_map(value_of, (args, kwargs))
     result = function(*values[0], **values[1])
     return tree_map(lambda leaf: given.get(id(leaf), leaf), result)
-
-
-def _has_tangent(leaf: Any) -> bool:
-    return _tangent_of(leaf) is not None
 
 
 def _tangent_of(leaf: Any) -> Tensor | None:
@@ -446,18 +445,6 @@ def finite_difference_tangent(model: nn.Module, images: Tensor, direction: Direc
                     'operation is not its derivative (a straight-through estimator, quantisation), or a kink is near; use gains="exact"'
                 )
     return logits if torch.is_grad_enabled() else logits.detach(), tangent
-
-
-class _Moved(TorchFunctionMode):
-    """A mode in which parameters that the network uses past its modules' tables are moved too."""
-
-    def __init__(self, moved: dict[nn.Parameter, Tensor]) -> None:
-        super().__init__()
-        self._moved = moved
-
-    def __torch_function__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        args, kwargs = tree_map(lambda leaf: self._moved.get(leaf, leaf) if isinstance(leaf, nn.Parameter) else leaf, (args, kwargs or {}))
-        return function(*args, **kwargs)
 
 
 def _run_uncompiled() -> AbstractContextManager[Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pixeltrust.method.batch import Batch, pixel_losses
-from pixeltrust.method.forward_mode import count_fallbacks
+from pixeltrust.method.forward_mode.fallback import count_fallbacks
 from pixeltrust.method.losses import PixelLoss, mean_over_counted, pixel_cross_entropy
 from pixeltrust.method.lost_gradients import forget_step
 from pixeltrust.method.module_state import keep_buffers, random_states, replay_random
@@ -22,8 +22,7 @@ from pixeltrust.method.weights import Gains, clean_gradient, gains_along, reweig
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.text import count
 
-TIMED = 3
-"""Number of steps of each kind, in turn, for the cost, which is their median."""
+TIMED = 3  # steps of each kind, in turn; the cost is their median
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +125,7 @@ def _draw_pixels(counted: Tensor, number: int, seed: int) -> list[tuple[int, ...
 
 
 def _measure_cost(
-    model: nn.Module,
-    noisy: Batch,
-    clean: Batch,
-    pixel_loss: PixelLoss,
-    gains: Gains,
-    along: list[nn.Parameter] | None,
-    logits: Pick,
+    model: nn.Module, noisy: Batch, clean: Batch, pixel_loss: PixelLoss, gains: Gains, along: list[nn.Parameter] | None, logits: Pick
 ) -> float:
     """Return the median cost of a weighted step, relative to ordinary steps on both batches."""
 
@@ -165,13 +158,9 @@ def _measure_cost(
 def _measure_seconds(step: Callable[[], None], device: torch.device) -> float:
     """Measure a step in processor seconds, or by the clock on a GPU."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
-    _synchronise(device)
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
+    wait()
     began = clock()
     step()
-    _synchronise(device)
+    wait()
     return clock() - began
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

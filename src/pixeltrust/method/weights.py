@@ -22,7 +22,7 @@ Urtasun, "Learning to Reweight Examples for Robust Deep Learning", ICML 2018. α
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -30,7 +30,7 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 
 from pixeltrust.method.batch import Batch, at_least_float32, compute_logits, pixel_losses
-from pixeltrust.method.forward_mode import load_forward_mode
+from pixeltrust.method.forward_mode.fallback import load_forward_mode
 from pixeltrust.method.losses import PixelLoss, mean_over_counted, pixel_cross_entropy
 from pixeltrust.method.lost_gradients import remember_step, warn_if_lost
 from pixeltrust.method.module_state import keep_buffers
@@ -195,54 +195,36 @@ def reweighted_step(
         raise ValueError(f"clean_weight must be 0 or more, not {clean_weight}")
     if not callable(per) and per not in get_args(Per):
         raise ValueError(f"per must be 'pixel' or 'image', not {per!r}")
-    _find_tangent_rule(gains)
+    tangent_rule = _find_tangent_rule(gains)
     warn_if_lost(model)
     along = None if along is None else list(along)
     with nullcontext() if clean_weight > 0 else keep_buffers(model):
         needed = None if clean_weight > 0 else along
         clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=needed, logits=logits, ranks=ranks)
     direction = gradient if along is None else {parameter: gradient[parameter] for parameter in along if parameter in gradient}
-    noisy_loss, step = _weigh_losses(direction, model, noisy, clean_loss, pixel_loss, gains, per, logits, ranks)
+    with torch.enable_grad():
+        answer, tangent = (tangent_rule if len(noisy.images) else _skip_network)(model, noisy.images, direction, logits)
+        losses = pixel_losses(pixel_loss, answer, noisy)
+        gain = _differentiate_losses(answer, tangent, noisy.masks, pixel_loss)
+        counted = noisy.masks != IGNORE
+        counts = per(gain) if callable(per) else gain if per == "pixel" else share_over_images(gain, noisy.masks)
+        weights = normalise_gains(torch.where(counted, counts, 0.0), ranks=ranks)
+        noisy_loss = ranks.all_reduce_sum((weights * losses).sum())
+    loss = noisy_loss.detach() + clean_weight * clean_loss
     clean_part = gradient if clean_weight > 0 and ranks.rank == 0 else {}  # once: the ranks' parts are summed
     if backward is not None:
-        noisy_loss = noisy_loss + sum(
-            (clean_weight * v * (p - p.detach())).sum() for p, v in clean_part.items()
-        )  # 0, with the gradient λ v
+        # 0, with the gradient λ v
+        noisy_loss = noisy_loss + sum((clean_weight * v * (p - p.detach())).sum() for p, v in clean_part.items())
     else:
         for parameter, v in clean_part.items():
             share = torch.mul(v, clean_weight, out=torch.empty_like(parameter))  # in the parameter's own memory format
             parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
-    del direction, gradient, clean_part  # the backward needs the memory
+    del direction, gradient, clean_part, tangent, losses, counts  # the backward needs the memory
     if len(noisy.images) or noisy_loss.requires_grad:  # not of a part without images
         with keep_buffers(model):  # activation checkpointing computes parts of the network again; statistics are counted once
             (backward or torch.autograd.backward)(noisy_loss)
     remember_step(model)
-    return replace(step, loss=step.loss + clean_weight * clean_loss)
-
-
-def _weigh_losses(
-    direction: Direction,
-    model: nn.Module,
-    noisy: Batch,
-    clean_loss: Tensor,
-    pixel_loss: PixelLoss,
-    gains: Gains,
-    per: Per | Weigh,
-    pick: Pick,
-    ranks: Ranks,
-) -> tuple[Tensor, Step]:
-    """Return Σ w ℓ with its graph, and the numbers of the step."""
-    with torch.enable_grad():
-        tangent_rule = _find_tangent_rule(gains) if len(noisy.images) else _skip_network
-        logits, tangent = tangent_rule(model, noisy.images, direction, pick)
-        losses = pixel_losses(pixel_loss, logits, noisy)
-        gain = _differentiate_losses(logits, tangent, noisy.masks, pixel_loss)
-        counted = noisy.masks != IGNORE
-        counts = per(gain) if callable(per) else gain if per == "pixel" else share_over_images(gain, noisy.masks)
-        weights = normalise_gains(torch.where(counted, counts, 0.0), ranks=ranks)
-        loss = ranks.all_reduce_sum((weights * losses).sum())
-    step = Step(loss=loss.detach(), clean_loss=clean_loss, weights=weights, gains=gain, logits=logits.detach(), counted=counted)
-    return loss, step
+    return Step(loss=loss, clean_loss=clean_loss, weights=weights, gains=gain, logits=answer.detach(), counted=counted)
 
 
 def share_over_images(gains: Tensor, masks: Tensor) -> Tensor:
@@ -260,14 +242,9 @@ def share_over_images(gains: Tensor, masks: Tensor) -> Tensor:
 
 
 def clean_gradient(
-    model: nn.Module,
-    clean: Batch,
-    *,
-    pixel_loss: PixelLoss = pixel_cross_entropy,
-    along: Iterable[nn.Parameter] | None = None,
-    logits: Pick = require_logits,
-    ranks: Ranks = ALONE,
-) -> tuple[Tensor, Direction]:
+    model: nn.Module, clean: Batch, *, pixel_loss: PixelLoss = pixel_cross_entropy, along: Iterable[nn.Parameter] | None = None,
+    logits: Pick = require_logits, ranks: Ranks = ALONE,
+) -> tuple[Tensor, Direction]:  # fmt: skip
     """Return L_c, the mean loss of the counted clean pixels, and v = ∇L_c for the parameters that it reaches; 0 where all are ignored.
 
     Args:
@@ -292,20 +269,15 @@ def clean_gradient(
             own = _differentiate(loss, trained) if len(clean.images) else [None] * len(trained)
     gradients = ranks.summed_gradients(trained, own)
     direction = {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
-    if trained and not direction:
+    if not direction:
         raise ValueError(f"the clean loss reaches none of the parameters of {type(model).__name__} that are trained (FSDP shards them?)")
     return loss.detach(), direction
 
 
 def gains_along(
-    direction: Direction,
-    model: nn.Module,
-    *,
-    noisy: Batch,
-    pixel_loss: PixelLoss = pixel_cross_entropy,
-    gains: Gains = "exact",
-    logits: Pick = require_logits,
-) -> Tensor:
+    direction: Direction, model: nn.Module, *, noisy: Batch,
+    pixel_loss: PixelLoss = pixel_cross_entropy, gains: Gains = "exact", logits: Pick = require_logits,
+) -> Tensor:  # fmt: skip
     """Return the `pixel_gains` for a clean gradient that is known, as needed for many noisy batches.
 
     Raises:

@@ -24,7 +24,10 @@ def write_atomically(path: Path) -> Iterator[Path]:
 
     The temporary path is free at first: through a link that somebody left there, another file would be written.
     """
-    unfinished = path.with_name(_unfinished(path.name))
+    name = f".{path.name}.unfinished"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.unfinished"
+    unfinished = path.with_name(name)
     unfinished.unlink(missing_ok=True)
     try:
         yield unfinished
@@ -57,13 +60,6 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for place in missing:
         sync_folder(place.parent)
-
-
-def _unfinished(name: str) -> str:
-    longer = f".{name}.unfinished"
-    if len(os.fsencode(longer)) <= LONGEST_NAME:
-        return longer
-    return f".{hashlib.sha256(os.fsencode(name)).hexdigest()}.unfinished"
 
 
 def write_file(path: Path, content: str | bytes) -> None:

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from pixeltrust.config import Config, to_toml
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.processes import ALONE, Ranks
-from pixeltrust.plumbing.text import one_line
+from pixeltrust.plumbing.text import one_line, some
 from pixeltrust.training.history import PARTS, Steps
 from pixeltrust.training.run_folder import Run
 
@@ -118,9 +118,8 @@ def refuse_other_cases(run: Run, table: pd.DataFrame) -> None:
     columns = ["id", "role", "held_out"]
     before, now = run.read_table("cases.csv")[columns].astype(str), table[columns].astype(str)
     if before.values.tolist() != now.values.tolist():
-        changed = sorted({row[0] for row in set(map(tuple, before.values)) ^ set(map(tuple, now.values))})
-        some = ", ".join(changed[:5]) + (", …" if len(changed) > 5 else "")
-        raise RunError(f"{run.folder}: was started with other cases ({some}); continue with the same data, or choose another --out")
+        ids = sorted({row[0] for row in set(map(tuple, before.values)) ^ set(map(tuple, now.values))})
+        raise RunError(f"{run.folder}: was started with other cases ({some(ids)}); continue with the same data, or choose another --out")
 
 
 def _fit(optimizer: torch.optim.Optimizer) -> None:

@@ -44,24 +44,20 @@ def refuse_unlike(ranks: Ranks, run: Run, table: pd.DataFrame, packed: dict[str,
 
 def refuse_unusable(config: Config, method: Method) -> None:
     """Raise where the settings cannot be used on this machine, or not with this method."""
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device = 'cuda', but torch sees no such device; use device = 'auto' or 'cpu'")
-    if config.device == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("device = 'mps', but torch sees no such device; use device = 'auto' or 'cpu'")
+    is_available = torch.cuda.is_available() if config.device == "cuda" else torch.backends.mps.is_available()
+    if config.device in ("cuda", "mps") and not is_available:
+        raise ConfigError(f"device = {config.device!r}, but torch sees no such device; use device = 'auto' or 'cpu'")
     if method.takes_gains and config.gains == "finite-difference" and config.precision != "32":
         raise ConfigError("gains = 'finite-difference' is noise in bf16; use gains = 'exact', or precision = '32'")
 
 
 def precision_notes(config: Config, device: torch.device) -> list[str]:
     """Return a note where bf16 would be slow."""
-    if config.precision == "32" or device.type != "cpu" or not _lacks_bfloat16():
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch have no such function
+    has_bfloat16 = not known or any(known.get(name) for name in ("bf16", "avx512_bf16", "amx_bf16"))
+    if config.precision == "32" or device.type != "cpu" or has_bfloat16:
         return []
     return ["precision = 'bf16' is slower than '32' on this processor, which has no bfloat16 (2 to 20 times); use precision = '32' here"]
-
-
-def _lacks_bfloat16() -> bool:
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch have no such function
-    return bool(known) and not any(known.get(name) for name in ("bf16", "avx512_bf16", "amx_bf16"))
 
 
 def refuse_batches_of_one(model: nn.Module, method: Method, streams: Streams, config: Config) -> None:

@@ -258,14 +258,10 @@ def build_step(model: nn.Module, config: Config, streams: Streams, own: StepFunc
 def _store(config: Config, streams: Streams) -> TrustStore:
     gib = len(streams.noisy) * math.prod(config.size) * 3 / 2**30
     folder = streams.cache if streams.pixels.gib + gib > config.cache_gib else None
-    return TrustStore(len(streams.noisy), config.size, memory=_memory(config, len(streams.clean)), folder=folder)
-
-
-def _memory(config: Config, clean: int) -> float:
-    """Return β: longer with few clean cases, whose gains are more by chance, so that more visits are averaged."""
-    if config.trust_memory is not None:
-        return config.trust_memory
-    return LONG_MEMORY if clean < FEW_CLEAN else MEMORY
+    memory = config.trust_memory
+    if memory is None:  # with few clean cases gains are more by chance, so more visits are averaged
+        memory = LONG_MEMORY if len(streams.clean) < FEW_CLEAN else MEMORY
+    return TrustStore(len(streams.noisy), config.size, memory=memory, folder=folder)
 
 
 def _learn(store: TrustStore, joined: BatchOrigin, ranks: Ranks, gains: Tensor) -> tuple[Tensor, Views]:

@@ -5,6 +5,7 @@ A network takes images (B, C, *S) and returns logits (B, K, *S).
 
 import importlib
 from difflib import get_close_matches
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -105,15 +106,11 @@ def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> 
 
     Batch normalisation of 1x1 features cannot. Mode, buffers and random numbers are left as before.
     """
-    first = next(model.parameters(), torch.empty(0))
-    training = model.training
     try:
-        with torch.no_grad(), keep_buffers(model), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
-            model.train()(torch.zeros(1, channels, *size, device=first.device))
+        with keep_buffers(model):
+            _run_on_zeros(model, (1, channels, *size), training=True)
     except Exception as error:  # a user's network raises whatever it likes
         return " ".join(str(error).split()) or type(error).__name__
-    finally:
-        model.train(training)
     return ""
 
 
@@ -125,17 +122,22 @@ def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, i
     Raises:
         ConfigError: the network fails, or does not return logits (1, classes, *size).
     """
-    first = next(model.parameters(), torch.empty(0))
     attempt = f"the network with images (B, {channels}, {size[0]}, {size[1]})"
-    training = model.training
     try:
-        with torch.no_grad(), torch.random.fork_rng([first.device] if first.device.type == "cuda" else []):
-            logits = model.eval()(torch.zeros(1, channels, *size, device=first.device))
+        logits = _run_on_zeros(model, (1, channels, *size), training=False)
     except Exception as error:  # a user's network raises whatever it likes, and memory may be short
         raise ConfigError(f"{attempt} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
-    finally:
-        model.train(training)
     wanted = (1, classes, *size)
     if not isinstance(logits, torch.Tensor) or logits.shape != wanted:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ConfigError(f"{attempt} gives {got} for one image where classes = {classes} needs logits {wanted}")
+
+
+def _run_on_zeros(model: nn.Module, shape: tuple[int, ...], *, training: bool) -> Any:
+    """Return the output for empty images, without gradient; mode and random numbers are left as before."""
+    device, before = next(model.parameters(), torch.empty(0)).device, model.training
+    try:
+        with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
+            return model.train(training)(torch.zeros(shape, device=device))
+    finally:
+        model.train(before)

@@ -72,33 +72,18 @@ def _run_numbers(history: pd.DataFrame, cases: pd.DataFrame) -> list[Number]:
     numbers = [Number(what="Loss", value=f"{last['loss']:.3f}", interval="mean of the last epoch's steps")]
     if not np.isnan(last["val_dice"]):
         held, best = counts["held out"], history.iloc[int(np.nanargmax(history["val_dice"].to_numpy()))]
-        numbers += [
-            Number(
-                what="Dice at the last weights",
-                value=f"{last['val_dice']:.3f}",
-                interval=f"mean of {held} held-out clean cases; for an interval, evaluate on test cases",
-            ),
-            Number(
-                what="Best Dice",
-                value=f"{best['val_dice']:.3f}",
-                interval=f"after epoch {int(best['epoch'])}; chosen on the same {held} cases, so a little flattering",
-            ),
-        ]
-    return [
-        *numbers,
-        Number(
-            what="Seconds per update",
-            value=f"{seconds_per_update(history):.2g}",
-            interval=f"{format_duration(last['seconds'])} in all, with validation",
-        ),
-    ]
+        mean = f"mean of {held} held-out clean cases; for an interval, evaluate on test cases"
+        numbers.append(Number(what="Dice at the last weights", value=f"{last['val_dice']:.3f}", interval=mean))
+        chosen = f"after epoch {int(best['epoch'])}; chosen on the same {held} cases, so a little flattering"
+        numbers.append(Number(what="Best Dice", value=f"{best['val_dice']:.3f}", interval=chosen))
+    total = f"{format_duration(last['seconds'])} in all, with validation"
+    return [*numbers, Number(what="Seconds per update", value=f"{seconds_per_update(history):.2g}", interval=total)]
 
 
 def _run_notes(run: Run, config: Config, history: pd.DataFrame, cases: pd.DataFrame) -> list[str]:
-    notes = []
-    last, counts = history.iloc[-1], cases_by_role(cases)
+    notes, counts = [], cases_by_role(cases)
     if not run.finished():
-        notes.append(f"The run is not finished: {int(last['epoch'])} of {config.epochs} epochs. Continue it with --resume.")
+        notes.append(f"The run is not finished: {int(history['epoch'].iloc[-1])} of {config.epochs} epochs. Continue it with --resume.")
     notes += [f"Warning: {line}" for line in run.warnings()]
     notes += idle_notes(history)
     if not counts["held out"]:

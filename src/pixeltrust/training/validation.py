@@ -2,7 +2,6 @@
 
 from math import nan
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -38,12 +37,13 @@ def _measure(model: nn.Module, batch: Batch, classes: int) -> tuple[list[float],
     """Return the loss and the Dice of every case, the labels that are predicted, and those that the masks have."""
     with torch.no_grad():
         logits = model(batch.images)
-    predicted = predicted_labels(logits)
+    predicted, foreground = predicted_labels(logits), range(1, max(classes, 2))
     losses = zip(pixel_cross_entropy(logits, batch.masks), batch.masks, strict=True)
     pairs = zip(predicted.cpu().numpy(), batch.masks.cpu().numpy(), strict=True)
+    scores = [[dice(confusion(predicted=labels, truth=mask, label=label)) for label in foreground] for labels, mask in pairs]
     return (
         [float(mean_over_counted(loss, mask)) for loss, mask in losses],
-        [_mean_dice(prediction, mask, classes) for prediction, mask in pairs],
+        [mean_of_defined(values) for values in scores],
         predicted.unique().tolist(),
         batch.masks[batch.masks != IGNORE].unique().tolist(),
     )
@@ -52,7 +52,3 @@ def _measure(model: nn.Module, batch: Batch, classes: int) -> tuple[list[float],
 def predicted_labels(logits: Tensor) -> Tensor:
     """Return the most probable label of every pixel, (B, H, W), from logits (B, K, H, W)."""
     return (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
-
-
-def _mean_dice(predicted: np.ndarray, mask: np.ndarray, classes: int) -> float:
-    return mean_of_defined([dice(confusion(predicted=predicted, truth=mask, label=label)) for label in range(1, max(classes, 2))])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pixeltrust.data.batches import CaseCache, Streams, split_in_pieces
+from pixeltrust.data.batches import Streams, split_in_pieces
 from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.method.weights import clean_gradient, gains_along, normalise_gains
 from pixeltrust.plumbing.labels import IGNORE
@@ -43,18 +43,12 @@ def keep_weight_maps(run: RunWriter, model: nn.Module, step: StepFunction, strea
 
 def weights_from_clean(model: nn.Module, streams: Streams, noisy: np.ndarray, device: torch.device) -> Tensor:
     """Return the weights (N, H, W) that many clean cases give noisy ones, in multiples of the average."""
-    weights = normalise_gains(_gains_from_clean(model, streams.pixels, noisy, streams.clean[:MAP_CLEAN], device))
-    return weights * weights.numel()
-
-
-def _gains_from_clean(model: nn.Module, pixels: CaseCache, noisy: np.ndarray, clean: np.ndarray, device: torch.device) -> Tensor:
-    """Return the gains (N, H, W) by the sum of the clean losses (the sum of their gains), in batches no larger than those of a step."""
-    config = pixels.config
+    config, pixels = streams.config, streams.pixels
     model.eval()
     along = parameters_along(model, config.along)
     noisy_batches = [pixels.batch(piece, device) for piece in split_in_pieces(noisy, config.batch_size)]
-    total = torch.zeros(len(noisy), *config.size, device=device)
-    for piece in split_in_pieces(clean, config.clean_batch_size):
+    total = torch.zeros(len(noisy), *config.size, device=device)  # the gains by the sum of the clean losses
+    for piece in split_in_pieces(streams.clean[:MAP_CLEAN], config.clean_batch_size):
         batch = pixels.batch(piece, device)
         counted = (batch.masks != IGNORE).sum()
         if counted:
@@ -62,4 +56,4 @@ def _gains_from_clean(model: nn.Module, pixels: CaseCache, noisy: np.ndarray, cl
                 _, direction = clean_gradient(model, batch, along=along)
             gains = [gains_along(direction, model, noisy=noisy_batch, gains=config.gains) for noisy_batch in noisy_batches]
             total += counted * torch.cat(gains)
-    return total
+    return normalise_gains(total) * total.numel()

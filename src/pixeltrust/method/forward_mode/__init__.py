@@ -3,13 +3,12 @@
 In a pass that is recorded for a backward, torch's own forward mode records the operations on tangents too: time and memory for a second
 derivative that is never taken. Here every operation that meets a tangent has a rule:
 
-    linear.py      f(ẋ)
+    linear.py      f(ẋ); max pooling: ẋ where the maximum was
     products.py    B(ẋ, w) + B(x, ẇ): convolutions, linear layers, matrix products; attention
     pointwise.py   f′(x) ẋ is what the recorded backward of f makes of ẋ, because a diagonal Jacobian is its own transpose
                    (softmax and dropout too)
     norms.py       γ J ẋ + (γ̇ x̂ + β̇): J, the Jacobian of x̂, is symmetric too, so J ẋ is the backward of a norm without scale;
                    the bracket is the norm with scale γ̇ and shift β̇
-    pooling.py     ẋ where the maximum was
     fallback.py    any other operation: torch's forward mode for it alone, at the cost of a second pass of it; two reverse passes of it
                    where it has no forward mode
 
@@ -28,27 +27,3 @@ These calls of torch are private, so a new version of torch may change them (the
     all            torch.utils._pytree; beside this package, module_state.py uses nn.Module._buffers and _parameters, tangents.py
                    torch._dynamo, lost_gradients.py Tensor._version
 """
-
-from pixeltrust.method.forward_mode.fallback import (
-    count_fallbacks,
-    derivative_along,
-    first_line,
-    is_complete,
-    load_forward_mode,
-    operation_name,
-    use_plain_kernels,
-)
-from pixeltrust.method.forward_mode.rules import CannotTrace
-from pixeltrust.method.forward_mode.tracing import Tangents
-
-__all__ = [
-    "CannotTrace",
-    "Tangents",
-    "count_fallbacks",
-    "derivative_along",
-    "first_line",
-    "is_complete",
-    "load_forward_mode",
-    "operation_name",
-    "use_plain_kernels",
-]

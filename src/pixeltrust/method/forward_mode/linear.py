@@ -5,21 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pixeltrust.method.forward_mode.fallback import fallback_rule
-from pixeltrust.method.forward_mode.rules import (
-    Rules,
-    add_tangents,
-    has_dual,
-    is_dual,
-    scale_tangent,
-    tangent_of,
-    tangent_or_zeros,
-    value_of,
-    values_of,
-)
+from pixeltrust.method.forward_mode.rules import Rules, add_tangents, has_dual, is_dual, scale_tangent, tangent_of, value_of, values_of
 
 RULES = Rules()
+_POOLED_AXES = {F.max_pool1d: 1, F.max_pool2d: 2, F.max_pool3d: 3}  # torch's own, unlike these, cannot give the indices
 
 
 @RULES.for_(
@@ -44,7 +36,7 @@ RULES.update(dict.fromkeys([getattr(Tensor, name).__get__ for name in ("T", "mT"
 @RULES.for_("cat", "concat", "concatenate", "stack", "hstack", "vstack")
 def _joined(function: Any, tensors: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
     yield function(values_of(tensors), *args, **kwargs)
-    yield function([tangent_or_zeros(x) for x in tensors], *args, **kwargs)
+    yield function([x.tangent if is_dual(x) else torch.zeros_like(x) for x in tensors], *args, **kwargs)
 
 
 @RULES.for_("where")
@@ -78,15 +70,13 @@ def _pad(function: Any, x: Any, pad: Any, mode: str = "constant", value: float |
 
 @RULES.for_("add", "add_")
 def _add(function: Any, x: Any, y: Any, *, alpha: Any = 1) -> Iterator[Any]:
-    value = function(value_of(x), value_of(y), alpha=alpha) if alpha != 1 else function(value_of(x), value_of(y))
-    yield value
+    yield function(value_of(x), value_of(y), alpha=alpha) if alpha != 1 else function(value_of(x), value_of(y))
     yield add_tangents(tangent_of(x), scale_tangent(tangent_of(y), alpha))
 
 
 @RULES.for_("sub", "sub_", "subtract")
 def _sub(function: Any, x: Any, y: Any, *, alpha: Any = 1) -> Iterator[Any]:
-    value = function(value_of(x), value_of(y), alpha=alpha) if alpha != 1 else function(value_of(x), value_of(y))
-    yield value
+    yield function(value_of(x), value_of(y), alpha=alpha) if alpha != 1 else function(value_of(x), value_of(y))
     yield add_tangents(tangent_of(x), scale_tangent(tangent_of(y), -alpha))
 
 
@@ -94,3 +84,14 @@ def _sub(function: Any, x: Any, y: Any, *, alpha: Any = 1) -> Iterator[Any]:
 def _rsub(function: Any, x: Any, y: Any) -> Iterator[Any]:
     yield function(value_of(x), value_of(y))
     yield add_tangents(scale_tangent(tangent_of(x), -1), tangent_of(y))
+
+
+def _max_pool(function: Any, x: Any, *args: Any, return_indices: bool = False, **kwargs: Any) -> Iterator[Any]:
+    value, indices = function(x.value, *args, return_indices=True, **kwargs)
+    yield (value, indices) if return_indices else value
+    axes = _POOLED_AXES[function]
+    tangent = x.tangent.flatten(-axes).gather(-1, indices.flatten(-axes)).view(value.shape)
+    yield (tangent, None) if return_indices else tangent
+
+
+RULES.update(dict.fromkeys(_POOLED_AXES, _max_pool))

@@ -14,23 +14,15 @@ RULES = Rules()
 
 @RULES.for_("group_norm")
 def _group_norm(function: Any, input: Any, num_groups: int, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Iterator[Any]:
-    value = function(value_of(input), num_groups, value_of(weight), value_of(bias), eps)
-    yield value
+    yield function(value_of(input), num_groups, value_of(weight), value_of(bias), eps)
     yield _grouped_tangent(input, num_groups, weight, bias, eps)
 
 
 @RULES.for_("instance_norm")
 def _instance_norm(
-    function: Any,
-    input: Any,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Iterator[Any]:
+    function: Any, input: Any, running_mean: Any = None, running_var: Any = None, weight: Any = None, bias: Any = None,
+    use_input_stats: bool = True, momentum: float = 0.1, eps: float = 1e-5,
+) -> Iterator[Any]:  # fmt: skip
     """Compute it as a group norm with as many groups as channels; unlike torch's instance norm, its result is not a view."""
     if use_input_stats and running_mean is None:
         yield F.group_norm(value_of(input), value_of(input).shape[1], value_of(weight), value_of(bias), eps)
@@ -44,18 +36,10 @@ def _instance_norm(
 
 @RULES.for_("batch_norm")
 def _batch_norm(
-    function: Any,
-    input: Any,
-    running_mean: Any,
-    running_var: Any,
-    weight: Any = None,
-    bias: Any = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Iterator[Any]:
-    value = function(value_of(input), running_mean, running_var, value_of(weight), value_of(bias), training, momentum, eps)
-    yield value
+    function: Any, input: Any, running_mean: Any, running_var: Any, weight: Any = None, bias: Any = None,
+    training: bool = False, momentum: float = 0.1, eps: float = 1e-5,
+) -> Iterator[Any]:  # fmt: skip
+    yield function(value_of(input), running_mean, running_var, value_of(weight), value_of(bias), training, momentum, eps)
     if not training:
         yield _fixed_tangent(input, running_mean, running_var, weight, bias, eps)
         return
@@ -70,8 +54,7 @@ def _batch_norm(
 
 @RULES.for_("layer_norm")
 def _layer_norm(function: Any, input: Any, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Iterator[Any]:
-    value = function(value_of(input), normalized_shape, value_of(weight), value_of(bias), eps)
-    yield value
+    yield function(value_of(input), normalized_shape, value_of(weight), value_of(bias), eps)
     x, dx, w, dw, db = _norm_parts(input, weight, bias, normalized_shape)
     shift, mean, rstd = torch.native_layer_norm(x, normalized_shape, dw, db, eps)
     if dx is None:

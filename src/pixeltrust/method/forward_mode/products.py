@@ -43,9 +43,7 @@ def _einsum(function: Any, equation: str, *operands: Any) -> Iterator[Any]:
     yield add_tangents(*(function(equation, *operands) for operands in replaced))
 
 
-@RULES.for_(
-    *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"),
-)
+@RULES.for_(*("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "linear"))
 def _layer(function: Any, input: Any, weight: Any, bias: Any = None, *args: Any, **kwargs: Any) -> Iterator[Any]:
     x, w, dx, dw = value_of(input), value_of(weight), tangent_of(input), tangent_of(weight)
     yield function(x, w, value_of(bias), *args, **kwargs)
@@ -59,15 +57,9 @@ def _layer(function: Any, input: Any, weight: Any, bias: Any = None, *args: Any,
 
 @RULES.for_("scaled_dot_product_attention")
 def _attention(
-    function: Any,
-    query: Any,
-    key: Any,
-    value: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-) -> Iterator[Any]:
+    function: Any, query: Any, key: Any, value: Any, attn_mask: Any = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
+) -> Iterator[Any]:  # fmt: skip
     """Compute the value by torch's fused kernel, and the tangent by the formula softmax(q kᵀ · scale + mask) v."""
     if dropout_p > 0:
         yield from fallback_rule(function, query, key, value, attn_mask, dropout_p, is_causal, scale=scale)

@@ -61,18 +61,14 @@ def tangent_of(value: Any) -> Any:
     return value.tangent if isinstance(value, Dual) else None
 
 
-def tangent_or_zeros(value: Any) -> Tensor:
-    return value.tangent if isinstance(value, Dual) else torch.zeros_like(value)
-
-
 def scale_tangent(tangent: Tensor | None, factor: float) -> Tensor | None:
     return tangent if tangent is None or factor == 1 else tangent * factor
 
 
 def add_tangents(*tangents: Tensor | None) -> Tensor | None:
     """Return the sum of the tangents that are not None, None if there are none."""
-    add_tangents = None
+    total = None
     for tangent in tangents:
         if tangent is not None:
-            add_tangents = tangent if add_tangents is None else add_tangents + tangent
-    return add_tangents
+            total = tangent if total is None else total + tangent
+    return total

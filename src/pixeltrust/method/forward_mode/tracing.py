@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pixeltrust.method.forward_mode import linear, norms, pointwise, pooling, products
+from pixeltrust.method.forward_mode import linear, norms, pointwise, products
 from pixeltrust.method.forward_mode.fallback import fallback_rule, is_complete, operation_name
 from pixeltrust.method.forward_mode.rules import CannotTrace, Dual, Rules, has_dual, values_of
 
-_RULES = Rules(linear.RULES | products.RULES | pointwise.RULES | norms.RULES | pooling.RULES)
+_RULES = Rules(linear.RULES | products.RULES | pointwise.RULES | norms.RULES)
 
 
 class TracedTensor(Tensor):
