@@ -35,7 +35,8 @@ REFUSED = {
 def processor_seconds(arguments: list[str], source: Path, folder: str) -> float:
     """Run Python once and return the processor time that it took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *arguments], cwd=folder, env={**os.environ, "PYTHONPATH": str(source)}, capture_output=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": str(source)}
+    subprocess.run([sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 

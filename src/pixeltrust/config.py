@@ -47,7 +47,7 @@ class Config:
     """
 
     method: str = "trust"
-    """How a step uses the masks; the methods are in the table above."""
+    """How a step uses the masks: a name of `method_table.METHODS`."""
 
     model: str = "unet"
     """`unet` (widths 64 to 1024), `unet-small` (16 to 256), or `package.module:function`."""

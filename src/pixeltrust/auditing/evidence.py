@@ -80,5 +80,5 @@ def clean_set_of(run: Run, network: Network) -> tuple[CleanSet | None, list[str]
         size = (1, network.config.channels, *network.config.size)
         clean.helped(torch.zeros(size, device=network.device), np.zeros((1, *network.config.size), np.uint8))
     except (PixeltrustError, ValueError) as error:
-        return None, [f"the clean set was not asked about masks that training has not seen: {' '.join(str(error).split())}"]
+        return None, [f"the clean set was not used for masks that training has not seen: {' '.join(str(error).split())}"]
     return clean, []

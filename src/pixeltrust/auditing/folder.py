@@ -1,6 +1,6 @@
 """An audit folder: what `audit` writes about every noisy mask, and everything else reads.
 
-    AUDIT/audit.json            what was audited by what; written last, so a folder that has it is complete
+    AUDIT/audit.json            the run, the data and the settings; written last, so a folder that has it is complete
     AUDIT/cases.csv             a row per mask, worst first
     AUDIT/regions.csv           a row per doubtful region, the surest first within a mask
     AUDIT/confidence/<id>.png   the probability that each label of the mask is right, 0 wrong … 255 right (trust/ in older audits)

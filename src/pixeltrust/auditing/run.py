@@ -1,6 +1,6 @@
 """The audit of noisy masks: the network looks at every image, then every mask is compared with what the network and the training say.
 
-The first pass needs the network and takes the time; `resume` finds what it has kept (see `seen`). The second pass judges, mends and
+The first pass runs the network and is the slow part; `resume` finds what it has kept (see `seen`). The second pass judges, mends and
 measures each case in a thread; it needs all cases of the first, for the tilt. Several processes (see `processes`) share the cases in
 both; rank 0 writes the tables.
 """
@@ -54,7 +54,7 @@ Judged = tuple[dict[str, object], list[dict[str, object]]]
 
 @dataclass(frozen=True)
 class Audited:
-    """The results of an audit; `str` of it is what a person wants to read at its end."""
+    """The results of an audit; `str` gives the summary."""
 
     out: Path
     cases: pd.DataFrame
@@ -135,7 +135,7 @@ def audit(
 
 @dataclass(frozen=True)
 class _Auditor:
-    """An audit at work: its run, its cases, its folder and its numbers."""
+    """A running audit: its run, its cases, its folder and its numbers."""
 
     run: Run
     config: Config
@@ -164,7 +164,7 @@ class _Auditor:
         record, file = self._inputs(), self.seen.folder / "of.json"
         if file.is_file() and (before := _read_inputs(file)) != record:
             changed = ", ".join(f"{name} was {before.get(name)}, now {record[name]}" for name in record if before.get(name) != record[name])
-            raise RunError(f"{self.out}: this audit was begun with others ({changed}); give the same again, or another --out")
+            raise RunError(f"{self.out}: this audit was started with others ({changed}); use the same, or another --out")
         for name in ("confidence", "mended", "changed"):
             make_folder(self.out / name)
         write_file(file, json.dumps(record))
@@ -189,7 +189,7 @@ class _Auditor:
     # --- the network looks ------------------------------------------------------------------------------------------
 
     def look(self, network: Network, clean: CleanSet | None, unseen: np.ndarray) -> None:
-        """Keep what the network, and the clean set where training has not seen the mask, say of the cases that were not looked at yet."""
+        """Save the network's probabilities, and the clean set's shares for masks unseen in training, of the cases left."""
         faults: dict[str, str] = {}
         decoded = attempt_in_threads(self._decode, self.ranks.share(self.cases[unseen]), text="looking", shown=self.show_progress)
         for case, arrays in look_at(decoded, network, clean, faults):
@@ -198,7 +198,7 @@ class _Auditor:
             faults |= of_rank
         if faults:
             raise DataError(
-                f"{len(faults):,} of {count(len(self.cases), 'case')} cannot be read; the others were looked at: mend these, and continue "
+                f"{len(faults):,} of {count(len(self.cases), 'case')} cannot be read; the others were looked at: repair these and continue "
                 "with --resume",
                 [faults[identity] for identity in self.cases.texts("id") if identity in faults],
             )
@@ -291,14 +291,14 @@ class _Auditor:
 
     def write(self, table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray, cases: Cases, layout: Layout, started: float) -> None:
         """Write the tables, the page and, last of all, audit.json; remove what the first pass has kept."""
-        from pixeltrust.auditing.page import audit_page  # here, as it loads what draws
+        from pixeltrust.auditing.page import audit_page  # imported here: it loads matplotlib
 
         write_csv(regions, self.out / "regions.csv")
         with write_atomically(self.out / "cases.csv") as unfinished:
             table.to_csv(unfinished, index=False)
         write_csv(_mended_table(cases.of("noisy") + cases.of("clean") + cases.of("test"), self.out), self.out / "mended.csv")
         data = self.data
-        if layout_options(layout):  # who reads the audit should not need them
+        if layout_options(layout):  # so that readers of the audit need no layout options
             data = self.out / "given.csv"
             write_csv(table_of(cases.cases), data)
         record = AuditRecord(
@@ -336,7 +336,7 @@ def _mended_table(cases: CaseList, out: Path) -> pd.DataFrame:
 
 
 def _read_inputs(file: Path) -> dict[str, object]:
-    """Return what a stopped audit was begun with.
+    """Return what a stopped audit was started with.
 
     Raises:
         RunError: the file is broken.
@@ -345,7 +345,7 @@ def _read_inputs(file: Path) -> dict[str, object]:
         values = dict(json.loads(file.read_text(encoding="utf-8")).items())
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise RunError(f"{file}: cannot be read: {one_line(error)}; choose another --out") from None
-    return {"helped maps" if name == "trust maps" else name: value for name, value in values.items()}  # the name of before
+    return {"helped maps" if name == "trust maps" else name: value for name, value in values.items()}  # the key in earlier versions
 
 
 def _check_out(out: Path, config: Config, *, resume: bool) -> None:
@@ -378,7 +378,7 @@ def _check_numbers(smallest: int, sure: float) -> None:
 def _evidence_notes(run: Run, table: pd.DataFrame) -> list[str]:
     notes = []
     if not run.finished():
-        notes.append(f"{run.folder}: its helped maps are written at its end, so only the clean set was asked")
+        notes.append(f"{run.folder}: its helped maps are written at its end, so only the clean set was used")
     elif not has_helped_maps(run):
         notes.append(f"{run.folder}: its method leaves no helped maps (trust, pixel and image do)")
     for evidence, number in table["evidence"].value_counts().items():

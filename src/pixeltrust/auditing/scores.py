@@ -47,7 +47,7 @@ def estimate_tilt(confusions: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _one_sidedness(confusions: Sequence[np.ndarray]) -> np.ndarray:
-    """Return how far the cases err to the same side, 0 … 1, (K, K): of what each has more wrong one way, the share left in the sum."""
+    """Return how far the cases err to the same side, 0 … 1, (K, K): |Σ (C − Cᵀ)| / Σ |C − Cᵀ| over the confusions C of the cases."""
     sides = [confusion - confusion.T for confusion in confusions]
     return np.abs(np.sum(sides, 0)) / np.sum(np.abs(sides), 0).clip(1e-30)
 

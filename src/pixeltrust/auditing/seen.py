@@ -1,6 +1,6 @@
 """The first pass of an audit: what the network sees of every case, kept in AUDIT/.seen on the grid of training until the audit is done.
 
-AUDIT/.seen/  of.json (what is audited by what)  lock  <id>.npz: probabilities float16 (K or 1, h, w), helped float16 (h, w) where the
+AUDIT/.seen/  of.json (run, data, settings)  lock  <id>.npz: probabilities float16 (K or 1, h, w), helped float16 (h, w) where the
               clean set was asked, mask (the fingerprint of the labels that were looked at)
 """
 

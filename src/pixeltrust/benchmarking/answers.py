@@ -52,7 +52,7 @@ class AnswerRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The answer to a question; `str` of it is what a person wants to read."""
+    """The answer to a question; `str` gives the summary."""
 
     verdict: Verdict
     method: str

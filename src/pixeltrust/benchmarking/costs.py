@@ -2,8 +2,8 @@
 
     OUT/costs/  spec.json  cases.csv  cell.json (the measurement)  log.txt: a job like that of a cell, in the same kind of process
 
-Whole updates of `train` are measured, with batches and optimiser, in seconds of the processor; with an accelerator by the clock, after it
-has finished its work. Set-up, decoding, validation, weight maps and checkpoints do not count.
+Whole updates of `train` are measured, with batches and optimiser, in seconds of the processor; with an accelerator in wall-clock seconds,
+after it has finished its work. Set-up, decoding, validation, weight maps and checkpoints do not count.
 """
 
 import shutil

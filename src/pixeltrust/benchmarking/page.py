@@ -154,7 +154,7 @@ def _story(outcome: BenchmarkResults) -> str:
 
 
 def _numbers(every: Sequence[pd.DataFrame]) -> list[Number]:
-    """Return the numbers of the only group; with several groups there are none, as no number stands for all."""
+    """Return the numbers of the only group; with several groups there are none, as one number cannot summarise them."""
     rows = list_competitors(every[0])
     if len(every) > 1 or len(rows) < 2:
         return []

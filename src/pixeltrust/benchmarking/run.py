@@ -35,7 +35,7 @@ COLUMNS = ("method", "noise", "clean", "seed", "dice", "seconds", "status")
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """The result of a benchmark; `str` of it is what a person wants to read at its end."""
+    """The result of a benchmark; `str` gives the summary."""
 
     out: Path
     cells: pd.DataFrame

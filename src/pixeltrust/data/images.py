@@ -295,7 +295,7 @@ def _filter(by_area: bool) -> Image.Resampling:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for without end
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
             raise DataError(f"{path}: {'a folder' if path.is_dir() else 'a pipe or device'}, not a file")
         yield
     except PixeltrustError:

@@ -30,7 +30,7 @@ CONTRAST = (0.75, 1.25)
 TINT = 0.1  # at most, either way, added to a channel of 0 … 1
 
 
-@dataclass(frozen=True, eq=False)  # arrays have no single answer to ==
+@dataclass(frozen=True, eq=False)  # == on arrays does not give a single bool
 class Views:
     """The views of B images: turned, then through a lens, then tinted."""
 

@@ -22,7 +22,7 @@ from pixeltrust.plumbing.files import exclusive_lock, write_file
 
 UNFINISHED = ".unfinished"
 Report = Callable[[int, str], None]
-"""Called with the bytes of the file that are on the disk, and with what is done unless that is downloading."""
+"""Called with the bytes of the file that are on the disk, and with the current activity, if that is not downloading."""
 Result = TypeVar("Result")
 _CHUNK = 1 << 16
 _LONGEST_WAIT_S = 30.0
@@ -34,7 +34,7 @@ _PLAIN = {"Accept-Encoding": "identity"}  # bytes as they are stored: a part of 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long to bear with a server."""
+    """Limits of the retries."""
 
     tries: int = 6
     """Connections in a row that may break without bringing the file any further."""

@@ -73,7 +73,7 @@ class DemoRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """The results of a demo; `str` of it is what a person wants to read at its end."""
+    """The results of a demo; `str` gives the summary."""
 
     rows: tuple[DemoRow, ...]
     difference: float

@@ -1,4 +1,4 @@
-"""What a format says of itself, and what its functions are given."""
+"""The description of a format, and the inputs of its functions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Source:
 
     path: Path
     annotator: str | None = None
-    """Whose of several annotations of one image; only for formats with `has_annotators`."""
+    """Which annotator to read when an image has several; only for formats with `has_annotators`."""
     classes: int | None = None
     ignore_label: int | None = None
     """These two only for formats of `masks`."""
@@ -59,7 +59,7 @@ class Output:
 
 
 Encoded = Sequence[tuple[AnnotatedMask, Any]]
-"""Every mask, whose pixels are gone by then, with what `encode` made of it."""
+"""Every mask, its pixels already freed, with what `encode` made of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ class Format:
 
     name: str
     title: str
-    """Its name for people."""
+    """The name shown to users."""
     looks: str = ""
     """What it looks like, for people whose file is not recognised."""
     masks: bool = False

@@ -13,7 +13,7 @@ from pixeltrust.method.losses import PixelLoss
 from pixeltrust.plumbing.labels import IGNORE
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
+@dataclass(frozen=True, eq=False)  # == on tensors does not give a single bool
 class Batch:
     """Images (B, C, *S) of a float dtype with their masks (B, *S) or (B, 1, *S): labels of any real dtype.
 

@@ -9,7 +9,7 @@ network's own backward takes for derivatives. There are three exact ways, and an
                          that the backward can be differentiated
     finite-difference    (f(θ + h v) − f(θ)) / h, on separate tensors: θ itself is never touched
 
-`exact_tangent` takes the first that works. Working is more than not failing: ⟨u, J v⟩ = ⟨Jᵀu, v⟩ for every u, so a few backward passes
+`exact_tangent` takes the first that works. A way must also give correct values: ⟨u, J v⟩ = ⟨Jᵀu, v⟩ for every u, so a few backward passes
 with random u show whether a tangent is correct. They are made at the passes 1, 2, 4, 8 … of a network. A wrong tangent is never used.
 
 Networks from torch.compile run uncompiled here.

@@ -29,7 +29,7 @@ from pixeltrust.plumbing.processes import Ranks
 
 
 def find_evidence(gains: Tensor) -> Tensor:
-    """Return what gains (B, *S) say of their labels: whether each speaks for it, and whether it is evidence; 0 or 1, float32 (B, 2, *S)."""
+    """Return two masks of gains (B, *S), float32 (B, 2, *S): gain > 0, and whether it is evidence (neither 0 nor NaN)."""
     return torch.stack([gains > 0, (gains != 0) & ~gains.isnan()], 1).float()
 
 
@@ -108,7 +108,7 @@ class TrustStore(nn.Module):
     def helped(self, cases: Sequence[int] | np.ndarray) -> Tensor:
         """Return the share of its visits in which each pixel helped, float32 (B, *S), 0 to 1; later visits count more.
 
-        It is T without what is left of its first value 1: (T − βᵏ) / (1 − βᵏ) after k visits with evidence. It is 1 where k = 0 or β = 1.
+        It is T corrected for its first value 1: (T − βᵏ) / (1 − βᵏ) after k visits with evidence. It is 1 where k = 0 or β = 1.
         """
         left = self.memory ** self.visits[self._rows(cases)].double()
         shares = (self.values(cases) - left) / (1 - left)

@@ -84,7 +84,7 @@ def verify(
     Args:
         noisy, clean, pixel_loss, gains, along, logits: as in `reweighted_step`.
         pixels: how many noisy pixels are compared, one backward each.
-        cost: measure the cost too, by three steps of each kind; in processor time on a CPU, by the clock on a GPU.
+        cost: measure the cost too, by three steps of each kind; in processor time on a CPU, wall-clock time on a GPU.
         seed: draws the pixels.
 
     Raises:
@@ -156,7 +156,7 @@ def _measure_cost(
 
 
 def _measure_seconds(step: Callable[[], None], device: torch.device) -> float:
-    """Measure a step in processor seconds, or by the clock on a GPU."""
+    """Measure a step in processor seconds, or in wall-clock seconds on a GPU."""
     clock = time.process_time if device.type == "cpu" else time.perf_counter
     wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     wait()

@@ -11,7 +11,7 @@ that hurt are left out, and the others share a weight of 1 in proportion to thei
     w_p = max(0, gain_p) / Σ_q max(0, gain_q),   and θ is updated on Σ_p w_p ℓ_p.
 
 The gain is also the derivative of ℓ_p along v. So one forward-mode pass of the noisy batch gives all gains at once: no network is copied,
-and nothing is differentiated twice.
+and only networks without forward mode are differentiated twice (see `tangents`).
 
     B images   C channels   K classes   *S spatial axes, (H, W) or (D, H, W)
     images (B, C, *S)   masks (B, *S)   logits (B, K, *S)   gains, weights (B, *S)
@@ -41,7 +41,7 @@ from pixeltrust.plumbing.processes import ALONE, Ranks
 Gains = Literal["exact", "finite-difference"]
 Per = Literal["pixel", "image"]
 Weigh: TypeAlias = Callable[[Tensor], Tensor]
-"""A function of the gains (B, *S) that returns what the pixels count with, ≥ 0, before it is normalised."""
+"""A function of the gains (B, *S) that returns the unnormalised weight of each pixel, ≥ 0."""
 _TANGENTS = {"exact": exact_tangent, "finite-difference": finite_difference_tangent}
 
 
@@ -69,7 +69,7 @@ def pixel_gains(
 
     Raises:
         ValueError: shapes or labels do not agree; masks of 0 and 255 alone for one logit (see `Batch`); `gains` is not one of the two;
-            `along` has nothing that is trained; or the network has no correct gains: names what prevents them (see `tangents`).
+            `along` contains no trainable parameter; or the network has no correct gains: names what prevents them (see `tangents`).
         TypeError: the model does not return a tensor, and `logits` is not given.
 
     Warns:
@@ -112,7 +112,7 @@ def normalise_gains(gains: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
     return helpful / ranks.all_reduce_sum(helpful.sum()).clamp(min=torch.finfo(helpful.dtype).tiny)
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
+@dataclass(frozen=True, eq=False)  # == on tensors does not give a single bool
 class Step:
     """The numbers of one `reweighted_step`, all detached.
 
@@ -172,7 +172,7 @@ def reweighted_step(
         gains: "exact" (forward mode) or "finite-difference" (cheaper, float32 only; see `tangents` for its error).
         along: as in `pixel_gains`. All parameters are updated nevertheless.
         per: "pixel"; "image" for one weight per image (Ren et al.; see `share_over_images`); or a function of the gains, called once,
-            that returns what the pixels count with in their place.
+            that returns unnormalised weights in their place.
         logits: as in `pixel_gains`.
         backward: is called in place of loss.backward(), where a framework scales or accumulates: `accelerator.backward`,
             `lambda loss: scaler.scale(loss).backward()`. The whole gradient passes through it, λ v too.
@@ -252,7 +252,7 @@ def clean_gradient(
         ranks: as in `reweighted_step`.
 
     Raises:
-        ValueError: `along` has nothing that is trained; the loss reaches nothing that is trained, as where FSDP has sharded the network;
+        ValueError: `along` contains no trainable parameter; the loss reaches nothing that is trained, as under FSDP;
             the network uses re-entrant activation checkpointing, which allows no gradient but .backward()'s.
     """
     trained = [parameter for parameter in (model.parameters() if along is None else along) if parameter.requires_grad]
@@ -270,7 +270,8 @@ def clean_gradient(
     gradients = ranks.summed_gradients(trained, own)
     direction = {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
     if not direction:
-        raise ValueError(f"the clean loss reaches none of the parameters of {type(model).__name__} that are trained (FSDP shards them?)")
+        name = type(model).__name__
+        raise ValueError(f"the clean loss reaches none of the parameters of {name} that are trained (is the model sharded by FSDP?)")
     return loss.detach(), direction
 
 

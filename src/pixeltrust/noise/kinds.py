@@ -1,4 +1,4 @@
-"""Simulated annotation noise: a true mask in, a doubtful one out. Every kind is one function and one entry of `KINDS`.
+"""Simulated annotation noise: noisy masks made from true ones. Every kind is one function and one entry of `KINDS`.
 
     mask       bool or uint8 0/1 (H, W), the truth; comes back as uint8 0/1 (H, W)
     generator  the random numbers of one case; how many are drawn never depends on the strength
@@ -8,8 +8,8 @@
 
 The *shapes* (polygon, axes, box, unsupervised, coarse) have a full form at strength 1 and stay there above it; between 0 and 1
 the two signed distances are blended. The *biases* (dilate, erode, shift, drop) keep growing above 1; they count in radii of
-the lesion (of the disc of its area) or shares of its area, so that they do not depend on the image size. In the last three, of
-*people*, the generator draws for each case its own kind and amount of error.
+the lesion (of the disc of its area) or shares of its area, so that they do not depend on the image size. In the three of
+*people* (human, annotators, mixture) the generator draws for each case its own kind and amount of error.
 
 Common to all: a mask without foreground comes back as it is; the frame of the image is not an outline (a lesion that touches it
 continues behind it), except for polygon, axes and box, which end there as the lesion does; polygon, axes and box treat every
@@ -253,7 +253,7 @@ def human(truth: np.ndarray, generator: np.random.Generator, strength: float, *_
     as near as it can be: of a shrinking mask the deepest pixels stay); other strengths are multiples of that distance.
 
     Source: the Dice of 3,103 pairs of human masks of IMA++ (2025): .781 in the mean, .857 in the median, .736 and .251 at
-        25 and 5 %. What lies between and above is interpolated so that the mean is met.
+        25 and 5 %. Other quantiles are interpolated to match the mean.
     """
     from scipy import ndimage
     from scipy.interpolate import PchipInterpolator

@@ -188,7 +188,7 @@ def new_panels(number: int, *, height: float = HEIGHT, columns: int = 3) -> tupl
 
 
 def label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], *, colours: Mapping[str, str] | None = None) -> None:
-    """Write the name of each line right of the panel at the height of its end, apart from the other names, with a thread if it was moved.
+    """Write the name of each line right of the panel at the height of its end; a name that was moved gets a thin line.
 
     Args:
         ends: (x, y) of the end of each line, by its name.

@@ -1,10 +1,10 @@
-"""Errors that the user can mend.
+"""Errors that the user can correct.
 
     PixeltrustError
     ├── ConfigError     a setting that is unknown, of the wrong type or out of its range
     ├── DataError       files or folders that cannot be used; names each of them
     ├── FetchError      a file on the web that cannot be fetched, or is not the published one
-    └── RunError        a run folder that exists already, is not one, or cannot be written
+    └── RunError        a folder of results that exists already, is not one, or cannot be written; a run that cannot go on
 
 The command line prints these in one line (or one list) without a traceback and exits with 2.
 A mistake in a Python call (shapes, values of arguments) is a `ValueError`.
@@ -41,7 +41,7 @@ class Fault(str):
 
 
 class PixeltrustError(Exception):
-    """Something that the user can mend. Its text says what, where and how in one line; control characters are escaped."""
+    """Something that the user can correct. Its text says what, where and how in one line; control characters are escaped."""
 
     def __init__(self, message: str) -> None:
         self.fault = message if isinstance(message, Fault) else Fault(message)

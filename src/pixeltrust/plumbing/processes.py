@@ -212,7 +212,7 @@ def claims_error_report() -> bool:
     try:
         store, _, _ = next(iter(dist.rendezvous("env://", timeout=timedelta(seconds=10))))
         return int(store.add(key, 1)) == 1
-    except (OSError, RuntimeError, ValueError):  # the process that keeps the count is gone: better twice than never
+    except (OSError, RuntimeError, ValueError):  # the process that keeps the count is gone: print the error twice rather than never
         return True
 
 

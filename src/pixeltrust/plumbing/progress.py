@@ -46,7 +46,7 @@ def progress_bar(shown: bool = True) -> Progress:
 def attempt_in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], *, text: str, shown: bool = True
 ) -> Iterator[tuple[Item, Result | PixeltrustError]]:
-    """Yield each item with its result, or with an error that the user can mend, in the order of the items.
+    """Yield each item with its result, or with an error that the user can correct, in the order of the items.
 
     Args:
         text: the work, as the bar names it.

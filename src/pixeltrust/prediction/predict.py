@@ -31,7 +31,7 @@ FULL_SCALE = 65535  # a probability of 1 in a 16-bit file
 
 @dataclass(frozen=True)
 class Predicted:
-    """The result of a prediction; `str` of it is what a person wants to read at its end."""
+    """The result of a prediction; `str` gives the summary."""
 
     count: int
     """Images predicted now."""

@@ -1,4 +1,4 @@
-"""AUDIT/review.sqlite: every decision is a row, written before it is answered, and no row is ever changed or removed.
+"""AUDIT/review.sqlite: every decision is a row, written before the server responds, and no row is ever changed or removed.
 
     decisions   number, case_id, at (UTC), who, what, before, after, undoes, seen
     masks       hash, png: the labels of every mask that a decision refers to by its hash

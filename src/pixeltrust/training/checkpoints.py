@@ -34,7 +34,7 @@ class State:
     """Images that the steps have seen."""
     best_dice: float = -1.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
-    """Seconds by part, over all sittings."""
+    """Seconds by part, including the parts before a resume."""
     epochs: list[dict[str, Any]] = field(default_factory=list)
     """The rows of history.csv."""
     steps: Steps = field(default_factory=Steps)

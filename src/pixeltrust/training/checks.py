@@ -1,4 +1,4 @@
-"""Checks of a training before its first update, so that nothing is written in vain."""
+"""Checks of a training before its first update, so that an invalid run writes nothing."""
 
 import warnings
 from hashlib import sha256

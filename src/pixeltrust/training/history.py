@@ -18,7 +18,7 @@ PARTS = ("step", "optimiser", "batches", "validation", "saving", "other")
 class Clock:
     """A stopwatch that adds every second to one part of PARTS: the innermost one that runs, or `other`.
 
-    On a GPU, whose work is queued, a part is charged with what the loop waits for in it, not with what it queues.
+    On a GPU, whose work is queued, a part's time is the time that the loop waits in it.
 
     Args:
         seconds: by part; the clock adds to them from now on.

@@ -35,7 +35,7 @@ Watch: TypeAlias = Callable[[Feed, StepOutcome], Mapping[str, float | Tensor]]
 
 
 class Loop:
-    """A run in progress: what it works with, which stays, and its state, which every step changes.
+    """A run in progress: its fixed parts, and the state that every step changes.
 
     Args:
         out: the run folder.
@@ -70,7 +70,7 @@ class Loop:
             RunError: the loss, a gain or a parameter is not finite, memory is short, or a file cannot be written.
             KeyboardInterrupt: Ctrl-C, after a checkpoint was written.
         """
-        self.ranks.broadcast(self.state.model.state_dict().values())  # a network may begin with more than seeded parameters
+        self.ranks.broadcast(self.state.model.state_dict().values())  # initial parameters may not depend on the seed alone
         with self.batches, catch_ctrl_c(self.interrupted), self.display.begin(self.state):
             self.warn()
             while self.state.update < self.updates:
@@ -80,7 +80,7 @@ class Loop:
         self.clock.read()
 
     def epoch(self) -> None:
-        """Make the steps that are left of this epoch; write checkpoints, stop and show where due."""
+        """Make the steps that are left of this epoch; write checkpoints, stop and update the display when due."""
         per_epoch = self.streams.updates_per_epoch
         end = (self.state.update // per_epoch + 1) * per_epoch
         while self.state.update < end:
@@ -115,7 +115,7 @@ class Loop:
         state.images += sum(self.ranks.sum_counts(sum(images.values())))
         row = {"update": state.update, "learning_rate": rate, **outcome.numbers(), **watched}
         state.steps.reported.append(Reported(row, tuple(images), outcome.are_finite()))
-        if self.device.type == "cpu":  # where reading the numbers waits for nothing
+        if self.device.type == "cpu":  # reading the numbers does not block there
             self.settle()
 
     # --- its pieces -------------------------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ class Loop:
         state, first = self.state, self.ranks.rank == 0
         with self.clock.part("saving"):
             self.clock.read()
-            if first:  # before the checkpoint, which counts on these rows
+            if first:  # before the checkpoint, which relies on these rows
                 self.out.append_rows("steps.csv", state.steps.columns, state.steps.rows)
             state.steps.rows.clear()
             packed = state.pack()
@@ -192,7 +192,7 @@ class Loop:
 
     def settle(self) -> None:
         """Read the numbers that the last steps have left on the device, and raise where one is not finite."""
-        with self.clock.part("step"):  # for which this waits
+        with self.clock.part("step"):  # this blocks until the step is done
             lost = self.state.steps.settle()
         if lost is not None:
             raise RunError(self.lost(lost, "the loss or a gain"))
@@ -213,7 +213,7 @@ class Loop:
         good = f"the checkpoint of update {saved:,} is good" if saved else "nothing had been saved yet"
         return (
             f"{self.out.folder}: {what} is not finite in update {update:,}, whose batch is {batch}; {good}. If these files are at fault, "
-            "mend them and continue with --resume; the same files and settings lead here again, so else start a new run, with a lower "
+            "repair them and continue with --resume; otherwise the same error returns: start a new run, with a lower "
             f"learning_rate (it is {self.config.learning_rate:g}) or without these cases"
         )
 

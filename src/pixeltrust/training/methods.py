@@ -42,8 +42,8 @@ from pixeltrust.training.robust_losses import (
 )
 
 MEMORY = 0.7  # β of trust
-LONG_MEMORY = 0.9  # with fewer than FEW_CLEAN clean cases to train on
-FEW_CLEAN = 30
+LONG_MEMORY = 0.9  # with fewer than LONG_MEMORY_BELOW clean cases to train on
+LONG_MEMORY_BELOW = 30
 T_LOSS_LOG_NU = 1.0  # at the start, as in the code of the T-Loss; ν itself is then e
 T_LOSS_MIN_NU = 1e-8
 TEACHER_DECAY = 0.99  # of the teacher's average, per update
@@ -52,7 +52,7 @@ TEACHER_WEIGHT = 1.0  # of the consistency loss at the end of training
 TEACHER_RAMP = 0.4  # share of the updates in which that weight is reached
 
 
-@dataclass(frozen=True, eq=False)  # tensors have no single answer to ==
+@dataclass(frozen=True, eq=False)  # == on tensors does not give a single bool
 class StepOutcome:
     """The report of a step; NaN where the method has no such number.
 
@@ -260,7 +260,7 @@ def _store(config: Config, streams: Streams) -> TrustStore:
     folder = streams.cache if streams.pixels.gib + gib > config.cache_gib else None
     memory = config.trust_memory
     if memory is None:  # with few clean cases gains are more by chance, so more visits are averaged
-        memory = LONG_MEMORY if len(streams.clean) < FEW_CLEAN else MEMORY
+        memory = LONG_MEMORY if len(streams.clean) < LONG_MEMORY_BELOW else MEMORY
     return TrustStore(len(streams.noisy), config.size, memory=memory, folder=folder)
 
 

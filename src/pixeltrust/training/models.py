@@ -47,14 +47,14 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
     module_name, _, function_name = name.partition(":")
     try:
         build = getattr(importlib.import_module(module_name), function_name)
-    except (Exception, SystemExit) as error:  # a module does whatever it likes when it is imported
+    except (Exception, SystemExit) as error:  # importing a module may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"model = {name!r} cannot be loaded: {reason}; is its package installed, or on PYTHONPATH?") from error
     if not callable(build):
         raise ConfigError(f"model = {name!r} is of type {type(build).__name__}, not a function")
     try:
         model = build(in_channels=channels, out_channels=classes)
-    except Exception as error:  # a user's function raises whatever it likes
+    except Exception as error:  # a user's function may raise anything
         raise ConfigError(
             f"model = {name!r}: calling it with in_channels={channels}, out_channels={classes} failed: "
             f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -109,7 +109,7 @@ def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> 
     try:
         with keep_buffers(model):
             _run_on_zeros(model, (1, channels, *size), training=True)
-    except Exception as error:  # a user's network raises whatever it likes
+    except Exception as error:  # a user's network may raise anything
         return " ".join(str(error).split()) or type(error).__name__
     return ""
 
@@ -125,7 +125,7 @@ def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, i
     attempt = f"the network with images (B, {channels}, {size[0]}, {size[1]})"
     try:
         logits = _run_on_zeros(model, (1, channels, *size), training=False)
-    except Exception as error:  # a user's network raises whatever it likes, and memory may be short
+    except Exception as error:  # a user's network may raise anything, and memory may be short
         raise ConfigError(f"{attempt} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
     wanted = (1, classes, *size)
     if not isinstance(logits, torch.Tensor) or logits.shape != wanted:

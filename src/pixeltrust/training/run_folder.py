@@ -57,7 +57,7 @@ class Run:
         return (self.folder / WEIGHTS["last"]).is_file()
 
     def has_other_files(self) -> bool:
-        """Return whether there is anything but what a run leaves that was killed before its settings were written."""
+        """Return whether there are files other than those of a run that was killed before its settings were written."""
         if not self.folder.is_dir():
             return self.folder.exists()
         return not all(path.name.startswith(_BEFORE_SETTINGS) or path.name.endswith(".unfinished") for path in self.folder.iterdir())

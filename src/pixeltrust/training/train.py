@@ -30,13 +30,13 @@ from pixeltrust.training.run_writer import RunWriter
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of a training; `str` of it is what a person wants to read at its end."""
+    """The result of a training; `str` gives the summary."""
 
     run: Path
     method: str
     updates: int
     seconds: dict[str, float]
-    """Seconds of training by part (see `history.Clock`), over all sittings."""
+    """Seconds of training by part (see `history.Clock`), including those before a resume."""
     images: int
     """Noisy, clean and pool images that the steps have seen."""
     val_dice: float
@@ -154,7 +154,7 @@ def _begin(model: nn.Module, step: StepFunction, config: Config, streams: Stream
 
 
 def _print_now(notes: list[str], show_progress: bool) -> None:
-    """Print notes while they can still be heeded, and not at the end alone."""
+    """Print notes as soon as they are known, and not at the end alone."""
     for note in notes if show_progress else []:
         print(note, file=sys.stderr)
 
