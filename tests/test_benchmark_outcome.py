@@ -33,7 +33,6 @@ from pixeltrust.benchmarking.outcome.words import (
     format_markdown,
     judge_difference,
     list_headings,
-    list_rows,
     split_groups,
 )
 from pixeltrust.benchmarking.outcome.writing import write_results_files
@@ -41,7 +40,7 @@ from pixeltrust.benchmarking.page import headline
 from pixeltrust.benchmarking.run import benchmark, writing_results
 from pixeltrust.data.cases import Case, table_of
 from pixeltrust.demonstration.synthetic import write_source
-from pixeltrust.pages.charts import family_of, marker_of, push_apart
+from pixeltrust.pages.charts import family_of, marker_of, push_apart, to_png
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.reports import report
 from test_benchmark import TINY, Here
@@ -282,7 +281,7 @@ def test_a_tie_is_said_to_be_one():
 
 def test_a_difference_on_one_seed_may_be_turned_round_by_another():
     dice = {"plain": {0: PLAIN}, "clean": {0: AHEAD}}
-    assert judge_difference(next(iter(list_rows(summary_of(dice).loc[["clean"]])))) == "one seed"
+    assert judge_difference(next(summary_of(dice).loc[["clean"]].itertuples())) == "one seed"
     assert "one training each: another seed may change the order" in words_of(dice)
     assert np.isnan(summary_of(dice).loc["clean", "dice_sd"])
 
@@ -428,7 +427,7 @@ def test_figures_name_every_method_where_it_is_and_load_nothing(many):
 
 def test_figures_are_pictures_on_white_too(many):
     for drawing, _ in drawn_of(many):
-        picture = Image.open(BytesIO(drawing.png()))
+        picture = Image.open(BytesIO(to_png(drawing.figure)))
         picture.load()
         assert picture.format == "PNG"
         assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)

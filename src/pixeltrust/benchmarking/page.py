@@ -9,43 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pixeltrust.benchmarking.outcome import words
 from pixeltrust.benchmarking.outcome.examples import Example, TestedCase, choose_example, read_tested_cases
 from pixeltrust.benchmarking.outcome.figures import clean_figure, cost_figure, dice_figure, weights_figure
 from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.outcome.statistics import BASE, BenchmarkResults
 from pixeltrust.benchmarking.outcome.weight_pictures import WeighedCase, find_cell_with_maps, read_weighed_cases
-from pixeltrust.benchmarking.outcome.words import (
-    MATCHES,
-    OURS,
-    SummaryRow,
-    describe_group,
-    describe_weights,
-    explain_tables,
-    format_row,
-    has_several_counts,
-    judge_difference,
-    list_competitors,
-    list_headings,
-    list_rows,
-    name_group,
-    name_noise,
-    read_match,
-    select_group,
-    split_groups,
-)
 from pixeltrust.benchmarking.outcome.writing import write_results_files
 from pixeltrust.pages.charts import Chart, draw_heat_legend
 from pixeltrust.pages.numbers import format_number, format_range
-from pixeltrust.pages.pieces import (
-    GalleryCase,
-    Number,
-    Panel,
-    draw_outlines,
-    draw_weights,
-    list_settings,
-    render_page,
-    write_page,
-)
+from pixeltrust.pages.pieces import GalleryCase, Number, Panel, draw_outlines, draw_weights, list_settings, render_page, write_page
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.text import count
 from pixeltrust.training.run_folder import Run
@@ -67,16 +40,12 @@ def write_results(folder: Path) -> BenchmarkResults:
 
 
 def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
-    """Return the page as HTML text.
-
-    Args:
-        folder: of the benchmark.
-        outcome: its results, see `read_results`.
+    """Return the page of a benchmark folder and its results as HTML text.
 
     Raises:
         RunError: files that the page needs are broken.
     """
-    every = split_groups(outcome.summary)
+    every = words.split_groups(outcome.summary)
     methods = list(outcome.summary["method"].unique())
     example = choose_example(every, outcome.cells)
     maps = find_cell_with_maps(outcome.cells)
@@ -88,7 +57,7 @@ def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
         numbers=_numbers(every),
         overview=list(_overview(outcome.summary)),
         groups=[_group(group, outcome, methods) for group in every],
-        how=explain_tables(read_match(outcome.summary)),
+        how=words.explain_tables(words.read_match(outcome.summary)),
         failures=_failures(outcome.cells),
         scale=draw_heat_legend(),
         example=example,
@@ -105,7 +74,7 @@ def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
 
 def headline(every: Sequence[pd.DataFrame]) -> str:
     """Return the results in one sentence."""
-    compared = [rows for group in every if (rows := list_competitors(group))]
+    compared = [rows for group in every if (rows := words.list_competitors(group))]
     if not compared:
         return "Nothing has finished yet"
     if len(compared) == 1:
@@ -113,7 +82,7 @@ def headline(every: Sequence[pd.DataFrame]) -> str:
     wins = Counter(rows[0].method for rows in compared)
     most = max(wins.values())
     first = " and ".join(f"`{method}`" for method, number_of in wins.items() if number_of == most)
-    clear = sum(judge_difference(rows[0]) == "apart" for rows in compared if wins[rows[0].method] == most)
+    clear = sum(words.judge_difference(rows[0]) == "apart" for rows in compared if wins[rows[0].method] == most)
     each = " each" if "and" in first else ""
     verb = "have" if each else "has"
     sure = f"; in {clear or 'none'} of them it can be told from the second" if not each else ""
@@ -130,14 +99,14 @@ def _answer(folder: Path) -> str:
         raise RunError(f"{folder / 'answer.json'}: cannot be read as the answer to a question: {error}") from None
 
 
-def _headline_of_one(rows: Sequence[SummaryRow]) -> str:
+def _headline_of_one(rows: Sequence[words.SummaryRow]) -> str:
     best = rows[0]
     if len(rows) == 1:
         return f"Only `{best.method}` has finished: Dice {format_number(best.dice)}"
     means = f"Dice {format_number(best.dice)} against {format_number(rows[1].dice)}"
-    if judge_difference(best) == "apart":
+    if words.judge_difference(best) == "apart":
         return f"`{best.method}` wins over `{rows[1].method}`, the second: {means}"
-    if judge_difference(best) == "one seed":
+    if words.judge_difference(best) == "one seed":
         return f"`{best.method}` is ahead of `{rows[1].method}` on a single seed: {means}"
     return f"`{best.method}` and `{rows[1].method}` cannot be told apart: {means}"
 
@@ -146,7 +115,7 @@ def _story(outcome: BenchmarkResults) -> str:
     cells, done = outcome.cells, int((outcome.cells["status"] == "done").sum())
     nouns = {"method": "method", "noise": "kind", "clean": "number", "seed": "seed"}
     methods, kinds, numbers, seeds = (count(cells[column].nunique(), noun) for column, noun in nouns.items())
-    grid = f"{methods}, {kinds} of noise, {numbers} of clean masks, {seeds}; {MATCHES[read_match(outcome.summary)]}"
+    grid = f"{methods}, {kinds} of noise, {numbers} of clean masks, {seeds}; {words.MATCHES[words.read_match(outcome.summary)]}"
     text = f"{grid}: {done:,} of {count(len(cells), 'training')} done."
     cases = outcome.summary["cases"].max()
     measured = "by cross-validation on the clean cases" if cells["fold"].any() else "on test cases that no training has seen"
@@ -155,14 +124,14 @@ def _story(outcome: BenchmarkResults) -> str:
 
 def _numbers(every: Sequence[pd.DataFrame]) -> list[Number]:
     """Return the numbers of the only group; with several groups there are none, as one number cannot summarise them."""
-    rows = list_competitors(every[0])
+    rows = words.list_competitors(every[0])
     if len(every) > 1 or len(rows) < 2:
         return []
     best = rows[0]
     numbers = [_dice_number(best), _difference_number(best, "rival", best.rival)]
     if best.method != BASE and best.rival != BASE and not np.isnan(best.minus_plain):
         numbers.append(_difference_number(best, "plain", BASE))
-    numbers += [_dice_number(row) for row in rows[1:] if row.method == OURS]
+    numbers += [_dice_number(row) for row in rows[1:] if row.method == words.OURS]
     if not np.isnan(best.cost) and best.cost_over != best.method:
         seeds = f"{best.cost_min:.2f} … {best.cost_max:.2f} over seeds" if best.cost_seeds > 1 else "one seed"
         what = f"an update of {best.cost_over}; {seeds}"
@@ -170,14 +139,14 @@ def _numbers(every: Sequence[pd.DataFrame]) -> list[Number]:
     return numbers
 
 
-def _dice_number(row: SummaryRow) -> Number:
-    tint = row.method if row.method in (BASE, OURS) else ""
+def _dice_number(row: words.SummaryRow) -> Number:
+    tint = row.method if row.method in (BASE, words.OURS) else ""
     return Number(
         what=f"Dice of {row.method}", value=format_number(row.dice), interval=format_range(row.dice_low, row.dice_high), method=tint
     )
 
 
-def _difference_number(best: SummaryRow, other: str, name: str) -> Number:
+def _difference_number(best: words.SummaryRow, other: str, name: str) -> Number:
     mean, low, high = (getattr(best, f"minus_{other}{part}") for part in ("", "_low", "_high"))
     return Number(what=f"Minus {name}, case by case", value=format_number(mean, signed=True), interval=format_range(low, high, signed=True))
 
@@ -186,7 +155,7 @@ def _failures(cells: pd.DataFrame) -> list[str]:
     """Return a sentence for each cell that failed, and one for those that have not been run."""
     failed = [
         f"`{row.method}`, {row.noise}, {row.clean} clean, seed {row.seed}: {row.error or 'failed without a message'}"
-        for row in list_rows(cells[cells["status"] == "failed"])
+        for row in words.list_rows(cells[cells["status"] == "failed"])
     ]
     waiting = int((cells["status"] == "not run").sum())
     return [*failed, *([f"{count(waiting, 'training')} not run, or not finished."] if waiting else [])]
@@ -197,10 +166,10 @@ def _failures(cells: pd.DataFrame) -> list[str]:
 
 def _group(group: pd.DataFrame, outcome: BenchmarkResults, methods: Sequence[str]) -> dict[str, Any]:
     return {
-        "title": name_group(group),
-        "sentences": " ".join([*describe_group(group), *describe_weights(select_group(outcome.shares, group))]),
-        "headings": list_headings(group),
-        "rows": [format_row(row) for row in list_rows(group)],
+        "title": words.name_group(group),
+        "sentences": " ".join([*words.describe_group(group), *words.describe_weights(words.select_group(outcome.shares, group))]),
+        "headings": words.list_headings(group),
+        "rows": [words.format_row(row) for row in words.list_rows(group)],
         "charts": list(_group_charts(group, outcome, methods)),
     }
 
@@ -210,7 +179,7 @@ def _group_charts(group: pd.DataFrame, outcome: BenchmarkResults, methods: Seque
         yield dice_figure([group], outcome.seed_means, methods).chart("Dice on the test cases")
     if group["cost"].nunique() > 1:
         yield cost_figure([group], methods).chart("Dice against the cost of an update")
-    shares = select_group(outcome.shares, group)
+    shares = words.select_group(outcome.shares, group)
     if len(shares):
         yield weights_figure(shares, methods).chart("Wrong pixels: their share of the weight")
 
@@ -218,8 +187,8 @@ def _group_charts(group: pd.DataFrame, outcome: BenchmarkResults, methods: Seque
 def _overview(summary: pd.DataFrame) -> Iterator[Chart]:
     methods = list(summary["method"].unique())
     for noise, rows in summary.groupby("noise", sort=False):
-        if has_several_counts(rows):
-            yield clean_figure(rows, methods).chart(name_noise(str(noise)).capitalize())
+        if words.has_several_counts(rows):
+            yield clean_figure(rows, methods).chart(words.name_noise(str(noise)).capitalize())
 
 
 # --- galleries ----------------------------------------------------------------------------------------------------
@@ -262,7 +231,7 @@ def _draw_weighed(case: WeighedCase) -> GalleryCase:
 def _settings(folder: Path, outcome: BenchmarkResults) -> list[tuple[str, str]]:
     """Return the settings that all trainings share, and the user's own methods."""
     runs = [Path(cell) / "run" for cell in outcome.cells["folder"].dropna() if (Path(cell) / "run" / "config.toml").is_file()]
-    at_equal_time = read_match(outcome.summary) == "time"
+    at_equal_time = words.read_match(outcome.summary) == "time"
     shared = list_settings(Run(runs[0]).config(), leave_out=(*NOT_SHARED, *(["epochs"] if at_equal_time else []))) if runs else []
     variants = read_json_record(folder / "benchmark.json").get("variants", {})
     own = [(f"{name} is", ", ".join(f"{key} = {value}" for key, value in settings.items())) for name, settings in variants.items()]

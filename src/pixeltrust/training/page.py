@@ -96,13 +96,10 @@ def _run_notes(run: Run, config: Config, history: pd.DataFrame, cases: pd.DataFr
 
 def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list[GalleryCase], str]:
     """Return the weight maps early, midway and late in training, and a sentence where images or masks are gone."""
-    stored = run.weight_maps()
-    if stored is None or not len(stored["epochs"]):
-        return [], ""
-    moments = sorted({0, (len(stored["epochs"]) - 1) // 2, len(stored["epochs"]) - 1})
+    epochs, maps = run.weight_maps_over_time()
     paths = {row["id"]: row for row in cases.astype({"id": str}).to_dict("records")}
     shown, gone = [], []
-    for place, identity in enumerate(map(str, stored["ids"])):
+    for identity, weights in maps.items():
         panels, mask = [], None
         try:
             image, mask = read_image(Path(paths[identity]["image"])), foreground(Path(paths[identity]["mask"]), config)
@@ -112,7 +109,7 @@ def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list
             ]
         except (PixeltrustError, KeyError):
             gone.append(identity)
-        panels += [draw_weights(f"epoch {stored['epochs'][moment]}", identity, stored["maps"][moment, place], mask) for moment in moments]
+        panels += [draw_weights(f"epoch {epoch}", identity, map_, mask) for epoch, map_ in zip(epochs, weights, strict=True)]
         shown.append(GalleryCase(title=identity, panels=panels))
     what = "The image or the mask of {} cannot be read any more (moved or deleted?); only the weights are shown."
     return shown, what.format(", ".join(gone)) if gone else ""

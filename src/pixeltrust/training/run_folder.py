@@ -92,6 +92,20 @@ class Run:
         except Exception as error:  # as in `read_state`
             raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
 
+    def weight_maps_over_time(self) -> tuple[list[int], dict[str, np.ndarray]]:
+        """Return up to three epochs, early, midway and late in training, and the weight maps (epochs, H, W) of every case by its id.
+
+        Raises:
+            RunError: the file is broken.
+        """
+        stored = self.weight_maps()
+        if stored is None or not len(stored["epochs"]):
+            return [], {}
+        last = len(stored["epochs"]) - 1
+        moments = sorted({0, last // 2, last})
+        maps = {str(identity): stored["maps"][moments, place] for place, identity in enumerate(stored["ids"])}
+        return [int(epoch) for epoch in stored["epochs"][moments]], maps
+
     def read_table(self, name: str) -> pd.DataFrame:
         """Read a CSV file of the run.
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pixeltrust.benchmarking.outcome.statistics import BASE, CEILING
 from pixeltrust.benchmarking.outcome.weight_pictures import read_files
-from pixeltrust.benchmarking.outcome.words import OURS, list_competitors, list_rows, name_group, select_group
+from pixeltrust.benchmarking.outcome.words import OURS, list_competitors, name_group, select_group
 from pixeltrust.data.images import read_image
 from pixeltrust.data.masks import foreground
 from pixeltrust.pages.pieces import evenly_spread
@@ -74,8 +74,8 @@ def _folders(cells: pd.DataFrame, group: pd.DataFrame) -> dict[int, dict[str, Pa
     cells = select_group(cells, group)
     done = cells[(cells["status"] == "done") & (cells["fold"] == cells["fold"].min())]
     folders: dict[int, dict[str, Path]] = {}
-    for row in list_rows(done):
-        folders.setdefault(row.seed, {})[row.method] = Path(row.folder)
+    for row in done.to_dict("records"):
+        folders.setdefault(row["seed"], {})[row["method"]] = Path(row["folder"])
     return folders
 
 
@@ -87,7 +87,8 @@ def read_tested_cases(example: Example, most: int) -> Iterator[TestedCase]:
     Raises:
         RunError: the records of the cells cannot be read.
     """
-    dice = {method: _read_dice(folder) for method, folder in example.folders.items()}
+    tables = {method: pd.read_csv(folder / "test.csv", dtype={"id": str}) for method, folder in example.folders.items()}
+    dice = {method: table.set_index("id")["dice"] for method, table in tables.items()}
     config = Run(example.folders[example.better] / "run").config()
     paths = read_files(example.folders[example.better] / "cases.csv")
     for identity in evenly_spread(dice[example.better] - dice[example.worse], most):
@@ -98,7 +99,3 @@ def read_tested_cases(example: Example, most: int) -> Iterator[TestedCase]:
             continue
         scores = {method: float(values.get(identity, np.nan)) for method, values in dice.items()}
         yield TestedCase(id=identity, image=image, true=true, masks=masks, dice=scores)
-
-
-def _read_dice(folder: Path) -> pd.Series:
-    return pd.read_csv(folder / "test.csv", dtype={"id": str}, keep_default_na=True).set_index("id")["dice"]

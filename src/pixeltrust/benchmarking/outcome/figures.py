@@ -6,6 +6,7 @@ in a legend.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from pixeltrust.benchmarking.outcome.statistics import CEILING
-from pixeltrust.benchmarking.outcome.words import SummaryRow, list_rows, name_group, name_noise, select_group
-from pixeltrust.pages.charts import HEIGHT, LETTER, Chart, colour_of, ink, label_ends, marker_of, new_panels, to_png, to_svg
+from pixeltrust.benchmarking.outcome.words import list_rows, name_group, name_noise, select_group
+from pixeltrust.pages.charts import HEIGHT, LETTER, Chart, colour_of, ink, label_ends, marker_of, new_panels, to_svg
 from pixeltrust.pages.numbers import format_number, format_range
 
 ROW = 0.235  # inches of a method's row
@@ -39,10 +40,6 @@ class Drawing:
     def chart(self, title: str | None = None) -> Chart:
         """Return it for a page, with another title where one is given."""
         return Chart(title=title or self.title, svg=to_svg(self.figure), text=self.text)
-
-    def png(self) -> bytes:
-        """Return it for everything else."""
-        return to_png(self.figure)
 
 
 def draw_panels(
@@ -69,13 +66,9 @@ def dice_figure(groups: Sequence[pd.DataFrame], seed_means: pd.DataFrame, method
         groups: see `words.split_groups`.
         seed_means: the mean Dice of every seed: noise, clean, method, seed, dice.
     """
+    tables = {name_group(group): group for group in groups}
     height = 0.75 + ROW * max(map(len, groups))
-
-    def draw(axes: Axes, group: pd.DataFrame, methods: Sequence[str]) -> str:
-        seeds = {str(method): rows["dice"].to_numpy() for method, rows in select_group(seed_means, group).groupby("method")}
-        return _draw_dice(axes, list_rows(group), seeds, methods)
-
-    return draw_panels(name, "Dice on the test cases", {name_group(group): group for group in groups}, draw, methods, height=height)
+    return draw_panels(name, "Dice on the test cases", tables, partial(_draw_dice, seed_means), methods, height=height)
 
 
 def clean_figure(summary: pd.DataFrame, methods: Sequence[str], *, name: str = "clean-counts") -> Drawing:
@@ -101,9 +94,10 @@ def cost_figure(groups: Sequence[pd.DataFrame], methods: Sequence[str], *, name:
 # --- panels -------------------------------------------------------------------------------------------------------
 
 
-def _draw_dice(axes: Axes, rows: Sequence[SummaryRow], seeds: Mapping[str, np.ndarray], methods: Sequence[str]) -> str:
+def _draw_dice(seed_means: pd.DataFrame, axes: Axes, group: pd.DataFrame, methods: Sequence[str]) -> str:
+    seeds = {str(method): rows["dice"].to_numpy() for method, rows in select_group(seed_means, group).groupby("method")}
     words = []
-    for place, row in enumerate(rows):
+    for place, row in enumerate(list_rows(group)):
         if np.isnan(row.dice):
             state = "failed" if row.seeds_failed else "not run"
             words.append(f"{row.method} {state}")
@@ -117,10 +111,10 @@ def _draw_dice(axes: Axes, rows: Sequence[SummaryRow], seeds: Mapping[str, np.nd
         axes.scatter(of_seeds, np.full(len(of_seeds), place + 0.3), s=10, facecolors="none", edgecolors=ink("faint"))
         axes.plot(row.dice, place, marker=marker_of(row.method, methods), markersize=6, color=colour, zorder=3)
         axes.text(1.02, place, mean, transform=axes.get_yaxis_transform(), va="center", fontsize=LETTER, color=ink("ink"))
-    axes.set_yticks(range(len(rows)), [row.method for row in rows], fontsize=LETTER)
-    for label, row in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set(color=colour_of(row.method), fontweight="bold")
-    axes.set(ylim=(len(rows) - 0.5, -0.6), xlabel="Dice: mean, 95 % interval; rings: seeds")
+    axes.set_yticks(range(len(group)), group["method"], fontsize=LETTER)
+    for label, method in zip(axes.get_yticklabels(), group["method"], strict=True):
+        label.set(color=colour_of(method), fontweight="bold")
+    axes.set(ylim=(len(group) - 0.5, -0.6), xlabel="Dice: mean, 95 % interval; rings: seeds")
     axes.spines["left"].set_visible(False)
     axes.grid(False, axis="y")  # the methods that have a Dice have a line each
     axes.grid(axis="x", color=ink("line"), linewidth=0.7)

@@ -18,11 +18,6 @@ CELL = ["method", "noise", "clean", "seed"]
 _NUMBERS = ("dice", "jaccard", "seconds", "updates", "cpu_seconds")
 
 
-def is_benchmark(folder: Path) -> bool:
-    """Return whether a folder is that of a benchmark."""
-    return (folder / "benchmark.json").is_file()
-
-
 def is_finished(folder: Path) -> bool:
     """Return whether a cell has finished."""
     return (folder / "cell.json").is_file()
@@ -67,7 +62,7 @@ def read_cells(out: Path) -> pd.DataFrame:
     Raises:
         RunError: it is not a benchmark, it has no cells yet, or its records cannot be read.
     """
-    if not is_benchmark(out):
+    if not (out / "benchmark.json").is_file():
         raise RunError(f"{out}: not the folder of a benchmark (it has no benchmark.json)")
     listed = _list_cells(out)
     begun = {_key(spec): path.parent for path in sorted((out / "cells").glob("*/spec.json")) if (spec := read_json_record(path)["cell"])}

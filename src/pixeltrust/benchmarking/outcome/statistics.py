@@ -29,9 +29,10 @@ BASE = "plain"
 SHARES = ("wrong_pixels", "wrong_weight", "wrong_weighed", "right_weighed")
 LEVEL = 0.05  # of the tests, after the correction
 
+_SEEDS = {"seeds": "done", "seeds_failed": "failed", "seeds_not_run": "not run"}
 _DIFFERENCE = ("", "_low", "_high", "_min", "_max", "_seeds", "_cases", "_p", "_p_holm")
 COLUMNS = (
-    *("noise", "clean", "method", "seeds", "seeds_failed", "seeds_not_run", "cases", "undefined"),
+    *("noise", "clean", "method", *_SEEDS, "cases", "undefined"),
     *("dice", "dice_low", "dice_high", "dice_min", "dice_max", "dice_sd", "jaccard"),
     *("rival", *(f"minus_{other}{name}" for other in ("rival", "plain") for name in _DIFFERENCE)),
     *("cost", "cost_min", "cost_max", "cost_seeds", "cost_from", "cost_over"),
@@ -86,23 +87,25 @@ def summarize_cells(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
-    seeds = {str(method): seed_states(rows) for method, rows in cells.groupby("method", sort=False)}
-    dice, jaccard = (split_tables(scores, value, seeds) for value in ("dice", "jaccard"))
+    states = {str(method): _seed_states(rows) for method, rows in cells.groupby("method", sort=False)}
+    done = {method: [seed for seed, state in seeds.items() if state == "done"] for method, seeds in states.items()}
+    dice, jaccard = (_split_tables(scores, value, done) for value in ("dice", "jaccard"))
     undefined = scores["dice"].isna().groupby(scores["method"]).sum()
     own = {method: _own(table, jaccard[method]) | {"undefined": undefined[method]} for method, table in dice.items()}
-    order = rank_methods({method: numbers["dice"] for method, numbers in own.items()})
+    competing = [method for method, numbers in own.items() if method != CEILING and not np.isnan(numbers["dice"])]
+    order = sorted(competing, key=lambda method: -own[method]["dice"])
     rivals = {method: other for method in dice if (other := next((one for one in order if one != method), None))}
     plain = {method: BASE for method in dice if BASE in dice and method != BASE}
     parts = [
-        {method: states.counts() for method, states in seeds.items()},
+        {method: {name: list(seeds.values()).count(state) for name, state in _SEEDS.items()} for method, seeds in states.items()},
         own,
         {method: {"rival": rival} for method, rival in rivals.items()},
-        _with_prefix("minus_rival", _compare_all(dice, rivals, best=order[0] if order else None)),
-        _with_prefix("minus_plain", _compare_all(dice, plain)),
-        _cost_rows(cells, seeds),
+        _compare_all("minus_rival", dice, rivals, best=order[0] if order else None),
+        _compare_all("minus_plain", dice, plain),
+        _cost_rows(cells, done),
         _spent(cells),
     ]
-    return [{"method": method} | {name: value for part in parts for name, value in part.get(method, {}).items()} for method in seeds]
+    return [{"method": method} | {name: value for part in parts for name, value in part.get(method, {}).items()} for method in states]
 
 
 def _done(cells: pd.DataFrame) -> pd.DataFrame:
@@ -111,41 +114,22 @@ def _done(cells: pd.DataFrame) -> pd.DataFrame:
     return done[done].index.to_frame(index=False)
 
 
-def _with_prefix(what: str, rows: Mapping[str, Numbers]) -> dict[str, Numbers]:
-    return {method: {f"{what}{name}": value for name, value in row.items()} for method, row in rows.items()}
-
-
 # --- seeds and cases ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Seeds:
-    """The seeds of one method in one group."""
-
-    done: tuple[int, ...]
-    failed: tuple[int, ...]
-    not_run: tuple[int, ...]
-
-    def counts(self) -> Numbers:
-        return {"seeds": len(self.done), "seeds_failed": len(self.failed), "seeds_not_run": len(self.not_run)}
+def _seed_states(cells: pd.DataFrame) -> dict[int, str]:
+    """Return the state of every seed of a method: done (with all its folds), failed, or not run."""
+    states = {}
+    for seed in cells["seed"].unique():
+        statuses = set(cells.loc[cells["seed"] == seed, "status"])
+        states[int(seed)] = "failed" if "failed" in statuses else "done" if statuses == {"done"} else "not run"
+    return states
 
 
-def seed_states(cells: pd.DataFrame) -> Seeds:
-    """Return which seeds are done (with all their folds), failed, or not finished."""
-    states = {seed: set(rows["status"]) for seed, rows in _by_seed(cells)}
-    failed = tuple(seed for seed, statuses in states.items() if "failed" in statuses)
-    done = tuple(seed for seed, statuses in states.items() if statuses == {"done"})
-    return Seeds(done, failed, tuple(seed for seed in states if seed not in done + failed))
-
-
-def _by_seed(cells: pd.DataFrame) -> list[tuple[int, pd.DataFrame]]:
-    return [(int(seed), cells[cells["seed"] == seed]) for seed in cells["seed"].unique()]
-
-
-def split_tables(scores: pd.DataFrame, value: str, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
+def _split_tables(scores: pd.DataFrame, value: str, done: Mapping[str, Sequence[int]]) -> dict[str, pd.DataFrame]:
     """Return the table of every method that has seeds which are done."""
     table = scores.pivot(index="id", columns=["method", "seed"], values=value)
-    columns = {method: [(method, seed) for seed in states.done if (method, seed) in table] for method, states in seeds.items()}
+    columns = {method: [(method, seed) for seed in seeds if (method, seed) in table] for method, seeds in done.items()}
     return {method: table[chosen].droplevel("method", axis="columns") for method, chosen in columns.items() if chosen}
 
 
@@ -163,12 +147,6 @@ def _own(dice: pd.DataFrame, jaccard: pd.DataFrame) -> Numbers:
         "dice_sd": by_seed.std(ddof=1),
         "jaccard": mean_of_defined(jaccard.mean(axis=1).to_numpy()),
     }
-
-
-def rank_methods(dice: Mapping[str, float]) -> list[str]:
-    """Return the methods that compete and have a Dice, the highest first."""
-    known = [method for method, value in dice.items() if method != CEILING and not np.isnan(value)]
-    return sorted(known, key=lambda method: -dice[method])
 
 
 # --- differences --------------------------------------------------------------------------------------------------
@@ -226,8 +204,8 @@ def correct_by_holm(p: Sequence[float] | np.ndarray) -> np.ndarray:
     return corrected
 
 
-def _compare_all(dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *, best: str | None = None) -> dict[str, Numbers]:
-    """Compare every method with its other one; _p_holm is p, corrected for the number of comparisons.
+def _compare_all(what: str, dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *, best: str | None = None) -> dict[str, Numbers]:
+    """Compare every method with its other one, in columns named `what`…; _p_holm is p, corrected for the number of comparisons.
 
     Args:
         best: this method and its rival make one comparison, which counts once.
@@ -237,19 +215,20 @@ def _compare_all(dice: Mapping[str, pd.DataFrame], others: Mapping[str, str], *,
     corrected = dict(zip(family, correct_by_holm([rows[method]["_p"] for method in family]), strict=True))
     if best in rows:
         corrected[best] = corrected[others[best]]
-    return {method: {**row, "_p_holm": corrected[method]} for method, row in rows.items()}
+    for method, row in rows.items():
+        row["_p_holm"] = corrected[method]
+    return {method: {f"{what}{name}": value for name, value in row.items()} for method, row in rows.items()}
 
 
 # --- cost ---------------------------------------------------------------------------------------------------------
 
 
-def list_costs(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, pd.DataFrame]:
+def _list_costs(cells: pd.DataFrame, done: Mapping[str, Sequence[int]]) -> dict[str, pd.DataFrame]:
     """Return the seconds per update of every method, by seed: columns `cpu` (NaN where it is not known) and `clock`; folds together."""
     by_seed = cells.groupby(["method", "seed"], sort=False)[["updates", "seconds", "cpu_seconds"]]
     sums, known = by_seed.sum(), by_seed.count().eq(by_seed.size(), axis=0).all(axis=1)
     both = pd.DataFrame({"cpu": (sums["cpu_seconds"] / sums["updates"]).where(known), "clock": sums["seconds"] / sums["updates"]})
-    done = {method: [(method, seed) for seed in states.done] for method, states in seeds.items()}
-    return {method: both.loc[rows].droplevel("method") for method, rows in done.items() if rows}
+    return {method: both.loc[[(method, seed) for seed in seeds]].droplevel("method") for method, seeds in done.items() if seeds}
 
 
 def compare_costs(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
@@ -267,9 +246,11 @@ def compare_costs(ours: pd.DataFrame, theirs: pd.DataFrame) -> Numbers:
     return {"cost": middle, "cost_min": low, "cost_max": high, "cost_seeds": len(known), "cost_from": kind}
 
 
-def _cost_rows(cells: pd.DataFrame, seeds: Mapping[str, Seeds]) -> dict[str, Numbers]:
-    tables = list_costs(cells, seeds)
-    base = choose_cost_base(tables)
+def _cost_rows(cells: pd.DataFrame, done: Mapping[str, Sequence[int]]) -> dict[str, Numbers]:
+    """Return costs as multiples of those of `plain`, or else of the cheapest of the methods with the most seeds."""
+    tables = _list_costs(cells, done)
+    rivals = [BASE] if BASE in tables else [method for method in tables if method != CEILING]
+    base = min(rivals, key=lambda method: (-len(tables[method]), tables[method]["clock"].median()), default=None)
     return {method: {**compare_costs(table, tables[base]), "cost_over": base} for method, table in tables.items() if base is not None}
 
 
@@ -278,14 +259,6 @@ def _spent(cells: pd.DataFrame) -> dict[str, Numbers]:
     by_method = cells[cells["status"] == "done"].groupby("method", sort=False)[["updates", "seconds", "cpu_seconds"]]
     means = by_method.mean().where(by_method.count().eq(by_method.size(), axis=0))
     return {str(method): {str(name): value for name, value in row.items()} for method, row in means.iterrows()}
-
-
-def choose_cost_base(tables: Mapping[str, pd.DataFrame]) -> str | None:
-    """Return the method that costs are multiples of: `plain`, or the cheapest of those with the most seeds; None where there is none."""
-    if BASE in tables:
-        return BASE
-    rivals = [method for method in tables if method != CEILING]
-    return min(rivals, key=lambda method: (-len(tables[method]), tables[method]["clock"].median()), default=None)
 
 
 # --- weights ------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from PIL import Image
 
 from pixeltrust.benchmarking.outcome.figures import Drawing
@@ -54,21 +53,15 @@ def read_weighed_cases(folder: Path, most: int) -> Iterator[WeighedCase]:
         RunError: the records of the run cannot be read.
     """
     run = Run(folder / "run")
-    kept, config = run.weight_maps(), run.config()
-    if kept is None or not len(kept["epochs"]):
-        return
-    moments = sorted({0, (len(kept["epochs"]) - 1) // 2, len(kept["epochs"]) - 1})
+    config, (epochs, maps) = run.config(), run.weight_maps_over_time()
     paths, truths = (read_files(folder / name) for name in ("cases.csv", "truth.csv"))
-    for place, identity in list(enumerate(map(str, kept["ids"])))[:most]:
+    for identity in list(maps)[:most]:
         try:
             image, noisy = read_image(paths[identity][0]), foreground(paths[identity][1], config)
             true = foreground(truths[identity][1], config) if identity in truths else None
         except (PixeltrustError, KeyError):
             continue
-        epochs = [int(kept["epochs"][moment]) for moment in moments]
-        yield WeighedCase(
-            id=identity, image=image, noisy=noisy, true=true, epochs=epochs, maps=kept["maps"][moments, place].astype(np.float32)
-        )
+        yield WeighedCase(id=identity, image=image, noisy=noisy, true=true, epochs=epochs, maps=maps[identity].astype(np.float32))
 
 
 def read_files(table: Path) -> dict[str, tuple[Path, Path]]:
@@ -78,7 +71,7 @@ def read_files(table: Path) -> dict[str, tuple[Path, Path]]:
     return {row["id"]: (Path(row["image"]), Path(row["mask"])) for row in read_table(table).to_dict("records")}
 
 
-def maps_figure(cases: Sequence[WeighedCase], *, name: str = "weight-maps", heading: str = "Weights over training") -> Drawing:
+def maps_figure(cases: Sequence[WeighedCase], heading: str) -> Drawing:
     """Draw a row per case: its image, its noisy and its true mask, and its weights."""
     columns = 3 + max(len(case.epochs) for case in cases)
     figure, axes = new_panels(len(cases) * columns, columns=columns)
@@ -90,13 +83,15 @@ def maps_figure(cases: Sequence[WeighedCase], *, name: str = "weight-maps", head
             if row == 0:
                 panel.set_title(what, fontsize=LETTER, color=ink("ink"))
         for panel in shown:
-            _bare(panel)
+            panel.set_axis_off()
     figure.supxlabel(
         f"dark brown: weight 0, left out; pale: the average; dark blue: {MOST:g} times that. Line: noisy mask, broken: true mask",
         fontsize=LETTER - 1,
         color=ink("faint"),
     )
-    return Drawing(name=name, title=heading, text=_words(cases), figure=figure)
+    zeros = (f"{case.id}: " + ", ".join(f"{(weights == 0).mean():.0%}" for weights in case.maps) for case in cases)
+    text = f"share of pixels with weight 0 after epochs {', '.join(map(str, cases[0].epochs))}. " + "; ".join(zeros)
+    return Drawing(name="weight-maps", title=heading, text=text, figure=figure)
 
 
 def _pictures(case: WeighedCase) -> Iterator[tuple[str, bytes]]:
@@ -105,15 +100,3 @@ def _pictures(case: WeighedCase) -> Iterator[tuple[str, bytes]]:
     yield "true mask", draw_overlay(case.image, {"true": case.true} if case.true is not None else {})
     for epoch, weights in zip(case.epochs, case.maps, strict=True):
         yield f"epoch {epoch}", draw_heat(weights, case.noisy, true=case.true, shape=case.image.shape[:2])
-
-
-def _bare(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-
-
-def _words(cases: Sequence[WeighedCase]) -> str:
-    zeros = (f"{case.id}: " + ", ".join(f"{(weights == 0).mean():.0%}" for weights in case.maps) for case in cases)
-    return f"share of pixels with weight 0 after epochs {', '.join(map(str, cases[0].epochs))}. " + "; ".join(zeros)

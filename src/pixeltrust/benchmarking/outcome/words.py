@@ -20,10 +20,7 @@ TIED: tuple[Verdict, ...] = ("not apart", "seeds disagree")
 SummaryRow = Any
 """A row of the summary, as `itertuples` gives it."""
 
-MATCHES = {
-    "updates": "every method makes the same number of updates",
-    "time": "every method has the same time",
-}
+MATCHES = {"updates": "every method makes the same number of updates", "time": "every method has the same time"}
 """What all trainings of a benchmark have in common."""
 
 _HOW_MATCHED = {
@@ -47,11 +44,7 @@ _HOW_TO_READ = (
 
 
 def explain_tables(match: str) -> tuple[str, ...]:
-    """Return the lines that explain the tables, one for each notion.
-
-    Args:
-        match: what all methods have in common, updates or time.
-    """
+    """Return the lines that explain the tables, one for each notion; see `read_match`."""
     return (_HOW_MATCHED[match], *_HOW_TO_READ)
 
 
@@ -81,8 +74,7 @@ def list_rows(group: pd.DataFrame) -> list[SummaryRow]:
 
 def name_group(group: pd.DataFrame) -> str:
     """Return the title of a group: its noise and its number of clean masks."""
-    first = list_rows(group)[0]
-    return f"{name_noise(first.noise)}, {count(first.clean, 'clean mask')}"
+    return f"{name_noise(group['noise'].iloc[0])}, {count(group['clean'].iloc[0], 'clean mask')}"
 
 
 def name_noise(noise: str) -> str:
@@ -130,11 +122,7 @@ def judge_difference(row: SummaryRow, other: str = "rival") -> Verdict:
 
 
 def describe_weights(shares: pd.DataFrame) -> list[str]:
-    """Return a sentence about the weight of wrong pixels in a group; none where that is not known.
-
-    Args:
-        shares: the rows of `BenchmarkResults.shares` of the group.
-    """
+    """Return a sentence about the weight of wrong pixels in a group, from its `BenchmarkResults.shares`; none where that is not known."""
     known = shares.dropna(subset=["wrong_weight"])
     parts = []
     for method, rows in known.groupby("method", sort=False):
@@ -159,7 +147,8 @@ def _winner(rows: Sequence[SummaryRow]) -> Iterable[str]:
         yield "The two have no seed and case in common, so they cannot be compared."
         return
     shared = "" if best.seeds == second.seeds == best.minus_rival_seeds else f", on {count(int(best.minus_rival_seeds), 'shared seed')},"
-    verdict_words = _VERDICTS[judge_difference(best)].format(**_seed_range(best))
+    least, most = (format_number(value, signed=True) for value in (best.minus_rival_min, best.minus_rival_max))
+    verdict_words = _VERDICTS[judge_difference(best)].format(seeds=int(best.minus_rival_seeds), least=least, most=most)
     yield f"Case by case{shared} the difference is {_difference_words(best, 'rival')}. {verdict_words}"
 
 
@@ -170,15 +159,6 @@ _VERDICTS: dict[Verdict, str] = {
     "not apart": "The two cannot be told apart.",
     "not compared": "These are too few cases to compare them.",
 }
-
-
-def _seed_range(row: SummaryRow) -> dict[str, str]:
-    seeds = "" if np.isnan(row.minus_rival_seeds) else str(int(row.minus_rival_seeds))
-    return {
-        "seeds": seeds,
-        "least": format_number(row.minus_rival_min, signed=True),
-        "most": format_number(row.minus_rival_max, signed=True),
-    }
 
 
 def _tied(rows: Sequence[SummaryRow]) -> Iterable[str]:
@@ -203,7 +183,8 @@ def _over_plain(rows: Sequence[SummaryRow]) -> Iterable[str]:
 def _cost(rows: Sequence[SummaryRow]) -> Iterable[str]:
     best = rows[0]
     if not np.isnan(best.cost) and best.cost_over != best.method:
-        yield f"An update of `{best.method}` costs {best.cost:.2f} times one of `{best.cost_over}` ({_clock(best)})."
+        clock = "processor time" if best.cost_from == "cpu" else "by the clock, so other work on the machine counts too"
+        yield f"An update of `{best.method}` costs {best.cost:.2f} times one of `{best.cost_over}` ({clock})."
     if best.match == "time" and len(rows) > 1:
         first, *others, last = [f"`{row.method}` {'made ' if row is best else ''}{row.updates:,.0f}" for row in rows]
         yield f"In the same time {', '.join([f'{first} updates', *others])} and {last}."
@@ -244,20 +225,13 @@ def _of_seeds(number_of_seeds: int, row: SummaryRow) -> str:
 
 
 def _dice_words(row: SummaryRow) -> str:
-    return (
-        f"{format_number(row.dice)} ({format_range(row.dice_low, row.dice_high)})"
-        if not np.isnan(row.dice_low)
-        else format_number(row.dice)
-    )
+    interval = "" if np.isnan(row.dice_low) else f" ({format_range(row.dice_low, row.dice_high)})"
+    return f"{format_number(row.dice)}{interval}"
 
 
 def _difference_words(row: SummaryRow, other: str) -> str:
     mean, low, high, p = (getattr(row, f"minus_{other}{name}") for name in ("", "_low", "_high", "_p_holm"))
     return f"{format_number(mean, signed=True)} ({format_range(low, high, signed=True)}; p {format_p(p, equals=True)})"
-
-
-def _clock(row: SummaryRow) -> str:
-    return "processor time" if row.cost_from == "cpu" else "by the clock, so other work on the machine counts too"
 
 
 def _quote(names: Sequence[str], last: str = "and") -> str:
@@ -275,8 +249,8 @@ def _ordinal(place: int) -> str:
 
 def list_headings(group: pd.DataFrame) -> list[str]:
     """Return the headings of the columns of `format_row`."""
-    bases = [row.cost_over for row in list_rows(group) if not np.isnan(row.cost)]
-    over = f" / {bases[0]}" if bases else ""
+    bases = group.loc[group["cost"].notna(), "cost_over"]
+    over = f" / {bases.iloc[0]}" if len(bases) else ""
     compared = ["minus best rival", "p", f"minus {BASE}", "p"]
     return ["method", "Dice", "by seed", "Jaccard", "seeds", *compared, f"cost{over}", "updates", "seconds"]
 

@@ -8,6 +8,7 @@ from pixeltrust.benchmarking.outcome.reading import read_results
 from pixeltrust.benchmarking.outcome.statistics import BenchmarkResults
 from pixeltrust.benchmarking.outcome.weight_pictures import CASES, find_cell_with_maps, maps_figure, read_weighed_cases
 from pixeltrust.benchmarking.outcome.words import format_markdown, has_several_counts, split_groups
+from pixeltrust.pages.charts import to_png
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import make_folder, write_file
 
@@ -45,9 +46,8 @@ def draw_figures(outcome: BenchmarkResults) -> Iterator[Drawing]:
     if has_several_counts(outcome.summary):
         yield clean_figure(outcome.summary, methods)
     folder = find_cell_with_maps(outcome.cells)
-    cases = list(read_weighed_cases(folder, CASES)) if folder is not None else []
-    if folder is not None and cases:
-        yield maps_figure(cases, heading=f"Weights over training: {folder.name}")
+    if folder is not None and (cases := list(read_weighed_cases(folder, CASES))):
+        yield maps_figure(cases, f"Weights over training: {folder.name}")
 
 
 def _write_figures(folder: Path, drawings: Iterator[Drawing]) -> None:
@@ -55,8 +55,8 @@ def _write_figures(folder: Path, drawings: Iterator[Drawing]) -> None:
     written = set()
     for drawing in drawings:
         write_file(folder / f"{drawing.name}.svg", drawing.chart().svg)
-        write_file(folder / f"{drawing.name}.png", drawing.png())
-        written |= {f"{drawing.name}.svg", f"{drawing.name}.png"}
+        write_file(folder / f"{drawing.name}.png", to_png(drawing.figure))
+        written.add(drawing.name)
     for stale in folder.iterdir():  # of an earlier state, without numbers now
-        if stale.name not in written and stale.suffix in (".svg", ".png"):
+        if stale.stem not in written and stale.suffix in (".svg", ".png"):
             stale.unlink()
