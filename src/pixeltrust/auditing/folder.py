@@ -136,10 +136,6 @@ def read_audit_record(audit: Path) -> AuditRecord:
     return record
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -149,9 +145,7 @@ def _is_whole(least: int, most: int) -> Callable[[Any], bool]:
 
 
 _CAN_BE: dict[str, Callable[[Any], bool]] = {
-    "data": _is_text,
-    "run": _is_text,
-    "weights": _is_text,
+    **dict.fromkeys(("data", "run", "weights"), lambda value: isinstance(value, str)),
     "classes": _is_whole(1, 254),
     "ignore_label": lambda value: value is None or _is_whole(0, 255)(value),
     "channels": _is_whole(1, 3),
@@ -187,7 +181,9 @@ def read_audit_cases(audit: Path) -> pd.DataFrame:
         f"{table}, row {row + 2}: id {rows['id'][row]!r} is not a file name, so it names no file of the audit" for row in rows.index[wrong]
     ]
     faults += [f"{table}: id {identity!r} is there twice" for identity in rows["id"][rows["id"].duplicated()]]
-    return _or_faults(rows, faults, table)
+    if faults:
+        raise DataError(f"{table}: {count(len(faults), 'fault')}", faults)
+    return rows
 
 
 def read_audit_regions(audit: Path) -> pd.DataFrame:
@@ -204,7 +200,9 @@ def read_audit_regions(audit: Path) -> pd.DataFrame:
         rows = rows.rename(columns={"confidence": "doubt"})
     rank = {"rank": int} if "rank" in rows else {}
     rows, faults = _convert_numbers(rows, ["id", "kind", "mended"], REGION_NUMBERS | rank, table)
-    return _or_faults(rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"])), faults, table)
+    if faults:
+        raise DataError(f"{table}: {count(len(faults), 'fault')}", faults)
+    return rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"]))
 
 
 def _convert_numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -222,10 +220,3 @@ def _convert_numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, ty
             faults.append(f"{table}, row {row + 2}: {name} {cells.iloc[row]!r} is not a {'' if missing[row] else 'whole '}number")
         read[name] = np.where(broken, 0, values).astype(kind)
     return rows.assign(**read), faults
-
-
-def _or_faults(rows: pd.DataFrame, faults: list[str], table: Path) -> pd.DataFrame:
-    """Return the rows, or raise DataError where there are faults."""
-    if faults:
-        raise DataError(f"{table}: {count(len(faults), 'fault')}", faults)
-    return rows

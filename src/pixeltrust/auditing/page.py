@@ -41,7 +41,7 @@ def audit_page(audit: Audit, cases: pd.DataFrame, regions: pd.DataFrame) -> str:
     return render_page(
         "audit.html",
         name=audit.folder.resolve().name,
-        headline=_headline(cases),
+        headline=f"{int((cases['changed_pixels'] > 0).sum()):,} of {count(len(cases), 'mask')} would be mended",
         story=_story(audit, cases),
         numbers=_numbers(cases, regions),
         charts=[spread],
@@ -50,11 +50,6 @@ def audit_page(audit: Audit, cases: pd.DataFrame, regions: pd.DataFrame) -> str:
         regions=[_region(row) for row in surest.to_dict("records")],
         surest=SUREST,
     )
-
-
-def _headline(cases: pd.DataFrame) -> str:
-    doubtful = int((cases["changed_pixels"] > 0).sum())
-    return f"{doubtful:,} of {count(len(cases), 'mask')} would be mended"
 
 
 def _story(audit: Audit, cases: pd.DataFrame) -> str:
@@ -68,19 +63,12 @@ def _story(audit: Audit, cases: pd.DataFrame) -> str:
 
 def _numbers(cases: pd.DataFrame, regions: pd.DataFrame) -> list[Number]:
     pixels, doubtful = int((cases["height"] * cases["width"]).sum()), int(cases["doubtful_pixels"].sum())
+    agreement, kinds = f"{cases['agreement'].median():.2f}", regions["kind"].value_counts().items()
     return [
         Number(what="Masks", value=f"{len(cases):,}", interval="noisy ones, each with a map of its doubt and a proposed mask"),
         Number(what="Doubtful pixels", value=f"{doubtful / max(pixels, 1):.1%}", interval=f"{doubtful:,} of {pixels:,}"),
-        Number(
-            what="Regions",
-            value=f"{len(regions):,}",
-            interval=", ".join(f"{number:,} {kind}" for kind, number in regions["kind"].value_counts().items()) or "none",
-        ),
-        Number(
-            what="Median agreement",
-            value=f"{cases['agreement'].median():.2f}",
-            interval="Dice of the given masks and what the network sees",
-        ),
+        Number(what="Regions", value=f"{len(regions):,}", interval=", ".join(f"{number:,} {kind}" for kind, number in kinds) or "none"),
+        Number(what="Median agreement", value=agreement, interval="Dice of the given masks and what the network sees"),
     ]
 
 
@@ -122,9 +110,5 @@ def audited_case(audit: Audit, row: dict[Hashable, Any]) -> GalleryCase:
 
 
 def _region(row: dict[Hashable, Any]) -> tuple[str, ...]:
-    place = f"{row['row']:.0f}, {row['column']:.0f}"
-    return row["id"], row["kind"], f"{row['area']:,}", _share(row["share"]), place, f"{row['doubt']:.2f}"
-
-
-def _share(value: float) -> str:
-    return "–" if np.isnan(value) else f"{value:.0%}"
+    share, place = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}", f"{row['row']:.0f}, {row['column']:.0f}"
+    return row["id"], row["kind"], f"{row['area']:,}", share, place, f"{row['doubt']:.2f}"

@@ -19,15 +19,7 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.auditing.evidence import CleanSet, clean_set_of
-from pixeltrust.auditing.folder import (
-    CASE_COLUMNS,
-    DOUBTFUL_BELOW,
-    REGION_COLUMNS,
-    Audit,
-    AuditRecord,
-    review_command,
-    train_command,
-)
+from pixeltrust.auditing.folder import CASE_COLUMNS, DOUBTFUL_BELOW, REGION_COLUMNS, Audit, AuditRecord, review_command, train_command
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.scores import compute_confidence, count_confusion, estimate_tilt
 from pixeltrust.auditing.seen import DecodedCase, SeenFolder, look_at
@@ -161,18 +153,7 @@ class _Auditor:
         """
         make_folder(self.seen.folder)
         held.enter_context(exclusive_lock(self.seen.folder / "lock", f"{self.out}: another process writes this audit; wait for its end"))
-        record, file = self._inputs(), self.seen.folder / "of.json"
-        if file.is_file() and (before := _read_inputs(file)) != record:
-            changed = ", ".join(f"{name} was {before.get(name)}, now {record[name]}" for name in record if before.get(name) != record[name])
-            raise RunError(f"{self.out}: this audit was started with others ({changed}); use the same, or another --out")
-        for name in ("confidence", "mended", "changed"):
-            make_folder(self.out / name)
-        write_file(file, json.dumps(record))
-        return np.array([place for place, case in enumerate(self.cases) if not self.seen.file(case).is_file()], int)
-
-    def _inputs(self) -> dict[str, object]:
-        """Return what must be the same for a stopped audit to be resumed."""
-        return {
+        record = {
             "run": str(self.run.folder.resolve()),
             "data": str(self.data.resolve()),
             "weights": f"{self.weights} ({self.run.fingerprint(self.weights)})",
@@ -180,6 +161,14 @@ class _Auditor:
             "sure": self.sure,
             "smallest": self.smallest,
         }
+        file = self.seen.folder / "of.json"
+        if file.is_file() and (before := _read_inputs(file)) != record:
+            changed = ", ".join(f"{name} was {before.get(name)}, now {record[name]}" for name in record if before.get(name) != record[name])
+            raise RunError(f"{self.out}: this audit was started with others ({changed}); use the same, or another --out")
+        for name in ("confidence", "mended", "changed"):
+            make_folder(self.out / name)
+        write_file(file, json.dumps(record))
+        return np.array([place for place, case in enumerate(self.cases) if not self.seen.file(case).is_file()], int)
 
     def _map(self, work: Callable[[Case], Result], *, text: str, complaint: str) -> list[Result]:
         """Return the results of all cases; every rank works on its share, in threads."""

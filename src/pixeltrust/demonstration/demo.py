@@ -155,23 +155,14 @@ class _Stages:
             raise RunError(f"{error.filename or self.out}: cannot be read or written: {error.strerror or error}") from None
 
     def draw(self) -> None:
-        plan = self.plan
-        if not (self.out / "source").exists():  # it appears only when it is complete
-            write_source(
-                self.out / "source",
-                cases=plan.cases,
-                seed=plan.seed,
-                size=plan.size,
-                test_share=plan.test_share,
-                show_progress=self.show_progress,
-            )
+        plan, out, shown = self.plan, self.out / "source", self.show_progress
+        if not out.exists():  # it appears only when it is complete
+            write_source(out, cases=plan.cases, seed=plan.seed, size=plan.size, test_share=plan.test_share, show_progress=shown)
 
     def simulate(self) -> None:
-        plan = self.plan
-        if not (self.out / "data").exists():  # as above
-            simulate(
-                self.out / "source", self.out / "data", noise=plan.noise, clean=plan.clean, seed=plan.seed, show_progress=self.show_progress
-            )
+        plan, source, data = self.plan, self.out / "source", self.out / "data"
+        if not data.exists():  # as above
+            simulate(source, data, noise=plan.noise, clean=plan.clean, seed=plan.seed, show_progress=self.show_progress)
 
     def train(self, method: str) -> None:
         plan, out = self.plan, self.out / "runs" / method
@@ -208,11 +199,11 @@ class _Stages:
             return
         config = Run(self.out / "runs" / "trust").config()
         rows = []
-        for case in read_audit_cases(out).itertuples():
-            name = f"{case.id}.png"
+        for identity in read_audit_cases(out)["id"]:
+            name = f"{identity}.png"
             true, given = (foreground(self.out / folder / name, config) for folder in ("source/masks", "data/noisy"))
             mended = read_labels(out / "mended" / name) > 0
-            rows.append({"id": case.id, "given": _dice(given, true), "mended": _dice(mended, true)})
+            rows.append({"id": identity, "given": _dice(given, true), "mended": _dice(mended, true)})
         write_file(table, pd.DataFrame(rows).to_csv(index=False))
         self.record["finished"] = True
         self._write_record()

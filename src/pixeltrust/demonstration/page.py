@@ -18,7 +18,6 @@ from pixeltrust.pages.numbers import format_number
 from pixeltrust.pages.pieces import (
     GalleryCase,
     Number,
-    Panel,
     cases_by_role,
     count_cases,
     draw_outlines,
@@ -49,7 +48,9 @@ def demo_page(folder: Path) -> str:
         raise RunError(f"{folder}: this demo has not finished; `pixeltrust demo --out {folder}` continues it")
     runs = {method: Run(folder / "runs" / method) for method in TRAINED}
     histories = {method: run.read_table("history.csv") for method, run in runs.items()}
-    scores = _scores(folder)
+    scores = {method: _read(folder / f"{method}.csv") for method in TRAINED}
+    if scores["plain"]["id"].tolist() != scores["trust"]["id"].tolist():
+        raise RunError(f"{folder}: plain.csv and trust.csv have different cases")
     plain, trust = (scores[method]["dice"].to_numpy(float) for method in TRAINED)
     galleries = _Galleries(folder, runs["trust"], scores)
     masks = _read(folder / "masks.csv").set_index("id")
@@ -86,13 +87,6 @@ def read_demo_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _scores(folder: Path) -> dict[str, pd.DataFrame]:
-    scores = {method: _read(folder / f"{method}.csv") for method in TRAINED}
-    if scores["plain"]["id"].tolist() != scores["trust"]["id"].tolist():
-        raise RunError(f"{folder}: plain.csv and trust.csv have different cases")
-    return scores
-
-
 def _read(table: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(table, dtype={"id": str})
@@ -114,7 +108,11 @@ def _demo_story(folder: Path, record: Mapping[str, Any], histories: Mapping[str,
     counts = cases_by_role(Run(folder / "runs" / "trust").read_table("cases.csv"))
     updates = int(histories["trust"]["update"].iloc[-1])
     noise = f"{count_cases(counts['noisy'], 'noisy')} have masks that were spoiled on purpose ({record['plan']['noise']} noise)"
-    agreement = _agreement(folder)
+    try:
+        mean = json.loads((folder / "data" / "simulation.json").read_text(encoding="utf-8"))["mean_dice"]
+        agreement = f" and agree with the truth at a mean Dice of {mean:.2f}"
+    except (OSError, ValueError, KeyError):
+        agreement = ""
     held_out = f" ({counts['held out']} of them are held out, to watch the training)" if counts["held out"] else ""
     return (
         f"{noise}{agreement}; {count_cases(counts['clean'] + counts['held out'], 'clean')} keep their true masks{held_out}. "
@@ -123,14 +121,6 @@ def _demo_story(folder: Path, record: Mapping[str, Any], histories: Mapping[str,
         "clean cases, remembers the answers, and weighs the pixel by them. "
         f"Then both were measured on {count_cases(counts['test'], 'test')} that neither had seen."
     )
-
-
-def _agreement(folder: Path) -> str:
-    try:
-        mean = json.loads((folder / "data" / "simulation.json").read_text(encoding="utf-8"))["mean_dice"]
-    except (OSError, ValueError, KeyError):
-        return ""
-    return f" and agree with the truth at a mean Dice of {mean:.2f}"
 
 
 def _demo_numbers(plain: np.ndarray, trust: np.ndarray, histories: Mapping[str, pd.DataFrame]) -> list[Number]:
@@ -169,13 +159,10 @@ def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
         digits, unit = min(metric.digits, 3), ", px" if metric.unit == "distance" else ""
         plain, trust = (scores[method][name].to_numpy(float) for method in TRAINED)
         columns = ((plain, False), (trust, False), (trust - plain, True))
-        cells = [
-            {
-                "value": format_number(mean_of_defined(values), digits=digits, signed=signed),
-                "interval": format_interval(values, digits=digits, signed=signed),
-            }
-            for values, signed in columns
-        ]
+        cells = []
+        for values, signed in columns:
+            mean = format_number(mean_of_defined(values), digits=digits, signed=signed)
+            cells.append({"value": mean, "interval": format_interval(values, digits=digits, signed=signed)})
         rows.append({"name": f"{metric.title}{unit}", "cells": cells})
     return rows
 
@@ -203,32 +190,26 @@ class _Galleries:
         if identity not in self.cases:
             raise RunError(f"{self.folder / 'audit'}: has no case {identity}, which masks.csv has; remove both and run the demo again")
         panels = audited_case(self.audit, self.cases[identity]).panels
-        image, true = self._image(identity), self._labels("source/masks", identity)
+        image, true = self._image_and_truth(identity)
         panels += [draw_outlines("true mask", f"the true mask of {identity}", image, true=true)]
         given, mended = (format_number(float(masks[name][identity])) for name in ("given", "mended"))
         return GalleryCase(title=identity, panels=panels, note=f"Dice {given} as given, {mended} mended")
 
     def test(self, identity: str) -> GalleryCase:
-        image, true = self._image(identity), self._labels("source/masks", identity)
+        image, true = self._image_and_truth(identity)
         panels = [
             draw_outlines("image", f"the image of {identity}", image),
             draw_outlines("true mask", f"the true mask of {identity}", image, true=true),
-            *self._predictions(identity, image, true),
         ]
+        for method in TRAINED:
+            text = f"the mask that the {method} network predicts for {identity}, over the true one in white"
+            masks = {"true": true, method: foreground(self._path(f"predictions/{method}", identity), self.config)}
+            panels.append(draw_outlines(method, text, image, note=f"Dice {self.dice[method][identity]:.3f}", **masks))
         difference = self.dice["trust"][identity] - self.dice["plain"][identity]
         return GalleryCase(title=identity, panels=panels, note=f"difference in Dice {format_number(difference, signed=True)}")
 
-    def _predictions(self, identity: str, image: np.ndarray, true: np.ndarray) -> Iterable[Panel]:
-        for method in TRAINED:
-            text = f"the mask that the {method} network predicts for {identity}, over the true one in white"
-            masks = {"true": true, method: self._labels(f"predictions/{method}", identity)}
-            yield draw_outlines(method, text, image, note=f"Dice {self.dice[method][identity]:.3f}", **masks)
-
-    def _image(self, identity: str) -> np.ndarray:
-        return read_image(self._path("source/images", identity))
-
-    def _labels(self, part: str, identity: str) -> np.ndarray:
-        return foreground(self._path(part, identity), self.config)
+    def _image_and_truth(self, identity: str) -> tuple[np.ndarray, np.ndarray]:
+        return read_image(self._path("source/images", identity)), foreground(self._path("source/masks", identity), self.config)
 
     def _path(self, part: str, identity: str) -> Path:
         if identity not in self.files[part]:

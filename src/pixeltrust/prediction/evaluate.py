@@ -1,7 +1,7 @@
 """Measure a folder of predicted masks against a folder of true ones, paired by id."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.text import count, some
 
 FEW_CASES = 20  # below this many the intervals are markedly too narrow
+_Spacing = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,8 +119,8 @@ def evaluate(
     cases = pd.DataFrame([{"id": pair.id, **numbers} for pair, (numbers, _, _) in zip(pairs, measured, strict=True)])
     if out is not None:
         _write_csv(out, cases)
-    notes = [*_unused_notes(unused), *_unit_notes(spacings), *_ignored_notes([share for _, _, share in measured]), *_case_notes(cases)]
-    return Evaluation(cases=cases, summary=summarize(cases), unit=unit, notes=notes)
+    notes = _notes(cases, unused, spacings, ignored=[share for _, _, share in measured])
+    return Evaluation(cases=cases, summary=summarize(cases), unit=unit, notes=list(notes))
 
 
 def summarize(cases: pd.DataFrame) -> pd.DataFrame:
@@ -159,30 +160,26 @@ def _pair(predicted: Listing, true: Listing) -> tuple[list[_Pair], list[str]]:
                 f"{count(len(ids), 'pair')} would match once `{ending}` is taken off: use {suffix_option('--mask-suffix', ending)}"
             )
             missing = missing - {*ids, *(identity.removesuffix(ending) for identity in ids)}
-    faults = [*predicted.faults, *true.faults, *proposed, *(_unpredicted(identity, predicted.folder) for identity in sorted(missing))]
-    if faults:
+    kind = f"cases without a mask in {predicted.folder}"
+    unpredicted = [Fault(f"{identity}: no mask in {predicted.folder}", kind=kind) for identity in sorted(missing)]
+    if faults := [*predicted.faults, *true.faults, *proposed, *unpredicted]:
         raise DataError("Predicted and true masks cannot be paired:", faults)
     pairs = [_Pair(id=id, predicted=predicted.files[id], truth=true.files[id]) for id in sorted(true.files)]
     return pairs, sorted(unused)
 
 
-def _unpredicted(identity: str, predicted: Path) -> Fault:
-    return Fault(f"{identity}: no mask in {predicted}", kind=f"cases without a mask in {predicted}")
-
-
-def _read_header(pair: _Pair) -> tuple[float, float] | None:
+def _read_header(pair: _Pair) -> _Spacing | None:
     """Check that the sizes of a pair agree, and return the spacing of the truth."""
     predicted, real = images.read_size(pair.predicted), images.read_size(pair.truth)
     if predicted != real:
-        wrong = f"{pair.predicted}: {_size(predicted)} pixels, but its truth {pair.truth} has {_size(real)}"
+        (height, width), (real_height, real_width) = predicted, real
+        wrong = f"{pair.predicted}: {width} × {height} pixels, but its truth {pair.truth} has {real_width} × {real_height}"
         raise DataError(Fault(wrong, kind="predicted masks of another size than their truth"))
     spacing = images.read_spacing_mm(pair.truth)
     return spacing if spacing and all(0 < step < np.inf for step in spacing) else None
 
 
-def _measure(
-    item: tuple[_Pair, tuple[float, float] | None], *, classes: int, ignore_label: int | None
-) -> tuple[dict[str, float], MaskMeaning, float]:
+def _measure(item: tuple[_Pair, _Spacing | None], *, classes: int, ignore_label: int | None) -> tuple[dict[str, float], MaskMeaning, float]:
     """Return the metrics of a pair, what 255 means in its truth, and the share of its pixels that are ignored."""
     pair, spacing = item
     decoded = []
@@ -216,41 +213,23 @@ def _write_csv(out: Path, cases: pd.DataFrame) -> None:
         raise DataError(f"{out}: cannot be written: {error}") from None
 
 
-def _unused_notes(unused: list[str]) -> Iterable[str]:
+def _notes(cases: pd.DataFrame, unused: list[str], spacings: Sequence[_Spacing | None], ignored: list[float]) -> Iterator[str]:
+    """Yield what a reader of the numbers should know; `ignored` are the shares of ignored pixels."""
     if unused:
         yield f"Not measured, for lack of a true mask: {len(unused)} predicted ({some(unused)})."
-
-
-def _unit_notes(spacings: list[tuple[float, float] | None]) -> Iterable[str]:
-    without = spacings.count(None)
-    if 0 < without < len(spacings):
-        unknown = f"{count(without, 'case')} of {len(spacings)} without a pixel size in mm"
-        yield f"Distances are in pixels for all cases: {unknown}."
-
-
-def _ignored_notes(shares: list[float]) -> Iterable[str]:
-    some_ignored = sum(share > 0 for share in shares)
-    if some_ignored:
-        yield f"Ignored, so counted nowhere: {np.mean(shares):.1%} of the true masks' pixels, in {count(some_ignored, 'case')}."
-
-
-def _case_notes(cases: pd.DataFrame) -> Iterable[str]:
-    empty, missed = cases["dice"].isna(), cases["dice"].notna() & cases["hausdorff95"].isna()
-    if empty.any():
-        yield f"No foreground in either mask, so no Dice, Jaccard, sensitivity, distances: {_named(cases, empty)}."
-    if missed.any():
-        yield f"Foreground in only one of the two masks, so Dice 0 and no distances: {_named(cases, missed)}."
+    if 0 < (without := spacings.count(None)) < len(spacings):
+        yield f"Distances are in pixels for all cases: {count(without, 'case')} of {len(spacings)} without a pixel size in mm."
+    if some_ignored := sum(share > 0 for share in ignored):
+        yield f"Ignored, so counted nowhere: {np.mean(ignored):.1%} of the true masks' pixels, in {count(some_ignored, 'case')}."
+    for chosen, what in (
+        (cases["dice"].isna(), "No foreground in either mask, so no Dice, Jaccard, sensitivity, distances"),
+        (cases["dice"].notna() & cases["hausdorff95"].isna(), "Foreground in only one of the two masks, so Dice 0 and no distances"),
+    ):
+        if chosen.any():
+            ids = cases.loc[chosen, "id"].tolist()
+            yield f"{what}: {count(len(ids), 'case')} ({some(ids)})."
     if len(cases) < FEW_CASES:
         yield f"The intervals are too narrow with so few cases ({len(cases)}); trust them from about {FEW_CASES} on."
-
-
-def _named(cases: pd.DataFrame, chosen: pd.Series) -> str:
-    ids = cases.loc[chosen, "id"].tolist()
-    return f"{count(len(ids), 'case')} ({some(ids)})"
-
-
-def _size(size: tuple[int, int]) -> str:
-    return f"{size[1]} × {size[0]}"
 
 
 def _shown(value: float, digits: int) -> str:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -127,7 +128,10 @@ def predict(
     network = Network(device, model, config, batch_size)
     todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
     ranks.barrier()  # until every rank has seen what is there
-    _make_folders(out, config, probabilities)
+    with naming_write_errors(out):
+        make_folder(out)
+        for path in _probability_files("", out, config.classes) if probabilities else []:
+            make_folder(path.parent)
     start = time.perf_counter()
     share = dict(ranks.share(list(todo.items())))
     tally = _predict_all(network, share, out, probabilities, sliding_window, show_progress and ranks.rank == 0).sum_over(ranks)
@@ -156,9 +160,7 @@ def _predict_all(
         size = pixels.shape[0], pixels.shape[1]
         return _Picture(case[0], pixels if sliding_window and holds_window(size, config) else resize_image(pixels, config.size), size)
 
-    def write(outcome: tuple[_Picture, np.ndarray]) -> None:
-        _write(*outcome, out, with_probabilities)
-
+    write = partial(_write, out=out, with_probabilities=with_probabilities)
     pool = ThreadPoolExecutor(THREADS)
     try:
         with progress_bar(show_progress) as bar:
@@ -195,8 +197,9 @@ def _outcomes(network: Network, pictures: Iterable[_Decoded], tally: _Tally) -> 
     yield from flush()
 
 
-def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabilities: bool) -> None:
+def _write(outcome: tuple[_Picture, np.ndarray], *, out: Path, with_probabilities: bool) -> None:
     """Write the probabilities, where asked for, and then the mask: where that exists, the case is complete."""
+    picture, probabilities = outcome
     classes = len(probabilities)
     mask, highest = np.zeros(picture.size, np.uint8), np.full(picture.size, 0.5 if classes == 1 else -1.0, np.float32)
     with naming_write_errors(out):
@@ -208,7 +211,7 @@ def _write(picture: _Picture, probabilities: np.ndarray, out: Path, with_probabi
             above = plane > highest
             mask[above] = 255 if classes == 1 else label
             np.copyto(highest, plane, where=above)
-        write_png(_mask_file(picture.id, out), mask)
+        write_png(out / f"{picture.id}.png", mask)
 
 
 def _window_notes(tally: _Tally, config: Config, sliding_window: bool) -> list[str]:
@@ -249,23 +252,11 @@ def _check_out(out: Path, images: Path, resume: bool) -> None:
             raise RunError(f"{out}: exists and is not empty; continue it with --resume, or choose another --out")
 
 
-def _make_folders(out: Path, config: Config, with_probabilities: bool) -> None:
-    with naming_write_errors(out):
-        make_folder(out)
-        if with_probabilities:
-            for path in _probability_files("", out, config.classes):
-                make_folder(path.parent)
-
-
-def _mask_file(identity: str, out: Path) -> Path:
-    return out / f"{identity}.png"
-
-
 def _probability_files(identity: str, out: Path, classes: int) -> list[Path]:
     folder = out / "probabilities"
     return [folder / f"{identity}.png"] if classes == 1 else [folder / str(label) / f"{identity}.png" for label in range(classes)]
 
 
 def _is_done(identity: str, out: Path, config: Config, with_probabilities: bool) -> bool:
-    wanted = [_mask_file(identity, out), *(_probability_files(identity, out, config.classes) if with_probabilities else [])]
+    wanted = [out / f"{identity}.png", *(_probability_files(identity, out, config.classes) if with_probabilities else [])]
     return all(path.is_file() for path in wanted)
