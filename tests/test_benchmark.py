@@ -15,9 +15,10 @@ from PIL import Image
 
 from pixeltrust.benchmarking import run as run_module
 from pixeltrust.benchmarking.cell_masks import SourceMasks
-from pixeltrust.benchmarking.cells import measure_wrong_pixels, read_cell_json, try_cell
+from pixeltrust.benchmarking.cells import measure_wrong_pixels, try_cell
 from pixeltrust.benchmarking.grid import Cell, Grid
 from pixeltrust.benchmarking.jobs import Local, launcher_of
+from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.run import benchmark
 from pixeltrust.config import read_config
 from pixeltrust.demonstration.synthetic import write_source
@@ -109,7 +110,7 @@ def test_a_cell_keeps_its_settings_its_clean_cases_and_its_history(finished):
     assert len(pd.read_csv(folder / "run" / "history.csv")) == 2
     assert len(list((folder / "predicted").glob("*.png"))) == 6
     assert not (folder / "run" / "checkpoint.pt").exists()
-    assert read_cell_json(folder / "cell.json")["method"] == "pixel"
+    assert read_json_record(folder / "cell.json")["method"] == "pixel"
 
 
 def test_all_methods_of_a_seed_start_from_the_same_clean_cases(finished):
@@ -312,7 +313,7 @@ def test_pruning_ignores_pixels_that_contradict_networks_that_never_saw_them(sou
     assert not any(ignored[one].any() for one in clean)
     assert any(mask.any() for one, mask in ignored.items() if one not in clean)
     assert read_config(folder / "run" / "config.toml").ignore_label == 255
-    table = read_cell_json(folder / "cell.json")
+    table = read_json_record(folder / "cell.json")
     assert table["seconds"] > float(pd.read_csv(folder / "run" / "history.csv")["seconds"].iloc[-1])
 
 

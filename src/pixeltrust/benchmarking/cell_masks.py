@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.data.cases import COLUMNS, Case, Cases, Role, read_cases
-from pixeltrust.data.known_truth import SourceCase, read_source
+from pixeltrust.data.known_truth import read_source
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.noise.simulate import simulate, split_roles
 from pixeltrust.plumbing.errors import ConfigError, DataError
@@ -25,7 +25,7 @@ from pixeltrust.plumbing.seeds import generator
 from pixeltrust.plumbing.text import count
 
 NOISE = "noise"
-Rows = Iterable[tuple[str, Path, Path, Role, str]]
+Rows = Iterable[tuple[str, Path, Path, str, str]]
 
 
 class CellMasks(Protocol):
@@ -76,7 +76,6 @@ class SourceMasks:
         return grid
 
     def prepare(self, cell: Cell) -> None:
-        """See `CellMasks.prepare`."""
         if cell.method == CEILING:
             return
         folder = self._noise(cell)
@@ -86,13 +85,11 @@ class SourceMasks:
                 simulate(self.source, folder, noise=cell.noise, clean=0, seed=cell.seed, show_progress=False)
 
     def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
-        """See `CellMasks.table`."""
         noisy, clean, test = split_roles(self.cases, clean=cell.clean, seed=cell.seed, source=self.source)
         drawn = self._noise(cell) / "noisy"
-        rows: list[tuple[str, Path, Path, Role, str]] = [
-            (case.id, case.image, case.mask if true else drawn / f"{case.id}.png", "noisy", "") for case in noisy
-        ]
-        return _table([*rows, *_true_rows(clean, "clean"), *_true_rows(test, "test")])
+        rows = [(case.id, case.image, case.mask if true else drawn / f"{case.id}.png", "noisy", "") for case in noisy]
+        rows += [(case.id, case.image, case.mask, role, "") for role, cases in (("clean", clean), ("test", test)) for case in cases]
+        return _table(rows)
 
     def _noise(self, cell: Cell) -> Path:
         return self.folder / f"{cell.noise}-{cell.seed}"
@@ -126,7 +123,6 @@ class FolderMasks:
         """See `CellMasks.prepare`: nothing is to be made."""
 
     def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
-        """See `CellMasks.table`."""
         assert not true, "the truth of a user's noisy masks is not known"
         if cell.fold is not None:
             return self._fold_table(cell)
@@ -162,10 +158,6 @@ def assign_folds(groups: Sequence[str], seed: int) -> np.ndarray:
         folds[name] = filled.argmin()
         filled[folds[name]] += sizes[name]
     return folds[numbers]
-
-
-def _true_rows(cases: Iterable[SourceCase], role: Role) -> Rows:
-    return ((case.id, case.image, case.mask, role, "") for case in cases)
 
 
 def _rows(cases: Iterable[Case], role: Role | None = None) -> Rows:

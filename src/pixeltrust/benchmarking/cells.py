@@ -25,7 +25,7 @@ from torch import Tensor
 
 from pixeltrust.benchmarking import costs
 from pixeltrust.benchmarking.grid import Cell, mask_kind
-from pixeltrust.benchmarking.outcome.reading import is_finished
+from pixeltrust.benchmarking.outcome.reading import is_finished, read_json_record
 from pixeltrust.benchmarking.pruning import prune, seconds_of_halves
 from pixeltrust.config import Config, config_from, values_of
 from pixeltrust.data.batches import Streams
@@ -64,11 +64,6 @@ def write_costs_spec(folder: Path, trainings: Mapping[str, Config], table: pd.Da
     write_json(folder / "spec.json", {"trainings": {name: values_of(config) for name, config in trainings.items()}})
 
 
-def read_cell_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that a cell wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def run_cell(folder: Path) -> None:
     """Do the rest of the work of a cell.
 
@@ -82,7 +77,7 @@ def run_cell(folder: Path) -> None:
 
 
 def _train_and_measure(folder: Path) -> None:
-    spec = read_cell_json(folder / "spec.json")
+    spec = read_json_record(folder / "spec.json")
     if "trainings" in spec:
         trainings = {name: config_from(values) for name, values in spec["trainings"].items()}
         write_json(folder / "cell.json", costs.measure(folder, trainings))
@@ -95,7 +90,7 @@ def _train_and_measure(folder: Path) -> None:
     cpu = time.process_time() - began
     shutil.rmtree(folder / CACHE, ignore_errors=True)
     cases = _measure(folder, config)
-    cell_record = {
+    record = {
         **asdict(cell),
         **{name: mean_of_defined(cases[name].to_numpy()) for name in ("dice", "jaccard")},
         "val_dice": trained.val_dice,
@@ -104,15 +99,15 @@ def _train_and_measure(folder: Path) -> None:
         "cpu_seconds": cpu if is_fresh else None,  # of a training that was not stopped
         "notes": list(trained.notes),
     }
-    write_json(folder / "cell.json", cell_record)
+    write_json(folder / "cell.json", record)
     (run / "checkpoint.pt").unlink(missing_ok=True)  # three times the size of the network, and nothing is left to continue
 
 
 def _measure(folder: Path, config: Config) -> pd.DataFrame:
     """Predict and evaluate the test cases, at their own size, with the last weights."""
     images, masks, predicted = (folder / name for name in ("test-images", "test-masks", "predicted"))
-    for folder_made in (images, masks, predicted):
-        shutil.rmtree(folder_made, ignore_errors=True)
+    for stale in (images, masks, predicted):
+        shutil.rmtree(stale, ignore_errors=True)
     for row in read_table(folder / "cases.csv").query("role == 'test'").to_dict("records"):
         for file, gathered in ((Path(row["image"]), images), (Path(row["mask"]), masks)):
             gathered.mkdir(exist_ok=True)

@@ -113,7 +113,6 @@ class Local:
         self._stopping = threading.Event()
 
     def __call__(self, folder: Path) -> str | None:
-        """See `Launcher`."""
         command = [sys.executable, "-m", "pixeltrust.benchmarking", str(folder)]
         with (folder / "log.txt").open("ab") as log, self._gpu() as shown:
             streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
@@ -123,7 +122,6 @@ class Local:
         return None if is_finished(folder) else _why(folder, code)
 
     def stop(self) -> None:
-        """See `Launcher`."""
         self._stopping.set()
 
     def _wait(self, process: "subprocess.Popen[bytes]") -> int:
@@ -174,7 +172,6 @@ class OnRay:
         self._tasks: list[Any] = []
 
     def __call__(self, folder: Path) -> str | None:
-        """See `Launcher`."""
         task = self._attempt.remote(folder)
         self._tasks.append(task)
         try:
@@ -183,7 +180,6 @@ class OnRay:
             return f"its Ray task ended: {type(error).__name__}"
 
     def stop(self) -> None:
-        """See `Launcher`."""
         for task in self._tasks:
             self._ray.cancel(task)
 

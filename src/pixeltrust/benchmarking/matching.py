@@ -8,6 +8,7 @@ Methods in costs.json are not measured again, so a benchmark that continues keep
 grid later is measured beside the base, and gets the time that the first methods had, even if it is dearer than all of them.
 """
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,10 +18,11 @@ from typing import Any
 
 import pandas as pd
 
-from pixeltrust.benchmarking.cells import read_cell_json, write_costs_spec, write_json
+from pixeltrust.benchmarking.cells import write_costs_spec, write_json
 from pixeltrust.benchmarking.costs import Phases, phases_of
 from pixeltrust.benchmarking.grid import Cell
 from pixeltrust.benchmarking.jobs import Launcher, Workload, run_all
+from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.outcome.statistics import BASE
 from pixeltrust.config import Config
 from pixeltrust.plumbing.errors import RunError
@@ -82,11 +84,7 @@ def trainings_of(phases: Mapping[str, Phases]) -> dict[str, Config]:
 
 
 def costs_of(phases: Mapping[str, Phases], measured: Record) -> dict[str, list[float]]:
-    """Return the seconds of an update of every method, by round.
-
-    Args:
-        measured: the result of `costs.measure` for their trainings.
-    """
+    """Return the seconds of an update of every method, by round, from the result of `costs.measure` for their trainings."""
     trainings = list(trainings_of(phases).values())
     return {
         method: [sum(share * seconds[trainings.index(config)] for share, config in parts) for seconds in measured["seconds"]]
@@ -129,20 +127,21 @@ def _measure(trainings: Mapping[str, Config], table: pd.DataFrame, folder: Path,
     for _, error in run_all([folder], launcher, lambda _: None):
         if error:
             raise RunError(f"{error} (repair that, or leave the method out)")
-    measured = read_cell_json(folder / "cell.json")
+    measured = read_json_record(folder / "cell.json")
     shutil.rmtree(folder)
     return measured
 
 
 def _read(path: Path) -> Record:
     """Read costs.json; a benchmark that has none yet gets a record without methods."""
+    if not path.is_file():
+        return {"unit": None, "base": None, "dearest": None, "epochs": None, "methods": {}}
     try:
-        record: Record = read_cell_json(path)
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
         epochs = {method: values["epochs"] for method, values in record["methods"].items()}
         if epochs and record["base"] in epochs and record["dearest"] in epochs:
             return record
         raise KeyError("methods")
-    except FileNotFoundError:
-        return {"unit": None, "base": None, "dearest": None, "epochs": None, "methods": {}}
+
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunError(f"{path}: cannot be read as the costs of a benchmark ({error}); remove it, or choose another --out") from None

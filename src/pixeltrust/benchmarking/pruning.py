@@ -9,6 +9,7 @@ the wrong pixels, which become ignored. The two networks make as many updates to
 """
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,8 @@ def prune(folder: Path, config: Config) -> tuple[Path, Config]:
     """
     table = folder / "pruned.csv"
     if not table.is_file():
-        _require_cleanlab()
+        if find_spec("cleanlab") is None:
+            raise ConfigError("methods: 'pruned' needs cleanlab: install the extra, pip install 'pixeltrust[rivals]'")
         cases = read_cases(folder / "cases.csv", show_progress=False)
         noisy = cases.of("noisy")
         halves = _halves(noisy, config)
@@ -51,7 +53,7 @@ def prune(folder: Path, config: Config) -> tuple[Path, Config]:
             _train_on(noisy[np.flatnonzero(halves == half)], cases, folder / "halves" / str(half), config)
         issues = _issues(*predict_unseen_halves(noisy, folder, config))
         _write_masks(cases, issues, folder / "pruned", config)
-        rows = table_of([_with_mask(case, folder / "pruned") for case in cases.cases if case.role != "test"])
+        rows = table_of([replace(case, mask=folder / "pruned" / f"{case.id}.png") for case in cases.cases if case.role != "test"])
         write_csv(rows.drop(columns="held_out"), table)
     return table, replace(config, ignore_label=IGNORE)
 
@@ -123,14 +125,3 @@ def _write_masks(cases: Cases, issues: np.ndarray, out: Path, config: Config) ->
 
     training = [case for case in cases.cases if case.role != "test"]
     map_in_threads(write, training, text="pruned masks", complaint="These masks cannot be pruned:", shown=False)
-
-
-def _with_mask(case: Case, masks: Path) -> Case:
-    return replace(case, mask=masks / f"{case.id}.png")
-
-
-def _require_cleanlab() -> None:
-    try:
-        import cleanlab  # noqa: F401
-    except ImportError:
-        raise ConfigError("methods: 'pruned' needs cleanlab: install the extra, pip install 'pixeltrust[rivals]'") from None

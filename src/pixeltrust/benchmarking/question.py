@@ -6,7 +6,6 @@ fold that it has not seen. So every clean case has one Dice per method (and seed
     OUT/  as of a benchmark, the page begins with the answer; answer.json  answer.md  scores.csv (id, a column of Dice per method)
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,6 +16,7 @@ import pandas as pd
 
 from pixeltrust.benchmarking.answers import FEWEST, Answer, answer_too_few, find_answer
 from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, is_source
+from pixeltrust.benchmarking.cells import write_json
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.benchmarking.jobs import Launcher, Local, Workload
 from pixeltrust.benchmarking.outcome.reading import is_finished
@@ -110,12 +110,7 @@ def _scores(cells: Sequence[Cell], out: Path) -> pd.DataFrame:
 def _write_answer(cells: Sequence[Cell], out: Path) -> Answer:
     scores = _scores(cells, out)
     answer = replace(find_answer(scores), out=out)
-    record = {**asdict(answer), "out": str(answer.out)}
-    texts = {
-        "answer.json": json.dumps(record, indent=2) + "\n",
-        "answer.md": f"{answer}\n",
-        "scores.csv": scores.to_csv(float_format="%.6f"),
-    }
-    for name, text in texts.items():
-        write_file(out / name, text)
+    write_json(out / "answer.json", {**asdict(answer), "out": str(out)})
+    write_file(out / "answer.md", f"{answer}\n")
+    write_file(out / "scores.csv", scores.to_csv(float_format="%.6f"))
     return answer

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -79,7 +79,11 @@ def benchmark(
     _, ranks = connect("cpu")
     show_progress = show_progress and ranks.rank == 0
     grid = (grid or Grid()).filled(methods=METHODS, seeds=SEEDS)
-    masks = open_masks(source, out, show_progress=show_progress, **layout)
+    masks: CellMasks
+    if is_source(source, layout):
+        masks = SourceMasks(source, out, show_progress=show_progress)
+    else:
+        masks = FolderMasks(source, show_progress=show_progress, **layout)
     grid = masks.complete(grid)
     work = Workload(
         cells=grid.cells(), grid=grid, masks=masks, out=out, launcher=launcher or Local(), ranks=ranks, show_progress=show_progress
@@ -88,13 +92,6 @@ def benchmark(
         with writing_results(out, ranks):
             run_cells(work)
         return Benchmark(out=out, cells=gather_cells(work))
-
-
-def open_masks(source: Path, out: Path, *, show_progress: bool, **layout: Unpack[Layout]) -> CellMasks:
-    """Open a source, or a user's own data, whichever `source` holds."""
-    if is_source(source, layout):
-        return SourceMasks(source, out, show_progress=show_progress)
-    return FolderMasks(source, show_progress=show_progress, **layout)
 
 
 @contextmanager
@@ -109,8 +106,8 @@ def claim_folder(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **la
         yield
         return
     named = " ".join([str(source.resolve()), *layout_options(layout)])
-    record: dict[str, Any] = {"format": FORMAT, "source": named, "settings": dict(grid.settings)}
-    record |= {"variants": dict(grid.variants), "match": grid.match}
+    settings, variants = dict(grid.settings), dict(grid.variants)
+    record = {"format": FORMAT, "source": named, "settings": settings, "variants": variants, "match": grid.match}
     try:
         known = (out / "benchmark.json").is_file()
         if not known and out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
@@ -173,21 +170,19 @@ def _record_cells(work: Workload) -> None:
 
 def gather_cells(work: Workload) -> pd.DataFrame:
     """Return a row per cell; see `Benchmark.cells`. Cells that have not been run have the status `not run`."""
-    rows = pd.DataFrame([_row(cell, folder_of(cell, work.out)) | {"match": work.grid.match} for cell in work.cells])
-    return rows[[*COLUMNS, *(name for name in rows if name not in COLUMNS)]]
+    names = ("dice", "seconds", "jaccard", "val_dice", "updates", "cpu_seconds")
+    rows = []
+    for cell in work.cells:
+        row = {name: value for name, value in asdict(cell).items() if value is not None}
+        state = read_cell_state(folder_of(cell, work.out))
+        rows.append(row | {"status": state["status"], **{name: state.get(name) for name in names}, "error": state["error"]})
+    table = pd.DataFrame(rows).assign(match=work.grid.match)
+    return table[[*COLUMNS, *(name for name in table if name not in COLUMNS)]]
 
 
 def folder_of(cell: Cell, out: Path) -> Path:
     """Return the folder in which a cell works."""
     return out.absolute() / "cells" / cell.name
-
-
-def _row(cell: Cell, folder: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {"method": cell.method, "noise": cell.noise, "clean": cell.clean, "seed": cell.seed}
-    row |= {"fold": cell.fold} if cell.fold is not None else {}
-    state = read_cell_state(folder)
-    names = ("dice", "seconds", "jaccard", "val_dice", "updates", "cpu_seconds")
-    return row | {"status": state["status"], **{name: state.get(name) for name in names}, "error": state["error"]}
 
 
 def _refuse_another(out: Path, record: dict[str, Any]) -> None:
