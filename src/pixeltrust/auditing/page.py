@@ -63,11 +63,12 @@ def _story(audit: Audit, cases: pd.DataFrame) -> str:
 
 def _numbers(cases: pd.DataFrame, regions: pd.DataFrame) -> list[Number]:
     pixels, doubtful = int((cases["height"] * cases["width"]).sum()), int(cases["doubtful_pixels"].sum())
-    agreement, kinds = f"{cases['agreement'].median():.2f}", regions["kind"].value_counts().items()
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in regions["kind"].value_counts().items())
+    agreement = f"{cases['agreement'].median():.2f}"
     return [
         Number(what="Masks", value=f"{len(cases):,}", interval="noisy ones, each with a map of its doubt and a proposed mask"),
         Number(what="Doubtful pixels", value=f"{doubtful / max(pixels, 1):.1%}", interval=f"{doubtful:,} of {pixels:,}"),
-        Number(what="Regions", value=f"{len(regions):,}", interval=", ".join(f"{number:,} {kind}" for kind, number in kinds) or "none"),
+        Number(what="Regions", value=f"{len(regions):,}", interval=kinds or "none"),
         Number(what="Median agreement", value=agreement, interval="Dice of the given masks and what the network sees"),
     ]
 
@@ -110,5 +111,6 @@ def audited_case(audit: Audit, row: dict[Hashable, Any]) -> GalleryCase:
 
 
 def _region(row: dict[Hashable, Any]) -> tuple[str, ...]:
-    share, place = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}", f"{row['row']:.0f}, {row['column']:.0f}"
+    share = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}"
+    place = f"{row['row']:.0f}, {row['column']:.0f}"
     return row["id"], row["kind"], f"{row['area']:,}", share, place, f"{row['doubt']:.2f}"
