@@ -365,7 +365,7 @@ def test_an_audit_of_another_run_is_not_gone_on_with(run, data, tmp_path, monkey
         audit(run, data, out=tmp_path / "audit", show_progress=False)
     monkeypatch.undo()
     shutil.copytree(data, tmp_path / "data")
-    with pytest.raises(RunError, match="begun with others"):
+    with pytest.raises(RunError, match="started with others"):
         audit(run, tmp_path / "data", out=tmp_path / "audit", resume=True, show_progress=False)
 
 
@@ -382,7 +382,7 @@ def stopped(run, data, tmp_path, monkeypatch):
 
 def test_an_audit_is_not_gone_on_with_by_other_numbers_or_weights(run, data, stopped, tmp_path):
     for settings in ({"sure": 0.9}, {"smallest": 3}):
-        with pytest.raises(RunError, match=f"begun with others.*{next(iter(settings))} was"):
+        with pytest.raises(RunError, match=f"started with others.*{next(iter(settings))} was"):
             audit(run, data, out=stopped, resume=True, show_progress=False, **settings)
     shutil.move(run, tmp_path / "kept")
     shutil.copytree(tmp_path / "kept", run)
@@ -391,7 +391,7 @@ def test_an_audit_is_not_gone_on_with_by_other_numbers_or_weights(run, data, sto
         parameters = next(part for part in weights.values() if isinstance(part, dict) and all(map(torch.is_tensor, part.values())))
         next(iter(parameters.values())).add_(0.1)  # as trained anew in the same place
         torch.save(weights, run / "model.pt")
-        with pytest.raises(RunError, match=r"begun with others.*weights was last"):
+        with pytest.raises(RunError, match=r"started with others.*weights was last"):
             audit(run, data, out=stopped, resume=True, show_progress=False)
     finally:
         shutil.rmtree(run)
