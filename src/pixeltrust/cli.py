@@ -15,8 +15,8 @@ import typer
 
 from pixeltrust import __version__
 from pixeltrust.config import read_config, require_run
-from pixeltrust.noise.kinds import kind_names
-from pixeltrust.plumbing.errors import DataError, PixeltrustError
+from pixeltrust.noise.kinds import find_kind, kind_names
+from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError
 
 if TYPE_CHECKING:
     from pixeltrust.data.layouts import Layout
@@ -38,6 +38,21 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise DataError(f"{path}: there is no such file or folder")
     return path
+
+
+def _known_noise(name: str) -> str:
+    try:
+        find_kind(name)
+    except ValueError as error:
+        raise ConfigError(f"noise: {error}") from None
+    return name
+
+
+def _audit_folder(folder: Path) -> Path:
+    from pixeltrust.auditing.folder import read_audit_record
+
+    read_audit_record(_existing(folder))
+    return folder
 
 
 Data = Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.", callback=_existing)]
@@ -162,7 +177,7 @@ def fetch(
 def simulate(
     source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ (the truth) and maybe split.csv.", callback=_existing)],
     out: Annotated[Path, typer.Argument(help="The data folder to make.")],
-    noise: Annotated[str, typer.Option("--noise", help=f"{kind_names()}.")] = "triangle",
+    noise: Annotated[str, typer.Option("--noise", help=f"{kind_names()}.", callback=_known_noise)] = "triangle",
     clean: Annotated[int, typer.Option("--clean", help="Number of training cases that keep their true mask.")] = 100,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise and of the choice of clean cases.")] = 0,
     strength: Annotated[float | None, typer.Option("--strength", help="Strength of the noise: 0 none, 1 the kind's full form.")] = None,
@@ -389,7 +404,7 @@ def report(
 
 @app.command()
 def review(
-    audit: Annotated[Path, typer.Argument(help="A folder that `pixeltrust audit` made.", callback=_existing)],
+    audit: Annotated[Path, typer.Argument(help="A folder that `pixeltrust audit` made.", callback=_audit_folder)],
     host: Annotated[str, typer.Option("--host", help="The address to listen on; other machines need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = 8765,
     who: Annotated[str | None, typer.Option("--who", help="The reviewer's name; the login name if not given.")] = None,

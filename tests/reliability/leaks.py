@@ -11,7 +11,6 @@ full.
 
 import argparse
 import gc
-import html
 import json
 import os
 import re
@@ -86,7 +85,7 @@ def ask(client: Client, number: int) -> None:
     kind = number % 16
     if kind in (12, 13):  # by whoever has seen all there is
         client.seconds(f"/case?id={identity}")
-        seen = json.loads(html.unescape(re.search(r'data-told="([^"]*)"', client.content.decode())[1]))["seen"]
+        seen = json.loads(re.search("data-info='([^']*)'", client.content.decode())[1])["seen"]
         if kind == 12:
             client.seconds("/decide?" + urlencode(query | {"what": "mended", "seen": seen}), body=half)
         else:

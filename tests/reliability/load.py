@@ -10,7 +10,6 @@ machine was before.
 """
 
 import argparse
-import html
 import json
 import multiprocessing
 import os
@@ -45,7 +44,7 @@ def person(address: str, cases: list[str], number: int, end: float, thought: flo
         while time.monotonic() < end:
             identity = chance.choice(cases)
             asked.append(("case page", client.seconds(f"/case?id={identity}")))
-            seen = json.loads(html.unescape(re.search(r'data-told="([^"]*)"', client.content.decode())[1]))["seen"]
+            seen = json.loads(re.search("data-info='([^']*)'", client.content.decode())[1])["seen"]
             asked.append(("image", client.seconds(f"/image?id={identity}")))
             asked += [("plane", client.seconds(f"/plane/{name}?id={identity}")) for name in ("given", "proposed", "confidence")]
             time.sleep(chance.uniform(0.5, 1.5) * thought)

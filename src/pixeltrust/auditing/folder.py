@@ -18,14 +18,16 @@ import shlex
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.tables import read_table
 from pixeltrust.plumbing.text import count, some
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FORMAT = 1
 DOUBTFUL_BELOW = 128  # a pixel is doubtful below this confidence of 8 bits: a probability of ½
@@ -168,7 +170,7 @@ def train_command(audit: Path, classes: int, ignore_label: int | None) -> str:
     return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
 
 
-def read_audit_cases(audit: Path) -> pd.DataFrame:
+def read_audit_cases(audit: Path) -> "pd.DataFrame":
     """Read cases.csv in its order: `CASE_NUMBERS` and the rank are numbers, all else texts, ids like 007 and NA too.
 
     Raises:
@@ -186,7 +188,7 @@ def read_audit_cases(audit: Path) -> pd.DataFrame:
     return rows
 
 
-def read_audit_regions(audit: Path) -> pd.DataFrame:
+def read_audit_regions(audit: Path) -> "pd.DataFrame":
     """Read regions.csv in its order: `REGION_NUMBERS` and the rank are numbers, `mended` is True or False, all else texts.
 
     An earlier version called the column `doubt` confidence.
@@ -205,8 +207,10 @@ def read_audit_regions(audit: Path) -> pd.DataFrame:
     return rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"]))
 
 
-def _convert_numbers(rows: pd.DataFrame, texts: list[str], numbers: dict[str, type], table: Path) -> tuple[pd.DataFrame, list[str]]:
+def _convert_numbers(rows: "pd.DataFrame", texts: list[str], numbers: dict[str, type], table: Path) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows with these columns as numbers, NaN for an empty cell where one may be, and a fault for every other cell."""
+    import pandas as pd
+
     if absent := [name for name in [*texts, *numbers] if name not in rows.columns]:
         raise DataError(f"{table}: no column {', '.join(absent)}; found: {some(list(rows.columns), 20)}")
     read: dict[str, np.ndarray] = {}

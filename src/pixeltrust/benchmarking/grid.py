@@ -18,12 +18,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pixeltrust.benchmarking.outcome.statistics import CEILING, GIVEN
 from pixeltrust.config import Config, config_from, read_toml, setting
 from pixeltrust.method_table import METHODS
 from pixeltrust.noise.kinds import find_kind
 from pixeltrust.plumbing.errors import ConfigError
 
+CEILING = "ceiling"
+"""Trained on true masks, which a user with noisy ones does not have: it is not a rival, and never the best."""
+GIVEN = "given"
+"""The noise of a user's own data, whose masks are noisy as they are."""
 MaskKind = Literal["noisy", "true", "pruned"]
 Match = Literal["updates", "time"]
 

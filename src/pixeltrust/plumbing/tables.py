@@ -1,21 +1,24 @@
 """Tables in CSV and parquet files, with every cell read as text."""
 
 from pathlib import Path
-
-import pandas as pd
-import pyarrow as pa
-from pyarrow import csv
+from typing import TYPE_CHECKING
 
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.files import write_atomically
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-def read_table(table: Path) -> pd.DataFrame:
+
+def read_table(table: Path) -> "pd.DataFrame":
     """Read a .csv or .parquet file with every cell as text; missing values are empty texts.
 
     Raises:
         DataError: it cannot be read.
     """
+    import pandas as pd  # here, as the command line reads an audit's record without it
+    import pyarrow as pa
+
     is_csv = table.suffix.lower() == ".csv"
     try:
         if is_csv:
@@ -38,7 +41,9 @@ def read_table(table: Path) -> pd.DataFrame:
     return texts
 
 
-def _as_text(cells: pd.Series) -> pd.Series:
+def _as_text(cells: "pd.Series") -> "pd.Series":
+    import pandas as pd
+
     if isinstance(cells.dtype, pd.StringDtype):
         return cells.fillna("")
     if isinstance(cells.dtype, pd.CategoricalDtype):
@@ -47,11 +52,14 @@ def _as_text(cells: pd.Series) -> pd.Series:
     return cells.astype(object).where(cells.notna(), "").astype(str)
 
 
-def write_csv(table: pd.DataFrame, path: Path) -> None:
+def write_csv(table: "pd.DataFrame", path: Path) -> None:
     """Write a table of texts and truth values atomically, as pandas writes it.
 
     Arrow writes it where no cell needs quotes, in a tenth of the time.
     """
+    import pyarrow as pa
+    from pyarrow import csv
+
     texts = table.astype(dict.fromkeys(table.select_dtypes(bool), str))
     with write_atomically(path) as unfinished:
         try:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.statistics import BASE, CEILING
+from pixeltrust.benchmarking.grid import CEILING
+from pixeltrust.benchmarking.outcome.statistics import BASE
 from pixeltrust.benchmarking.outcome.weight_pictures import read_files
 from pixeltrust.benchmarking.outcome.words import OURS, list_competitors, name_group, select_group
 from pixeltrust.data.images import read_image

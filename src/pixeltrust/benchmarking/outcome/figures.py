@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from pixeltrust.benchmarking.outcome.statistics import CEILING
+from pixeltrust.benchmarking.grid import CEILING
 from pixeltrust.benchmarking.outcome.words import list_rows, name_group, name_noise, select_group
 from pixeltrust.pages.charts import HEIGHT, LETTER, Chart, colour_of, ink, label_ends, marker_of, new_panels, to_svg
 from pixeltrust.pages.numbers import format_number, format_range

@@ -18,13 +18,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from pixeltrust.benchmarking.grid import CEILING
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 
 GROUP = ["noise", "clean"]
-CEILING = "ceiling"
-"""Trained on true masks, which a user with noisy ones does not have: it is not a rival, and never the best."""
-GIVEN = "given"
-"""The noise of a user's own data, whose masks are noisy as they are."""
 BASE = "plain"
 SHARES = ("wrong_pixels", "wrong_weight", "wrong_weighed", "right_weighed")
 LEVEL = 0.05  # of the tests, after the correction

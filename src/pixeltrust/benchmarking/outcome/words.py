@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.statistics import BASE, CEILING, GIVEN, GROUP, LEVEL
+from pixeltrust.benchmarking.grid import CEILING, GIVEN
+from pixeltrust.benchmarking.outcome.statistics import BASE, GROUP, LEVEL
 from pixeltrust.pages.numbers import format_number, format_range
 from pixeltrust.plumbing.text import count
 
