@@ -207,7 +207,7 @@ def read_audit_regions(audit: Path) -> "pd.DataFrame":
     return rows.assign(mended=rows["mended"].str.lower().isin(["true", "1"]))
 
 
-def _convert_numbers(rows: "pd.DataFrame", texts: list[str], numbers: dict[str, type], table: Path) -> tuple[pd.DataFrame, list[str]]:
+def _convert_numbers(rows: "pd.DataFrame", texts: list[str], numbers: dict[str, type], table: Path) -> "tuple[pd.DataFrame, list[str]]":
     """Return the rows with these columns as numbers, NaN for an empty cell where one may be, and a fault for every other cell."""
     import pandas as pd
 
