@@ -33,7 +33,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pixeltrust.auditing.run import audit
-from pixeltrust.benchmarking.cells import read_cell_json
+from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.pruning import predict_unseen_halves, prune
 from pixeltrust.config import config_from
 from pixeltrust.data.batches import CaseCache, split_in_pieces
@@ -56,7 +56,7 @@ class Truth:
 
     def __init__(self, cell: Path) -> None:
         self.cell, self.run = cell, Run(cell / "run")
-        spec = read_cell_json(cell / "spec.json")
+        spec = read_json_record(cell / "spec.json")
         self.config = config_from(spec["config"])
         self.of = {name: spec["cell"][name] for name in ("noise", "clean", "seed")} | {"jitter": self.config.jitter}
         self.cases: CaseList = read_cases(cell / "cases.csv", show_progress=False).of("noisy")

@@ -27,7 +27,8 @@ from torch.nn import functional
 from pixeltrust.config import Config
 from pixeltrust.data.batches import endless_order, epoch_order
 from pixeltrust.data.images import read_image, resize_image, resize_labels
-from pixeltrust.data.known_truth import read_source, read_truth
+from pixeltrust.data.known_truth import read_source
+from pixeltrust.data.masks import read_binary
 from pixeltrust.data.views import Views, draw_views
 from pixeltrust.method.losses import cross_entropy_of_labels, mean_over_counted
 from pixeltrust.method.tangents import exact_tangent
@@ -87,7 +88,7 @@ def pixels(source: Path, noise: str) -> dict[str, np.ndarray]:
     draw = find_kind(noise)
     images, truths, noisy = [], [], []
     for case in cases:
-        image, truth = read_image(case.image, 3), read_truth(case)
+        image, truth = read_image(case.image, 3), read_binary(case.mask)
         wrong = draw(truth, generator(0, "noise", case.id), 1.0, image)
         images.append(resize_image(image, (SIDE, SIDE)).transpose(2, 0, 1))
         truths.append(resize_labels(truth, (SIDE, SIDE)))

@@ -21,7 +21,8 @@ import pandas as pd
 
 from pixeltrust.cli import app
 from pixeltrust.data.images import read_labels
-from pixeltrust.data.known_truth import read_source, read_truth
+from pixeltrust.data.known_truth import read_source
+from pixeltrust.data.masks import read_binary
 from pixeltrust.metrics import bootstrap_interval, confusion, dice
 from pixeltrust.plumbing.tables import read_table
 from pixeltrust.training.run_folder import Run
@@ -80,7 +81,7 @@ def measured(source: Path, out: Path) -> pd.DataFrame:
 
     def of_masks(folder: Path) -> pd.DataFrame:
         found = {file.stem: read_labels(file) > 0 for file in sorted(folder.glob("*.png"))}
-        scores = [dice(confusion(predicted=mask.astype(np.uint8), truth=read_truth(truths[one]))) for one, mask in found.items()]
+        scores = [dice(confusion(predicted=mask.astype(np.uint8), truth=read_binary(truths[one].mask))) for one, mask in found.items()]
         return pd.DataFrame({"id": list(found), "dice": scores})
 
     def of(folder: Path) -> pd.DataFrame:

@@ -298,7 +298,7 @@ def test_a_network_without_forward_mode_is_asked_alone(data, tmp_path):
     plain = trained(data, tmp_path / "run", method="plain", epochs=1, model="tiny:without_forward_mode")
     found = audit(plain, data, out=tmp_path / "audit", show_progress=False)
     assert set(found.cases["evidence"]) == {"network"}
-    assert "the clean set was not asked" in str(found)
+    assert "the clean set was not used" in str(found)
 
 
 def test_the_clean_set_is_asked_along_the_parts_that_training_took_its_gains_along(data, tmp_path):
@@ -325,7 +325,7 @@ def test_where_the_clean_files_are_gone_the_network_is_asked_alone(data, tmp_pat
     moved.rename(tmp_path / "elsewhere")
     found = audit(plain, tmp_path / "elsewhere", out=tmp_path / "audit", show_progress=False)
     assert set(found.cases["evidence"]) == {"network"}
-    assert "the clean set was not asked" in str(found)
+    assert "the clean set was not used" in str(found)
 
 
 # --- stops and faults -------------------------------------------------------------------------------------------------

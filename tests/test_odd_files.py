@@ -199,13 +199,13 @@ def auditor_of(trained, out, *, cases=None):
 
 
 def test_what_an_audit_has_seen_is_read_without_running_code(trained, tmp_path, run_command):
-    """A half-finished audit of a stranger, gone on with."""
+    """A half-finished audit of a stranger, resumed."""
     words = ("audit", trained / "run", trained / "data", "--out", tmp_path / "audit", "--quiet")
     assert run_command(*words)[0] == 0
     finished = tmp_path / "audit"
     (finished / "audit.json").unlink()
-    (finished / ".seen").mkdir()
-    (finished / ".seen/of.json").write_text(json.dumps(auditor_of(trained, finished)._inputs()))
+    with ExitStack() as held:
+        auditor_of(trained, finished).begin(held)
     harmful("000.npz", "numpy")(finished / ".seen")
     code, _, error = run_command(*words, "--resume")
     assert code == 2

@@ -1262,7 +1262,7 @@ def test_the_same_batch_leads_to_the_same_end_and_the_message_says_so(data, tmp_
     said = []
     for resume, number in ((False, 5), (True, 2)):
         step, _ = spoiling("pixel", number, lost)
-        with pytest.raises(RunError, match="the same files and settings lead here again") as caught:
+        with pytest.raises(RunError, match="otherwise the same error returns") as caught:
             train(data, out=tmp_path / "run", config=configured(method="pixel"), method=step, resume=resume, show_progress=False)
         said.append(str(caught.value))
     assert said[0] == said[1]

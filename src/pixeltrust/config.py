@@ -47,7 +47,7 @@ class Config:
     """
 
     method: str = "trust"
-    """How a step uses the masks: a name of `method_table.METHODS`."""
+    """How a step uses the masks; the methods have a table of their own."""
 
     model: str = "unet"
     """`unet` (widths 64 to 1024), `unet-small` (16 to 256), or `package.module:function`."""

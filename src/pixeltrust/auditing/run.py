@@ -149,7 +149,7 @@ class _Auditor:
         """Make the folders, locked for this process while `held` lasts; return the places of the cases that were not looked at yet.
 
         Raises:
-            RunError: another process has the lock, or the audit was begun with something else.
+            RunError: another process has the lock, or the audit was started with something else.
         """
         make_folder(self.seen.folder)
         held.enter_context(exclusive_lock(self.seen.folder / "lock", f"{self.out}: another process writes this audit; wait for its end"))
