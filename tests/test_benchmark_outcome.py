@@ -40,7 +40,7 @@ from pixeltrust.benchmarking.page import headline
 from pixeltrust.benchmarking.run import benchmark, writing_results
 from pixeltrust.data.cases import Case, table_of
 from pixeltrust.demonstration.synthetic import write_source
-from pixeltrust.pages.charts import family_of, marker_of, push_apart, to_png
+from pixeltrust.pages.charts import colour_family, marker_of, push_apart, to_png
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.reports import report
 from test_benchmark import TINY, Here
@@ -435,7 +435,7 @@ def test_figures_are_pictures_on_white_too(many):
 
 def test_methods_of_one_colour_have_different_marks():
     methods = [*METHODS, "mine", "yours"]
-    assert len({(family_of(method), marker_of(method, methods)) for method in methods}) == len(methods)
+    assert len({(colour_family(method), marker_of(method, methods)) for method in methods}) == len(methods)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 0.1))

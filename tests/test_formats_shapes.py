@@ -78,7 +78,7 @@ def serialized(array):
 
 @pytest.mark.parametrize("degrees", [0, 30, 90, 135, -60, 400])
 def test_an_ellipse_holds_the_pixels_whose_centres_its_equation_holds(degrees):
-    mask = shapes.ellipse((30.2, 22.7), (15, 6), SIZE, Tally(), degrees=degrees)
+    mask = shapes.fill_ellipse((30.2, 22.7), (15, 6), SIZE, Tally(), degrees=degrees)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     turn = math.radians(degrees)  # clockwise on the screen, where y goes down
     along = (x - 30.2) * math.cos(turn) + (y - 22.7) * math.sin(turn)
@@ -89,7 +89,7 @@ def test_an_ellipse_holds_the_pixels_whose_centres_its_equation_holds(degrees):
 @pytest.mark.parametrize("degrees", [30, 90, 135, -60])
 @pytest.mark.parametrize("pivot", [0, 0.5])
 def test_a_turned_box_holds_the_pixels_that_turned_back_lie_in_it(degrees, pivot):
-    mask = shapes.box((26, 20), (14, 8), SIZE, Tally(), degrees=degrees, pivot=pivot)
+    mask = shapes.fill_box((26, 20), (14, 8), SIZE, Tally(), degrees=degrees, pivot=pivot)
     y, x = np.mgrid[: SIZE[0], : SIZE[1]] + 0.5
     turn, middle_x, middle_y = math.radians(degrees), 26 + pivot * 14, 20 + pivot * 8
     along = (x - middle_x) * math.cos(turn) + (y - middle_y) * math.sin(turn) + middle_x
@@ -100,13 +100,13 @@ def test_a_turned_box_holds_the_pixels_that_turned_back_lie_in_it(degrees, pivot
 
 
 def test_a_box_of_whole_pixels_is_those_pixels():
-    mask = shapes.box((10, 10), (20, 20), SIZE, Tally())
+    mask = shapes.fill_box((10, 10), (20, 20), SIZE, Tally())
     assert (mask == square()).all()
 
 
 def test_a_bitmap_is_stretched_to_its_place_and_clipped():
     found = Tally()
-    mask = shapes.bitmap(np.array([[True, False], [False, True]]), (-2, 0, 2, 4), (4, 4), found)
+    mask = shapes.place_bitmap(np.array([[True, False], [False, True]]), (-2, 0, 2, 4), (4, 4), found)
     assert mask.astype(int).tolist() == [[0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]]
     assert dict(found) == {"masks that reach beyond their image, clipped": 1}
 
@@ -114,15 +114,15 @@ def test_a_bitmap_is_stretched_to_its_place_and_clipped():
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda found: shapes.box((3, 3), (0, 5), SIZE, found),
-        lambda found: shapes.box((3.1, 3.1), (0.2, 0.2), SIZE, found),
-        lambda found: shapes.box((100, 3), (5, 5), SIZE, found),
-        lambda found: shapes.ellipse((3, 3), (0, 5), SIZE, found),
-        lambda found: shapes.ellipse((-30, 3), (5, 5), SIZE, found),
-        lambda found: shapes.polygon([[[3, 3], [4, 4]]], SIZE, found),
-        lambda found: shapes.polygon([[[3.1, 3.1], [3.2, 3.1], [3.2, 3.2]]], SIZE, found),
-        lambda found: shapes.bitmap(np.ones((2, 2), bool), (70, 3, 72, 5), SIZE, found),
-        lambda found: shapes.bitmap(np.ones((2, 2), bool), (7, 3, 7, 5), SIZE, found),
+        lambda found: shapes.fill_box((3, 3), (0, 5), SIZE, found),
+        lambda found: shapes.fill_box((3.1, 3.1), (0.2, 0.2), SIZE, found),
+        lambda found: shapes.fill_box((100, 3), (5, 5), SIZE, found),
+        lambda found: shapes.fill_ellipse((3, 3), (0, 5), SIZE, found),
+        lambda found: shapes.fill_ellipse((-30, 3), (5, 5), SIZE, found),
+        lambda found: shapes.fill_polygon([[[3, 3], [4, 4]]], SIZE, found),
+        lambda found: shapes.fill_polygon([[[3.1, 3.1], [3.2, 3.1], [3.2, 3.2]]], SIZE, found),
+        lambda found: shapes.place_bitmap(np.ones((2, 2), bool), (70, 3, 72, 5), SIZE, found),
+        lambda found: shapes.place_bitmap(np.ones((2, 2), bool), (7, 3, 7, 5), SIZE, found),
     ],
 )
 def test_a_shape_without_a_pixel_is_left_out_and_counted(draw):
@@ -134,8 +134,8 @@ def test_a_shape_without_a_pixel_is_left_out_and_counted(draw):
 @pytest.mark.parametrize(
     "draw",
     [
-        lambda: shapes.box((1e9, 3), (5, 5), SIZE, Tally()),
-        lambda: shapes.ellipse((3, 3), (1e9, 5), SIZE, Tally(), degrees=30),
+        lambda: shapes.fill_box((1e9, 3), (5, 5), SIZE, Tally()),
+        lambda: shapes.fill_ellipse((3, 3), (1e9, 5), SIZE, Tally(), degrees=30),
     ],
 )
 def test_shapes_far_beyond_the_image_are_refused(draw):

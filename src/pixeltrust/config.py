@@ -249,7 +249,7 @@ def config_from(values: Mapping[str, Any], source: str = "") -> Config:
     return Config(**values)
 
 
-def values_of(config: Config) -> dict[str, Any]:
+def to_values(config: Config) -> dict[str, Any]:
     """Return the settings as plain values that `config_from` takes; unset ones are left out."""
     values = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
@@ -257,7 +257,7 @@ def values_of(config: Config) -> dict[str, Any]:
 
 def to_toml(config: Config) -> str:
     """Return the settings as TOML text that `read_config` reads."""
-    return tomli_w.dumps(values_of(config))
+    return tomli_w.dumps(to_values(config))
 
 
 def _coerce(name: str, value: Any) -> Any:

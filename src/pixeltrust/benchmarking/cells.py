@@ -27,7 +27,7 @@ from pixeltrust.benchmarking import costs
 from pixeltrust.benchmarking.grid import Cell, mask_kind
 from pixeltrust.benchmarking.outcome.reading import is_finished, read_json_record
 from pixeltrust.benchmarking.pruning import prune, seconds_of_halves
-from pixeltrust.config import Config, config_from, values_of
+from pixeltrust.config import Config, config_from, to_values
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import image_suffix
@@ -54,14 +54,14 @@ def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, tr
     for name, rows in (("cases.csv", table), ("truth.csv", truth)):
         if rows is not None:
             write_csv(rows, folder / name)
-    write_json(folder / "spec.json", {"cell": asdict(cell), "config": values_of(config)})
+    write_json(folder / "spec.json", {"cell": asdict(cell), "config": to_values(config)})
 
 
 def write_costs_spec(folder: Path, trainings: Mapping[str, Config], table: pd.DataFrame) -> None:
     """Write all that a measurement of costs needs (see `costs`)."""
     make_folder(folder)
     write_csv(table, folder / "cases.csv")
-    write_json(folder / "spec.json", {"trainings": {name: values_of(config) for name, config in trainings.items()}})
+    write_json(folder / "spec.json", {"trainings": {name: to_values(config) for name, config in trainings.items()}})
 
 
 def run_cell(folder: Path) -> None:

@@ -116,13 +116,13 @@ def _region(entry: Any, names: Mapping[Any, str], images: Mapping[Any, tuple[str
 
 
 def _decode_outlines(outlines: list[Any], box: Any, turned: Any, size: Size, tally: Tally) -> np.ndarray | None:
-    mask = shapes.polygon([checked_type(ring, list, "a polygon") for ring in outlines], size, tally)
+    mask = shapes.fill_polygon([checked_type(ring, list, "a polygon") for ring in outlines], size, tally)
     if mask is not None or not box:
         return mask
     tally["annotations without an outline, whose box is drawn"] += 1
     x, y, width, height = shapes.checked_numbers(box, "its bbox", 4)
     (degrees,) = shapes.checked_numbers([turned], "its rotation", 1)
-    return shapes.box((x, y), (width, height), size, tally, degrees=degrees)
+    return shapes.fill_box((x, y), (width, height), size, tally, degrees=degrees)
 
 
 def _decode_runs(segmentation: dict[str, Any], size: Size, _tally: Tally) -> np.ndarray:

@@ -85,7 +85,7 @@ def _decode_mask(attributes: Mapping[str, str], size: Size, tally: Tally) -> np.
     except ValueError:
         raise DataError(f"the runs {shortened(attributes.get('rle'))} are not whole numbers with commas between") from None
     mask = rle.decode_runs(rle.checked_runs(runs, height * width)).reshape(height, width)
-    return shapes.bitmap(mask, (left, top, left + width, top + height), size, tally)
+    return shapes.place_bitmap(mask, (left, top, left + width, top + height), size, tally)
 
 
 def _decode_polygon(attributes: Mapping[str, str], size: Size, tally: Tally) -> np.ndarray | None:
@@ -94,17 +94,17 @@ def _decode_polygon(attributes: Mapping[str, str], size: Size, tally: Tally) -> 
         points = [[float(number) for number in pair.split(",")] for pair in text.split(";") if pair.strip()]
     except ValueError:
         raise DataError(f"the points {shortened(text)} are not pairs of numbers") from None
-    return shapes.polygon([points], size, tally)
+    return shapes.fill_polygon([points], size, tally)
 
 
 def _decode_box(attributes: Mapping[str, str], size: Size, tally: Tally) -> np.ndarray | None:
     left, top, right, bottom = (_number(attributes, name) for name in ("xtl", "ytl", "xbr", "ybr"))
-    return shapes.box((left, top), (right - left, bottom - top), size, tally, degrees=_number(attributes, "rotation", 0))
+    return shapes.fill_box((left, top), (right - left, bottom - top), size, tally, degrees=_number(attributes, "rotation", 0))
 
 
 def _decode_ellipse(attributes: Mapping[str, str], size: Size, tally: Tally) -> np.ndarray | None:
     x, y, radius_x, radius_y = (_number(attributes, name) for name in ("cx", "cy", "rx", "ry"))
-    return shapes.ellipse((x, y), (radius_x, radius_y), size, tally, degrees=_number(attributes, "rotation", 0))
+    return shapes.fill_ellipse((x, y), (radius_x, radius_y), size, tally, degrees=_number(attributes, "rotation", 0))
 
 
 _DECODE = {"mask": _decode_mask, "polygon": _decode_polygon, "box": _decode_box, "ellipse": _decode_ellipse}

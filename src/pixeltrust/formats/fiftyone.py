@@ -196,16 +196,16 @@ def _shape(entry: dict[str, Any], kind: str, folder: Path) -> Decode | str:
 
 
 def _decode_polyline(rings: list[Any], size: Size, tally: Tally) -> np.ndarray | None:
-    return shapes.polygon([checked_type(ring, list, "an outline") for ring in rings], size, tally, whole=1)
+    return shapes.fill_polygon([checked_type(ring, list, "an outline") for ring in rings], size, tally, whole=1)
 
 
 def _decode_detection(entry: dict[str, Any], folder: Path, size: Size, tally: Tally) -> np.ndarray | None:
     x, y, width, height = shapes.checked_numbers(entry["bounding_box"], "its bounding_box", 4)
     left, top, right, bottom = x * size[1], y * size[0], (x + width) * size[1], (y + height) * size[0]
     if entry.get("mask") is None and entry.get("mask_path") is None:
-        return shapes.box((left, top), (right - left, bottom - top), size, tally)
+        return shapes.fill_box((left, top), (right - left, bottom - top), size, tally)
     mask = _array(entry, folder) > 0
-    return shapes.bitmap(mask, (round(left), round(top), round(right), round(bottom)), size, tally)  # rounded as FiftyOne does
+    return shapes.place_bitmap(mask, (round(left), round(top), round(right), round(bottom)), size, tally)  # rounded as FiftyOne does
 
 
 def _decode_value(segmentation: dict[str, Any], folder: Path, value: int, size: Size, _tally: Tally) -> np.ndarray:

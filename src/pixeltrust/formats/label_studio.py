@@ -309,17 +309,17 @@ def _turned(value: dict[str, Any]) -> float:
 
 
 def _decode_polygon(value: dict[str, Any], size: Size, tally: Tally) -> np.ndarray | None:
-    return shapes.polygon([checked_type(value.get("points"), list, "its points")], size, tally, whole=100)
+    return shapes.fill_polygon([checked_type(value.get("points"), list, "its points")], size, tally, whole=100)
 
 
 def _decode_rectangle(value: dict[str, Any], size: Size, tally: Tally) -> np.ndarray | None:
     corner, sides = _percent(value, "x", "y", size), _percent(value, "width", "height", size)
-    return shapes.box(corner, sides, size, tally, degrees=_turned(value), pivot=0)
+    return shapes.fill_box(corner, sides, size, tally, degrees=_turned(value), pivot=0)
 
 
 def _decode_ellipse(value: dict[str, Any], size: Size, tally: Tally) -> np.ndarray | None:
     centre, radii = _percent(value, "x", "y", size), _percent(value, "radiusX", "radiusY", size)
-    return shapes.ellipse(centre, radii, size, tally, degrees=_turned(value))
+    return shapes.fill_ellipse(centre, radii, size, tally, degrees=_turned(value))
 
 
 def _decode_brush(value: dict[str, Any], size: Size, _tally: Tally) -> np.ndarray:

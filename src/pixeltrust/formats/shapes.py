@@ -19,7 +19,7 @@ from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.text import count
 
 
-def polygon(rings: Sequence[Any], size: Size, tally: Tally, *, whole: float | None = None) -> np.ndarray | None:
+def fill_polygon(rings: Sequence[Any], size: Size, tally: Tally, *, whole: float | None = None) -> np.ndarray | None:
     """Draw the union of the rings of a file; see `polygons.checked_ring` for `whole`.
 
     Raises:
@@ -30,7 +30,7 @@ def polygon(rings: Sequence[Any], size: Size, tally: Tally, *, whole: float | No
     return _if_seen(polygons.fill(filled, size), "polygons", tally) if filled else None
 
 
-def box(
+def fill_box(
     corner: tuple[float, float], sides: tuple[float, float], size: Size, tally: Tally, *, degrees: float = 0, pivot: float = 0.5
 ) -> np.ndarray | None:
     """Draw a box.
@@ -55,7 +55,9 @@ def box(
     return _if_seen(polygons.fill([ring], size), "boxes", tally)
 
 
-def ellipse(centre: tuple[float, float], radii: tuple[float, float], size: Size, tally: Tally, *, degrees: float = 0) -> np.ndarray | None:
+def fill_ellipse(
+    centre: tuple[float, float], radii: tuple[float, float], size: Size, tally: Tally, *, degrees: float = 0
+) -> np.ndarray | None:
     """Draw an ellipse: the pixels whose centres it contains.
 
     Args:
@@ -79,7 +81,7 @@ def ellipse(centre: tuple[float, float], radii: tuple[float, float], size: Size,
     return _if_seen(mask, "ellipses", tally)
 
 
-def bitmap(mask: np.ndarray, place: tuple[int, int, int, int], size: Size, tally: Tally) -> np.ndarray | None:
+def place_bitmap(mask: np.ndarray, place: tuple[int, int, int, int], size: Size, tally: Tally) -> np.ndarray | None:
     """Draw a mask bool (h, w) stretched to a place in the image: a pixel gets the mask's value at its centre.
 
     An empty mask is drawn as an empty mask, not None: it says that there is nothing, and any other shape says that there is something.

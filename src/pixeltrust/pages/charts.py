@@ -223,7 +223,7 @@ def _panel_height(axes: Axes) -> float:
     return 0.76 * figure.get_figheight() / spec.get_gridspec().nrows
 
 
-def family_of(method: str) -> str:
+def colour_family(method: str) -> str:
     """Return the name of a method's colour."""
     return _OF_BENCHMARKS.get(method) or method_table.family_of(method)
 
@@ -235,13 +235,13 @@ def marker_of(method: str, among: Sequence[str]) -> str:
         among: all methods there are, in an order that stays.
     """
     names = dict.fromkeys([*method_table.METHODS, *_OF_BENCHMARKS, *among])
-    alike = [name for name in names if family_of(name) == family_of(method)]
+    alike = [name for name in names if colour_family(name) == colour_family(method)]
     return MARKERS[alike.index(method) % len(MARKERS)]
 
 
 def colour_of(method: str) -> str:
     """Return the light colour of a method."""
-    return ink(family_of(method))
+    return ink(colour_family(method))
 
 
 def ink(name: str) -> str:

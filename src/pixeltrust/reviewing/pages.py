@@ -124,7 +124,7 @@ def application(audit: Audit, decisions: Decisions, *, policy: AccessPolicy, who
     routes = [
         Route("/", run_in(review.pages, queue_page)),
         Route("/case", run_in(review.pages, case_page)),
-        Route("/image", run_in(review.pictures, image)),
+        Route("/image", run_in(review.pictures, send_image)),
         Route("/thumbnail", run_in(review.pictures, small_image)),
         Route("/plane/{name:str}", run_in(review.pictures, plane)),
         Route("/decide", functools.partial(decide, review), methods=["POST"]),
@@ -183,7 +183,7 @@ def case_page(review: Review, request: Request) -> Response:
 # --- pictures -----------------------------------------------------------------------------------------------------
 
 
-def image(review: Review, request: Request) -> Response:
+def send_image(review: Review, request: Request) -> Response:
     """Return the image of a case, as a browser can show it."""
     case = review.case(request)
     file = Path(case["image"])
