@@ -17,7 +17,7 @@ from pixeltrust.method.losses import cross_entropy_of_labels
 from pixeltrust.method.lost_gradients import forget_step
 from pixeltrust.method.tangents import TangentRule, forward_mode_tangent, reverse_mode_tangent
 from pixeltrust.method.weights import normalise_gains
-from pixeltrust.training.models import build_model
+from pixeltrust.training.models import InBfloat16, build_model
 
 PRECISIONS = ("fp64", "fp32", "tf32", "bf16")
 
@@ -189,18 +189,6 @@ def build(cell: Cell) -> nn.Module:
     if builder is not None:
         return builder(3, cell.classes).to(cell.device)
     return build_model(cell.network, channels=3, classes=cell.classes).to(cell.device)
-
-
-class InBfloat16(nn.Module):
-    """Mixed precision as the training loop has it: the pass under autocast, logits in float32."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.autocast(images.device.type, torch.bfloat16):
-            return self.network(images).float()
 
 
 def in_precision(network: nn.Module, precision: str) -> nn.Module:

@@ -26,6 +26,26 @@ PLACES = BatchOrigin(np.array([4, 0, 5, 1]), Views(np.array([0, 3, 5, 6])))
 GROUPS = ("group", {"num_groups": 2})
 
 
+class Doubled(torch.autograd.Function):
+    """A function with a backward and a jvp that agree."""
+
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return 2 * tangent
+
+
 class PlainUNet(nn.Module):
     """One level down, one up: convolutions, a norm, pooling, a skip."""
 

@@ -13,7 +13,7 @@ from pixeltrust import Batch, pixel_gains, reweighted_step, verify
 from pixeltrust.method import tangents
 from pixeltrust.method.tangents import FORWARD_MODE, REVERSE_MODE, RULES, get_choice
 from pixeltrust.plumbing.errors import GainsWarning
-from reference import assert_equal_to_rounding, batch, differentiated_gains, network, seeded, textbook_losses
+from reference import Doubled, assert_equal_to_rounding, batch, differentiated_gains, network, seeded, textbook_losses
 
 NOISY, CLEAN = batch(1, size=6, ignored=0), batch(2, size=6, ignored=0)
 
@@ -75,32 +75,12 @@ class StraightThrough(torch.autograd.Function):
         return gradient
 
 
-class OtherJvp(torch.autograd.Function):
+class OtherJvp(Doubled):
     """Its jvp is not what its backward is."""
-
-    @staticmethod
-    def forward(x):
-        return 2 * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * gradient
 
     @staticmethod
     def jvp(ctx, tangent):
         return 3 * tangent
-
-
-class Doubled(OtherJvp):
-    """One whose jvp is right."""
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        return 2 * tangent
 
 
 class Once(torch.autograd.Function):

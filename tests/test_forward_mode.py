@@ -18,7 +18,7 @@ from pixeltrust.method.forward_mode.tracing import Tangents
 from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.method.tangents import exact_tangent, forward_mode_tangent
 from pixeltrust.method.weights import clean_gradient
-from reference import NETWORKS, assert_equal_to_rounding, batch, network, seeded
+from reference import NETWORKS, Doubled, assert_equal_to_rounding, batch, network, seeded
 
 
 class Weights(nn.Module):
@@ -211,24 +211,6 @@ def test_a_tangent_is_freed_as_soon_as_the_network_drops_its_value():
         del first
         assert tangent() is None
         assert second.tangent is not None
-
-
-class Doubled(torch.autograd.Function):
-    @staticmethod
-    def forward(x):
-        return 2 * x
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return 2 * gradient
-
-    @staticmethod
-    def jvp(ctx, tangent):
-        return 2 * tangent
 
 
 def written(x, part):

@@ -15,8 +15,8 @@ import typer
 
 from pixeltrust import __version__
 from pixeltrust.config import read_config, require_run
-from pixeltrust.noise.kinds import find_kind, kind_names
-from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError
+from pixeltrust.noise.kinds import kind_names, require_kind
+from pixeltrust.plumbing.errors import DataError, PixeltrustError
 
 if TYPE_CHECKING:
     from pixeltrust.data.layouts import Layout
@@ -41,10 +41,7 @@ def _existing(path: Path) -> Path:
 
 
 def _known_noise(name: str) -> str:
-    try:
-        find_kind(name)
-    except ValueError as error:
-        raise ConfigError(f"noise: {error}") from None
+    require_kind(name)
     return name
 
 

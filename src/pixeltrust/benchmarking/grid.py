@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 
 from pixeltrust.config import Config, config_from, read_toml, setting
 from pixeltrust.method_table import METHODS
-from pixeltrust.noise.kinds import find_kind
+from pixeltrust.noise.kinds import require_kind
 from pixeltrust.plumbing.errors import ConfigError
 
 CEILING = "ceiling"
@@ -83,10 +83,7 @@ class Grid:
                 raise ConfigError(f"seeds: whole numbers from 0, not {seed}")
         for noise in self.noise:
             if noise != GIVEN:
-                try:
-                    find_kind(noise)
-                except ValueError as error:
-                    raise ConfigError(f"noise: {error}") from None
+                require_kind(noise)
         for clash in (set(self.variants) & {*METHODS, *VARIANTS}) | {name for name in self.variants if not _is_name(name)}:
             raise ConfigError(f"variants.{clash}: choose another name, of letters, digits, + and -, that no method has yet")
         for name, settings in self.variants.items():

@@ -31,6 +31,8 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from pixeltrust.plumbing.errors import ConfigError
+
 # SciPy and scikit-image are imported where they are used: the command line reads `KINDS` for its help.
 
 Noise = Callable[[np.ndarray, np.random.Generator, float, np.ndarray | None], np.ndarray]
@@ -105,6 +107,18 @@ def find_kind(name: str) -> Kind:
     near = get_close_matches(name, [*KINDS, "polygon-12", "axes-3"], n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(f"no noise of the kind {name!r}; {hint}There are {kind_names()}")
+
+
+def require_kind(name: str) -> Kind:
+    """Return the kind of noise that a setting or an option names, as `find_kind`.
+
+    Raises:
+        ConfigError: the name is unknown; names the nearest one.
+    """
+    try:
+        return find_kind(name)
+    except ValueError as error:
+        raise ConfigError(f"noise: {error}") from None
 
 
 def kind_names() -> str:

@@ -25,7 +25,7 @@ from pixeltrust.data.images import read_image, write_png
 from pixeltrust.data.known_truth import SourceCase, read_source
 from pixeltrust.data.masks import read_binary
 from pixeltrust.metrics import mean_of_defined
-from pixeltrust.noise.kinds import Noise, find_kind
+from pixeltrust.noise.kinds import Noise, require_kind
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free, write_file
 from pixeltrust.plumbing.progress import map_in_threads
@@ -138,10 +138,7 @@ def _find_noise(noise: str | Noise) -> tuple[Noise, str]:
     if callable(noise):
         inner = getattr(noise, "func", noise)
         return noise, f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
-    try:
-        return find_kind(noise), noise
-    except ValueError as error:
-        raise ConfigError(f"noise: {error}") from None
+    return require_kind(noise), noise
 
 
 def _check_settings(clean: int, seed: int, strength: float | None, target_dice: float | None) -> None:
