@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,11 +103,66 @@ def test_test_may_be_absent(tmp_path):
     assert read(folder(tmp_path, test=())).of("test") == []
 
 
-def test_a_clean_and_noisy_case_trains_as_clean_with_a_note(tmp_path):
-    found = read(folder(tmp_path, noisy=("n1", "both"), clean=("c1", "both")))
-    assert [case.id for case in found.of("clean")] == ["both", "c1"]
-    assert [case.id for case in found.of("noisy")] == ["n1"]
-    assert found.notes == ("1 case with a clean and a noisy mask: trained as clean",)
+def pairs_note(pairs):
+    return f"{pairs}: cases with a clean and a noisy mask; they are trained as clean, and `pixeltrust mend` learns from them"
+
+
+def test_a_clean_and_noisy_case_is_a_pair_and_trains_as_clean(tmp_path):
+    found = read(folder(tmp_path, noisy=("n1", "z", "b"), clean=("c1", "z", "b")))
+    assert [(case.id, case.mask, case.given) for case in found.of("clean")] == [
+        ("b", tmp_path / "clean/b.png", tmp_path / "noisy/b.png"),
+        ("c1", tmp_path / "clean/c1.png", None),
+        ("z", tmp_path / "clean/z.png", tmp_path / "noisy/z.png"),
+    ]
+    assert found.pairs == [case for case in found.of("clean") if case.given]
+    assert [(case.id, case.given) for case in found.of("noisy") + found.of("test")] == [("n1", None), ("t1", None)]
+    assert found.notes == (pairs_note("2 pairs"),)
+    assert "2 pairs" in str(found)
+
+
+def test_without_a_case_in_both_there_are_no_pairs(tmp_path):
+    assert read(folder(tmp_path)).pairs == []
+
+
+def test_pairs_are_found_in_folders_of_other_names_and_endings(tmp_path):
+    folder(tmp_path, noisy=("n1", "c1"), clean=("c1",), test=())
+    (tmp_path / "noisy").rename(tmp_path / "crowd")
+    (tmp_path / "crowd/c1.png").rename(tmp_path / "crowd/c1_mask.png")
+    assert [case.given for case in read_cases(tmp_path, noisy="crowd", mask_suffix="_mask").pairs] == [tmp_path / "crowd/c1_mask.png"]
+
+
+def test_the_given_mask_of_a_pair_is_checked_as_every_mask(tmp_path):
+    folder(tmp_path, noisy=("n1", "small", "broken", "three"), clean=("small", "broken", "three"))
+    put(tmp_path / "noisy/small.png", BLANK[:4])
+    (tmp_path / "noisy/broken.png").write_bytes(b"no picture")
+    put(tmp_path / "noisy/three.png", np.arange(48).reshape(6, 8) % 3)
+    for act in (read, checked):
+        found = faults(act, tmp_path)
+        only(found, tmp_path / "noisy/small.png", "8x4 pixels", "8x6")
+        only(found, tmp_path / "noisy/broken.png")
+    only(found, tmp_path / "noisy/three.png", "classes")
+    assert len(found) == 3
+
+
+def test_given_masks_count_among_the_noisy_ones_in_what_their_values_mean(tmp_path):
+    folder(tmp_path, noisy=("n1", "c1"))
+    put(tmp_path / "noisy/n1.png", np.eye(6, 8) * 255)
+    three = np.eye(6, 8)
+    three[5, 0] = 255
+    put(tmp_path / "noisy/c1.png", three)
+    only(faults(checked, tmp_path), "ignore_label")
+    put(tmp_path / "noisy/c1.png")
+    put(tmp_path / "noisy/n1.png")
+    assert "2 noisy masks without foreground: allowed" in checked(tmp_path).notes
+
+
+def test_a_pair_whose_rows_differ_in_group_or_image_is_a_fault(tmp_path):
+    folder(tmp_path, noisy=("n1", "c1", "c2"))
+    rows = [row("n1", "noisy"), row("c1", "noisy", group="p"), row("c1", "clean", group="q")]
+    rows += [row("c2", "noisy", image="images/n1.png"), row("c2", "clean")]
+    found = faults(read, csv(tmp_path, *rows))
+    only(found, "c1: rows of one id that differ in image or group", "(group p)", "(group q)")
+    only(found, "c2: rows of one id that differ in image or group", tmp_path / "images/n1.png")
 
 
 def test_images_without_masks_and_other_files_are_counted_and_hidden_ones_passed_over(tmp_path):
@@ -331,6 +387,15 @@ def test_a_table_in_another_encoding_and_a_broken_parquet_file_are_named(tmp_pat
         with pytest.raises(DataError, match="cannot be read as a table") as caught:
             read(table)
         assert str(table) in str(caught.value)
+
+
+def test_a_table_for_reading_again_keeps_the_pairs_and_the_record_of_a_run_has_a_row_per_case(tmp_path):
+    first = read(folder(tmp_path / "data", noisy=("n1", "c1")))
+    table_of(first.cases, pairs=True).to_csv(tmp_path / "cases.csv", index=False)
+    assert read(tmp_path / "cases.csv").cases == first.cases
+    assert table_of(first.cases)["id"].tolist() == ["c1", "c2", "n1", "t1"]
+    assert table_of(first.pairs)["mask"].tolist() == [str(tmp_path / "data/clean/c1.png")]
+    assert table_of(first.pairs, pairs=True)["mask"].tolist() == [str(tmp_path / f"data/{role}/c1.png") for role in ("clean", "noisy")]
 
 
 def test_the_table_of_a_run_can_be_read_again(tmp_path):
@@ -626,19 +691,20 @@ def test_a_table_becomes_exactly_these_cases(tmp_path):
         Case("10", absolute, tmp_path / "test/t1.png", "test", "q"),
         Case("9", absolute, tmp_path / "test/t1.png", "test", "q"),
         Case("Z", tmp_path / "images/c1.png", tmp_path / "clean/c1.png", "clean"),
-        Case("n1", tmp_path / "images/n1.png", tmp_path / "clean/c2.png", "clean"),
+        Case("n1", tmp_path / "images/n1.png", tmp_path / "clean/c2.png", "clean", given=tmp_path / "noisy/n1.png"),
         Case("z", tmp_path / "images/n1.png", tmp_path / "noisy/n1.png", "noisy", "p"),
         Case("é", tmp_path / "images/n2.png", tmp_path / "sub/../noisy/n2.png", "noisy"),
     ]
     assert found.notes == (
         "ids that differ in case alone: Z, z; on macOS and Windows their files are one",
-        "1 case with a clean and a noisy mask: trained as clean",
+        pairs_note("1 pair"),
     )
     assert str(found) == "\n".join([f"{table}: no faults; 2 noisy, 2 clean, 2 test cases in 2 groups", *found.notes])
 
 
 def test_a_list_of_cases_behaves_as_a_list_that_cannot_be_changed(tmp_path):
     plain = [Case(f"{number}", Path("i.png"), Path(f"{number}.png"), "clean", "p" if number % 2 else None) for number in range(6)]
+    plain[3] = replace(plain[3], given=Path("noisy.png"))
     cases = CaseList.of(plain)
     assert (cases == plain, plain == cases, cases == plain[:-1], cases == plain[::-1]) == (True, True, False, False)
     assert [cases[place] for place in (0, 5, -1)] == [plain[place] for place in (0, 5, -1)]

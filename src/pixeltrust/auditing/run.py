@@ -289,7 +289,7 @@ class _Auditor:
         data = self.data
         if layout_options(layout):  # so that readers of the audit need no layout options
             data = self.out / "given.csv"
-            write_csv(table_of(cases.cases), data)
+            write_csv(table_of(cases.cases, pairs=True), data)
         record = AuditRecord(
             data=str(data.resolve()),
             run=str(self.run.folder.resolve()),

@@ -3,7 +3,8 @@
     DATA/images/<id>.*   DATA/noisy/<id>.*   DATA/clean/<id>.*   DATA/test/<id>.*   (other names: see `layouts`)
     or DATA (a .csv or .parquet file, or DATA/cases.csv, DATA/cases.parquet): id, image, mask, role, optionally group
 
-A case is paired by id, never by order. One in clean/ and in noisy/ is trained as clean. Millions of cases are a few columns.
+Files meet by id, never by order. A case in clean/ and in noisy/ is trained as clean, and is a pair: it shows how noisy masks err.
+Millions of cases are a few columns.
 """
 
 import operator
@@ -52,6 +53,8 @@ class Case:
     role: Role
     group: str | None = None
     """A patient, say: cases of one group are never on both sides of training and test."""
+    given: Path | None = None
+    """The noisy mask of a clean case, where it has one; the two are a pair."""
 
 
 class CaseList(Sequence[Case]):
@@ -60,7 +63,8 @@ class CaseList(Sequence[Case]):
     A slice or an array of places gives another list over the same table.
 
     Args:
-        table: columns id and group (texts; an empty group is none), image and mask (numbers in `files`), role (numbers in `ROLES`).
+        table: columns id and group (texts; an empty group is none), image, mask and given (numbers in `files`; −1 is no given mask), role
+            (numbers in `ROLES`).
         files: the path of every file, once.
         rows: those of the table; all where not given.
     """
@@ -73,17 +77,18 @@ class CaseList(Sequence[Case]):
     @classmethod
     def of(cls, cases: Iterable[Case]) -> "CaseList":
         """Make a list of cases."""
-        return cls.of_paths([(case.id, case.image, case.mask, case.role, case.group or "") for case in cases], Path())
+        return cls.of_paths([(case.id, case.image, case.mask, case.role, case.group or "", case.given) for case in cases], Path())
 
     @classmethod
-    def of_paths(cls, rows: pd.DataFrame | list[tuple[str, Path, Path, Role, str]], folder: Path) -> "CaseList":
-        """Make a list from rows of id, image, mask, role and group, all of them texts; paths count from the folder."""
-        texts = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=[*COLUMNS, "group"], dtype=object)
+    def of_paths(cls, rows: pd.DataFrame | list[tuple[str, Path, Path, Role, str, Path | None]], folder: Path) -> "CaseList":
+        """Make a list from rows of id, image, mask, role, group and given; paths count from the folder."""
+        texts = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=[*COLUMNS, "group", "given"], dtype=object)
         numbers: dict[str, int] = {}
 
         def number(paths: pd.Series) -> np.ndarray:
             places, distinct = pd.factorize(paths)
-            return np.array([numbers.setdefault(os.fspath(folder / path), len(numbers)) for path in distinct], np.int32)[places]
+            known = [numbers.setdefault(os.fspath(folder / path), len(numbers)) for path in distinct]
+            return np.array([*known, -1], np.int32)[places]  # the place of None is −1
 
         columns = {
             "id": texts["id"].astype(str),
@@ -91,6 +96,7 @@ class CaseList(Sequence[Case]):
             "mask": number(texts["mask"]),
             "role": pd.Categorical(texts["role"], ROLES).codes,
             "group": texts["group"].astype(str),
+            "given": number(texts["given"]),
         }
         return cls(pd.DataFrame(columns).reset_index(drop=True), np.array(list(numbers), object))
 
@@ -105,8 +111,9 @@ class CaseList(Sequence[Case]):
         if isinstance(places, slice | np.ndarray):
             return CaseList(self._table, self._files, self._rows[places])
         row = int(self._rows[places])
-        identity, image, mask, role, group = (column[row] for column in self._columns.values())
-        return Case(identity, Path(self._files[image]), Path(self._files[mask]), ROLES[role], group or None)
+        identity, image, mask, role, group, given = (column[row] for column in self._columns.values())
+        noisy = None if given < 0 else Path(self._files[given])
+        return Case(identity, Path(self._files[image]), Path(self._files[mask]), ROLES[role], group or None, noisy)
 
     def __add__(self, other: "CaseList") -> "CaseList":
         if self._table is not other._table:
@@ -120,8 +127,8 @@ class CaseList(Sequence[Case]):
         """Return a column of texts, of these cases in their order."""
         return pd.Series(self._columns[name].take(self._rows))
 
-    def numbers(self, name: Literal["image", "mask", "role"]) -> np.ndarray:
-        """Return a column of numbers, of these cases in their order: places in `files()`, or in `ROLES`."""
+    def numbers(self, name: Literal["image", "mask", "role", "given"]) -> np.ndarray:
+        """Return a column of numbers, of these cases in their order: places in `files()` (−1: none), or in `ROLES`."""
         return self._columns[name].to_numpy()[self._rows]
 
     def has_role(self, role: Role) -> np.ndarray:
@@ -131,6 +138,18 @@ class CaseList(Sequence[Case]):
     def files(self, numbers: np.ndarray | None = None) -> list[Path]:
         """Return the files that have these numbers; all of the table where not given."""
         return list(map(Path, self._files if numbers is None else self._files[numbers]))
+
+    def with_given(self, noisy: np.ndarray) -> "CaseList":
+        """Make pairs: give each of these cases the noisy mask of that number (−1: none), in a table that holds these cases alone."""
+        return CaseList(self._table.iloc[self._rows].assign(given=noisy).reset_index(drop=True), self._files)
+
+    def one_per_mask(self) -> "CaseList":
+        """Return these cases without their given masks, then every given mask as a noisy case of the same id: the rows of a table."""
+        if not len(pairs := self[self.numbers("given") >= 0]):
+            return self
+        given = pairs._table.iloc[pairs._rows]
+        given = given.assign(mask=given["given"], role=np.int8(ROLES.index("noisy")))
+        return CaseList(pd.concat([self._table.iloc[self._rows], given], ignore_index=True).assign(given=np.int32(-1)), self._files)
 
     def by_id(self) -> "CaseList":
         """Sort by id, into a table that holds these cases alone."""
@@ -149,6 +168,11 @@ class Cases:
     def of(self, role: Role) -> CaseList:
         """Return the cases of one role, in the order of their ids."""
         return self.cases[self.cases.has_role(role)]
+
+    @property
+    def pairs(self) -> CaseList:
+        """The clean cases that have a noisy mask too, in the order of their ids."""
+        return self.cases[self.cases.numbers("given") >= 0]
 
     def __str__(self) -> str:
         counts = ", ".join(f"{len(self.of(role)):,} {role}" for role in ROLES)
@@ -196,7 +220,7 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
     def decode(case: Case) -> MaskMeaning:
         return decode_labels(case.mask, classes=classes, ignore_label=ignore_label)[1]
 
-    for case, outcome in attempt_in_threads(decode, cases.cases, text="decoding masks", shown=show_progress):
+    for case, outcome in attempt_in_threads(decode, cases.cases.one_per_mask(), text="decoding masks", shown=show_progress):
         if isinstance(outcome, PixeltrustError):
             if case.mask not in findings.faulty_files:
                 findings.faults.append(outcome.fault)
@@ -247,12 +271,12 @@ def _pair_folder(data: Path, folders: Folders, findings: Findings) -> CaseList:
         raise DataError(f"{data}: not a data folder: {wanted}{propose_folders(data, folders, missing)}")
     listings = {part: _list_files(part, folders, findings) for part in where}
     images = listings["images"].files
-    rows: list[tuple[str, Path, Path, Role, str]] = []
+    rows: list[tuple[str, Path, Path, Role, str, Path | None]] = []
     unpaired: dict[str, list[Path]] = defaultdict(list)
     for role in ROLES:
         for identity, mask in listings[role].files.items():
             if identity in images:
-                rows.append((identity, images[identity], mask, role, ""))
+                rows.append((identity, images[identity], mask, role, "", None))
             else:
                 unpaired[identity].append(mask)
                 findings.unpaired_roles.add(role)
@@ -362,7 +386,7 @@ def _pair_table(table: Path, findings: Findings) -> CaseList:
         raise DataError(
             f"{table}: no column {', '.join(missing)}; wanted: {', '.join(COLUMNS)}, and perhaps group; found: {list(rows.columns)}"
         )
-    rows = rows.reindex(columns=[*COLUMNS, "group"], fill_value="")
+    rows = rows.reindex(columns=[*COLUMNS, "group"], fill_value="").assign(given=None)
     slashed = rows["id"].isin([".", ".."]) | rows["id"].str.contains(r"[/\\]")
     empty = (rows["id"] == "") | (rows["image"] == "") | (rows["mask"] == "")
     control = rows["id"].str.contains(CONTROL) | rows["image"].str.contains(CONTROL) | rows["mask"].str.contains(CONTROL)
@@ -388,12 +412,14 @@ def _is_longer(texts: pd.Series, most_bytes: int) -> np.ndarray:
     return longer
 
 
-def table_of(cases: Iterable[Case], held_out: Collection[str] = ()) -> pd.DataFrame:
-    """Return the cases as a table with the columns of `cases.csv`, and whether a case is held out of training; for the record of a run.
+def table_of(cases: Iterable[Case], held_out: Collection[str] = (), *, pairs: bool = False) -> pd.DataFrame:
+    """Return the cases as a table with the columns of `cases.csv`, and whether a case is held out of training.
 
-    Paths are absolute: a run is read from anywhere.
+    The record of a run has one row per case, its mask that of training; a table that is to be read as data has `pairs`: a row more for
+    every given mask, with the role noisy. Paths are absolute: a run is read from anywhere.
     """
     listed = cases if isinstance(cases, CaseList) else CaseList.of(cases)
+    listed = listed.one_per_mask() if pairs else listed
     files = np.array([os.fsencode(path.absolute()).decode(errors="backslashreplace") for path in listed.files()], object)
     paths = {name: pd.Series(files[listed.numbers(name)], dtype=object) for name in ("image", "mask")}
     roles = pd.Categorical.from_codes(listed.numbers("role"), pd.Index(ROLES))

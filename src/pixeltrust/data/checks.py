@@ -45,12 +45,12 @@ class Findings:
 
 
 def drop_repeated_ids(cases: "CaseList", findings: Findings) -> "CaseList":
-    """Return one case per id: clean goes before noisy. Repeated roles, other images or groups, and tests that train are faults."""
+    """Return one case per id: clean and noisy become a pair. Repeated roles, other images or groups, and tests that train are faults."""
     repeated: dict[str, list[int]] = defaultdict(list)
     for place in np.flatnonzero(cases.texts("id").duplicated(keep=False)).tolist():
         repeated[cases[place].id].append(place)
     dropped: list[int] = []
-    with_both = 0
+    masks, given = cases.numbers("mask"), np.full(len(cases), -1, np.int32)
     for identity, places in repeated.items():
         same = [cases[place] for place in places]
         roles = {case.role: case for case in same}
@@ -65,20 +65,24 @@ def drop_repeated_ids(cases: "CaseList", findings: Findings) -> "CaseList":
             trained = roles["clean" if "clean" in roles else "noisy"]
             wrong = f"{roles['test'].mask}: a test case that also trains: {trained.mask}"
             findings.faults.append(Fault(wrong, kind="test cases that also train", repair="take one of the two masks away"))
-        with_both += "clean" in roles and "noisy" in roles
         chosen = same.index(roles.get("clean") or roles.get("noisy") or roles["test"])
+        if "clean" in roles and "noisy" in roles:
+            given[places[chosen]] = masks[places[same.index(roles["noisy"])]]
         dropped += places[:chosen] + places[chosen + 1 :]
     ids = cases.texts("id")
     twins = ids[ids.str.casefold().duplicated(keep=False) & ~ids.duplicated(keep=False)]
     if len(twins):
         findings.notes.append(f"ids that differ in case alone: {some(sorted(twins))}; on macOS and Windows their files are one")
-    if with_both:
-        findings.notes.append(f"{count(with_both, 'case')} with a clean and a noisy mask: trained as clean")
-    return cases[np.delete(np.arange(len(cases)), dropped)] if dropped else cases
+    if pairs := int(np.count_nonzero(given >= 0)):
+        both = f"{count(pairs, 'pair')}: cases with a clean and a noisy mask"
+        findings.notes.append(f"{both}; they are trained as clean, and `pixeltrust mend` learns from them")
+    kept = np.delete(np.arange(len(cases)), dropped)
+    return cases[kept].with_given(given[kept]) if dropped else cases
 
 
 def compare_headers(cases: "CaseList", findings: Findings, show_progress: bool) -> None:
-    """Check that mask and image agree in size and orientation."""
+    """Check that every mask agrees with its image in size and orientation."""
+    cases = cases.one_per_mask()
     images, masks = cases.numbers("image"), cases.numbers("mask")
     numbers = pd.unique(np.stack([images, masks], axis=1).ravel())
     sizes = np.full((numbers.max(initial=-1) + 1, 2), -1)  # stays −1 where a file cannot be read
@@ -110,7 +114,7 @@ def compare_headers(cases: "CaseList", findings: Findings, show_progress: bool) 
         wrong = f"{case.mask}: only one of this file and its image {case.image} states its orientation"
         kind = "NIfTI masks and images of which only one states its orientation"
         findings.faults.append(Fault(wrong, kind=kind, repair="save both with one affine"))
-    mixed = int(np.count_nonzero((stated[images] != 0) != (stated[masks] != 0)))
+    mixed = cases.texts("id")[(stated[images] != 0) != (stated[masks] != 0)].nunique()
     if mixed:
         cases_of = f"{count(mixed, 'case')} of a NIfTI file and one of another format"
         findings.notes.append(f"{cases_of}: do they have the same orientation? See docs/data.md")
@@ -131,8 +135,9 @@ def _note_turned(
         place = int(apart[0])
         case = cases[place]
         such = f"{case.image} has orientation {of_images[place]}, {case.mask} {of_masks[place]}"
+        turned = count(cases.texts("id")[apart].nunique(), "image")
         findings.notes.append(
-            f"warning: {count(len(apart), 'image')} turned by EXIF in another way than the mask ({such}): each file is turned as it says. "
+            f"warning: {turned} turned by EXIF in another way than the mask ({such}): each file is turned as it says. "
             f"That is right where the mask was drawn on the picture as viewers show it; else turn the mask, or {_REMOVE_ORIENTATION}"
         )
 
