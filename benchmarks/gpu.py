@@ -112,7 +112,7 @@ def training(plan: Plan, data: Path | None, out: Path, end: float) -> list[dict[
 def made_up(scratch: Path, plan: Plan) -> Path:
     """Make a data folder of made-up images, its noisy cases many times over under other names."""
     write_source(scratch / "source", cases=plan.made_up, size=plan.size, test_share=0.1, show_progress=False)
-    simulate(scratch / "source", scratch / "data", clean=plan.clean, show_progress=False)
+    simulate(scratch / "source", scratch / "data", clean=plan.clean, pairs=False, show_progress=False)
     for mask in sorted((scratch / "data/noisy").iterdir()):
         for copy in range(1, plan.copies):
             for folder in ("noisy", "images"):

@@ -80,7 +80,8 @@ def measured(source: Path, out: Path) -> pd.DataFrame:
     truths = {case.id: case for case in read_source(source, show_progress=False)}
 
     def of_masks(folder: Path) -> pd.DataFrame:
-        found = {file.stem: read_labels(file) > 0 for file in sorted(folder.glob("*.png"))}
+        clean = {file.stem for file in (folder.parent / "clean").glob("*.png")}  # their noisy masks are those of pairs
+        found = {file.stem: read_labels(file) > 0 for file in sorted(folder.glob("*.png")) if file.stem not in clean}
         scores = [dice(confusion(predicted=mask.astype(np.uint8), truth=read_binary(truths[one].mask))) for one, mask in found.items()]
         return pd.DataFrame({"id": list(found), "dice": scores})
 

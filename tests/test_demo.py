@@ -74,7 +74,9 @@ def test_summary_and_page_hold_the_numbers_of_the_tables(toy):
 def test_masks_are_measured_against_the_truth_as_given_and_as_mended(toy):
     out, found = toy
     table = pd.read_csv(out / "masks.csv", dtype={"id": str}).set_index("id")
-    assert set(table.index) == {path.stem for path in (out / "data" / "noisy").iterdir()}
+    noisy, clean = ({path.stem for path in (out / "data" / role).iterdir()} for role in ("noisy", "clean"))
+    assert set(table.index) == noisy - clean
+    assert clean < noisy
     for one, row in table.iterrows():
         true = read_labels(out / "source" / "masks" / f"{one}.png") > 0
         for name, folder in (("given", "data/noisy"), ("mended", "audit/mended")):

@@ -159,7 +159,7 @@ def test_everything_that_can_be_added_is_added_as_the_page_says(tmp_path, monkey
     assert all(np.array_equal(given[name], again[name]) for name in given)
     assert pd.read_csv("scores.csv")["precision"].dropna().eq(1).all()  # of masks by themselves
     assert all(Path("runs", run, "model.pt").is_file() for run in ("mostly-clean", "mine"))
-    assert "8 noisy, 4 clean, 4 test cases" in capsys.readouterr().out
+    assert "8 noisy, 4 clean (4 pairs), 4 test cases" in capsys.readouterr().out
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import read_image, read_labels, write_png
 from pixeltrust.noise import simulate as simulate_module
 from pixeltrust.noise.kinds import find_kind
@@ -64,19 +66,34 @@ def contents(folder):
 # --- what is written
 
 
-def test_every_case_has_one_role_and_its_image(source, tmp_path):
+def test_every_case_has_its_image_and_the_clean_ones_are_pairs(source, tmp_path):
     summary = run(source, tmp_path / "out")
     parts = {part: names(tmp_path / "out" / part) for part in ("images", "noisy", "clean", "test")}
-    assert [len(parts[part]) for part in ("images", "noisy", "clean", "test")] == [24, 15, 5, 4]
-    assert sorted(parts["noisy"] + parts["clean"] + parts["test"]) == parts["images"]
+    assert [len(parts[part]) for part in ("images", "noisy", "clean", "test")] == [24, 20, 5, 4]
+    assert sorted(parts["noisy"] + parts["test"]) == parts["images"]
+    assert set(parts["clean"]) < set(parts["noisy"])
     assert parts["test"] == ["a20", "a21", "a22", "a23"]
-    assert (summary.noisy, summary.clean, summary.test, summary.empty) == (15, 5, 4, 0)
+    assert (summary.noisy, summary.clean, summary.pairs, summary.test, summary.empty) == (15, 5, 5, 4, 0)
+    cases = read_cases(tmp_path / "out", show_progress=False)
+    assert [len(cases.of(role)) for role in ("noisy", "clean", "test")] == [15, 5, 4]
+    assert cases.pairs == cases.of("clean")
+
+
+def test_without_pairs_everything_else_is_the_same(source, tmp_path):
+    with_pairs, without = run(source, tmp_path / "with", noise="shift"), run(source, tmp_path / "without", noise="shift", pairs=False)
+    clean = {f"noisy/{name}.png" for name in names(tmp_path / "with/clean")}
+    expected = {name: content for name, content in contents(tmp_path / "with").items() if name not in clean}
+    made = contents(tmp_path / "without")
+    assert made.keys() == expected.keys()
+    assert {name for name in made if made[name] != expected[name]} == {"simulation.csv", "simulation.json"}
+    assert without == replace(with_pairs, out=without.out, pairs=0)
+    assert "15 noisy, 5 clean, 4 test cases" in str(without)
 
 
 def test_without_a_split_every_case_trains(tmp_path):
-    run(make_source(tmp_path / "lesions", test=0), tmp_path / "out")
+    assert run(make_source(tmp_path / "lesions", test=0), tmp_path / "out").noisy == 15
     assert not (tmp_path / "out/test").exists()
-    assert len(names(tmp_path / "out/noisy")) == 15
+    assert len(names(tmp_path / "out/noisy")) == 20
 
 
 def test_other_splits_are_tests(source, tmp_path):
@@ -118,14 +135,17 @@ def test_simulation_csv_tells_how_each_mask_differs(source, tmp_path):
     summary = run(source, tmp_path / "out", noise="box")
     with (tmp_path / "out/simulation.csv").open() as opened:
         rows = list(csv.DictReader(opened))
-    assert [row["id"] for row in rows] == names(tmp_path / "out/noisy")
+    clean = names(tmp_path / "out/clean")
+    assert [row["id"] for row in rows] == [*(name for name in names(tmp_path / "out/noisy") if name not in clean), *clean]
+    assert [row["role"] for row in rows] == ["noisy"] * 15 + ["clean"] * 5
     for row in rows:
         truth, noisy = lesion(int(row["id"][1:])), read_labels(tmp_path / "out/noisy" / f"{row['id']}.png") > 0
         assert float(row["dice"]) == pytest.approx(2 * (truth & noisy).sum() / (truth.sum() + noisy.sum()), abs=1e-6)  # 6 decimals
         assert float(row["false_positive_share"]) == pytest.approx(noisy.sum() / truth.sum() - 1, abs=1e-6)
         assert float(row["false_negative_share"]) == 0
-    assert summary.mean_dice == pytest.approx(np.mean([float(row["dice"]) for row in rows]), abs=1e-6)
-    assert summary.dice_quartiles == pytest.approx(np.quantile([float(row["dice"]) for row in rows], (0.25, 0.5, 0.75)), abs=1e-6)
+    of_noisy = [float(row["dice"]) for row in rows[:15]]
+    assert summary.mean_dice == pytest.approx(np.mean(of_noisy), abs=1e-6)
+    assert summary.dice_quartiles == pytest.approx(np.quantile(of_noisy, (0.25, 0.5, 0.75)), abs=1e-6)
 
 
 def test_simulation_json_holds_the_settings(source, tmp_path):
@@ -138,12 +158,12 @@ def test_simulation_json_holds_the_settings(source, tmp_path):
         "target_dice": None,
         "seed": 3,
     }
-    assert record["cases"] == {"noisy": 15, "clean": 5, "test": 4, "without_foreground": 0}
+    assert record["cases"] == {"noisy": 15, "clean": 5, "pairs": 5, "test": 4, "without_foreground": 0}
 
 
 def test_the_summary_reads_as_text(source, tmp_path):
     text = str(run(source, tmp_path / "out", noise="box"))
-    assert f"{tmp_path / 'out'}: 15 noisy, 5 clean, 4 test cases" in text
+    assert f"{tmp_path / 'out'}: 15 noisy, 5 clean (5 pairs), 4 test cases" in text
     assert "box, strength 1, seed 0" in text
 
 
@@ -164,7 +184,7 @@ def test_the_noise_of_a_case_hangs_on_neither_the_clean_draw_nor_the_others(sour
     (source / "split.csv").write_text((source / "split.csv").read_text().replace("a00,train\n", ""))
     run(source, tmp_path / "fewer", noise="shift", clean=0)
     every, some, fewer = (contents(tmp_path / out / "noisy") for out in ("all", "some", "fewer"))
-    assert some == {name: every[name] for name in some}
+    assert some == every
     assert fewer == {name: every[name] for name in every if name != "a00.png"}
 
 
@@ -180,8 +200,7 @@ def test_another_seed_draws_other_noise_and_other_clean_cases(source, tmp_path):
     for seed in (0, 1):
         run(source, tmp_path / str(seed), noise="shift", seed=seed)
     assert names(tmp_path / "0/clean") != names(tmp_path / "1/clean")
-    both = set(names(tmp_path / "0/noisy")) & set(names(tmp_path / "1/noisy"))
-    assert any((tmp_path / "0/noisy" / f"{one}.png").read_bytes() != (tmp_path / "1/noisy" / f"{one}.png").read_bytes() for one in both)
+    assert contents(tmp_path / "0/noisy") != contents(tmp_path / "1/noisy")
 
 
 # --- the noise
@@ -259,7 +278,7 @@ def test_truths_without_foreground_are_in_no_mean_and_counted(source, tmp_path):
     assert without.empty == 1
     assert not math.isnan(without.mean_dice)
     assert "1 without foreground" in str(without)
-    assert "a00,,,\n" in (tmp_path / "out/simulation.csv").read_text()
+    assert "a00,noisy,,,\n" in (tmp_path / "out/simulation.csv").read_text()
     assert not read_labels(tmp_path / "out/noisy/a00.png").any()
 
 

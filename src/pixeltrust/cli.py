@@ -175,7 +175,8 @@ def simulate(
     source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ (the truth) and maybe split.csv.", callback=_existing)],
     out: Annotated[Path, typer.Argument(help="The data folder to make.")],
     noise: Annotated[str, typer.Option("--noise", help=f"{kind_names()}.", callback=_known_noise)] = "triangle",
-    clean: Annotated[int, typer.Option("--clean", help="Number of training cases that keep their true mask.")] = 100,
+    clean: Annotated[int, typer.Option("--clean", help="Number of training cases that get their true mask.")] = 100,
+    no_pairs: Annotated[bool, typer.Option("--no-pairs", help="Leave out the noisy masks of the clean cases.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise and of the choice of clean cases.")] = 0,
     strength: Annotated[float | None, typer.Option("--strength", help="Strength of the noise: 0 none, 1 the kind's full form.")] = None,
     target_dice: Annotated[float | None, typer.Option("--target-dice", help="Choose the strength by the mean Dice to the truth.")] = None,
@@ -187,7 +188,19 @@ def simulate(
     """
     from pixeltrust.noise.simulate import simulate
 
-    print(simulate(source, out, noise=noise, clean=clean, seed=seed, strength=strength, target_dice=target_dice, show_progress=not quiet))
+    print(
+        simulate(
+            source,
+            out,
+            noise=noise,
+            clean=clean,
+            seed=seed,
+            strength=strength,
+            target_dice=target_dice,
+            pairs=not no_pairs,
+            show_progress=not quiet,
+        )
+    )
 
 
 @app.command()

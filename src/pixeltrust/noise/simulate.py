@@ -3,13 +3,14 @@
     SOURCE/  images/  masks/  split.csv (id, split; may be absent)
     OUT/     images/  noisy/  clean/  test/ (where there is a split)  simulation.csv  simulation.json
 
-`train` cases become noisy but for the clean ones, every other split becomes test; without split.csv all cases train.
+`train` cases get noisy masks; those that the seed draws get their true masks too, in clean/, and are pairs. Every other split
+becomes test; without split.csv all cases train.
 The noise of a case depends on the seed and its id alone, not on which cases are clean. The clean ones are the first of one
 shuffled list: the 10 clean cases of a seed are among its 100.
 
-simulation.csv has a row per noisy case: id, dice (with the truth), false_positive_share and false_negative_share (pixels
-wrongly drawn and wrongly left out, as shares of the true area). All three are undefined, and
-empty, where the truth has no foreground; such cases are left out of every mean and counted.
+simulation.csv has a row per noisy mask: id, role (noisy; or clean, which is a pair), dice (with the truth), false_positive_share
+and false_negative_share (pixels wrongly drawn and wrongly left out, as shares of the true area). All three are undefined, and
+empty, where the truth has no foreground; such cases are left out of every mean and counted. Means are over the noisy cases.
 """
 
 import json
@@ -30,6 +31,7 @@ from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free, write_file
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.seeds import generator
+from pixeltrust.plumbing.text import count
 
 TARGET_TOLERANCE = 0.01  # the largest difference of the mean Dice from `target_dice`
 _SEARCH_TOLERANCE = 0.002
@@ -44,18 +46,23 @@ _COMPLAINT = "These files of the source cannot be used:"
 
 @dataclass(frozen=True, kw_only=True)
 class SimulationSummary:
-    """The data folder that was made. Means and quartiles are over the noisy cases whose truth has foreground; NaN if there are none."""
+    """The data folder that was made. Means and quartiles are over the noisy cases whose truth has foreground; NaN if there are none.
+
+    A clean case is no noisy case, although its noisy mask is there too.
+    """
 
     out: Path
     noise: str
     strength: float
     seed: int
     noisy: int
-    """Cases with a noisy mask."""
+    """Cases with a noisy mask alone."""
     clean: int
     """Cases with a clean mask."""
     test: int
     """Cases with a test mask."""
+    pairs: int
+    """Clean cases that have a noisy mask too: all, or none."""
     empty: int
     """Noisy cases whose truth has no foreground; they are in no mean."""
     mean_dice: float
@@ -68,10 +75,11 @@ class SimulationSummary:
 
     def __str__(self) -> str:
         low, middle, high = self.dice_quartiles
+        pairs = f" ({count(self.pairs, 'pair')})" if self.pairs else ""
         empty = f"; {self.empty} without foreground, in none of the means" if self.empty else ""
         return "\n".join(
             [
-                f"{self.out}: {self.noisy} noisy, {self.clean} clean, {self.test} test cases{empty}",
+                f"{self.out}: {self.noisy} noisy, {self.clean} clean{pairs}, {self.test} test cases{empty}",
                 f"noise                 {self.noise}, strength {self.strength:.4g}, seed {self.seed}",
                 f"Dice to the truth     {self.mean_dice:.3f} in the mean, quartiles {low:.3f} {middle:.3f} {high:.3f}",
                 f"wrongly drawn         {self.false_positive_share:.1%} of the true area",
@@ -89,6 +97,7 @@ def simulate(
     seed: int = 0,
     strength: float | None = None,
     target_dice: float | None = None,
+    pairs: bool = True,
     show_progress: bool = True,
 ) -> SimulationSummary:
     """Write a data folder with simulated noise, whole or not at all.
@@ -99,11 +108,12 @@ def simulate(
             it, masks PNG files of 0 and 255.
         noise: a kind by its name (see `pixeltrust.noise.kinds.KINDS`), or a function (mask, generator, strength, image) ->
             mask, called from several threads; mask is uint8 0/1 (H, W), image uint8 (H, W, 3).
-        clean: the number of training cases that keep their true mask, from 0.
+        clean: the number of training cases that get their true mask, from 0.
         seed: decides the noise and, separately, which cases are clean.
         strength: of the noise, from 0; 1 where neither it nor `target_dice` is given.
         target_dice: between 0 and 1; search one strength for all cases, with which the mean Dice of the noisy masks to their
             truth is within .01 of it.
+        pairs: write the noisy masks of the clean cases too.
         show_progress: a progress bar on the terminal.
 
     Raises:
@@ -126,11 +136,12 @@ def simulate(
             rows = _write_noisy(noisy_cases, draw, strength, folder, show_progress)
         else:
             strength, rows = _write_at_target(noisy_cases, draw, target_dice, name, folder, show_progress)
+        of_pairs = _write_noisy(clean_cases if pairs else [], draw, strength, folder, show_progress)
         _write_true(clean_cases, folder / "clean", show_progress)
         _write_true(test_cases, folder / "test", show_progress)
         _link_images(cases, folder / "images", show_progress)
-        summary = _summary(rows, out, name, strength, seed, {"clean": len(clean_cases), "test": len(test_cases)})
-        _write_record(folder, rows, summary, source, target_dice)
+        summary = _summary(rows, out, name, strength, seed, {"clean": len(clean_cases), "test": len(test_cases), "pairs": len(of_pairs)})
+        _write_record(folder, rows, of_pairs, summary, source, target_dice)
     return summary
 
 
@@ -214,7 +225,7 @@ def _write_noisy(cases: list[SourceCase], draw: _Draw, strength: float, folder: 
         return _measures(truth, noisy)
 
     measured = map_in_threads(write, cases, text="noisy masks", complaint=_COMPLAINT, shown=show_progress)
-    rows = pd.DataFrame(measured, columns=_MEASURES)
+    rows = pd.DataFrame(measured, columns=_MEASURES, dtype=float)
     rows.insert(0, "id", [case.id for case in cases])
     return rows
 
@@ -331,8 +342,11 @@ def _summary(rows: pd.DataFrame, out: Path, noise: str, strength: float, seed: i
     )
 
 
-def _write_record(folder: Path, rows: pd.DataFrame, summary: SimulationSummary, source: Path, target_dice: float | None) -> None:
-    write_file(folder / "simulation.csv", rows.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+def _write_record(
+    folder: Path, rows: pd.DataFrame, of_pairs: pd.DataFrame, summary: SimulationSummary, source: Path, target_dice: float | None
+) -> None:
+    table = pd.concat([rows.assign(role="noisy"), of_pairs.assign(role="clean")])[["id", "role", *_MEASURES]]
+    write_file(folder / "simulation.csv", table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
     measured = {f"mean_{name}": _or_none(value) for name, value in rows[_MEASURES].mean().items()}
     record = {
         "source": source.resolve().name,
@@ -340,7 +354,7 @@ def _write_record(folder: Path, rows: pd.DataFrame, summary: SimulationSummary, 
         "strength": summary.strength,
         "target_dice": target_dice,
         "seed": summary.seed,
-        "cases": {"noisy": summary.noisy, "clean": summary.clean, "test": summary.test, "without_foreground": summary.empty},
+        "cases": {name: getattr(summary, name) for name in ("noisy", "clean", "pairs", "test")} | {"without_foreground": summary.empty},
         **measured,
         "dice_quartiles": [_or_none(value) for value in summary.dice_quartiles],
     }
