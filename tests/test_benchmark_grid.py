@@ -1,5 +1,6 @@
 """What a benchmark compares, and which cases and masks its cells get."""
 
+import shutil
 from collections import Counter
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, SourceMasks, assign_folds
+from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, SourceMasks, assign_folds, without_pairs
 from pixeltrust.benchmarking.grid import VARIANTS, Cell, Grid, read_grid
 from pixeltrust.data.cases import read_cases
 from pixeltrust.demonstration.synthetic import write_source
@@ -99,11 +100,11 @@ def test_a_grid_file_that_cannot_be_read_is_named(tmp_path):
 # The masks of a source
 
 
-def test_a_cell_of_a_source_has_noisy_masks_its_clean_ones_and_the_tests(source, tmp_path):
+def test_a_cell_of_a_source_has_noisy_masks_its_clean_ones_pairs_and_the_tests(source, tmp_path):
     masks = SourceMasks(source, tmp_path, show_progress=False)
     masks.prepare(cell())
     table = masks.table(cell())
-    assert Counter(table["role"]) == {"noisy": 12, "clean": 5, "test": 7}
+    assert Counter(table["role"]) == {"noisy": 12 + 5, "clean": 5, "test": 7}
     for row in table.itertuples():
         true = row.mask.parent == source / "masks"
         assert true == (row.role != "noisy")
@@ -113,7 +114,13 @@ def test_a_cell_of_a_source_has_noisy_masks_its_clean_ones_and_the_tests(source,
     ]
     assert np.mean(changed) > 0.9
     table.to_csv(tmp_path / "cases.csv", index=False)
-    assert len(read_cases(tmp_path / "cases.csv", show_progress=False).cases) == 24
+    cases = read_cases(tmp_path / "cases.csv", show_progress=False)
+    assert [len(cases.of(role)) for role in ("noisy", "clean", "test")] == [12, 5, 7]
+    assert cases.pairs == cases.of("clean")
+    assert {case.given.parent for case in cases.pairs} == {tmp_path / "noise" / "triangle-0" / "noisy"}
+    alone = without_pairs(table)
+    assert Counter(alone["role"]) == {"noisy": 12, "clean": 5, "test": 7}
+    assert alone["id"].is_unique
 
 
 def test_all_methods_of_a_seed_have_the_same_cases_and_few_clean_ones_are_among_more(source, tmp_path):
@@ -131,7 +138,7 @@ def test_the_ceiling_learns_from_true_masks_and_needs_no_noise(source, tmp_path)
     assert not (tmp_path / "noise").exists()
     table = masks.table(cell(method="ceiling"), true=True)
     assert {path.parent for path in table["mask"]} == {source / "masks"}
-    assert table["id"].tolist() == masks.table(cell())["id"].tolist()
+    assert table["id"].tolist() == without_pairs(masks.table(cell()))["id"].tolist()
 
 
 def test_noise_is_made_once_for_a_kind_and_seed(source, tmp_path):
@@ -196,7 +203,39 @@ def test_a_data_folder_without_tests_is_told_of_the_question(tmp_path):
         FolderMasks(tmp_path / "data", show_progress=False).complete(Grid(methods=("plain",)))
 
 
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory):
+    """Five of the 13 clean cases have a noisy mask too."""
+    folder = draw(tmp_path_factory.mktemp("made") / "data", noisy=8, clean=13, test=3)
+    for path in sorted((folder / "clean").iterdir())[:5]:
+        shutil.copy(path, folder / "noisy" / path.name)
+    return folder
+
+
+def test_the_pairs_of_a_data_folder_are_those_of_its_cells(paired, tmp_path):
+    masks = FolderMasks(paired, show_progress=False)
+    for clean in (13, 6):
+        table = masks.table(cell(noise="given", clean=clean))
+        assert Counter(without_pairs(table)["role"]) == {"noisy": 8, "clean": clean, "test": 3}
+        table.to_csv(tmp_path / "cases.csv", index=False)
+        pairs = read_cases(tmp_path / "cases.csv", show_progress=False).pairs
+        chosen = set(table["id"][table["role"] == "clean"])
+        assert pairs == [case for case in masks.cases.pairs if case.id in chosen]
+
+
 # Folds
+
+
+def test_a_clean_case_that_a_fold_tests_is_no_pair(paired, tmp_path):
+    masks = FolderMasks(paired, show_progress=False)
+    for fold in range(FOLDS):
+        table = masks.table(cell(noise="given", clean=13, fold=fold))
+        tested = set(table["id"][table["role"] == "test"])
+        assert (table["id"].isin(tested)).sum() == len(tested)
+        table.to_csv(tmp_path / "cases.csv", index=False)
+        assert read_cases(tmp_path / "cases.csv", show_progress=False).pairs == [
+            case for case in masks.cases.pairs if case.id not in tested
+        ]
 
 
 def test_every_clean_case_is_tested_in_one_fold_and_trained_on_in_all_others(data):

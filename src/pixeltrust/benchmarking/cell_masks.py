@@ -3,10 +3,11 @@
     OUT/noise/<noise>-<seed>/   where the truth is known: a noisy mask for every training case (see `simulate`), made once
 
 Which cases are clean is drawn by the seed from one shuffled list, so the 10 clean cases of a seed are among its 100, and all methods of
-a seed have the same ones.
+a seed have the same ones. A clean case that has a noisy mask too is a pair: it has a second row, of the role noisy (see `data.cases`).
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, Unpack
@@ -16,7 +17,7 @@ import pandas as pd
 from filelock import FileLock
 
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
-from pixeltrust.data.cases import COLUMNS, Case, Cases, Role, read_cases
+from pixeltrust.data.cases import COLUMNS, Case, Cases, read_cases
 from pixeltrust.data.known_truth import read_source
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.noise.simulate import simulate, split_roles
@@ -45,7 +46,7 @@ class CellMasks(Protocol):
         """Make the files of the cell's table that are not there yet; several threads and processes may call it."""
 
     def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
-        """Return the table of cases of a cell; with `true` masks for the noisy ones."""
+        """Return the table of cases of a cell, with its pairs; with `true` masks for the noisy ones, and no pairs."""
 
 
 def is_source(folder: Path, layout: Layout) -> bool:
@@ -89,6 +90,7 @@ class SourceMasks:
         drawn = self._noise(cell) / "noisy"
         rows = [(case.id, case.image, case.mask if true else drawn / f"{case.id}.png", "noisy", "") for case in noisy]
         rows += [(case.id, case.image, case.mask, role, "") for role, cases in (("clean", clean), ("test", test)) for case in cases]
+        rows += [(case.id, case.image, drawn / f"{case.id}.png", "noisy", "") for case in clean if not true]
         return _table(rows)
 
     def _noise(self, cell: Cell) -> Path:
@@ -142,7 +144,7 @@ class FolderMasks:
         left_out = {case.group for case, out in zip(self.clean, tested, strict=True) if out and case.group}
         rows = [case for case in self.cases.of("noisy") if not case.group or case.group not in left_out]
         clean, test = (self.clean[np.flatnonzero(chosen)] for chosen in (~tested, tested))
-        return _table([*_rows(rows), *_rows(clean), *_rows(test, "test")])
+        return _table(_rows([*rows, *clean, *(replace(case, role="test", given=None) for case in test)]))
 
 
 FOLDS = 4
@@ -160,8 +162,17 @@ def assign_folds(groups: Sequence[str], seed: int) -> np.ndarray:
     return folds[numbers]
 
 
-def _rows(cases: Iterable[Case], role: Role | None = None) -> Rows:
-    return ((case.id, case.image.absolute(), case.mask.absolute(), role or case.role, case.group or "") for case in cases)
+def without_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a row per case: without the noisy masks of clean cases."""
+    clean = table["id"][table["role"] == "clean"]
+    return table[(table["role"] != "noisy") | ~table["id"].isin(clean)]
+
+
+def _rows(cases: Iterable[Case]) -> Rows:
+    for case in cases:
+        for mask, role in ((case.mask, case.role), (case.given, "noisy")):
+            if mask:
+                yield case.id, case.image.absolute(), mask.absolute(), role, case.group or ""
 
 
 def _table(rows: Rows) -> pd.DataFrame:

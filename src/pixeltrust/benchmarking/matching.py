@@ -18,6 +18,7 @@ from typing import Any
 
 import pandas as pd
 
+from pixeltrust.benchmarking.cell_masks import without_pairs
 from pixeltrust.benchmarking.cells import write_costs_spec, write_json
 from pixeltrust.benchmarking.costs import Phases, phases_of
 from pixeltrust.benchmarking.grid import Cell
@@ -65,7 +66,7 @@ def _measure_methods(work: Workload, record: Record, missing: Sequence[str], *, 
     """Return the record with the missing methods, measured beside the base."""
     first = replace(work.cells[0], method=BASE)
     work.masks.prepare(first)
-    table = work.masks.table(first)
+    table = without_pairs(work.masks.table(first))
     configs = {method: work.grid.config(replace(first, method=method)) for method in dict.fromkeys([base, *missing])}
     phases = {method: phases_of(method, config) for method, config in configs.items()}
     measured = _measure(trainings_of(phases), table, work.out / "costs", work.launcher)
