@@ -90,7 +90,13 @@ class Config:
     """Share of the updates, the last ones, that `finetuned` makes on clean batches alone."""
 
     epochs: Count = 50
-    """Passes over the noisy cases; every method makes epochs × ceil(noisy cases / batch_size) updates."""
+    """Passes over the noisy cases; every method makes epochs × ceil(noisy cases / batch_size) updates (or × `updates_per_epoch`)."""
+
+    updates_per_epoch: Count | None = None
+    """Updates in an epoch. Unset: as many as show every noisy case once (every clean one where there are no noisy ones)."""
+
+    given_dropped: Share = 0.25
+    """Share of the images that `mender` sees without their given mask, so that it also knows what to do without one."""
 
     learning_rate: float = 1e-3
     """Learning rate at the start."""
@@ -157,6 +163,11 @@ class Config:
     def size(self) -> tuple[int, int]:
         """The (height, width) that the network trains on."""
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def planes(self) -> int:
+        """Planes of the given mask that the network sees beside the channels of the image: of a mender, one for each foreground class."""
+        return max(1, self.classes - 1) if METHODS[self.method].sees_given else 0
 
 
 _RANGES = {

@@ -21,11 +21,13 @@ class Method:
     family: Family = "own"
     """Methods of one family share a colour in the charts."""
     streams: tuple[str, ...] = ()
-    """Where its batches come from: `pool`, `noisy`, `clean`."""
+    """Where its batches come from: `pool`, `noisy`, `clean`, `pairs`."""
     help: str = ""
     """A step in one line of Markdown, as in docs/commands.md."""
     takes_gains: bool = False
     """Its steps report the gains of the noisy pixels: they are tried out before the first step, and the run ends with helped maps."""
+    sees_given: bool = False
+    """Its network sees the given mask beside the image."""
     weighs_pixels: bool = False
     """The run keeps weight maps: by the step's own `weights_of(cases, config)`, or else those that many clean cases give."""
 
@@ -52,6 +54,8 @@ _ROWS = (
            "plus λ times the clean loss", takes_gains=True, weighs_pixels=True),
     Method("trust", "Trust", "pixel", _PAIR, "every noisy pixel is weighted by how often its gain was positive over all visits "
            "([the mathematics](method.md#trust)); plus λ times the clean loss", takes_gains=True, weighs_pixels=True),
+    Method("mender", "mender", "own", ("pairs",), "a batch of clean cases, each with the mask that was given for it as further "
+           "channels of its image: what `pixeltrust mend` trains on pairs", sees_given=True),
 )
 # fmt: on
 METHODS = {method.name: method for method in _ROWS}
@@ -59,7 +63,7 @@ METHODS = {method.name: method for method in _ROWS}
 
 def describe(step: Callable[..., Any]) -> Method:
     """Return the description of a step of the user's own: the attributes that it has, and defaults for the others."""
-    names = ("streams", "takes_gains", "weighs_pixels")
+    names = ("streams", "takes_gains", "sees_given", "weighs_pixels")
     return Method(**{name: getattr(step, name) for name in names if hasattr(step, name)})
 
 

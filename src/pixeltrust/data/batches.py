@@ -45,14 +45,16 @@ class CaseCache:
         self.cases = cases
         self.config = config
         count, (height, width) = len(self.cases), config.size
-        self.gib = count * (config.channels + 1) * height * width / 2**30
+        self.gib = count * (config.channels + 1 + bool(config.planes)) * height * width / 2**30
         self.mapped = self.gib > config.cache_gib
         shapes = {"images": (count, config.channels, height, width), "masks": (count, height, width)}
+        if config.planes:
+            shapes["given"] = (count, height, width)
         arrays = {
             name: mapped_array(folder / f"{name}.uint8", np.uint8, shape) if self.mapped else np.empty(shape, np.uint8)
             for name, shape in shapes.items()
         }
-        self._images, self._masks = arrays["images"], arrays["masks"]
+        self._images, self._masks, self._given = arrays["images"], arrays["masks"], arrays.get("given")
         self._decoded = np.zeros(count, bool)
         self._meanings: dict[str, dict[tuple[str, bool], MaskMeaning]] = {}  # by role, an example of each
         self._decoding = Lock()  # batches are made in the background too
@@ -89,12 +91,36 @@ class CaseCache:
         images, masks = (to_device(torch.from_numpy(array[indices]), device) for array in (self._images, self._masks))
         return Batch(images.float().div_(255), masks, ignore_label=IGNORE)
 
+    def given(self, indices: np.ndarray, device: torch.device = CPU) -> torch.Tensor:
+        """Return the given masks of the cases, labels (B, H, W), of a network that sees them; all ignored for a case without one."""
+        assert self._given is not None
+        self.decode(indices)
+        return to_device(torch.from_numpy(self._given[indices]), device)
+
     def _decode_one(self, index: int) -> MaskMeaning:
         case, config = self.cases[index], self.config
+        if self._given is not None:
+            self._given[index] = IGNORE
+            if case.given:
+                given, _ = decode_labels(case.given, classes=config.classes, ignore_label=config.ignore_label)
+                self._given[index] = resize_labels(given, config.size)
         labels, meaning = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
         self._images[index] = resize_image(read_image(case.image, config.channels), config.size).transpose(2, 0, 1)
         self._masks[index] = resize_labels(labels, config.size)
         return meaning
+
+
+def add_given(images: torch.Tensor, given: torch.Tensor, planes: int) -> torch.Tensor:
+    """Add the planes of given masks to images, for a network that sees them, (B, C + planes, H, W).
+
+    Args:
+        images: (B, C, H, W).
+        given: labels (B, H, W); 255 where nothing is given.
+        planes: one for each foreground class: ½ inside of it, −½ outside, and 0 where nothing is given.
+    """
+    labels = torch.arange(1, planes + 1, device=given.device).view(-1, 1, 1)
+    shown = (given[:, None] == labels).to(images.dtype) - 0.5
+    return torch.cat([images, shown.masked_fill((given == IGNORE)[:, None], 0)], 1)
 
 
 def smallest_batch(batch_size: int, *, cases: int | None = None, processes: int = 1) -> int:
@@ -174,7 +200,7 @@ class Streams:
         noisy = cases.of("noisy")
         self.pixels = CaseCache(noisy + clean + held, config, cache)
         self.noisy, self.clean, self.held = np.split(np.arange(len(self.pixels.cases)), [len(noisy), len(noisy) + len(clean)])
-        self.updates_per_epoch = -(-len(noisy) // config.batch_size)
+        self.updates_per_epoch = config.updates_per_epoch or -(-(len(noisy) or len(clean)) // config.batch_size)
 
     @cached_property
     def pool(self) -> np.ndarray:
@@ -182,10 +208,23 @@ class Streams:
         return np.concatenate([self.noisy, self.clean])
 
     def batch(self, stream: str, update: int, device: torch.device = CPU) -> Batch:
-        """Make the batch of `noisy`, `clean` or `pool` in an update."""
+        """Make the batch of `noisy`, `clean`, `pool` or `pairs` in an update."""
         cases, views = self._shown(stream, update)
         part = self.ranks.span(len(cases))
-        return views[part].show(self.pixels.batch(cases[part], device))
+        batch = views[part].show(self.pixels.batch(cases[part], device))
+        if stream != "pairs":
+            return batch
+        given = views[part].show_masks(self.pixels.given(cases[part], device))
+        dropped = generator(self.config.seed, "given dropped", update).random(len(cases))[part] < self.config.given_dropped
+        given[torch.from_numpy(dropped).to(device)] = IGNORE
+        return Batch(add_given(batch.images, given, self.config.planes), batch.masks, ignore_label=IGNORE)
+
+    def upright(self, indices: np.ndarray, device: torch.device = CPU) -> Batch:
+        """Return cases as they are, with their given masks for a network that sees them."""
+        batch = self.pixels.batch(indices, device)
+        if not self.config.planes:
+            return batch
+        return Batch(add_given(batch.images, self.pixels.given(indices, device), self.config.planes), batch.masks, ignore_label=IGNORE)
 
     def ids(self, stream: str, update: int) -> list[str]:
         """Return the ids of the cases in that batch, on all ranks."""
@@ -210,7 +249,7 @@ class Streams:
         config = self.config
         if stream == "noisy":
             cases = epoch_order(self.noisy, config.batch_size, update, config.seed, stream)
-        elif stream == "clean":
+        elif stream in ("clean", "pairs"):
             cases = endless_order(self.clean, config.clean_batch_size, update, config.seed, stream)
         else:
             cases = endless_order(self.pool, config.batch_size, update, config.seed, stream)

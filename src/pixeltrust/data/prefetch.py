@@ -26,6 +26,11 @@ class BatchOrigin:
         return BatchOrigin(self.cases[span], self.views[span])
 
 
+def no_pairs() -> Batch:
+    """Stand in for a stream of pairs, for a step that does not ask for it."""
+    raise ValueError("this run has no stream of pairs: its method does not see given masks")
+
+
 @dataclass(frozen=True)
 class Feed:
     """The batches of one update, each made when it is asked for, or prefetched.
@@ -37,6 +42,8 @@ class Feed:
     clean: Callable[[], Batch]
     pool: Callable[[], Batch]
     """A batch from one shuffled pool of noisy and clean cases."""
+    pairs: Callable[[], Batch] = no_pairs
+    """A batch of clean cases whose images have the given masks as further channels, for a network that sees them."""
     origin: Callable[[], BatchOrigin] | None = None
     """The origin of the joined noisy batch."""
     update: int = 0

@@ -49,17 +49,24 @@ class Views:
 
     def show(self, batch: Batch) -> Batch:
         """Show the upright batch; outside of an image is its reflection, which is ignored."""
-        images, masks = self._turned(batch.images, self.turns), self._turned(batch.masks, self.turns)
+        images, masks = self._turned(batch.images, self.turns), self.show_masks(batch.masks)
         if self.lenses is not None:
             grid = _grid(self.lenses, images)
             images = _sample(images, 1 - ((grid + 1).remainder(4) - 2).abs(), "bilinear")  # reflected at −1 and 1
-            inside = (grid.abs() <= 1).all(-1)
-            masks = torch.where(inside, _sample(masks[:, None], grid, "nearest")[:, 0], IGNORE).to(masks.dtype)
         if self.tints is not None:
             contrast, tint = to_device(self.tints.to(images.dtype), images.device)[:, :, None, None].split((1, images.shape[1]), 1)
             mean = images.mean((2, 3), keepdim=True)
             images = ((images - mean) * contrast + mean + tint).clamp(0, 1)
         return batch if images is batch.images else Batch(images, masks, batch.ignore_label)
+
+    def show_masks(self, masks: Tensor) -> Tensor:
+        """Show upright labels (B, H, W); outside of an image they are ignored."""
+        masks = self._turned(masks, self.turns)
+        if self.lenses is None:
+            return masks
+        grid = _grid(self.lenses, masks)
+        inside = (grid.abs() <= 1).all(-1)
+        return torch.where(inside, _sample(masks[:, None], grid, "nearest")[:, 0], IGNORE).to(masks.dtype)
 
     def to_shown(self, values: Tensor) -> Tensor:
         """Turn upright values into shown ones."""
@@ -80,7 +87,7 @@ def draw_views(count: int, config: Config, update: int, stream: str) -> Views:
     """Draw how an update shows the `count` images of a stream; that depends on seed, stream and update alone."""
     draws = generator(config.seed, "augment", stream, update)
     turns = np.zeros(count, int) if config.augment == "none" else draw_turns(count, config.size, draws)
-    if config.jitter == "none" or (config.jitter == "clean" and stream != "clean"):
+    if config.jitter == "none" or (config.jitter == "clean" and stream not in ("clean", "pairs")):
         return Views(turns)
     return Views(turns, draw_lenses(count, config.size, draws), draw_tints(count, config.channels, draws))
 

@@ -4,14 +4,18 @@ K classes   (h, w) the size the network works at   pictures uint8 (h, w, C)
 probabilities float32 (K, h, w), of the foreground when K = 1, else of each class
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from pixeltrust.config import Config
+from pixeltrust.data.batches import add_given
 from pixeltrust.data.views import INVERSE, TURNS, turn_images
 from pixeltrust.plumbing.errors import ConfigError, RunError
+from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.malloc import keep_freed_memory
 from pixeltrust.plumbing.processes import Ranks, connect
 from pixeltrust.training.models import in_precision, try_out
@@ -55,28 +59,48 @@ class Network:
         self.module = model.to(device).eval()
         """The network in float32, for gradients."""
         self.model = in_precision(self.module, config.precision).eval()
-        try_out(self.model, channels=config.channels, classes=config.classes, size=config.size)
+        try_out(self.model, channels=config.channels + config.planes, classes=config.classes, size=config.size)
 
     def probabilities(self, pixels: list[np.ndarray]) -> np.ndarray:
         """Return (B, K, h, w) for B pictures (h, w, C)."""
-        return self._checked(self._probabilities(to_tensor(pixels).to(self.device)).cpu().numpy())
+        return self._checked(self._probabilities(self._input(pixels)).cpu().numpy())
 
-    def probabilities_over_turns(self, pixels: list[np.ndarray]) -> np.ndarray:
-        """Return the mean of `probabilities` over the flips and turns that the network was trained under."""
-        images = to_tensor(pixels).to(self.device)
-        turns = [0] if self.config.augment == "none" else range(0, TURNS, 1 if self.config.size[0] == self.config.size[1] else 2)
+    @property
+    def turns(self) -> tuple[int, ...]:
+        """The flips and turns that the network was trained under, by their numbers (see `data.views`)."""
+        every = 1 if self.config.size[0] == self.config.size[1] else 2
+        return (0,) if self.config.augment == "none" else tuple(range(0, TURNS, every))
+
+    def probabilities_over_turns(
+        self, pixels: list[np.ndarray], given: list[np.ndarray] | None = None, turns: Sequence[int] | None = None
+    ) -> np.ndarray:
+        """Return the mean of `probabilities` over flips and turns.
+
+        Args:
+            given: the given masks, B × labels (h, w), for a network that sees them; it can do without.
+            turns: the numbers of some of `turns`; all where not given.
+        """
+        images, turns = self._input(pixels, given), self.turns if turns is None else turns
         total = torch.zeros((), device=self.device)
         for turn in turns:
             same = np.full(len(images), turn)
             total = total + turn_images(self._probabilities(turn_images(images, same)), INVERSE[same])
         return self._checked((total / len(turns)).cpu().numpy())
 
+    def _input(self, pixels: list[np.ndarray], given: list[np.ndarray] | None = None, device: torch.device | str | None = None) -> Tensor:
+        """Return what the network takes, on its device or another: images, and if it sees given masks their planes, 0 without one."""
+        images = to_tensor(pixels)
+        if self.config.planes:
+            unknown = np.full((len(images), *images.shape[2:]), IGNORE, np.uint8)
+            images = add_given(images, torch.from_numpy(unknown if given is None else np.stack(given)), self.config.planes)
+        return images.to(self.device if device is None else device)
+
     def probabilities_by_windows(self, pixels: np.ndarray) -> np.ndarray:
         """Return (K, h, w) for one picture (h, w, C), at least as large as a window; only windows go to the device."""
         from monai.inferers import sliding_window_inference
 
         blended = sliding_window_inference(
-            to_tensor([pixels]),
+            self._input([pixels], device="cpu"),
             self.config.size,
             self.batch_size,
             self._probabilities,

@@ -64,11 +64,11 @@ def refuse_batches_of_one(model: nn.Module, method: Method, streams: Streams, co
     """Raise where the method will get a batch of one image, and the network cannot be trained on one."""
     processes, noisy = streams.ranks.count, len(streams.noisy)
     for stream in method.streams:
-        name = "clean_batch_size" if stream == "clean" else "batch_size"
+        name = "clean_batch_size" if stream in ("clean", "pairs") else "batch_size"
         given, cases = getattr(config, name), noisy if stream == "noisy" else None
         if smallest_batch(given, cases=cases, processes=processes) > 1:
             continue
-        wrong = trains_on_one(model, channels=config.channels, size=config.size)
+        wrong = trains_on_one(model, channels=config.channels + config.planes, size=config.size)
         if not wrong:
             return
         near = sorted(range(2, 2 * (given + processes) + 2), key=lambda size: abs(size - given))

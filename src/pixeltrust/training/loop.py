@@ -135,6 +135,7 @@ class Loop:
             noisy=lambda: batch("noisy"),
             clean=lambda: batch("clean"),
             pool=lambda: batch("pool"),
+            pairs=lambda: batch("pairs"),
             origin=partial(self.streams.noisy_origin, update),
             update=update,
             updates=self.updates,

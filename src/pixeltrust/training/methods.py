@@ -112,6 +112,12 @@ def clean(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa:
     return StepOutcome(loss=loss, clean_loss=loss)
 
 
+def mender(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
+    """Take the mean cross-entropy on a batch of pairs, whose images have the given masks as further channels."""
+    loss = _backward_mean(model, feed.pairs(), feed.ranks)
+    return StepOutcome(loss=loss, clean_loss=loss)
+
+
 def joint(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
     """Take the mean of the losses of a noisy and a clean batch."""
     noisy_loss = _backward_mean(model, feed.noisy(), feed.ranks, share=0.5)

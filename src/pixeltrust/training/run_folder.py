@@ -168,7 +168,7 @@ class Run:
             raise RunError(f"{self.folder}: has no best weights: no clean cases were held out to choose by; use the last ones")
         state = self.read_state(WEIGHTS[weights])
         self._refuse_own_code(config.model)
-        model = build_model(config.model, channels=config.channels, classes=config.classes)
+        model = build_model(config.model, channels=config.channels + config.planes, classes=config.classes)
         try:
             model.load_state_dict(state["model"])
         except Exception as error:  # foreign values make torch raise anything

@@ -11,7 +11,7 @@ from torch import nn
 
 from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams, hold_out
-from pixeltrust.data.cases import CaseList, Cases, read_cases, table_of
+from pixeltrust.data.cases import CaseList, Cases, Role, read_cases, table_of
 from pixeltrust.data.checks import MIN_HELD_OUT, clean_warnings
 from pixeltrust.data.layouts import Layout
 from pixeltrust.method_table import METHODS, describe
@@ -104,7 +104,8 @@ def train(
     show_progress = show_progress and ranks.rank == 0
     notes = checks.precision_notes(config, device)
     _print_now(notes, show_progress)
-    cases = read_cases(Path(data), show_progress=show_progress, **layout)
+    needed: tuple[Role, ...] = ("clean",) if described.streams == ("pairs",) else ("noisy", "clean")
+    cases = read_cases(Path(data), needed=needed, show_progress=show_progress, **layout)
     warned = [note for note in cases.notes if note.startswith("warning: ")]
     warned += clean_warnings(len(cases.of("clean")), val_fraction=config.val_fraction)
     _print_now(warned, show_progress)
@@ -140,8 +141,8 @@ def train(
 def _build_network(config: Config, device: torch.device) -> tuple[nn.Module, nn.Module]:
     """Return the network on its device, by the seed, and the same in the precision of the settings."""
     torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
-    model = build_model(config.model, channels=config.channels, classes=config.classes)
-    try_out(model, channels=config.channels, classes=config.classes, size=config.size)
+    model = build_model(config.model, channels=config.channels + config.planes, classes=config.classes)
+    try_out(model, channels=config.channels + config.planes, classes=config.classes, size=config.size)
     return model, in_precision(model.to(device), config.precision)
 
 

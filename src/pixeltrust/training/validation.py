@@ -22,7 +22,7 @@ def validate(model: nn.Module, streams: Streams, *, device: torch.device) -> dic
     """
     model.eval()
     cases = streams.held if len(streams.held) else streams.clean[:PIECE]
-    batches = (streams.pixels.batch(piece, device) for piece in split_in_pieces(streams.ranks.part(cases), streams.config.batch_size))
+    batches = (streams.upright(piece, device) for piece in split_in_pieces(streams.ranks.part(cases), streams.config.batch_size))
     measured = streams.ranks.all_gather_objects([_measure(model, batch, streams.config.classes) for batch in batches])
     losses, scores, labels, true = ([value for part in measured for batch in part for value in batch[which]] for which in range(4))
     uniform = len(set(labels)) == 1 and len(set(true)) > 1
