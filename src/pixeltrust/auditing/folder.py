@@ -29,8 +29,12 @@ from pixeltrust.plumbing.text import count, some
 if TYPE_CHECKING:
     import pandas as pd
 
+    from pixeltrust.data.cases import CaseList
+
 FORMAT = 1
 DOUBTFUL_BELOW = 128  # a pixel is doubtful below this confidence of 8 bits: a probability of ½
+NOTHING_YET = "nothing yet"
+"""The evidence of a case before anything has judged it: no doubt and no proposal of it means anything."""
 KINDS = ("missing", "too much", "other class", "unsure")
 """The kinds of regions: foreground that the network sees and the mask lacks, the other way round, another class, or nothing better."""
 _CASE_TYPES: dict[str, type] = {
@@ -168,6 +172,18 @@ def train_command(audit: Path, classes: int, ignore_label: int | None) -> str:
     settings = [f"classes={classes}"] * (classes > 1) + [f"ignore_label={ignore_label}"] * (ignore_label is not None)
     words = ["pixeltrust", "train", str(audit / "mended.csv"), "--out", "RUN"]
     return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
+
+
+def check_names(noisy: "CaseList", data: Path) -> None:
+    """Check that tables can hold the names of the cases, or raise DataError."""
+    faults = [f"{identity!r}: an id with a backslash; rename the case" for identity in noisy.texts("id") if "\\" in identity]
+    for file in dict.fromkeys(path for case in noisy for path in (case.image, case.mask)):
+        try:
+            str(file.absolute()).encode()
+        except UnicodeEncodeError:
+            faults.append(f"{str(file)!r}: not UTF-8, which a table of cases needs; rename it, or its folder")
+    if faults:
+        raise DataError(f"{data}: names that cannot be audited", faults)
 
 
 def read_audit_cases(audit: Path) -> "pd.DataFrame":

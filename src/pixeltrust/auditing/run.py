@@ -19,7 +19,16 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.auditing.evidence import CleanSet, clean_set_of
-from pixeltrust.auditing.folder import CASE_COLUMNS, DOUBTFUL_BELOW, REGION_COLUMNS, Audit, AuditRecord, review_command, train_command
+from pixeltrust.auditing.folder import (
+    CASE_COLUMNS,
+    DOUBTFUL_BELOW,
+    REGION_COLUMNS,
+    Audit,
+    AuditRecord,
+    check_names,
+    review_command,
+    train_command,
+)
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.scores import compute_confidence, count_confusion, estimate_tilt
 from pixeltrust.auditing.seen import DecodedCase, SeenFolder, look_at
@@ -108,7 +117,7 @@ def audit(
     _check_numbers(smallest, sure)
     _check_out(out, config, resume=resume)
     cases = read_cases(data, needed=("noisy",), show_progress=show_progress, **layout)
-    _check_names(cases.of("noisy"), data)
+    check_names(cases.of("noisy"), data)
     device, ranks, moved = choose_device(config)
     network = Network(device, model, config, batch_size)
     auditor = _Auditor(
@@ -343,18 +352,6 @@ def _check_out(out: Path, config: Config, *, resume: bool) -> None:
         raise RunError(f"{out}: this audit has finished already; choose another --out, or remove it")
     if not (resume and SeenFolder(out, config).folder.is_dir()):
         require_free(out)
-
-
-def _check_names(noisy: CaseList, data: Path) -> None:
-    """Check that tables can hold the names of the cases, or raise DataError."""
-    faults = [f"{identity!r}: an id with a backslash; rename the case" for identity in noisy.texts("id") if "\\" in identity]
-    for file in dict.fromkeys(path for case in noisy for path in (case.image, case.mask)):
-        try:
-            str(file.absolute()).encode()
-        except UnicodeEncodeError:
-            faults.append(f"{str(file)!r}: not UTF-8, which a table of cases needs; rename it, or its folder")
-    if faults:
-        raise DataError(f"{data}: names that cannot be audited", faults)
 
 
 def _check_numbers(smallest: int, sure: float) -> None:

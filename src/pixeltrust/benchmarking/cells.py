@@ -7,10 +7,7 @@ The costs of updates are measured by such a process too (see `costs`). A cell th
 """
 
 import json
-import os
 import shutil
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Mapping
@@ -34,6 +31,7 @@ from pixeltrust.data.images import image_suffix
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.method_table import METHODS
 from pixeltrust.metrics import mean_of_defined
+from pixeltrust.plumbing.children import end_with_parent
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.files import link_or_copy, make_folder, write_file
 from pixeltrust.plumbing.labels import IGNORE
@@ -183,21 +181,11 @@ def note_failure(folder: Path, error: str) -> None:
 
 def main(folder: Path) -> int:
     """Run the cell of a folder as a process; return 0: done, 1: failed, 130: stopped, by Ctrl-C or because standard input closed."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent(grace=GRACE)
     try:
         return 1 if try_cell(folder) else 0
     except KeyboardInterrupt:
         return 130
-
-
-def _end_with_parent() -> None:
-    """Stop when standard input closes: its other end is the parent's, which is gone then."""
-    with suppress(OSError):
-        while os.read(0, 1):  # not sys.stdin, whose lock would be held when the process ends
-            pass
-    os.kill(os.getpid(), signal.SIGINT)
-    time.sleep(GRACE)
-    os._exit(130)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

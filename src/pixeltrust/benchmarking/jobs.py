@@ -6,7 +6,6 @@ A cell that fails, or whose process is killed (memory), does not stop the others
 import os
 import queue
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +21,11 @@ from pixeltrust.benchmarking.cell_masks import CellMasks
 from pixeltrust.benchmarking.cells import GRACE, try_cell
 from pixeltrust.benchmarking.grid import Cell, Grid
 from pixeltrust.benchmarking.outcome.reading import is_finished, read_cell_state
+from pixeltrust.plumbing.children import start_child, wait_for_child
 from pixeltrust.plumbing.errors import ConfigError
 from pixeltrust.plumbing.processes import Ranks, environment_without_torchrun, launched_by_torchrun
 
 PLACES = ("local", "ray")
-_POLL = 0.1  # seconds
 
 
 class Launcher(Protocol):
@@ -115,28 +114,12 @@ class Local:
     def __call__(self, folder: Path) -> str | None:
         command = [sys.executable, "-m", "pixeltrust.benchmarking", str(folder)]
         with (folder / "log.txt").open("ab") as log, self._gpu() as shown:
-            streams: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": log, "stderr": log}
-            # In a session of its own, so that Ctrl-C reaches it once, from here.
-            with subprocess.Popen(command, start_new_session=True, env={**self._environment, **shown}, **streams) as process:
-                code = self._wait(process)
+            process = start_child(command, log=log, environment={**self._environment, **shown})
+            code = wait_for_child(process, self._stopping, grace=GRACE)
         return None if is_finished(folder) else _why(folder, code)
 
     def stop(self) -> None:
         self._stopping.set()
-
-    def _wait(self, process: "subprocess.Popen[bytes]") -> int:
-        """Wait until the process ends by itself or is stopped; return its exit code."""
-        while not self._stopping.is_set():
-            try:
-                return process.wait(_POLL)
-            except subprocess.TimeoutExpired:
-                continue
-        process.send_signal(signal.SIGINT)
-        try:
-            return process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
 
     @contextmanager
     def _gpu(self) -> Iterator[dict[str, str]]:

@@ -106,7 +106,7 @@ def exclusive_lock(lock: Path, otherwise: str) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    held = FileLock(lock, timeout=0)
+    held = FileLock(lock, timeout=0, thread_local=False)  # the block may end in another thread
     try:
         held.acquire()
     except Timeout:
