@@ -109,7 +109,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--noise", default="triangle")
     parser.add_argument("--clean", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--set", dest="settings", nargs="+", default=["model=unet-small", "image_size=64", "epochs=10"])
+    parser.add_argument("--set", dest="settings", nargs="+", default=["model=unet-small", "image_size=64", "epochs=10", "val_fraction=0.2"])
     parser.add_argument("--results", type=Path)
     asked = parser.parse_args(words)
     noise = ["--noise", asked.noise, "--clean", str(asked.clean), "--seed", str(asked.seed)]

@@ -190,6 +190,19 @@ def test_other_settings_or_another_source_in_the_same_folder_are_refused(source,
         done(source, tmp_path / "out", methods=("plain",), settings={"epochs": 3})
 
 
+def test_a_folder_of_earlier_versions_held_a_fifth_of_the_clean_cases_out(source, tmp_path):
+    out = tmp_path / "out"
+    done(source, out, methods=("plain",))
+    record = json.loads((out / "benchmark.json").read_text())
+    assert record["settings"].pop("val_fraction") == 0
+    (out / "benchmark.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"another settings = .*'val_fraction': 0.2.*, now .*'val_fraction': 0.0"):
+        done(source, out, methods=("plain",))
+    again = Here()
+    done(source, out, again, methods=("plain",), settings={**record["settings"], "val_fraction": 0.2})
+    assert again.ran == []
+
+
 def test_a_folder_with_something_else_in_it_is_refused_and_not_touched(source, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(RunError, match="has something in it that is not a benchmark"):

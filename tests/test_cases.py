@@ -555,16 +555,16 @@ def test_faults_of_one_kind_are_shown_together_with_their_number_and_their_repai
     [
         (2, 0.2, ["2 clean masks", "have 10 or more, best 50 to 100"]),
         (9, 0.0, ["9 clean masks", "have 10 or more"]),
-        (10, 0.2, ["10 clean masks: none is held out", "val_fraction = 0.2 that begins at 48 clean masks"]),
-        (25, 0.2, ["that begins at 48 clean masks", "set val_fraction = 0.4 to hold 10 out"]),
-        (47, 0.2, ["that begins at 48 clean masks", "set val_fraction = 0.22 to hold 10 out"]),
-        (20, 0.1, ["that begins at 95 clean masks", "set val_fraction = 0.5"]),
+        (10, 0.2, ["val_fraction = 0.2 of 10 clean masks is fewer than 10", "none is held out", "the last ones count"]),
+        (25, 0.2, ["val_fraction = 0.2 of 25 clean masks", "set val_fraction = 0.4 to hold 10 out"]),
+        (47, 0.2, ["val_fraction = 0.2 of 47 clean masks", "set val_fraction = 0.22 to hold 10 out"]),
+        (20, 0.1, ["val_fraction = 0.1 of 20 clean masks", "set val_fraction = 0.5"]),
         (48, 0.2, []),
         (25, 0.4, []),
         (25, 0.0, []),
     ],
 )
-def test_few_clean_masks_are_warned_of_with_the_number_from_which_validation_begins(clean, val_fraction, expected):
+def test_few_clean_masks_are_warned_of_and_too_few_to_hold_out_where_that_is_asked(clean, val_fraction, expected):
     warnings = clean_warnings(clean, val_fraction=val_fraction)
     assert len(warnings) == bool(expected)
     assert all(words in warnings[0] for words in expected)
@@ -574,14 +574,15 @@ def test_few_clean_masks_are_warned_of_with_the_number_from_which_validation_beg
 def test_the_warning_is_right_about_what_is_held_out(clean):
     cases = CaseList.of(Case(f"{number}", Path("i.png"), Path("m.png"), "clean") for number in range(clean))
     warnings = clean_warnings(clean, val_fraction=0.2)
-    assert bool(warnings) == (not hold_out(cases, Config(image_size=16))[1])
+    assert bool(warnings) == (not hold_out(cases, Config(image_size=16, val_fraction=0.2))[1])
     if "set val_fraction" in "".join(warnings):
         fraction = float(warnings[0].split("set val_fraction = ")[1].split()[0])
         assert len(hold_out(cases, Config(image_size=16, val_fraction=fraction))[1]) == 10
 
 
-def test_check_warns_of_few_clean_masks(tmp_path):
-    assert checked(folder(tmp_path)).notes[-1].startswith("warning: 2 clean masks")
+def test_check_warns_of_few_clean_masks_and_only_of_few(tmp_path):
+    assert checked(folder(tmp_path / "few")).notes[-1].startswith("warning: 2 clean masks")
+    assert not any("warning" in note for note in checked(folder(tmp_path / "enough", clean=[f"c{i}" for i in range(10)])).notes)
 
 
 def test_a_mask_with_two_things_wrong_is_one_fault(tmp_path):
@@ -735,7 +736,7 @@ def test_before_the_first_update_no_pixel_is_decoded_and_no_case_made_and_every_
     monkeypatch.setattr(checks_module, "read_header", lambda path: opened.append(path) or read_header(path))
     monkeypatch.setattr(cases_module, "Case", lambda *fields: made.append(fields) or Case(*fields))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda opened: pytest.fail("decoded"))
-    config = Config(image_size=16, cache_gib=0)
+    config = Config(image_size=16, cache_gib=0, val_fraction=0.2)
     cases = read(tmp_path)
     clean, held = hold_out(cases.of("clean"), config, noisy=cases.of("noisy"))
     streams = Streams(cases, clean, held, config, tmp_path / "run" / "cache")

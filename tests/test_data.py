@@ -33,7 +33,7 @@ STORES = pytest.mark.parametrize("store", [IN_MEMORY, MAPPED], ids=["memory", "m
 
 
 def configured(**options):
-    return Config(**{"image_size": SIZE, "model": "unet-small", **options})
+    return Config(**{"image_size": SIZE, "model": "unet-small", "val_fraction": 0.2, **options})
 
 
 def made(root, count=6, size=(SIZE, SIZE), channels=3):

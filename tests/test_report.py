@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from html import unescape
@@ -106,9 +107,9 @@ def history(epochs=3, *, method="pixel", val_dice=0.6, idle=0):
     return pd.DataFrame(rows)
 
 
-def write_run(folder, cases, *, method="pixel", epochs=3, held=2, finished=True, **of_history):
+def write_run(folder, cases, *, method="pixel", epochs=3, held=2, val_fraction=0.0, finished=True, **of_history):
     folder.mkdir(parents=True)
-    (folder / "config.toml").write_text(to_toml(Config(method=method, epochs=epochs, image_size=16)))
+    (folder / "config.toml").write_text(to_toml(Config(method=method, epochs=epochs, image_size=16, val_fraction=val_fraction)))
     held_ids = [case.id for case in cases if case.role == "clean"][:held]
     table_of(cases, held_ids).to_csv(folder / "cases.csv", index=False)
     history(epochs, method=method, **of_history).to_csv(folder / "history.csv", index=False)
@@ -192,11 +193,22 @@ def test_steps_without_weights_are_counted_and_explained(tmp_path):
     assert "In 6 of 30 steps (20%) no noisy pixel would have lowered" in text
 
 
-def test_a_run_without_held_out_cases_says_that_nothing_was_chosen(tmp_path):
-    run = write_run(tmp_path / "run", make_cases(tmp_path), held=0, val_dice=np.nan)
+def test_a_run_without_held_out_cases_says_what_measures_its_network(tmp_path):
+    cases = make_cases(tmp_path)
+    run = write_run(tmp_path / "run", cases, held=0, val_dice=np.nan)
     text = words(report(run).read_text(encoding="utf-8"))
-    assert "Too few clean cases (3) to hold any out" in text
-    assert "Dice at the last weights" not in text
+    assert "Pixel training, 30 updates" in text
+    assert "nothing on this page says how good the network is. 6 test cases can tell" in text
+    assert f"pixeltrust predict {shlex.quote(str(run))} {shlex.quote(str(tmp_path / 'images'))} --out predicted" in text
+    assert f"pixeltrust evaluate predicted {shlex.quote(str(tmp_path / 'masks'))}" in text
+    assert not any(absent in text for absent in ("Dice at the last weights", "Too few", "--question"))
+    without = write_run(tmp_path / "without", [case for case in cases if case.role != "test"], held=0, val_dice=np.nan)
+    assert "pixeltrust benchmark DATA --question --out answer" in words(report(without).read_text(encoding="utf-8"))
+
+
+def test_a_run_with_too_few_cases_to_hold_out_says_that_nothing_was_chosen(tmp_path):
+    run = write_run(tmp_path / "run", make_cases(tmp_path), held=0, val_dice=np.nan, val_fraction=0.2)
+    assert "Too few clean cases (3) to hold any out with val_fraction = 0.2" in words(report(run).read_text(encoding="utf-8"))
 
 
 def test_an_unfinished_run_has_a_page_that_says_so(tmp_path):

@@ -936,6 +936,15 @@ def test_with_fewer_than_10_held_out_nothing_chooses_and_that_is_said(data, tmp_
     assert not Run(tmp_path / "run").read_table("cases.csv")["held_out"].any()
 
 
+def test_all_clean_cases_train_by_default_and_what_measures_the_network_is_said(data, tmp_path):
+    done = trained(data, tmp_path / "run", method="plain", val_fraction=Config.val_fraction)
+    assert "10 noisy and 14 clean cases to train on, none held out: test masks (`evaluate`) or folds" in str(done)
+    assert not any("val_fraction" in note for note in done.notes)
+    assert not (tmp_path / "run" / "best.pt").exists()
+    assert history(tmp_path / "run")[["val_loss", "val_dice"]].isna().all(axis=None)
+    assert not Run(tmp_path / "run").read_table("cases.csv")["held_out"].any()
+
+
 def test_few_clean_masks_are_warned_of_before_training_and_at_its_end(tmp_path, capsys):
     few = draw(tmp_path / "few", noisy=4, clean=3, test=0)
     done = train(few, out=tmp_path / "run", config=configured(epochs=1), show_progress=True)

@@ -128,8 +128,8 @@ class Config:
     seed: Annotated[int, Between(0, 2**32 - 1)] = 0
     """Seed of all that is random: initial parameters, held-out cases, order, augmentation, dropout; each has a stream of its own."""
 
-    val_fraction: Annotated[float, Between(0, 0.9)] = 0.2
-    """Share of the clean cases held out to choose the best weights; fewer than 10 are not enough, and are trained on instead."""
+    val_fraction: Annotated[float, Between(0, 0.9)] = 0.0
+    """Share of the clean cases held out to choose the best weights. 0, or where that gives fewer than 10: none, all are trained on."""
 
     cache_gib: Annotated[float, Between(0, inf)] = 4.0
     """Decoded cases are kept in memory up to this size, and beyond it in a memory-mapped file in the run folder."""

@@ -30,7 +30,7 @@ from pixeltrust.plumbing.text import count, some
 
 METHODS = ("plain", "joint", "clean", "finetuned", "trust")
 SEEDS = (0,)
-SETTINGS: dict[str, Any] = {"model": "unet-small", "image_size": 64, "val_fraction": 0.0}
+SETTINGS: dict[str, Any] = {"model": "unet-small", "image_size": 64}
 UPDATES = 600  # of each training, about
 
 

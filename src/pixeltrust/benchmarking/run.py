@@ -106,7 +106,7 @@ def claim_folder(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **la
         yield
         return
     named = " ".join([str(source.resolve()), *layout_options(layout)])
-    settings, variants = dict(grid.settings), dict(grid.variants)
+    settings, variants = {"val_fraction": Config.val_fraction, **grid.settings}, dict(grid.variants)
     record = {"format": FORMAT, "source": named, "settings": settings, "variants": variants, "match": grid.match}
     try:
         known = (out / "benchmark.json").is_file()
@@ -189,7 +189,8 @@ def _refuse_another(out: Path, record: dict[str, Any]) -> None:
     """Raise RunError unless the folder is of a benchmark with this record."""
     try:
         written = json.loads((out / "benchmark.json").read_text(encoding="utf-8"))
-        before = {"match": "updates", **written}  # earlier versions had no choice
+        before = {"match": "updates", **written}  # earlier versions had no choice, and held a fifth out where the grid did not say
+        before["settings"] = {"val_fraction": 0.2, **before["settings"]}
         changed = [name for name in record if before[name] != record[name]]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{out / 'benchmark.json'}: cannot be read as the record of a benchmark ({error}); choose another --out") from None

@@ -19,7 +19,6 @@ from typing import Literal, Unpack, get_args, overload
 import numpy as np
 import pandas as pd
 
-from pixeltrust.config import Config
 from pixeltrust.data.checks import Findings, clean_warnings, compare_headers, compare_sides, drop_repeated_ids
 from pixeltrust.data.images import case_id, image_suffix, read_image
 from pixeltrust.data.layouts import Folders, Layout, layout_options, other_folders, propose_endings, propose_folders, without_ending
@@ -230,7 +229,7 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
     findings.faults += role_faults(meanings)
     findings.raise_faults(data)
     without = [f"{count(number, f'{role} mask')} without foreground: allowed" for role, number in empty.items() if number]
-    few = clean_warnings(len(cases.of("clean")), val_fraction=Config.val_fraction)
+    few = clean_warnings(len(cases.of("clean")))
     return Cases(cases.data, cases.cases, (*cases.notes, *without, *few))
 
 

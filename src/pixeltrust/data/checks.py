@@ -3,7 +3,6 @@
 Everything here reads names and image headers; no pixel is decoded. What is asked of all cases is asked of whole columns.
 """
 
-import itertools
 import os
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -160,12 +159,12 @@ def compare_sides(cases: "CaseList", findings: Findings) -> None:
         ]
 
 
-def clean_warnings(clean: int, *, val_fraction: float) -> list[str]:
+def clean_warnings(clean: int, *, val_fraction: float = 0.0) -> list[str]:
     """Return what to expect of so few clean masks, if they are few.
 
     Args:
         clean: the number of clean masks.
-        val_fraction: the share of them to hold out, as in `Config`; at 0 nobody asked for it.
+        val_fraction: the share of them to hold out, as in `Config`.
     """
     if clean < FEW_CLEAN:
         return [
@@ -174,10 +173,9 @@ def clean_warnings(clean: int, *, val_fraction: float) -> list[str]:
         ]
     if not val_fraction or round(val_fraction * clean) >= MIN_HELD_OUT:
         return []
-    begins = next(number for number in itertools.count(clean) if round(val_fraction * number) >= MIN_HELD_OUT)
     enough = -(-100 * MIN_HELD_OUT // clean) / 100
     way = f"; set val_fraction = {enough} to hold {MIN_HELD_OUT} out" if clean >= 2 * MIN_HELD_OUT else ""
     return [
-        f"warning: {clean} clean masks: none is held out to choose the best weights by, the last ones count; with val_fraction = "
-        f"{val_fraction:g} that begins at {begins:,} clean masks, as fewer than {MIN_HELD_OUT} choose by luck{way}"
+        f"warning: val_fraction = {val_fraction:g} of {clean} clean masks is fewer than {MIN_HELD_OUT}, which choose by luck: none is held "
+        f"out to choose the best weights by, the last ones count{way}"
     ]

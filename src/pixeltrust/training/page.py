@@ -1,5 +1,7 @@
 """The page of a run: settings, counts, curves, and the weight maps of a few cases over training."""
 
+import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +47,8 @@ def run_page(run: Run) -> str:
         story=_run_story(config, cases, last),
         numbers=_run_numbers(history, cases),
         notes=_run_notes(run, config, history, cases),
+        unmeasured=_unmeasured(cases),
+        commands=_commands_to_measure(run, config, cases),
         curves=draw_training_curves({config.method: history}),
         scale=draw_heat_legend(),
         cases=shown,
@@ -76,7 +80,7 @@ def _run_numbers(history: pd.DataFrame, cases: pd.DataFrame) -> list[Number]:
         numbers.append(Number(what="Dice at the last weights", value=f"{last['val_dice']:.3f}", interval=mean))
         chosen = f"after epoch {int(best['epoch'])}; chosen on the same {held} cases, so a little flattering"
         numbers.append(Number(what="Best Dice", value=f"{best['val_dice']:.3f}", interval=chosen))
-    total = f"{format_duration(last['seconds'])} in all, with validation"
+    total = f"{format_duration(last['seconds'])} in all, with checks and saving"
     return [*numbers, Number(what="Seconds per update", value=f"{seconds_per_update(history):.2g}", interval=total)]
 
 
@@ -86,12 +90,44 @@ def _run_notes(run: Run, config: Config, history: pd.DataFrame, cases: pd.DataFr
         notes.append(f"The run is not finished: {int(history['epoch'].iloc[-1])} of {config.epochs} epochs. Continue it with --resume.")
     notes += [f"Warning: {line}" for line in run.warnings()]
     notes += idle_notes(history)
-    if not counts["held out"]:
+    if config.val_fraction and not counts["held out"]:
         notes.append(
-            f"Too few clean cases ({counts['clean']}) to hold any out: nothing was chosen, the last weights count, "
-            "and there is no Dice to show here."
+            f"Too few clean cases ({counts['clean']}) to hold any out with val_fraction = {config.val_fraction:g}: "
+            "nothing was chosen, the last weights count."
         )
     return notes
+
+
+def _unmeasured(cases: pd.DataFrame) -> str:
+    """Return why a page has no Dice, and where to get one; empty where clean cases were held out."""
+    counts = cases_by_role(cases)
+    if counts["held out"]:
+        return ""
+    trained = "No clean case was held out, so that all of them could train; nothing on this page says how good the network is."
+    if counts["test"]:
+        return f"{trained} {count_cases(counts['test'], 'test')} can tell, as training has not looked at them:"
+    return (
+        f"{trained} Masks of test cases could tell, but there are none. Folds tell how good such a training is: "
+        "every clean case is measured by a network that has not seen it."
+    )
+
+
+def _commands_to_measure(run: Run, config: Config, cases: pd.DataFrame) -> str:
+    """Return the commands that measure the network on the test cases, or a training like it by folds."""
+    test = cases[cases["role"] == "test"]
+    if test.empty:
+        return "pixeltrust benchmark DATA --question --out answer"
+    values = ["--classes", f"{config.classes}"] * (config.classes > 1)
+    values += ["--ignore-label", f"{config.ignore_label}"] * (config.ignore_label is not None)
+    predict = ["pixeltrust", "predict", str(run.folder.resolve()), _folder_of(test["image"], "IMAGES"), "--out", "predicted"]
+    evaluate = ["pixeltrust", "evaluate", "predicted", _folder_of(test["mask"], "MASKS"), *values]
+    return f"{shlex.join(predict)}\n{shlex.join(evaluate)}"
+
+
+def _folder_of(files: Iterable[str], otherwise: str) -> str:
+    """Return the folder of the files, or a word for it where they lie in several."""
+    folders = {str(Path(file).parent) for file in files}
+    return folders.pop() if len(folders) == 1 else otherwise
 
 
 def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list[GalleryCase], str]:

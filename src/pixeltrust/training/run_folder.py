@@ -165,7 +165,9 @@ class Run:
             raise ConfigError(f"weights must be {' or '.join(WEIGHTS)}, not {weights!r}")
         config = self.config()
         if weights == "best" and not (self.folder / WEIGHTS["best"]).is_file():
-            raise RunError(f"{self.folder}: has no best weights: no clean cases were held out to choose by; use the last ones")
+            raise RunError(
+                f"{self.folder}: has no best weights: no clean cases were held out (val_fraction) to choose by; use the last ones"
+            )
         state = self.read_state(WEIGHTS[weights])
         self._refuse_own_code(config.model)
         model = build_model(config.model, channels=config.channels + config.planes, classes=config.classes)

@@ -111,7 +111,7 @@ def train(
     _print_now(warned, show_progress)
     notes += [*(note for note in cases.notes if note not in warned), *warned]
     clean, held = hold_out(cases.of("clean"), config, noisy=cases.of("noisy"))
-    notes.append(_split_note(cases, clean, held))
+    notes.append(_split_note(cases, clean, held, config))
     table = table_of(cases.of("noisy") + clean + held + cases.of("test"), held.texts("id"))
     checks.refuse_unlike(ranks, run, table, packed)
     with run.claimed(ranks):
@@ -160,10 +160,13 @@ def _print_now(notes: list[str], show_progress: bool) -> None:
         print(note, file=sys.stderr)
 
 
-def _split_note(cases: Cases, clean: CaseList, held: CaseList) -> str:
-    chosen = (
-        f"{len(held):,} clean ones held out to choose by" if held else f"none held out ({MIN_HELD_OUT} at least): the last weights count"
-    )
+def _split_note(cases: Cases, clean: CaseList, held: CaseList, config: Config) -> str:
+    if held:
+        chosen = f"{len(held):,} clean ones held out to choose by"
+    elif config.val_fraction:
+        chosen = f"none held out ({MIN_HELD_OUT} at least): the last weights count"
+    else:
+        chosen = "none held out: test masks (`evaluate`) or folds (`benchmark --question`) say how good the network is"
     return f"{len(cases.of('noisy')):,} noisy and {len(clean):,} clean cases to train on, {chosen}"
 
 
