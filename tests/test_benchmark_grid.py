@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, SourceMasks, assign_folds, without_pairs
+from pixeltrust.data.folds import assign_folds
+from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, SourceMasks, without_pairs
 from pixeltrust.benchmarking.grid import VARIANTS, Cell, Grid, read_grid
 from pixeltrust.data.cases import read_cases
 from pixeltrust.demonstration.synthetic import write_source
@@ -252,11 +253,11 @@ def test_every_clean_case_is_tested_in_one_fold_and_trained_on_in_all_others(dat
 
 def test_folds_keep_groups_together_and_are_as_equal_as_that_allows():
     groups = ["a"] * 5 + ["b"] * 3 + list("cdefghij")
-    folds = assign_folds(groups, seed=0)
+    folds = assign_folds(groups, 0, FOLDS)
     assert len(set(folds[:5])) == len(set(folds[5:8])) == 1
     assert sorted(np.bincount(folds, minlength=FOLDS)) == [3, 4, 4, 5]
-    assert (folds == assign_folds(groups, seed=0)).all()
-    assert (folds != assign_folds(groups, seed=1)).any()
+    assert (folds == assign_folds(groups, 0, FOLDS)).all()
+    assert (folds != assign_folds(groups, 1, FOLDS)).any()
 
 
 def test_noisy_cases_of_a_tested_group_are_left_out(tmp_path):

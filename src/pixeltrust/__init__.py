@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pixeltrust.datasets.source import fetch as fetch
     from pixeltrust.demonstration.demo import demo as demo
     from pixeltrust.formats.convert import convert as convert
+    from pixeltrust.mending.run import mend as mend
     from pixeltrust.method.batch import Batch as Batch
     from pixeltrust.method.verification import verify as verify
     from pixeltrust.method.weights import pixel_gains as pixel_gains
@@ -54,6 +55,7 @@ _MODULES = {
     "prediction.predict": ("predict",),
     "prediction.evaluate": ("evaluate",),
     "auditing.run": ("audit",),
+    "mending.run": ("mend",),
     "reviewing.server": ("review",),
     "reviewing.exports": ("export",),
     "benchmarking.grid": ("Grid",),

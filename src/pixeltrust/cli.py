@@ -16,7 +16,7 @@ import typer
 from pixeltrust import __version__
 from pixeltrust.config import read_config, require_run
 from pixeltrust.noise.kinds import kind_names, require_kind
-from pixeltrust.plumbing.errors import DataError, PixeltrustError
+from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError
 
 if TYPE_CHECKING:
     from pixeltrust.data.layouts import Layout
@@ -35,7 +35,7 @@ app = typer.Typer(
 
 
 def _existing(path: Path) -> Path:
-    if not path.exists():
+    if path is not None and not path.exists():  # an option that may be left out
         raise DataError(f"{path}: there is no such file or folder")
     return path
 
@@ -361,6 +361,43 @@ def benchmark(
 
     work = question if ask else benchmark
     _print(work(source, out=out, grid=grid, launcher=launcher_of(on, jobs), show_progress=not quiet, **layout))
+
+
+@app.command()
+@_with_layout
+def mend(
+    layout: "Layout",
+    data: Annotated[Path | None, typer.Argument(help="A data folder or table of cases with 5 pairs or more.", callback=_existing)] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The folder to make: mended masks, an estimate, tables and a page.")] = None,
+    again: Annotated[
+        Path | None, typer.Option("--again", help="In place of DATA and --out: a folder under review; its decisions are pairs too.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A TOML file with settings of the menders.", callback=_existing)] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="key=value: one of these settings; may be repeated.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped mending.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mend noisy masks by what pairs show of their errors, and say how good they are expected to be.
+
+    A pair is a case with a noisy and a clean mask: one that an expert has corrected.
+
+    Example: pixeltrust mend lesions --out mended
+    """
+    from pixeltrust.mending.settings import read_mender_config
+
+    settings = read_mender_config(config, setting or ())
+    if (again is None) == (data is None or out is None):
+        raise ConfigError("give DATA and --out, or --again with a folder under review")
+    if again is not None:
+        from pixeltrust.reviewing.again import mend_again
+
+        _print(mend_again(again, config=settings, show_progress=not quiet))
+    else:
+        from pixeltrust.mending.run import mend
+
+        assert data is not None
+        assert out is not None
+        _print(mend(data, out=out, config=settings, resume=resume, show_progress=not quiet, **layout))
 
 
 @app.command()

@@ -183,17 +183,18 @@ _KINDS = {
 }
 
 
-def read_config(file: Path | None = None, settings: Sequence[str] = ()) -> Config:
+def read_config(file: Path | None = None, settings: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
     """Read the settings of a TOML file, then those of `key=value` texts, over the defaults.
 
     Args:
         file: TOML with settings at the top level.
         settings: `key=value`, the value as TOML has it; a bare word is a string: `method=pixel`, `image_size=64`.
+        defaults: those that differ from `Config`'s own.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown (names the nearest known one), malformed or out of range.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, Any] = dict(defaults or {})
     if file is not None:
         values.update(read_toml(file))
         try:

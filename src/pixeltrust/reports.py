@@ -1,4 +1,4 @@
-"""One page about a run, a benchmark, an audit or a demo: a single HTML file with everything in it, that needs no network."""
+"""One page about a run, a benchmark, an audit, a mending or a demo: a single HTML file with everything in it, that needs no network."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from pixeltrust.plumbing.errors import RunError
 
 
 def report(folder: Path, *, out: Path | None = None) -> Path:
-    """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
+    """Write one self-contained HTML page about a run, a benchmark, an audit, a mending or a demo.
 
     Args:
         folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`; the page has its results so far), an audit
-            (`pixeltrust audit`), or a demo.
+            (`pixeltrust audit`), a mending (`pixeltrust mend`), or a demo.
         out: the file to write; report.html in the folder where not given.
 
     Returns:
@@ -29,6 +29,10 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
         from pixeltrust.benchmarking.page import benchmark_page
 
         html = benchmark_page(folder, read_results(folder))
+    elif (folder / "estimate.json").is_file():
+        from pixeltrust.mending.page import read_mending_page
+
+        html = read_mending_page(folder)
     elif (folder / "audit.json").is_file():
         from pixeltrust.auditing.page import read_audit_page
 

@@ -49,6 +49,8 @@ CASE_COLUMNS, REGION_COLUMNS = tuple(_CASE_TYPES), tuple(_REGION_TYPES)
 CASE_NUMBERS, REGION_NUMBERS = (
     {name: kind for name, kind in types.items() if kind is not str and name != "rank"} for types in (_CASE_TYPES, _REGION_TYPES)
 )
+EXPECTED = ("expected_given", "expected")
+"""Further columns of a folder that `mend` has written: the expected Dice of the given mask and of the proposed one."""
 _LARGEST = 2**53  # whole numbers up to it have a float of their own
 
 
@@ -193,7 +195,9 @@ def read_audit_cases(audit: Path) -> "pd.DataFrame":
         DataError: lists every fault: a missing column, a cell that is not a number, an id that is not a file name or is there twice.
     """
     table = audit / "cases.csv"
-    rows, faults = _convert_numbers(read_table(table), ["id", "image", "mask", "evidence"], {"rank": int, **CASE_NUMBERS}, table)
+    rows = read_table(table)
+    expected = {name: float for name in EXPECTED if name in rows}
+    rows, faults = _convert_numbers(rows, ["id", "image", "mask", "evidence"], {"rank": int, **CASE_NUMBERS, **expected}, table)
     wrong = rows["id"].isin(["", ".", ".."]) | rows["id"].str.contains("[/\0]")
     faults += [
         f"{table}, row {row + 2}: id {rows['id'][row]!r} is not a file name, so it names no file of the audit" for row in rows.index[wrong]

@@ -85,7 +85,7 @@ def _worst_cases(audit: Audit, cases: pd.DataFrame) -> tuple[list[GalleryCase], 
     return pictures, f"The files of {', '.join(unreadable)} cannot be read any more (moved or deleted?)." if unreadable else ""
 
 
-def audited_case(audit: Audit, row: dict[Hashable, Any]) -> GalleryCase:
+def audited_case(audit: Audit, row: dict[Hashable, Any], *, note: str | None = None) -> GalleryCase:
     """Draw a row of cases.csv: the image, the given mask, the doubt in it, the proposed mask.
 
     Raises:
@@ -109,7 +109,7 @@ def audited_case(audit: Audit, row: dict[Hashable, Any]) -> GalleryCase:
         heat,
         draw_outlines("proposed mask", f"the proposed mask of {identity}", image, predicted=mended),
     ]
-    return GalleryCase(title=identity, panels=panels, note=f"agreement {row['agreement']:.2f}")
+    return GalleryCase(title=identity, panels=panels, note=f"agreement {row['agreement']:.2f}" if note is None else note)
 
 
 def _region(row: dict[Hashable, Any]) -> tuple[str, ...]:

@@ -20,9 +20,7 @@ import pandas as pd
 
 from pixeltrust.auditing.evidence import CleanSet, clean_set_of
 from pixeltrust.auditing.folder import (
-    CASE_COLUMNS,
     DOUBTFUL_BELOW,
-    REGION_COLUMNS,
     Audit,
     AuditRecord,
     check_names,
@@ -32,25 +30,23 @@ from pixeltrust.auditing.folder import (
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.scores import compute_confidence, count_confusion, estimate_tilt
 from pixeltrust.auditing.seen import DecodedCase, SeenFolder, look_at
+from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, join_judged
 from pixeltrust.config import Config
-from pixeltrust.data.cases import Case, CaseList, Cases, read_cases, table_of
-from pixeltrust.data.images import read_image, read_labels, resize_image, resize_labels, write_png
-from pixeltrust.data.layouts import Layout, layout_options
+from pixeltrust.data.cases import Case, CaseList, Cases, read_cases
+from pixeltrust.data.images import read_image, resize_image, resize_labels
+from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
-from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_atomically, write_file
+from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import attempt_in_threads, map_in_threads
-from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count, one_line
 from pixeltrust.prediction.network import Network, choose_device, read_network, resize_plane
 from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 
 Result = TypeVar("Result")
-Judged = tuple[dict[str, object], list[dict[str, object]]]
-"""The row of a case in cases.csv, and those of its regions."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +147,10 @@ class _Auditor:
     show_progress: bool
 
     @cached_property
+    def writer(self) -> AuditWriter:
+        return AuditWriter(self.out, classes=self.config.classes, ignore_label=self.config.ignore_label)
+
+    @cached_property
     def seen(self) -> SeenFolder:
         return SeenFolder(self.out, self.config)
 
@@ -174,8 +174,7 @@ class _Auditor:
         if file.is_file() and (before := _read_inputs(file)) != record:
             changed = ", ".join(f"{name} was {before.get(name)}, now {record[name]}" for name in record if before.get(name) != record[name])
             raise RunError(f"{self.out}: this audit was started with others ({changed}); use the same, or another --out")
-        for name in ("confidence", "mended", "changed"):
-            make_folder(self.out / name)
+        self.writer.make_folders()
         write_file(file, json.dumps(record))
         return np.array([place for place, case in enumerate(self.cases) if not self.seen.file(case).is_file()], int)
 
@@ -231,7 +230,7 @@ class _Auditor:
     def judge_all(self, tilt: np.ndarray, foreground_value: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Write the pictures of every case; return the tables of cases and of regions."""
         judge = partial(self._judge, tilt=tilt, foreground_value=foreground_value)
-        return _tables(self._map(judge, text="auditing", complaint=f"{self.data}: masks that cannot be audited"))
+        return join_judged(self._map(judge, text="auditing", complaint=f"{self.data}: masks that cannot be audited"))
 
     def _judge(self, case: Case, *, tilt: np.ndarray, foreground_value: int) -> Judged:
         given, _ = self._decode_mask(case)
@@ -239,11 +238,10 @@ class _Auditor:
         confidence = (compute_confidence(given, probabilities, tilt, helped) * 255).round().astype(np.uint8)
         seen = probabilities.argmax(0).astype(np.uint8)
         mended = self._mend(given, seen, confidence, probabilities)
-        self._write_pictures(case, given, confidence, mended, foreground_value)
+        self.writer.write_pictures(case, given, confidence, mended, foreground_value)
         regions = list_regions(given, mended, seen, confidence, self.smallest)
-        files = {"id": case.id, "image": str(case.image.absolute()), "mask": str(case.mask.absolute())}
         numbers = {"agreement": measure_agreement(given, probabilities)} | measure_case(given, mended, seen, confidence)
-        return files | numbers | {"regions": len(regions), "evidence": evidence}, regions
+        return describe_files(case) | numbers | {"regions": len(regions), "evidence": evidence}, regions
 
     def _evidence(self, case: Case, given: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
         """Return the probabilities (K, H, W), the shares of visits or clean batches that helped (H, W), and their source in words."""
@@ -264,43 +262,14 @@ class _Auditor:
         has_foreground = ((mended > 0) & (mended != IGNORE)).any()
         return mended if has_foreground else given  # people have to judge a lesion that the network does not see at all
 
-    def _write_pictures(self, case: Case, given: np.ndarray, confidence: np.ndarray, mended: np.ndarray, foreground_value: int) -> None:
-        write_png(self.out / "confidence" / f"{case.id}.png", confidence)
-        write_png(self.out / "mended" / f"{case.id}.png", self._values_of(mended, case, given, foreground_value))
-        changed = self.out / "changed" / f"{case.id}.png"
-        if (mended != given).any():
-            write_png(changed, (mended != given).astype(np.uint8) * 255)
-        else:  # there may be one from before this audit was stopped
-            changed.unlink(missing_ok=True)
-
-    def _values_of(self, labels: np.ndarray, case: Case, given: np.ndarray, foreground_value: int) -> np.ndarray:
-        """Return the values that the file of the given mask has for these labels; those of the other files where it has no foreground."""
-        values = np.arange(256, dtype=np.uint8)
-        if self.config.classes == 1:
-            in_file = read_labels(case.mask)
-            foreground, ignored = in_file[given == 1], in_file[given == IGNORE]
-            values[1] = foreground[0] if foreground.size else foreground_value
-            values[IGNORE] = ignored[0] if ignored.size else 255
-        elif self.config.ignore_label is not None:
-            values[IGNORE] = self.config.ignore_label
-        return values[labels]
-
     # --- tables and page --------------------------------------------------------------------------------------------
 
     def write(self, table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray, cases: Cases, layout: Layout, started: float) -> None:
         """Write the tables, the page and, last of all, audit.json; remove what the first pass has kept."""
         from pixeltrust.auditing.page import audit_page  # imported here: it loads matplotlib
 
-        write_csv(regions, self.out / "regions.csv")
-        with write_atomically(self.out / "cases.csv") as unfinished:
-            table.to_csv(unfinished, index=False)
-        write_csv(_mended_table(cases.of("noisy") + cases.of("clean") + cases.of("test"), self.out), self.out / "mended.csv")
-        data = self.data
-        if layout_options(layout):  # so that readers of the audit need no layout options
-            data = self.out / "given.csv"
-            write_csv(table_of(cases.cases, pairs=True), data)
         record = AuditRecord(
-            data=str(data.resolve()),
+            data=str(self.writer.write_tables(table, regions, cases, layout)),
             run=str(self.run.folder.resolve()),
             weights=self.weights,
             classes=self.config.classes,
@@ -312,25 +281,6 @@ class _Auditor:
         write_file(self.out / "report.html", audit_page(Audit.of(self.out, record), table, regions))
         write_file(self.out / "audit.json", record.text())
         shutil.rmtree(self.seen.folder, ignore_errors=True)
-
-
-def _tables(judged: list[Judged]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return cases.csv and regions.csv, sorted."""
-    table = pd.DataFrame([row for row, _ in judged])
-    table = table.sort_values(["agreement", "doubtful_share", "id"], ascending=[True, False, True], kind="stable")
-    table = table.assign(rank=range(1, len(table) + 1)).reindex(columns=list(CASE_COLUMNS)).round({"agreement": 5, "doubtful_share": 5})
-    rank = dict(zip(table["id"], table["rank"], strict=True))
-    rows = [{"rank": rank[row["id"]], "id": row["id"]} | region for row, regions in judged for region in regions]
-    regions = pd.DataFrame(rows, columns=list(REGION_COLUMNS)).sort_values(["rank", "region"], kind="stable", ignore_index=True)
-    return table.reset_index(drop=True), regions.round({"share": 5, "doubt": 4})
-
-
-def _mended_table(cases: CaseList, out: Path) -> pd.DataFrame:
-    """Return a table of cases in which the noisy masks are the mended ones."""
-    table = table_of(cases).drop(columns="held_out").astype(str)
-    noisy = table["role"] == "noisy"
-    table.loc[noisy, "mask"] = [str((out / "mended" / f"{identity}.png").absolute()) for identity in table.loc[noisy, "id"]]
-    return table
 
 
 def _read_inputs(file: Path) -> dict[str, object]:

@@ -6,7 +6,7 @@ Which cases are clean is drawn by the seed from one shuffled list, so the 10 cle
 a seed have the same ones. A clean case that has a noisy mask too is a pair: it has a second row, of the role noisy (see `data.cases`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.data.cases import COLUMNS, Case, Cases, read_cases
+from pixeltrust.data.folds import assign_folds, name_groups
 from pixeltrust.data.known_truth import read_source
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.noise.simulate import simulate, split_roles
@@ -135,12 +136,12 @@ class FolderMasks:
     @cached_property
     def groups(self) -> list[str]:
         """The group of every clean case, or a name of its own."""
-        return [case.group or f" {case.id}" for case in self.clean]  # a text in a table never begins with a space
+        return name_groups(self.clean.texts("id"), self.clean.texts("group"))
 
     def _fold_table(self, cell: Cell) -> pd.DataFrame:
         """Return the table of a fold: its clean cases are test cases; noisy cases of their groups are left out, and so is test/."""
         assert cell.fold is not None
-        tested = assign_folds(self.groups, cell.seed) == cell.fold
+        tested = assign_folds(self.groups, cell.seed, FOLDS) == cell.fold
         left_out = {case.group for case, out in zip(self.clean, tested, strict=True) if out and case.group}
         rows = [case for case in self.cases.of("noisy") if not case.group or case.group not in left_out]
         clean, test = (self.clean[np.flatnonzero(chosen)] for chosen in (~tested, tested))
@@ -148,18 +149,6 @@ class FolderMasks:
 
 
 FOLDS = 4
-
-
-def assign_folds(groups: Sequence[str], seed: int) -> np.ndarray:
-    """Return the fold (0 … FOLDS − 1) of every clean case; groups stay together, the folds are as equal in size as that allows."""
-    names, numbers, sizes = np.unique(np.asarray(groups, str), return_inverse=True, return_counts=True)
-    order = generator(seed, "folds").permutation(len(names))
-    order = order[np.argsort(-sizes[order], kind="stable")]  # the largest first, each into the fold that has the fewest
-    folds, filled = np.zeros(len(names), int), np.zeros(FOLDS, int)
-    for name in order:
-        folds[name] = filled.argmin()
-        filled[folds[name]] += sizes[name]
-    return folds[numbers]
 
 
 def without_pairs(table: pd.DataFrame) -> pd.DataFrame:

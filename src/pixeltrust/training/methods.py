@@ -112,9 +112,11 @@ def clean(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa:
     return StepOutcome(loss=loss, clean_loss=loss)
 
 
-def mender(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
-    """Take the mean cross-entropy on a batch of pairs, whose images have the given masks as further channels."""
-    loss = _backward_mean(model, feed.pairs(), feed.ranks)
+def mender(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
+    """Take Dice plus cross-entropy on a batch of pairs, whose images have the given masks as further channels."""
+    batch = feed.pairs()
+    logits = compute_logits(model, batch.images, config.classes)
+    loss = _backward(dice_cross_entropy(logits, batch.masks, ranks=feed.ranks))
     return StepOutcome(loss=loss, clean_loss=loss)
 
 

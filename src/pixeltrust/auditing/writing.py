@@ -1,0 +1,102 @@
+"""What an audit and a mending write alike into an audit folder (see `folder`): the pictures of a case, and the tables."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.auditing.folder import CASE_COLUMNS, EXPECTED, REGION_COLUMNS
+from pixeltrust.data.cases import Case, CaseList, Cases, table_of
+from pixeltrust.data.images import read_labels, write_png
+from pixeltrust.data.layouts import Layout, layout_options
+from pixeltrust.plumbing.files import make_folder, write_atomically
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.tables import write_csv
+
+Judged = tuple[dict[str, object], list[dict[str, object]]]
+"""The row of a case in cases.csv, and those of its regions."""
+
+
+@dataclass(frozen=True)
+class AuditWriter:
+    """A writer of an audit folder."""
+
+    out: Path
+    classes: int
+    ignore_label: int | None
+    place: Path | None = None
+    """The folder that `out` becomes in the end, where it is another."""
+
+    def make_folders(self) -> None:
+        """Make the folders of pictures."""
+        for name in ("confidence", "mended", "changed"):
+            make_folder(self.out / name)
+
+    def write_pictures(self, case: Case, given: np.ndarray, confidence: np.ndarray, mended: np.ndarray, foreground_value: int) -> None:
+        """Write the pictures of a case.
+
+        Args:
+            given, mended: labels of the given and of the proposed mask, uint8 (H, W); 255 ignored.
+            confidence: the probability that each given label is right, uint8 (H, W), 0 wrong … 255 right.
+            foreground_value: what foreground is in the files of two labels, for a mask without any.
+        """
+        write_png(self.out / "confidence" / f"{case.id}.png", confidence)
+        write_png(self.out / "mended" / f"{case.id}.png", self._values_of(mended, case, given, foreground_value))
+        changed = self.out / "changed" / f"{case.id}.png"
+        if (mended != given).any():
+            write_png(changed, (mended != given).astype(np.uint8) * 255)
+        else:  # there may be one from before this audit was stopped
+            changed.unlink(missing_ok=True)
+
+    def _values_of(self, labels: np.ndarray, case: Case, given: np.ndarray, foreground_value: int) -> np.ndarray:
+        """Return the values that the file of the given mask has for these labels; those of the other files where it has no foreground."""
+        values = np.arange(256, dtype=np.uint8)
+        if self.classes == 1:
+            in_file = read_labels(case.mask)
+            foreground, ignored = in_file[given == 1], in_file[given == IGNORE]
+            values[1] = foreground[0] if foreground.size else foreground_value
+            values[IGNORE] = ignored[0] if ignored.size else 255
+        elif self.ignore_label is not None:
+            values[IGNORE] = self.ignore_label
+        return values[labels]
+
+    def write_tables(self, table: pd.DataFrame, regions: pd.DataFrame, cases: Cases, layout: Layout) -> Path:
+        """Write regions.csv, cases.csv and mended.csv; return the data folder or table, as readers of the audit find it.
+
+        With layout options that is given.csv, which is written here, so that they need no options.
+        """
+        write_csv(regions, self.out / "regions.csv")
+        with write_atomically(self.out / "cases.csv") as unfinished:
+            table.to_csv(unfinished, index=False)
+        write_csv(_mended_table(cases.of("noisy") + cases.of("clean") + cases.of("test"), self.place or self.out), self.out / "mended.csv")
+        if not layout_options(layout):
+            return cases.data.resolve()
+        write_csv(table_of(cases.cases, pairs=True), self.out / "given.csv")
+        return ((self.place or self.out) / "given.csv").resolve()
+
+
+def describe_files(case: Case) -> dict[str, object]:
+    """Return the names in the row of a case."""
+    return {"id": case.id, "image": str(case.image.absolute()), "mask": str(case.mask.absolute())}
+
+
+def join_judged(judged: list[Judged]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return cases.csv and regions.csv, the worst first: by the expected Dice where it is known, else by agreement."""
+    table = pd.DataFrame([row for row, _ in judged])
+    first = "expected" if "expected" in table else "agreement"
+    table = table.sort_values([first, "doubtful_share", "id"], ascending=[True, False, True], kind="stable")
+    table = table.assign(rank=range(1, len(table) + 1)).reindex(columns=[*CASE_COLUMNS, *(name for name in EXPECTED if name in table)])
+    table = table.round(dict.fromkeys(("agreement", "doubtful_share", *EXPECTED), 5))
+    rank = dict(zip(table["id"], table["rank"], strict=True))
+    rows = [{"rank": rank[row["id"]], "id": row["id"]} | region for row, regions in judged for region in regions]
+    regions = pd.DataFrame(rows, columns=list(REGION_COLUMNS)).sort_values(["rank", "region"], kind="stable", ignore_index=True)
+    return table.reset_index(drop=True), regions.round({"share": 5, "doubt": 4})
+
+
+def _mended_table(cases: CaseList, out: Path) -> pd.DataFrame:
+    """Return a table of cases in which the noisy masks are the mended ones."""
+    table = table_of(cases).drop(columns="held_out").astype(str)
+    noisy = table["role"] == "noisy"
+    table.loc[noisy, "mask"] = [str((out / "mended" / f"{identity}.png").absolute()) for identity in table.loc[noisy, "id"]]
+    return table

@@ -1,0 +1,297 @@
+"""How good masks are expected to be: measured on pairs by menders that have not seen them, and carried over to the other masks.
+
+A pair says what the Dice of each way of treating its mask really is; the soft Dice with what the mender saw (see `ways`) is known of
+every mask. A calibration joins the two, and gives every mask an expected Dice. The mean of those is corrected by how far the calibration
+is off on the pairs, and its interval is that of this correction (prediction-powered inference: Angelopoulos et al., Science 382, 2023).
+It holds as far as the pairs are like the other masks: drawn at random, not picked for being bad.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.mending.ways import WAYS, Way
+from pixeltrust.plumbing.errors import RunError
+from pixeltrust.plumbing.files import write_file
+from pixeltrust.plumbing.text import one_line
+
+FILE, FORMAT = "estimate.json", 1
+FEWEST_PAIRS = 5
+LOW_DICE = 0.7  # masks that are expected below it are counted
+MORE_PAIRS = 20
+_CONFIDENCE = 0.95
+_SURE = 1.0  # standard errors by which a way must be ahead of leaving the masks as they are
+_PRIOR = 4.0  # pairs whose weight the prior of the calibration has: that the soft Dice is right but for a shift
+_ENDS = 1e-3  # Dice are kept this far from 0 and 1
+
+Measured: TypeAlias = Mapping[Way, np.ndarray]
+"""Per way (N, 2): the Dice with the truth (NaN where it is not defined), and the soft Dice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """A mean Dice, and its 95 % interval."""
+
+    dice: float
+    low: float
+    high: float
+
+
+def mean_interval(values: np.ndarray, groups: Sequence[str] | None = None) -> Quality:
+    """Return the mean of values that are defined, and its interval by Student's t; cases of one group count as one draw.
+
+    Args:
+        values: (N,), NaN where not defined.
+        groups: the group of each; all are their own where not given.
+    """
+    defined = ~np.isnan(values)
+    known = values[defined]
+    if not len(known):
+        return Quality(dice=math.nan, low=math.nan, high=math.nan)
+    mean, error, draws = float(known.mean()), *_standard_error(known, None if groups is None else np.asarray(groups)[defined])
+    half = error * _student(draws - 1)
+    return Quality(dice=mean, low=max(0.0, mean - half), high=min(1.0, mean + half))
+
+
+def _standard_error(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, int]:
+    """Return the standard error of a mean, and the number of independent draws; infinite for a single one."""
+    off = values - values.mean()
+    sums = off if groups is None else pd.Series(off).groupby(groups).sum().to_numpy()
+    draws = len(sums)
+    return (math.sqrt(float((sums**2).sum()) * draws / (draws - 1)) / len(values) if draws > 1 else math.inf), draws
+
+
+def _student(degrees: int) -> float:
+    from scipy.stats import t
+
+    return float(t.ppf((1 + _CONFIDENCE) / 2, max(degrees, 1)))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The Dice to expect of a mask with a soft Dice: a straight line between their log odds, and a shift that keeps the mean right."""
+
+    level: float
+    slope: float
+    shift: float
+
+    @classmethod
+    def of(cls, dice: np.ndarray, soft: np.ndarray) -> "Calibration":
+        """Fit it to pairs, (N,) each; pairs without a Dice are left out. A prior holds the slope near 1 where there are few."""
+        defined = ~np.isnan(dice)
+        x, y = _log_odds(soft[defined]), _log_odds(dice[defined])
+        if not len(x):
+            return cls(0.0, 1.0, 0.0)
+        around = x - x.mean()
+        prior = _PRIOR * max(float(around.var()), 0.05)
+        slope = max(0.0, float((around * (y - y.mean())).sum() + prior) / float((around**2).sum() + prior))
+        fitted = cls(float(y.mean() - slope * x.mean()), slope, 0.0)
+        return cls(fitted.level, fitted.slope, float(dice[defined].mean() - fitted.expect(soft[defined]).mean()))
+
+    def expect(self, soft: np.ndarray) -> np.ndarray:
+        """Return the expected Dice (N,), 0 … 1."""
+        return np.clip(1 / (1 + np.exp(-(self.level + self.slope * _log_odds(soft)))) + self.shift, 0, 1)
+
+
+def _log_odds(values: np.ndarray) -> np.ndarray:
+    inside = np.clip(values, _ENDS, 1 - _ENDS)
+    return np.log(inside / (1 - inside))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is done with the masks."""
+
+    way: Way
+    """The way that is best in the mean over the pairs; `given` where none is surely better than that."""
+    by_case: bool
+    """Whether a mask is kept where its own expected Dice is the higher one."""
+    calibrations: Mapping[Way, Calibration]
+
+    def changes(self, soft_given: np.ndarray, soft_way: np.ndarray) -> np.ndarray:
+        """Return which masks (N,) are changed."""
+        if self.way == "given":
+            return np.zeros(len(soft_given), bool)
+        if not self.by_case:
+            return np.ones(len(soft_given), bool)
+        return self.calibrations[self.way].expect(soft_way) > self.calibrations["given"].expect(soft_given)
+
+
+def choose(measured: Measured, folds: np.ndarray, groups: Sequence[str]) -> Choice:
+    """Choose what to do with the masks, by the pairs.
+
+    Whether to choose case by case is decided by cross-validation: the calibrations of the other folds choose for the pairs of a fold.
+    """
+    given = measured["given"][:, 0]
+    best: Way = "given"
+    for way in WAYS[1:]:
+        ahead = measured[way][:, 0] - given
+        error, _ = _standard_error(ahead[~np.isnan(ahead)], np.asarray(groups)[~np.isnan(ahead)])
+        if np.nanmean(ahead) > _SURE * error and np.nanmean(measured[way][:, 0]) > np.nanmean(measured[best][:, 0]):
+            best = way
+    calibrations = {way: Calibration.of(*values.T) for way, values in measured.items()}
+    if best == "given":
+        return Choice(best, False, calibrations)
+    by_case = np.where(_changes_by_others(measured, best, folds), measured[best][:, 0], given)
+    return Choice(best, bool(np.nanmean(by_case) > np.nanmean(measured[best][:, 0])), calibrations)
+
+
+def _changes_by_others(measured: Measured, way: Way, folds: np.ndarray) -> np.ndarray:
+    changes = np.ones(len(folds), bool)
+    for fold in np.unique(folds):
+        held = folds == fold
+        if not held.all():
+            others = Choice(way, True, {each: Calibration.of(*measured[each][~held].T) for each in ("given", way)})
+            changes[held] = others.changes(measured["given"][held, 1], measured[way][held, 1])
+    return changes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What estimate.json holds."""
+
+    pairs: int
+    cases: int
+    """Noisy masks."""
+    way: Way
+    changed: int
+    """Masks that are changed."""
+    ways: Mapping[Way, Quality]
+    """Of the pairs, by menders that have not seen them."""
+    expected: Quality
+    """Of all masks, once they are mended."""
+    below: Mapping[str, float]
+    """`cases` expected below the Dice `dice`."""
+    more: Mapping[str, float] | None
+    """About how much Dice (`gain`) so many `pairs` more would bring; None where only one number of pairs was tried."""
+    history: tuple[Mapping[str, float], ...]
+    """`pairs`, `dice`, `low`, `high` of every time, the last one this."""
+
+    def write(self, folder: Path) -> None:
+        """Write estimate.json."""
+        values = {"format": FORMAT, **asdict(self)}
+        write_file(folder / FILE, json.dumps(_rounded(values), indent=2) + "\n")
+
+    def sentence(self) -> str:
+        """Return it in words."""
+        given, pairs = self.ways["given"], f"from {self.pairs:,} pairs"
+        if self.way == "given":
+            interval = f"{short(given.low)} to {short(given.high)}, {pairs}"
+            return f"given {short(given.dice)} ({interval}): no way is surely better, so no mask is changed"
+        expected = self.expected
+        interval = f"{short(expected.low)} to {short(expected.high)}, {pairs}"
+        return f"given {short(given.dice)}, mended {short(expected.dice)} ({interval})"
+
+
+def short(dice: float) -> str:
+    """Return a Dice in two digits, as .93."""
+    return f"{dice:.2f}".removeprefix("0")
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What becomes of every listed mask, (N,) each."""
+
+    changed: np.ndarray
+    expected_given: np.ndarray
+    """The expected Dice of the mask as it is."""
+    expected: np.ndarray
+    """That of the proposed one."""
+
+
+def make_estimate(
+    measured: Measured,
+    choice: Choice,
+    groups: Sequence[str],
+    *,
+    soft: np.ndarray,
+    noisy: np.ndarray,
+    earlier: Sequence[Mapping[str, float]] = (),
+) -> tuple[Estimate, Verdict]:
+    """Return the estimate of all masks, and what becomes of each.
+
+    Args:
+        measured, groups: of the pairs.
+        soft: the soft Dice of every listed mask as given, and treated in the chosen way, (N, 2).
+        noisy: whether a listed mask is noisy, (N,), and not one that a person has corrected: those are in no number.
+        earlier: the history of an estimate from fewer pairs.
+    """
+    real, predicted = _apply(choice, measured)
+    off = real - predicted
+    defined = ~np.isnan(off)
+    changed = choice.changes(*soft.T)
+    expected_given = choice.calibrations["given"].expect(soft[:, 0])
+    expected = np.where(changed, choice.calibrations[choice.way].expect(soft[:, 1]), expected_given)
+    verdict = Verdict(changed & noisy, expected_given, expected)
+    error, draws = _standard_error(off[defined], np.asarray(groups)[defined])
+    middle, half = float(expected[noisy].mean() + off[defined].mean()), error * _student(draws - 1)
+    overall = Quality(dice=min(max(middle, 0.0), 1.0), low=max(0.0, middle - half), high=min(1.0, middle + half))
+    below = np.mean([(expected[noisy] + value < LOW_DICE).sum() for value in off[defined]])
+    history = (*(row for row in earlier if row["pairs"] < len(real)), {"pairs": len(real), **asdict(overall)})
+    estimate = Estimate(
+        pairs=len(real),
+        cases=int(noisy.sum()),
+        way=choice.way,
+        changed=int(verdict.changed.sum()),
+        ways={way: mean_interval(values[:, 0], groups) for way, values in measured.items()},
+        expected=overall,
+        below={"dice": LOW_DICE, "cases": round(float(below))},
+        more=_gain_of_more(history),
+        history=history,
+    )
+    return estimate, verdict
+
+
+def _apply(choice: Choice, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Dice that the pairs have after the choice, and those that the calibration expects, (N,)."""
+    given, treated = measured["given"], measured[choice.way]
+    changed = choice.changes(given[:, 1], treated[:, 1])
+    kept, expected = (choice.calibrations[way].expect(measured[way][:, 1]) for way in ("given", choice.way))
+    return np.where(changed, treated[:, 0], given[:, 0]), np.where(changed, expected, kept)
+
+
+def _gain_of_more(history: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
+    """Return what further pairs would bring, if the error falls as a power of their number; None for a single point."""
+    if len(history) < 2:
+        return None
+    pairs = np.array([row["pairs"] for row in history], float)
+    errors = np.clip([1 - row["dice"] for row in history], _ENDS, 1)
+    power = min(0.0, float(np.polyfit(np.log(pairs), np.log(errors), 1)[0]))
+    return {"pairs": MORE_PAIRS, "gain": float(errors[-1] * (1 - ((pairs[-1] + MORE_PAIRS) / pairs[-1]) ** power))}
+
+
+def read_estimate(folder: Path) -> Estimate | None:
+    """Read estimate.json of a folder; None where there is none.
+
+    Raises:
+        RunError: it cannot be read, or is of a later version.
+    """
+    file = folder / FILE
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if values.pop("format") > FORMAT:
+            raise RunError(f"{file}: was written by a later pixeltrust; update it")
+        return Estimate(**values | _parsed(values))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RunError(f"{file}: cannot be read: {one_line(error)}; mend again, or remove it") from None
+
+
+def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
+    qualities = {way: Quality(**values["ways"][way]) for way in WAYS}
+    return {"ways": qualities, "expected": Quality(**values["expected"]), "history": tuple(dict(row) for row in values["history"])}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,151 @@
+"""Menders: networks that see an image and the mask given for it. They are cross-fitted, so that every pair is judged by some that have not
+seen it.
+
+    FOLDER/1/ … FOLDER/<folds>/       run folders (see `training.run_folder`)
+    FOLDER/1.csv … FOLDER/<folds>.csv   the clean cases that each is trained on
+
+Every mender is trained on all clean cases but those of its fold, and of their groups. Other masks are judged by all of them together: each
+sees a share of the flips and turns, and their probabilities are averaged.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pixeltrust.config import Config
+from pixeltrust.data.cases import Case, Cases, table_of
+from pixeltrust.data.folds import assign_folds, name_groups
+from pixeltrust.data.images import read_image, resize_image, resize_labels
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.plumbing.errors import DataError, PixeltrustError
+from pixeltrust.plumbing.files import make_folder
+from pixeltrust.plumbing.progress import attempt_in_threads
+from pixeltrust.plumbing.tables import write_csv
+from pixeltrust.plumbing.text import count
+from pixeltrust.prediction.network import Network, choose_device, read_network
+from pixeltrust.training.run_folder import CACHE, Run
+from pixeltrust.training.train import train
+
+FOLDS = 4
+Tick = Callable[[int, int], None]
+"""Is told the number of the mender, from 1, and the number of its updates so far."""
+
+
+class Menders:
+    """The menders of some pairs.
+
+    Args:
+        cases: the data; its pairs, and its clean cases without a noisy mask, are trained on.
+        folder: where the run folders are.
+        config: the settings of every mender's training.
+    """
+
+    def __init__(self, cases: Cases, folder: Path, config: Config) -> None:
+        self.folder, self.config, self.clean = folder, config, cases.of("clean")
+        groups = name_groups(self.clean.texts("id"), self.clean.texts("group"))
+        self.groups = [group for group, given in zip(groups, self.clean.numbers("given"), strict=True) if given >= 0]
+        """The group of every pair."""
+        self.count = min(FOLDS, len(set(self.groups)))
+        self.folds = assign_folds(self.groups, config.seed, self.count)
+        """The fold of every pair, from 0."""
+        fold_of = dict(zip(self.groups, self.folds.tolist(), strict=True))
+        self._fold_of_clean = np.array([fold_of.get(group, -1) for group in groups])
+
+    def train(self, tick: Tick) -> None:
+        """Train what is not trained yet."""
+        make_folder(self.folder)
+        for number in range(1, self.count + 1):
+            table = self.folder / f"{number}.csv"
+            learned = self.clean[self._fold_of_clean != number - 1]
+            write_csv(table_of(learned, pairs=True).drop(columns="held_out"), table)
+            train(table, out=self._run(number), config=self.config, watch=_watch(tick, number), resume=True, show_progress=False)
+            shutil.rmtree(self._run(number) / CACHE, ignore_errors=True)
+
+    def slim(self) -> None:
+        """Remove what only a training that goes on needs."""
+        for number in range(1, self.count + 1):
+            with suppress(OSError):
+                (self._run(number) / "checkpoint.pt").unlink()
+
+    def load(self) -> list[Network]:
+        """Return the trained networks, each on its device."""
+        networks = []
+        for number in range(1, self.count + 1):
+            config, model, _ = read_network(Run(self._run(number)), "last")
+            device, _, _ = choose_device(config)
+            networks.append(Network(device, model, config))
+        return networks
+
+    def _run(self, number: int) -> Path:
+        return self.folder / str(number)
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A case that menders have looked at, on the grid of their training."""
+
+    case: Case
+    labels: np.ndarray
+    """The given mask, uint8 (h, w); 255 ignored."""
+    probabilities: np.ndarray
+    """float16 (K or 1, h, w)."""
+
+
+def look(networks: Sequence[Network], cases: Sequence[Case], *, known: bool, text: str, show_progress: bool) -> Iterator[Looked]:
+    """Let networks look at cases together: their probabilities are averaged.
+
+    Args:
+        known: show the noisy masks too, and not the images alone.
+        text: the work, as the progress bar names it.
+
+    Raises:
+        DataError: files that cannot be read, after all others were looked at.
+    """
+    config, faults = networks[0].config, []
+
+    def decode(case: Case) -> tuple[np.ndarray, np.ndarray]:
+        labels, _ = decode_labels(noisy_mask(case), classes=config.classes, ignore_label=config.ignore_label)
+        return resize_image(read_image(case.image, config.channels), config.size), resize_labels(labels, config.size)
+
+    waiting: list[tuple[Case, np.ndarray, np.ndarray]] = []
+    for case, decoded in attempt_in_threads(decode, cases, text=text, shown=show_progress):
+        if isinstance(decoded, PixeltrustError):
+            faults.append(decoded.fault)
+            continue
+        waiting.append((case, *decoded))
+        if len(waiting) == networks[0].batch_size:
+            yield from _look_at(networks, waiting, known)
+            waiting = []
+    if waiting:
+        yield from _look_at(networks, waiting, known)
+    if faults:
+        raise DataError(f"{count(len(faults), 'case')} of {len(cases):,} cannot be read; repair them, and continue with --resume", faults)
+
+
+def _look_at(networks: Sequence[Network], batch: Sequence[tuple[Case, np.ndarray, np.ndarray]], known: bool) -> Iterator[Looked]:
+    cases, pictures, labels = (list(values) for values in zip(*batch, strict=True))
+    turns = networks[0].turns
+    shares = [turns[number :: len(networks)] or turns[:1] for number in range(len(networks))]  # together each turn is seen about once
+    planes = [
+        network.probabilities_over_turns(pictures, labels if known else None, share)
+        for network, share in zip(networks, shares, strict=True)
+    ]
+    for case, given, seen in zip(cases, labels, np.mean(planes, axis=0).astype(np.float16), strict=True):
+        yield Looked(case, given, seen)
+
+
+def noisy_mask(case: Case) -> Path:
+    """Return the noisy mask of a case, also of a pair."""
+    return case.given or case.mask
+
+
+def _watch(tick: Tick, number: int) -> Callable[..., Mapping[str, float]]:
+    def watch(feed, outcome) -> Mapping[str, float]:  # type: ignore[no-untyped-def]  # noqa: ANN001, ARG001
+        tick(number, feed.update + 1)
+        return {}
+
+    return watch

@@ -1,0 +1,402 @@
+"""The mending of noisy masks, from pairs to an audit folder (see `auditing.folder`), which has besides
+
+    DIR/estimate.json   how good the masks are expected to be (see `estimate`)
+    DIR/pairs.csv       a row per pair: how good each way of treating its mask would have been, by a mender that has not seen it
+    DIR/pairs/<id>.png  the mask that such a mender makes of the given one
+    DIR/menders/<k>/    the run folders of the menders
+
+All is made in DIR/.mending/next, where a stopped mending continues, and moved to its place at the end; so the files of an earlier mending
+are whole until then. DIR/.mending/status.json says how far the work is.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Unpack
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.auditing.folder import Audit, AuditRecord, check_names, review_command, train_command
+from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
+from pixeltrust.auditing.scores import count_confusion, estimate_tilt
+from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, join_judged
+from pixeltrust.config import Config, to_values
+from pixeltrust.data.cases import CaseList, Cases, read_cases
+from pixeltrust.data.images import write_png
+from pixeltrust.data.layouts import Layout
+from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
+from pixeltrust.mending.estimate import FEWEST_PAIRS, Estimate, Measured, Verdict, choose, make_estimate, read_estimate, short
+from pixeltrust.mending.menders import Looked, Menders, look, noisy_mask
+from pixeltrust.mending.seen import SeenMasks
+from pixeltrust.mending.settings import read_mender_config
+from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, enlarge, in_two, propose, soft_dice
+from pixeltrust.plumbing.errors import DataError, RunError
+from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
+from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.processes import Ranks
+from pixeltrust.plumbing.progress import map_in_threads, progress_bar
+from pixeltrust.plumbing.tables import write_csv
+from pixeltrust.plumbing.text import count
+from pixeltrust.prediction.network import Network, choose_device
+
+WORK = ".mending"
+SMALLEST = 9  # pixels of a region that gets a row
+_TRAINED, _LOOKED = 0.75, 0.9  # of the work, once the menders are trained, and once they have looked
+_STATUS_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Mended:
+    """The result of a mending; `str` gives the summary."""
+
+    out: Path
+    estimate: Estimate
+    cases: pd.DataFrame
+    """The rows of cases.csv."""
+    to_train: str
+    """The command that trains on the mended masks."""
+    notes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        estimate, below = self.estimate, self.estimate.below
+        ways = ", ".join(f"{way} {short(quality.dice)}" for way, quality in estimate.ways.items())
+        low = int(below["cases"])
+        return "\n".join([
+            *self.notes,
+            f"Dice on the pairs     {ways}",
+            estimate.sentence(),
+            f"{estimate.changed:,} of {count(estimate.cases, 'mask')} changed"
+            + (f"; about {count(low, 'mask')} expected below {short(below['dice'])}: the first of the list" if low else ""),
+            f"the page is {self.out / 'report.html'}; `{review_command(self.out)}` goes through the masks, worst first",
+            f"to train on the mended masks: {self.to_train}",
+        ])  # fmt: skip
+
+
+def mend(
+    data: Path,
+    *,
+    out: Path,
+    config: Config | None = None,
+    resume: bool = False,
+    show_progress: bool = True,
+    **layout: Unpack[Layout],
+) -> Mended:
+    """Mend the noisy masks of a data folder by what its pairs show of their errors.
+
+    Menders, networks that see the image and the given mask, are trained on the pairs. By cross-fitting they say how good masks are as
+    given and mended, and a mask is changed only where that is expected to help. Under `torchrun` every process makes this call.
+
+    Example:
+        print(pixeltrust.mend(Path("lesions"), out=Path("mended")))
+
+    Args:
+        data: a data folder or table of cases with at least 5 pairs: cases with a noisy and a clean mask.
+        out: the folder to make.
+        config: the settings of the menders, with `method = "mender"` (see `settings.DEFAULTS`).
+        resume: continue a mending that was stopped.
+        show_progress: progress bars on standard error.
+        layout: how the data folder differs from the usual, as for `read_cases`.
+
+    Raises:
+        DataError: every fault of the data at once; or there are too few pairs.
+        RunError: `out` cannot be used, or was started with something else.
+        ConfigError: settings that cannot be used.
+        KeyboardInterrupt: Ctrl-C; what is trained is kept.
+    """
+    out = Path(out)
+    if resume and (out / "audit.json").is_file():
+        raise RunError(f"{out}: this mending has finished already; choose another --out, or remove it")
+    if not (resume and (out / WORK).is_dir()):
+        require_free(out)
+    cases = read_cases(Path(data), show_progress=show_progress, **layout)
+    return mend_cases(cases, cases.of("noisy"), out=out, config=config, show_progress=show_progress, layout=layout)
+
+
+def mend_cases(
+    cases: Cases, listed: CaseList, *, out: Path, config: Config | None = None, show_progress: bool = True, layout: Layout | None = None
+) -> Mended:
+    """Mend masks as `mend` does, into a folder that may have the results of an earlier mending: they are replaced at the end.
+
+    Args:
+        cases: the data; menders learn from its pairs.
+        listed: the cases that the folder lists: the noisy ones, and pairs of a review.
+    """
+    started, config = time.perf_counter(), config or read_mender_config()
+    if len(cases.pairs) < FEWEST_PAIRS:
+        raise DataError(
+            f"{cases.data}: {count(len(cases.pairs), 'pair')} (cases with a noisy and a clean mask), and from fewer than {FEWEST_PAIRS} it "
+            f"cannot be known what helps; correct {FEWEST_PAIRS - len(cases.pairs)} more, by `pixeltrust review {cases.data}`"
+        )
+    check_names(listed, cases.data)
+    _, ranks, moved = choose_device(config)
+    work = _Work(cases, listed, out, config, ranks, show_progress=show_progress and ranks.rank == 0)
+    with naming_write_errors(out), ExitStack() as held:
+        ranks.on_rank_0(lambda: work.begin(held))
+        estimate, table = work.run(layout or {}, started)
+    to_train = train_command(out, config.classes, config.ignore_label)
+    return Mended(out, estimate, table, to_train, (*moved, *cases.notes))
+
+
+@dataclass
+class _Work:
+    """A mending in progress."""
+
+    cases: Cases
+    listed: CaseList
+    out: Path
+    config: Config
+    ranks: Ranks
+    show_progress: bool
+    _reported: float = field(default=0.0, init=False)
+
+    @cached_property
+    def next(self) -> Path:
+        """The folder in which all is made."""
+        return self.out / WORK / "next"
+
+    @cached_property
+    def menders(self) -> Menders:
+        return Menders(self.cases, self.next / "menders", self.config)
+
+    @cached_property
+    def writer(self) -> AuditWriter:
+        return AuditWriter(self.next, classes=self.config.classes, ignore_label=self.config.ignore_label, place=self.out)
+
+    def begin(self, held: ExitStack) -> None:
+        """Make the folders, locked while `held` lasts; drop what was made from other data or settings."""
+        make_folder(self.out / WORK)
+        held.enter_context(exclusive_lock(self.out / WORK / "lock", f"{self.out}: another process mends here; wait for its end"))
+        pairs = [[case.id, str(case.mask), case.mask.stat().st_mtime_ns] for case in self.cases.pairs]
+        record = json.dumps({"data": str(self.cases.data.resolve()), "pairs": pairs, "config": to_values(self.config)})
+        file = self.next / "of.json"
+        if not (file.is_file() and file.read_text(encoding="utf-8") == record):
+            shutil.rmtree(self.next, ignore_errors=True)
+            make_folder(self.next)
+            write_file(file, record)
+        self.writer.make_folders()
+        _remove(self.out / WORK / "status.json")
+
+    @cached_property
+    def foreground_value(self) -> int:
+        """What foreground is in the files of two labels.
+
+        Raises:
+            DataError: files that cannot be read, or have values whose meaning is not clear.
+        """
+        config, complaint = self.config, f"{self.cases.data}: masks that cannot be used"
+
+        def decode(file: Path) -> MaskMeaning:
+            return decode_labels(file, classes=config.classes, ignore_label=config.ignore_label)[1]
+
+        files = [noisy_mask(case) for case in self.ranks.share(self.listed)]
+        kinds = self.ranks.gather_results(
+            lambda: map_in_threads(decode, files, text="reading masks", complaint=complaint, shown=self.show_progress)
+        )
+        if faults := mixture_faults(kinds):
+            raise DataError(complaint, faults)
+        return 1 if config.ignore_label is not None or any(kind.meaning == "ignored" for kind in kinds) else 255
+
+    def run(self, layout: Layout, started: float) -> tuple[Estimate, pd.DataFrame]:
+        """Do the work; return the estimate, and the rows of cases.csv."""
+        _ = self.foreground_value  # so that faults of the masks are known before the training
+        self.train()
+        networks = self.menders.load()
+        pairs = self.look_at_pairs(networks)
+        choice = choose(pairs.measured, self.menders.folds, self.menders.groups)
+        way: Way = choice.way if choice.way != "given" else "mender"  # whose view of the masks is shown where all are left as they are
+        seen = self.look_at_all(networks, way, pairs.tilt)
+        earlier = read_estimate(self.out)
+        estimate, verdict = make_estimate(
+            pairs.measured,
+            choice,
+            self.menders.groups,
+            soft=seen.soft,
+            noisy=self.listed.has_role("noisy"),
+            earlier=earlier.history if earlier else (),
+        )
+        tables = self.mend_all(pairs, way, seen, verdict)
+        self.ranks.on_rank_0(lambda: self.write(tables, pairs, way, estimate, layout, started))
+        return estimate, tables[0]
+
+    # --- the menders ------------------------------------------------------------------------------------------------
+
+    def train(self) -> None:
+        """Train the menders, under one progress bar."""
+        updates = self.config.epochs * (self.config.updates_per_epoch or 1)
+        total = self.menders.count * updates
+        with progress_bar(self.show_progress) as bar:
+            task = bar.add_task("training menders", total=total, note="")
+
+            def tick(number: int, update: int) -> None:
+                done = (number - 1) * updates + update
+                bar.update(task, completed=done, note=f"{number} of {self.menders.count}")
+                self.report_status(f"training {number} of {self.menders.count}", _TRAINED * done / total)
+
+            self.menders.train(tick)
+
+    def report_status(self, stage: str, share: float) -> None:
+        """Write how far the work is, now and then."""
+        if self.ranks.rank == 0 and time.monotonic() - self._reported > _STATUS_SECONDS:
+            write_file(self.out / WORK / "status.json", json.dumps({"stage": stage, "share": round(share, 4)}))
+            self._reported = time.monotonic()
+
+    # --- what they see ----------------------------------------------------------------------------------------------
+
+    def look_at_pairs(self, networks: Sequence[Network]) -> "_Pairs":
+        """Measure every way of treating a mask on the pairs, by menders that have not seen them."""
+        pairs = self.cases.pairs
+        views: dict[tuple[int, bool], Looked] = {}
+        for known in (False, True):
+            for fold, network in enumerate(networks):
+                places = np.flatnonzero(self.menders.folds == fold)
+                looked = look([network], pairs[places], known=known, text="judging pairs", show_progress=False)
+                views |= {(int(place), known): seen for place, seen in zip(places, looked, strict=True)}
+        alone = [views[place, False] for place in range(len(pairs))]
+        tilt = estimate_tilt([count_confusion(looked.labels, in_two(looked.probabilities)) for looked in alone])
+        measured = {way: np.full((len(pairs), 2), np.nan) for way in WAYS}
+
+        def measure(place: int) -> None:
+            given, clean = self._decode(noisy_mask(pairs[place])), self._decode(pairs[place].mask)
+            for way in WAYS:
+                seen = views[place, way not in ALONE]
+                small, full = in_two(seen.probabilities), enlarge(seen.probabilities, given.shape)
+                measured[way][place] = (
+                    dice_between(propose(way, given, full, tilt), clean, self.config.classes),
+                    soft_dice(propose(way, seen.labels, small, tilt), small),
+                )
+
+        complaint = f"{self.cases.data}: pairs that cannot be measured"
+        map_in_threads(measure, list(range(len(pairs))), text="judging pairs", complaint=complaint, shown=self.show_progress)
+        return _Pairs(measured, tilt, views)
+
+    def look_at_all(self, networks: Sequence[Network], way: Way, tilt: np.ndarray) -> SeenMasks:
+        """Let all menders look at the listed masks, as a way to treat them needs it; what was seen before a stop is kept."""
+        seen = SeenMasks(self.next / "seen", len(self.listed), self.config, way, self.ranks)
+        todo = [place for place in self.ranks.share(range(len(self.listed))) if not seen.done[place]]
+        looked = look(
+            networks, self.listed[np.array(todo, int)], known=way not in ALONE, text="looking at masks", show_progress=self.show_progress
+        )
+        for number, (place, case) in enumerate(zip(todo, looked, strict=True)):
+            views = in_two(case.probabilities)
+            seen.keep(place, case.probabilities, soft_dice(case.labels, views), soft_dice(propose(way, case.labels, views, tilt), views))
+            self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
+        self.ranks.barrier()
+        return seen
+
+    # --- every mask is judged ---------------------------------------------------------------------------------------
+
+    def mend_all(self, pairs: "_Pairs", way: Way, seen: SeenMasks, verdict: Verdict) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Write the pictures of every case; return the tables of cases and of regions."""
+        self.report_status("mending", _LOOKED)
+        places = self.ranks.share(range(len(self.listed)))
+
+        def judge(place: int) -> Judged:
+            return self._judge(place, way, seen.planes[place], pairs.tilt, verdict)
+
+        complaint = f"{self.cases.data}: masks that cannot be mended"
+        return join_judged(
+            self.ranks.gather_results(lambda: map_in_threads(judge, places, text="mending", complaint=complaint, shown=self.show_progress))
+        )
+
+    def _judge(self, place: int, way: Way, planes: np.ndarray, tilt: np.ndarray, verdict: Verdict) -> Judged:
+        case = self.listed[place]
+        given = self._decode(noisy_mask(case))
+        probabilities = enlarge(planes, given.shape)
+        if case.role == "clean":  # a pair: corrected by a person, in a review
+            mended, expected, evidence = self._decode(case.mask), 1.0, "corrected"
+        elif verdict.changed[place]:
+            mended, expected, evidence = propose(way, given, probabilities, tilt), verdict.expected[place], way
+        else:
+            mended, expected, evidence = given, verdict.expected[place], "given"
+        right = np.take_along_axis(probabilities, np.where(given == IGNORE, 0, given)[None].astype(np.intp), 0)[0]
+        confidence = (np.where(given == IGNORE, 1, right) * 255).round().astype(np.uint8)
+        seen = probabilities.argmax(0).astype(np.uint8)
+        case = replace(case, mask=noisy_mask(case))
+        self.writer.write_pictures(case, given, confidence, mended, self.foreground_value)
+        regions = list_regions(given, mended, seen, confidence, SMALLEST)
+        row = describe_files(case) | {"agreement": measure_agreement(given, probabilities)} | measure_case(given, mended, seen, confidence)
+        return row | {
+            "regions": len(regions), "evidence": evidence, "expected_given": verdict.expected_given[place], "expected": expected,
+        }, regions  # fmt: skip
+
+    def _decode(self, file: Path) -> np.ndarray:
+        return decode_labels(file, classes=self.config.classes, ignore_label=self.config.ignore_label)[0]
+
+    # --- what is written --------------------------------------------------------------------------------------------
+
+    def write(
+        self, tables: tuple[pd.DataFrame, pd.DataFrame], pairs: "_Pairs", way: Way, estimate: Estimate, layout: Layout, started: float
+    ) -> None:
+        """Write the tables, the pairs, the page and audit.json, and move all to its place."""
+        from pixeltrust.mending.page import mending_page  # imported here: it loads matplotlib
+
+        record = AuditRecord(
+            data=str(self.writer.write_tables(*tables, self.cases, layout)),
+            run=str((self.out / "menders").resolve()),
+            weights="last",
+            classes=self.config.classes,
+            ignore_label=self.config.ignore_label,
+            channels=self.config.channels,
+            tilt=tuple(round(float(value), 4) for value in pairs.tilt),
+            seconds=round(time.perf_counter() - started, 1),
+        )
+        write_csv(self._write_pairs(pairs, way), self.next / "pairs.csv")
+        estimate.write(self.next)
+        self.menders.slim()
+        for name in ("seen", "of.json"):
+            _remove(self.next / name)
+        self._install()
+        write_file(self.out / "report.html", mending_page(Audit.of(self.out, record), tables[0], estimate))
+        write_file(self.out / "audit.json", record.text())
+
+    def _write_pairs(self, pairs: "_Pairs", way: Way) -> pd.DataFrame:
+        """Write the masks that a mender makes of the pairs it has not seen; return the rows of pairs.csv."""
+        make_folder(self.next / "pairs")
+        rows = []
+        for place, case in enumerate(self.cases.pairs):
+            given = self._decode(noisy_mask(case))
+            seen = pairs.views[place, way not in ALONE]
+            labels = propose(way, given, enlarge(seen.probabilities, given.shape), pairs.tilt)
+            write_png(self.next / "pairs" / f"{case.id}.png", labels if self.config.classes > 1 else (labels == 1) * np.uint8(255))
+            dice = {f"dice_{name}": round(float(pairs.measured[name][place, 0]), 5) for name in WAYS}
+            files = {"image": str(case.image.absolute()), "given": str(noisy_mask(case).absolute()), "clean": str(case.mask.absolute())}
+            rows.append({"id": case.id, **files, "mender": int(self.menders.folds[place]) + 1, **dice})
+        return pd.DataFrame(rows)
+
+    def _install(self) -> None:
+        """Move all that was made to its place."""
+        for entry in self.next.iterdir():
+            place = self.out / entry.name
+            if place.is_dir():
+                old = self.out / WORK / f"old-{entry.name}"
+                _remove(old)
+                place.rename(old)
+                entry.rename(place)
+                _remove(old)
+            else:
+                entry.replace(place)
+        for name in ("next", "status.json"):
+            _remove(self.out / WORK / name)
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """What was measured on the pairs."""
+
+    measured: Measured
+    tilt: np.ndarray
+    views: Mapping[tuple[int, bool], Looked]
+    """What the mender that has not seen a pair sees of it: by its place, and whether the given mask was shown."""
+
+
+def _remove(entry: Path) -> None:
+    if entry.is_dir():
+        shutil.rmtree(entry, ignore_errors=True)
+    else:
+        entry.unlink(missing_ok=True)

@@ -1,0 +1,25 @@
+"""The settings of menders: those of a training, with other defaults."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pixeltrust.config import Config, read_config
+from pixeltrust.plumbing.errors import ConfigError
+
+DEFAULTS: Mapping[str, Any] = {
+    "method": "mender", "model": "unet-small", "epochs": 4, "updates_per_epoch": 100, "weight_map_cases": 0,
+}  # fmt: skip
+"""The defaults of menders where they differ from those of `Config`."""
+
+
+def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -> Config:
+    """Read the settings of menders, as `read_config` does.
+
+    Raises:
+        ConfigError: as there; or the method is another than `mender`.
+    """
+    config = read_config(file, settings, DEFAULTS)
+    if config.method != "mender":
+        raise ConfigError(f"method = {config.method!r}: menders are trained by method = 'mender'; leave it out")
+    return config

@@ -1,0 +1,59 @@
+"""`pixeltrust mend --again`: the decisions of a review become pairs, menders learn from them, and the masks under review are mended anew.
+
+AUDIT/corrected/<id>.png   the mask that was decided on, for every case with an accepted or mended mask
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pixeltrust.auditing.folder import Audit
+from pixeltrust.config import Config
+from pixeltrust.data.cases import CaseList, Cases, read_cases
+from pixeltrust.data.images import write_png
+from pixeltrust.mending.run import Mended, mend_cases
+from pixeltrust.mending.settings import read_mender_config
+from pixeltrust.plumbing.files import make_folder
+from pixeltrust.plumbing.text import count
+from pixeltrust.reviewing.decisions import Decisions
+from pixeltrust.reviewing.exports import MADE_CLEAN
+
+
+def mend_again(folder: Path, *, config: Config | None = None, show_progress: bool = True) -> Mended:
+    """Mend the masks of a folder under review anew, with its decisions as further pairs; the decisions stay.
+
+    Args:
+        folder: one that `pixeltrust review DATA`, `pixeltrust mend` or `pixeltrust audit` has made.
+        config: the settings of the menders; classes, ignore_label and channels are those of the folder.
+        show_progress: progress bars on standard error.
+
+    Raises:
+        RunError: the folder is not an audit, or another process mends in it.
+        DataError: the data have faults, or there are too few pairs.
+    """
+    audit = Audit.read(folder)
+    config = replace(config or read_mender_config(), classes=audit.classes, ignore_label=audit.ignore_label)
+    data = read_cases(audit.data, needed=("noisy",), show_progress=show_progress)
+    cases, decided = _with_decisions(audit, data)
+    listed = CaseList.of([case for case in cases.cases if case.role == "noisy" or case.id in decided])
+    notes = (*data.notes, f"{count(len(decided), 'pair')} by the decisions of this review")
+    return mend_cases(replace(cases, notes=notes), listed, out=audit.folder, config=config, show_progress=show_progress)
+
+
+def _with_decisions(audit: Audit, data: Cases) -> tuple[Cases, set[str]]:
+    """Return the data in which every accepted or mended case is a pair, and the ids of those."""
+    corrected, made = audit.folder / "corrected", {}
+    make_folder(corrected)
+    decisions = Decisions(audit)
+    try:
+        for identity, decision in decisions.all_in_force().items():
+            if decision.what in MADE_CLEAN and decision.after is not None:
+                file = corrected / f"{identity}.png"
+                write_png(file, decisions.mask(decision.after))
+                made[identity] = file
+    finally:
+        decisions.close()
+    cases = [
+        replace(case, mask=made[case.id], role="clean", given=case.mask) if case.role == "noisy" and case.id in made else case
+        for case in data.cases
+    ]
+    return Cases(data.data, CaseList.of(cases)), {case.id for case in cases if case.id in made and case.role == "clean"}
