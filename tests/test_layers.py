@@ -17,6 +17,7 @@ TABLE = """
     training
     prediction
     auditing
+    mending
     formats
     benchmarking reviewing
     demonstration
