@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -122,6 +123,8 @@ def test_a_cell_of_a_source_has_noisy_masks_its_clean_ones_pairs_and_the_tests(s
     alone = without_pairs(table)
     assert Counter(alone["role"]) == {"noisy": 12, "clean": 5, "test": 7}
     assert alone["id"].is_unique
+    alone.to_csv(tmp_path / "alone.csv", index=False)
+    assert read_cases(tmp_path / "alone.csv", show_progress=False).cases == [replace(case, given=None) for case in cases.cases]
 
 
 def test_all_methods_of_a_seed_have_the_same_cases_and_few_clean_ones_are_among_more(source, tmp_path):

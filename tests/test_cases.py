@@ -120,6 +120,16 @@ def test_a_clean_and_noisy_case_is_a_pair_and_trains_as_clean(tmp_path):
     assert "2 pairs" in str(found)
 
 
+def test_many_pairs_of_a_table_are_found_whatever_the_order_of_its_rows(tmp_path):
+    folder(tmp_path)
+    numbers = [f"{number}" for number in range(50)]
+    rows = [row(one, role, image="images/n1.png", mask=f"{role}/{role[0]}1.png") for one in numbers for role in ("noisy", "clean")]
+    rows += [row("alone", "noisy", image="images/n1.png", mask="noisy/n1.png")]
+    found = read(csv(tmp_path, *(rows[place] for place in np.random.default_rng(0).permutation(len(rows)))))
+    assert {case.id: (case.mask.name, case.given.name) for case in found.pairs} == dict.fromkeys(numbers, ("c1.png", "n1.png"))
+    assert found.of("noisy").texts("id").tolist() == ["alone"]
+
+
 def test_without_a_case_in_both_there_are_no_pairs(tmp_path):
     assert read(folder(tmp_path)).pairs == []
 

@@ -1,5 +1,7 @@
 """Data folders with other names: they are read by options, and where the options are missing the fault proposes them."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -193,9 +195,8 @@ def trained(tmp_path_factory):
         (data / part).rename(data / name)
         for path in sorted((data / name).iterdir()) if part != "images" else ():
             path.rename(path.with_name(f"{path.stem}_seg.png"))
-    options = {"images": "imgs", "noisy": "weak", "clean": "expert", "test": "held", "mask_suffix": "_seg"}
-    assert len(check(data, show_progress=False, **options).cases) == 12
-    train(data, out=root / "run", config=configured(epochs=1), show_progress=False, **options)
+    assert len(check(data, show_progress=False, **OTHER_LAYOUT).cases) == 12
+    train(data, out=root / "run", config=configured(epochs=1), show_progress=False, **OTHER_LAYOUT)
     return data, root / "run"
 
 
@@ -208,20 +209,27 @@ def test_a_run_remembers_the_files_so_that_its_table_needs_no_options(trained):
 
 
 pytestmark = pytest.mark.usefixtures("small_pictures")
+OTHER_LAYOUT = {"images": "imgs", "noisy": "weak", "clean": "expert", "test": "held", "mask_suffix": "_seg"}
 OPTIONS = ("--images", "imgs", "--noisy", "weak", "--clean", "expert", "--test", "held", "--mask-suffix", "_seg")
 
 
 def test_check_and_audit_take_the_options_and_a_review_of_that_audit_needs_none(trained, tmp_path, run_command):
-    data, run = trained
+    run = trained[1]
+    data = shutil.copytree(trained[0], tmp_path / "data")
+    pair = min(path.name for path in (data / "expert").iterdir())
+    shutil.copy(data / "expert" / pair, data / "weak" / pair)
     code, output, _ = run_command("check", data, *OPTIONS, "-q")
     assert code == 0
     assert "no faults; 6 noisy, 4 clean, 2 test cases" in output
+    assert "1 pair" in output
     assert run_command("check", data, "-q")[0] == 2
     code, _, error = run_command("audit", run, data, *OPTIONS, "--out", tmp_path / "audit", "-q")
     assert (code, error) == (0, "")
     assert len(pd.read_csv(tmp_path / "audit/cases.csv")) == 6
     export(tmp_path / "audit", tmp_path / "reviewed", show_progress=False)
     assert len(read(tmp_path / "reviewed").cases) == 12
+    assert [case.given.read_bytes() for case in read(tmp_path / "reviewed").pairs] == [(data / "weak" / pair).read_bytes()]
+    assert read(tmp_path / "audit/given.csv").cases == read(data, **OTHER_LAYOUT).cases
 
 
 def test_train_takes_the_options(trained, tmp_path, run_command):

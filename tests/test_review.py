@@ -776,19 +776,34 @@ def test_the_export_is_a_data_folder_of_what_was_decided(tmp_path):
         decide(client, "d", "rejected")
         decide(client, "e", "skipped")
     summary = export(audit, tmp_path / "out", show_progress=False)
-    assert (summary.noisy, summary.clean, summary.test, summary.rejected) == (2, 4, 1, 1)
+    assert (summary.noisy, summary.clean, summary.pairs, summary.test, summary.rejected) == (2, 4, 3, 1, 1)
     assert summary.decided == {"given": 1, "proposed": 1, "mended": 1}
     assert "rejected, left out    1" in str(summary)
     names = {role: sorted(path.stem for path in (tmp_path / "out" / role).iterdir()) for role in ("images", "noisy", "clean", "test")}
-    assert names == {"images": list("abcefkt"), "noisy": ["e", "f"], "clean": ["a", "b", "c", "k"], "test": ["t"]}
+    assert names == {"images": list("abcefkt"), "noisy": list("abcef"), "clean": ["a", "b", "c", "k"], "test": ["t"]}
     written = {name: np.asarray(Image.open(tmp_path / f"out/clean/{name}.png")) for name in "abc"}
     assert (written["a"] == 255 * given_of(audit, "a")).all()
     assert (written["b"] == 255 * shifted_back("b", given_of(audit, "b"))).all()
     assert (written["c"] == 255 * painted).all()
-    for kept in ("noisy/e.png", "clean/k.png", "test/t.png", "images/a.png"):
+    for kept in ("noisy/a.png", "noisy/c.png", "noisy/e.png", "clean/k.png", "test/t.png", "images/a.png"):
         assert (tmp_path / "out" / kept).read_bytes() == (data / kept).read_bytes()
     counted = check(tmp_path / "out", show_progress=False)
     assert [len(counted.of(role)) for role in ("noisy", "clean", "test")] == [2, 4, 1]
+    assert counted.pairs.texts("id").tolist() == ["a", "b", "c"]
+
+
+def test_an_export_keeps_the_pairs_that_the_data_have(tmp_path):
+    data = discs(tmp_path / "data")
+    given = data / "noisy/k.png"
+    Image.fromarray(255 * np.eye(*SIZE, dtype=np.uint8)).save(given)
+    audit = audit_of(data, tmp_path / "audit", shifted_back)
+    for client in clients(audit):
+        decide(client, "b", "proposed")
+    summary = export(audit, tmp_path / "out", show_progress=False)
+    assert "2 noisy, 2 clean (2 pairs), 1 test case" in str(summary)
+    pairs = read_cases(tmp_path / "out", show_progress=False).pairs
+    assert pairs.texts("id").tolist() == ["b", "k"]
+    assert pairs[1].given.read_bytes() == given.read_bytes()
 
 
 def test_the_mask_that_was_decided_on_is_exported_even_where_its_file_has_changed(audit, client, tmp_path):
@@ -876,6 +891,7 @@ def test_groups_of_a_table_are_kept(tmp_path):
         "k": ("clean", "p-k"),
         "t": ("test", "p-t"),
     }
+    assert [case.given for case in cases.pairs] == [tmp_path / "out/noisy/a.png"]
 
 
 def test_masks_whose_names_are_no_images_are_kept(tmp_path):
@@ -893,6 +909,7 @@ def test_masks_whose_names_are_no_images_are_kept(tmp_path):
     summary = export(tmp_path / "audit", tmp_path / "out", show_progress=False)
     counted = check(tmp_path / "out", show_progress=False)
     assert [len(counted.of(role)) for role in ("noisy", "clean", "test")] == [summary.noisy, summary.clean, summary.test] == [2, 2, 1]
+    assert counted.pairs.texts("id").tolist() == ["a"]
 
 
 @pytest.mark.parametrize(("classes", "ignore_label", "labels"), [(3, 0, [1, 2, 255]), (3, None, [0, 1, 2, 255]), (1, 0, [0, 1, 255])])
@@ -1023,5 +1040,5 @@ def test_the_command_exports(audit, client, tmp_path, run_command):
     decide(client, "a", "given")
     code, out, _ = run_command("review", audit, "--export", tmp_path / "out", "--quiet")
     assert code == 0
-    assert "2 noisy, 2 clean, 1 test case" in out
+    assert "2 noisy, 2 clean (1 pair), 1 test case" in out
     assert run_command("review", audit, "--export", tmp_path / "out", "--quiet")[0] == 2

@@ -397,6 +397,7 @@ DATA = (
         data(lambda folder: (folder / "images").rename(folder / "there"), put("", link("images", "there"))),
         [2, 1, 1],
     ),
+    _data("a pair: a clean and a noisy mask of one case", data(put("noisy", saved("c1.png", LABELS))), [2, 1, 1], "1 pair"),
     _data("images without a mask", data(put("images", saved("more.png", COLOUR))), [2, 1, 1], "without any mask"),
     _data(
         "a picture with a NIfTI mask of ITK",
@@ -430,6 +431,8 @@ DATA = (
         ".heic is not read",
     ),
     _no_data("a mask of another size", data(case("n3", mask=LABELS[:5])), "n3.png", "20x5 pixels", "20x12"),
+    _no_data("a pair whose noisy mask has another size", data(put("noisy", saved("c1.png", LABELS[:5]))), "noisy/c1.png", "20x5 pixels"),
+    _no_data("a pair whose noisy mask is broken", data(put("noisy", content("c1.png", b"broken"))), "noisy/c1.png", "not an image"),
     _no_data("a mask without an image", data(put("noisy", saved("lost.png", LABELS))), "lost.png", "without an image"),
     _no_data("two files of one id", data(put("images", saved("n1.tif", COLOUR))), "n1.tif", "2 files of one id"),
     _no_data(
@@ -477,11 +480,13 @@ TABLES = (
         table("noisy,9,n1,noisy/n1.png,images/n1.png", "clean,9,c1,clean/c1.png,images/c1.png", header="role,age,id,mask,image"),
         [1, 1, 0],
     ),
+    _data("a pair in two rows", table(*ROWS, "c1,images/c1.png,noisy/n1.png,noisy,"), [1, 1, 1], "1 pair"),
     _data("parquet", parquet(), [1, 1, 1]),
     _data(
         "parquet of categories, without groups", parquet(lambda rows: rows.drop(columns="group").astype({"role": "category"})), [1, 1, 1]
     ),
     _no_data("an id twice", table(*ROWS, ROWS[0]), "n1", "2 rows of one id"),
+    _no_data("a pair whose rows differ in group", table(*ROWS, "c1,images/c1.png,noisy/n1.png,noisy,p"), "c1", "differ in image or group"),
     _no_data("an id with ../", table("../n1,images/n1.png,noisy/n1.png,noisy,", *ROWS), "row 2", "no slash"),
     _no_data("an id of a dot alone", table("..,images/n1.png,noisy/n1.png,noisy,", *ROWS), "row 2", "id '..'"),
     _no_data("an id longer than a file name", table("n" * 300 + ",images/n1.png,noisy/n1.png,noisy,", *ROWS), "row 2", "251 bytes"),

@@ -45,11 +45,14 @@ class Findings:
 
 def drop_repeated_ids(cases: "CaseList", findings: Findings) -> "CaseList":
     """Return one case per id: clean and noisy become a pair. Repeated roles, other images or groups, and tests that train are faults."""
+    ids = cases.texts("id")
+    clean, noisy = _find_pairs(cases)
+    given = np.full(len(cases), -1, np.int32)
+    given[clean] = cases.numbers("mask")[noisy]
+    dropped: list[int] = noisy.tolist()
     repeated: dict[str, list[int]] = defaultdict(list)
-    for place in np.flatnonzero(cases.texts("id").duplicated(keep=False)).tolist():
-        repeated[cases[place].id].append(place)
-    dropped: list[int] = []
-    masks, given = cases.numbers("mask"), np.full(len(cases), -1, np.int32)
+    for place in np.setdiff1d(np.flatnonzero(ids.duplicated(keep=False)), np.concatenate([clean, noisy])).tolist():
+        repeated[ids[place]].append(place)
     for identity, places in repeated.items():
         same = [cases[place] for place in places]
         roles = {case.role: case for case in same}
@@ -65,18 +68,26 @@ def drop_repeated_ids(cases: "CaseList", findings: Findings) -> "CaseList":
             wrong = f"{roles['test'].mask}: a test case that also trains: {trained.mask}"
             findings.faults.append(Fault(wrong, kind="test cases that also train", repair="take one of the two masks away"))
         chosen = same.index(roles.get("clean") or roles.get("noisy") or roles["test"])
-        if "clean" in roles and "noisy" in roles:
-            given[places[chosen]] = masks[places[same.index(roles["noisy"])]]
         dropped += places[:chosen] + places[chosen + 1 :]
-    ids = cases.texts("id")
     twins = ids[ids.str.casefold().duplicated(keep=False) & ~ids.duplicated(keep=False)]
     if len(twins):
         findings.notes.append(f"ids that differ in case alone: {some(sorted(twins))}; on macOS and Windows their files are one")
-    if pairs := int(np.count_nonzero(given >= 0)):
-        both = f"{count(pairs, 'pair')}: cases with a clean and a noisy mask"
+    if len(clean):
+        both = f"{count(len(clean), 'pair')}: cases with a clean and a noisy mask"
         findings.notes.append(f"{both}; they are trained as clean, and `pixeltrust mend` learns from them")
     kept = np.delete(np.arange(len(cases)), dropped)
     return cases[kept].with_given(given[kept]) if dropped else cases
+
+
+def _find_pairs(cases: "CaseList") -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the clean and of the noisy rows of pairs: ids of these two rows alone, of one image and group."""
+    ids = cases.texts("id")
+    columns = {"id": ids, "image": cases.numbers("image"), "group": cases.texts("group"), "place": np.arange(len(cases))}
+    repeated = pd.DataFrame(columns)[ids.duplicated(keep=False)]
+    twice = repeated[repeated.groupby("id")["place"].transform("size") == 2]
+    clean, noisy = (twice[cases.has_role(role)[twice["place"]]] for role in ("clean", "noisy"))
+    both = clean.merge(noisy, on=["id", "image", "group"])
+    return both["place_x"].to_numpy(), both["place_y"].to_numpy()
 
 
 def compare_headers(cases: "CaseList", findings: Findings, show_progress: bool) -> None:

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,10 @@ class ExportSummary:
     """The number of cases with an accepted or mended mask, by decision; they are clean now."""
     clean: int
     """The number of clean cases, those that were clean before included."""
+    pairs: int
+    """The number of clean cases that have a noisy mask too, their given one."""
     noisy: int
+    """The number of cases with a noisy mask alone."""
     test: int
     rejected: int
     """The number of cases left out."""
@@ -43,8 +46,9 @@ class ExportSummary:
 
     def __str__(self) -> str:
         parts = ", ".join(f"{number:,} {what}" for what, number in self.decided.items())
+        pairs = f" ({count(self.pairs, 'pair')})" if self.pairs else ""
         lines = [
-            f"{self.out}: {self.noisy:,} noisy, {self.clean:,} clean, {count(self.test, 'test case')}",
+            f"{self.out}: {self.noisy:,} noisy, {self.clean:,} clean{pairs}, {count(self.test, 'test case')}",
             f"now clean             {sum(self.decided.values()):,}" + (f" ({parts})" if parts else ""),
             f"rejected, left out    {self.rejected:,}",
         ]
@@ -52,14 +56,15 @@ class ExportSummary:
 
 
 _Planned = tuple[Case, Decision | None]
-"""A case of the new folder, with the decision whose mask it gets; without one it keeps its file."""
+"""A case of the new folder, with the decision whose mask it gets; without one it keeps its file. It always keeps a given mask."""
 
 
 def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSummary:
     """Write a data folder from the decisions: images/, noisy/, clean/, test/; whole or not at all.
 
-    Accepted and mended masks are clean: exactly the masks that were decided on, even if a file has changed since. Undecided and skipped
-    cases stay noisy with their given mask; rejected ones are left out. Clean and test cases of the data stay as they are.
+    Accepted and mended masks are clean: exactly the masks that were decided on, even if a file has changed since; the given mask stays in
+    noisy/, and the two are a pair. Undecided and skipped cases stay noisy with their given mask; rejected ones are left out. Clean and
+    test cases of the data stay as they are.
 
     Args:
         audit: a folder that was reviewed.
@@ -88,6 +93,7 @@ def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSumma
         out=out,
         decided={what: decided[what] for what in MADE_CLEAN if decided[what]},
         clean=roles["clean"],
+        pairs=sum(case.given is not None for case, _ in planned),
         noisy=roles["noisy"],
         test=roles["test"],
         rejected=sum(identity in in_force and in_force[identity].what == "rejected" for identity in noisy),
@@ -102,7 +108,7 @@ def _plan(data: Cases, in_force: dict[str, Decision]) -> tuple[list[_Planned], l
         if decision is None or decision.what == "skipped":
             planned.append((case, None))
         elif decision.what in MADE_CLEAN:
-            planned.append((replace(case, role="clean"), decision))
+            planned.append((replace(case, role="clean", given=case.mask), decision))
     notes = []
     gone = set(in_force) - set(data.of("noisy").texts("id"))
     if gone:
@@ -119,11 +125,15 @@ def _choose_encoding(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], list[str]]:
     """Return how to write labels so that all files of the folder are read alike, and notes for the user."""
 
-    def look(planned_case: _Planned) -> tuple[MaskMeaning, bool]:
+    def look_at_file(mask: Path) -> tuple[MaskMeaning, bool]:
+        labels, meaning = decode_labels(mask, classes=audit.classes, ignore_label=audit.ignore_label)
+        return meaning, bool((labels == IGNORE).any())
+
+    def look(planned_case: _Planned) -> list[tuple[MaskMeaning, bool]]:
         case, decision = planned_case
+        of_given = [look_at_file(case.given)] if case.given else []
         if decision is None:
-            labels, meaning = decode_labels(case.mask, classes=audit.classes, ignore_label=audit.ignore_label)
-            return meaning, bool((labels == IGNORE).any())
+            return [look_at_file(case.mask), *of_given]
         assert decision.after is not None
         mask, size = decisions.mask(decision.after), read_size(case.image)
         if mask.shape != size:  # the data have been replaced since
@@ -131,9 +141,9 @@ def _choose_encoding(
             raise DataError(f"{case.image}: {size[1]}x{size[0]} pixels, but the mask decided on has {sides}; audit and decide again")
         ignored = bool((mask == IGNORE).any())
         means_ignored = audit.classes == 1 and audit.ignore_label is None and ignored
-        return MaskMeaning(case.mask, "ignored" if means_ignored else "absent"), ignored
+        return [(MaskMeaning(case.mask, "ignored" if means_ignored else "absent"), ignored), *of_given]
 
-    looked = map_in_threads(look, planned, text="reading masks", complaint=_COMPLAINT, shown=show_progress)
+    looked = list(chain.from_iterable(map_in_threads(look, planned, text="reading masks", complaint=_COMPLAINT, shown=show_progress)))
     faults = mixture_faults([meaning for meaning, _ in looked])
     if faults:
         raise DataError(_COMPLAINT, faults)
@@ -152,10 +162,10 @@ def _choose_encoding(
 def _write(
     planned: list[_Planned], folder: Path, decisions: Decisions, encode: Callable[[np.ndarray], np.ndarray], show_progress: bool
 ) -> None:
-    for name in ("images", *{case.role for case, _ in planned}):
+    for name in {"images", *(case.role for case, _ in planned), *("noisy" for case, _ in planned if case.given)}:
         (folder / name).mkdir()
 
-    def write(planned_case: _Planned) -> dict[str, Any]:
+    def write(planned_case: _Planned) -> list[dict[str, str]]:
         case, decision = planned_case
         image = folder / "images" / f"{case.id}{image_suffix(case.image) or case.image.suffix}"
         link_or_copy(case.image, image)
@@ -164,12 +174,17 @@ def _write(
             mask = folder / case.role / f"{case.id}.png"
             write_png(mask, encode(decisions.mask(decision.after)))
         else:
-            mask = folder / case.role / f"{case.id}{image_suffix(case.mask) or case.mask.suffix}"
-            link_or_copy(case.mask, mask)
-        paths = {"image": image.relative_to(folder).as_posix(), "mask": mask.relative_to(folder).as_posix()}
-        return {"id": case.id, **paths, "role": case.role, "group": case.group or ""}
+            mask = keep(case.mask, case.role, case.id)
+        masks = {case.role: mask} | ({"noisy": keep(case.given, "noisy", case.id)} if case.given else {})
+        of_both = {"id": case.id, "image": image.relative_to(folder).as_posix(), "group": case.group or ""}
+        return [{**of_both, "mask": path.relative_to(folder).as_posix(), "role": role} for role, path in masks.items()]
 
-    rows = map_in_threads(write, planned, text="writing", complaint=_COMPLAINT, shown=show_progress)
+    def keep(mask: Path, role: str, identity: str) -> Path:
+        kept = folder / role / f"{identity}{image_suffix(mask) or mask.suffix}"
+        link_or_copy(mask, kept)
+        return kept
+
+    rows = list(chain.from_iterable(map_in_threads(write, planned, text="writing", complaint=_COMPLAINT, shown=show_progress)))
     names = (row[part] for row in rows for part in ("image", "mask"))
     needs_table = any(row["group"] or row["id"].startswith(".") for row in rows) or not all(image_suffix(Path(name)) for name in names)
     if needs_table:  # a folder alone has no groups, and skips hidden files and files without an image's ending
