@@ -41,6 +41,14 @@ def small_pictures():
         yield
 
 
+@pytest.fixture
+def blank_charts(monkeypatch):
+    """Leave the charts of pages and figures blank, which are most of what a page takes; their titles and words are there."""
+    for module in ("pages.charts", "benchmarking.outcome.figures"):
+        monkeypatch.setattr(f"pixeltrust.{module}.to_svg", lambda figure: "<svg/>")
+    monkeypatch.setattr("pixeltrust.benchmarking.outcome.writing.to_png", lambda figure: b"")
+
+
 @pytest.fixture(scope="module")
 def no_figures():
     """Write the tables of a benchmark without its figures and its page: most of what a tiny benchmark takes."""

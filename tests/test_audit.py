@@ -38,14 +38,21 @@ from tiny import configured, draw
 
 pytestmark = pytest.mark.usefixtures("small_pictures")
 PICTURES = 2  # of the worst cases on a page
+AUDIT_PAGE = page_module.audit_page
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_pictures():
-    """Drawing them takes longer than all the rest."""
+def without_pages():
+    """Write empty pages where no test looks at them: they take longer than all the rest."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page_module, "WORST", PICTURES)
+        patch.setattr(page_module, "audit_page", lambda *_: "")
         yield
+
+
+@pytest.fixture
+def with_pages(monkeypatch):
+    monkeypatch.setattr(page_module, "audit_page", AUDIT_PAGE)
 
 
 def log_odds(value):
@@ -165,7 +172,8 @@ def data(tmp_path_factory):
 
 
 def trained(data, out, **settings):
-    values = {"model": "tiny:without_dropout", "learning_rate": 0.02, "epochs": 30, "weight_map_cases": 0, "val_fraction": 0.0} | settings
+    values = {"model": "tiny:without_dropout", "learning_rate": 0.05, "epochs": 20, "weight_map_cases": 0, "val_fraction": 0.0}
+    values |= {"batch_size": 8} | settings
     train(data, out=out, config=configured(**values), show_progress=False)
     return out
 
@@ -178,7 +186,9 @@ def run(data, tmp_path_factory):
 @pytest.fixture(scope="module")
 def audited(run, data, tmp_path_factory):
     out = tmp_path_factory.mktemp("audit") / "audit"
-    return audit(run, data, out=out, show_progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "audit_page", AUDIT_PAGE)
+        return audit(run, data, out=out, show_progress=False)
 
 
 def pictures(folder):
@@ -240,7 +250,7 @@ def test_the_mended_masks_can_be_trained_on(audited, data, tmp_path):
     trained(audited.out / "mended.csv", tmp_path / "run", method="trust", epochs=1)
 
 
-def test_the_page_is_whole_and_can_be_written_again(audited, tmp_path):
+def test_the_page_is_whole_and_can_be_written_again(audited, with_pages, tmp_path):
     page = (audited.out / "report.html").read_text(encoding="utf-8")
     assert "would be mended" in page
     assert page.count("<h3>") == PICTURES
@@ -248,7 +258,7 @@ def test_the_page_is_whole_and_can_be_written_again(audited, tmp_path):
     assert report(audited.out, out=tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
-def test_an_audit_of_an_earlier_version_is_reported_reviewed_and_converted(audited, tmp_path):
+def test_an_audit_of_an_earlier_version_is_reported_reviewed_and_converted(audited, with_pages, tmp_path):
     """It has its confidence in trust/, and in regions.csv the doubt of a region under that name."""
     older = shutil.copytree(audited.out, tmp_path / "older" / audited.out.name)
     (older / "confidence").rename(older / "trust")
@@ -553,7 +563,7 @@ def test_every_fault_of_the_table_is_named_with_its_row(tmp_path):
     ]
 
 
-def test_the_page_draws_ignored_pixels_as_no_part_of_a_mask(tmp_path, monkeypatch):
+def test_the_page_draws_ignored_pixels_as_no_part_of_a_mask(with_pages, tmp_path, monkeypatch):
     monkeypatch.setattr(page_module, "WORST", 3)
     data = discs(tmp_path / "data", foreground=1)
     for path in (data / "noisy").iterdir():
@@ -615,7 +625,7 @@ def test_several_classes_are_mended_by_the_likeliest(tmp_path):
     assert len(read_audit_record(tmp_path / "audit").tilt) == 3
 
 
-def test_ids_with_markup_and_other_letters_are_text(run, data, tmp_path):
+def test_ids_with_markup_and_other_letters_are_text(run, data, with_pages, tmp_path):
     mine = shutil.copytree(data, tmp_path / "data")
     for name in ("images", "noisy"):
         first = sorted((mine / "noisy").iterdir())[0] if name == "noisy" else mine / "images" / sorted((mine / "noisy").iterdir())[0].name

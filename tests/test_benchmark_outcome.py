@@ -408,16 +408,20 @@ def many():
     return BenchmarkResults(cells=cells, scores=scores, shares=shares)
 
 
-def drawn_of(outcome):
-    methods, some = list(METHODS), [group for group in split_groups(outcome.summary) if group["clean"].iloc[0] == 50]
-    yield dice_figure(some, outcome.seed_means, methods), set(METHODS) | {"failed", "box, 50 clean masks", "triangle, 50 clean masks"}
-    yield cost_figure(some[:1], methods), set(METHODS) - {"t-loss"} | {"cost of an update, in those of plain"}
-    yield clean_figure(outcome.summary, methods), set(METHODS) - {"t-loss"} | {"10", "20", "50", "box", "triangle"}
-    yield weights_figure(outcome.shares, methods), {"pixel", "image", "share of pixels"}
+@pytest.fixture(scope="module")
+def drawn(many):
+    """Figures, each with texts that it must have."""
+    methods, some = list(METHODS), [group for group in split_groups(many.summary) if group["clean"].iloc[0] == 50]
+    return [
+        (dice_figure(some, many.seed_means, methods), set(METHODS) | {"failed", "box, 50 clean masks", "triangle, 50 clean masks"}),
+        (cost_figure(some[:1], methods), set(METHODS) - {"t-loss"} | {"cost of an update, in those of plain"}),
+        (clean_figure(many.summary, methods), set(METHODS) - {"t-loss"} | {"10", "20", "50", "box", "triangle"}),
+        (weights_figure(many.shares, methods), {"pixel", "image", "share of pixels"}),
+    ]
 
 
-def test_figures_name_every_method_where_it_is_and_load_nothing(many):
-    for drawing, texts in drawn_of(many):
+def test_figures_name_every_method_where_it_is_and_load_nothing(drawn):
+    for drawing, texts in drawn:
         chart = drawing.chart()
         assert texts <= {"".join(node.itertext()) for node in ET.fromstring(chart.svg).iter() if node.tag.endswith("}text")}, drawing.name
         assert "prefers-color-scheme: dark" in chart.svg
@@ -425,8 +429,9 @@ def test_figures_name_every_method_where_it_is_and_load_nothing(many):
         assert chart.text
 
 
-def test_figures_are_pictures_on_white_too(many):
-    for drawing, _ in drawn_of(many):
+def test_figures_are_pictures_on_white_too(drawn, monkeypatch):
+    monkeypatch.setattr("pixeltrust.pages.charts.PRINTED_DPI", 40)
+    for drawing, _ in drawn:
         picture = Image.open(BytesIO(to_png(drawing.figure)))
         picture.load()
         assert picture.format == "PNG"
@@ -501,12 +506,16 @@ def told_folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.usefixtures("blank_charts")
 @pytest.mark.parametrize(("match", "said"), [("updates", "the same number of updates"), ("time", "the same time")])
-def test_the_page_says_what_all_methods_have_the_same_of(tmp_path, match, said):
+def test_the_page_says_what_all_methods_have_the_same_of_and_changes_nothing_in_the_folder(tmp_path, match, said):
     folder = write_benchmark(tmp_path / "out")
     record = json.loads((folder / "benchmark.json").read_text())
     (folder / "benchmark.json").write_text(json.dumps({**record, "match": match}))
-    text = words(report(folder).read_text())
+    before = sorted(folder.rglob("*"))
+    assert report(folder, out=tmp_path / "page.html") == tmp_path / "page.html"
+    assert sorted(folder.rglob("*")) == before
+    text = words((tmp_path / "page.html").read_text())
     assert f"every method {'makes' if match == 'updates' else 'has'} {said}" in text
     assert ("epochs" in text.partition("Settings")[2]) == (match == "updates")  # else each has its own
 
@@ -549,13 +558,6 @@ def test_test_cases_are_shown_from_the_least_to_the_most_that_was_won(told_folde
     assert words(html).count("epoch 1") == 2  # two noisy cases have kept weights
 
 
-def test_looking_at_a_benchmark_changes_nothing_in_it(tmp_path):
-    folder = write_benchmark(tmp_path / "out")
-    before = sorted(folder.rglob("*"))
-    assert report(folder, out=tmp_path / "page.html") == tmp_path / "page.html"
-    assert sorted(folder.rglob("*")) == before
-
-
 def test_a_figure_that_nothing_stands_for_any_more_goes(tmp_path, monkeypatch):
     leave_figures_out(monkeypatch)
     folder = write_benchmark(tmp_path / "out")
@@ -583,6 +585,7 @@ def test_the_processors_seconds_of_a_gpu_run_are_no_cost(tmp_path):
     assert set(read_results(folder).summary["cost_from"].dropna()) == {"clock"}
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_pages_and_tables_do_without_images_that_are_gone(tmp_path):
     folder = write_benchmark(tmp_path / "out")
     shutil.rmtree(tmp_path / "source")
@@ -622,6 +625,7 @@ def test_another_folder_is_no_benchmark(tmp_path):
         read_results(tmp_path)
 
 
+@pytest.mark.usefixtures("blank_charts")
 def test_a_benchmark_ends_with_its_page(tmp_path):
     write_source(tmp_path / "source", cases=20, size=32, test_share=0.3, seed=0, show_progress=False)
     grid = Grid(methods=("plain", "pixel"), noise=("triangle",), clean=(4,), seeds=(0,), settings={**TINY, "model": "tiny:network"})

@@ -56,6 +56,7 @@ def assert_alone(html):
     assert not re.search(r"https?://|@import|url\(|<script", html)
 
 
+pytestmark = pytest.mark.usefixtures("blank_charts")  # but for those of `pages`
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
 
 
@@ -264,14 +265,10 @@ def test_markup_in_an_id_is_text(pages):
         assert MARKUP in words(html)
 
 
-def test_out_names_the_file(tmp_path):
+def test_out_names_the_file_and_one_that_cannot_be_written_is_the_users_to_mend(tmp_path):
     run = write_run(tmp_path / "run", make_cases(tmp_path))
     assert report(run, out=tmp_path / "page.html") == tmp_path / "page.html"
     assert not (run / "report.html").exists()
-
-
-def test_a_page_that_cannot_be_written_is_the_users_to_mend(tmp_path):
-    run = write_run(tmp_path / "run", make_cases(tmp_path))
     with pytest.raises(RunError, match="cannot be written"):
         report(run, out=tmp_path / "nowhere" / "page.html")
 

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,16 @@ def with_marks(text: str) -> Markup:
 
 def render_page(template: str, **values: Any) -> str:
     """Return a page as HTML text."""
+    return _templates().get_template(template).render(version=__version__, **values)
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    """Return the templates of the pages, each of which is compiled once."""
     loader = jinja2.PackageLoader("pixeltrust", "pages/templates")
     pages = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pages.filters["marks"] = with_marks
-    return pages.get_template(template).render(version=__version__, **values)
+    return pages
 
 
 def write_page(html: str, out: Path) -> Path:
