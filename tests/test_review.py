@@ -948,7 +948,7 @@ def test_an_export_is_whole_or_nothing(audit, client, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        (None, "not an audit"),
+        (None, "not a data folder"),
         ("{", "cannot be read"),
         ('{"format": 2, "data": "x", "classes": 1}', "later pixeltrust (format 2"),
         ('{"format": 1}', "not the record of an audit"),

@@ -45,13 +45,6 @@ def _known_noise(name: str) -> str:
     return name
 
 
-def _audit_folder(folder: Path) -> Path:
-    from pixeltrust.auditing.folder import read_audit_record
-
-    read_audit_record(_existing(folder))
-    return folder
-
-
 Data = Annotated[Path, typer.Argument(help="A data folder, or a .csv or .parquet table of cases.", callback=_existing)]
 RunFolder = Annotated[Path, typer.Argument(help="A run folder.", callback=require_run)]
 Weights = Annotated[Literal["last", "best"], typer.Option("--weights", help="The last ones, or the best by the held-out clean cases.")]
@@ -450,26 +443,41 @@ def report(
 
 
 @app.command()
+@_with_layout
 def review(
-    audit: Annotated[Path, typer.Argument(help="A folder that `pixeltrust audit` made.", callback=_audit_folder)],
+    layout: "Layout",
+    folder: Annotated[
+        Path, typer.Argument(help="A folder that audit or mend made, or a data folder or table to begin with nothing.", callback=_existing)
+    ],
     host: Annotated[str, typer.Option("--host", help="The address to listen on; other machines need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = 8765,
     who: Annotated[str | None, typer.Option("--who", help="The reviewer's name; the login name if not given.")] = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
-    out: Annotated[Path | None, typer.Option("--export", help="Do not serve: make a data folder from the decisions.")] = None,
+    to: Annotated[Path | None, typer.Option("--export", help="Do not serve: make a data folder from the decisions.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Of data: the folder of the review, made or gone on with; DATA-review if not given.")
+    ] = None,
+    classes: Classes = 1,
+    ignore_label: IgnoreLabel = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of data: seed of the order of the cases.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Go through the doubtful masks of an audit on a local web page: accept, mend with a brush, reject; Ctrl-C ends it.
+    """Go through noisy masks on a local web page: accept, mend with a brush, reject; Ctrl-C ends it.
 
-    Example: pixeltrust review audit --open, then pixeltrust review audit --export lesions-reviewed
+    An audit's masks come worst first, those of plain data as a random sample. From five accepted or mended masks on, a button on the page
+    learns from them, mends all others, and ranks the queue anew while you go on. The same command continues.
+
+    Example: pixeltrust review lesions --open, then pixeltrust review lesions --export lesions-reviewed
     """
+    from pixeltrust.auditing.blank import find_audit
     from pixeltrust.reviewing.exports import export
     from pixeltrust.reviewing.server import review
 
-    if out is not None:
-        print(export(audit, out, show_progress=not quiet))
+    data: Any = {"out": out, "classes": classes, "ignore_label": ignore_label, "seed": seed, "show_progress": not quiet, **layout}
+    if to is not None:
+        print(export(find_audit(folder, **data), to, show_progress=not quiet))
     else:
-        print(review(audit, host=host, port=port, who=who, open_browser=open_browser))
+        print(review(folder, host=host, port=port, who=who, open_browser=open_browser, **data))
         raise typer.Exit(INTERRUPTED)  # nothing but a signal ends it
 
 

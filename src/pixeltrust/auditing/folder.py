@@ -37,6 +37,8 @@ NOTHING_YET = "nothing yet"
 """The evidence of a case before anything has judged it: no doubt and no proposal of it means anything."""
 KINDS = ("missing", "too much", "other class", "unsure")
 """The kinds of regions: foreground that the network sees and the mask lacks, the other way round, another class, or nothing better."""
+AUDIT_TABLES = ("audit.json", "cases.csv", "regions.csv")
+"""The files of which `Audit.version` is."""
 _CASE_TYPES: dict[str, type] = {
     "rank": int, "id": str, "image": str, "mask": str, "agreement": float, "doubtful_pixels": int, "doubtful_share": float,
     "changed_pixels": int, "added_pixels": int, "removed_pixels": int, "regions": int, "height": int, "width": int, "evidence": str,
@@ -104,7 +106,7 @@ class Audit:
     def version(self) -> str:
         """Return a text that changes when the tables do."""
         digest = hashlib.sha256()
-        for name in ("audit.json", "cases.csv", "regions.csv"):
+        for name in AUDIT_TABLES:
             file = self.folder / name
             digest.update(file.read_bytes() if file.is_file() else b"")
             digest.update(b"\0")

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.folder import CASE_NUMBERS, REGION_NUMBERS, Audit, read_audit_cases, read_audit_regions
+from pixeltrust.auditing.folder import CASE_NUMBERS, NOTHING_YET, REGION_NUMBERS, Audit, read_audit_cases, read_audit_regions
 from pixeltrust.data.images import decode_png, encode_image
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.text import one_line, some
@@ -232,13 +232,27 @@ class Decisions:
                 self._write_ahead(connection)
             with self.writing() as connection:
                 self._make_tables(connection)
-                version = self.audit.version()
-                loaded = connection.execute("SELECT value FROM about WHERE name = 'audit'").fetchone()
-                if loaded is None or loaded["value"] != version:
-                    self._load(connection)
-                    connection.execute("INSERT OR REPLACE INTO about VALUES ('audit', ?)", [version])
+            self.load_tables()
         except (sqlite3.Error, UnicodeDecodeError) as error:  # a broken file may hold names that are not text
             raise RunError(f"{self.file}: cannot be used: {error}") from None
+
+    def load_tables(self) -> str:
+        """Load the audit's tables if they have changed, decisions stay; return their version.
+
+        Raises:
+            DataError: the tables have faults; what was loaded before stays.
+        """
+        with self.writing() as connection:
+            version = self.audit.version()
+            if _about(connection, "audit") != version:
+                self._load(connection)
+                connection.execute("INSERT OR REPLACE INTO about VALUES ('audit', ?)", [version])
+        return version
+
+    def are_judged(self) -> bool:
+        """Return whether anything has judged the cases, so that doubt and proposals mean something."""
+        with self.reading() as connection:
+            return _about(connection, "evidence") != NOTHING_YET
 
     def _write_ahead(self, connection: sqlite3.Connection) -> None:
         """Switch the file to a write-ahead log, and wait if another process does so too: SQLite itself does not."""
@@ -271,6 +285,8 @@ class Decisions:
         cases["decision"] = [made.get(case_id, UNDECIDED) for case_id in cases["id"]]
         columns = ["id", "folded", "image", "mask", *CASE_NUMBERS, "decision"]
         cases["position"] = range(1, len(cases) + 1)
+        evidence = NOTHING_YET if (cases["evidence"] == NOTHING_YET).all() else "some"
+        connection.execute("INSERT OR REPLACE INTO about VALUES ('evidence', ?)", [evidence])
         connection.execute("DELETE FROM cases")
         connection.execute("DELETE FROM regions")
         _insert(connection, "cases", cases[["position", *columns]])
@@ -297,6 +313,11 @@ def _is_broken(error: BaseException) -> bool:
     no_text = isinstance(error, sqlite3.OperationalError) and not hasattr(error, "sqlite_errorcode")  # says Python itself
     damaged = getattr(error, "sqlite_errorcode", 0) & 255 in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     return no_text or damaged or isinstance(error, UnicodeDecodeError)  # in a name or a message of SQLite's
+
+
+def _about(connection: sqlite3.Connection, name: str) -> str | None:
+    found = connection.execute("SELECT value FROM about WHERE name = ?", [name]).fetchone()
+    return found["value"] if found else None
 
 
 def _insert(connection: sqlite3.Connection, table: str, rows: pd.DataFrame) -> None:

@@ -1,6 +1,7 @@
 """AUDIT/estimate.json, in words and as a chart: how good the masks are expected to be, as mending has measured it on the pairs."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ class Quality:
         Raises:
             KeyError, TypeError, ValueError: it is not there.
         """
-        return cls(**{name: float(values[name]) for name in ("dice", "low", "high")})
+        numbers = {name: float(values[name]) for name in ("dice", "low", "high")}
+        if wrong := [f"{name} is {number}" for name, number in numbers.items() if not 0 <= number <= 1]:
+            raise ValueError(f"{', '.join(wrong)}, not a Dice")
+        return cls(**numbers)
 
     def __str__(self) -> str:
         return f"{_short(self.dice)} ({_short(self.low)} to {_short(self.high)})"
@@ -76,15 +80,15 @@ def read_estimate(audit: Path) -> Estimate | None:
         values = json.loads(file.read_text(encoding="utf-8"))
         if values["format"] > FORMAT:
             raise RunError(f"{file}: was written by a later pixeltrust (format {values['format']}, this one knows {FORMAT}); update it")
-        below, more = values["below"], values["more"]
+        pairs, expected, below, more = int(values["pairs"]), Quality.of(values["expected"]), values["below"], values["more"]
         return Estimate(
-            pairs=int(values["pairs"]),
+            pairs=pairs,
             way=str(values["way"]),
             given=Quality.of(values["ways"]["given"]),
-            expected=Quality.of(values["expected"]),
+            expected=expected,
             below=(float(below["dice"]), int(below["cases"])),
             more=(int(more["pairs"]), float(more["gain"])) if more else None,
-            history=tuple((int(point["pairs"]), Quality.of(point)) for point in values["history"]),
+            history=tuple((int(point["pairs"]), Quality.of(point)) for point in values["history"]) or ((pairs, expected),),
         )
     except FileNotFoundError:
         return None
@@ -138,8 +142,7 @@ def draw_estimate(estimate: Estimate) -> EstimateChart:
 def _levels(low: float, high: float) -> list[float]:
     """Return two to five round numbers of Dice within a range."""
     step = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if (high - low) / step <= 5)
-    first = -int(-low / step // 1)
-    return [place * step for place in range(first, int(high / step) + 1)]
+    return [place * step for place in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def _short(dice: float) -> str:

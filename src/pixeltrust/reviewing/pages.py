@@ -6,6 +6,10 @@ GET  /image  /thumbnail  /plane/{given,proposed,decided,confidence}     id; a pl
 POST /decide      id, what, who, seen and the filters; for `mended` the body is the runs of the mask; for `given` and `proposed` optionally
                   shown: the ETag of the plane that the person has seen
 POST /undo        id, who, seen
+GET  /learning    the bar of the page: pairs, learning, expected quality
+POST /learning/start  /learning/stop
+
+What was loaded of the audit follows its tables (see `Review.follow`).
 """
 
 import asyncio
@@ -13,7 +17,8 @@ import functools
 import gzip
 import hashlib
 import sqlite3
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -32,12 +37,15 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from pixeltrust import __version__
-from pixeltrust.auditing.folder import Audit
-from pixeltrust.plumbing.errors import DataError, PixeltrustError
+from pixeltrust.auditing.folder import AUDIT_TABLES, Audit
+from pixeltrust.plumbing.errors import DataError, PixeltrustError, RunError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import THREADS
 from pixeltrust.reviewing.access import AccessMiddleware, AccessPolicy
 from pixeltrust.reviewing.decisions import DECISIONS, LONGEST_NAME, UNDONE, Conflict, Decision, Decisions, clean_name
+from pixeltrust.reviewing.estimate import draw_estimate, read_estimate
+from pixeltrust.reviewing.exports import MADE_CLEAN
+from pixeltrust.reviewing.learning import FEWEST_PAIRS, Learning, count_pairs, mend_again
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, given_mask, labels_of_runs, most_bytes, proposed_mask, read_confidence
 from pixeltrust.reviewing.pictures import shown_image, stamp, thumbnail
 from pixeltrust.reviewing.queue import SHOWN, Filter, Queue
@@ -55,10 +63,10 @@ class Review:
     The first request is answered first, and a page does not wait for pictures. Writing to the disk uses other threads.
     """
 
-    def __init__(self, audit: Audit, decisions: Decisions, who: str) -> None:
+    def __init__(self, audit: Audit, decisions: Decisions, who: str, learns_by: Callable[[Path], Sequence[str]]) -> None:
         self.audit, self.decisions, self.queue = audit, decisions, Queue(decisions)
         self.who = who
-        self.version = audit.version()
+        self.learning = Learning(audit.folder, learns_by)
         self.name = hashlib.sha256(str(audit.folder).encode(errors="surrogateescape")).hexdigest()[:16]
         """The name under which browsers keep their notes on this audit."""
         self.pages = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
@@ -71,10 +79,49 @@ class Review:
         self.templates.filters["words"] = WORDS.__getitem__
         for name in self.templates.list_templates():  # compiled now, not by the first requests, all at once
             self.templates.get_template(name)
-        self.kinds = self.queue.kinds()
+        self._own_pairs = self.pictures.submit(count_pairs, audit)  # reads all headers, which may take seconds
+        self._following = threading.Lock()
+        self._seen = ""
+        self.version, self.kinds, self.judged, self.fault = "", list[str](), True, ""
+        self.follow()
+
+    def follow(self) -> None:
+        """Take up the tables of the audit if they are new. While somebody learns, who writes them, the old ones stay in use."""
+        seen = stamp(*(self.audit.folder / name for name in AUDIT_TABLES))
+        if seen == self._seen or self.learning.progress().state in ("running", "elsewhere") or not self._following.acquire(blocking=False):
+            return
+        try:
+            self.version, self.fault = self.decisions.load_tables(), ""
+            self.kinds, self.judged = self.queue.kinds(), self.decisions.are_judged()
+        except PixeltrustError as error:
+            self.fault = str(error)
+        finally:
+            self._seen = seen
+            self._following.release()
+
+    def bar(self, counts: dict[str, int]) -> dict[str, Any]:
+        """Return what the bar of a page shows of pairs, learning and expected quality."""
+        progress, fault, estimate = self.learning.progress(), self.fault, None
+        try:
+            estimate = read_estimate(self.audit.folder)
+        except RunError as error:
+            fault = fault or str(error)
+        counted = self._own_pairs.done()
+        return {
+            "progress": progress,
+            "version": self.version,
+            "pairs": sum(counts[what] for what in MADE_CLEAN) + (self._own_pairs.result() if counted else 0),
+            "counted": counted,
+            "fewest": FEWEST_PAIRS,
+            "fault": fault,
+            "estimate": estimate,
+            "chart": draw_estimate(estimate) if estimate else None,
+        }
 
     def render(self, template: str, status: int = 200, **values: Any) -> HTMLResponse:
-        common = {"version": __version__, "who": self.who, "longest_name": LONGEST_NAME, "counts": self.queue.counts(), "shown": SHOWN}
+        counts = self.queue.counts()
+        common = {"version": __version__, "who": self.who, "longest_name": LONGEST_NAME, "counts": counts, "shown": SHOWN}
+        common |= {"bar": self.bar(counts), "judged": self.judged}
         page = self.templates.get_template(template).render(**common, **values)
         return HTMLResponse(page, status, headers={"Cache-Control": "no-store"})  # it shows the latest decisions
 
@@ -105,13 +152,16 @@ class Review:
 PLANES = {"given": Review.given, "proposed": Review.proposed, "confidence": Review.confidence}
 
 
-def application(audit: Audit, decisions: Decisions, *, policy: AccessPolicy, who: str) -> Starlette:
-    """Return the review of an audit as an ASGI application."""
-    review = Review(audit, decisions, who)
+def application(
+    audit: Audit, decisions: Decisions, *, policy: AccessPolicy, who: str, learns_by: Callable[[Path], Sequence[str]] = mend_again
+) -> Starlette:
+    """Return the review of an audit as an ASGI application; `learns_by` returns the command that learns from an audit's decisions."""
+    review = Review(audit, decisions, who, learns_by)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> Any:
         yield
+        await run_in_threadpool(review.learning.close)
         for threads in (review.pages, review.pictures):
             threads.shutdown(cancel_futures=True)
 
@@ -127,6 +177,9 @@ def application(audit: Audit, decisions: Decisions, *, policy: AccessPolicy, who
         Route("/image", run_in(review.pictures, send_image)),
         Route("/thumbnail", run_in(review.pictures, small_image)),
         Route("/plane/{name:str}", run_in(review.pictures, plane)),
+        Route("/learning", run_in(review.pages, learning_bar)),
+        Route("/learning/start", functools.partial(start_learning, review), methods=["POST"]),
+        Route("/learning/stop", functools.partial(stop_learning, review), methods=["POST"]),
         Route("/decide", functools.partial(decide, review), methods=["POST"]),
         Route("/undo", functools.partial(undo, review), methods=["POST"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
@@ -145,6 +198,7 @@ async def _run_in(threads: Executor, work: Callable[..., Result], *values: Any) 
 
 def queue_page(review: Review, request: Request) -> Response:
     """Return a page of the filtered queue."""
+    review.follow()
     filters = _filter(request)
     page = review.queue.page(filters, _number(request, "page", 1))
     return review.render("queue.html", filters=filters, page=page, kinds=review.kinds, picture_version=review.version, audit=review.name)
@@ -152,6 +206,7 @@ def queue_page(review: Review, request: Request) -> Response:
 
 def case_page(review: Review, request: Request) -> Response:
     """Return the page of one case."""
+    review.follow()
     filters = _filter(request)
     case = review.case(request)
     before, behind = review.queue.neighbours(filters, case["position"])
@@ -164,6 +219,8 @@ def case_page(review: Review, request: Request) -> Response:
         labels, fault = [0, 1], str(error)
     info = {
         "audit": review.name,
+        "version": review.version,
+        "judged": review.judged,
         "id": case["id"],
         "height": case["height"],
         "width": case["width"],
@@ -279,8 +336,11 @@ async def undo(review: Review, request: Request) -> Response:
 
 
 async def _changed(review: Review, request: Request, case: dict[str, Any], write: Callable[[], Decision]) -> Response:
+    ranked_anew = request.query_params.get("version", review.version) != review.version
+    position = 0 if ranked_anew else case["position"]  # from the worst again
+
     def write_and_go_on() -> tuple[Decision, str | None]:
-        return write(), review.queue.next_to_decide(_filter(request), case["position"])
+        return write(), review.queue.next_to_decide(_filter(request), position)
 
     try:
         decision, following = await run_in_threadpool(write_and_go_on)
@@ -306,6 +366,33 @@ def _who(request: Request) -> str:
         return clean_name(request.query_params.get("who", ""))
     except ValueError as error:
         raise HTTPException(400, f"Who: {error}.") from None
+
+
+# --- learning ------------------------------------------------------------------------------------------------------
+
+
+def learning_bar(review: Review, _: Request) -> Response:
+    """Return the bar of the pages as it is now; its `data-version` changes when the queue was ranked anew."""
+    review.follow()
+    return review.render("learning.html")
+
+
+async def start_learning(review: Review, _: Request) -> Response:
+    """Start to learn from the decisions; 400 where there are too few pairs, 409 if that goes on already."""
+    bar = await _run_in(review.pages, lambda: review.bar(review.queue.counts()))
+    if bar["pairs"] < FEWEST_PAIRS:
+        raise HTTPException(400, f"There are {bar['pairs']} of the {FEWEST_PAIRS} pairs that are needed: accept or mend more masks.")
+    try:
+        await run_in_threadpool(review.learning.start)
+    except RunError as error:
+        raise HTTPException(409, str(error)) from None
+    return JSONResponse({})
+
+
+async def stop_learning(review: Review, _: Request) -> Response:
+    """Stop to learn; the audit stays as it is."""
+    review.learning.stop()
+    return JSONResponse({})
 
 
 # --- requests and headers --------------------------------------------------------------------------------------------

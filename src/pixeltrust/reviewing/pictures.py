@@ -8,7 +8,7 @@ from secrets import token_hex
 import numpy as np
 
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.data.images import encode_image, media_type, read_image, resize_image, resize_labels
+from pixeltrust.data.images import encode_image, media_type, read_image, read_thumbnail, resize_labels
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.reviewing.masks import given_mask, proposed_mask
@@ -75,7 +75,7 @@ def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: t
     picture, solid, dashed = np.full((*small, 3), 40, np.uint8), np.zeros(small, bool), np.zeros(small, bool)
     faults = []
     try:
-        picture = resize_image(read_image(image), small).copy()
+        picture = read_thumbnail(image, small).copy()
     except DataError as error:
         faults.append(str(error))
     try:
@@ -89,7 +89,7 @@ def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: t
     picture[around] = picture[around] // 3  # so that a line is visible on any image
     picture[solid] = GIVEN
     rows, columns = np.indices(small)
-    picture[dashed & ((rows + columns) % 6 < 4)] = PROPOSED
+    picture[dashed & ~solid & ((rows + columns) % 6 < 4)] = PROPOSED
     if faults:
         down, across = (rows + 0.5) / small[0], (columns + 0.5) / small[1]
         picture[np.minimum(abs(down - across), abs(down + across - 1)) < 1.5 / min(SIDE, *small)] = BROKEN

@@ -9,10 +9,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import uvicorn
 
+from pixeltrust.auditing.blank import find_audit
 from pixeltrust.auditing.folder import Audit
+from pixeltrust.data.layouts import Layout
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.text import count
 from pixeltrust.reviewing.access import AccessPolicy, is_loopback
@@ -40,43 +43,58 @@ class ReviewSummary:
 
 
 def review(
-    audit: Path,
+    folder: Path,
     *,
+    out: Path | None = None,
+    classes: int = 1,
+    ignore_label: int | None = None,
+    seed: int = 0,
     host: str = "127.0.0.1",
     port: int = PORT,
     who: str | None = None,
     open_browser: bool = False,
     announce: Callable[[str], None] = print,
+    show_progress: bool = True,
+    **layout: Unpack[Layout],
 ) -> ReviewSummary:
-    """Serve the pages to go through an audit's doubtful masks, until Ctrl-C.
+    """Serve the pages to go through noisy masks, until Ctrl-C: the doubtful ones of an audit first, of plain data a random sample.
 
     Args:
-        audit: a folder that `pixeltrust audit` made; review.sqlite and .thumbnails/ are made in it.
+        folder: a folder that `audit` or `mend` made; or a data folder or table of cases, for which such a folder is made, without
+            judgements. review.sqlite, .thumbnails/ and .mending/ are made in it.
+        out: the folder that is made for data, and gone on with the next time; `<name>-review` beside them where not given.
+        classes, ignore_label: of the data, as in `Config`.
+        seed: of the order of the cases of data.
         host: the address to listen on; beyond this machine a token is required, which is part of the announced address.
         port: the port to listen on; 0 for any free one.
         who: the name written to decisions unless a person enters another one on the page; the login name if not given.
         open_browser: open the page in the default browser.
         announce: called with the address once the server answers.
+        show_progress: a progress bar on standard error, while a folder is made.
+        layout: how a data folder differs from the usual, as for `read_cases`.
 
     Raises:
-        DataError: the tables of the audit have faults.
-        RunError: the folder is not an audit, or one of a later version; the port is in use; or review.sqlite cannot be used.
-        ConfigError: `who` is not a name.
+        DataError: the data, or the tables of the audit, have faults.
+        RunError: the folder is an audit that has not finished, or of a later version, or was begun otherwise; the port is in use; or
+            review.sqlite cannot be used.
+        ConfigError: `who` is not a name; or an audit, which knows its data, was given with what is for data.
     """
-    folder = Audit.read(audit)
     name = _name(who)
-    decisions = Decisions(folder)
+    audit = Audit.read(
+        find_audit(folder, out=out, classes=classes, ignore_label=ignore_label, seed=seed, show_progress=show_progress, **layout)
+    )
+    decisions = Decisions(audit)
     try:
         with _listening(host, port) as listener:
             policy = AccessPolicy.of(host)
             address = _address(host, listener.getsockname()[1], policy.token)
-            server = uvicorn.Server(uvicorn.Config(application(folder, decisions, policy=policy, who=name), **_SETTINGS))
+            server = uvicorn.Server(uvicorn.Config(application(audit, decisions, policy=policy, who=name), **_SETTINGS))
             over = threading.Event()
             threading.Thread(target=_once_started, args=(server, over, address, announce, open_browser), daemon=True).start()
             with suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean shutdown
                 server.run(sockets=[listener])
             over.set()
-        return ReviewSummary(audit=Path(audit), counts=Queue(decisions).counts())
+        return ReviewSummary(audit=audit.folder, counts=Queue(decisions).counts())
     finally:
         decisions.close()
 

@@ -1,4 +1,5 @@
 // One case: layers, tools and decisions, by buttons and keys.
+import { follow } from "./learning.js";
 import { runs } from "./mask.js";
 import { decisionsKey, memory } from "./memory.js";
 import { Tools } from "./tools.js";
@@ -70,8 +71,10 @@ async function load() {
   const work = [
     picture(),
     plane("given").then((mask) => view.setOutline("given", mask)),
-    plane("proposed").then((mask) => view.setOutline("proposed", mask)),
-    plane("confidence").then((confidence) => view.setDoubt(confidence)),
+    ...(info.judged ? [
+      plane("proposed").then((mask) => view.setOutline("proposed", mask)),
+      plane("confidence").then((confidence) => view.setDoubt(confidence)),
+    ] : []),
   ];
   if (info.mended) {
     work.push(plane("decided").then((mask) => {
@@ -151,6 +154,7 @@ async function change(path, values, body, anyway) {
 async function decide(what) {
   if (busy || leaving) return;
   tools.lift();
+  if (what === "proposed" && !info.judged) return say("Nothing is proposed yet: accept what is given, or paint");
   if (["given", "proposed"].includes(what) && !planes[what]) return say(`The ${what} mask is not shown yet; wait for it, or read what is wrong`);
   if (what === "mended" && !tools.painting.changed) return say("Nothing is painted yet: use the brush B, the eraser E or the polygon O");
   if (what === "mended" && view.corners.length) return say("The polygon is open: Enter fills it, Esc cancels it");
@@ -158,7 +162,7 @@ async function decide(what) {
   try {
     if (what !== "mended" && !(await mayLeave())) return;
     const body = what === "mended" ? runs(tools.painting.mask) : undefined;
-    const made = await change("/decide", { id: info.id, what, seen: info.seen, shown: tags[what] ?? "" }, body, "Decide anyway");
+    const made = await change("/decide", { id: info.id, what, seen: info.seen, version: info.version, shown: tags[what] ?? "" }, body, "Decide anyway");
     if (!made) return;
     memory.set(MADE, [...memory.get(MADE, []), { id: info.id, number: made.number }].slice(-200));
     const words = `${info.id}: ${SAID[what]}. U`;
@@ -185,6 +189,11 @@ async function undo(last = true) {
   } finally {
     busy = false;
   }
+}
+
+async function renew(event) {
+  event.preventDefault();
+  if (!busy && !leaving && (await mayLeave())) go(byId("renewed").getAttribute("href"));
 }
 
 async function step(link) {
@@ -235,6 +244,7 @@ function resize(size) {
 }
 
 function strength(value) {
+  if (!info.judged) return;
   byId("strength").value = value;
   view.strength = Number(byId("strength").value) / 100;
   view.draw();
@@ -244,8 +254,8 @@ document.querySelectorAll("[data-decide]").forEach((button) => button.addEventLi
 document.querySelectorAll("[data-region]").forEach((button) => button.addEventListener("click", () => zoomTo(Number(button.dataset.region))));
 document.querySelectorAll("input[name=tool]").forEach((field) => field.addEventListener("change", () => tools.take(field.value)));
 document.querySelectorAll("input[name=label]").forEach((field) => field.addEventListener("change", () => { tools.label = Number(field.value); }));
-for (const name of ["given", "proposed", "doubt", "painted"]) byId(`show-${name}`).addEventListener("change", (event) => layer(name, event.target.checked));
-byId("strength").addEventListener("input", (event) => strength(event.target.value));
+for (const name of ["given", "proposed", "doubt", "painted"]) byId(`show-${name}`)?.addEventListener("change", (event) => layer(name, event.target.checked));
+byId("strength")?.addEventListener("input", (event) => strength(event.target.value));
 byId("size").addEventListener("input", (event) => resize(Number(event.target.value)));
 byId("again").addEventListener("click", startOver);
 byId("from").addEventListener("pointerdown", () => { byId("from").dataset.pointed = "true"; });
@@ -294,11 +304,11 @@ const KEYS = {
   pageup: () => step("previous"),
   g: (event) => zoomTo(event.shiftKey ? region - 1 : region + 1),
   1: () => byId("show-given").click(),
-  2: () => byId("show-proposed").click(),
-  3: () => byId("show-doubt").click(),
+  2: () => byId("show-proposed")?.click(),
+  3: () => byId("show-doubt")?.click(),
   4: () => byId("show-painted").click(),
-  5: () => strength(Number(byId("strength").value) - 10),
-  6: () => strength(Number(byId("strength").value) + 10),
+  5: () => strength(100 * view.strength - 10),
+  6: () => strength(100 * view.strength + 10),
   "+": () => view.zoom(1.25),
   "=": () => view.zoom(1.25),
   "-": () => view.zoom(0.8),
@@ -350,6 +360,8 @@ document.addEventListener("keydown", (event) => {
 
 say(memory.take("said", ""));
 strength(memory.get("strength", 60));
-window.addEventListener("pagehide", () => memory.set("strength", Number(byId("strength").value)));
+window.addEventListener("pagehide", () => memory.set("strength", Math.round(100 * view.strength)));
+byId("renewed").addEventListener("click", renew);
+follow({ ranked: () => { byId("ranked").hidden = false; }, say });
 view.canvas.focus({ preventScroll: true });
 load();

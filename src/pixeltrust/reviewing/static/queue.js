@@ -1,7 +1,9 @@
+import { follow } from "./learning.js";
 import { decisionsKey, memory } from "./memory.js";
 import "./who.js";
 
 const queue = document.querySelector("main");
+const say = (text) => { document.getElementById("status").textContent = text; };
 
 /** Open the last case that was decided in this tab, where U undoes it. */
 function back() {
@@ -14,7 +16,7 @@ function back() {
   location.assign(`/case?${query}`);
 }
 
-document.getElementById("kind").addEventListener("change", (event) => event.target.form.submit());
+document.getElementById("kind")?.addEventListener("change", (event) => event.target.form.submit());
 
 document.addEventListener("keydown", (event) => {
   if (event.target.closest("input, select, button, a") || event.ctrlKey || event.altKey || event.metaKey) return;
@@ -26,5 +28,13 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-document.getElementById("status").textContent = memory.take("said", "");
+/** Show the new queue, unless somebody is typing. */
+function ranked() {
+  if (document.activeElement.matches("input")) return say("The queue was ranked anew; load the page to see it");
+  memory.set("said", "The queue was ranked anew");
+  location.reload();
+}
+
+say(memory.take("said", ""));
+follow({ ranked, say });
 document.body.dataset.ready = "true";

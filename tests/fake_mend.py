@@ -1,0 +1,63 @@
+"""In place of `pixeltrust mend --again AUDIT`: waits for AUDIT/go, then turns the queue around, proposes masks and writes an estimate.
+
+AUDIT/go may hold another ending: `fail`, or `never` (Ctrl-C is ignored).
+"""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+ESTIMATE = {
+    "format": 1,
+    "pairs": 5,
+    "way": "mender",
+    "ways": {"given": {"dice": 0.61, "low": 0.58, "high": 0.64}, "mender": {"dice": 0.93, "low": 0.92, "high": 0.94}},
+    "expected": {"dice": 0.93, "low": 0.92, "high": 0.94},
+    "below": {"dice": 0.7, "cases": 14},
+    "more": {"pairs": 20, "gain": 0.01},
+    "history": [{"pairs": 3, "dice": 0.9, "low": 0.88, "high": 0.92}, {"pairs": 5, "dice": 0.93, "low": 0.92, "high": 0.94}],
+}
+
+
+def command(audit):
+    return [sys.executable, __file__, str(audit)]
+
+
+def write(path, text):
+    unfinished = path.with_name(f".{path.name}.new")
+    unfinished.write_text(text)
+    unfinished.replace(path)
+
+
+def main(audit):
+    status = audit / ".mending" / "status.json"
+    write(status, json.dumps({"stage": "training 2 of 4", "share": 0.42}))
+    while not (audit / "go").is_file():
+        time.sleep(0.01)
+    ending = (audit / "go").read_text()
+    if ending == "fail":
+        print("error: 3 of 5 pairs", file=sys.stderr)
+        return 1
+    if ending == "never":
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        write(status, json.dumps({"stage": "deaf", "share": 0.5}))
+        while True:
+            time.sleep(1)
+    rows = pd.read_csv(audit / "cases.csv", dtype={"id": str})[::-1]
+    for row in rows.itertuples():
+        given = np.asarray(Image.open(row.mask))
+        Image.fromarray(np.roll(given, -6, axis=1)).save(audit / "mended" / f"{row.id}.png")
+    rows = rows.assign(rank=range(1, len(rows) + 1), evidence="mender", agreement=np.linspace(0.4, 0.9, len(rows)), changed_pixels=40)
+    write(audit / "estimate.json", json.dumps(ESTIMATE))
+    write(audit / "cases.csv", rows.to_csv(index=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
