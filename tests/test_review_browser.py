@@ -12,7 +12,9 @@ import uvicorn
 from matplotlib.path import Path as Outline
 from PIL import Image
 
+import fake_mend
 from audits import audit_of, discs, shifted_back
+from pixeltrust.auditing.blank import find_audit
 from pixeltrust.auditing.folder import Audit, read_audit_cases
 from pixeltrust.data.cases import check
 from pixeltrust.reviewing.access import AccessPolicy
@@ -50,7 +52,7 @@ def served(audit, who="ann", policy=None):
     read = Audit.read(audit)
     decisions = Decisions(read)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        app = application(read, decisions, policy=policy or AccessPolicy.of("127.0.0.1"), who=who)
+        app = application(read, decisions, policy=policy or AccessPolicy.of("127.0.0.1"), who=who, learns_by=fake_mend.command)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
@@ -296,7 +298,7 @@ def test_keys_do_nothing_while_one_types_and_can_be_put_off(page, audit):
     page.uncheck("#single-keys")
     page.keyboard.press("Escape")
     asked = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: asked.append(request.url) if not request.url.endswith("/learning") else None)
     page.keyboard.press("a")
     page.keyboard.press("r")
     next_frame(page)
@@ -349,6 +351,77 @@ def test_a_mask_that_has_changed_since_it_was_shown_is_not_accepted(browser, add
         page.keyboard.press("p")
         ready(page, order(audit)[1])
     assert [row["what"] for row in rows_of(audit)] == ["proposed"]
+
+
+# --- the loop with a person -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A review of plain data."""
+    return find_audit(discs(tmp_path / "data", ids="abcdefgh"), show_progress=False)
+
+
+def test_a_person_corrects_has_it_learned_from_and_goes_on(browser, begun):
+    first = order(begun)
+    with served(begun) as address, opened(browser, address) as page:
+        assert page.is_disabled("#learning-start")
+        begin(page)
+        for number in range(5):
+            page.keyboard.press("p")
+            page.wait_for_selector("text=Nothing is proposed yet")
+            page.keyboard.press("a")
+            ready(page, first[number + 1])
+        page.click("#learning-start")
+        page.wait_for_selector("text=training 2 of 4")
+        page.locator("#view").focus()
+        page.keyboard.press("b")
+        brush_size(page, 5)
+        page.locator("#size").blur()
+        drag(page, (3.5, 44.5), (50.5, 44.5))
+        before = painted(page)
+        (begun / "go").touch()
+        page.wait_for_selector("text=The queue was ranked anew")
+        assert "expected .93 (.92 to .94) after 5 pairs" in page.inner_text("#quality")
+        page.click("#renewed")
+        page.wait_for_selector("#ask[open]")  # what is painted is not lost unasked
+        page.click("#ask-no")
+        assert (painted(page) == before).all()
+        page.locator("#view").focus()
+        page.keyboard.press("m")
+        worst = order(begun)[0]
+        assert worst == first[-1]
+        ready(page, worst)
+        page.keyboard.press("p")
+        ready(page, order(begun)[1])
+    assert [(row["case_id"], row["what"]) for row in rows_of(begun)[5:]] == [(first[5], "mended"), (worst, "proposed")]
+    decisions = Decisions(Audit.read(begun))
+    assert (decisions.mask(rows_of(begun)[5]["after"]) == before).all()
+    decisions.close()
+
+
+def test_an_open_queue_is_shown_anew_and_learning_can_be_stopped(browser, begun):
+    first = order(begun)
+    with served(begun) as address, opened(browser, address) as page:
+        for identity in first[:5]:
+            answer = page.evaluate(
+                "async id => (await fetch(`/decide?id=${id}&what=given&seen=0&who=ann`, { method: 'POST' })).ok", identity
+            )
+            assert answer
+        page.reload()
+        page.click("#learning-start")
+        page.wait_for_selector("text=training 2 of 4")
+        page.click("#learning-stop")
+        page.wait_for_selector("text=stopped; the queue is as it was")
+        (begun / "go").touch()
+        page.click("#learning-start")
+        page.wait_for_selector("text=The queue was ranked anew")
+        assert page.locator("a.case span").all_inner_texts() == first[:4:-1]
+        page.wait_for_selector("#quality[open] svg")
+        (begun / "go").write_text("fail")
+        page.click("#learning-start")
+        page.wait_for_selector("#learning-log[open]")
+        assert page.inner_text("#learning-log pre") == "error: 3 of 5 pairs"
 
 
 # --- painting ------------------------------------------------------------------------------------------------------
@@ -762,6 +835,13 @@ def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
         assert complaints(page) == []
         page.goto(f"{address}/?show=all")
         assert complaints(page) == []
+    (audit / "estimate.json").write_text(json.dumps(fake_mend.ESTIMATE))
+    with opened(browser, address, viewport=viewport, bypass_csp=True) as page:
+        assert complaints(page) == []
+        page.goto(f"{address}/case?show=all&id={order(audit)[0]}")
+        ready(page)
+        page.click("#quality summary")
+        assert complaints(page) == []
     with opened(browser, address, viewport=viewport, bypass_csp=True, answers="404") as page:
         assert page.goto(f"{address}/case?id=nobody").status == 404
         page.wait_for_selector("text=This cannot be shown")
@@ -773,7 +853,8 @@ def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
     [pytest.param(DESKTOP, marks=pytest.mark.slow), TABLET, pytest.param(WIDE_TABLET, marks=pytest.mark.slow)],
     ids=["desktop", "tablet", "wide tablet"],
 )
-def test_nothing_is_wider_than_the_window(browser, address, viewport):
+def test_nothing_is_wider_than_the_window(browser, address, audit, viewport):
+    (audit / "estimate.json").write_text(json.dumps(fake_mend.ESTIMATE))
     with opened(browser, address, viewport=viewport, has_touch=viewport is not DESKTOP) as page:
         wide = "() => [document.documentElement.scrollWidth, innerWidth]"
         across, window = page.evaluate(wide)
