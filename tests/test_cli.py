@@ -253,6 +253,7 @@ COMMANDS = [
     "evaluate",
     "export",
     "fetch",
+    "mend",
     "predict",
     "question",
     "report",
