@@ -175,8 +175,7 @@ class Estimate:
 
     def write(self, folder: Path) -> None:
         """Write estimate.json."""
-        values = {"format": FORMAT, **asdict(self)}
-        write_file(folder / FILE, json.dumps(_rounded(values), indent=2) + "\n")
+        write_file(folder / FILE, json.dumps({"format": FORMAT, **asdict(self)}, indent=2) + "\n")
 
     def sentence(self) -> str:
         """Return it in words."""
@@ -287,11 +286,3 @@ def read_estimate(folder: Path) -> Estimate | None:
 def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
     qualities = {way: Quality(**values["ways"][way]) for way in WAYS}
     return {"ways": qualities, "expected": Quality(**values["expected"]), "history": tuple(dict(row) for row in values["history"])}
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 5)
-    if isinstance(value, dict):
-        return {name: _rounded(part) for name, part in value.items()}
-    return [_rounded(part) for part in value] if isinstance(value, list | tuple) else value

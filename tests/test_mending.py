@@ -1,0 +1,337 @@
+"""Mending: what pairs show of noisy masks, what is done by it, and how good the masks are expected to be."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+
+import pixeltrust
+import tiny
+from pixeltrust.auditing.folder import Audit, read_audit_cases, read_audit_regions
+from pixeltrust.config import Config
+from pixeltrust.data.batches import Streams, add_given, hold_out
+from pixeltrust.data.cases import read_cases
+from pixeltrust.data.images import read_labels
+from pixeltrust.mending.estimate import Calibration, choose, make_estimate, mean_interval, read_estimate
+from pixeltrust.mending.menders import Menders
+from pixeltrust.mending.settings import DEFAULTS, read_mender_config
+from pixeltrust.mending.ways import WAYS, dice_between, propose, soft_dice
+from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+
+QUICK = ("model=tiny:network", "image_size=16", "epochs=1", "updates_per_epoch=2", "clean_batch_size=4", "batch_size=8")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Eight noisy cases, seven pairs and a clean case without a noisy mask."""
+    folder = tmp_path_factory.mktemp("mending") / "data"
+    truth = tiny.draw(folder.with_name("truth"), noisy=15, clean=1, test=2, noisy_above=0.35)
+    tiny.draw(folder, noisy=15, clean=1, test=2)
+    for number in range(7):
+        shutil.copy(truth / "noisy" / f"{number:03}.png", folder / "clean")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def mended(data, tmp_path_factory, small_pictures):
+    out = tmp_path_factory.mktemp("mended") / "out"
+    return pixeltrust.mend(data, out=out, config=read_mender_config(settings=QUICK), show_progress=False)
+
+
+# --- what a mender gets -------------------------------------------------------------------------------------------
+
+
+def test_given_masks_are_planes_of_a_half_and_nothing_where_nothing_is_given():
+    given = torch.tensor([[[0, 1], [2, 255]]])
+    planes = add_given(torch.ones(1, 3, 2, 2), given, 2)[0]
+    assert planes[:3].eq(1).all()
+    assert planes[3].tolist() == [[-0.5, 0.5], [-0.5, 0]]
+    assert planes[4].tolist() == [[-0.5, -0.5], [0.5, 0]]
+
+
+def streams_of(data, tmp_path, **settings):
+    config = Config(**{**DEFAULTS, "model": "tiny:network", "image_size": 16, "clean_batch_size": 6, **settings})
+    cases = read_cases(data, show_progress=False)
+    return Streams(cases, *hold_out(cases.of("clean"), config), config, tmp_path)
+
+
+def test_a_given_mask_is_shown_as_its_image_is(tmp_path):
+    same = tiny.draw(tmp_path / "same", noisy=2, clean=6, test=0)
+    for file in (same / "clean").iterdir():  # given and clean masks are equal, so they must be after any view
+        shutil.copy(file, same / "noisy")
+    batch = streams_of(same, tmp_path, given_dropped=0).batch("pairs", 3)
+    counted = batch.masks != 255
+    assert not counted.all(), "the views of this update do not leave the images"
+    assert torch.equal(batch.images[:, 3][counted], batch.masks[counted].float() - 0.5)
+    assert batch.images[:, 3][~counted].eq(0).all()
+
+
+def test_given_masks_are_dropped_at_random_and_absent_ones_are_unknown(data, tmp_path):
+    streams = streams_of(data, tmp_path, given_dropped=0.5, jitter="none")
+    unknown = [(streams.batch("pairs", update).images[:, 3] == 0).flatten(1).all(1).float().mean() for update in range(40)]
+    assert 0.5 < np.mean(unknown) < 0.65  # half of seven pairs, and the clean case without a noisy mask
+    assert torch.equal(streams.batch("pairs", 5).images, streams.batch("pairs", 5).images)
+
+
+def test_a_mender_is_a_run_like_others(data, tmp_path):
+    trained = pixeltrust.train(data, out=tmp_path / "run", config=read_mender_config(settings=QUICK), show_progress=False)
+    assert trained.updates == 2
+    predicted = pixeltrust.predict(tmp_path / "run", data / "images", out=tmp_path / "predicted", show_progress=False)
+    assert predicted.count == 18  # images alone: it does without given masks
+
+
+def test_no_mender_sees_a_pair_of_its_fold_or_of_its_group(data, tmp_path):
+    rows = pd.DataFrame(
+        [
+            {"id": case.id, "image": case.image, "mask": mask, "role": role, "group": f"p{int(case.id) // 2}"}
+            for case in read_cases(data, show_progress=False).cases
+            for mask, role in ((case.mask, case.role), (case.given, "noisy"))
+            if mask
+        ]
+    )
+    rows.to_csv(tmp_path / "cases.csv", index=False)
+    menders = Menders(read_cases(tmp_path / "cases.csv", show_progress=False), tmp_path / "menders", read_mender_config(settings=QUICK))
+    menders.train(lambda number, update: None)
+    for number in range(1, menders.count + 1):
+        learned = set(pd.read_csv(tmp_path / "menders" / f"{number}.csv")["group"])
+        held = {group for group, fold in zip(menders.groups, menders.folds, strict=True) if fold == number - 1}
+        assert held
+        assert not held & learned
+
+
+# --- what can be done with a mask ---------------------------------------------------------------------------------
+
+
+def test_ways_propose_what_they_say():
+    given = np.array([[0, 1, 1, 255]], np.uint8)
+    seen = np.array([[0.9, 0.9, 0.2, 0.9]], np.float32)
+    probabilities = np.stack([1 - seen, seen])
+    assert propose("given", given, probabilities, np.zeros(2)).tolist() == given.tolist()
+    assert propose("mender", given, probabilities, np.zeros(2)).tolist() == [[1, 1, 0, 255]]
+    assert propose("network", given, probabilities, np.zeros(2)).tolist() == [[1, 1, 0, 255]]
+    unsure = np.array([[0.6, 0.9, 0.2, 0.9]], np.float32)
+    kept = propose("audit", given, np.stack([1 - unsure, unsure]), np.array([2.0, 0.0]))
+    assert kept.tolist() == [[0, 1, 0, 255]]  # labels of 0 are more often right than the network believes
+
+
+def test_no_mask_is_emptied():
+    given = np.array([[0, 1]], np.uint8)
+    nothing = np.stack([np.ones((1, 2)), np.zeros((1, 2))]).astype(np.float32)
+    assert propose("mender", given, nothing, np.zeros(2)).tolist() == given.tolist()
+
+
+def test_soft_dice_is_the_dice_where_probabilities_are_sure():
+    labels, truth = np.array([[1, 1, 0, 2]], np.uint8), np.array([[1, 0, 0, 2]], np.uint8)
+    sure = np.stack([(truth == label).astype(np.float32) for label in range(3)])
+    assert soft_dice(labels, sure) == pytest.approx(dice_between(labels, truth, 3)) == pytest.approx((2 / 3 + 1) / 2)
+    assert soft_dice(np.zeros((1, 4), np.uint8), np.stack([np.ones((1, 4)), np.zeros((1, 4))])) == 1
+
+
+# --- the estimate -------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_mean_is_students():
+    values = np.array([0.7, 0.8, 0.9, np.nan])
+    quality = mean_interval(values)
+    assert quality.dice == pytest.approx(0.8)
+    assert quality.high == 1, "a Dice is not above it"
+    assert quality.dice - quality.low == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5)
+    one_draw = mean_interval(np.array([0.7, 0.7, 0.9, 0.9]), ["a", "a", "b", "b"])
+    assert one_draw.high == 1, "two groups are two draws"
+    assert math.isnan(mean_interval(np.array([np.nan])).dice)
+
+
+def test_a_calibration_keeps_the_mean_and_the_order():
+    draws = np.random.default_rng(0)
+    soft = draws.uniform(0.5, 0.95, 60)
+    dice = np.clip(soft - 0.1 + draws.normal(0, 0.03, 60), 0, 1)
+    fitted = Calibration.of(dice, soft)
+    assert fitted.expect(soft).mean() == pytest.approx(dice.mean(), abs=1e-6)
+    assert (np.diff(fitted.expect(np.linspace(0.1, 0.9, 9))) > 0).all()
+    assert np.abs(fitted.expect(soft) - (soft - 0.1)).mean() < 0.03
+
+
+def measured(draws, **levels):
+    """What each way has on pairs: a Dice about its level, and a soft Dice that knows it but for some noise."""
+    dice = {way: np.clip(draws.normal(levels.get(way, 0.5), 0.05, 40), 0, 1) for way in WAYS}
+    return {way: np.stack([values, np.clip(values + draws.normal(0, 0.02, 40), 0, 1)], 1) for way, values in dice.items()}
+
+
+GROUPS = [f" {number}" for number in range(40)]
+FOLDS = np.arange(40) % 4
+
+
+@pytest.mark.parametrize(
+    ("levels", "way"), [({"given": 0.6, "mender": 0.9}, "mender"), ({"given": 0.6, "network": 0.8, "mender": 0.7}, "network")]
+)
+def test_the_best_way_is_chosen(levels, way):
+    assert choose(measured(np.random.default_rng(1), **levels), FOLDS, GROUPS).way == way
+
+
+def test_masks_that_no_way_improves_stay():
+    values = measured(np.random.default_rng(2), given=0.95, mender=0.9)
+    choice = choose(values, FOLDS, GROUPS)
+    soft = np.array([[0.9, 0.9], [0.8, 0.95]])
+    estimate, verdict = make_estimate(values, choice, GROUPS, soft=soft, noisy=np.ones(2, bool))
+    assert choice.way == "given"
+    assert not verdict.changed.any()
+    assert estimate.changed == 0
+    assert "no mask is changed" in estimate.sentence()
+
+
+def test_a_single_mask_is_left_where_its_own_expected_dice_is_higher():
+    draws = np.random.default_rng(3)
+    good = np.arange(40) % 2 == 0
+    values = measured(draws, given=0.5, mender=0.8)
+    values["given"][good] = draws.uniform(0.93, 0.97, (20, 2))  # half of the masks are good, and can be told by their soft Dice
+    choice = choose(values, FOLDS, GROUPS)
+    _, verdict = make_estimate(values, choice, GROUPS, soft=np.array([[0.95, 0.8], [0.5, 0.8]]), noisy=np.ones(2, bool))
+    assert choice.by_case
+    assert verdict.changed.tolist() == [False, True]
+    assert verdict.expected == pytest.approx([0.95, 0.8], abs=0.03)
+
+
+def test_the_expected_dice_is_right_for_masks_of_another_mixture():
+    draws = np.random.default_rng(4)
+    values = measured(draws, given=0.3, mender=0.8)
+    values["mender"][:, 0] = draws.uniform(0.6, 1, 40)
+    values["mender"][:, 1] = np.clip(values["mender"][:, 0] + draws.normal(0, 0.02, 40), 0, 1)
+    soft = np.stack([np.full(500, 0.3), draws.uniform(0.8, 1, 500)], 1)  # better ones than the pairs
+    estimate, _ = make_estimate(values, choose(values, FOLDS, GROUPS), GROUPS, soft=soft, noisy=np.ones(500, bool))
+    assert estimate.expected.dice == pytest.approx(soft[:, 1].mean(), abs=0.02)
+    assert estimate.ways["mender"].dice < estimate.expected.dice - 0.05
+    assert estimate.below["cases"] == 0
+
+
+def test_further_pairs_are_worth_what_earlier_ones_were():
+    values = measured(np.random.default_rng(5), given=0.5, mender=0.9)
+    earlier = ({"pairs": 10, "dice": 0.8, "low": 0.7, "high": 0.9},)
+    soft = np.full((5, 2), 0.9)
+    choice = choose(values, FOLDS, GROUPS)
+    alone, _ = make_estimate(values, choice, GROUPS, soft=soft, noisy=np.ones(5, bool))
+    later, _ = make_estimate(values, choice, GROUPS, soft=soft, noisy=np.ones(5, bool), earlier=earlier)
+    assert alone.more is None
+    assert [row["pairs"] for row in later.history] == [10, 40]
+    assert later.more["pairs"] == 20
+    assert 0 < later.more["gain"] < 1 - later.expected.dice
+
+
+# --- the whole way ------------------------------------------------------------------------------------------------
+
+
+def test_a_mending_is_an_audit_folder_with_an_estimate(mended, data):
+    folder = mended.out
+    table, regions = read_audit_cases(folder), read_audit_regions(folder)
+    assert sorted(table["id"]) == sorted(f"{number:03}" for number in range(7, 15))
+    assert table["expected"].is_monotonic_increasing
+    assert set(regions["id"]) <= set(table["id"])
+    assert Audit.read(folder).data == data.resolve()
+    estimate = read_estimate(folder)
+    assert (estimate.pairs, estimate.cases) == (7, 8)
+    assert estimate == mended.estimate
+    for row in table.itertuples():
+        given, proposed = read_labels(data / "noisy" / f"{row.id}.png"), read_labels(folder / "mended" / f"{row.id}.png")
+        assert (given != proposed).sum() == row.changed_pixels
+        assert row.evidence in WAYS
+        assert (row.evidence == "given") == (row.changed_pixels == 0) or row.changed_pixels == 0
+    pairs = pd.read_csv(folder / "pairs.csv", dtype={"id": str})
+    assert sorted(pairs["id"]) == sorted(f"{number:03}" for number in range(7))
+    assert (folder / "pairs" / "000.png").is_file()
+    assert not (folder / ".mending" / "next").exists()
+    assert not list(folder.glob("menders/*/checkpoint.pt"))
+
+
+def test_what_is_said_of_a_mending(mended):
+    assert "from 7 pairs" in str(mended)
+    assert "pixeltrust review" in str(mended)
+    page = (mended.out / "report.html").read_text()
+    assert "Look at these first" in page
+    assert "from 7 pairs" in page
+    assert pixeltrust.report(mended.out).read_text() == page
+
+
+def test_mended_masks_are_trained_on(mended, tmp_path):
+    config = Config(method="plain", model="tiny:network", image_size=16, epochs=1)
+    trained = pixeltrust.train(mended.out / "mended.csv", out=tmp_path / "run", config=config, show_progress=False)
+    assert trained.updates == 1
+
+
+def test_a_stopped_mending_continues(data, tmp_path, monkeypatch, small_pictures, mended):
+    config, out = read_mender_config(settings=QUICK), tmp_path / "out"
+    monkeypatch.setattr("pixeltrust.mending.run._Work.look_at_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        pixeltrust.mend(data, out=out, config=config, show_progress=False)
+    monkeypatch.undo()
+    with pytest.raises(RunError, match="exists"):
+        pixeltrust.mend(data, out=out, config=config, show_progress=False)
+    made = {file: file.stat().st_mtime_ns for file in (out / ".mending/next/menders").glob("*/model.pt")}
+    assert len(made) == 4
+    monkeypatch.setattr("pixeltrust.training.loop.Loop.run", lambda self: pytest.fail("a finished mender is trained again"))
+    resumed = pixeltrust.mend(data, out=out, config=config, resume=True, show_progress=False)
+    assert resumed.cases.drop(columns=["image", "mask"]).equals(mended.cases.drop(columns=["image", "mask"]))
+    with pytest.raises(RunError, match="finished already"):
+        pixeltrust.mend(data, out=out, config=config, resume=True, show_progress=False)
+
+
+def test_classes_and_ignored_pixels(tmp_path, small_pictures):
+    draws, folder = np.random.default_rng(0), tmp_path / "data"
+    for part in ("images", "noisy", "clean"):
+        (folder / part).mkdir(parents=True)
+    for number in range(8):
+        labels = draws.integers(0, 3, (20, 24), np.uint8)
+        labels[0, 0] = 255
+        Image.fromarray(draws.integers(0, 255, (20, 24, 3), np.uint8)).save(folder / "images" / f"{number}.png")
+        Image.fromarray(labels).save(folder / "noisy" / f"{number}.png")
+        if number < 6:
+            Image.fromarray(np.roll(labels, 1, 1)).save(folder / "clean" / f"{number}.png")
+    config = read_mender_config(settings=(*QUICK, "classes=3"))
+    done = pixeltrust.mend(folder, out=tmp_path / "out", config=config, show_progress=False)
+    assert set(done.cases["id"]) == {"6", "7"}
+    assert read_labels(tmp_path / "out" / "mended" / "6.png")[0, 0] == 255
+    assert set(np.unique(read_labels(tmp_path / "out" / "mended" / "7.png"))) <= {0, 1, 2, 255}
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+def test_too_few_pairs_are_refused_in_words(tmp_path, run_command):
+    tiny.draw(tmp_path / "data", noisy=6, clean=2, test=0)
+    code, _, error = run_command("mend", tmp_path / "data", "--out", tmp_path / "out")
+    assert code == 2
+    assert "0 pairs" in error
+    assert "correct 5 more" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_another_method_are_refused(data, tmp_path, run_command):
+    code, _, error = run_command("mend", data, "--out", tmp_path / "out", "--set", "method=trust")
+    assert code == 2
+    assert "menders are trained by method = 'mender'" in error
+
+
+@pytest.mark.parametrize("words", [[], ["DATA"], ["DATA", "--out", "x", "--again", "y"]])
+def test_what_to_mend_is_said_once(words, data, run_command):
+    code, _, error = run_command("mend", *[data if word == "DATA" else word for word in words])
+    assert code == 2
+    assert "DATA and --out, or --again" in error
+
+
+def test_a_broken_mask_is_named_before_any_training(data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    (tmp_path / "data" / "noisy" / "009.png").write_bytes((data / "noisy" / "009.png").read_bytes()[:60])
+    with pytest.raises(DataError, match="009"):
+        pixeltrust.mend(tmp_path / "data", out=tmp_path / "out", config=read_mender_config(settings=QUICK), show_progress=False)
+    assert not list((tmp_path / "out").glob(".mending/next/menders/*"))
+
+
+def test_a_broken_estimate_is_named(mended, tmp_path):
+    (tmp_path / "estimate.json").write_text(json.dumps({"format": 1}))
+    with pytest.raises(RunError, match=r"estimate\.json: cannot be read"):
+        read_estimate(tmp_path)
+    with pytest.raises(ConfigError):
+        read_mender_config(settings=["method=plain"])
