@@ -253,7 +253,6 @@ COMMANDS = [
     "evaluate",
     "export",
     "fetch",
-    "mend",
     "predict",
     "question",
     "report",

@@ -382,7 +382,7 @@ def test_a_person_corrects_has_it_learned_from_and_goes_on(browser, begun):
         before = painted(page)
         (begun / "go").touch()
         page.wait_for_selector("text=The queue was ranked anew")
-        assert "expected .93 (.92 to .94) after 5 pairs" in page.inner_text("#quality")
+        assert "mended .93 (.92 to .94, from 5 pairs)" in page.inner_text("#quality")
         page.click("#renewed")
         page.wait_for_selector("#ask[open]")  # what is painted is not lost unasked
         page.click("#ask-no")

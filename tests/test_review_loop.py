@@ -19,12 +19,13 @@ from audits import audit_of, discs, shifted_back
 from pixeltrust.auditing.blank import find_audit
 from pixeltrust.auditing.folder import Audit, read_audit_cases
 from pixeltrust.data.cases import check
+from pixeltrust.mending.estimate import Estimate, read_estimate
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import exclusive_lock
 from pixeltrust.reviewing import learning
 from pixeltrust.reviewing.access import AccessPolicy
 from pixeltrust.reviewing.decisions import Decisions
-from pixeltrust.reviewing.estimate import Estimate, draw_estimate, read_estimate
+from pixeltrust.reviewing.estimate import describe_estimate, draw_estimate
 from pixeltrust.reviewing.exports import export
 from pixeltrust.reviewing.learning import Learning, count_pairs, mend_again
 from pixeltrust.reviewing.pages import application
@@ -110,7 +111,7 @@ def test_the_command_begins_and_goes_on(tmp_path, run_command):
     assert "3 noisy, 1 clean, 1 test case" in out
     with open_review(tmp_path / "data-review") as client:
         decide(client, "a", "given")
-    assert "2 noisy, 2 clean, 1 test case" in run_command(*words, "--export", tmp_path / "second")[1]
+    assert "2 noisy, 2 clean (1 pair), 1 test case" in run_command(*words, "--export", tmp_path / "second")[1]
     assert "was begun with others" in run_command("review", data, "--noisy", "crowd", "--seed", "1")[2]
 
 
@@ -304,20 +305,20 @@ def written(folder, **changes):
 
 
 def sentence(tmp_path, **changes):
-    return str(read_estimate(written(tmp_path, **changes)))
+    return describe_estimate(read_estimate(written(tmp_path, **changes)))
 
 
 def test_an_estimate_is_a_sentence(tmp_path):
     assert read_estimate(tmp_path) is None
     assert sentence(tmp_path, pairs=80, below={"dice": 0.7, "cases": 0}) == (
-        "given .61, expected .93 (.92 to .94) after 80 pairs; 20 more would bring about +.01"
+        "given .61, mended .93 (.92 to .94, from 80 pairs); 20 more would bring about +.01"
     )
-    assert sentence(tmp_path, more=None).endswith("after 5 pairs; 14 masks are expected below .70")
+    assert sentence(tmp_path, more=None).endswith("from 5 pairs); 14 masks are expected below .70")
     assert sentence(tmp_path, more={"pairs": 20, "gain": 0.002}, below={"dice": 0.7, "cases": 1}).endswith(
         "20 more would bring less than +.01; 1 mask is expected below .70"
     )
     assert sentence(tmp_path, way="given", more=None, below={"dice": 0.7, "cases": 0}) == (
-        "given .61 (.58 to .64) after 5 pairs: nothing is expected to be better, so no mask is changed"
+        "given .61 (.58 to .64, from 5 pairs): no way is surely better, so no mask is changed"
     )
 
 
@@ -326,9 +327,9 @@ def test_an_estimate_is_a_sentence(tmp_path):
     [
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
-        (json.dumps(fake_mend.ESTIMATE | {"format": 2}), "later pixeltrust (format 2"),
-        (json.dumps({"format": 1}), "it has no 'pairs'"),
-        (json.dumps(fake_mend.ESTIMATE | {"expected": {"dice": 93, "low": 0.9, "high": 1}}), "dice is 93.0, not a Dice"),
+        (json.dumps(fake_mend.ESTIMATE | {"format": 2}), "later pixeltrust"),
+        (json.dumps({"format": 1}), "cannot be read: 'more'"),
+        (json.dumps(fake_mend.ESTIMATE | {"expected": {"dice": 93, "low": 0.9, "high": 1}}), "dice 93.0 is not from 0 to 1"),
         (json.dumps(fake_mend.ESTIMATE | {"more": 3}), "cannot be read"),
     ],
 )
@@ -360,7 +361,9 @@ def test_a_chart_of_one_point_is_a_mark(tmp_path, audit, client):
     one = read_estimate(written(tmp_path, history=fake_mend.ESTIMATE["history"][:1]))
     assert isinstance(one, Estimate)
     assert draw_estimate(one).points[0][0] == 143
-    written(audit, history=[])
+    written(audit, history=fake_mend.ESTIMATE["history"][:1])
     text = client.get("/").text
     assert text.count("<circle") == 1
     assert "<polyline" not in text
+    written(audit, history=[{"pairs": 5, "dice": float("nan"), "low": float("nan"), "high": float("nan")}])
+    assert "<svg" not in client.get("/").text

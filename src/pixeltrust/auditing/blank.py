@@ -24,7 +24,8 @@ from pixeltrust.auditing.folder import (
     read_audit_record,
 )
 from pixeltrust.auditing.sampling import order_sample
-from pixeltrust.data.cases import Case, read_cases, table_of
+from pixeltrust.auditing.writing import AuditWriter, describe_files
+from pixeltrust.data.cases import Case, read_cases
 from pixeltrust.data.images import read_labels, read_thumbnail, resize_image, write_png
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
@@ -32,7 +33,6 @@ from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import map_in_threads
-from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import one_line
 
 BEGUN = ".begun.json"
@@ -128,8 +128,8 @@ def make_blank_audit(
     check_names(noisy, data)
     complaint = f"{data}: cases that cannot be reviewed"
     with fill_folder_atomically(out) as unfinished:
-        for name in ("confidence", "mended", "changed"):
-            (unfinished / name).mkdir()
+        writer = AuditWriter(unfinished, classes=classes, ignore_label=ignore_label, place=out)
+        writer.make_folders()
 
         def look(case: Case) -> tuple[dict[str, Any], list[np.ndarray], MaskMeaning]:
             labels, meaning = decode_labels(case.mask, classes=classes, ignore_label=ignore_label)
@@ -142,16 +142,11 @@ def make_blank_audit(
             raise DataError(complaint, faults)
         order = order_sample(_join(map(np.stack, zip(*parts, strict=True))), seed=seed)
         table = pd.DataFrame(rows, columns=list(CASE_COLUMNS)).iloc[order].assign(rank=range(1, len(order) + 1)).reset_index(drop=True)
-        table.to_csv(unfinished / "cases.csv", index=False)
         _write_confidence(unfinished / "confidence", rows)
-        write_csv(pd.DataFrame(columns=list(REGION_COLUMNS)), unfinished / "regions.csv")
-        of_audit = Path(data).resolve()
-        if layout_options(layout):  # so that readers of the audit need no layout options
-            write_csv(table_of(cases.cases), unfinished / "given.csv")
-            of_audit = out / "given.csv"
+        audited = writer.write_tables(table, pd.DataFrame(columns=list(REGION_COLUMNS)), cases, layout)
         write_file(unfinished / BEGUN, json.dumps(_begun_with(data, classes, ignore_label, seed, layout), indent=2) + "\n")
         record = AuditRecord(
-            data=str(of_audit),
+            data=str(audited),
             run="",
             weights="",
             classes=classes,
@@ -166,9 +161,8 @@ def make_blank_audit(
 
 def _row(case: Case, size: tuple[int, ...]) -> dict[str, Any]:
     """Return the row of a case that nothing is known of: it agrees with its proposed mask, which is the given one."""
-    files = {"id": case.id, "image": str(case.image.absolute()), "mask": str(case.mask.absolute())}
     numbers = dict.fromkeys(CASE_NUMBERS, 0) | {"agreement": 1.0, "doubtful_share": 0.0, "height": size[0], "width": size[1]}
-    return files | numbers | {"evidence": NOTHING_YET}
+    return describe_files(case) | numbers | {"evidence": NOTHING_YET}
 
 
 def _write_confidence(folder: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -284,5 +284,18 @@ def read_estimate(folder: Path) -> Estimate | None:
 
 
 def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
-    qualities = {way: Quality(**values["ways"][way]) for way in WAYS}
-    return {"ways": qualities, "expected": Quality(**values["expected"]), "history": tuple(dict(row) for row in values["history"])}
+    more = values["more"]
+    return {
+        "ways": {way: _parsed_quality(values["ways"][way]) for way in WAYS},
+        "expected": _parsed_quality(values["expected"]),
+        "below": {"dice": float(values["below"]["dice"]), "cases": int(values["below"]["cases"])},
+        "more": more and {"pairs": int(more["pairs"]), "gain": float(more["gain"])},
+        "history": tuple({"pairs": int(row["pairs"]), **asdict(_parsed_quality(row))} for row in values["history"]),
+    }
+
+
+def _parsed_quality(values: Mapping[str, Any]) -> Quality:
+    numbers = {name: float(values[name]) for name in ("dice", "low", "high")}
+    if wrong := [f"{name} {number}" for name, number in numbers.items() if number < 0 or number > 1]:
+        raise ValueError(f"{wrong[0]} is not from 0 to 1")
+    return Quality(**numbers)

@@ -13,7 +13,6 @@ import numpy as np
 from pixeltrust.auditing.scores import compute_confidence
 from pixeltrust.metrics import confusion, dice, mean_of_defined
 from pixeltrust.plumbing.labels import IGNORE
-from pixeltrust.prediction.network import resize_plane
 
 Way = Literal["given", "network", "audit", "mender"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -23,6 +22,8 @@ ALONE: tuple[Way, ...] = ("network", "audit")
 
 def enlarge(seen: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return probabilities (K, H, W), K ≥ 2, of what a mender saw, (K or 1, h, w)."""
+    from pixeltrust.prediction.network import resize_plane  # imported here: it loads torch
+
     return in_two(np.stack([resize_plane(plane, size) for plane in seen.astype(np.float32)]))
 
 

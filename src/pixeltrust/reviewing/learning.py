@@ -1,7 +1,7 @@
 """Learning from a review: accepted and mended masks are pairs, and `pixeltrust mend --again` learns from them while people go on.
 
 AUDIT/.mending/  status.json (the process's own words on how far it is)  log.txt (what it printed)
-                 review.lock (held by the server that has started it: there is one such process at a time)
+                 lock, review.lock (held by the process, and by the server that has started it: there is one at a time)
 """
 
 import json
@@ -19,7 +19,6 @@ from pixeltrust.plumbing.children import start_child, wait_for_child
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder
 
-FEWEST_PAIRS = 5
 GRACE = 20.0  # seconds that the process has for its end once it is stopped
 _LOG_BYTES = 4000  # of its end that are shown
 
@@ -34,7 +33,7 @@ def mend_again(audit: Path) -> Sequence[str]:
 def count_pairs(audit: Audit) -> int:
     """Return how many pairs the data of an audit have by themselves; 0 where they cannot be read any more."""
     try:
-        return len(getattr(read_cases(audit.data, needed=(), show_progress=False), "pairs", ()))
+        return len(read_cases(audit.data, needed=(), show_progress=False).pairs)
     except PixeltrustError:
         return 0
 
@@ -61,7 +60,7 @@ class Learning:
     def __init__(self, audit: Path, command: Callable[[Path], Sequence[str]] = mend_again) -> None:
         self.folder = audit / ".mending"
         self._words = command(audit)
-        self._lock = self.folder / "review.lock"
+        self._lock = self.folder / "review.lock"  # held from the press of a button on, where `lock` is when the process has loaded
         self._busy = f"{audit}: another review is learning already; wait for its end"
         self._starting, self._stopping = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -97,7 +96,7 @@ class Learning:
 
     def progress(self) -> Progress:
         """Return how far it is."""
-        state = "running" if self._is_alive() else "elsewhere" if self._is_held() else self._ended
+        state = "running" if self._is_alive() else "elsewhere" if self._is_mended_elsewhere() else self._ended
         if state in ("running", "elsewhere"):
             stage, share = _read_status(self.folder / "status.json")
             return Progress(state=state, stage="stopping" if self._stopping.is_set() and state == "running" else stage, share=share)
@@ -106,14 +105,8 @@ class Learning:
     def _is_alive(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
-    def _is_held(self) -> bool:
-        if not self._lock.exists():
-            return False
-        try:
-            with exclusive_lock(self._lock, self._busy):
-                return False
-        except RunError:
-            return True
+    def _is_mended_elsewhere(self) -> bool:
+        return any(map(_is_held, (self._lock, self.folder / "lock")))
 
     def _run(self, held: ExitStack) -> None:
         self._fault, code = "", 1
@@ -131,6 +124,16 @@ class Learning:
         except OSError as error:
             log = str(error)
         return self._fault or log or "It said nothing."
+
+
+def _is_held(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    try:
+        with exclusive_lock(lock, ""):
+            return False
+    except RunError:
+        return True
 
 
 def _read_status(file: Path) -> tuple[str, float]:

@@ -38,14 +38,15 @@ from starlette.staticfiles import StaticFiles
 
 from pixeltrust import __version__
 from pixeltrust.auditing.folder import AUDIT_TABLES, Audit
+from pixeltrust.mending.estimate import FEWEST_PAIRS, read_estimate
 from pixeltrust.plumbing.errors import DataError, PixeltrustError, RunError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import THREADS
 from pixeltrust.reviewing.access import AccessMiddleware, AccessPolicy
 from pixeltrust.reviewing.decisions import DECISIONS, LONGEST_NAME, UNDONE, Conflict, Decision, Decisions, clean_name
-from pixeltrust.reviewing.estimate import draw_estimate, read_estimate
+from pixeltrust.reviewing.estimate import describe_estimate, draw_estimate
 from pixeltrust.reviewing.exports import MADE_CLEAN
-from pixeltrust.reviewing.learning import FEWEST_PAIRS, Learning, count_pairs, mend_again
+from pixeltrust.reviewing.learning import Learning, count_pairs, mend_again
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, given_mask, labels_of_runs, most_bytes, proposed_mask, read_confidence
 from pixeltrust.reviewing.pictures import shown_image, stamp, thumbnail
 from pixeltrust.reviewing.queue import SHOWN, Filter, Queue
@@ -115,6 +116,7 @@ class Review:
             "fewest": FEWEST_PAIRS,
             "fault": fault,
             "estimate": estimate,
+            "sentence": describe_estimate(estimate) if estimate else "",
             "chart": draw_estimate(estimate) if estimate else None,
         }
 
