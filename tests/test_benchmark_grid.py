@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pixeltrust.data.folds import assign_folds
 from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, SourceMasks, without_pairs
 from pixeltrust.benchmarking.grid import VARIANTS, Cell, Grid, read_grid
 from pixeltrust.data.cases import read_cases
+from pixeltrust.data.folds import assign_folds
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.method_table import METHODS
 from pixeltrust.plumbing.errors import ConfigError, DataError
