@@ -307,6 +307,43 @@ def test_ctrl_c_stops_the_cells_after_their_update_and_says_so(source, tmp_path)
     assert not any((folder / "failed.json").exists() for folder in begun)
 
 
+# Mending
+
+MENDER = {"model": "tiny:network", "image_size": 16, "epochs": 1, "updates_per_epoch": 30, "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def mended(source, tmp_path_factory):
+    """A benchmark with a cell whose masks are mended, run to its end."""
+    out = tmp_path_factory.mktemp("mended") / "out"
+    done(source, out, methods=("plain", "mended"), clean=(6,), mender=MENDER)
+    return out
+
+
+def test_a_network_is_trained_on_mended_masks_whose_quality_is_told_beside_the_estimate(mended):
+    folder = mended / "cells" / "mended-triangle-6-0"
+    record, estimate = read_json_record(folder / "cell.json"), read_json_record(folder / "mended" / "estimate.json")
+    assert (record["way"], record["changed"], record["expected"]) == (estimate["way"], estimate["changed"], estimate["expected"]["dice"])
+    assert estimate["pairs"] == 6
+    noisy = Run(folder / "run").read_table("cases.csv").query("role == 'noisy'")
+    assert {Path(mask).parent for mask in noisy["mask"]} == {folder / "mended" / "mended"}
+    simulated = pd.read_csv(mended / "noise" / "triangle-0" / "simulation.csv", dtype={"id": str}).set_index("id")["dice"]
+    masks = pd.read_csv(folder / "masks.csv", dtype={"id": str}).set_index("id")
+    assert sorted(masks.index) == sorted(noisy["id"])
+    assert masks["given"].to_numpy() == pytest.approx(simulated[masks.index], abs=1e-4)
+    assert (record["masks_given"], record["masks_mended"]) == (pytest.approx(masks["given"].mean()), pytest.approx(masks["mended"].mean()))
+    listed = pd.read_csv(folder / "mended" / "cases.csv", dtype={"id": str}).set_index("id")
+    assert masks["expected"].to_dict() == listed["expected"].to_dict()
+    table = pd.read_csv(mended / "cells.csv").set_index("method")
+    assert table["masks_mended"].isna().to_dict() == {"plain": True, "mended": False}
+
+
+def test_menders_have_the_settings_of_the_grid_and_of_the_cell(mended):
+    folder = mended / "cells" / "mended-triangle-6-0"
+    mender = read_config(folder / "mended" / "menders" / "1" / "config.toml")
+    assert (mender.method, mender.model, mender.updates_per_epoch, mender.device) == ("mender", "tiny:network", 30, "cpu")
+
+
 # Pruning and Ray
 
 

@@ -24,6 +24,7 @@ MEANING = {
     "clean": "train on the clean cases alone: here the noisy masks do more harm than good",
     "joint": "put a clean batch into every step",
     "finetuned": "train on everything, then on the clean cases alone",
+    "mended": "mend the noisy masks by what your pairs show, with `pixeltrust mend`, then train on them as `plain`",
     "image": "weigh every image",
     "pixel": "weigh every pixel",
     "pixel+clean": "weigh every pixel, and learn from the clean cases too",

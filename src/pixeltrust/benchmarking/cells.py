@@ -1,6 +1,7 @@
 """One cell: train, predict, evaluate, in a process of its own.
 
     OUT/cells/<cell>/  spec.json  cases.csv  truth.csv (where it is known)  run/  predicted/  test.csv  cell.json  log.txt  failed.json
+                         of some methods: halves/ (see `pruning`), mended/ (see `mended`)
 
 `python -m pixeltrust.benchmarking FOLDER` does what spec.json says and writes cell.json last of all: a cell that has it is finished.
 The costs of updates are measured by such a process too (see `costs`). A cell that was stopped continues its training where it was.
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from pixeltrust.benchmarking import costs
 from pixeltrust.benchmarking.grid import Cell, mask_kind
+from pixeltrust.benchmarking.mended import judge_masks, mend_masks, seconds_of_mending
 from pixeltrust.benchmarking.outcome.reading import is_finished, read_json_record
 from pixeltrust.benchmarking.pruning import prune, seconds_of_halves
 from pixeltrust.config import Config, config_from, to_values
@@ -46,13 +48,13 @@ from pixeltrust.training.train import Watch, train
 GRACE = 60.0  # seconds that a stopped cell has for its last update and checkpoint
 
 
-def write_spec(folder: Path, cell: Cell, config: Config, table: pd.DataFrame, truth: pd.DataFrame | None) -> None:
+def write_spec(folder: Path, cell: Cell, config: Config, mender: Config, table: pd.DataFrame, truth: pd.DataFrame | None) -> None:
     """Write all that a cell needs, for a process that knows only its folder."""
     make_folder(folder)
     for name, rows in (("cases.csv", table), ("truth.csv", truth)):
         if rows is not None:
             write_csv(rows, folder / name)
-    write_json(folder / "spec.json", {"cell": asdict(cell), "config": to_values(config)})
+    write_json(folder / "spec.json", {"cell": asdict(cell), "config": to_values(config), "mender": to_values(mender)})
 
 
 def write_costs_spec(folder: Path, trainings: Mapping[str, Config], table: pd.DataFrame) -> None:
@@ -81,8 +83,12 @@ def _train_and_measure(folder: Path) -> None:
         write_json(folder / "cell.json", costs.measure(folder, trainings))
         return
     cell, config = Cell(**spec["cell"]), config_from(spec["config"])
-    run, is_fresh, began = folder / "run", not (folder / "run").exists(), time.process_time()
-    data, settings = prune(folder, config) if mask_kind(cell.method) == "pruned" else (folder / "cases.csv", config)
+    run, is_fresh, began = folder / "run", not any((folder / name).exists() for name in ("run", "halves", "mended")), time.process_time()
+    data, settings, kind = folder / "cases.csv", config, mask_kind(cell.method)
+    if kind == "pruned":
+        data, settings = prune(folder, config)
+    elif kind == "mended":
+        data = mend_masks(folder, config_from(spec["mender"]))
     watch = _watch_weights(folder, config) if METHODS[config.method].takes_gains and (folder / "truth.csv").is_file() else None
     trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
     cpu = time.process_time() - began
@@ -93,8 +99,9 @@ def _train_and_measure(folder: Path) -> None:
         **{name: mean_of_defined(cases[name].to_numpy()) for name in ("dice", "jaccard")},
         "val_dice": trained.val_dice,
         "updates": trained.updates,
-        "seconds": sum(trained.seconds.values()) + seconds_of_halves(folder),
+        "seconds": sum(trained.seconds.values()) + seconds_of_halves(folder) + seconds_of_mending(folder),
         "cpu_seconds": cpu if is_fresh else None,  # of a training that was not stopped
+        **(judge_masks(folder, config) if kind == "mended" else {}),
         "notes": list(trained.notes),
     }
     write_json(folder / "cell.json", record)

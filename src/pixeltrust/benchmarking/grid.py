@@ -10,6 +10,9 @@ epochs = 20                      # any training setting
 [variants.mine]                  # a method of your own: the name of another one, with settings
 method = "pixel"
 clean_weight = 0.5
+
+[mender]                         # settings of the menders of `mended`, in place of those of `pixeltrust mend`
+updates_per_epoch = 200
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pixeltrust.config import Config, config_from, read_toml, setting
+from pixeltrust.mending.settings import DEFAULTS
 from pixeltrust.method_table import METHODS
 from pixeltrust.noise.kinds import require_kind
 from pixeltrust.plumbing.errors import ConfigError
@@ -27,15 +31,18 @@ CEILING = "ceiling"
 """Trained on true masks, which a user with noisy ones does not have: it is not a rival, and never the best."""
 GIVEN = "given"
 """The noise of a user's own data, whose masks are noisy as they are."""
-MaskKind = Literal["noisy", "true", "pruned"]
+MaskKind = Literal["noisy", "true", "pruned", "mended"]
 Match = Literal["updates", "time"]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "pixel+clean": {"method": "pixel", "clean_weight": 1.0},
     "pruned": {"method": "plain"},
+    "mended": {"method": "plain"},
     CEILING: {"method": "plain"},
 }
 """Methods of the benchmark that are another method with settings, or with other masks (see `mask_kind`)."""
+MENDER_SIDE = 96  # pixels: menders see larger images as small as this
+_OF_CELL = ("classes", "channels", "ignore_label", "precision", "device", "seed")  # settings that menders share with the training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +79,8 @@ class Grid:
     """Training settings that all methods share."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """The user's own methods, by name."""
+    mender: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the menders of `mended`, in place of the usual ones (see `mender_config`)."""
     match: Match = "updates"
     """What all methods have in common: the number of updates, or the time that the most expensive one takes for it (see `matching`)."""
 
@@ -99,6 +108,9 @@ class Grid:
                 raise ConfigError(f"{name}: a grid has {name}s, a list; or [variants.NAME] with a method and its settings")
         for method in (*self.methods, *self.variants) or ("plain",):
             self.config(Cell(method=method, noise="", clean=0, seed=0))
+        if not isinstance(self.mender, Mapping) or {"method", *_OF_CELL} & self.mender.keys():
+            raise ConfigError(f"mender: a table of settings of menders, without method, {', '.join(_OF_CELL)}; not {self.mender!r}")
+        self.mender_config(Config())
 
     def filled(self, **axes: tuple[Any, ...]) -> "Grid":
         """Return the grid with these axes where its own are empty."""
@@ -128,14 +140,25 @@ class Grid:
             raise ConfigError(f"methods: {cell.method!r} is not known; {hint}known: {', '.join(variants)}, or a name in [variants]")
         return config_from({**self.settings, **variants[cell.method], "seed": cell.seed}, f"{cell.method}: ")
 
+    def mender_config(self, config: Config) -> Config:
+        """Return the settings of the menders of a cell that trains with these: those of `pixeltrust mend`, for the same files and device,
+        and the size of the training up to `MENDER_SIDE` a side.
+
+        Raises:
+            ConfigError: a setting of `mender` cannot be used.
+        """
+        shared = {name: getattr(config, name) for name in _OF_CELL}
+        size = tuple(min(side, MENDER_SIDE) for side in config.size)
+        return config_from({**DEFAULTS, **shared, "image_size": size, **self.mender}, "mender: ")
+
     def record(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
 
 def mask_kind(method: str) -> MaskKind:
-    """Return which masks the noisy cases get in training: their own, the true ones, or their own without pruned pixels."""
-    return {CEILING: "true", "pruned": "pruned"}.get(method, "noisy")  # type: ignore[return-value]
+    """Return which masks the noisy cases get in training: their own, the true ones, their own without pruned pixels, or mended ones."""
+    return {CEILING: "true", "pruned": "pruned", "mended": "mended"}.get(method, "noisy")  # type: ignore[return-value]
 
 
 def read_grid(file: Path | None = None, settings: Sequence[str] = ()) -> Grid:

@@ -19,6 +19,7 @@ from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, is_source
 from pixeltrust.benchmarking.cells import write_json
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.benchmarking.jobs import Launcher, Local, Workload
+from pixeltrust.benchmarking.mended import require_pairs
 from pixeltrust.benchmarking.outcome.reading import is_finished
 from pixeltrust.benchmarking.run import claim_folder, folder_of, run_cells, writing_results
 from pixeltrust.config import Config
@@ -71,6 +72,7 @@ def question(
         for method in grid.methods
     ]
     work = Workload(cells=cells, grid=grid, masks=masks, out=out, launcher=launcher or Local(), ranks=ranks, show_progress=show_progress)
+    require_pairs(cells, masks, data)
     with claim_folder(out, data, grid, ranks, **layout), writing_results(out, ranks):
         run_cells(work)
         return ranks.on_rank_0(lambda: _write_answer(cells, out))

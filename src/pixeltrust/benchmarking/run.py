@@ -16,6 +16,7 @@ from pixeltrust.benchmarking.cells import note_failure, write_json, write_spec
 from pixeltrust.benchmarking.grid import CEILING, Cell, Grid
 from pixeltrust.benchmarking.jobs import Launcher, Local, Workload, run_all
 from pixeltrust.benchmarking.matching import match_time
+from pixeltrust.benchmarking.mended import OF_MASKS, require_pairs
 from pixeltrust.benchmarking.outcome.reading import is_finished, read_cell_state
 from pixeltrust.config import Config
 from pixeltrust.data.layouts import Layout, layout_options
@@ -39,7 +40,8 @@ class Benchmark:
 
     out: Path
     cells: pd.DataFrame
-    """A row per cell of the grid: `COLUMNS`, then jaccard, val_dice, updates, cpu_seconds, error, match. status: done or failed."""
+    """A row per cell of the grid: `COLUMNS`, then jaccard, val_dice, updates, cpu_seconds, those of mended masks (see `mended.judge_masks`)
+    where there are any, error, match. status: done or failed."""
 
     def __str__(self) -> str:
         failed = self.cells[self.cells["status"] == "failed"]
@@ -88,6 +90,7 @@ def benchmark(
     work = Workload(
         cells=grid.cells(), grid=grid, masks=masks, out=out, launcher=launcher or Local(), ranks=ranks, show_progress=show_progress
     )
+    require_pairs(work.cells, masks, source)
     with claim_folder(out, source, grid, ranks, **layout):
         with writing_results(out, ranks):
             run_cells(work)
@@ -107,7 +110,8 @@ def claim_folder(out: Path, source: Path, grid: Grid, ranks: Ranks = ALONE, **la
         return
     named = " ".join([str(source.resolve()), *layout_options(layout)])
     settings, variants = {"val_fraction": Config.val_fraction, **grid.settings}, dict(grid.variants)
-    record = {"format": FORMAT, "source": named, "settings": settings, "variants": variants, "match": grid.match}
+    record = {"format": FORMAT, "source": named, "settings": settings, "variants": variants}
+    record |= {"mender": dict(grid.mender), "match": grid.match}
     try:
         known = (out / "benchmark.json").is_file()
         if not known and out.exists() and (not out.is_dir() or any(path.name != ".lock" for path in out.iterdir())):
@@ -158,7 +162,8 @@ def _prepare_cell(work: Workload, cells: Mapping[Path, Cell], config_of: Callabl
     work.masks.prepare(cell)
     truth = work.masks.table(cell, true=True) if work.masks.knows_truth else None
     table = truth if cell.method == CEILING and truth is not None else work.masks.table(cell)
-    write_spec(folder, cell, config_of(cell), table, truth)
+    config = config_of(cell)
+    write_spec(folder, cell, config, work.grid.mender_config(config), table, truth)
 
 
 def _record_cells(work: Workload) -> None:
@@ -170,13 +175,14 @@ def _record_cells(work: Workload) -> None:
 
 def gather_cells(work: Workload) -> pd.DataFrame:
     """Return a row per cell; see `Benchmark.cells`. Cells that have not been run have the status `not run`."""
-    names = ("dice", "seconds", "jaccard", "val_dice", "updates", "cpu_seconds")
+    names = ("dice", "seconds", "jaccard", "val_dice", "updates", "cpu_seconds", *OF_MASKS)
     rows = []
     for cell in work.cells:
         row = {name: value for name, value in asdict(cell).items() if value is not None}
         state = read_cell_state(folder_of(cell, work.out))
         rows.append(row | {"status": state["status"], **{name: state.get(name) for name in names}, "error": state["error"]})
     table = pd.DataFrame(rows).assign(match=work.grid.match)
+    table = table.drop(columns=[name for name in OF_MASKS if table[name].isna().all()])
     return table[[*COLUMNS, *(name for name in table if name not in COLUMNS)]]
 
 
@@ -189,7 +195,11 @@ def _refuse_another(out: Path, record: dict[str, Any]) -> None:
     """Raise RunError unless the folder is of a benchmark with this record."""
     try:
         written = json.loads((out / "benchmark.json").read_text(encoding="utf-8"))
-        before = {"match": "updates", **written}  # earlier versions had no choice, and held a fifth out where the grid did not say
+        before = {
+            "match": "updates",
+            "mender": {},
+            **written,
+        }  # earlier versions had no choice, and held a fifth out where the grid did not say
         before["settings"] = {"val_fraction": 0.2, **before["settings"]}
         changed = [name for name in record if before[name] != record[name]]
     except (ValueError, KeyError, TypeError) as error:

@@ -39,7 +39,7 @@ COLOURS = {
     "faint": ("#77736a", "#a29e94"),
     "line": ("#dcd8cf", "#3b3a36"),
 }
-_OF_BENCHMARKS = {"ceiling": "ink", "pixel+clean": "pixel", "pruned": "robust"}  # what benchmarks run beside `METHODS`
+_OF_BENCHMARKS = {"ceiling": "ink", "pixel+clean": "pixel", "pruned": "robust", "mended": "own"}  # what benchmarks run beside `METHODS`
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "d")
 _QUANTITIES = {
     "loss": "Loss on the training batches",

@@ -1,0 +1,133 @@
+"""The method `mended`: the noisy masks of a cell are mended by its pairs (see `pixeltrust.mending`), and then trained on as `plain`.
+
+CELL/mended/        the folder of the mending
+CELL/mending.json   its seconds, of all its goes together
+CELL/masks.csv      where the truth is known, a row per noisy mask: id, its Dice with the truth (given, mended), the expected one
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from pixeltrust.benchmarking.cell_masks import CellMasks
+from pixeltrust.benchmarking.grid import Cell, mask_kind
+from pixeltrust.benchmarking.outcome.reading import read_json_record
+from pixeltrust.config import Config
+from pixeltrust.data.cases import read_cases
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.mending.estimate import FEWEST_PAIRS, read_estimate
+from pixeltrust.mending.run import mend_cases
+from pixeltrust.mending.ways import dice_between
+from pixeltrust.metrics import mean_of_defined
+from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.files import write_file
+from pixeltrust.plumbing.progress import map_in_threads
+from pixeltrust.plumbing.tables import read_table, write_csv
+from pixeltrust.plumbing.text import count
+
+OF_MASKS = ("masks_given", "masks_mended", "expected", "expected_low", "expected_high", "way", "changed")
+"""What a cell says of its masks, see `judge_masks`."""
+_NOTED_SECONDS = 5.0  # between two notes of the clock: a kill loses no more
+
+
+def require_pairs(cells: Iterable[Cell], masks: CellMasks, source: Path) -> None:
+    """Refuse cells that mend and have too few pairs for it.
+
+    Raises:
+        DataError: the first of them, with the number of its pairs.
+    """
+    for cell in cells:
+        if mask_kind(cell.method) == "mended":
+            pairs = int(masks.table(cell)["id"].duplicated().sum())
+            if pairs < FEWEST_PAIRS:
+                raise DataError(
+                    f"{source}: `mended` learns from pairs (clean cases that have a noisy mask too), {FEWEST_PAIRS} or more, and its "
+                    f"training {cell.name} has {count(pairs, 'pair')}; keep the noisy masks of clean cases in noisy/, or leave `mended` out"
+                )
+
+
+def mend_masks(folder: Path, config: Config) -> Path:
+    """Mend the noisy masks of a cell, once, and return the table to train on; a mending that was stopped continues.
+
+    Args:
+        folder: of the cell, with its cases.csv.
+        config: of the menders.
+    """
+    mended = folder / "mended"
+    if not (mended / "audit.json").is_file():
+        with _clocked(folder / "mending.json"):
+            cases = read_cases(folder / "cases.csv", show_progress=False)
+            mend_cases(cases, cases.of("noisy"), out=mended, config=config, show_progress=False)
+    return mended / "mended.csv"
+
+
+def seconds_of_mending(folder: Path) -> float:
+    """Return the seconds of a cell's mending, by the clock; 0 where there was none."""
+    file = folder / "mending.json"
+    return float(read_json_record(file)["seconds"]) if file.is_file() else 0.0
+
+
+@contextmanager
+def _clocked(file: Path) -> Iterator[None]:
+    """Add the seconds of a block to those in a file, now and then, so that a kill loses few."""
+    before = float(read_json_record(file)["seconds"]) if file.is_file() else 0.0
+    started, ended = time.perf_counter(), threading.Event()
+
+    def note() -> None:
+        write_file(file, f'{{"seconds": {before + time.perf_counter() - started:.2f}}}\n')
+
+    def note_often() -> None:
+        while not ended.wait(_NOTED_SECONDS):
+            note()
+
+    thread = threading.Thread(target=note_often, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        note()
+
+
+def judge_masks(folder: Path, config: Config) -> dict[str, Any]:
+    """Say how good the mended masks of a cell are expected to be and, where the truth is known, how good they are; write masks.csv.
+
+    Returns:
+        masks_given, masks_mended: the mean Dice of the noisy masks with the truth at full size, before and after; None where it is not
+        known.  expected, expected_low, expected_high: the estimate of the second, and its interval.  way, changed: what was done, and
+        with how many masks (see `mending.estimate`).
+    """
+    estimate = read_estimate(folder / "mended")
+    assert estimate is not None
+    known = _measure_masks(folder, config) if (folder / "truth.csv").is_file() else None
+    means = {f"masks_{name}": None if known is None else mean_of_defined(known[name].to_numpy()) for name in ("given", "mended")}
+    expected = {"expected": estimate.expected.dice, "expected_low": estimate.expected.low, "expected_high": estimate.expected.high}
+    return {**means, **expected, "way": estimate.way, "changed": estimate.changed}
+
+
+def _measure_masks(folder: Path, config: Config) -> pd.DataFrame:
+    """Write masks.csv, and return it."""
+    truth = read_table(folder / "truth.csv").query("role == 'noisy'").set_index("id")["mask"]
+    cases = pd.read_csv(folder / "mended" / "cases.csv", dtype={"id": str}, keep_default_na=False).sort_values("id", ignore_index=True)
+
+    def decode(file: Path) -> np.ndarray:
+        return decode_labels(file, classes=config.classes, ignore_label=config.ignore_label)[0]
+
+    def measure(case: tuple[str, str]) -> dict[str, Any]:
+        identity, given = case
+        files = {"given": Path(given), "mended": folder / "mended" / "mended" / f"{identity}.png"}
+        true = decode(Path(truth[identity]))
+        return {"id": identity, **{name: round(dice_between(decode(file), true, config.classes), 5) for name, file in files.items()}}
+
+    listed = list(zip(cases["id"], cases["mask"], strict=True))
+    rows = map_in_threads(measure, listed, text="measuring masks", complaint="masks that cannot be read", shown=False)
+    table = pd.DataFrame(rows).assign(expected=cases["expected"])
+    write_csv(table, folder / "masks.csv")
+    return table
