@@ -1,11 +1,13 @@
 """What several test files use."""
 
+import shutil
 import signal
 import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from audits import audit_of, discs, shifted_back
 from pixeltrust import cli
 from tiny import leave_figures_out
 from web import serving
@@ -55,6 +57,22 @@ def no_figures():
     with pytest.MonkeyPatch.context() as patch:
         leave_figures_out(patch)
         yield
+
+
+@pytest.fixture(scope="session")
+def made_audit(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made")
+    audit_of(discs(folder / "data"), folder / "audit", shifted_back)
+    return folder
+
+
+@pytest.fixture
+def audit_to_review(made_audit, tmp_path):
+    """A copy of an audit of three discs, and of its data."""
+    shutil.copytree(made_audit, tmp_path, copy_function=shutil.copy, dirs_exist_ok=True)
+    for file in (tmp_path / "audit" / "cases.csv", tmp_path / "audit" / "audit.json"):
+        file.write_text(file.read_text().replace(str(made_audit), str(tmp_path)))
+    return tmp_path / "audit"
 
 
 @pytest.fixture

@@ -758,8 +758,9 @@ def test_broken_masks_of_fiftyone_are_named(mask, complaint, tmp_path):
     assert "sample no. 1" in said
 
 
-def test_a_mask_that_would_fill_the_memory_is_refused(tmp_path):
-    content = base64.b64encode(zlib.compress(b"\0" * (MAX_PIXELS + 10_000))).decode()
+def test_a_mask_that_would_fill_the_memory_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("pixeltrust.formats.fiftyone.MAX_PIXELS", 10_000)
+    content = base64.b64encode(zlib.compress(b"\0" * 20_000)).decode()
     assert "larger than" in faults(fiftyone_folder(tmp_path / "d", [sample({"mask": content})]), tmp_path / "out")
 
 

@@ -46,8 +46,8 @@ STRANGE = "<img src=x onerror=alert(1)>&\"'é"
 
 
 @pytest.fixture
-def audit(tmp_path):
-    return audit_of(discs(tmp_path / "data"), tmp_path / "audit", shifted_back)
+def audit(audit_to_review):
+    return audit_to_review
 
 
 @pytest.fixture

@@ -83,8 +83,8 @@ def opened(browser, address, *, viewport=DESKTOP, home=None, answers="409", **mo
 
 
 @pytest.fixture
-def audit(tmp_path):
-    return audit_of(discs(tmp_path / "data"), tmp_path / "audit", shifted_back)
+def audit(audit_to_review):
+    return audit_to_review
 
 
 @pytest.fixture

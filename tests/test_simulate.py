@@ -46,9 +46,14 @@ def make_source(folder, train=20, test=4, foreground=255):
     return folder
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make_source(tmp_path_factory.mktemp("made") / "lesions")
+
+
 @pytest.fixture
-def source(tmp_path):
-    return make_source(tmp_path / "lesions")
+def source(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "lesions")
 
 
 def run(source, out, **settings):

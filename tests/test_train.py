@@ -643,6 +643,7 @@ CHANGES = {
     "val_fraction": {"val_fraction": 0.75},  # 10 of 14 held out, not 11
 }
 BASES = {
+    **{name: {"method": "pixel"} for name in ("method", "clean_weight", "gains", "along")},
     "jitter": {"method": "clean"},
     "trust_memory": {"method": "trust"},
     "trust_sharpness": {"method": "trust"},
@@ -664,7 +665,7 @@ def small_labels(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_setting_changes_what_is_learned(straight, small_labels, tmp_path, name):
-    base = {"method": "pixel", **BASES.get(name, {})}
+    base = {"method": "joint", **BASES.get(name, {})}
     done = trained(small_labels, tmp_path / "run", **{**base, **CHANGES[name]})
     assert not same_weights(tmp_path / "run", straight(**base))
     if name != "classes":

@@ -58,6 +58,19 @@ _YEAR = 31_536_000
 _CACHE_BYTES = 64 << 20  # for given masks; a byte is a pixel
 
 
+@functools.cache
+def _templates() -> jinja2.Environment:
+    """Return the templates of the review, compiled."""
+    loader = jinja2.FileSystemLoader(HERE / "templates")
+    templates = jinja2.Environment(
+        loader=loader, autoescape=True, auto_reload=False, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters["words"] = WORDS.__getitem__
+    for name in templates.list_templates():
+        templates.get_template(name)
+    return templates
+
+
 class Review:
     """What the routes need: the audit, its decisions and queue, and a few threads each for pages and for pictures.
 
@@ -73,13 +86,7 @@ class Review:
         self.pages = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
         self.pictures = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
         self.cache = MaskCache(_CACHE_BYTES)
-        loader = jinja2.FileSystemLoader(HERE / "templates")
-        self.templates = jinja2.Environment(
-            loader=loader, autoescape=True, auto_reload=False, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-        )
-        self.templates.filters["words"] = WORDS.__getitem__
-        for name in self.templates.list_templates():  # compiled now, not by the first requests, all at once
-            self.templates.get_template(name)
+        self.templates = _templates()  # compiled now, not by the first requests, all at once
         self._own_pairs = self.pictures.submit(count_pairs, audit)  # reads all headers, which may take seconds
         self._following = threading.Lock()
         self._seen = ""
