@@ -17,11 +17,14 @@ from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams, add_given, hold_out
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import read_labels
+from pixeltrust.data.prefetch import Feed
 from pixeltrust.mending.estimate import Calibration, choose, make_estimate, mean_interval, read_estimate
 from pixeltrust.mending.menders import Menders
 from pixeltrust.mending.settings import DEFAULTS, read_mender_config
 from pixeltrust.mending.ways import WAYS, dice_between, propose, soft_dice
+from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.training import methods
 
 QUICK = ("model=tiny:network", "image_size=16", "epochs=1", "updates_per_epoch=2", "clean_batch_size=4", "batch_size=8")
 
@@ -76,6 +79,21 @@ def test_given_masks_are_dropped_at_random_and_absent_ones_are_unknown(data, tmp
     unknown = [(streams.batch("pairs", update).images[:, 3] == 0).flatten(1).all(1).float().mean() for update in range(40)]
     assert 0.5 < np.mean(unknown) < 0.65  # half of seven pairs, and the clean case without a noisy mask
     assert torch.equal(streams.batch("pairs", 5).images, streams.batch("pairs", 5).images)
+
+
+def test_the_first_updates_of_a_mender_see_half_the_size():
+    sizes = []
+
+    class Seeing(torch.nn.Module):
+        def forward(self, images):
+            sizes.append(tuple(images.shape[2:]))
+            return images[:, :1] * torch.ones(1, requires_grad=True)
+
+    config = Config(method="mender", image_size=(33, 40), coarse_share=0.5, model="tiny:network")
+    batch = Batch(torch.rand(2, 4, 33, 40), torch.ones(2, 33, 40, dtype=torch.uint8))
+    for update in range(4):
+        methods.mender(Seeing(), Feed(noisy=None, clean=None, pool=None, pairs=lambda: batch, update=update, updates=4), config)
+    assert sizes == [(16, 20), (16, 20), (33, 40), (33, 40)]
 
 
 def test_a_mender_is_a_run_like_others(data, tmp_path):

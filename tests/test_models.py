@@ -30,7 +30,7 @@ def test_the_networks_have_no_batch_statistics_and_no_dropout(name):
     model = build_model(name, channels=1, classes=1)
     assert not list(model.buffers())
     assert not any(isinstance(module, nn.Dropout) and module.p > 0 for module in model.modules())
-    assert {module.num_groups for module in model.modules() if isinstance(module, nn.GroupNorm)} == {8}
+    assert {module.num_groups for module in model.modules() if isinstance(module, nn.GroupNorm)} == {4 if name == "unet-tiny" else 8}
 
 
 def test_the_same_seed_builds_the_same_network():
@@ -44,9 +44,13 @@ def test_the_same_seed_builds_the_same_network():
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_the_known_ones():
-    with pytest.raises(ConfigError, match=r"model = 'unet-smal' is not known \(did you mean 'unet-small'\?\); known: unet, unet-small, or"):
+    with pytest.raises(
+        ConfigError, match=r"model = 'unet-smal' is not known \(did you mean 'unet-small'\?\); known: unet, unet-small, unet-tiny, or"
+    ):
         build_model("unet-smal", channels=1, classes=1)
-    with pytest.raises(ConfigError, match=r"model = 'transformer' is not known; known: unet, unet-small, or package.module:function"):
+    with pytest.raises(
+        ConfigError, match=r"model = 'transformer' is not known; known: unet, unet-small, unet-tiny, or package.module:function"
+    ):
         build_model("transformer", channels=1, classes=1)
 
 

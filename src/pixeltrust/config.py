@@ -50,7 +50,7 @@ class Config:
     """How a step uses the masks; the methods have a table of their own."""
 
     model: str = "unet"
-    """`unet` (widths 64 to 1024), `unet-small` (16 to 256), or `package.module:function`."""
+    """`unet` (widths 64 to 1024), `unet-small` (16 to 256), `unet-tiny` (8 to 128), or `package.module:function`."""
 
     classes: Annotated[int, Between(1, 254)] = 1
     """Logits per pixel: 1 is foreground against background; 2 or more are labels 0 … classes − 1."""
@@ -97,6 +97,9 @@ class Config:
 
     given_dropped: Share = 0.25
     """Share of the images that `mender` sees without their given mask, so that it also knows what to do without one."""
+
+    coarse_share: Share = 0.0
+    """Share of the updates, the first ones, that `mender` makes at half the image size, which takes a quarter of the time."""
 
     learning_rate: float = 1e-3
     """Learning rate at the start."""

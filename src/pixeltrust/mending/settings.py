@@ -8,8 +8,14 @@ from pixeltrust.config import Config, read_config
 from pixeltrust.plumbing.errors import ConfigError
 
 DEFAULTS: Mapping[str, Any] = {
-    "method": "mender", "model": "unet-small", "epochs": 4, "updates_per_epoch": 100, "weight_map_cases": 0,
-}  # fmt: skip
+    "method": "mender",
+    "model": "unet-tiny",
+    "epochs": 6,
+    "updates_per_epoch": 100,
+    "coarse_share": 0.75,
+    "learning_rate": 3e-3,
+    "weight_map_cases": 0,
+}
 """The defaults of menders where they differ from those of `Config`."""
 
 

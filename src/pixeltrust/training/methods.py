@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pixeltrust.config import Config
@@ -46,6 +47,7 @@ LONG_MEMORY = 0.9  # with fewer than LONG_MEMORY_BELOW clean cases to train on
 LONG_MEMORY_BELOW = 30
 T_LOSS_LOG_NU = 1.0  # at the start, as in the code of the T-Loss; ν itself is then e
 T_LOSS_MIN_NU = 1e-8
+SMALLEST_HALVED = 32  # pixels a side; a U-Net of five levels needs 16
 TEACHER_DECAY = 0.99  # of the teacher's average, per update
 TEACHER_NOISE = 0.025  # standard deviation, for images 0 … 1: about a tenth of theirs, as in PyMIC
 TEACHER_WEIGHT = 1.0  # of the consistency loss at the end of training
@@ -113,8 +115,13 @@ def clean(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa:
 
 
 def mender(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
-    """Take Dice plus cross-entropy on a batch of pairs, whose images have the given masks as further channels."""
+    """Take Dice plus cross-entropy on a batch of pairs, whose images have the given masks as further channels.
+
+    The first `coarse_share` of the updates see images and masks of half the size, unless they are smaller than networks take then.
+    """
     batch = feed.pairs()
+    if feed.update < round(config.coarse_share * feed.updates) and min(config.size) >= SMALLEST_HALVED:
+        batch = Batch(avg_pool2d(batch.images, 2), batch.masks[..., 1::2, 1::2], ignore_label=batch.ignore_label)
     logits = compute_logits(model, batch.images, config.classes)
     loss = _backward(dice_cross_entropy(logits, batch.masks, ranks=feed.ranks))
     return StepOutcome(loss=loss, clean_loss=loss)

@@ -16,15 +16,18 @@ from pixeltrust.plumbing.errors import ConfigError
 WIDTHS = {
     "unet": (64, 128, 256, 512, 1024, 64),  # the paper's, 31 million parameters
     "unet-small": (16, 32, 64, 128, 256, 16),  # 2 million
+    "unet-tiny": (8, 16, 32, 64, 128, 8),  # half a million
 }
-NORM = ("group", {"num_groups": 8})  # no batch statistics, in which the noisy and the clean batch would meet
+GROUPS = (
+    8  # of normalisation, or half as many as there are channels: no batch statistics, in which the noisy and the clean batch would meet
+)
 
 
 def build_model(name: str, *, channels: int, classes: int) -> nn.Module:
     """Return a freshly initialised network.
 
     Args:
-        name: `unet`, `unet-small`, or `package.module:function`: a function that is called with `in_channels` and
+        name: `unet`, `unet-small`, `unet-tiny`, or `package.module:function`: a function that is called with `in_channels` and
             `out_channels` and returns an nn.Module.
         channels: C of the images.
         classes: K of the logits; 1 is binary.
@@ -40,7 +43,8 @@ def build_model(name: str, *, channels: int, classes: int) -> nn.Module:
         raise ConfigError(f"model = {name!r:.100} is not known{hint}; known: {', '.join(WIDTHS)}, or package.module:function")
     from monai.networks.nets import BasicUNet
 
-    return BasicUNet(spatial_dims=2, in_channels=channels, out_channels=classes, features=WIDTHS[name], norm=NORM)
+    norm = ("group", {"num_groups": min(GROUPS, WIDTHS[name][0] // 2)})
+    return BasicUNet(spatial_dims=2, in_channels=channels, out_channels=classes, features=WIDTHS[name], norm=norm)
 
 
 def _users_model(name: str, channels: int, classes: int) -> nn.Module:
