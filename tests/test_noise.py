@@ -364,10 +364,10 @@ def test_real_lesions_have_the_measured_dice(lesions, kind):
 
 def test_people_differ_as_people_do(lesions):
     """Quartiles and tail of the Dice of IMA++'s pairs of human masks."""
-    draws = [(truth, np.random.default_rng([i, j])) for i, (truth, _) in enumerate(lesions) for j in range(1)]
+    draws = [(truth, np.random.default_rng([i, 0])) for i, (truth, _) in enumerate(lesions)]
     found = [dice(truth, find_kind("human")(truth, generator, 1.0, None)) for truth, generator in draws]
     np.testing.assert_allclose(np.quantile(found, [0.25, 0.5]), [0.736, 0.857], atol=0.03)
-    assert np.quantile(found, 0.05) == pytest.approx(0.251, abs=0.1)  # of 480 draws
+    assert np.quantile(found, 0.05) == pytest.approx(0.251, abs=0.1)  # of 160 draws
     assert np.mean(found) == pytest.approx(0.781, abs=0.03)
 
 
