@@ -10,7 +10,7 @@ from pixeltrust.plumbing.errors import ConfigError
 DEFAULTS: Mapping[str, Any] = {
     "method": "mender",
     "model": "unet-tiny",
-    "epochs": 6,
+    "epochs": 10,
     "updates_per_epoch": 100,
     "coarse_share": 0.75,
     "learning_rate": 3e-3,
