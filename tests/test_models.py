@@ -44,13 +44,10 @@ def test_the_same_seed_builds_the_same_network():
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_the_known_ones():
-    with pytest.raises(
-        ConfigError, match=r"model = 'unet-smal' is not known \(did you mean 'unet-small'\?\); known: unet, unet-small, unet-tiny, or"
-    ):
+    known = "known: unet, unet-small, unet-tiny, or package.module:function"
+    with pytest.raises(ConfigError, match=rf"model = 'unet-smal' is not known \(did you mean 'unet-small'\?\); {known}"):
         build_model("unet-smal", channels=1, classes=1)
-    with pytest.raises(
-        ConfigError, match=r"model = 'transformer' is not known; known: unet, unet-small, unet-tiny, or package.module:function"
-    ):
+    with pytest.raises(ConfigError, match=f"model = 'transformer' is not known; {known}"):
         build_model("transformer", channels=1, classes=1)
 
 

@@ -18,9 +18,7 @@ WIDTHS = {
     "unet-small": (16, 32, 64, 128, 256, 16),  # 2 million
     "unet-tiny": (8, 16, 32, 64, 128, 8),  # half a million
 }
-GROUPS = (
-    8  # of normalisation, or half as many as there are channels: no batch statistics, in which the noisy and the clean batch would meet
-)
+GROUPS = 8  # of normalisation, 4 for 8 channels: no batch statistics, in which the noisy and the clean batch would meet
 
 
 def build_model(name: str, *, channels: int, classes: int) -> nn.Module:
