@@ -44,13 +44,16 @@ def require_pairs(cells: Iterable[Cell], masks: CellMasks, source: Path) -> None
         DataError: the first of them, with the number of its pairs.
     """
     for cell in cells:
-        if mask_kind(cell.method) == "mended":
-            pairs = int(masks.table(cell)["id"].duplicated().sum())
-            if pairs < FEWEST_PAIRS:
-                raise DataError(
-                    f"{source}: `mended` learns from pairs (clean cases that have a noisy mask too), {FEWEST_PAIRS} or more, and its "
-                    f"training {cell.name} has {count(pairs, 'pair')}; keep the noisy masks of clean cases in noisy/, or leave `mended` out"
-                )
+        if mask_kind(cell.method) == "mended" and (pairs := count_pairs(masks, cell)) < FEWEST_PAIRS:
+            raise DataError(
+                f"{source}: `mended` learns from pairs (clean cases that have a noisy mask too), {FEWEST_PAIRS} or more, and its "
+                f"training {cell.name} has {count(pairs, 'pair')}; keep the noisy masks of clean cases in noisy/, or leave `mended` out"
+            )
+
+
+def count_pairs(masks: CellMasks, cell: Cell) -> int:
+    """Return how many pairs a cell has."""
+    return int(masks.table(cell)["id"].duplicated().sum())
 
 
 def mend_masks(folder: Path, config: Config) -> Path:
