@@ -15,6 +15,7 @@ from pixeltrust.benchmarking.mended import require_pairs
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.folds import assign_folds
 from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.mending.settings import DEFAULTS
 from pixeltrust.method_table import METHODS
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from tiny import draw
@@ -71,7 +72,7 @@ def test_pixel_with_the_clean_loss_is_pixel_with_a_share_of_it():
 def test_menders_have_their_own_settings_at_the_size_of_the_cell_up_to_a_largest():
     grid = Grid(settings={"image_size": [64, 128], "classes": 3, "channels": 1, "epochs": 7, "device": "cpu"}, mender={"epochs": 2})
     mender = grid.mender_config(grid.config(cell(method="mended", seed=4)))
-    assert (mender.method, mender.model, mender.size, mender.epochs, mender.updates_per_epoch) == ("mender", "unet-small", (64, 96), 2, 100)
+    assert (mender.method, mender.model, mender.size, mender.epochs) == ("mender", DEFAULTS["model"], (64, 96), 2)
     assert (mender.classes, mender.channels, mender.device, mender.seed) == (3, 1, "cpu", 4)
 
 

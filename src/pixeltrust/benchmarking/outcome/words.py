@@ -27,7 +27,8 @@ MATCHES = {"updates": "every method makes the same number of updates", "time": "
 _HOW_MATCHED = {
     "updates": "**All methods make the same number of updates**, whatever an update costs: an expensive method has had more time.",
     "time": "**All methods have the same time**: as many updates as the time of the most expensive one allows, in whole epochs. A few "
-    "updates of each were measured beforehand (costs.json). The time of validation and of kept weight maps is not included.",
+    "updates of each, and a mending for `mended`, were measured beforehand (costs.json). The time of validation and of kept weight maps is "
+    "not included.",
 }
 _HOW_TO_READ = (
     "**Dice**: the mean over test cases, each averaged over the seeds first, with its 95 % interval by the bootstrap over cases.",
