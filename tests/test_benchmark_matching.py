@@ -9,7 +9,7 @@ import pytest
 from pixeltrust.benchmarking import costs
 from pixeltrust.benchmarking.cell_masks import SourceMasks
 from pixeltrust.benchmarking.costs import one_long_epoch, phases_of
-from pixeltrust.benchmarking.grid import Grid
+from pixeltrust.benchmarking.grid import Cell, Grid
 from pixeltrust.benchmarking.jobs import Local, Workload
 from pixeltrust.benchmarking.matching import add_methods, costs_of, match_time, trainings_of
 from pixeltrust.benchmarking.question import question
@@ -150,14 +150,14 @@ def test_a_whole_mending_is_measured_once(source, tmp_path, made_up_costs, monke
     assert made_up_costs == ["plain", "pixel"] * costs.ROUNDS
 
 
-@pytest.mark.slow
-def test_a_mending_is_really_measured(source, tmp_path):  # noqa: F811
-    result = done(source, tmp_path / "out", Local(1), methods=("plain", "mended"), clean=(6,), mender=MENDER, match="time")
-    assert result.cells["status"].tolist() == ["done"] * 2
-    record = json.loads((tmp_path / "out" / "costs.json").read_text())
-    assert record["methods"]["mended"]["beforehand"] > record["methods"]["mended"]["seconds"]
-    assert record["methods"]["plain"]["beforehand"] == 0
-    assert record["methods"]["plain"]["epochs"] > record["methods"]["mended"]["epochs"]
+def test_a_mending_is_really_measured_and_leaves_nothing(source, tmp_path):  # noqa: F811
+    masks, cell = SourceMasks(source, tmp_path, show_progress=False), Cell(method="mended", noise="triangle", clean=6, seed=0)
+    masks.prepare(cell)
+    (tmp_path / "costs").mkdir()
+    masks.table(cell).to_csv(tmp_path / "costs" / "cases.csv", index=False)
+    grid = Grid(settings=TINY, mender=MENDER)
+    assert costs.time_mending(tmp_path / "costs", grid.mender_config(grid.config(cell))) > 0
+    assert not (tmp_path / "costs" / "mended").exists()
 
 
 def test_what_was_measured_is_kept_and_only_new_methods_are_measured(source, tmp_path, made_up_costs, monkeypatch):  # noqa: F811
