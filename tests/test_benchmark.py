@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 
 from pixeltrust.benchmarking import run as run_module
 from pixeltrust.benchmarking.cell_masks import SourceMasks
-from pixeltrust.benchmarking.cells import measure_wrong_pixels, try_cell
+from pixeltrust.benchmarking.cells import measure_wrong_pixels, try_cell, write_json
 from pixeltrust.benchmarking.grid import Cell, Grid
 from pixeltrust.benchmarking.jobs import Local, launcher_of
 from pixeltrust.benchmarking.outcome.reading import read_json_record
@@ -24,6 +25,7 @@ from pixeltrust.config import read_config
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.training.run_folder import Run
+from pixeltrust.training.train import train
 from waiting import TOO_LONG, wait_for
 
 pytestmark = pytest.mark.usefixtures("no_figures")  # test_benchmark_outcome has them
@@ -309,7 +311,7 @@ def test_ctrl_c_stops_the_cells_after_their_update_and_says_so(source, tmp_path)
 
 # Mending
 
-MENDER = {"model": "tiny:network", "image_size": 16, "epochs": 1, "updates_per_epoch": 30, "learning_rate": 1e-2}
+MENDER = {"model": "tiny:network", "image_size": 16, "epochs": 1, "updates_per_epoch": 10, "learning_rate": 1e-2}
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +343,34 @@ def test_a_network_is_trained_on_mended_masks_whose_quality_is_told_beside_the_e
 def test_menders_have_the_settings_of_the_grid_and_of_the_cell(mended):
     folder = mended / "cells" / "mended-triangle-6-0"
     mender = read_config(folder / "mended" / "menders" / "1" / "config.toml")
-    assert (mender.method, mender.model, mender.updates_per_epoch, mender.device) == ("mender", "tiny:network", 30, "cpu")
+    assert (mender.method, mender.model, mender.updates_per_epoch, mender.device) == ("mender", "tiny:network", 10, "cpu")
+
+
+def test_a_mending_that_was_stopped_goes_on_and_the_seconds_of_all_its_goes_count(mended, tmp_path, monkeypatch):
+    folder = tmp_path / "mended-triangle-6-0"
+    shutil.copytree(mended / "cells" / "mended-triangle-6-0", folder, ignore=shutil.ignore_patterns("run", "mended", "cell.json"))
+    write_json(folder / "mending.json", {"seconds": 1000.0})  # of an earlier go
+    trained = []
+
+    def train_but_stop(data, *, out, **options):
+        trained.append(out.name)
+        if trained == ["1", "2"]:
+            raise KeyboardInterrupt
+        return train(data, out=out, **options)
+
+    monkeypatch.setattr("pixeltrust.mending.menders.train", train_but_stop)
+    with pytest.raises(KeyboardInterrupt):
+        try_cell(folder)
+    before = read_json_record(folder / "mending.json")["seconds"]
+    assert before > 1000
+    first = folder / "mended" / ".mending" / "next" / "menders" / "1" / "history.csv"
+    made = first.stat().st_mtime_ns
+    assert try_cell(folder) is None
+    assert (folder / "mended" / "menders" / "1" / "history.csv").stat().st_mtime_ns == made
+    record = read_json_record(folder / "cell.json")
+    assert record["seconds"] > read_json_record(folder / "mending.json")["seconds"] > before
+    assert record["cpu_seconds"] is None
+    assert record["masks_mended"] == read_json_record(mended / "cells" / folder.name / "cell.json")["masks_mended"]
 
 
 # Pruning and Ray

@@ -11,9 +11,11 @@ from PIL import Image
 
 from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, SourceMasks, without_pairs
 from pixeltrust.benchmarking.grid import VARIANTS, Cell, Grid, read_grid
+from pixeltrust.benchmarking.mended import require_pairs
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.folds import assign_folds
 from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.mending.settings import DEFAULTS
 from pixeltrust.method_table import METHODS
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from tiny import draw
@@ -67,9 +69,19 @@ def test_pixel_with_the_clean_loss_is_pixel_with_a_share_of_it():
     assert (config.method, config.clean_weight) == ("pixel", 1.0)
 
 
+def test_menders_have_their_own_settings_at_the_size_of_the_cell_up_to_a_largest():
+    grid = Grid(settings={"image_size": [64, 128], "classes": 3, "channels": 1, "epochs": 7, "device": "cpu"}, mender={"epochs": 2})
+    mender = grid.mender_config(grid.config(cell(method="mended", seed=4)))
+    assert (mender.method, mender.model, mender.size, mender.epochs) == ("mender", DEFAULTS["model"], (64, 96), 2)
+    assert (mender.classes, mender.channels, mender.device, mender.seed) == (3, 1, "cpu", 4)
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        (["mender={epohcs=3}"], "mender: unknown setting 'epohcs'; did you mean 'epochs'?"),
+        (["mender={seed=3}"], "mender: a table of settings of menders, without method, classes"),
+        (["mender=3"], "mender: a table of settings of menders"),
         (["methods=[]"], "methods is empty"),
         (['methods=["plian"]'], "methods: 'plian' is not known; did you mean 'plain'?"),
         (['methods=["plain", "plain"]'], "methods: plain is there twice"),
@@ -225,6 +237,20 @@ def test_the_pairs_of_a_data_folder_are_those_of_its_cells(paired, tmp_path):
         pairs = read_cases(tmp_path / "cases.csv", show_progress=False).pairs
         chosen = set(table["id"][table["role"] == "clean"])
         assert pairs == [case for case in masks.cases.pairs if case.id in chosen]
+
+
+def test_too_few_pairs_to_mend_are_told_with_the_training_that_has_them(source, paired, data, tmp_path):
+    def require(masks, data, **axes):
+        require_pairs([cell(noise="given", clean=13), cell(**{"method": "mended", "noise": "given", "clean": 13, **axes})], masks, data)
+
+    require(SourceMasks(source, tmp_path, show_progress=False), source, noise="triangle", clean=5)
+    require(FolderMasks(paired, show_progress=False), paired)
+    with pytest.raises(DataError, match=r"`mended` learns from pairs .* its training mended-triangle-4-0 has 4 pairs"):
+        require(SourceMasks(source, tmp_path, show_progress=False), source, noise="triangle", clean=4)
+    with pytest.raises(DataError, match=r"mended-given-13-0 has 0 pairs; keep the noisy masks of clean cases in noisy/"):
+        require(FolderMasks(data, show_progress=False), data)
+    with pytest.raises(DataError, match=r"-fold0 has [34] pairs"):
+        require(FolderMasks(paired, show_progress=False), paired, fold=0)
 
 
 # Folds

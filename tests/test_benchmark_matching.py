@@ -7,14 +7,17 @@ import pandas as pd
 import pytest
 
 from pixeltrust.benchmarking import costs
+from pixeltrust.benchmarking.cell_masks import SourceMasks
 from pixeltrust.benchmarking.costs import one_long_epoch, phases_of
-from pixeltrust.benchmarking.grid import Grid
-from pixeltrust.benchmarking.jobs import Local
-from pixeltrust.benchmarking.matching import add_methods, costs_of, trainings_of
+from pixeltrust.benchmarking.grid import Cell, Grid
+from pixeltrust.benchmarking.jobs import Local, Workload
+from pixeltrust.benchmarking.matching import add_methods, costs_of, match_time, trainings_of
 from pixeltrust.benchmarking.question import question
 from pixeltrust.config import Config
+from pixeltrust.data.cases import read_cases
 from pixeltrust.plumbing.errors import ConfigError, RunError
-from test_benchmark import Here, done, networks_of_the_tests, source  # noqa: F401  (fixtures)
+from pixeltrust.plumbing.processes import ALONE
+from test_benchmark import MENDER, TINY, Here, done, networks_of_the_tests, source  # noqa: F401  (fixtures)
 from test_benchmark_question import SETTINGS
 from tiny import draw
 
@@ -36,11 +39,11 @@ def made_up_costs(monkeypatch):
     return measured
 
 
-def epochs_of(prices, *, record=NEW, noisy=100, **configs):
+def epochs_of(prices, *, record=NEW, noisy=100, beforehand=None, **configs):
     """The epochs of methods that cost so much, 10 for the dearest."""
     every = {method: configs.get(method, Config(epochs=10)) for method in prices}
     rounds = {method: list(price) if isinstance(price, tuple) else [price] for method, price in prices.items()}
-    return add_methods(record, every, rounds, noisy)
+    return add_methods(record, every, rounds, noisy, beforehand)
 
 
 def numbers(out, value):
@@ -84,6 +87,17 @@ def test_a_method_that_comes_later_gets_the_time_that_was_fixed_even_if_it_is_de
     assert later["methods"]["plain"] == first["methods"]["plain"]
 
 
+def test_a_mending_takes_its_seconds_from_the_time_of_the_training_after_it():
+    one_epoch = 0.2 * 7  # seconds of plain
+    record = epochs_of({"plain": 0.2, "mended": 0.2, "trust": 0.6}, beforehand={"mended": 12 * one_epoch})
+    assert {method: values["epochs"] for method, values in record["methods"].items()} == {"plain": 30, "mended": 18, "trust": 10}
+    assert record["dearest"] == "trust"
+    alone = epochs_of({"plain": 0.2, "mended": 0.2}, beforehand={"mended": 12 * one_epoch})
+    assert {method: values["epochs"] for method, values in alone["methods"].items()} == {"plain": 22, "mended": 10}
+    assert alone["dearest"] == "mended"  # and a method that comes later has that time too
+    assert epochs_of({"plain": 0.4, "joint": 0.8}, record=alone)["methods"]["joint"]["epochs"] == 11
+
+
 def test_finetuned_is_a_mix_of_its_phases_and_pruned_trains_twice_as_much_beforehand():
     config = Config(method="finetuned", finetune_share=0.25)
     phases = {"finetuned": phases_of("finetuned", config), "plain": phases_of("plain", replace(config, method="plain"))}
@@ -112,6 +126,38 @@ def test_cells_have_the_epochs_that_follow_and_tell_their_updates(source, tmp_pa
     assert json.loads((tmp_path / "out" / "benchmark.json").read_text())["match"] == "time"
     steps = pd.read_csv(tmp_path / "out" / "cells" / "plain-triangle-4-0" / "run" / "steps.csv")
     assert steps["learning_rate"].iloc[-1] < 0.01 * steps["learning_rate"].iloc[0]  # the cosine spans the method's own updates
+
+
+def test_a_whole_mending_is_measured_once(source, tmp_path, made_up_costs, monkeypatch):  # noqa: F811
+    mended = []
+
+    def seconds(folder, mender):
+        mended.append((mender, read_cases(folder / "cases.csv", show_progress=False).pairs))
+        return 4.5
+
+    monkeypatch.setattr(costs, "time_mending", seconds)
+    grid = Grid(methods=("plain", "mended", "pixel"), clean=(6,), mender={"epochs": 1}, match="time", settings={**TINY, "epochs": 9})
+    masks = SourceMasks(source, tmp_path / "out", show_progress=False)
+    work = Workload(
+        cells=masks.complete(grid.filled(seeds=(0,))).cells(), grid=grid, masks=masks, out=tmp_path / "out", launcher=Here(), ranks=ALONE,
+        show_progress=False,
+    )  # fmt: skip
+    (tmp_path / "out").mkdir()
+    config_of = match_time(work)
+    assert {cell.method: config_of(cell).epochs for cell in work.cells} == {"plain": 27, "mended": 25, "pixel": 9}  # 3 × 9 − 4.5 / 2
+    ((mender, pairs),) = mended
+    assert (mender.epochs, len(pairs)) == (1, 6)
+    assert made_up_costs == ["plain", "pixel"] * costs.ROUNDS
+
+
+def test_a_mending_is_really_measured_and_leaves_nothing(source, tmp_path):  # noqa: F811
+    masks, cell = SourceMasks(source, tmp_path, show_progress=False), Cell(method="mended", noise="triangle", clean=6, seed=0)
+    masks.prepare(cell)
+    (tmp_path / "costs").mkdir()
+    masks.table(cell).to_csv(tmp_path / "costs" / "cases.csv", index=False)
+    grid = Grid(settings=TINY, mender=MENDER)
+    assert costs.time_mending(tmp_path / "costs", grid.mender_config(grid.config(cell))) > 0
+    assert not (tmp_path / "costs" / "mended").exists()
 
 
 def test_what_was_measured_is_kept_and_only_new_methods_are_measured(source, tmp_path, made_up_costs, monkeypatch):  # noqa: F811

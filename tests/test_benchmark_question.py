@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 from scipy import stats
 
 from pixeltrust.benchmarking.answers import FEWEST, MARGIN, answer_too_few, find_answer
+from pixeltrust.benchmarking.cell_masks import FolderMasks
 from pixeltrust.benchmarking.grid import Cell, Grid
 from pixeltrust.benchmarking.question import question
 from pixeltrust.plumbing.errors import ConfigError, RunError
@@ -153,12 +155,23 @@ def test_a_question_continues_and_tells_what_failed(tmp_path, monkeypatch):
     assert third.ran == []
 
 
-def test_trainings_are_short_and_nothing_is_held_out_by_default(tmp_path, monkeypatch):
-    from pixeltrust.benchmarking.cell_masks import FolderMasks
-    from pixeltrust.benchmarking.question import question as function
+def completed(data):
+    """The grid of a question that names nothing."""
+    return question.__globals__["_complete"](Grid(), FolderMasks(data, show_progress=False))
 
-    completed = function.__globals__["_complete"]
-    grid = completed(Grid(), FolderMasks(draw(tmp_path / "data", noisy=30, clean=12), show_progress=False))
+
+def test_mended_is_compared_where_every_fold_leaves_pairs_enough(tmp_path):
+    data = draw(tmp_path / "data", noisy=30, clean=12)
+    assert "mended" not in completed(data).methods
+    files = sorted((data / "clean").iterdir())
+    for number, compared in ((5, False), (12, True)):  # a fold of 3 tests leaves 2 to 5, or 9
+        for file in files[:number]:
+            shutil.copy(file, data / "noisy" / file.name)
+        assert ("mended" in completed(data).methods) == compared
+
+
+def test_trainings_are_short_and_nothing_is_held_out_by_default(tmp_path):
+    grid = completed(draw(tmp_path / "data", noisy=30, clean=12))
     assert grid.methods[0] == "plain"
     assert grid.config(Cell(method="plain", noise="given", clean=12, seed=0)).val_fraction == 0
     assert grid.settings["epochs"] * 2 == 600  # two updates an epoch

@@ -235,3 +235,4 @@ def leave_figures_out(patch):
     """Have benchmarks write their tables alone: figures and page are most of what a tiny one takes, and have tests of their own."""
     patch.setattr("pixeltrust.benchmarking.outcome.writing.draw_figures", lambda outcome: iter(()))
     patch.setattr("pixeltrust.benchmarking.page.benchmark_page", lambda folder, outcome: "")
+    patch.setattr("pixeltrust.mending.page.mending_page", lambda audit, table, estimate: "")

@@ -9,4 +9,5 @@ costs     what an update of a method costs     matching    the same time for eve
 run       a whole benchmark                    question    does it help on my data? answers in words
 outcome/  the results                          page        the page
 pruning   a rival: cleanlab's cross-validated pruning
+mended    masks that are mended before the training
 """

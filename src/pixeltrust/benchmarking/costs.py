@@ -1,9 +1,10 @@
-"""The cost of an update of every method, measured by a few updates of each, in turn.
+"""The cost of an update of every method, measured by a few updates of each, in turn; and that of a mending, measured by a whole one.
 
     OUT/costs/  spec.json  cases.csv  cell.json (the measurement)  log.txt: a job like that of a cell, in the same kind of process
 
 Whole updates of `train` are measured, with batches and optimiser, in seconds of the processor; with an accelerator in wall-clock seconds,
-after it has finished its work. Set-up, decoding, validation, weight maps and checkpoints do not count.
+after it has finished its work. Set-up, decoding, validation, weight maps and checkpoints do not count. All that a mending does counts: it
+trains menders, lets them look at every mask, and writes pictures.
 """
 
 import shutil
@@ -17,7 +18,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pixeltrust.benchmarking.cell_masks import without_pairs
 from pixeltrust.benchmarking.grid import mask_kind
+from pixeltrust.benchmarking.mended import mend_masks
 from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
@@ -44,18 +47,20 @@ def phases_of(method: str, config: Config) -> Phases:
     return [(2.0 if mask_kind(method) == "pruned" else 1.0, config)]
 
 
-def measure(folder: Path, trainings: Mapping[str, Config]) -> dict[str, Any]:
-    """Measure the cost of an update of some trainings, one after the other in each round.
+def measure(folder: Path, trainings: Mapping[str, Config], mender: Config | None = None) -> dict[str, Any]:
+    """Measure the cost of an update of some trainings, one after the other in each round, and that of a mending.
 
     Args:
         folder: of the job, with its cases.csv.
         trainings: their settings, each by its name in an error.
+        mender: the settings of menders; no mending is measured where not given.
 
     Returns:
-        unit: "processor" or "clock".  seconds: for every round the seconds of an update of every training, in their order.
+        unit: "processor" or "clock".  seconds: for every round the seconds of an update of every training, in their order.  mending: the
+        seconds of a mending of all masks; 0 where none was measured.
 
     Raises:
-        RunError: one of them cannot be trained.
+        RunError: one of them cannot be trained, or the masks not be mended.
     """
     seconds: list[list[float]] = []
     for _ in range(ROUNDS):
@@ -65,7 +70,25 @@ def measure(folder: Path, trainings: Mapping[str, Config]) -> dict[str, Any]:
                 seconds[-1].append(time_updates(folder, config))
             except PixeltrustError as error:
                 raise RunError(f"the cost of an update of {name} cannot be measured: {error}") from error
-    return {"unit": "clock" if any(map(_is_accelerated, trainings.values())) else "processor", "seconds": seconds}
+    unit = "clock" if any(map(_is_accelerated, trainings.values())) else "processor"
+    return {"unit": unit, "seconds": seconds, "mending": time_mending(folder, mender) if mender else 0.0}
+
+
+def time_mending(folder: Path, mender: Config) -> float:
+    """Return the seconds of a mending of the masks of a folder; what it makes is deleted.
+
+    Raises:
+        RunError: the masks cannot be mended.
+    """
+    shutil.rmtree(folder / "mended", ignore_errors=True)  # left by a kill
+    started = _now(mender)
+    try:
+        mend_masks(folder, mender)
+    except PixeltrustError as error:
+        raise RunError(f"the cost of mending cannot be measured: {error}") from error
+    finally:
+        shutil.rmtree(folder / "mended", ignore_errors=True)
+    return _now(mender) - started
 
 
 def time_updates(folder: Path, config: Config) -> float:
@@ -82,7 +105,7 @@ def time_updates(folder: Path, config: Config) -> float:
     config = replace(config, epochs=1, val_fraction=0.0, checkpoint_minutes=float("inf"))
     table, run = folder / "some-cases.csv", folder / "run"
     shutil.rmtree(run, ignore_errors=True)  # left by a kill
-    write_csv(one_long_epoch(read_table(folder / "cases.csv"), (WARM + TIMED + 2) * config.batch_size), table)
+    write_csv(one_long_epoch(without_pairs(read_table(folder / "cases.csv")), (WARM + TIMED + 2) * config.batch_size), table)
     try:
         train(table, out=run, config=config, watch=watch, show_progress=False)
     except _EnoughError:

@@ -1,8 +1,8 @@
 """The same time for every method: as many epochs as the time of the most expensive one allows (`match = "time"`).
 
     OUT/costs.json  unit (of the seconds: of the processor, or by the clock), base, dearest, epochs (of the dearest: the grid's), methods:
-                    of each seconds (of an update; the median over rounds), ratio (to the base's, likewise), updates_per_epoch, epochs and
-                    updates (of the measured number of noisy cases)
+                    of each seconds (of an update; the median over rounds), ratio (to the base's, likewise), beforehand (seconds of a
+                    mending), updates_per_epoch, epochs and updates (of the measured number of noisy cases)
 
 Methods in costs.json are not measured again, so a benchmark that continues keeps its numbers of updates. A method that is added to the
 grid later is measured beside the base, and gets the time that the first methods had, even if it is dearer than all of them.
@@ -21,7 +21,7 @@ import pandas as pd
 from pixeltrust.benchmarking.cell_masks import without_pairs
 from pixeltrust.benchmarking.cells import write_costs_spec, write_json
 from pixeltrust.benchmarking.costs import Phases, phases_of
-from pixeltrust.benchmarking.grid import Cell
+from pixeltrust.benchmarking.grid import Cell, mask_kind
 from pixeltrust.benchmarking.jobs import Launcher, Workload, run_all
 from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.outcome.statistics import BASE
@@ -66,12 +66,15 @@ def _measure_methods(work: Workload, record: Record, missing: Sequence[str], *, 
     """Return the record with the missing methods, measured beside the base."""
     first = replace(work.cells[0], method=BASE)
     work.masks.prepare(first)
-    table = without_pairs(work.masks.table(first))
+    table = work.masks.table(first)
     configs = {method: work.grid.config(replace(first, method=method)) for method in dict.fromkeys([base, *missing])}
     phases = {method: phases_of(method, config) for method, config in configs.items()}
-    measured = _measure(trainings_of(phases), table, work.out / "costs", work.launcher)
-    noisy = int((table["role"] == "noisy").sum())
-    return add_methods({**record, "base": base, "unit": measured["unit"]}, configs, costs_of(phases, measured), noisy)
+    mending = [method for method in missing if mask_kind(method) == "mended"]
+    mender = work.grid.mender_config(configs[mending[0]]) if mending else None
+    measured = _measure(trainings_of(phases), mender, table, work.out / "costs", work.launcher)
+    noisy = int((without_pairs(table)["role"] == "noisy").sum())
+    beforehand = {method: float(measured["mending"]) for method in mending}
+    return add_methods({**record, "base": base, "unit": measured["unit"]}, configs, costs_of(phases, measured), noisy, beforehand)
 
 
 def trainings_of(phases: Mapping[str, Phases]) -> dict[str, Config]:
@@ -93,13 +96,20 @@ def costs_of(phases: Mapping[str, Phases], measured: Record) -> dict[str, list[f
     }
 
 
-def add_methods(record: Record, configs: Mapping[str, Config], costs: Mapping[str, Sequence[float]], noisy: int) -> Record:
+def add_methods(
+    record: Record,
+    configs: Mapping[str, Config],
+    costs: Mapping[str, Sequence[float]],
+    noisy: int,
+    beforehand: Mapping[str, float] | None = None,
+) -> Record:
     """Return the record with the methods that are not in it yet.
 
     Args:
         configs: the grid's settings of these methods, and of the base.
         costs: the seconds of an update of each, by round.
         noisy: how many noisy cases there are.
+        beforehand: the seconds of what a method does before its training; 0 where not given.
     """
     base, methods = costs[record["base"]], dict(record["methods"])
     new = [method for method in configs if method not in methods]
@@ -107,24 +117,32 @@ def add_methods(record: Record, configs: Mapping[str, Config], costs: Mapping[st
         methods[method] = {
             "seconds": median(costs[method]),
             "ratio": median(own / other for own, other in zip(costs[method], base, strict=True)),
+            "beforehand": (beforehand or {}).get(method, 0.0),
             "updates_per_epoch": -(-noisy // configs[method].batch_size),
         }
 
     def epoch_cost(method: str) -> float:
         return methods[method]["ratio"] * methods[method]["updates_per_epoch"]
 
-    dearest = record["dearest"] or max(configs, key=epoch_cost)
+    def epochs_beforehand(method: str) -> float:
+        values = methods[method]
+        return values.get("beforehand", 0.0) / (values["seconds"] * values["updates_per_epoch"])
+
+    def cost(method: str, epochs: int) -> float:
+        return (epochs_beforehand(method) + epochs) * epoch_cost(method)
+
+    dearest = record["dearest"] or max(configs, key=lambda method: cost(method, configs[method].epochs))
     epochs = record["epochs"] or configs[dearest].epochs
     for method in new:
-        own = max(1, round(epochs * epoch_cost(dearest) / epoch_cost(method)))
+        own = max(1, round(cost(dearest, epochs) / epoch_cost(method) - epochs_beforehand(method)))
         methods[method] |= {"epochs": own, "updates": own * methods[method]["updates_per_epoch"]}
     return {**record, "dearest": dearest, "epochs": epochs, "methods": methods}
 
 
-def _measure(trainings: Mapping[str, Config], table: pd.DataFrame, folder: Path, launcher: Launcher) -> Record:
+def _measure(trainings: Mapping[str, Config], mender: Config | None, table: pd.DataFrame, folder: Path, launcher: Launcher) -> Record:
     """Return the result of `costs.measure`, by a job in the place of the cells, while none of them runs."""
     shutil.rmtree(folder, ignore_errors=True)
-    write_costs_spec(folder, trainings, table)
+    write_costs_spec(folder, trainings, mender, table)
     for _, error in run_all([folder], launcher, lambda _: None):
         if error:
             raise RunError(f"{error} (repair that, or leave the method out)")

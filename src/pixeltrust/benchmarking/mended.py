@@ -18,6 +18,7 @@ import pandas as pd
 from pixeltrust.benchmarking.cell_masks import CellMasks
 from pixeltrust.benchmarking.grid import Cell, mask_kind
 from pixeltrust.benchmarking.outcome.reading import read_json_record
+from pixeltrust.benchmarking.outcome.statistics import MASKS
 from pixeltrust.config import Config
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.masks import decode_labels
@@ -31,7 +32,7 @@ from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.tables import read_table, write_csv
 from pixeltrust.plumbing.text import count
 
-OF_MASKS = ("masks_given", "masks_mended", "expected", "expected_low", "expected_high", "way", "changed")
+OF_MASKS = (*MASKS, "way", "changed")
 """What a cell says of its masks, see `judge_masks`."""
 _NOTED_SECONDS = 5.0  # between two notes of the clock: a kill loses no more
 
@@ -43,13 +44,16 @@ def require_pairs(cells: Iterable[Cell], masks: CellMasks, source: Path) -> None
         DataError: the first of them, with the number of its pairs.
     """
     for cell in cells:
-        if mask_kind(cell.method) == "mended":
-            pairs = int(masks.table(cell)["id"].duplicated().sum())
-            if pairs < FEWEST_PAIRS:
-                raise DataError(
-                    f"{source}: `mended` learns from pairs (clean cases that have a noisy mask too), {FEWEST_PAIRS} or more, and its "
-                    f"training {cell.name} has {count(pairs, 'pair')}; keep the noisy masks of clean cases in noisy/, or leave `mended` out"
-                )
+        if mask_kind(cell.method) == "mended" and (pairs := count_pairs(masks, cell)) < FEWEST_PAIRS:
+            raise DataError(
+                f"{source}: `mended` learns from pairs (clean cases that have a noisy mask too), {FEWEST_PAIRS} or more, and its "
+                f"training {cell.name} has {count(pairs, 'pair')}; keep the noisy masks of clean cases in noisy/, or leave `mended` out"
+            )
+
+
+def count_pairs(masks: CellMasks, cell: Cell) -> int:
+    """Return how many pairs a cell has."""
+    return int(masks.table(cell)["id"].duplicated().sum())
 
 
 def mend_masks(folder: Path, config: Config) -> Path:

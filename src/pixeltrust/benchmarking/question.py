@@ -19,17 +19,19 @@ from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, is_source
 from pixeltrust.benchmarking.cells import write_json
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
 from pixeltrust.benchmarking.jobs import Launcher, Local, Workload
-from pixeltrust.benchmarking.mended import require_pairs
+from pixeltrust.benchmarking.mended import count_pairs, require_pairs
 from pixeltrust.benchmarking.outcome.reading import is_finished
 from pixeltrust.benchmarking.run import claim_folder, folder_of, run_cells, writing_results
 from pixeltrust.config import Config
 from pixeltrust.data.layouts import Layout
+from pixeltrust.mending.estimate import FEWEST_PAIRS
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.files import write_file
 from pixeltrust.plumbing.processes import connect
 from pixeltrust.plumbing.text import count, some
 
 METHODS = ("plain", "joint", "clean", "finetuned", "trust")
+"""Those that are compared; `mended` too, where there are pairs for it."""
 SEEDS = (0,)
 SETTINGS: dict[str, Any] = {"model": "unet-small", "image_size": 64}
 UPDATES = 600  # of each training, about
@@ -65,12 +67,7 @@ def question(
     grid = _complete(grid or Grid(), masks)
     if len(set(masks.groups)) < FEWEST:
         return answer_too_few(len(set(masks.groups)))
-    cells = [
-        Cell(method=method, noise=GIVEN, clean=len(masks.clean), seed=seed, fold=fold)
-        for seed in grid.seeds
-        for fold in range(FOLDS)
-        for method in grid.methods
-    ]
+    cells = _list_cells(grid, masks, grid.methods)
     work = Workload(cells=cells, grid=grid, masks=masks, out=out, launcher=launcher or Local(), ranks=ranks, show_progress=show_progress)
     require_pairs(cells, masks, data)
     with claim_folder(out, data, grid, ranks, **layout), writing_results(out, ranks):
@@ -86,12 +83,27 @@ def _complete(grid: Grid, masks: FolderMasks) -> Grid:
     """
     if grid.noise or grid.clean:
         raise ConfigError("noise and clean are for a benchmark; a question takes the noisy masks as they are, and all clean cases")
-    grid = grid.filled(methods=METHODS, seeds=SEEDS)
+    grid = grid.filled(seeds=SEEDS)
+    grid = grid.filled(methods=(*METHODS, "mended") if _has_pairs(grid, masks) else METHODS)
     if "plain" not in grid.methods or len(grid.methods) < 2 or CEILING in grid.methods:
         raise ConfigError("methods: a question compares `plain` with at least one other method (and knows no ceiling)")
     settings = {**SETTINGS, **grid.settings}
     per_epoch = -(-len(masks.cases.of("noisy")) // settings.get("batch_size", Config().batch_size))
     return replace(grid, settings={"epochs": math.ceil(UPDATES / per_epoch), **settings})
+
+
+def _list_cells(grid: Grid, masks: FolderMasks, methods: Sequence[str]) -> list[Cell]:
+    return [
+        Cell(method=method, noise=GIVEN, clean=len(masks.clean), seed=seed, fold=fold)
+        for seed in grid.seeds
+        for fold in range(FOLDS)
+        for method in methods
+    ]
+
+
+def _has_pairs(grid: Grid, masks: FolderMasks) -> bool:
+    """Return whether `mended` has the pairs that it needs, in every fold."""
+    return all(count_pairs(masks, cell) >= FEWEST_PAIRS for cell in _list_cells(grid, masks, ["mended"]))
 
 
 def _scores(cells: Sequence[Cell], out: Path) -> pd.DataFrame:

@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.statistics import SHARES, BenchmarkResults, average_shares
+from pixeltrust.benchmarking.outcome.statistics import MASKS, SHARES, BenchmarkResults, average_shares
 from pixeltrust.plumbing.errors import RunError
 
 CELL = ["method", "noise", "clean", "seed"]
-_NUMBERS = ("dice", "jaccard", "seconds", "updates", "cpu_seconds")
+_NUMBERS = ("dice", "jaccard", "seconds", "updates", "cpu_seconds", *MASKS)
 
 
 def is_finished(folder: Path) -> bool:
@@ -57,7 +57,7 @@ def read_cells(out: Path) -> pd.DataFrame:
 
     Returns:
         The columns method, noise, clean, seed, fold (0 where there are none), status, dice, jaccard, seconds, updates, cpu_seconds (of a
-        training on processors alone), error, folder, match (what all methods have in common, see `statistics`).
+        training on processors alone), error, folder, match (what all methods have in common, see `statistics`); `MASKS` where known.
 
     Raises:
         RunError: it is not a benchmark, it has no cells yet, or its records cannot be read.
@@ -71,7 +71,8 @@ def read_cells(out: Path) -> pd.DataFrame:
         raise RunError(f"{out}: it has no cells yet, so there is nothing to report")
     rows = [dict(zip([*CELL, "fold"], key, strict=True)) | _state(begun.get(key)) for key in keys]
     match = read_json_record(out / "benchmark.json").get("match", "updates")
-    return pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, float)).assign(match=match)
+    cells = pd.DataFrame(rows).astype(dict.fromkeys(_NUMBERS, float)).assign(match=match)
+    return cells.drop(columns=[name for name in MASKS if cells[name].isna().all()])
 
 
 def _list_cells(out: Path) -> dict[tuple[Any, ...], None]:

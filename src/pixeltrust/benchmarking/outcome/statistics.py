@@ -1,7 +1,7 @@
 """The numbers of a benchmark: tables in, tables out.
 
     cells     a row per cell: method, noise, clean, seed, (fold,) status, seconds, updates, cpu_seconds, error, and match: what all methods
-              have in common, "updates" or "time" ("updates" where there is no such column)
+              have in common, "updates" or "time" ("updates" where there is no such column); perhaps `MASKS`
     scores    a row per cell and test case: method, noise, clean, seed, id, dice, jaccard
     table     one method's Dice in one group: ids × seeds; NaN where it is not defined
     group     all methods of one noise and one number of clean masks
@@ -24,6 +24,8 @@ from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 GROUP = ["noise", "clean"]
 BASE = "plain"
 SHARES = ("wrong_pixels", "wrong_weight", "wrong_weighed", "right_weighed")
+MASKS = ("masks_given", "masks_mended", "expected", "expected_low", "expected_high")
+"""The Dice of a cell's noisy masks with the truth as given and mended, and the estimate of the second with its interval."""
 LEVEL = 0.05  # of the tests, after the correction
 
 _SEEDS = {"seeds": "done", "seeds_failed": "failed", "seeds_not_run": "not run"}
@@ -34,6 +36,7 @@ COLUMNS = (
     *("rival", *(f"minus_{other}{name}" for other in ("rival", "plain") for name in _DIFFERENCE)),
     *("cost", "cost_min", "cost_max", "cost_seeds", "cost_from", "cost_over"),
     *("match", "updates", "seconds", "cpu_seconds"),
+    *(*MASKS, "cells_judged", "cells_covered"),
 )
 """The columns of the summary; see `summarize_cells`."""
 
@@ -74,6 +77,8 @@ def summarize_cells(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         cost, cost_…: see `compare_costs`.
         match: what all methods have in common.
         updates, seconds, cpu_seconds: of one training; the mean over those that are done, NaN where one of them does not know it.
+        masks_given, …: see `MASKS`; the means over the cells that have mended masks.
+        cells_judged, cells_covered: in how many of them the truth is known, and in how many it lies in the interval.
     """
     rows = []
     for (noise, clean), group in cells.groupby(GROUP, sort=False):
@@ -101,6 +106,7 @@ def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:
         _compare_all("minus_plain", dice, plain),
         _cost_rows(cells, done),
         _spent(cells),
+        _masks(cells),
     ]
     return [{"method": method} | {name: value for part in parts for name, value in part.get(method, {}).items()} for method in states]
 
@@ -249,6 +255,16 @@ def _cost_rows(cells: pd.DataFrame, done: Mapping[str, Sequence[int]]) -> dict[s
     rivals = [BASE] if BASE in tables else [method for method in tables if method != CEILING]
     base = min(rivals, key=lambda method: (-len(tables[method]), tables[method]["clock"].median()), default=None)
     return {method: {**compare_costs(table, tables[base]), "cost_over": base} for method, table in tables.items() if base is not None}
+
+
+def _masks(cells: pd.DataFrame) -> dict[str, Numbers]:
+    """Return how good the mended masks of every method are, and are expected to be."""
+    table = cells.reindex(columns=["method", *MASKS]).dropna(subset="expected").astype(dict.fromkeys(MASKS, float))
+    table["cells_judged"] = table["masks_mended"].notna()
+    table["cells_covered"] = table["masks_mended"].between(table["expected_low"], table["expected_high"])
+    grouped = table.groupby("method", sort=False)
+    found = grouped[list(MASKS)].mean().join(grouped[["cells_judged", "cells_covered"]].sum())
+    return {str(method): {str(name): value for name, value in row.items()} for method, row in found.iterrows()}
 
 
 def _spent(cells: pd.DataFrame) -> dict[str, Numbers]:

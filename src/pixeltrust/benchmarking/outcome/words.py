@@ -27,7 +27,8 @@ MATCHES = {"updates": "every method makes the same number of updates", "time": "
 _HOW_MATCHED = {
     "updates": "**All methods make the same number of updates**, whatever an update costs: an expensive method has had more time.",
     "time": "**All methods have the same time**: as many updates as the time of the most expensive one allows, in whole epochs. A few "
-    "updates of each were measured beforehand (costs.json). The time of validation and of kept weight maps is not included.",
+    "updates of each, and a mending for `mended`, were measured beforehand (costs.json). The time of validation and of kept weight maps is "
+    "not included.",
 }
 _HOW_TO_READ = (
     "**Dice**: the mean over test cases, each averaged over the seeds first, with its 95 % interval by the bootstrap over cases.",
@@ -106,7 +107,7 @@ def describe_group(group: pd.DataFrame) -> list[str]:
     rows = list_competitors(group)
     if not rows:
         return ["No method has finished yet.", *_missing(group)]
-    return [*_winner(rows), *_tied(rows), *_over_plain(rows), *_cost(rows), *_ours(rows), *_ceiling(group), *_missing(group)]
+    return [*_winner(rows), *_tied(rows), *_over_plain(rows), *_cost(rows), *_ours(rows), *_ceiling(group), *_masks(rows), *_missing(group)]
 
 
 def judge_difference(row: SummaryRow, other: str = "rival") -> Verdict:
@@ -202,6 +203,22 @@ def _ceiling(group: pd.DataFrame) -> Iterable[str]:
     for row in list_rows(group):
         if row.method == CEILING and not np.isnan(row.dice):
             yield f"With true masks for all cases (`{CEILING}`) it would be {format_number(row.dice)}."
+
+
+def _masks(rows: Sequence[SummaryRow]) -> Iterable[str]:
+    """Yield how good the masks are that methods have mended, where they have, beside what was expected of them."""
+    for row in rows:
+        if np.isnan(row.expected):
+            continue
+        expected = f"{format_number(row.expected)} ({format_range(row.expected_low, row.expected_high)})"
+        if row.cells_judged:
+            yield (
+                f"The masks that `{row.method}` learns from have a Dice of {format_number(row.masks_mended)} with the truth, "
+                f"{format_number(row.masks_given)} as given; expected were {expected}, and the truth is within the interval in "
+                f"{int(row.cells_covered)} of {count(int(row.cells_judged), 'training')}."
+            )
+        else:
+            yield f"The masks that `{row.method}` learns from are expected to have a Dice of {expected}."
 
 
 def _missing(group: pd.DataFrame) -> Iterable[str]:
