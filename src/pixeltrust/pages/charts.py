@@ -39,8 +39,9 @@ COLOURS = {
     "faint": ("#77736a", "#a29e94"),
     "line": ("#dcd8cf", "#3b3a36"),
 }
-_OF_BENCHMARKS = {"ceiling": "ink", "pixel+clean": "pixel", "pruned": "robust", "mended": "own"}  # what benchmarks run beside `METHODS`
-_OTHERS = _OF_BENCHMARKS | {"given masks": "plain", "mended masks": "pixel"}  # and what the demo trains on
+_OTHERS = {  # what benchmarks and the demo compare beside `METHODS`
+    "ceiling": "ink", "pixel+clean": "pixel", "pruned": "robust", "mended": "own", "given masks": "plain", "mended masks": "pixel",
+}  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "d")
 _QUANTITIES = {
     "loss": "Loss on the training batches",
