@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from audits import audit_of
 from pixeltrust.config import Config, to_toml
 from pixeltrust.data.cases import Case, table_of
 from pixeltrust.data.images import write_png
+from pixeltrust.mending.estimate import Estimate, Quality
+from pixeltrust.mending.ways import WAYS
 from pixeltrust.metrics import METRICS, bootstrap_interval
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.reports import report
@@ -130,22 +131,27 @@ def make_cases(folder, noisy=(MARKUP, LONG)):
 
 
 def write_demo(folder, *, advantage=0.1, shown=(MARKUP, LONG)):
-    """A finished demo of six test cases in which trust is better by about `advantage`, and the first mask got better by mending."""
+    """A finished demo of six test cases in which training on mended masks is better by about `advantage`; the first mask got better."""
     source = folder / "source"
     cases = make_cases(source, shown)
-    for method in ("plain", "trust"):
-        write_run(folder / "runs" / method, cases, method=method)
-        shutil.copytree(source / "masks", folder / "predictions" / method)
-        plain = 0.6 + 0.03 * np.arange(6)
-        dice = plain + (method == "trust") * (advantage + 0.02 * np.array([-1, 1, 0, 0, 2, -2]))
+    for masks in ("given", "mended"):
+        write_run(folder / "runs" / masks, cases, method="plain")
+        shutil.copytree(source / "masks", folder / "predictions" / masks)
+        dice = 0.6 + 0.03 * np.arange(6) + (masks == "mended") * (advantage + 0.02 * np.array([-1, 1, 0, 0, 2, -2]))
         scores = pd.DataFrame({"id": [f"t{i}" for i in range(6)]} | dict.fromkeys(METRICS, 0.5) | {"dice": dice})
-        scores.to_csv(folder / f"{method}.csv", index=False)
+        scores.to_csv(folder / f"{masks}.csv", index=False)
     (folder / "data").mkdir()
     shutil.copytree(source / "masks", folder / "data" / "noisy")
-    table_of(cases).to_csv(source / "cases.csv", index=False)
-    audit_of(source / "cases.csv", folder / "audit", lambda _, given: given)
-    pd.DataFrame({"id": shown, "given": 0.5, "mended": np.linspace(0.7, 0.4, len(shown))}).to_csv(folder / "masks.csv", index=False)
-    record = {"format": 2, "finished": True, "plan": {"noise": "triangle", "model": "unet-small"}}
+    shutil.copytree(source / "masks", folder / "mended" / "mended")
+    given, expected = Quality(dice=0.52, low=0.45, high=0.59), Quality(dice=0.6, low=0.5, high=0.7)
+    Estimate(
+        pairs=7, cases=len(shown), way="mender", changed=len(shown), ways=dict.fromkeys(WAYS, given), expected=expected,
+        below={"dice": 0.7, "cases": 1}, more=None, history=(),
+    ).write(folder / "mended")  # fmt: skip
+    mended = np.linspace(0.7, 0.4, len(shown))
+    masks = pd.DataFrame({"id": shown, "given": 0.5, "mended": mended, "expected_given": 0.52, "expected": 0.6})
+    masks.to_csv(folder / "masks.csv", index=False)
+    record = {"format": 3, "finished": True, "plan": {"noise": "triangle", "model": "unet-small"}}
     (folder / "demo.json").write_text(json.dumps(record))
     return folder
 
@@ -227,17 +233,18 @@ def test_a_demos_page_stands_alone_and_tells_its_numbers(pages):
     html = pages["demo"].read_text(encoding="utf-8")
     assert_alone(html)
     text = words(html)
-    plain, trust = (pd.read_csv(pages["demo"].parent / f"{method}.csv")["dice"].to_numpy() for method in ("plain", "trust"))
-    for values, sign in ((plain, ""), (trust, ""), (trust - plain, "+")):
+    given, mended = (pd.read_csv(pages["demo"].parent / f"{masks}.csv")["dice"].to_numpy() for masks in ("given", "mended"))
+    for values, sign in ((given, ""), (mended, ""), (mended - given, "+")):
         low, high = bootstrap_interval(values)
         assert f"{values.mean():{sign}.3f} {low:{sign}.3f} … {high:{sign}.3f}" in text
-    assert "Cost of an update × 2.0 0.4 s with trust, 0.2 s plain" in text
+    assert "7 more have both such a mask and the true one" in text
 
 
-@pytest.mark.parametrize(("advantage", "said"), [(0.1, "did better"), (-0.1, "did worse"), (0.0, "cannot be told apart")])
-def test_the_headline_says_what_came_out(tmp_path, advantage, said):
+@pytest.mark.parametrize(("advantage", "said"), [(0.1, "learns more"), (-0.1, "learns less"), (0.0, "cannot be told apart")])
+def test_the_headlines_say_what_came_out(tmp_path, advantage, said):
     html = report(write_demo(tmp_path / "demo", advantage=advantage, shown=("n",))).read_text(encoding="utf-8")
-    assert said in words(html.split("<h1>")[1].split("</h1>")[0])
+    assert words(html.split("<h1>")[1].split("</h1>")[0]) == "7 corrected masks mended 1 others: from a Dice of 0.50 to 0.70"
+    assert said in words(html.split("<h2>")[2].split("</h2>")[0])
 
 
 def test_test_cases_are_shown_from_the_worst_to_the_best_difference(pages):
@@ -250,12 +257,20 @@ def test_test_cases_are_shown_from_the_worst_to_the_best_difference(pages):
 def test_a_demos_page_shows_mended_masks_against_the_truth_and_what_to_type_next(pages):
     html = pages["demo"].read_text(encoding="utf-8")
     text = words(html)
-    assert "Dice of the masks as given 0.500" in text
-    assert "Dice of the mended masks 0.550" in text
+    assert "True Dice, as given 0.500 expected 0.520 (0.450 … 0.590)" in text
+    assert "True Dice, once mended 0.550 expected 0.600 (0.500 … 0.700)" in text
+    assert "lies within the interval of the estimate" in text
     assert "Nearer to the truth 1 of 2 masks; 1 are farther from it" in text
-    assert re.findall(r"Dice 0\.500 as given, ([\d.]+) mended", text) == ["0.400", "0.700"]
-    assert '<a href="audit/report.html">' in html
-    assert f"<pre><code>pixeltrust review {pages['demo'].parent / 'audit'}</code></pre>" in html
+    assert re.findall(r"given mask Dice 0\.500 mended mask Dice ([\d.]+) true mask", text) == ["0.400", "0.700"]
+    assert '<a href="mended/report.html">' in html
+    assert f"<pre><code>pixeltrust review {pages['demo'].parent / 'mended'}</code></pre>" in html
+
+
+def test_an_estimate_that_missed_the_truth_is_said_to_have(tmp_path):
+    demo = write_demo(tmp_path / "demo")
+    masks = pd.read_csv(demo / "masks.csv")
+    masks.assign(mended=0.45).to_csv(demo / "masks.csv", index=False)
+    assert "lies below the interval of the estimate" in words(report(demo).read_text(encoding="utf-8"))
 
 
 def test_markup_in_an_id_is_text(pages):
@@ -302,7 +317,7 @@ def test_a_demo_without_its_images_names_the_folder_that_is_gone(tmp_path):
 
 def test_numbers_of_other_cases_are_refused(tmp_path):
     demo = write_demo(tmp_path / "demo")
-    pd.read_csv(demo / "plain.csv")[1:].to_csv(demo / "plain.csv", index=False)
+    pd.read_csv(demo / "given.csv")[1:].to_csv(demo / "given.csv", index=False)
     with pytest.raises(RunError, match="have different cases"):
         report(demo)
 

@@ -1,6 +1,6 @@
 """Draw the README's picture from a demo: python docs/make/picture.py demo
 
-The audited masks of the page but the first and the last, between which mending helped more and more: a quarter, half and three quarters
+The mended masks of the page but the first and the last, between which mending helped more and more: a quarter, half and three quarters
 of the way, as the page shows them.
 """
 
@@ -14,33 +14,27 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from pixeltrust.demonstration.page import AUDITED
+from pixeltrust.demonstration.page import MENDED
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-COLUMNS = {  # the page's captions, and ours
-    "image": "image",
-    "given mask": "given mask",
-    "trust": "what is doubtful",
-    "proposed mask": "mended mask",
-    "true mask": "true mask",
-}
+COLUMNS = ("image", "given mask", "mended mask", "true mask")
 
 
 def main(demo: Path) -> None:
     page = (demo / "report.html").read_text(encoding="utf-8")
     panels = re.findall(r'<figure class="panel">\s*<img src="data:image/png;base64,([^"]+)"[^>]*>\s*<figcaption>([^<]+)', page)
-    rows = AUDITED - 2
+    rows = MENDED - 2
     panels = panels[len(COLUMNS) :][: rows * len(COLUMNS)]
     captions = [caption for _, caption in panels]
     assert captions == [*COLUMNS] * rows, captions
-    figure, axes = plt.subplots(rows, len(COLUMNS), figsize=(12, 2.45 * rows + 0.3), squeeze=False)
+    figure, axes = plt.subplots(rows, len(COLUMNS), figsize=(10.5, 2.68 * rows + 0.3), squeeze=False)
     for axis, (panel, caption) in zip(axes.flat, panels, strict=True):
         axis.imshow(np.asarray(Image.open(io.BytesIO(base64.b64decode(panel))).convert("RGB")))
         axis.set_axis_off()
         if axis in axes[0]:
-            axis.set_title(COLUMNS[caption], fontsize=12)
+            axis.set_title(caption, fontsize=12)
     figure.tight_layout(pad=0.4)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=90)

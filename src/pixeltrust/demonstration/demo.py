@@ -1,10 +1,11 @@
-"""The whole job on made-up images: simulate, train plain and with trust, predict, evaluate, audit the noisy masks, report.
+"""The whole job on made-up images: simulate, mend from a few pairs, train on given and on mended masks, predict, evaluate, report.
 
-    OUT/  demo.json  source/  data/  runs/<method>/  to-predict/  predictions/<method>/  <method>.csv  audit/  masks.csv  report.html
+    OUT/  demo.json  source/  data/  mended/  runs/<masks>/  to-predict/  predictions/<masks>/  <masks>.csv  masks.csv  report.html
 
-Both methods train the same network from the same start, on the same masks, for the same number of updates. The outcome is not settled
-beforehand: the page and the summary say what came out. masks.csv has a row per noisy mask (id, given, mended): the Dice of the
-given and of the proposed mask to the true one, which a demo knows.
+<masks> is `given` or `mended`. Both trainings are of the same network from the same start, with the same settings; only the masks differ.
+The outcome is not settled beforehand: the page and the summary say what came out. masks.csv has a row per noisy mask: the Dice of the
+given and of the mended mask to the true one, which a demo knows (given, mended), and what the mending expects of them (expected_given,
+expected), which does not know it.
 """
 
 import json
@@ -20,17 +21,20 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.auditing.folder import read_audit_cases, review_command
-from pixeltrust.auditing.run import audit
-from pixeltrust.config import Config
+from pixeltrust.config import Config, config_from
 from pixeltrust.data.images import case_id, read_labels
 from pixeltrust.data.masks import foreground
-from pixeltrust.demonstration.page import FORMAT, TRAINED, demo_page, read_demo_record
+from pixeltrust.demonstration.page import FORMAT, TRAINED, demo_page, read_demo_estimate, read_demo_record
 from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.mending.estimate import Estimate
+from pixeltrust.mending.run import mend
+from pixeltrust.mending.settings import DEFAULTS
 from pixeltrust.metrics import bootstrap_interval, confusion, dice, mean_of_defined
 from pixeltrust.noise.simulate import simulate
 from pixeltrust.pages.pieces import write_page
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import link_or_copy, make_folder, write_file
+from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import predict
 from pixeltrust.training.run_folder import Run
@@ -45,23 +49,28 @@ class Plan:
 
     cases: int = 370
     test_share: float = 80 / 370
-    clean: int = 50
+    pairs: int = 20
     size: int = 96
     """Pixels along a side of the images."""
     noise: str = "triangle"
     model: str = "unet-small"
     image_size: int = 64
     """Pixels along a side of what the network trains on."""
-    epochs: int = 7
+    mender_size: int = 48
+    """The same of menders; it and the next are small for the time, all else of theirs is as `mend` has it."""
+    mender_updates: int = 90
+    """Of each mender."""
+    epochs: int = 6
     learning_rate: float = 1e-3
     seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoRow:
-    """A method in the summary."""
+    """A training in the summary."""
 
-    method: str
+    masks: str
+    """What it was on: `given` or `mended` masks."""
     dice: float
     """Mean over the test cases."""
     low: float
@@ -75,28 +84,34 @@ class DemoRow:
 class Demo:
     """The results of a demo; `str` gives the summary."""
 
-    rows: tuple[DemoRow, ...]
-    difference: float
-    """Mean over the test cases of the Dice of training with trust minus that of plain training."""
-    difference_low: float
-    difference_high: float
     given: float
     """Mean Dice of the noisy masks to the true ones."""
     mended: float
-    """Mean Dice of the masks that the audit proposes."""
-    audit: Path
+    """Mean Dice of the mended masks to the true ones."""
+    estimate: Estimate
+    """What the mending, which does not know the true masks, says of both."""
+    rows: tuple[DemoRow, ...]
+    difference: float
+    """Mean over the test cases of the Dice of training on mended masks minus that of training on given ones."""
+    difference_low: float
+    difference_high: float
+    folder: Path
+    """The folder of the mended masks."""
     page: Path
 
     def __str__(self) -> str:
-        lines = [f"{'method':<8}{'Dice':>6}  {'95 % interval':<16}{'training':>9}"]
-        lines += [f"{row.method:<8}{row.dice:>6.3f}  {row.low:.3f} … {row.high:.3f}   {row.seconds:>7.0f} s" for row in self.rows]
+        lines = [f"{'masks':<8}{'true Dice':>9}   expected from {count(self.estimate.pairs, 'pair')}"]
+        for name, true, told in (("given", self.given, self.estimate.ways["given"]), ("mended", self.mended, self.estimate.expected)):
+            lines.append(f"{name:<8}{true:>9.3f}   {told.dice:.3f} ({told.low:.3f} … {told.high:.3f})")
+        lines += ["", f"{'trained on':<12}{'Dice':>5}   {'95 % interval':<16}{'training':>9}"]
+        lines += [f"{row.masks:<12}{row.dice:.3f}   {row.low:.3f} … {row.high:.3f}   {row.seconds:>7.0f} s" for row in self.rows]
         interval = f"{self.difference:+.3f} [{self.difference_low:+.3f} … {self.difference_high:+.3f}]"
         return "\n".join([
             *lines,
-            f"trust minus plain, case by case: {interval}",
-            f"noisy masks, Dice to the truth: {self.given:.3f} as given, {self.mended:.3f} mended",
+            f"mended minus given, case by case: {interval}",
+            "",
             f"the page is {self.page}",
-            f"to go through the doubtful masks: {review_command(self.audit)}",
+            f"to go through the masks, the worst first: {review_command(self.folder)}",
         ])  # fmt: skip
 
 
@@ -116,10 +131,10 @@ def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> 
     stages.claim()
     stages.run(1, f"drawing {stages.plan.cases} made-up images", stages.draw)
     stages.run(2, f"simulating {stages.plan.noise} masks", stages.simulate)
-    for number, method in enumerate(TRAINED, start=3):
-        stages.run(number, f"training {method}", partial(stages.train, method))
-    stages.run(5, "predicting and measuring the test cases", stages.measure)
-    stages.run(6, "auditing the noisy masks", stages.audit)
+    stages.run(3, f"mending the masks from {count(stages.plan.pairs, 'pair')}", stages.mend)
+    for number, (masks, data) in enumerate(zip(TRAINED, ("data", "mended/mended.csv"), strict=True), start=4):
+        stages.run(number, f"training on the {masks} masks", partial(stages.train, masks, data))
+    stages.run(6, "predicting the test cases, and measuring them and the masks", stages.measure)
     stages.run(7, "writing the page", stages.write_page)
     return stages.summary()
 
@@ -162,49 +177,51 @@ class _Stages:
     def simulate(self) -> None:
         plan, source, data = self.plan, self.out / "source", self.out / "data"
         if not data.exists():  # as above
-            simulate(source, data, noise=plan.noise, clean=plan.clean, seed=plan.seed, show_progress=self.show_progress)
+            simulate(source, data, noise=plan.noise, clean=plan.pairs, seed=plan.seed, show_progress=self.show_progress)
 
-    def train(self, method: str) -> None:
-        plan, out = self.plan, self.out / "runs" / method
+    def mend(self) -> None:
+        plan, out = self.plan, self.out / "mended"
+        if (out / "audit.json").is_file():
+            return
+        self._forget("runs/mended")
+        settings = {"model": plan.model, "image_size": plan.mender_size, "seed": plan.seed}
+        updates = {"epochs": 1, "updates_per_epoch": plan.mender_updates}
+        config = config_from({**DEFAULTS, **settings, **updates})
+        mend(self.out / "data", out=out, config=config, resume=out.exists(), show_progress=self.show_progress)
+
+    def train(self, masks: str, data: str) -> None:
+        plan, out = self.plan, self.out / "runs" / masks
         config = Config(
-            method=method,
+            method="plain",
             model=plan.model,
             image_size=plan.image_size,
             epochs=plan.epochs,
             learning_rate=plan.learning_rate,
+            jitter="all",
             seed=plan.seed,
         )
-        if not Run(out).finished():  # any predictions and any audit are of another network then
-            self.record["finished"] = False
-            for outdated in (self.out / "predictions" / method, self.out / "audit"):
-                shutil.rmtree(outdated, ignore_errors=True)
-        train(self.out / "data", out=out, config=config, resume=out.exists(), show_progress=self.show_progress)
+        if not Run(out).finished():
+            self._forget(f"predictions/{masks}")
+        train(self.out / data, out=out, config=config, resume=out.exists(), show_progress=self.show_progress)
 
     def measure(self) -> None:
-        """Predict the test cases, and measure the predictions."""
-        if self.record["finished"] and all((self.out / f"{method}.csv").is_file() for method in TRAINED):
+        """Predict the test cases, and measure the predictions; measure given and mended masks against the truth."""
+        if self.record["finished"] and all((self.out / f"{name}.csv").is_file() for name in (*TRAINED, "masks")):
             return
         images = self._gather_test_images()
-        for method in TRAINED:
-            predictions = self.out / "predictions" / method
-            predict(self.out / "runs" / method, images, out=predictions, resume=predictions.exists(), show_progress=self.show_progress)
-            evaluate(predictions, self.out / "data" / "test", out=self.out / f"{method}.csv", show_progress=self.show_progress)
-
-    def audit(self) -> None:
-        """Audit the noisy masks, and measure given and mended masks against the truth."""
-        out, table = self.out / "audit", self.out / "masks.csv"
-        if not (out / "audit.json").is_file():
-            audit(self.out / "runs" / "trust", self.out / "data", out=out, resume=out.exists(), show_progress=self.show_progress)
-        elif self.record["finished"] and table.is_file():
-            return
-        config = Run(self.out / "runs" / "trust").config()
+        for masks in TRAINED:
+            predictions = self.out / "predictions" / masks
+            predict(self.out / "runs" / masks, images, out=predictions, resume=predictions.exists(), show_progress=self.show_progress)
+            evaluate(predictions, self.out / "data" / "test", out=self.out / f"{masks}.csv", show_progress=self.show_progress)
+        config = Run(self.out / "runs" / "given").config()
         rows = []
-        for identity in read_audit_cases(out)["id"]:
-            name = f"{identity}.png"
+        for case in read_audit_cases(self.out / "mended").to_dict("records"):
+            name = f"{case['id']}.png"
             true, given = (foreground(self.out / folder / name, config) for folder in ("source/masks", "data/noisy"))
-            mended = read_labels(out / "mended" / name) > 0
-            rows.append({"id": identity, "given": _dice(given, true), "mended": _dice(mended, true)})
-        write_file(table, pd.DataFrame(rows).to_csv(index=False))
+            mended = read_labels(self.out / "mended" / "mended" / name) > 0
+            expected = {column: case[column] for column in ("expected_given", "expected")}
+            rows.append({"id": case["id"], "given": _dice(given, true), "mended": _dice(mended, true), **expected})
+        write_file(self.out / "masks.csv", pd.DataFrame(rows).to_csv(index=False))
         self.record["finished"] = True
         self._write_record()
 
@@ -212,25 +229,31 @@ class _Stages:
         write_page(demo_page(self.out), self.out / "report.html")
 
     def summary(self) -> Demo:
-        scores = {method: pd.read_csv(self.out / f"{method}.csv")["dice"].to_numpy() for method in TRAINED}
+        scores = {masks: pd.read_csv(self.out / f"{masks}.csv")["dice"].to_numpy() for masks in TRAINED}
         rows = []
-        for method, values in scores.items():
+        for masks, values in scores.items():
             low, high = bootstrap_interval(values)
-            seconds = float(Run(self.out / "runs" / method).read_table("history.csv")["seconds"].iloc[-1])
-            rows.append(DemoRow(method=method, dice=mean_of_defined(values), low=low, high=high, seconds=seconds))
-        difference = scores["trust"] - scores["plain"]
+            seconds = float(Run(self.out / "runs" / masks).read_table("history.csv")["seconds"].iloc[-1])
+            rows.append(DemoRow(masks=masks, dice=mean_of_defined(values), low=low, high=high, seconds=seconds))
+        difference = scores["mended"] - scores["given"]
         low, high = bootstrap_interval(difference)
-        masks = pd.read_csv(self.out / "masks.csv")
+        table = pd.read_csv(self.out / "masks.csv")
         return Demo(
+            given=mean_of_defined(table["given"].to_numpy()),
+            mended=mean_of_defined(table["mended"].to_numpy()),
+            estimate=read_demo_estimate(self.out),
             rows=tuple(rows),
             difference=mean_of_defined(difference),
             difference_low=low,
             difference_high=high,
-            given=mean_of_defined(masks["given"].to_numpy()),
-            mended=mean_of_defined(masks["mended"].to_numpy()),
-            audit=self.out / "audit",
+            folder=self.out / "mended",
             page=self.out / "report.html",
         )
+
+    def _forget(self, outdated: str) -> None:
+        """Remove what was made from something that is made anew."""
+        self.record["finished"] = False
+        shutil.rmtree(self.out / outdated, ignore_errors=True)
 
     def _gather_test_images(self) -> Path:
         """Return a folder of links to (or copies of) the images to predict."""

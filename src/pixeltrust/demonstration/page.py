@@ -1,4 +1,4 @@
-"""The page of a demo: plain training against trust, and what the audit made of the masks, in numbers with intervals and in pictures."""
+"""The page of a demo: given, mended and true masks in pictures, what was expected beside the truth, and what a network learns from them."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.folder import Audit, read_audit_cases, review_command
-from pixeltrust.auditing.page import audited_case
+from pixeltrust.auditing.folder import review_command
 from pixeltrust.data.images import case_id, image_suffix, read_image
 from pixeltrust.data.masks import foreground
+from pixeltrust.mending.estimate import Estimate, Quality, read_estimate
 from pixeltrust.metrics import METRICS, bootstrap_interval, mean_of_defined
-from pixeltrust.pages.charts import draw_dice_strips, draw_differences, draw_training_curves
-from pixeltrust.pages.numbers import format_number
+from pixeltrust.pages.charts import Chart, colour_of, draw_dice_strips, draw_differences, draw_training_curves, ink, new_panels, to_svg
+from pixeltrust.pages.numbers import format_number, format_range
 from pixeltrust.pages.pieces import (
     GalleryCase,
     Number,
@@ -25,14 +25,15 @@ from pixeltrust.pages.pieces import (
     format_interval,
     list_settings,
     render_page,
-    seconds_per_update,
 )
 from pixeltrust.plumbing.errors import RunError
+from pixeltrust.plumbing.text import count
 from pixeltrust.training.run_folder import Run
 
-FORMAT = 2  # of demo.json
-TRAINED = ("plain", "trust")
-AUDITED, TEST_CASES = 5, 4  # in the galleries of a demo
+FORMAT = 3  # of demo.json
+TRAINED = ("given", "mended")
+"""The masks that the network is trained on."""
+MENDED, TEST_CASES = 5, 4  # in the galleries of a demo
 MEASURES = ("dice", "jaccard", "sensitivity", "specificity", "surface_distance")  # in the table of a demo
 
 
@@ -41,33 +42,40 @@ def demo_page(folder: Path) -> str:
 
     Raises:
         RunError: the demo has not finished, or files that the page needs are gone or broken.
-        DataError: the tables of its audit have faults, or one of its masks is gone or broken.
+        DataError: one of its masks is gone or broken.
     """
     record = read_demo_record(folder)
     if not record["finished"]:
         raise RunError(f"{folder}: this demo has not finished; `pixeltrust demo --out {folder}` continues it")
-    runs = {method: Run(folder / "runs" / method) for method in TRAINED}
-    histories = {method: run.read_table("history.csv") for method, run in runs.items()}
-    scores = {method: _read(folder / f"{method}.csv") for method in TRAINED}
-    if scores["plain"]["id"].tolist() != scores["trust"]["id"].tolist():
-        raise RunError(f"{folder}: plain.csv and trust.csv have different cases")
-    plain, trust = (scores[method]["dice"].to_numpy(float) for method in TRAINED)
-    galleries = _Galleries(folder, runs["trust"], scores)
-    masks = _read(folder / "masks.csv").set_index("id")
+    runs = {masks: Run(folder / "runs" / masks) for masks in TRAINED}
+    histories = {masks: run.read_table("history.csv") for masks, run in runs.items()}
+    scores = {masks: _read(folder / f"{masks}.csv") for masks in TRAINED}
+    if scores["given"]["id"].tolist() != scores["mended"]["id"].tolist():
+        raise RunError(f"{folder}: given.csv and mended.csv have different cases")
+    given, mended = (scores[masks]["dice"].to_numpy(float) for masks in TRAINED)
+    galleries = _Galleries(folder, runs["given"], scores)
+    estimate, masks = read_demo_estimate(folder), _read(folder / "masks.csv").set_index("id")
     return render_page(
         "demo.html",
-        headline=_demo_headline(plain, trust),
-        story=_demo_story(folder, record, histories),
-        numbers=_demo_numbers(plain, trust, histories),
-        masks=_mask_numbers(masks),
-        audited=[galleries.audited(identity, masks) for identity in evenly_spread(masks["mended"] - masks["given"], AUDITED)],
-        review=review_command(folder.resolve() / "audit"),
-        case_charts=[draw_dice_strips({"plain": plain, "trust": trust}), draw_differences(trust - plain, better="trust", worse="plain")],
+        headline=_headline(estimate, masks),
+        story=_story(record, estimate),
+        mended=[galleries.mended(identity, masks) for identity in evenly_spread(masks["mended"] - masks["given"], MENDED)],
+        masks=_mask_numbers(estimate, masks),
+        verdict=_verdict(estimate, masks),
+        mask_charts=[_draw_estimate(estimate, masks), _draw_expected(masks)],
+        review=review_command(folder.resolve() / "mended"),
+        trained=_trained_headline(given, mended),
+        training=_training_story(record, runs["given"], histories["given"]),
+        numbers=_network_numbers(given, mended),
+        charts=[
+            draw_dice_strips({"given masks": given, "mended masks": mended}),
+            draw_differences(mended - given, better="mended masks", worse="given masks"),
+            *draw_training_curves({f"{masks} masks": history for masks, history in histories.items()}),
+        ],
         table=_table(scores),
         notes=_undefined_notes(scores),
-        curves=draw_training_curves(histories),
-        test=[galleries.test(identity) for identity in evenly_spread(pd.Series(trust - plain, index=scores["trust"]["id"]), TEST_CASES)],
-        facts=list_settings(runs["trust"].config(), leave_out=("method",)),
+        test=[galleries.test(identity) for identity in evenly_spread(pd.Series(mended - given, index=scores["given"]["id"]), TEST_CASES)],
+        facts=list_settings(runs["given"].config(), leave_out=("method",)),
     )
 
 
@@ -75,16 +83,34 @@ def read_demo_record(folder: Path) -> dict[str, Any]:
     """Read demo.json.
 
     Raises:
-        RunError: it is broken, or of another format.
+        RunError: it is broken, or of another version.
     """
     path = folder / "demo.json"
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT or "plan" not in record or "finished" not in record:
-            raise ValueError(f"of format {record['format']}, wanted {FORMAT}")
+        written = record["format"]
+        if type(written) is int and written != FORMAT:
+            version = "an earlier" if written < FORMAT else "a later"
+            raise RunError(
+                f"{folder}: this demo was made by {version} version of pixeltrust, whose page this one cannot draw; choose another --out"
+            )
+        if written != FORMAT or "plan" not in record or "finished" not in record:
+            raise ValueError("something is missing in it")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path}: cannot be read as the record of a demo ({error}); choose another --out") from None
     return record
+
+
+def read_demo_estimate(folder: Path) -> Estimate:
+    """Read what the mending of a demo expects.
+
+    Raises:
+        RunError: it is gone, or cannot be read.
+    """
+    estimate = read_estimate(folder / "mended")
+    if estimate is None:
+        raise RunError(f"{folder / 'mended'}: has no estimate.json any more; remove the folder and run the demo again")
+    return estimate
 
 
 def _read(table: Path) -> pd.DataFrame:
@@ -94,61 +120,123 @@ def _read(table: Path) -> pd.DataFrame:
         raise RunError(f"{table}: the numbers of the demo cannot be read: {error}") from None
 
 
-def _demo_headline(plain: np.ndarray, trust: np.ndarray) -> str:
-    low, high = bootstrap_interval(trust - plain)
-    means = f"{mean_of_defined(trust):.2f} against {mean_of_defined(plain):.2f}"
-    if low > 0:
-        return f"Training with trust did better than plain training: Dice {means}"
-    if high < 0:
-        return f"Training with trust did worse than plain training: Dice {means}"
-    return f"Training with trust and plain training cannot be told apart here: Dice {means}"
+# --- the masks ----------------------------------------------------------------------------------------------------
 
 
-def _demo_story(folder: Path, record: Mapping[str, Any], histories: Mapping[str, pd.DataFrame]) -> str:
-    counts = cases_by_role(Run(folder / "runs" / "trust").read_table("cases.csv"))
-    updates = int(histories["trust"]["update"].iloc[-1])
-    noise = f"{count_cases(counts['noisy'], 'noisy')} have masks that were spoiled on purpose ({record['plan']['noise']} noise)"
-    try:
-        mean = json.loads((folder / "data" / "simulation.json").read_text(encoding="utf-8"))["mean_dice"]
-        agreement = f" and agree with the truth at a mean Dice of {mean:.2f}"
-    except (OSError, ValueError, KeyError):
-        agreement = ""
-    held_out = f" ({counts['held out']} of them are held out, to watch the training)" if counts["held out"] else ""
+def _headline(estimate: Estimate, masks: pd.DataFrame) -> str:
+    given, mended = (format_number(mean_of_defined(masks[name].to_numpy(float)), digits=2) for name in ("given", "mended"))
+    if estimate.way == "given":
+        return f"{count(estimate.pairs, 'pair')} did not show how to mend {count(len(masks), 'mask')}: they stay at a Dice of {given}"
+    return f"{count(estimate.pairs, 'corrected mask')} mended {len(masks):,} others: from a Dice of {given} to {mended}"
+
+
+def _story(record: Mapping[str, Any], estimate: Estimate) -> str:
     return (
-        f"{noise}{agreement}; {count_cases(counts['clean'] + counts['held out'], 'clean')} keep their true masks{held_out}. "
-        f"One network ({record['plan']['model']}) was trained twice from the same start, {updates:,} updates each: "
-        "once with all masks counting alike, and once with trust: every step asks of each noisy pixel whether learning it helps on the "
-        "clean cases, remembers the answers, and weighs the pixel by them. "
-        f"Then both were measured on {count_cases(counts['test'], 'test')} that neither had seen."
+        f"{count(estimate.cases, 'made-up image')} have masks that were spoiled on purpose ({record['plan']['noise']} noise). "
+        f"{estimate.pairs:,} more have both such a mask and the true one, as when an expert corrects a mask: a pair. From the pairs alone "
+        "small networks learned how the masks err. They mended the others, and said how good they expect them to be."
     )
 
 
-def _demo_numbers(plain: np.ndarray, trust: np.ndarray, histories: Mapping[str, pd.DataFrame]) -> list[Number]:
-    cost = {method: seconds_per_update(history) for method, history in histories.items()}
-    difference = trust - plain
+def _mask_numbers(estimate: Estimate, masks: pd.DataFrame) -> list[Number]:
+    given, mended = (masks[name].to_numpy(float) for name in ("given", "mended"))
+    nearer, farther = int((mended > given).sum()), int((mended < given).sum())
+    told = f"{nearer:,} of {len(masks):,}"
     return [
-        Number(what="Dice, plain training", value=f"{mean_of_defined(plain):.3f}", interval=format_interval(plain), method="plain"),
-        Number(what="Dice, with trust", value=f"{mean_of_defined(trust):.3f}", interval=format_interval(trust), method="trust"),
+        *(
+            Number(
+                what=f"True Dice, {text}",
+                value=format_number(mean_of_defined(true)),
+                interval=f"expected {format_number(quality.dice)} ({format_range(quality.low, quality.high)})",
+                method=name,
+            )
+            for text, true, quality, name in (
+                ("as given", given, estimate.ways["given"], "given"),
+                ("once mended", mended, estimate.expected, "mended"),
+            )
+        ),
+        Number(what="Nearer to the truth", value=told, interval=f"masks; {farther:,} are farther from it than before"),
+    ]
+
+
+def _verdict(estimate: Estimate, masks: pd.DataFrame) -> str:
+    """Return whether the estimate has held."""
+    true, expected = mean_of_defined(masks["mended"].to_numpy(float)), estimate.expected
+    if expected.low <= true <= expected.high:
+        return "The true Dice of the mended masks lies within the interval of the estimate."
+    return (
+        f"The true Dice of the mended masks lies {'below' if true < expected.low else 'above'} the interval of the estimate: "
+        "an interval of 95 % is missed now and then."
+    )
+
+
+def _draw_estimate(estimate: Estimate, masks: pd.DataFrame) -> Chart:
+    """Draw what is expected of given and of mended masks with its interval, and the truth."""
+    figure, (axes,) = new_panels(1)
+    words = []
+    for row, (name, quality) in enumerate(_expectations(estimate).items()):
+        true, colour = mean_of_defined(masks[name].to_numpy(float)), colour_of(f"{name} masks")
+        axes.plot([quality.low, quality.high], [row, row], color=colour, linewidth=5, solid_capstyle="butt", alpha=0.5)
+        axes.plot(quality.dice, row, marker="D", markersize=6, color=colour, linestyle="none")
+        axes.plot(true, row, marker="|", markersize=26, markeredgewidth=2, color=ink("ink"))
+        text = f"{name}  expected {quality.dice:.3f}, true {true:.3f}"
+        axes.text(0.0, row - 0.36, text, transform=axes.get_yaxis_transform(), color=colour, fontweight="bold")
+        words.append(f"{name}: expected {quality.dice:.3f}, 95 % interval {quality.low:.3f} to {quality.high:.3f}, in truth {true:.3f}")
+    axes.set(ylim=(1.5, -0.6), yticks=[], xlabel="mean Dice; line: the truth; diamond and bar: expected")
+    axes.spines["left"].set_visible(False)
+    return Chart(title="All masks: what was expected, and the truth", svg=to_svg(figure), text="; ".join(words))
+
+
+def _draw_expected(masks: pd.DataFrame) -> Chart:
+    """Draw the expected and the true Dice of every mask."""
+    figure, (axes,) = new_panels(1)
+    for name, column in (("given", "expected_given"), ("mended", "expected")):
+        axes.scatter(masks[column], masks[name], s=9, color=colour_of(f"{name} masks"), alpha=0.5, linewidths=0, label=name)
+    low = float(np.nanmin(masks[["given", "mended", "expected_given", "expected"]].to_numpy(float))) - 0.02
+    axes.plot([low, 1], [low, 1], color=ink("line"), linewidth=1, zorder=0)
+    axes.set(xlabel="expected Dice", ylabel="true Dice", xlim=(low, 1), ylim=(low, 1))
+    axes.legend(loc="upper left", frameon=False)
+    off = float((masks["mended"] - masks["expected"]).abs().mean())
+    text = f"the true Dice of a mended mask is {off:.2f} from the expected one in the mean"
+    return Chart(title="Mask by mask", svg=to_svg(figure), text=text)
+
+
+def _expectations(estimate: Estimate) -> dict[str, Quality]:
+    return {"given": estimate.ways["given"], "mended": estimate.expected}
+
+
+# --- the networks -------------------------------------------------------------------------------------------------
+
+
+def _trained_headline(given: np.ndarray, mended: np.ndarray) -> str:
+    low, high = bootstrap_interval(mended - given)
+    means = f"Dice {mean_of_defined(mended):.2f} against {mean_of_defined(given):.2f}"
+    if low > 0:
+        return f"A network learns more from the mended masks: {means}"
+    if high < 0:
+        return f"A network learns less from the mended masks: {means}"
+    return f"For a network, given and mended masks cannot be told apart here: {means}"
+
+
+def _training_story(record: Mapping[str, Any], run: Run, history: pd.DataFrame) -> str:
+    counts, updates = cases_by_role(run.read_table("cases.csv")), int(history["update"].iloc[-1])
+    return (
+        f"One network ({record['plan']['model']}) was trained twice by plain training, from the same start and with the same settings, "
+        f"{updates:,} updates each: once on the given masks and once on the mended ones, both times with the {counts['clean']:,} clean "
+        f"masks among them. Then both were measured on {count_cases(counts['test'], 'test')} that no network had seen."
+    )
+
+
+def _network_numbers(given: np.ndarray, mended: np.ndarray) -> list[Number]:
+    difference = mended - given
+    return [
+        Number(what="Dice, given masks", value=f"{mean_of_defined(given):.3f}", interval=format_interval(given), method="given"),
+        Number(what="Dice, mended masks", value=f"{mean_of_defined(mended):.3f}", interval=format_interval(mended), method="mended"),
         Number(
             what="Difference, case by case",
             value=format_number(mean_of_defined(difference), signed=True),
             interval=format_interval(difference, signed=True),
         ),
-        Number(
-            what="Cost of an update",
-            value=f"× {cost['trust'] / cost['plain']:.1f}",
-            interval=f"{cost['trust']:.2g} s with trust, {cost['plain']:.2g} s plain, on this machine",
-        ),
-    ]
-
-
-def _mask_numbers(masks: pd.DataFrame) -> list[Number]:
-    given, mended = (masks[name].to_numpy(float) for name in ("given", "mended"))
-    nearer, farther = int((mended > given).sum()), int((mended < given).sum())
-    return [
-        Number(what="Dice of the masks as given", value=f"{mean_of_defined(given):.3f}", interval=format_interval(given)),
-        Number(what="Dice of the mended masks", value=f"{mean_of_defined(mended):.3f}", interval=format_interval(mended), method="trust"),
-        Number(what="Nearer to the truth", value=f"{nearer:,}", interval=f"of {len(masks):,} masks; {farther:,} are farther from it"),
     ]
 
 
@@ -157,8 +245,8 @@ def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
     for name in MEASURES:
         metric = METRICS[name]
         digits, unit = min(metric.digits, 3), ", px" if metric.unit == "distance" else ""
-        plain, trust = (scores[method][name].to_numpy(float) for method in TRAINED)
-        columns = ((plain, False), (trust, False), (trust - plain, True))
+        given, mended = (scores[masks][name].to_numpy(float) for masks in TRAINED)
+        columns = ((given, False), (mended, False), (mended - given, True))
         cells = []
         for values, signed in columns:
             mean = format_number(mean_of_defined(values), digits=digits, signed=signed)
@@ -168,11 +256,11 @@ def _table(scores: Mapping[str, pd.DataFrame]) -> list[dict[str, Any]]:
 
 
 def _undefined_notes(scores: Mapping[str, pd.DataFrame]) -> Iterable[str]:
-    for method, table in scores.items():
+    for masks, table in scores.items():
         missing = int((table["surface_distance"].isna() & table["dice"].notna()).sum())
         if missing:
             cases = count_cases(missing, "test")
-            yield f"{method}: {cases} in which nothing was found: their Dice is 0, and the mean distance leaves them out."
+            yield f"Trained on {masks} masks: {cases} in which nothing was found: their Dice is 0, and the mean distance leaves them out."
 
 
 class _Galleries:
@@ -180,20 +268,21 @@ class _Galleries:
 
     def __init__(self, folder: Path, run: Run, scores: Mapping[str, pd.DataFrame]) -> None:
         self.folder, self.config = folder, run.config()
-        self.dice = {method: dict(zip(table["id"], table["dice"], strict=True)) for method, table in scores.items()}
-        parts = ("source/images", "source/masks", *(f"predictions/{method}" for method in TRAINED))
+        self.dice = {masks: dict(zip(table["id"], table["dice"], strict=True)) for masks, table in scores.items()}
+        parts = ("source/images", "source/masks", "data/noisy", "mended/mended", *(f"predictions/{masks}" for masks in TRAINED))
         self.files = {part: _files_by_id(folder / part) for part in parts}
-        self.audit = Audit.read(folder / "audit")
-        self.cases = {row["id"]: row for row in read_audit_cases(folder / "audit").to_dict("records")}
 
-    def audited(self, identity: str, masks: pd.DataFrame) -> GalleryCase:
-        if identity not in self.cases:
-            raise RunError(f"{self.folder / 'audit'}: has no case {identity}, which masks.csv has; remove both and run the demo again")
-        panels = audited_case(self.audit, self.cases[identity]).panels
+    def mended(self, identity: str, masks: pd.DataFrame) -> GalleryCase:
         image, true = self._image_and_truth(identity)
-        panels += [draw_outlines("true mask", f"the true mask of {identity}", image, true=true)]
-        given, mended = (format_number(float(masks[name][identity])) for name in ("given", "mended"))
-        return GalleryCase(title=identity, panels=panels, note=f"Dice {given} as given, {mended} mended")
+        given, mended = (self._mask(part, identity) for part in ("data/noisy", "mended/mended"))
+        dice = {name: format_number(float(masks[name][identity])) for name in ("given", "mended", "expected")}
+        panels = [
+            draw_outlines("image", f"the image of {identity}", image),
+            draw_outlines("given mask", f"the given mask of {identity}", image, noisy=given, note=f"Dice {dice['given']}"),
+            draw_outlines("mended mask", f"the mended mask of {identity}", image, predicted=mended, note=f"Dice {dice['mended']}"),
+            draw_outlines("true mask", f"the true mask of {identity}", image, true=true),
+        ]
+        return GalleryCase(title=identity, panels=panels, note=f"expected Dice once mended {dice['expected']}")
 
     def test(self, identity: str) -> GalleryCase:
         image, true = self._image_and_truth(identity)
@@ -201,15 +290,19 @@ class _Galleries:
             draw_outlines("image", f"the image of {identity}", image),
             draw_outlines("true mask", f"the true mask of {identity}", image, true=true),
         ]
-        for method in TRAINED:
-            text = f"the mask that the {method} network predicts for {identity}, over the true one in white"
-            masks = {"true": true, method: foreground(self._path(f"predictions/{method}", identity), self.config)}
-            panels.append(draw_outlines(method, text, image, note=f"Dice {self.dice[method][identity]:.3f}", **masks))
-        difference = self.dice["trust"][identity] - self.dice["plain"][identity]
+        for masks in TRAINED:
+            text = f"what the network trained on {masks} masks predicts for {identity}, over the true mask in white"
+            predicted = self._mask(f"predictions/{masks}", identity)
+            note = f"Dice {self.dice[masks][identity]:.3f}"
+            panels.append(draw_outlines(f"trained on {masks}", text, image, note=note, true=true, predicted=predicted))
+        difference = self.dice["mended"][identity] - self.dice["given"][identity]
         return GalleryCase(title=identity, panels=panels, note=f"difference in Dice {format_number(difference, signed=True)}")
 
     def _image_and_truth(self, identity: str) -> tuple[np.ndarray, np.ndarray]:
-        return read_image(self._path("source/images", identity)), foreground(self._path("source/masks", identity), self.config)
+        return read_image(self._path("source/images", identity)), self._mask("source/masks", identity)
+
+    def _mask(self, part: str, identity: str) -> np.ndarray:
+        return foreground(self._path(part, identity), self.config)
 
     def _path(self, part: str, identity: str) -> Path:
         if identity not in self.files[part]:

@@ -39,7 +39,9 @@ COLOURS = {
     "faint": ("#77736a", "#a29e94"),
     "line": ("#dcd8cf", "#3b3a36"),
 }
-_OF_BENCHMARKS = {"ceiling": "ink", "pixel+clean": "pixel", "pruned": "robust", "mended": "own"}  # what benchmarks run beside `METHODS`
+_OTHERS = {  # what benchmarks and the demo compare beside `METHODS`
+    "ceiling": "ink", "pixel+clean": "pixel", "pruned": "robust", "mended": "own", "given masks": "plain", "mended masks": "pixel",
+}  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "d")
 _QUANTITIES = {
     "loss": "Loss on the training batches",
@@ -225,7 +227,7 @@ def _panel_height(axes: Axes) -> float:
 
 def colour_family(method: str) -> str:
     """Return the name of a method's colour."""
-    return _OF_BENCHMARKS.get(method) or method_table.family_of(method)
+    return _OTHERS.get(method) or method_table.family_of(method)
 
 
 def marker_of(method: str, among: Sequence[str]) -> str:
@@ -234,7 +236,7 @@ def marker_of(method: str, among: Sequence[str]) -> str:
     Args:
         among: all methods there are, in an order that stays.
     """
-    names = dict.fromkeys([*method_table.METHODS, *_OF_BENCHMARKS, *among])
+    names = dict.fromkeys([*method_table.METHODS, *_OTHERS, *among])
     alike = [name for name in names if colour_family(name) == colour_family(method)]
     return MARKERS[alike.index(method) % len(MARKERS)]
 

@@ -20,8 +20,6 @@ MOST = 8.0  # the weight, in averages, at which the colours of `draw_heat` end
 OUTLINES = {
     "noisy": (240, 228, 66),
     "true": (255, 255, 255),
-    "plain": (240, 140, 30),
-    "trust": (70, 180, 255),
     "predicted": (70, 180, 255),
 }
 HEAT = LinearSegmentedColormap.from_list(
