@@ -60,7 +60,8 @@ def main(audit):
     for row in rows.itertuples():
         given = np.asarray(Image.open(row.mask))
         Image.fromarray(np.roll(given, -6, axis=1)).save(audit / "mended" / f"{row.id}.png")
-    rows = rows.assign(rank=range(1, len(rows) + 1), evidence="mender", agreement=np.linspace(0.4, 0.9, len(rows)), changed_pixels=40)
+    measures = {"expected": np.linspace(0.5, 0.95, len(rows)), "agreement": np.linspace(0.4, 0.9, len(rows)), "changed_pixels": 40}
+    rows = rows.assign(rank=range(1, len(rows) + 1), evidence="mender", **measures)
     write(audit / "estimate.json", json.dumps(ESTIMATE))
     write(audit / "cases.csv", rows.to_csv(index=False))
     return 0

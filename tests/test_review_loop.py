@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -166,10 +167,12 @@ def test_learning_ranks_the_queue_anew_and_decisions_stay(audit, client):
     assert f'data-version="{Audit.read(audit).version()}"' in bar
     assert version not in bar
     queue = client.get("/?show=all").text
-    assert "Agreement" in queue
+    assert "Expected Dice" in queue
+    assert "0.95" in queue
     assert re.findall('class="case" href="/case.show=all&amp;id=([a-h])"', queue) == before[::-1]
     assert queue.count("state given") == 5
     case = client.get(f"/case?id={painted_on}").text
+    assert "Expected Dice, as proposed" in case
     assert 'data-decide="proposed"' in case
     # The page that was open saves what is painted, and the most doubtful case comes next.
     query = f"/decide?id={painted_on}&what=mended&seen=0&who=ann&version={version}"
@@ -235,7 +238,7 @@ def test_there_is_one_at_a_time_also_of_several_servers(audit, client):
         (audit / "go").touch()
         wait_for(lambda: state(other) == "idle")
         assert f'data-version="{Audit.read(audit).version()}"' in other.get("/learning").text
-        assert "Agreement" in other.get("/").text
+        assert "Expected Dice" in other.get("/").text
 
 
 def test_it_ends_with_the_server(audit, monkeypatch):
@@ -282,6 +285,19 @@ def test_the_command_that_learns_is_the_one_of_the_package(tmp_path):
         assert process.stderr.read() == f"error: {tmp_path / 'nowhere'}: there is no such file or folder\n"
     assert process.returncode == 2
     assert mend_again(tmp_path)[3:] == ["mend", "--again", str(tmp_path), "--quiet"]
+
+
+def test_a_review_file_of_an_earlier_version_takes_the_expected_dice(audit):
+    Decisions(Audit.read(audit)).close()
+    connection = sqlite3.connect(audit / "review.sqlite")
+    connection.execute("ALTER TABLE cases DROP COLUMN expected")
+    connection.commit()
+    connection.close()
+    read_audit_cases(audit).assign(expected=0.777).to_csv(audit / "cases.csv", index=False)
+    decisions = Decisions(Audit.read(audit))
+    with decisions.reading() as connection:
+        assert {row["expected"] for row in connection.execute("SELECT expected FROM cases")} == {0.777}
+    decisions.close()
 
 
 def test_tables_that_are_made_anew_elsewhere_are_taken_up(tmp_path):

@@ -65,7 +65,7 @@ def find_audit(
         RunError: `out` is something else, or was begun with other data or other options.
     """
     folder = Path(folder)
-    if (folder / "audit.json").is_file() or (folder / "confidence").is_dir():
+    if (folder / "audit.json").is_file() or all((folder / name).is_dir() for name in ("confidence", "mended")):
         read_audit_record(folder)
         if out is not None or layout_options(layout) or (classes, ignore_label, seed) != (1, None, 0):
             raise ConfigError(f"{folder}: an audit, which knows its data: leave out --out, --classes, and all that is for data")

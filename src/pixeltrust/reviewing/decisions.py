@@ -54,7 +54,7 @@ _SCHEMA = (
     """CREATE TABLE cases (
       position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, folded TEXT NOT NULL, image TEXT NOT NULL, mask TEXT NOT NULL,
       agreement REAL, doubtful_pixels INTEGER, doubtful_share REAL, changed_pixels INTEGER, added_pixels INTEGER, removed_pixels INTEGER,
-      regions INTEGER, height INTEGER, width INTEGER, decision TEXT NOT NULL DEFAULT 'undecided'
+      regions INTEGER, height INTEGER, width INTEGER, decision TEXT NOT NULL DEFAULT 'undecided', expected REAL
     )""",
     "CREATE INDEX cases_by_decision ON cases (decision, position)",
     """CREATE TABLE regions (
@@ -277,13 +277,16 @@ class Decisions:
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
+        elif "expected" not in [row["name"] for row in connection.execute("PRAGMA table_info (cases)")]:  # of an earlier version
+            connection.execute("ALTER TABLE cases ADD COLUMN expected REAL")
 
     def _load(self, connection: sqlite3.Connection) -> None:
         cases, regions = read_audit_cases(self.audit.folder), read_audit_regions(self.audit.folder)
         made = {case_id: decision.what for case_id, decision in _all_in_force(connection).items()}
         cases["folded"] = cases["id"].str.casefold()
         cases["decision"] = [made.get(case_id, UNDECIDED) for case_id in cases["id"]]
-        columns = ["id", "folded", "image", "mask", *CASE_NUMBERS, "decision"]
+        cases["expected"] = cases.get("expected")  # where it is known, the order is by it
+        columns = ["id", "folded", "image", "mask", *CASE_NUMBERS, "decision", "expected"]
         cases["position"] = range(1, len(cases) + 1)
         evidence = NOTHING_YET if (cases["evidence"] == NOTHING_YET).all() else "some"
         connection.execute("INSERT OR REPLACE INTO about VALUES ('evidence', ?)", [evidence])

@@ -90,7 +90,7 @@ def review(
             address = _address(host, listener.getsockname()[1], policy.token)
             server = uvicorn.Server(uvicorn.Config(application(audit, decisions, policy=policy, who=name), **_SETTINGS))
             over = threading.Event()
-            threading.Thread(target=_once_started, args=(server, over, address, announce, open_browser), daemon=True).start()
+            threading.Thread(target=_once_started, args=(server, over, address, audit.folder, announce, open_browser), daemon=True).start()
             with suppress(KeyboardInterrupt):  # uvicorn raises it again after a clean shutdown
                 server.run(sockets=[listener])
             over.set()
@@ -109,11 +109,13 @@ _SETTINGS: dict = {
 }
 
 
-def _once_started(server: uvicorn.Server, over: threading.Event, address: str, announce: Callable[[str], None], open_browser: bool) -> None:
+def _once_started(
+    server: uvicorn.Server, over: threading.Event, address: str, folder: Path, announce: Callable[[str], None], open_browser: bool
+) -> None:
     while not server.started:
         if over.wait(0.02):
             return
-    announce(f"the review is at {address}\nCtrl-C ends it; all decisions are saved")
+    announce(f"the review is at {address}\nCtrl-C ends it; all decisions are saved in {folder}")
     if open_browser:
         webbrowser.open(address)
 
