@@ -217,16 +217,17 @@ def make_estimate(
 
     Args:
         measured, groups: of the pairs.
-        soft: the soft Dice of every listed mask as given, and treated in the chosen way, (N, 2).
+        soft: of every listed mask the soft Dice as given, that after the chosen way, and what several menders together add to it, (N, 3).
         noisy: whether a listed mask is noisy, (N,), and not one that a person has corrected: those are in no number.
         earlier: the history of an estimate from fewer pairs.
     """
     real, predicted = _apply(choice, measured)
     off = real - predicted
     defined = ~np.isnan(off)
-    changed = choice.changes(*soft.T)
+    changed = choice.changes(soft[:, 0], soft[:, 1])
     expected_given = choice.calibrations["given"].expect(soft[:, 0])
-    expected = np.where(changed, choice.calibrations[choice.way].expect(soft[:, 1]), expected_given)
+    treated = np.clip(choice.calibrations[choice.way].expect(soft[:, 1]) + soft[:, 2], 0, 1)
+    expected = np.where(changed, treated, expected_given)
     verdict = Verdict(changed & noisy, expected_given, expected)
     error, draws = _standard_error(off[defined], np.asarray(groups)[defined])
     middle, half = float(expected[noisy].mean() + off[defined].mean()), error * _student(draws - 1)

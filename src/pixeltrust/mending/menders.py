@@ -92,13 +92,29 @@ class Looked:
     labels: np.ndarray
     """The given mask, uint8 (h, w); 255 ignored."""
     probabilities: np.ndarray
-    """float16 (K or 1, h, w)."""
+    """float16 (K or 1, h, w): the mean of the networks'."""
+    of_each: np.ndarray
+    """float32 (N, K or 1, h, w): those of each network."""
 
 
-def look(networks: Sequence[Network], cases: Sequence[Case], *, known: bool, text: str, show_progress: bool) -> Iterator[Looked]:
-    """Let networks look at cases together: their probabilities are averaged.
+def share_turns(turns: Sequence[int], networks: int) -> list[Sequence[int]]:
+    """Return the flips and turns that each of several networks is to see, so that together they see every one about once."""
+    return [turns[number::networks] or turns[:1] for number in range(networks)]
+
+
+def look(
+    networks: Sequence[Network],
+    cases: Sequence[Case],
+    *,
+    turns: Sequence[Sequence[int]],
+    known: bool,
+    text: str,
+    show_progress: bool,
+) -> Iterator[Looked]:
+    """Let networks look at cases together.
 
     Args:
+        turns: the flips and turns that each network sees.
         known: show the noisy masks too, and not the images alone.
         text: the work, as the progress bar names it.
 
@@ -118,24 +134,22 @@ def look(networks: Sequence[Network], cases: Sequence[Case], *, known: bool, tex
             continue
         waiting.append((case, *decoded))
         if len(waiting) == networks[0].batch_size:
-            yield from _look_at(networks, waiting, known)
+            yield from _look_at(networks, waiting, turns, known)
             waiting = []
     if waiting:
-        yield from _look_at(networks, waiting, known)
+        yield from _look_at(networks, waiting, turns, known)
     if faults:
         raise DataError(f"{count(len(faults), 'case')} of {len(cases):,} cannot be read; repair them, and continue with --resume", faults)
 
 
-def _look_at(networks: Sequence[Network], batch: Sequence[tuple[Case, np.ndarray, np.ndarray]], known: bool) -> Iterator[Looked]:
+def _look_at(
+    networks: Sequence[Network], batch: Sequence[tuple[Case, np.ndarray, np.ndarray]], turns: Sequence[Sequence[int]], known: bool
+) -> Iterator[Looked]:
     cases, pictures, labels = (list(values) for values in zip(*batch, strict=True))
-    turns = networks[0].turns
-    shares = [turns[number :: len(networks)] or turns[:1] for number in range(len(networks))]  # together each turn is seen about once
-    planes = [
-        network.probabilities_over_turns(pictures, labels if known else None, share)
-        for network, share in zip(networks, shares, strict=True)
-    ]
-    for case, given, seen in zip(cases, labels, np.mean(planes, axis=0).astype(np.float16), strict=True):
-        yield Looked(case, given, seen)
+    given = labels if known else None
+    planes = [network.probabilities_over_turns(pictures, given, own) for network, own in zip(networks, turns, strict=True)]
+    for case, labels_of_case, of_each in zip(cases, labels, np.stack(planes, 1), strict=True):
+        yield Looked(case, labels_of_case, of_each.mean(0).astype(np.float16), of_each)
 
 
 def noisy_mask(case: Case) -> Path:

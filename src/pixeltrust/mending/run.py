@@ -9,6 +9,7 @@ All is made in DIR/.mending/next, where a stopped mending continues, and moved t
 are whole until then. DIR/.mending/status.json says how far the work is.
 """
 
+import itertools
 import json
 import shutil
 import time
@@ -32,7 +33,7 @@ from pixeltrust.data.images import write_png
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.mending.estimate import FEWEST_PAIRS, Estimate, Measured, Verdict, choose, make_estimate, read_estimate, short
-from pixeltrust.mending.menders import Looked, Menders, look, noisy_mask
+from pixeltrust.mending.menders import Looked, Menders, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
 from pixeltrust.mending.settings import read_mender_config
 from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, enlarge, in_two, propose, soft_dice
@@ -249,42 +250,48 @@ class _Work:
     # --- what they see ----------------------------------------------------------------------------------------------
 
     def look_at_pairs(self, networks: Sequence[Network]) -> "_Pairs":
-        """Measure every way of treating a mask on the pairs, by menders that have not seen them."""
-        pairs = self.cases.pairs
-        views: dict[tuple[int, bool], Looked] = {}
-        for known in (False, True):
-            for fold, network in enumerate(networks):
-                places = np.flatnonzero(self.menders.folds == fold)
-                looked = look([network], pairs[places], known=known, text="judging pairs", show_progress=False)
-                views |= {(int(place), known): seen for place, seen in zip(places, looked, strict=True)}
-        alone = [views[place, False] for place in range(len(pairs))]
+        """Measure every way of treating a mask on the pairs, by menders that have not seen them.
+
+        The Dice is by all flips and turns. The soft Dice is by those that the mender sees of other masks, to be comparable.
+        """
+        pairs, shares = self.cases.pairs, share_turns(networks[0].turns, len(networks))
+        views: dict[tuple[int, bool, bool], Looked] = {}
+        for fold, network in enumerate(networks):
+            places = np.flatnonzero(self.menders.folds == fold)
+            for known, all_turns in itertools.product((False, True), repeat=2):
+                turns = [network.turns if all_turns else shares[fold]]
+                looked = look([network], pairs[places], turns=turns, known=known, text="judging pairs", show_progress=False)
+                views |= {(int(place), known, all_turns): seen for place, seen in zip(places, looked, strict=True)}
+        alone = [views[place, False, True] for place in range(len(pairs))]
         tilt = estimate_tilt([count_confusion(looked.labels, in_two(looked.probabilities)) for looked in alone])
         measured = {way: np.full((len(pairs), 2), np.nan) for way in WAYS}
 
         def measure(place: int) -> None:
             given, clean = self._decode(noisy_mask(pairs[place])), self._decode(pairs[place].mask)
             for way in WAYS:
-                seen = views[place, way not in ALONE]
-                small, full = in_two(seen.probabilities), enlarge(seen.probabilities, given.shape)
-                measured[way][place] = (
-                    dice_between(propose(way, given, full, tilt), clean, self.config.classes),
-                    soft_dice(propose(way, seen.labels, small, tilt), small),
-                )
+                known = way not in ALONE
+                labels = propose(way, given, enlarge(views[place, known, True].probabilities, given.shape), tilt)
+                soft = soft_dice_of_each(way, views[place, known, False], tilt)
+                measured[way][place] = dice_between(labels, clean, self.config.classes), soft[0]
 
         complaint = f"{self.cases.data}: pairs that cannot be measured"
         map_in_threads(measure, list(range(len(pairs))), text="judging pairs", complaint=complaint, shown=self.show_progress)
-        return _Pairs(measured, tilt, views)
+        return _Pairs(measured, tilt, {(place, known): seen for (place, known, all_turns), seen in views.items() if all_turns})
 
     def look_at_all(self, networks: Sequence[Network], way: Way, tilt: np.ndarray) -> SeenMasks:
         """Let all menders look at the listed masks, as a way to treat them needs it; what was seen before a stop is kept."""
         seen = SeenMasks(self.next / "seen", len(self.listed), self.config, way, self.ranks)
         todo = [place for place in self.ranks.share(range(len(self.listed))) if not seen.done[place]]
         looked = look(
-            networks, self.listed[np.array(todo, int)], known=way not in ALONE, text="looking at masks", show_progress=self.show_progress
+            networks,
+            self.listed[np.array(todo, int)],
+            turns=share_turns(networks[0].turns, len(networks)),
+            known=way not in ALONE,
+            text="looking at masks",
+            show_progress=self.show_progress,
         )
         for number, (place, case) in enumerate(zip(todo, looked, strict=True)):
-            views = in_two(case.probabilities)
-            seen.keep(place, case.probabilities, soft_dice(case.labels, views), soft_dice(propose(way, case.labels, views, tilt), views))
+            seen.keep(place, case.probabilities, soft_dice_of_each("given", case, tilt)[0], *soft_dice_of_each(way, case, tilt))
             self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
         self.ranks.barrier()
         return seen
@@ -383,6 +390,21 @@ class _Work:
                 entry.replace(place)
         for name in ("next", "status.json"):
             _remove(self.out / WORK / name)
+
+
+def soft_dice_of_each(way: Way, looked: Looked, tilt: np.ndarray) -> tuple[float, float]:
+    """Return two numbers of the masks that a way makes of what several menders see.
+
+    Returns:
+        The soft Dice of the mask that each would make, with what it sees, in the mean: the same for one mender and for several.
+        How much better than those masks the one is that they make together, by what they see together.
+    """
+    together = in_two(looked.probabilities)
+    views = [in_two(planes) for planes in looked.of_each]
+    masks = [propose(way, looked.labels, view, tilt) for view in views]
+    own = float(np.mean([soft_dice(mask, view) for mask, view in zip(masks, views, strict=True)]))
+    apart = float(np.mean([soft_dice(mask, together) for mask in masks]))
+    return own, soft_dice(propose(way, looked.labels, together, tilt), together) - apart
 
 
 @dataclass(frozen=True, eq=False)

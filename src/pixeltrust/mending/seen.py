@@ -1,6 +1,6 @@
 """What menders have seen of the masks, on the grid of their training, in files that a stopped mending finds again.
 
-FOLDER/<way>/   planes.f16 (N, K or 1, h, w)   soft.f32 (N, 2)   done.u8 (N,)
+FOLDER/<way>/   planes.f16 (N, K or 1, h, w)   soft.f32 (N, 3)   done.u8 (N,)
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ class SeenMasks:
     def __init__(self, folder: Path, count: int, config: Config, way: str, ranks: Ranks) -> None:
         shapes = {
             "planes.f16": (np.float16, (count, config.classes, *config.size)),
-            "soft.f32": (np.float32, (count, 2)),
+            "soft.f32": (np.float32, (count, 3)),
             "done.u8": (np.uint8, (count,)),
         }
         files = {name: folder / way / name for name in shapes}
@@ -36,7 +36,7 @@ class SeenMasks:
 
         ranks.on_rank_0(make)
         self.planes, self.soft, self.done = (np.memmap(files[name], dtype, "r+", shape=shape) for name, (dtype, shape) in shapes.items())
-        """Probabilities; the soft Dice as given, and as the way proposes; 1 for a mask that was looked at."""
+        """Probabilities; soft Dice as given, after the way, and what several menders add to it; 1 for a mask that was looked at."""
 
     def keep(self, place: int, planes: np.ndarray, *soft: float) -> None:
         """Keep what was seen of a mask."""
