@@ -1,6 +1,6 @@
 """In place of `pixeltrust mend --again AUDIT`: waits for AUDIT/go, then turns the queue around, proposes masks and writes an estimate.
 
-AUDIT/go may hold another ending: `fail`, or `never` (Ctrl-C is ignored).
+AUDIT/go may hold another ending: `fail`, `never` (Ctrl-C is ignored), or `slowly` (when it is removed).
 """
 
 import json
@@ -56,6 +56,10 @@ def main(audit):
         write(status, json.dumps({"stage": "deaf", "share": 0.5}))
         while True:
             time.sleep(1)
+    if ending == "slowly":  # the work is done, and nothing says how far it is any more
+        status.unlink()
+        while (audit / "go").is_file():
+            time.sleep(0.01)
     rows = pd.read_csv(audit / "cases.csv", dtype={"id": str})[::-1]
     for row in rows.itertuples():
         given = np.asarray(Image.open(row.mask))

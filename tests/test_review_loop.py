@@ -191,6 +191,18 @@ def test_the_next_case_after_another_ranking_is_the_worst_one(audit, client):
     assert behind == worst  # the last undecided one
 
 
+def test_the_last_that_was_known_stays_where_nothing_says_how_far_it_is(audit, client):
+    accept(client, audit, 5)
+    client.post("/learning/start")
+    assert "starting" in client.get("/learning").text or "training 2 of 4" in client.get("/learning").text
+    wait_for(lambda: "training 2 of 4" in client.get("/learning").text)
+    (audit / "go").write_text("slowly")
+    wait_for(lambda: not (audit / ".mending" / "status.json").exists())
+    assert "training 2 of 4" in client.get("/learning").text
+    (audit / "go").unlink()
+    wait_for(lambda: state(client) == "done")
+
+
 def test_a_failure_is_shown_with_what_was_printed_and_can_be_tried_again(audit, client):
     accept(client, audit, 5)
     before = order(audit)

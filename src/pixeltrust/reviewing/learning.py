@@ -20,6 +20,7 @@ from pixeltrust.plumbing.errors import PixeltrustError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder
 
 GRACE = 20.0  # seconds that the process has for its end once it is stopped
+_STARTING = ("starting", 0.0)
 _LOG_BYTES = 4000  # of its end that are shown
 
 State = Literal["idle", "running", "elsewhere", "done", "stopped", "failed"]
@@ -65,7 +66,7 @@ class Learning:
         self._starting, self._stopping = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
         self._ended: State = "idle"
-        self._fault = ""
+        self._fault, self._status = "", _STARTING
 
     def start(self) -> None:
         """Start the process.
@@ -81,6 +82,7 @@ class Learning:
             held.enter_context(exclusive_lock(self._lock, self._busy))
             (self.folder / "status.json").unlink(missing_ok=True)
             self._stopping.clear()
+            self._status = _STARTING
             self._thread = threading.Thread(target=self._run, args=(held,), name="learning")
             self._thread.start()
 
@@ -98,7 +100,7 @@ class Learning:
         """Return how far it is."""
         state = "running" if self._is_alive() else "elsewhere" if self._is_mended_elsewhere() else self._ended
         if state in ("running", "elsewhere"):
-            stage, share = _read_status(self.folder / "status.json")
+            stage, share = self._status = _read_status(self.folder / "status.json") or self._status
             return Progress(state=state, stage="stopping" if self._stopping.is_set() and state == "running" else stage, share=share)
         return Progress(state=state, log=self._end_of_log() if state == "failed" else "")
 
@@ -136,10 +138,10 @@ def _is_held(lock: Path) -> bool:
         return True
 
 
-def _read_status(file: Path) -> tuple[str, float]:
-    """Return the stage and the share of the work, 0 to 1; those of a start where nothing readable is there yet."""
+def _read_status(file: Path) -> tuple[str, float] | None:
+    """Return the stage and the share of the work, 0 to 1; None where nothing readable is there: not yet, or not any more."""
     try:
         status = json.loads(file.read_text(encoding="utf-8"))
         return str(status["stage"]), min(max(float(status["share"]), 0.0), 1.0)
     except (OSError, ValueError, TypeError, KeyError):
-        return "starting", 0.0
+        return None
