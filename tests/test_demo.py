@@ -25,7 +25,7 @@ def tiny_network(in_channels, out_channels):
 
 
 pytestmark = pytest.mark.usefixtures("small_pictures")
-SMALL = {"image_size": 16, "mender_size": 16, "mender_updates": 3, "epochs": 1}
+SMALL = {"image_size": 16, "mender_updates": 3, "epochs": 1}
 TOY = Plan(cases=24, test_share=0.25, pairs=6, size=32, model=f"{__name__}:tiny_network", **SMALL, seed=3)
 
 

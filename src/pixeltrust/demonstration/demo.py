@@ -55,11 +55,9 @@ class Plan:
     noise: str = "triangle"
     model: str = "unet-small"
     image_size: int = 64
-    """Pixels along a side of what the network trains on."""
-    mender_size: int = 48
-    """The same of menders; it and the next are small for the time, all else of theirs is as `mend` has it."""
-    mender_updates: int = 90
-    """Of each mender."""
+    """Pixels along a side of what the networks, menders too, train on."""
+    mender_updates: int = 200
+    """Of each mender: few, for the time. Their other settings are the usual ones."""
     epochs: int = 6
     learning_rate: float = 1e-3
     seed: int = 0
@@ -184,9 +182,8 @@ class _Stages:
         if (out / "audit.json").is_file():
             return
         self._forget("runs/mended")
-        settings = {"model": plan.model, "image_size": plan.mender_size, "seed": plan.seed}
-        updates = {"epochs": 1, "updates_per_epoch": plan.mender_updates}
-        config = config_from({**DEFAULTS, **settings, **updates})
+        settings = {"image_size": plan.image_size, "epochs": 1, "updates_per_epoch": plan.mender_updates, "seed": plan.seed}
+        config = config_from({**DEFAULTS, **settings})
         mend(self.out / "data", out=out, config=config, resume=out.exists(), show_progress=self.show_progress)
 
     def train(self, masks: str, data: str) -> None:

@@ -179,7 +179,7 @@ def _draw_estimate(estimate: Estimate, masks: pd.DataFrame) -> Chart:
         axes.plot([quality.low, quality.high], [row, row], color=colour, linewidth=5, solid_capstyle="butt", alpha=0.5)
         axes.plot(quality.dice, row, marker="D", markersize=6, color=colour, linestyle="none")
         axes.plot(true, row, marker="|", markersize=26, markeredgewidth=2, color=ink("ink"))
-        text = f"{name}  expected {quality.dice:.3f}, true {true:.3f}"
+        text = f"{name}: expected {quality.dice:.3f}, true {true:.3f}"
         axes.text(0.0, row - 0.36, text, transform=axes.get_yaxis_transform(), color=colour, fontweight="bold")
         words.append(f"{name}: expected {quality.dice:.3f}, 95 % interval {quality.low:.3f} to {quality.high:.3f}, in truth {true:.3f}")
     axes.set(ylim=(1.5, -0.6), yticks=[], xlabel="mean Dice; line: the truth; diamond and bar: expected")
@@ -195,7 +195,7 @@ def _draw_expected(masks: pd.DataFrame) -> Chart:
     low = float(np.nanmin(masks[["given", "mended", "expected_given", "expected"]].to_numpy(float))) - 0.02
     axes.plot([low, 1], [low, 1], color=ink("line"), linewidth=1, zorder=0)
     axes.set(xlabel="expected Dice", ylabel="true Dice", xlim=(low, 1), ylim=(low, 1))
-    axes.legend(loc="upper left", frameon=False)
+    axes.legend(loc="upper left", frameon=False, labelcolor=ink("ink"))
     off = float((masks["mended"] - masks["expected"]).abs().mean())
     text = f"the true Dice of a mended mask is {off:.2f} from the expected one in the mean"
     return Chart(title="Mask by mask", svg=to_svg(figure), text=text)
