@@ -1,4 +1,4 @@
-"""How often the interval of `pixeltrust mend` holds the truth: many draws of cases, of pairs and of noise, each mended, where the truth is known.
+"""How often the interval of `pixeltrust mend` holds the truth: many draws of cases, pairs and noise, mended where the truth is known.
 
     python experiments/estimate_coverage.py SOURCE --out results/coverage/triangle.csv --noise triangle --draws 20 [--set key=value]…
 

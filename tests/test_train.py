@@ -631,6 +631,7 @@ CHANGES = {
     "along": {"along": "5"},
     "finetune_share": {"finetune_share": 0.5},
     "epochs": {"epochs": 4},
+    "updates_per_epoch": {"updates_per_epoch": 4},
     "learning_rate": {"learning_rate": 2e-3},
     "optimizer": {"optimizer": "sgd"},
     "momentum": {"momentum": 0.5},
@@ -651,10 +652,11 @@ BASES = {
     "finetune_share": {"method": "finetuned"},
 }
 NOT_NUMBERS = {"device", "cache_gib", "checkpoint_minutes", "weight_map_cases"}
+OF_MENDERS = {"given_dropped", "coarse_share"}  # tested in test_mending.py
 
 
 def test_every_setting_has_its_test():
-    assert {field.name for field in dataclasses.fields(Config)} == CHANGES.keys() | NOT_NUMBERS
+    assert {field.name for field in dataclasses.fields(Config)} == CHANGES.keys() | NOT_NUMBERS | OF_MENDERS
 
 
 @pytest.fixture(scope="module")
@@ -670,7 +672,7 @@ def test_a_setting_changes_what_is_learned(straight, small_labels, tmp_path, nam
     assert not same_weights(tmp_path / "run", straight(**base))
     if name != "classes":
         assert all(value.isfinite().all() for value in state_of(tmp_path / "run").values())
-    assert done.updates == {"batch_size": 6, "epochs": 12}.get(name, UPDATES)
+    assert done.updates == {"batch_size": 6, "epochs": 12, "updates_per_epoch": 12}.get(name, UPDATES)
 
 
 @pytest.mark.parametrize(
