@@ -1,0 +1,9 @@
+#!/bin/sh
+# "Mended masks" in docs/results.md: mending and then training, beside the other uses of the same masks.
+#   experiments/mended_masks.sh SOURCE OUT [--jobs 2] [--set 'clean=[100]'] [--set 'methods=["mended","clean"]']
+# SOURCE: what `pixeltrust fetch isic2017 SOURCE --size 256` makes. Called again it runs what is missing.
+set -eu
+here=$(dirname "$0") source=$1 out=$2
+shift 2
+pixeltrust benchmark "$source" --config "$here/grids/mended.toml" --out "$out/updates" "$@"
+python "$here/keep_results.py" "$here/../results/mended" "$out/updates"
