@@ -1,4 +1,4 @@
-"""Draw the README's picture from a demo: python docs/make/picture.py demo
+"""Draw docs/demo.png from a demo: python docs/make/picture.py demo
 
 The mended masks of the page but the first and the last, between which mending helped more and more: a quarter, half and three quarters
 of the way, as the page shows them.
