@@ -256,6 +256,7 @@ COMMANDS = [
     "evaluate",
     "export",
     "fetch",
+    "mend",
     "predict",
     "question",
     "report",

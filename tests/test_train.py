@@ -137,7 +137,7 @@ def streams_of(method):
     """What its steps ask for."""
     if method in ON_THE_POOL:
         return ["pool"]
-    return {"clean": ["clean"], "finetuned": ["pool", "clean"]}.get(method, ["noisy", "clean"])
+    return {"clean": ["clean"], "mender": ["pairs"], "finetuned": ["pool", "clean"]}.get(method, ["noisy", "clean"])
 
 
 # How many updates, of what
@@ -150,7 +150,7 @@ def test_every_method_makes_as_many_updates_as_noisy_batches_fill_the_epochs(dat
     assert history(tmp_path / "run")["update"].tolist() == [per_epoch, 2 * per_epoch]
     assert len(pd.read_csv(tmp_path / "run" / "steps.csv")) == 2 * per_epoch
     pool, first = 2 * per_epoch * batch_size, round(2 / 3 * 2 * per_epoch)
-    in_stream = {"noisy": 2 * 10, "clean": 2 * per_epoch * 3, "pool": pool}
+    in_stream = {"noisy": 2 * 10, "clean": 2 * per_epoch * 3, "pairs": 2 * per_epoch * 3, "pool": pool}
     finetuned = first * batch_size + (2 * per_epoch - first) * 3
     assert done.images == (finetuned if method == "finetuned" else sum(in_stream[stream] for stream in streams_of(method)))
 
@@ -871,7 +871,7 @@ def test_held_out_and_test_cases_are_in_no_batch_and_all_others_are(data, tmp_pa
     roles = {role: set(cases["id"][(cases["role"] == role) & ~cases["held_out"]]) for role in ("noisy", "clean")}
     assert (len(roles["noisy"]), len(roles["clean"]), cases["held_out"].sum()) == (10, 3, 11)
     used = {stream: {name for (s, _), names in seen.batches.items() if s == stream for name in names} for stream, _ in seen.batches}
-    expected = {"noisy": roles["noisy"], "clean": roles["clean"], "pool": roles["noisy"] | roles["clean"]}
+    expected = {"noisy": roles["noisy"], "clean": roles["clean"], "pairs": roles["clean"], "pool": roles["noisy"] | roles["clean"]}
     assert used == {stream: expected[stream] for stream in streams_of(method)}
 
 
