@@ -23,6 +23,7 @@ from pixeltrust.data.images import read_image, resize_image, resize_labels
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import make_folder
+from pixeltrust.plumbing.processes import ALONE, Ranks
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count
@@ -55,13 +56,13 @@ class Menders:
         fold_of = dict(zip(self.groups, self.folds.tolist(), strict=True))
         self._fold_of_clean = np.array([fold_of.get(group, -1) for group in groups])
 
-    def train(self, tick: Tick) -> None:
+    def train(self, tick: Tick, ranks: Ranks = ALONE) -> None:
         """Train what is not trained yet."""
-        make_folder(self.folder)
+        ranks.on_rank_0(lambda: make_folder(self.folder))
         for number in range(1, self.count + 1):
             table = self.folder / f"{number}.csv"
             learned = self.clean[self._fold_of_clean != number - 1]
-            write_csv(table_of(learned, pairs=True).drop(columns="held_out"), table)
+            ranks.on_rank_0(lambda: write_csv(table_of(learned, pairs=True).drop(columns="held_out"), table))  # noqa: B023
             train(table, out=self._run(number), config=self.config, watch=_watch(tick, number), resume=True, show_progress=False)
             shutil.rmtree(self._run(number) / CACHE, ignore_errors=True)
 

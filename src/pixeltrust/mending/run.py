@@ -110,13 +110,18 @@ def mend(
         ConfigError: settings that cannot be used.
         KeyboardInterrupt: Ctrl-C; what is trained is kept.
     """
-    out = Path(out)
+    out, config = Path(out), config or read_mender_config()
+    choose_device(config)[1].on_rank_0(lambda: _check_out(out, resume))
+    cases = read_cases(Path(data), show_progress=show_progress, **layout)
+    return mend_cases(cases, cases.of("noisy"), out=out, config=config, show_progress=show_progress, layout=layout)
+
+
+def _check_out(out: Path, resume: bool) -> None:
+    """Check that the folder is free, or holds a stopped mending to be resumed, or raise RunError."""
     if resume and (out / "audit.json").is_file():
         raise RunError(f"{out}: this mending has finished already; choose another --out, or remove it")
     if not (resume and (out / WORK).is_dir()):
         require_free(out)
-    cases = read_cases(Path(data), show_progress=show_progress, **layout)
-    return mend_cases(cases, cases.of("noisy"), out=out, config=config, show_progress=show_progress, layout=layout)
 
 
 def mend_cases(
@@ -173,8 +178,8 @@ class _Work:
         """Make the folders, locked while `held` lasts; drop what was made from other data or settings."""
         make_folder(self.out / WORK)
         held.enter_context(exclusive_lock(self.out / WORK / "lock", f"{self.out}: another process mends here; wait for its end"))
-        pairs = [[case.id, str(case.mask), case.mask.stat().st_mtime_ns] for case in self.cases.pairs]
-        record = json.dumps({"data": str(self.cases.data.resolve()), "pairs": pairs, "config": to_values(self.config)})
+        files = [[case.id, str(case.mask), case.mask.stat().st_mtime_ns] for case in (*self.cases.of("clean"), *self.listed)]
+        record = json.dumps({"data": str(self.cases.data.resolve()), "files": files, "config": to_values(self.config)})
         file = self.next / "of.json"
         if not (file.is_file() and file.read_text(encoding="utf-8") == record):
             shutil.rmtree(self.next, ignore_errors=True)
@@ -239,7 +244,7 @@ class _Work:
                 bar.update(task, completed=done, note=f"{number} of {self.menders.count}")
                 self.report_status(f"training {number} of {self.menders.count}", _TRAINED * done / total)
 
-            self.menders.train(tick)
+            self.menders.train(tick, self.ranks)
 
     def report_status(self, stage: str, share: float) -> None:
         """Write how far the work is, now and then."""
