@@ -267,6 +267,7 @@ def test_a_mending_is_an_audit_folder_with_an_estimate(mended, data):
 def test_what_is_said_of_a_mending(mended):
     assert "from 7 pairs" in str(mended)
     assert "pixeltrust review" in str(mended)
+    assert str(mended).endswith("mended.csv --out RUN --set method=plain")
     page = (mended.out / "report.html").read_text()
     assert "Look at these first" in page
     assert "from 7 pairs" in page

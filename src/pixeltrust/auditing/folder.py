@@ -171,9 +171,10 @@ def review_command(audit: Path) -> str:
     return shlex.join(["pixeltrust", "review", str(audit)])
 
 
-def train_command(audit: Path, classes: int, ignore_label: int | None) -> str:
-    """Return the command to train on its mended masks."""
-    settings = [f"classes={classes}"] * (classes > 1) + [f"ignore_label={ignore_label}"] * (ignore_label is not None)
+def train_command(audit: Path, classes: int, ignore_label: int | None, *, method: str = "") -> str:
+    """Return the command to train on its mended masks; by the default method where none is named."""
+    settings = [f"method={method}"] * bool(method)
+    settings += [f"classes={classes}"] * (classes > 1) + [f"ignore_label={ignore_label}"] * (ignore_label is not None)
     words = ["pixeltrust", "train", str(audit / "mended.csv"), "--out", "RUN"]
     return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
 

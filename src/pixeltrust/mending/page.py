@@ -57,7 +57,7 @@ def mending_page(audit: Audit, cases: pd.DataFrame, estimate: Estimate) -> str:
         gone=gone,
         typical=typical,
         pairs=_draw_pairs(audit),
-        commands=[review_command(audit.folder), train_command(audit.folder, audit.classes, audit.ignore_label)],
+        commands=[review_command(audit.folder), train_command(audit.folder, audit.classes, audit.ignore_label, method="plain")],
     )
 
 

@@ -145,7 +145,7 @@ def mend_cases(
     with naming_write_errors(out), ExitStack() as held:
         ranks.on_rank_0(lambda: work.begin(held))
         estimate, table = work.run(layout or {}, started)
-    to_train = train_command(out, config.classes, config.ignore_label)
+    to_train = train_command(out, config.classes, config.ignore_label, method="plain")
     return Mended(out, estimate, table, to_train, (*moved, *cases.notes))
 
 
