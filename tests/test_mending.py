@@ -191,6 +191,13 @@ def test_the_best_way_is_chosen(levels, way):
     assert choose(measured(np.random.default_rng(1), **levels), FOLDS, GROUPS).way == way
 
 
+def test_of_equal_ways_the_one_that_sees_the_mask_is_chosen():
+    values = measured(np.random.default_rng(6), given=0.6, mender=0.9)
+    values["audit"] = values["mender"] + np.where(np.arange(40) % 2, 0.05, -0.048)[:, None]  # better by less than chance
+    assert values["audit"][:, 0].mean() > values["mender"][:, 0].mean()
+    assert choose(values, FOLDS, GROUPS).way == "mender"
+
+
 def test_masks_that_no_way_improves_stay():
     values = measured(np.random.default_rng(2), given=0.95, mender=0.9)
     choice = choose(values, FOLDS, GROUPS)

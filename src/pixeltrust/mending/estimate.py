@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 
-from pixeltrust.mending.ways import WAYS, Way
+from pixeltrust.mending.ways import ALONE, WAYS, Way
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import write_file
 from pixeltrust.plumbing.text import one_line
@@ -26,7 +26,7 @@ FEWEST_PAIRS = 5
 LOW_DICE = 0.7  # masks that are expected below it are counted
 MORE_PAIRS = 20
 _CONFIDENCE = 0.95
-_SURE = 1.0  # standard errors by which a way must be ahead of leaving the masks as they are
+_SURE = 1.0  # standard errors by which a way must be ahead, on the same pairs, of the one that it takes the place of
 _PRIOR = 4.0  # pairs whose weight the prior of the calibration has: that the soft Dice is right but for a shift
 _ENDS = 1e-3  # Dice are kept this far from 0 and 1
 
@@ -109,7 +109,7 @@ class Choice:
     """What is done with the masks."""
 
     way: Way
-    """The way that is best in the mean over the pairs; `given` where none is surely better than that."""
+    """The way that is best in the mean over the pairs: `mender` unless another is surely better, `given` where nothing is."""
     by_case: bool
     """Whether a mask is kept where its own expected Dice is the higher one."""
     calibrations: Mapping[Way, Calibration]
@@ -130,10 +130,10 @@ def choose(measured: Measured, folds: np.ndarray, groups: Sequence[str]) -> Choi
     """
     given = measured["given"][:, 0]
     best: Way = "given"
-    for way in WAYS[1:]:
-        ahead = measured[way][:, 0] - given
+    for way in ("mender", *ALONE):  # what sees the image and the mask goes before what sees less, unless that is surely better
+        ahead = measured[way][:, 0] - measured[best][:, 0]
         error, _ = _standard_error(ahead[~np.isnan(ahead)], np.asarray(groups)[~np.isnan(ahead)])
-        if np.nanmean(ahead) > _SURE * error and np.nanmean(measured[way][:, 0]) > np.nanmean(measured[best][:, 0]):
+        if np.nanmean(ahead) > _SURE * error:
             best = way
     calibrations = {way: Calibration.of(*values.T) for way, values in measured.items()}
     if best == "given":
