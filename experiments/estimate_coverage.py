@@ -15,7 +15,7 @@ import pandas as pd
 
 import pixeltrust
 from pixeltrust.data.images import read_labels
-from pixeltrust.data.known_truth import read_source
+from pixeltrust.data.known_truth import SourceCase, read_source
 from pixeltrust.data.masks import read_binary
 from pixeltrust.mending.settings import read_mender_config
 from pixeltrust.metrics import confusion, dice
@@ -53,19 +53,22 @@ def main() -> None:
     )
 
 
+def draw_data(folder: Path, cases: list[SourceCase], *, noise: str, clean: int, seed: int) -> dict[str, Path]:
+    """Make FOLDER/data of these cases; return their true masks by id."""
+    for case in cases:
+        for part, file in (("images", case.image), ("masks", case.mask)):
+            (folder / "source" / part).mkdir(parents=True, exist_ok=True)
+            link_or_copy(file, folder / "source" / part / file.name)
+    pixeltrust.simulate(folder / "source", folder / "data", noise=noise, clean=clean, seed=seed, show_progress=False)
+    return {case.id: case.mask for case in cases}
+
+
 def mend_one(folder: Path, cases: list, asked: argparse.Namespace, seed: int) -> dict[str, float]:
     """Mend one draw; return its row."""
-    source, data = folder / "source", folder / "data"
-    truth = {}
-    for place in generator(seed, "coverage").permutation(len(cases))[: asked.cases]:
-        case = cases[place]
-        truth[case.id] = case.mask
-        for part, file in (("images", case.image), ("masks", case.mask)):
-            (source / part).mkdir(parents=True, exist_ok=True)
-            link_or_copy(file, source / part / file.name)
-    pixeltrust.simulate(source, data, noise=asked.noise, clean=asked.pairs, seed=seed, show_progress=False)
+    chosen = [cases[place] for place in generator(seed, "coverage").permutation(len(cases))[: asked.cases]]
+    truth = draw_data(folder, chosen, noise=asked.noise, clean=asked.pairs, seed=seed)
     config = read_mender_config(settings=(*QUICK, f"seed={seed}", *asked.settings))
-    done = pixeltrust.mend(data, out=folder / "mended", config=config, show_progress=False)
+    done = pixeltrust.mend(folder / "data", out=folder / "mended", config=config, show_progress=False)
     real = {
         name: [dice(confusion(predicted=read_labels(file(row)) > 0, truth=read_binary(truth[row.id]))) for row in done.cases.itertuples()]
         for name, file in (("given", lambda row: Path(row.mask)), ("mended", lambda row: folder / "mended" / "mended" / f"{row.id}.png"))

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 import pixeltrust
+from estimate_coverage import QUICK, draw_data
 from pixeltrust.auditing.blank import make_blank_audit
 from pixeltrust.data.cases import COLUMNS
 from pixeltrust.data.images import read_labels
@@ -23,10 +24,8 @@ from pixeltrust.data.known_truth import read_source
 from pixeltrust.data.masks import read_binary
 from pixeltrust.mending.settings import read_mender_config
 from pixeltrust.metrics import confusion, dice
-from pixeltrust.plumbing.files import link_or_copy
 from pixeltrust.plumbing.seeds import generator
 
-QUICK = ("image_size=48", "epochs=4", "updates_per_epoch=50")
 ROUNDS = (10, 20, 40, 80)  # corrections after each
 CHOICES = ("random", "worst", "mixed")
 
@@ -48,7 +47,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             places = generator(seed, "expert").permutation(len(trained))[: asked.cases]
-            truth = draw_data(folder, [trained[place] for place in places], asked, seed)
+            truth = draw_data(folder, [trained[place] for place in places], noise=asked.noise, clean=0, seed=seed)
             order = make_blank_audit(folder / "data", out=folder / "blank", seed=seed, show_progress=False)["id"].tolist()
             for choice in CHOICES:
                 done = {(row["seed"], row["choice"]) for row in rows}
@@ -56,16 +55,6 @@ def main() -> None:
                     rows += [{"seed": seed, "choice": choice, **row} for row in correct(folder, truth, order, choice, asked, seed)]
                     pd.DataFrame(rows).to_csv(asked.out, index=False)
                     print(pd.DataFrame(rows).tail(len(ROUNDS)).to_string(header=False), flush=True)
-
-
-def draw_data(folder: Path, cases: list, asked: argparse.Namespace, seed: int) -> dict[str, Path]:
-    """Make a data folder without pairs; return the true masks by id."""
-    for case in cases:
-        for part, file in (("images", case.image), ("masks", case.mask)):
-            (folder / "source" / part).mkdir(parents=True, exist_ok=True)
-            link_or_copy(file, folder / "source" / part / file.name)
-    pixeltrust.simulate(folder / "source", folder / "data", noise=asked.noise, clean=0, seed=seed, show_progress=False)
-    return {case.id: case.mask for case in cases}
 
 
 def correct(folder: Path, truth: dict[str, Path], order: list[str], choice: str, asked: argparse.Namespace, seed: int) -> list[dict]:

@@ -30,7 +30,7 @@ from pixeltrust.auditing.folder import (
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.scores import compute_confidence, count_confusion, estimate_tilt
 from pixeltrust.auditing.seen import DecodedCase, SeenFolder, look_at
-from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, join_judged
+from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, CaseList, Cases, read_cases
 from pixeltrust.data.images import read_image, resize_image, resize_labels
@@ -220,8 +220,7 @@ class _Auditor:
         confusions, kinds = zip(*self._map(self._compare, text="comparing", complaint=complaint), strict=True)
         if faults := mixture_faults(kinds):
             raise DataError(complaint, faults)
-        ignores = self.config.ignore_label is not None or any(kind.meaning == "ignored" for kind in kinds)
-        return estimate_tilt(confusions), 1 if ignores else 255
+        return estimate_tilt(confusions), find_foreground_value(kinds, self.config.ignore_label)
 
     def _compare(self, case: Case) -> tuple[np.ndarray, MaskMeaning]:
         labels, kind = self._decode_mask(case)

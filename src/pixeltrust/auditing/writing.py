@@ -1,5 +1,6 @@
 """What an audit and a mending write alike into an audit folder (see `folder`): the pictures of a case, and the tables."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from pixeltrust.auditing.folder import CASE_COLUMNS, EXPECTED, REGION_COLUMNS
 from pixeltrust.data.cases import Case, CaseList, Cases, table_of
 from pixeltrust.data.images import read_labels, write_png
 from pixeltrust.data.layouts import Layout, layout_options
+from pixeltrust.data.masks import MaskMeaning
 from pixeltrust.plumbing.files import make_folder, write_atomically
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.tables import write_csv
@@ -74,6 +76,11 @@ class AuditWriter:
             return cases.data.resolve()
         write_csv(table_of(cases.cases, pairs=True), self.out / "given.csv")
         return ((self.place or self.out) / "given.csv").resolve()
+
+
+def find_foreground_value(kinds: Iterable[MaskMeaning], ignore_label: int | None) -> int:
+    """Return what foreground is in files of two labels: 1 where 255, or another value, is ignored in some of them."""
+    return 1 if ignore_label is not None or any(kind.meaning == "ignored" for kind in kinds) else 255
 
 
 def describe_files(case: Case) -> dict[str, object]:

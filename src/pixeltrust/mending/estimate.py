@@ -50,21 +50,24 @@ def mean_interval(values: np.ndarray, groups: Sequence[str] | None = None) -> Qu
         values: (N,), NaN where not defined.
         groups: the group of each; all are their own where not given.
     """
-    defined = ~np.isnan(values)
-    known = values[defined]
-    if not len(known):
+    if np.isnan(values).all():
         return Quality(dice=math.nan, low=math.nan, high=math.nan)
-    mean, error, draws = float(known.mean()), *_standard_error(known, None if groups is None else np.asarray(groups)[defined])
+    return _quality(float(np.nanmean(values)), *_standard_error(values, groups))
+
+
+def _quality(mean: float, error: float, draws: int) -> Quality:
+    """Return a mean with its interval by Student's t, both within 0 … 1."""
     half = error * _student(draws - 1)
-    return Quality(dice=mean, low=max(0.0, mean - half), high=min(1.0, mean + half))
+    return Quality(dice=min(max(mean, 0.0), 1.0), low=max(0.0, mean - half), high=min(1.0, mean + half))
 
 
-def _standard_error(values: np.ndarray, groups: np.ndarray | None) -> tuple[float, int]:
-    """Return the standard error of a mean, and the number of independent draws; infinite for a single one."""
-    off = values - values.mean()
-    sums = off if groups is None else pd.Series(off).groupby(groups).sum().to_numpy()
+def _standard_error(values: np.ndarray, groups: Sequence[str] | None) -> tuple[float, int]:
+    """Return the standard error of the mean of the defined values, and the number of independent draws; infinite for a single one."""
+    defined = ~np.isnan(values)
+    off = values[defined] - values[defined].mean()
+    sums = off if groups is None else pd.Series(off).groupby(np.asarray(groups)[defined]).sum().to_numpy()
     draws = len(sums)
-    return (math.sqrt(float((sums**2).sum()) * draws / (draws - 1)) / len(values) if draws > 1 else math.inf), draws
+    return (math.sqrt(float((sums**2).sum()) * draws / (draws - 1)) / len(off) if draws > 1 else math.inf), draws
 
 
 def _student(degrees: int) -> float:
@@ -132,7 +135,7 @@ def choose(measured: Measured, folds: np.ndarray, groups: Sequence[str]) -> Choi
     best: Way = "given"
     for way in ("mender", *ALONE):  # what sees the image and the mask goes before what sees less, unless that is surely better
         ahead = measured[way][:, 0] - measured[best][:, 0]
-        error, _ = _standard_error(ahead[~np.isnan(ahead)], np.asarray(groups)[~np.isnan(ahead)])
+        error, _ = _standard_error(ahead, groups)
         if np.nanmean(ahead) > _SURE * error:
             best = way
     calibrations = {way: Calibration.of(*values.T) for way, values in measured.items()}
@@ -223,16 +226,13 @@ def make_estimate(
     """
     real, predicted = _apply(choice, measured)
     off = real - predicted
-    defined = ~np.isnan(off)
     changed = choice.changes(soft[:, 0], soft[:, 1])
     expected_given = choice.calibrations["given"].expect(soft[:, 0])
     treated = np.clip(choice.calibrations[choice.way].expect(soft[:, 1]) + soft[:, 2], 0, 1)
     expected = np.where(changed, treated, expected_given)
     verdict = Verdict(changed & noisy, expected_given, expected)
-    error, draws = _standard_error(off[defined], np.asarray(groups)[defined])
-    middle, half = float(expected[noisy].mean() + off[defined].mean()), error * _student(draws - 1)
-    overall = Quality(dice=min(max(middle, 0.0), 1.0), low=max(0.0, middle - half), high=min(1.0, middle + half))
-    below = np.mean([(expected[noisy] + value < LOW_DICE).sum() for value in off[defined]])
+    overall = _quality(float(expected[noisy].mean() + np.nanmean(off)), *_standard_error(off, groups))
+    below = np.mean([(expected[noisy] + value < LOW_DICE).sum() for value in off[~np.isnan(off)]])
     history = (*(row for row in earlier if row["pairs"] < len(real)), {"pairs": len(real), **asdict(overall)})
     estimate = Estimate(
         pairs=len(real),

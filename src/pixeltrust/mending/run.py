@@ -26,7 +26,7 @@ import pandas as pd
 from pixeltrust.auditing.folder import Audit, AuditRecord, check_names, review_command, train_command
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.scores import count_confusion, estimate_tilt
-from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, join_judged
+from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
 from pixeltrust.config import Config, to_values
 from pixeltrust.data.cases import CaseList, Cases, read_cases
 from pixeltrust.data.images import write_png
@@ -178,7 +178,8 @@ class _Work:
         """Make the folders, locked while `held` lasts; drop what was made from other data or settings."""
         make_folder(self.out / WORK)
         held.enter_context(exclusive_lock(self.out / WORK / "lock", f"{self.out}: another process mends here; wait for its end"))
-        files = [[case.id, str(case.mask), case.mask.stat().st_mtime_ns] for case in (*self.cases.of("clean"), *self.listed)]
+        masks = [file for case in (*self.cases.of("clean"), *self.listed) for file in (case.mask, noisy_mask(case))]
+        files = [[str(file), file.stat().st_mtime_ns] for file in masks]
         record = json.dumps({"data": str(self.cases.data.resolve()), "files": files, "config": to_values(self.config)})
         file = self.next / "of.json"
         if not (file.is_file() and file.read_text(encoding="utf-8") == record):
@@ -206,7 +207,7 @@ class _Work:
         )
         if faults := mixture_faults(kinds):
             raise DataError(complaint, faults)
-        return 1 if config.ignore_label is not None or any(kind.meaning == "ignored" for kind in kinds) else 255
+        return find_foreground_value(kinds, config.ignore_label)
 
     def run(self, layout: Layout, started: float) -> tuple[Estimate, pd.DataFrame]:
         """Do the work; return the estimate, and the rows of cases.csv."""
