@@ -191,6 +191,23 @@ def test_the_next_case_after_another_ranking_is_the_worst_one(audit, client):
     assert behind == worst  # the last undecided one
 
 
+def test_what_is_shown_as_done_is_in_the_tables(audit, client, monkeypatch):
+    accept(client, audit, 5)
+    client.post("/learning/start")
+    wait_for(lambda: "training 2 of 4" in client.get("/learning").text)
+    progress = Learning.progress
+
+    def end_first(self):  # as late as it can be in a request
+        (audit / "go").touch()
+        self._thread.join()
+        return progress(self)
+
+    monkeypatch.setattr(Learning, "progress", end_first)
+    bar = client.get("/learning").text
+    assert 'data-state="done"' in bar
+    assert f'data-version="{Audit.read(audit).version()}"' in bar
+
+
 def test_the_last_that_was_known_stays_where_nothing_says_how_far_it_is(audit, client):
     accept(client, audit, 5)
     client.post("/learning/start")

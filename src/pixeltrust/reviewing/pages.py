@@ -95,28 +95,28 @@ class Review:
 
     def follow(self) -> None:
         """Take up the tables of the audit if they are new. While somebody learns, who writes them, the old ones stay in use."""
-        seen = stamp(*(self.audit.folder / name for name in AUDIT_TABLES))
-        if seen == self._seen or self.learning.progress().state in ("running", "elsewhere") or not self._following.acquire(blocking=False):
-            return
-        try:
-            self.version, self.fault = self.decisions.load_tables(), ""
-            self.kinds, self.judged = self.queue.kinds(), self.decisions.are_judged()
-        except PixeltrustError as error:
-            self.fault = str(error)
-        finally:
+        with self._following:
+            self.progress = self.learning.progress()  # before the tables: what pages show as done is in the tables that they show
+            seen = stamp(*(self.audit.folder / name for name in AUDIT_TABLES))
+            if seen == self._seen or self.progress.state in ("running", "elsewhere"):
+                return
+            try:
+                self.version, self.fault = self.decisions.load_tables(), ""
+                self.kinds, self.judged = self.queue.kinds(), self.decisions.are_judged()
+            except PixeltrustError as error:
+                self.fault = str(error)
             self._seen = seen
-            self._following.release()
 
     def bar(self, counts: dict[str, int]) -> dict[str, Any]:
         """Return what the bar of a page shows of pairs, learning and expected quality."""
-        progress, fault, estimate = self.learning.progress(), self.fault, None
+        fault, estimate = self.fault, None
         try:
             estimate = read_estimate(self.audit.folder)
         except RunError as error:
             fault = fault or str(error)
         counted = self._own_pairs.done()
         return {
-            "progress": progress,
+            "progress": self.progress,
             "version": self.version,
             "pairs": sum(counts[what] for what in MADE_CLEAN) + (self._own_pairs.result() if counted else 0),
             "counted": counted,
