@@ -15,13 +15,13 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from pixeltrust.data.prefetch import BatchOrigin
-from pixeltrust.data.views import Views
+from pixeltrust.method.addresses import Where
 from pixeltrust.method.batch import Batch
 
-STREAMS = SimpleNamespace(noisy=np.arange(6), clean=np.arange(6, 106), cache=None, pixels=SimpleNamespace(gib=0.0))
+CASES = [SimpleNamespace(id=f"case {number}") for number in range(106)]
+STREAMS = SimpleNamespace(noisy=np.arange(6), clean=np.arange(6, 106), cache=None, pixels=SimpleNamespace(gib=0.0, cases=CASES))
 """As much of `Streams` as a method asks for, of 6 noisy cases."""
-PLACES = BatchOrigin(np.array([4, 0, 5, 1]), Views(np.array([0, 3, 5, 6])))
+PLACES = Where.of([CASES[number].id for number in (4, 0, 5, 1)], (16, 16), flips=[(), (0,), (1,), (0, 1)], turns=[0, 3, 1, 0])
 """Of a noisy batch of 4 of them."""
 GROUPS = ("group", {"num_groups": 2})
 

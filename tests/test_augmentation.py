@@ -17,6 +17,7 @@ from pixeltrust.data.views import (
     draw_views,
     turn_images,
 )
+from pixeltrust.method.addresses import address_map
 from pixeltrust.method.batch import Batch
 
 SIZE = 16
@@ -146,20 +147,16 @@ def lens(*rows):
     return torch.tensor([rows], dtype=torch.float64)
 
 
-def upright(views_lens, values):
-    return Views(np.array([0]), views_lens).to_upright(values)
-
-
-def forth(views_lens, values):
-    return Views(np.array([0]), views_lens).to_shown(values)
+def through(views_lens, images):
+    return Views(np.array([0]), views_lens).show(Batch(images, torch.zeros_like(images[:, 0]))).images
 
 
 @pytest.mark.parametrize("size", [(5, 5), (5, 8)])
 def test_a_lens_that_changes_nothing_changes_nothing(size):
-    values = torch.rand(1, 2, *size, dtype=torch.float64, generator=torch.manual_seed(0))
+    images = torch.rand(1, 2, *size, dtype=torch.float64, generator=torch.manual_seed(0))
     nothing = lens([1, 0, 0], [0, 1, 0])
-    assert torch.allclose(forth(nothing, values), values, atol=1e-12)
-    assert torch.allclose(upright(nothing, values), values, atol=1e-12)
+    assert torch.allclose(through(nothing, images), images, atol=1e-12)
+    assert torch.equal(Views(np.array([0]), nothing).show_addresses(size)[0], address_map(size))
 
 
 def test_a_shift_by_whole_pixels_moves_them_and_ignores_what_lies_outside():
@@ -172,17 +169,13 @@ def test_a_shift_by_whole_pixels_moves_them_and_ignores_what_lies_outside():
     assert (result.masks[0, 0] == 255).all()
     assert (result.masks[0, :, 5:] == 255).all()
     assert torch.allclose(result.images[0, 0, 1:, 5:], batch.images[0, 0, :3, 5:].flip(-1), atol=1e-6)  # the image's reflection
-    back = views.to_upright(torch.ones(1, 1, *size))
-    assert torch.allclose(back[0, 0, :3, 3:], torch.tensor(1.0), atol=1e-6)  # what was shown
-    assert back[0, 0, 3].abs().max() < 1e-6  # what was not
-    assert back[0, 0, :, :3].abs().max() < 1e-6
+    assert torch.equal(views.show_addresses(size), torch.where(result.masks == 255, -1, result.masks))
 
 
 def test_a_lens_of_a_quarter_turn_is_a_quarter_turn():
     values = torch.rand(1, 1, 6, 6, dtype=torch.float64, generator=torch.manual_seed(0))
     quarter = lens([0, -1, 0], [1, 0, 0])
-    assert any(torch.allclose(forth(quarter, values), turn_images(values, np.array([turn])), atol=1e-12) for turn in (1, 3))
-    assert torch.allclose(upright(quarter, forth(quarter, values)), values, atol=1e-12)
+    assert any(torch.allclose(through(quarter, values), turn_images(values, np.array([turn])), atol=1e-12) for turn in (1, 3))
 
 
 def test_drawn_lenses_keep_shapes_whatever_the_aspect():
@@ -203,18 +196,14 @@ def test_drawn_lenses_keep_shapes_whatever_the_aspect():
 
 @given(st.integers(0, 10_000), st.sampled_from([(24, 24), (24, 40)]))
 @examples(20)
-def test_what_is_shown_comes_back_to_its_own_pixels(seed, size):
-    """A smooth picture, shown and brought back, is what it was wherever it was seen."""
-    rows, columns = torch.meshgrid(torch.linspace(0, 3, size[0]), torch.linspace(0, 3, size[1]), indexing="ij")
-    picture = (torch.sin(rows + seed) + torch.cos(2 * columns)).expand(6, 1, *size)
+def test_addresses_say_which_pixel_is_shown(seed, size):
+    masks = torch.randint(0, 200, (6, *size), generator=torch.manual_seed(seed))
     views = draw_views(6, configured(image_size=size, jitter="all", seed=seed), 0, "noisy")
-    both = torch.cat([views.to_shown(picture), torch.ones_like(picture)], 1)
-    found, seen = views.to_upright(both).split(1, 1)
-    whole = seen > 0.999
-    assert whole.float().mean() > 0.5
-    inner = whole.clone()
-    inner[..., [0, -1], :] = inner[..., :, [0, -1]] = False
-    assert (found - picture)[inner].abs().max() < 0.1
+    addresses, seen = views.show_addresses(size), views.show_masks(masks)
+    assert torch.equal(addresses < 0, seen == 255)
+    assert (addresses >= 0).float().mean() > 0.5
+    found = masks.flatten(1).gather(1, addresses.clamp(min=0).flatten(1)).view(seen.shape)
+    assert torch.equal(torch.where(addresses < 0, 255, found), seen)
 
 
 @given(st.integers(0, 10_000))

@@ -264,7 +264,18 @@ COMMANDS = [
     "simulate",
     "train",
 ]
-METHOD = ["Batch", "pixel_gains", "pixel_weights", "reweighted_step", "verify"]
+METHOD = [
+    "Batch",
+    "Trust",
+    "Where",
+    "address_map",
+    "coordinate_map",
+    "pixel_gains",
+    "pixel_weights",
+    "reweighted_step",
+    "verify",
+    "weighted_dice_cross_entropy",
+]
 TYPES = ["Config", "ConfigError", "DataError", "FetchError", "GainsWarning", "Grid", "PixeltrustError", "RunError"]
 
 

@@ -54,7 +54,7 @@ def fed(classes=1, only=("noisy", "clean", "pool")):
 
         return give
 
-    return Feed(noisy=giving("noisy", NOISY), clean=giving("clean", CLEAN), pool=giving("pool", POOL), origin=lambda: PLACES), asked
+    return Feed(noisy=giving("noisy", NOISY), clean=giving("clean", CLEAN), pool=giving("pool", POOL), where=lambda: PLACES), asked
 
 
 def stepped(method, classes=1, model=None, only=("noisy", "clean", "pool"), **settings):
@@ -160,14 +160,14 @@ def test_a_share_of_the_clean_loss_is_added_to_loss_and_gradient():
 
 def test_without_that_share_only_the_direction_of_the_clean_gradient_counts(monkeypatch):
     """A clean loss of twice the size has the same weights, so the same update: it never enters the update itself."""
-    real = weights_module.clean_gradient
+    real = weights_module._clean_gradient
 
     def doubled(*arguments, **options):
         loss, direction = real(*arguments, **options)
         return 2 * loss, {parameter: 2 * v for parameter, v in direction.items()}
 
     once, gradients, _ = stepped("pixel")
-    monkeypatch.setattr(weights_module, "clean_gradient", doubled)
+    monkeypatch.setattr(weights_module, "_clean_gradient", doubled)
     twice, same, _ = stepped("pixel")
     assert twice.clean_loss == 2 * once.clean_loss
     assert twice.loss == pytest.approx(once.loss, rel=1e-9)

@@ -8,13 +8,12 @@ from monai.losses import DiceCELoss, DiceLoss
 from torch.autograd import gradcheck
 
 import published
-from pixeltrust.method.losses import mean_over_counted, pixel_cross_entropy
+from pixeltrust.method.losses import mean_over_counted, pixel_cross_entropy, probabilities
 from pixeltrust.training.robust_losses import (
     absolute_error,
     dice_cross_entropy,
     generalised_cross_entropy,
     noise_robust_dice,
-    probabilities,
     student_t,
     symmetric_cross_entropy,
 )

@@ -32,6 +32,7 @@ from pixeltrust.data.cases import Case, read_cases
 from pixeltrust.data.images import resize_labels
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.data.prefetch import Prefetcher
+from pixeltrust.method.trust import Trust
 from pixeltrust.method.weights import pixel_weights
 from pixeltrust.method_table import METHODS
 from pixeltrust.metrics import confusion, dice
@@ -43,7 +44,7 @@ from pixeltrust.training import train as train_module
 from pixeltrust.training import weight_maps as weight_maps_module
 from pixeltrust.training.helped_maps import has_helped_maps, read_helped_map
 from pixeltrust.training.history import PARTS
-from pixeltrust.training.methods import StepOutcome, Trust, pixel, step_of
+from pixeltrust.training.methods import ByTrust, StepOutcome, pixel, step_of
 from pixeltrust.training.optimizers import build_optimizer
 from pixeltrust.training.page import run_page
 from pixeltrust.training.run_folder import Run
@@ -223,11 +224,12 @@ def test_a_step_of_ones_own_that_takes_gains_has_what_pixel_has(data, straight, 
         assert path.read_bytes() == (straight(method="pixel") / "helped" / path.name).read_bytes()
 
 
-def test_a_step_of_ones_own_may_keep_its_own_store_and_weights(data, tmp_path):
-    step = Trust(
+def test_a_step_of_ones_own_may_keep_its_own_trust_and_weights(data, tmp_path):
+    pixels = SimpleNamespace(gib=0, cases=read_cases(data).of("noisy"))
+    step = ByTrust(
         tiny.network(in_channels=3, out_channels=1),
         configured(),
-        SimpleNamespace(noisy=range(10), clean=range(3), pixels=SimpleNamespace(gib=0), cache=None),
+        SimpleNamespace(noisy=range(10), clean=range(3), pixels=pixels, cache=None),
     )
     step.takes_gains = step.weighs_pixels = True
     train(data, out=tmp_path / "run", config=configured(method="plain", epochs=1, clean_weight=1.0), method=step, show_progress=False)
@@ -1433,7 +1435,7 @@ def test_trust_goes_into_the_checkpoint_and_goes_on_from_there(data, straight, t
 
     class Stopped(Exception): ...
 
-    real, calls = Trust.forward, []
+    real, calls = ByTrust.forward, []
 
     def stopping(*arguments):
         calls.append(1)
@@ -1442,13 +1444,13 @@ def test_trust_goes_into_the_checkpoint_and_goes_on_from_there(data, straight, t
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trust, "forward", stopping)
+        patch.setattr(ByTrust, "forward", stopping)
         with pytest.raises(Stopped):
             trained(data, tmp_path / "run", method="trust")
     trained(data, tmp_path / "run", method="trust", resume=True)
     assert same_weights(tmp_path / "run", tmp_path / "whole")
     resumed = Run(tmp_path / "run").read_state("checkpoint.pt")
-    assert torch.equal(resumed["memory"]["store.trust"], whole["memory"]["store.trust"])
+    assert torch.equal(resumed["memory"]["trust._extra_state"]["pixels"], whole["memory"]["trust._extra_state"]["pixels"])
 
 
 def test_trust_in_a_mapped_file_trains_the_same(data, tmp_path):
@@ -1457,18 +1459,20 @@ def test_trust_in_a_mapped_file_trains_the_same(data, tmp_path):
     assert same_weights(tmp_path / "here", tmp_path / "mapped")
 
 
-def test_the_store_is_told_which_cases_it_sees_and_how_they_are_turned(data, tmp_path):
-    """What the store keeps of a case is where the case's own pixels are: its mask, turned back from every batch, is always the same."""
+def test_steps_are_told_which_pixels_of_which_cases_they_see(data, tmp_path):
+    """The mask of a case, put back to its addresses from every batch, is always the same."""
     masks: dict[int, list[torch.Tensor]] = {}
 
     def looking(model, feed, config):
-        places = feed.origin()
-        for case, mask in zip(places.cases, places.views.to_upright(feed.noisy().masks), strict=True):
-            masks.setdefault(int(case), []).append(mask)
+        where = feed.where()
+        for case, addresses, mask in zip(where.ids, where.addresses, feed.noisy().masks, strict=True):
+            upright = torch.empty_like(mask).flatten()
+            upright[addresses.flatten()] = mask.flatten()
+            masks.setdefault(case, []).append(upright)
         return step_of("plain")(model, feed, config)
 
     train(data, out=tmp_path / "run", config=configured(method="plain"), method=looking, show_progress=False)
-    assert sorted(masks) == list(range(10))
+    assert sorted(masks) == sorted(case.id for case in read_cases(data).of("noisy"))
     for seen in masks.values():
         assert len(seen) == 3
         assert all(torch.equal(mask, seen[0]) for mask in seen)
@@ -1510,9 +1514,12 @@ def test_every_method_with_gains_leaves_a_helped_map_of_every_noisy_mask(data, t
     run = Run(tmp_path / "run")
     assert sorted(path.name for path in (run.folder / "helped").iterdir()) == [f"{case.id}.png" for case in read_cases(data).of("noisy")]
     memory = run.read_state("checkpoint.pt")["memory"]
-    assert (memory["store.visits"] == 3).float().mean() > 0.9  # but where a gain was exactly 0
+    remembered = Trust()
+    remembered.load_state_dict({"_extra_state": memory["trust._extra_state"]})
     values = set()
-    for case, trust in zip(read_cases(data).of("noisy"), memory["store.trust"].float().numpy(), strict=True):
+    for case in read_cases(data).of("noisy"):
+        trust = remembered.values(case.id).numpy()
+        assert (remembered.visits(case.id) == 3).float().mean() > 0.9  # but where a gain was exactly 0
         labels = resize_labels(decode_labels(case.mask, classes=1, ignore_label=None)[0], run.config().size)
         shares = read_helped_map(run, case.id, labels)
         np.testing.assert_allclose(shares, (trust - 0.5**3) / (1 - 0.5**3), atol=0.003)

@@ -1,6 +1,7 @@
 """Train segmentation networks on masks that cannot all be trusted: learn, pixel by pixel, which annotations help.
 
     from pixeltrust import Batch, pixel_gains, pixel_weights, reweighted_step, verify
+    from pixeltrust import Trust, Where, address_map  # what is remembered of a pixel, in any training loop
 
 Every command is a function of the same name: `pixeltrust.train(...)`, `pixeltrust.predict(...)`, and so on.
 """
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from pixeltrust.demonstration.demo import demo as demo
     from pixeltrust.formats.convert import convert as convert
     from pixeltrust.mending.run import mend as mend
+    from pixeltrust.method.addresses import Where as Where
+    from pixeltrust.method.addresses import address_map as address_map
+    from pixeltrust.method.addresses import coordinate_map as coordinate_map
     from pixeltrust.method.batch import Batch as Batch
+    from pixeltrust.method.losses import weighted_dice_cross_entropy as weighted_dice_cross_entropy
+    from pixeltrust.method.trust import Trust as Trust
     from pixeltrust.method.verification import verify as verify
     from pixeltrust.method.weights import pixel_gains as pixel_gains
     from pixeltrust.method.weights import pixel_weights as pixel_weights
@@ -42,6 +48,9 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "method.batch": ("Batch",),
+    "method.addresses": ("Where", "address_map", "coordinate_map"),
+    "method.losses": ("weighted_dice_cross_entropy",),
+    "method.trust": ("Trust",),
     "method.weights": ("pixel_gains", "pixel_weights", "reweighted_step"),
     "method.verification": ("verify",),
     "config": ("Config",),

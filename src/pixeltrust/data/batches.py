@@ -18,8 +18,8 @@ from pixeltrust.data.cases import Case, CaseList, Cases
 from pixeltrust.data.checks import MIN_HELD_OUT
 from pixeltrust.data.images import read_image, resize_image, resize_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
-from pixeltrust.data.prefetch import BatchOrigin
 from pixeltrust.data.views import Views, draw_views, to_device
+from pixeltrust.method.addresses import Where
 from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import mapped_array
@@ -240,9 +240,12 @@ class Streams:
                 return None
         return labels.pop() if labels else IGNORE if len(self.clean) else None
 
-    def noisy_origin(self, update: int) -> BatchOrigin:
-        """Return which cases the joined noisy batch of an update shows, and how."""
-        return BatchOrigin(*self._shown("noisy", update))
+    def where(self, update: int) -> Where:
+        """Return which pixels of which cases this rank's part of the noisy batch of an update shows."""
+        cases, views = self._shown("noisy", update)
+        span = self.ranks.span(len(cases))
+        ids = [self.pixels.cases[index].id for index in cases[span]]
+        return Where(ids, views[span].show_addresses(self.config.size), self.config.size)
 
     def _shown(self, stream: str, update: int) -> tuple[np.ndarray, Views]:
         """Return the cases (B,) that a stream shows in an update, and how."""

@@ -5,25 +5,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
-import numpy as np
-
-from pixeltrust.data.views import Views
+from pixeltrust.method.addresses import Where
 from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.processes import ALONE, Ranks
-
-
-@dataclass(frozen=True)
-class BatchOrigin:
-    """Which cases a noisy batch shows, and how."""
-
-    cases: np.ndarray
-    """Their numbers among the noisy cases, (B,)."""
-    views: Views
-
-    def part(self, ranks: Ranks) -> "BatchOrigin":
-        """Return the origin of the rank's part of the batch."""
-        span = ranks.span(len(self.cases))
-        return BatchOrigin(self.cases[span], self.views[span])
 
 
 def no_pairs() -> Batch:
@@ -44,8 +28,8 @@ class Feed:
     """A batch from one shuffled pool of noisy and clean cases."""
     pairs: Callable[[], Batch] = no_pairs
     """A batch of clean cases whose images have the given masks as further channels, for a network that sees them."""
-    origin: Callable[[], BatchOrigin] | None = None
-    """The origin of the joined noisy batch."""
+    where: Callable[[], Where] | None = None
+    """Which pixels of which cases the noisy batch shows."""
     update: int = 0
     """The number of updates before this one."""
     updates: int = 1

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pixeltrust.config import Config
+from pixeltrust.method.addresses import OUTSIDE, address_map
 from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.seeds import generator
@@ -61,23 +62,19 @@ class Views:
 
     def show_masks(self, masks: Tensor) -> Tensor:
         """Show upright labels (B, H, W); outside of an image they are ignored."""
-        masks = self._turned(masks, self.turns)
+        return self._show_labels(masks, outside=IGNORE)
+
+    def show_addresses(self, size: tuple[int, int]) -> Tensor:
+        """Return for every shown pixel the address (see `address_map`) of the pixel of its image of this size, int64 (B, H, W)."""
+        return self._show_labels(address_map(size).expand(len(self.turns), *size), outside=OUTSIDE)
+
+    def _show_labels(self, labels: Tensor, *, outside: int) -> Tensor:
+        labels = self._turned(labels, self.turns)
         if self.lenses is None:
-            return masks
-        grid = _grid(self.lenses, masks)
+            return labels
+        grid = _grid(self.lenses, labels)
         inside = (grid.abs() <= 1).all(-1)
-        return torch.where(inside, _sample(masks[:, None], grid, "nearest")[:, 0], IGNORE).to(masks.dtype)
-
-    def to_shown(self, values: Tensor) -> Tensor:
-        """Turn upright values into shown ones."""
-        values = self._turned(values, self.turns)
-        return values if self.lenses is None else _sample(values, _grid(self.lenses, values), "bilinear")
-
-    def to_upright(self, values: Tensor) -> Tensor:
-        """Turn shown values into upright ones; 0 outside of the view."""
-        if self.lenses is not None:
-            values = _sample(values, _grid(_inverse(self.lenses), values), "bilinear", outside="zeros")
-        return self._turned(values, INVERSE[self.turns])
+        return torch.where(inside, _sample(labels[:, None], grid, "nearest")[:, 0], outside).to(labels.dtype)
 
     def _turned(self, values: Tensor, turns: np.ndarray) -> Tensor:
         return turn_images(values, turns) if turns.any() else values
@@ -138,13 +135,7 @@ def _grid(lenses: Tensor, values: Tensor) -> Tensor:
     return functional.affine_grid(to_device(lenses.to(dtype), values.device), [len(values), 1, height, width], align_corners=False)
 
 
-def _sample(values: Tensor, grid: Tensor, mode: str, *, outside: str = "border") -> Tensor:
+def _sample(values: Tensor, grid: Tensor, mode: str) -> Tensor:
     """Sample values (B, …, H, W) at the points of the grid."""
     planes = values.reshape(len(values), -1, *values.shape[-2:]).to(grid.dtype)
-    return functional.grid_sample(planes, grid, mode, outside, align_corners=False).view(values.shape)
-
-
-def _inverse(lenses: Tensor) -> Tensor:
-    """Return the inverse lenses."""
-    turn = torch.linalg.inv(lenses[:, :, :2])
-    return torch.cat([turn, -turn @ lenses[:, :, 2:]], 2)
+    return functional.grid_sample(planes, grid, mode, "border", align_corners=False).view(values.shape)

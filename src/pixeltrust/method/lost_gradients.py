@@ -1,6 +1,7 @@
 """A warning for gradients that are thrown away before an optimiser sees them: such a training looks healthy and learns nothing.
 
-Lightning's automatic optimisation, for example, empties .grad after `training_step`, and so the gradient that a step has added there.
+Lightning's automatic optimisation, for example, empties .grad after `training_step`, and so the gradient that a step has added there; it
+wants `total` of a step with `backward=False`.
 """
 
 import warnings
@@ -73,7 +74,8 @@ def warn_if_lost(model: nn.Module) -> None:
     if trace.lost == PATIENCE:
         warnings.warn(
             f"{type(model).__name__}: the gradients of the last {PATIENCE} steps are gone, and no parameter has changed. A step adds its "
-            "gradient to .grad, as backward() does: call optimizer.step() before .grad is emptied (in Lightning: manual optimisation)",
+            "gradient to .grad, as backward() does: call optimizer.step() before .grad is emptied. Where a framework does both "
+            "(Lightning's automatic optimisation), hand step.total of a step with backward=False to its backward",
             GainsWarning,
             stacklevel=3,
         )

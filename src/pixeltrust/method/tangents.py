@@ -15,6 +15,7 @@ with random u show whether a tangent is correct. They are made at the passes 1, 
 Networks from torch.compile run uncompiled here.
 """
 
+import inspect
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -63,7 +64,10 @@ def require_logits(answer: Any) -> Tensor:
         return answer
     kind = f"a dict of {', '.join(map(repr, answer))}" if isinstance(answer, dict) else f"a {type(answer).__name__}"
     example = f"answer[{next(iter(answer))!r}]" if isinstance(answer, dict) and answer else "answer[0]"
-    raise NotLogits(f"the network returns {kind}, not a tensor: pick its logits, logits=lambda answer: {example}")
+    raise NotLogits(
+        f"the network returns {kind}, not a tensor: pick its logits, logits=lambda answer: {example}; or, in a step with deep supervision, "
+        "those of all heads, the finest first, logits=list"
+    )
 
 
 # --- the ways --------------------------------------------------------------------------------------------------------
@@ -167,7 +171,8 @@ class Record:
 
 
 def _code_of(pick: Pick) -> Any:
-    return getattr(pick, "__code__", pick)
+    own = inspect.unwrap(pick)
+    return getattr(own, "__code__", own)
 
 
 _RECORDS: "WeakKeyDictionary[nn.Module, dict[bool, Record]]" = WeakKeyDictionary()  # by training mode

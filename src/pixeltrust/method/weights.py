@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from pixeltrust.method.batch import Batch, at_least_float32, compute_logits, pixel_losses
 from pixeltrust.method.forward_mode.fallback import load_forward_mode
-from pixeltrust.method.losses import PixelLoss, mean_over_counted, pixel_cross_entropy
+from pixeltrust.method.heads import Objective, PickHeads, pick_finest
+from pixeltrust.method.losses import PixelLoss, WeightedLoss, pixel_cross_entropy
 from pixeltrust.method.lost_gradients import remember_step, warn_if_lost
 from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.method.tangents import Direction, Pick, TangentRule, exact_tangent, finite_difference_tangent, require_logits
@@ -114,9 +115,10 @@ def normalise_gains(gains: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
 
 @dataclass(frozen=True, eq=False)  # == on tensors does not give a single bool
 class Step:
-    """The numbers of one `reweighted_step`, all detached.
+    """The numbers of one `reweighted_step`, all detached but `total`.
 
     loss: Σ w ℓ + λ L_c, a scalar.  clean_loss: L_c, a scalar.  weights, gains: (B, *S).  logits: (B, K, *S) of the noisy batch.
+    total: with `backward=False` the loss with its graph, whose backward() adds the gradient of the step; else None.
     """
 
     loss: Tensor
@@ -125,6 +127,7 @@ class Step:
     gains: Tensor
     logits: Tensor
     counted: Tensor  # (B, *S), True where a pixel is not ignored
+    total: Tensor | None = None
 
     @property
     def zero_share(self) -> float:
@@ -149,11 +152,13 @@ def reweighted_step(
     clean: Batch,
     clean_weight: float = 0.0,
     pixel_loss: PixelLoss = pixel_cross_entropy,
+    loss: WeightedLoss | None = None,
     gains: Gains = "exact",
     along: Iterable[nn.Parameter] | None = None,
     per: Per | Weigh = "pixel",
-    logits: Pick = require_logits,
-    backward: Callable[[Tensor], object] | None = None,
+    logits: PickHeads = require_logits,
+    head_weights: Sequence[float] | None = None,
+    backward: Callable[[Tensor], object] | Literal[False] | None = None,
     ranks: Ranks = ALONE,
 ) -> Step:
     """Add the gradient of Σ w ℓ + λ L_c to the parameters' .grad, as backward() does, with the weights w of these very parameters.
@@ -168,18 +173,24 @@ def reweighted_step(
 
     Args:
         clean_weight: λ ≥ 0, the factor of the clean loss in the update; 0 is the paper.
-        pixel_loss: (logits, masks) to losses (B, *S); pixel by pixel, differentiable in forward and reverse mode.
+        pixel_loss: (logits, masks) to losses ℓ (B, *S); pixel by pixel, differentiable in forward and reverse mode. The gains are of it.
+        loss: (logits, masks, weights) to a scalar, in place of Σ w ℓ and of L_c: weights (B, *S) sum to 1 over the batch, and are equal on
+            the clean one; see `weighted_dice_cross_entropy`. A gain then says how much a step on ℓ lowers this loss of the clean batch.
         gains: "exact" (forward mode) or "finite-difference" (cheaper, float32 only; see `tangents` for its error).
         along: as in `pixel_gains`. All parameters are updated nevertheless.
         per: "pixel"; "image" for one weight per image (Ren et al.; see `share_over_images`); or a function of the gains, called once,
             that returns unnormalised weights in their place.
-        logits: as in `pixel_gains`.
+        logits: as in `pixel_gains`; or a function that returns the logits of several heads, the finest first, as of a network with deep
+            supervision (`logits=list` where it returns them so). Gains and weights are of the first; all are trained (see `heads`).
+        head_weights: what each head counts, relative to the others; 1, ½, ¼ … if not given.
         backward: is called in place of loss.backward(), where a framework scales or accumulates: `accelerator.backward`,
-            `lambda loss: scaler.scale(loss).backward()`. The whole gradient passes through it, λ v too.
+            `lambda loss: scaler.scale(loss).backward()`. The whole gradient passes through it, λ v too. False where the framework makes
+            that call itself: then nothing is added to .grad, and `total` of the step is the loss to hand over.
         ranks: this process among those that step together (see `current_ranks`); every one of them must call this.
 
     Raises:
-        ValueError, TypeError: as `pixel_gains`; λ < 0; `per` is not one of these.
+        ValueError, TypeError: as `pixel_gains`; λ < 0; `per` is not one of these; `loss` does not return a scalar; there are not as many
+            `head_weights` as heads.
 
     Warns:
         GainsWarning: as `pixel_gains`; and if the gradients of the last steps were thrown away before any parameter changed.
@@ -198,19 +209,20 @@ def reweighted_step(
     tangent_rule = _find_tangent_rule(gains)
     warn_if_lost(model)
     along = None if along is None else list(along)
+    objective, coarser = Objective(pixel_loss, loss, head_weights, ranks=ranks), list[Tensor]()
     with nullcontext() if clean_weight > 0 else keep_buffers(model):
         needed = None if clean_weight > 0 else along
-        clean_loss, gradient = clean_gradient(model, clean, pixel_loss=pixel_loss, along=needed, logits=logits, ranks=ranks)
+        clean_loss, gradient = _clean_gradient(model, clean, objective, needed, logits)
     direction = gradient if along is None else {parameter: gradient[parameter] for parameter in along if parameter in gradient}
     with torch.enable_grad():
-        answer, tangent = (tangent_rule if len(noisy.images) else _skip_network)(model, noisy.images, direction, logits)
-        losses = pixel_losses(pixel_loss, answer, noisy)
+        find_tangent = tangent_rule if len(noisy.images) else _skip_network
+        answer, tangent = find_tangent(model, noisy.images, direction, pick_finest(logits, coarser))
         gain = _differentiate_losses(answer, tangent, noisy.masks, pixel_loss)
         counted = noisy.masks != IGNORE
         counts = per(gain) if callable(per) else gain if per == "pixel" else share_over_images(gain, noisy.masks)
-        weights = normalise_gains(torch.where(counted, counts, 0.0), ranks=ranks)
-        noisy_loss = ranks.all_reduce_sum((weights * losses).sum())
-    loss = noisy_loss.detach() + clean_weight * clean_loss
+        weights = normalise_gains(torch.where(counted, counts, 0.0), ranks=objective.scope)
+        noisy_loss = objective.weigh([answer, *coarser], noisy, weights)
+    value = noisy_loss.detach() + clean_weight * clean_loss
     clean_part = gradient if clean_weight > 0 and ranks.rank == 0 else {}  # once: the ranks' parts are summed
     if backward is not None:
         # 0, with the gradient λ v
@@ -219,12 +231,13 @@ def reweighted_step(
         for parameter, v in clean_part.items():
             share = torch.mul(v, clean_weight, out=torch.empty_like(parameter))  # in the parameter's own memory format
             parameter.grad = share if parameter.grad is None else parameter.grad.add_(share)
-    del direction, gradient, clean_part, tangent, losses, counts  # the backward needs the memory
-    if len(noisy.images) or noisy_loss.requires_grad:  # not of a part without images
+    del direction, gradient, clean_part, tangent, counts, coarser  # the backward needs the memory
+    if backward is not False and (len(noisy.images) or noisy_loss.requires_grad):  # not of a part without images
         with keep_buffers(model):  # activation checkpointing computes parts of the network again; statistics are counted once
             (backward or torch.autograd.backward)(noisy_loss)
     remember_step(model)
-    return Step(loss=loss, clean_loss=clean_loss, weights=weights, gains=gain, logits=answer.detach(), counted=counted)
+    total = noisy_loss + clean_weight * clean_loss if backward is False else None
+    return Step(value, clean_loss, weights, gain, answer.detach(), counted, total)
 
 
 def share_over_images(gains: Tensor, masks: Tensor) -> Tensor:
@@ -255,19 +268,26 @@ def clean_gradient(
         ValueError: `along` contains no trainable parameter; the loss reaches nothing that is trained, as under FSDP;
             the network uses re-entrant activation checkpointing, which allows no gradient but .backward()'s.
     """
+    return _clean_gradient(model, clean, Objective(pixel_loss, ranks=ranks), along, logits)
+
+
+def _clean_gradient(
+    model: nn.Module, clean: Batch, objective: Objective, along: Iterable[nn.Parameter] | None, logits: PickHeads
+) -> tuple[Tensor, Direction]:
     trained = [parameter for parameter in (model.parameters() if along is None else along) if parameter.requires_grad]
     if along is not None and not trained:
         raise ValueError("along has no parameter that requires a gradient; leave it out to take all of them")
     if not trained:
         raise ValueError(f"no parameter of {type(model).__name__} requires a gradient: there is nothing to train, and nothing has a gain")
+    coarser: list[Tensor] = []
     with torch.enable_grad():
-        answer = logits(model(clean.images)) if len(clean.images) else compute_logits(model, clean.images)
-        loss = mean_over_counted(pixel_losses(pixel_loss, answer, clean), clean.masks, ranks=ranks)
+        answer = pick_finest(logits, coarser)(model(clean.images)) if len(clean.images) else compute_logits(model, clean.images)
+        loss = objective.average([answer, *coarser], clean)
         if len(clean.images) and not loss.requires_grad:
             raise ValueError(f"the output of {type(model).__name__} has no gradient (a forward under no_grad, or torch.inference_mode?)")
         with keep_buffers(model):
             own = _differentiate(loss, trained) if len(clean.images) else [None] * len(trained)
-    gradients = ranks.summed_gradients(trained, own)
+    gradients = objective.ranks.summed_gradients(trained, own)
     direction = {p: v for p, v in zip(trained, gradients, strict=True) if v is not None}
     if not direction:
         name = type(model).__name__

@@ -86,16 +86,16 @@ class Ranks:
 
     # --- the same everywhere ----------------------------------------------------------------------------------------
 
-    def all_gather_rows(self, part: Tensor, count: int) -> Tensor:
-        """Join the ranks' parts of a tensor of `count` rows, in their order."""
+    def all_gather_parts(self, part: Tensor) -> list[Tensor]:
+        """Return the ranks' vectors, by rank; they may have different lengths."""
         if self.count == 1:
-            return part
-        longest = -(-count // self.count)
-        padded = torch.cat([part, part.new_zeros(longest - len(part), *part.shape[1:])])
+            return [part]
+        lengths = self.all_gather_objects(len(part))
+        padded = torch.cat([part, part.new_zeros(max(lengths) - len(part))])
         parts = [torch.empty_like(padded) for _ in range(self.count)]
         with _reaching():
             dist.all_gather(parts, padded)
-        return torch.cat([values[: self._bound(r + 1, count) - self._bound(r, count)] for r, values in enumerate(parts)])
+        return [values[:length] for values, length in zip(parts, lengths, strict=True)]
 
     def all_gather_objects(self, value: Value) -> list[Value]:
         """Return the values of all ranks, by rank; they may be anything that can be pickled."""

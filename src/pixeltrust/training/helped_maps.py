@@ -1,6 +1,6 @@
 """Helped maps: what a run has learned about every noisy mask, as RUN/helped/<id>.png, for the audit and for people.
 
-The value of a pixel is the share of visits in which it helped (`TrustStore.helped`), 0 to 255 for 0 to 1, on the grid of training. The file
+The value of a pixel is the share of visits in which it helped (`Trust.helped`), 0 to 255 for 0 to 1, on the grid of training. The file
 also holds a fingerprint of the mask, so that a mask that was changed since is not judged by what was learned about another.
 """
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.images import read_png, write_png
-from pixeltrust.method.trust import TrustStore
+from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.training.run_folder import Run
@@ -21,7 +21,7 @@ FULL = 255  # a share of 1 in the file
 _MASK = "mask"  # the PNG text that holds the fingerprint
 
 
-def write_helped_maps(run: Run, streams: Streams, store: TrustStore, *, show_progress: bool) -> None:
+def write_helped_maps(run: Run, streams: Streams, trust: Trust, *, show_progress: bool) -> None:
     """Write the helped map of every noisy case.
 
     Raises:
@@ -30,11 +30,11 @@ def write_helped_maps(run: Run, streams: Streams, store: TrustStore, *, show_pro
     folder, cases = run.folder / FOLDER, streams.pixels.cases
 
     def write(place: int) -> None:
-        case, index = np.array([place]), streams.noisy[[place]]
-        shares = store.helped(case)[0].cpu().numpy()
+        index = streams.noisy[[place]]
+        case = cases[int(index[0])].id
+        shares = trust.helped(case).cpu().numpy()
         labels = streams.pixels.batch(index).masks[0].numpy()
-        name = f"{cases[int(index[0])].id}.png"
-        write_png(folder / name, (shares * FULL).round().astype(np.uint8), text={_MASK: fingerprint(labels)})
+        write_png(folder / f"{case}.png", (shares * FULL).round().astype(np.uint8), text={_MASK: fingerprint(labels)})
 
     with naming_write_errors(run.folder):
         make_folder(folder)

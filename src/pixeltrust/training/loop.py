@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.prefetch import Feed, Prefetcher
 from pixeltrust.method.batch import Batch
-from pixeltrust.method.trust import TrustStore
+from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.training.checkpoints import State
 from pixeltrust.training.display import Display
@@ -136,7 +136,7 @@ class Loop:
             clean=lambda: batch("clean"),
             pool=lambda: batch("pool"),
             pairs=lambda: batch("pairs"),
-            origin=partial(self.streams.noisy_origin, update),
+            where=partial(self.streams.where, update),
             update=update,
             updates=self.updates,
             ranks=self.ranks,
@@ -234,9 +234,9 @@ class Loop:
 
     def write_results(self) -> None:
         """Write the last weights, and the helped maps of a method that has them."""
-        store = getattr(self.method, "store", None)
-        if isinstance(store, TrustStore):
-            write_helped_maps(self.out, self.streams, store, show_progress=self.display.shown)
+        trust = getattr(self.method, "trust", None)
+        if isinstance(trust, Trust):
+            write_helped_maps(self.out, self.streams, trust, show_progress=self.display.shown)
         self.out.write_state("model.pt", {"model": parameters(self.state.model)})
 
 

@@ -10,7 +10,7 @@ loop sums. What it reports is of the joined batches.
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -22,12 +22,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams
-from pixeltrust.data.prefetch import BatchOrigin, Feed
-from pixeltrust.data.views import Views, to_device
+from pixeltrust.data.prefetch import Feed
+from pixeltrust.data.views import to_device
 from pixeltrust.method.batch import Batch, compute_logits
-from pixeltrust.method.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted
-from pixeltrust.method.trust import TrustStore, find_evidence
-from pixeltrust.method.weights import Per, Weigh, reweighted_step
+from pixeltrust.method.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted, probabilities
+from pixeltrust.method.trust import MEMORY, Trust
+from pixeltrust.method.weights import Per, Step, reweighted_step
 from pixeltrust.method_table import METHODS, describe
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.seeds import generator
@@ -37,12 +37,10 @@ from pixeltrust.training.robust_losses import (
     dice_cross_entropy,
     generalised_cross_entropy,
     noise_robust_dice,
-    probabilities,
     student_t,
     symmetric_cross_entropy,
 )
 
-MEMORY = 0.7  # β of trust
 LONG_MEMORY = 0.9  # with fewer than LONG_MEMORY_BELOW clean cases to train on
 LONG_MEMORY_BELOW = 30
 T_LOSS_LOG_NU = 1.0  # at the start, as in the code of the T-Loss; ν itself is then e
@@ -204,12 +202,12 @@ def consistency_weight(update: int, updates: int) -> float:
 
 def image(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
     """Weigh every noisy image by the clean batch (Ren et al. 2018), and add λ times the clean loss."""
-    return _reweighted(model, feed, config, "image", clean_weight=0.0)
+    return _reweighted(model, feed, config, "image")
 
 
 def pixel(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
     """Take Σ w ℓ on the noisy batch, with a weight for every pixel from the clean batch (the paper), plus λ times the clean loss."""
-    return _reweighted(model, feed, config, "pixel", clean_weight=0.0)
+    return _reweighted(model, feed, config, "pixel")
 
 
 class WithTrust(nn.Module):
@@ -217,16 +215,16 @@ class WithTrust(nn.Module):
 
     def __init__(self, step: StepFunction, config: Config, streams: Streams) -> None:
         super().__init__()
-        self.step, self.store = step, _store(config, streams)
+        self.step, self.trust = step, build_trust(config, streams)
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
         outcome = self.step(model, feed, config)
-        if outcome.gains is not None and feed.origin is not None:
-            _learn(self.store, feed.origin(), feed.ranks, outcome.gains)
+        if outcome.gains is not None and feed.where is not None:
+            self.trust.learn(outcome.gains, feed.where(), ranks=feed.ranks)
         return outcome
 
 
-class Trust(nn.Module):
+class ByTrust(nn.Module):
     """The step of `trust`: Σ Tˢ ℓ / Σ Tˢ on the noisy batch, plus λ times the clean loss.
 
     T is the trust of every pixel after this visit (see `method.trust`), with the memory β `trust_memory`; s is `trust_sharpness`.
@@ -234,21 +232,16 @@ class Trust(nn.Module):
 
     def __init__(self, model: nn.Module, config: Config, streams: Streams) -> None:  # noqa: ARG002
         super().__init__()
-        self.store = _store(config, streams)
+        self.trust = build_trust(config, streams)
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
-        assert feed.origin is not None
-        origin = feed.origin()
+        assert feed.where is not None
+        given = _given_to_step(model, feed, config, clean_weight=1.0)
+        return _outcome(self.trust.step(model, where=feed.where(), **given), feed.ranks)
 
-        def counts(gains: Tensor) -> Tensor:
-            trust, views = _learn(self.store, origin, feed.ranks, gains)
-            return views.to_shown(trust).to(gains.dtype) ** config.trust_sharpness
-
-        return _reweighted(model, feed, config, counts, clean_weight=1.0)
-
-    def weights_of(self, cases: np.ndarray, config: Config) -> Tensor:
+    def weights_of(self, cases: Sequence[str], config: Config) -> Tensor:
         """Return what the pixels of these noisy cases count with, (B, H, W), in multiples of their average."""
-        counts = self.store.values(cases) ** config.trust_sharpness
+        counts = torch.stack([self.trust.values(case) for case in cases]) ** config.trust_sharpness
         return counts / counts.mean().clamp(min=torch.finfo(counts.dtype).tiny)
 
 
@@ -261,53 +254,50 @@ def step_of(name: str) -> StepFunction | type[nn.Module]:
 def build_step(model: nn.Module, config: Config, streams: Streams, own: StepFunction | None = None) -> StepFunction:
     """Return the step of a run, for this network and these cases: the user's own, or that of `config.method`.
 
-    A step that takes gains and keeps no store itself is given one, so that every run with gains leaves helped maps.
+    A step that takes gains and remembers no trust itself is given one that does, so that every run with gains leaves helped maps.
     """
     method = METHODS[config.method] if own is None else describe(own)
     step = step_of(config.method) if own is None else own
     built: StepFunction = step(model, config, streams) if isinstance(step, type) else step
-    has_store = isinstance(getattr(built, "store", None), TrustStore)
-    return WithTrust(built, config, streams) if method.takes_gains and not has_store else built
+    has_trust = isinstance(getattr(built, "trust", None), Trust)
+    return WithTrust(built, config, streams) if method.takes_gains and not has_trust else built
 
 
-def _store(config: Config, streams: Streams) -> TrustStore:
-    gib = len(streams.noisy) * math.prod(config.size) * 3 / 2**30
+def build_trust(config: Config, streams: Streams) -> Trust:
+    """Return the trust of a run before its first update: in memory, or in a file beside the cases where there are too many."""
+    gib = len(streams.noisy) * math.prod(config.size) * 2 / 2**30
     folder = streams.cache if streams.pixels.gib + gib > config.cache_gib else None
     memory = config.trust_memory
     if memory is None:  # with few clean cases gains are more by chance, so more visits are averaged
         memory = LONG_MEMORY if len(streams.clean) < LONG_MEMORY_BELOW else MEMORY
-    return TrustStore(len(streams.noisy), config.size, memory=memory, folder=folder)
+    trust = Trust(memory, config.trust_sharpness, folder=folder)
+    trust.reserve([streams.pixels.cases[index].id for index in streams.noisy], config.size)
+    return trust
 
 
-def _learn(store: TrustStore, joined: BatchOrigin, ranks: Ranks, gains: Tensor) -> tuple[Tensor, Views]:
-    """Add the gains of this rank's part of a noisy batch to the store of every rank.
-
-    Returns:
-        The trust of that part after it, upright, and how the part is shown.
-    """
-    own = joined.part(ranks)
-    trust = store.learn(own.cases, own.views.to_upright(find_evidence(gains)))
-    store.exchange(own.cases, joined.cases, ranks)
-    return trust, own.views
+def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per) -> StepOutcome:
+    """Make the step of the paper, which has no clean loss unless the settings say so."""
+    return _outcome(reweighted_step(model, per=per, **_given_to_step(model, feed, config, clean_weight=0.0)), feed.ranks)
 
 
-def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per | Weigh, *, clean_weight: float) -> StepOutcome:
-    """Make a reweighted step; `clean_weight` is λ where the settings leave it unset."""
-    step = reweighted_step(
-        model,
-        noisy=feed.noisy(),
-        clean=feed.clean(),
-        clean_weight=clean_weight if config.clean_weight is None else config.clean_weight,
-        pixel_loss=cross_entropy_of_labels,
-        gains=config.gains,
-        along=parameters_along(model, config.along),
-        per=per,
-        ranks=feed.ranks,
-    )
+def _given_to_step(model: nn.Module, feed: Feed, config: Config, *, clean_weight: float) -> dict[str, Any]:
+    """Return the arguments of a weighted step; `clean_weight` is λ where the settings leave it unset."""
+    return {
+        "noisy": feed.noisy(),
+        "clean": feed.clean(),
+        "clean_weight": clean_weight if config.clean_weight is None else config.clean_weight,
+        "pixel_loss": cross_entropy_of_labels,
+        "gains": config.gains,
+        "along": parameters_along(model, config.along),
+        "ranks": feed.ranks,
+    }
+
+
+def _outcome(step: Step, ranks: Ranks) -> StepOutcome:
     weights = step.weights.to(torch.float32 if step.weights.device.type == "mps" else torch.float64)  # mps lacks float64
     zeros = ((weights == 0) & step.counted).sum(dtype=weights.dtype)
-    helps = feed.ranks.all_reduce_sum(step.weights.any())
-    zeros, counted, squares = feed.ranks.all_reduce_sum(torch.stack([zeros, step.counted.sum(), weights.square().sum()]))
+    helps = ranks.all_reduce_sum(step.weights.any())
+    zeros, counted, squares = ranks.all_reduce_sum(torch.stack([zeros, step.counted.sum(), weights.square().sum()]))
     return StepOutcome(
         loss=_reported(step.loss),
         clean_loss=_reported(step.clean_loss),

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from pixeltrust.method.losses import cross_entropy_of_labels, mean_over_counted
+from pixeltrust.method.losses import DICE_SMOOTH, cross_entropy_of_labels, foreground, mean_over_counted
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import ALONE, Ranks
 
@@ -20,7 +20,6 @@ GCE_EXPONENT = 0.7  # q, in all of the paper's experiments
 SCE_ALPHA, SCE_BETA = 0.1, 1.0  # the authors' code, for their data of few classes (CIFAR-10)
 SCE_LOG_ZERO = math.log(1e-4)  # A: the authors' code takes 1e-4 for a label's 0
 NR_DICE_EXPONENT = 1.5  # γ, the paper's choice between 1 and 2
-DICE_SMOOTH = 1e-5  # ε
 
 
 def generalised_cross_entropy(logits: Tensor, masks: Tensor, *, exponent: float = GCE_EXPONENT) -> Tensor:
@@ -70,7 +69,7 @@ def dice_cross_entropy(logits: Tensor, masks: Tensor, *, ranks: Ranks = ALONE) -
 
     dice = DiceLoss(smooth_nr=DICE_SMOOTH, smooth_dr=DICE_SMOOTH)
     (images,) = ranks.sum_counts(len(masks))
-    overlap: Tensor = dice(*_foreground(logits, masks)) * (len(masks) / images) if len(masks) else logits.sum()  # without images: 0
+    overlap: Tensor = dice(*foreground(logits, masks)) * (len(masks) / images) if len(masks) else logits.sum()  # without images: 0
     return ranks.all_reduce_sum(overlap) + mean_over_counted(cross_entropy_of_labels(logits, masks), masks, ranks=ranks)
 
 
@@ -86,7 +85,7 @@ def noise_robust_dice(logits: Tensor, masks: Tensor, *, exponent: float = NR_DIC
         logits, masks: as in `cross_entropy_of_labels`.
         exponent: γ, 1 to 2.
     """
-    predicted, truth = _foreground(logits, masks)
+    predicted, truth = foreground(logits, masks)
     axes = (0, *range(2, predicted.ndim))
     errors, squares, pixels = (predicted - truth).abs().pow(exponent).sum(axes), predicted.square().sum(axes), truth.sum(axes)
     return (ranks.all_reduce_sum(errors) / (ranks.all_reduce_sum(squares) + ranks.all_reduce_sum(pixels) + DICE_SMOOTH)).mean()
@@ -109,7 +108,7 @@ def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor, ranks: Ranks = ALONE
         logits, masks: as in `cross_entropy_of_labels`.
         nu: ν > 0, without axes.
     """
-    predicted, truth = _foreground(logits, masks)
+    predicted, truth = foreground(logits, masks)
     others = predicted - truth
     squares = (others.square().sum(1) + others.sum(1).square()) / 2  # class 0 has minus the sum of the others
     total = squares.flatten(1).sum(1)
@@ -118,18 +117,3 @@ def student_t(logits: Tensor, masks: Tensor, *, nu: Tensor, ranks: Ranks = ALONE
     spread = (nu + free) / 2 * (nu + total).log() - nu / 2 * nu.log() + free / 2 * math.log(math.pi)
     likelihoods = torch.lgamma(nu / 2) - torch.lgamma((nu + free) / 2) + spread
     return ranks.all_reduce_sum(likelihoods.sum()) / ranks.all_reduce_sum(free.sum()).clamp(min=1)
-
-
-def probabilities(logits: Tensor) -> Tensor:
-    """Return the probability of every class, (B, K, *S), in float32 or better; for K = 1 of the foreground."""
-    scores = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    return scores.sigmoid() if scores.shape[1] == 1 else scores.softmax(1)
-
-
-def _foreground(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return probability and truth (0 or 1) of the classes from 1 on, (B, max(K, 2) − 1, *S) both; both 0 where ignored."""
-    predicted = probabilities(logits)
-    predicted = predicted if predicted.shape[1] == 1 else predicted[:, 1:]
-    classes = torch.arange(1, predicted.shape[1] + 1, device=masks.device).view(-1, *(1,) * (masks.ndim - 1))
-    labels = masks.long().unsqueeze(1)
-    return torch.where(labels == IGNORE, 0.0, predicted), (labels == classes).to(predicted.dtype)

@@ -30,15 +30,16 @@ def keep_weight_maps(run: RunWriter, model: nn.Module, step: StepFunction, strea
     if not len(cases):
         return
     own = getattr(step, "weights_of", None)
-    weights = own(cases, streams.config) if own else weights_from_clean(model, streams, cases, device)
+    ids = [streams.pixels.cases[index].id for index in cases]
+    weights = own(ids, streams.config) if own else weights_from_clean(model, streams, cases, device)
     maps = weights.clamp(max=torch.finfo(torch.half).max).half().cpu().numpy()[None]
-    epochs, ids = np.array([epoch]), np.array([streams.pixels.cases[index].id for index in cases])
+    epochs = np.array([epoch])
     written = run.weight_maps()
     if written is not None:
         earlier = written["epochs"] < epoch
         maps = np.concatenate([written["maps"][earlier], maps])
         epochs = np.append(written["epochs"][earlier], epochs)
-    run.write_arrays("weight_maps.npz", ids=ids, epochs=epochs, maps=maps)
+    run.write_arrays("weight_maps.npz", ids=np.array(ids), epochs=epochs, maps=maps)
 
 
 def weights_from_clean(model: nn.Module, streams: Streams, noisy: np.ndarray, device: torch.device) -> Tensor:
