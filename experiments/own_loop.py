@@ -1,4 +1,4 @@
-"""`Trust` in a training loop of one's own against `train`: the same data, network, updates and optimiser; the loop augments by its own code.
+"""`Trust` in a loop of one's own against `train`: the same data, network, updates and optimiser; the loop augments by its own code.
 
     python experiments/own_loop.py SOURCE OUT [--seeds 0 1 2] [--epochs 5] [--noise triangle] [--clean 100]
 
