@@ -18,6 +18,7 @@ import odd_files
 from odd_files import LONG
 from odd_making import COLOUR, HARM, case, content, half, harmful, put, saved
 from pixeltrust.auditing.run import _Auditor
+from pixeltrust.auditing.run_source import RunSource
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import image_suffix, read_labels
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
@@ -195,7 +196,8 @@ def test_an_audit_and_a_report_of_a_run_with_harmful_arrays_run_no_code(trained,
 def auditor_of(trained, out, *, cases=None):
     """An audit of the first cases, or of all."""
     noisy = read_cases(trained / "data", show_progress=False).of("noisy")[:cases]
-    return _Auditor(Run(trained / "run"), configured(epochs=1), "last", trained / "data", noisy, out, 9, 0.5, ALONE, show_progress=False)
+    source = RunSource(Run(trained / "run"), "last", None)
+    return _Auditor(source, trained / "data", noisy, out, 9, 0.5, ALONE, show_progress=False)
 
 
 def test_what_an_audit_has_seen_is_read_without_running_code(trained, tmp_path, run_command):

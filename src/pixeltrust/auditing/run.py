@@ -1,8 +1,8 @@
-"""The audit of noisy masks: the network looks at every image, then every mask is compared with what the network and the training say.
+"""The audit of noisy masks: every mask is compared with what a source of evidence says of it.
 
-The first pass runs the network and is the slow part; `resume` finds what it has kept (see `seen`). The second pass judges, mends and
-measures each case in a thread; it needs all cases of the first, for the tilt. Several processes (see `processes`) share the cases in
-both; rank 0 writes the tables.
+The first pass looks at every case, which for a run is the slow part; `resume` finds what it has kept (see `seen`). The second pass judges,
+mends and measures each case in a thread; it needs all cases of the first, for the tilt. Several processes (see `processes`) share the
+cases in both; rank 0 writes the tables.
 """
 
 import json
@@ -18,7 +18,6 @@ from typing import TypeVar, Unpack
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.evidence import CleanSet, clean_set_of
 from pixeltrust.auditing.folder import (
     DOUBTFUL_BELOW,
     Audit,
@@ -28,22 +27,20 @@ from pixeltrust.auditing.folder import (
     train_command,
 )
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
-from pixeltrust.auditing.scores import compute_confidence, count_confusion, estimate_tilt
-from pixeltrust.auditing.seen import DecodedCase, SeenFolder, look_at
+from pixeltrust.auditing.run_source import RunSource
+from pixeltrust.auditing.scores import compute_confidence, estimate_tilt
+from pixeltrust.auditing.seen import SeenFolder
+from pixeltrust.auditing.source import Source
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
-from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, CaseList, Cases, read_cases
-from pixeltrust.data.images import read_image, resize_image, resize_labels
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import Ranks
-from pixeltrust.plumbing.progress import attempt_in_threads, map_in_threads
+from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.text import count, one_line
-from pixeltrust.prediction.network import Network, choose_device, read_network, resize_plane
-from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 
 Result = TypeVar("Result")
@@ -108,35 +105,30 @@ def audit(
         RunError: `run` is not a run folder or has not finished, or `out` cannot be used.
         ConfigError: `weights`, `smallest`, `sure` or `batch_size` is invalid.
     """
-    started, trained, data, out = time.perf_counter(), Run(Path(run)), Path(data), Path(out)
-    config, model, notes = read_network(trained, weights)
+    started, data, out = time.perf_counter(), Path(data), Path(out)
+    source = RunSource(Run(Path(run)), weights, batch_size)
     _check_numbers(smallest, sure)
-    _check_out(out, config, resume=resume)
+    _check_out(out, resume=resume)
     cases = read_cases(data, needed=("noisy",), show_progress=show_progress, **layout)
-    check_names(cases.of("noisy"), data)
-    device, ranks, moved = choose_device(config)
-    network = Network(device, model, config, batch_size)
-    auditor = _Auditor(
-        trained, config, weights, data, cases.of("noisy"), out, smallest, sure, ranks, show_progress=show_progress and ranks.rank == 0
-    )
+    noisy = cases.of("noisy")
+    check_names(noisy, data)
+    ranks = source.connect(noisy)
+    auditor = _Auditor(source, data, noisy, out, smallest, sure, ranks, show_progress=show_progress and ranks.rank == 0)
     with naming_write_errors(out), ExitStack() as held:
-        unseen = ranks.on_rank_0(lambda: auditor.begin(held))
-        clean, without = clean_set_of(trained, network)
-        auditor.look(network, clean, unseen)
+        auditor.look(ranks.on_rank_0(lambda: auditor.begin(held)))
         tilt, foreground_value = auditor.compare()
         table, regions = auditor.judge_all(tilt, foreground_value)
         ranks.on_rank_0(lambda: auditor.write(table, regions, tilt, cases, layout, started))
-    to_train = train_command(out, config.classes, config.ignore_label) if cases.of("clean") else ""
-    return Audited(out, table, len(regions), to_train, (*notes, *moved, *cases.notes, *without, *_evidence_notes(trained, table)))
+    to_train = train_command(out, source.classes, source.ignore_label) if cases.of("clean") else ""
+    judged = [f"{count(number, 'mask')} judged by {evidence}" for evidence, number in table["evidence"].value_counts().items()]
+    return Audited(out, table, len(regions), to_train, (*cases.notes, *source.notes(), *judged))
 
 
 @dataclass(frozen=True)
 class _Auditor:
-    """A running audit: its run, its cases, its folder and its numbers."""
+    """A running audit: its source, its cases, its folder and its numbers."""
 
-    run: Run
-    config: Config
-    weights: str
+    source: Source
     data: Path
     cases: CaseList
     """The noisy cases."""
@@ -148,11 +140,11 @@ class _Auditor:
 
     @cached_property
     def writer(self) -> AuditWriter:
-        return AuditWriter(self.out, classes=self.config.classes, ignore_label=self.config.ignore_label)
+        return AuditWriter(self.out, classes=self.source.classes, ignore_label=self.source.ignore_label)
 
     @cached_property
     def seen(self) -> SeenFolder:
-        return SeenFolder(self.out, self.config)
+        return SeenFolder(self.out)
 
     def begin(self, held: ExitStack) -> np.ndarray:
         """Make the folders, locked for this process while `held` lasts; return the places of the cases that were not looked at yet.
@@ -162,51 +154,38 @@ class _Auditor:
         """
         make_folder(self.seen.folder)
         held.enter_context(exclusive_lock(self.seen.folder / "lock", f"{self.out}: another process writes this audit; wait for its end"))
-        record = {
-            "run": str(self.run.folder.resolve()),
-            "data": str(self.data.resolve()),
-            "weights": f"{self.weights} ({self.run.fingerprint(self.weights)})",
-            "helped maps": has_helped_maps(self.run),
-            "sure": self.sure,
-            "smallest": self.smallest,
-        }
+        record = self.source.inputs() | {"data": str(self.data.resolve()), "sure": self.sure, "smallest": self.smallest}
         file = self.seen.folder / "of.json"
         if file.is_file() and (before := _read_inputs(file)) != record:
             changed = ", ".join(f"{name} was {before.get(name)}, now {record[name]}" for name in record if before.get(name) != record[name])
             raise RunError(f"{self.out}: this audit was started with others ({changed}); use the same, or another --out")
         self.writer.make_folders()
         write_file(file, json.dumps(record))
-        return np.array([place for place, case in enumerate(self.cases) if not self.seen.file(case).is_file()], int)
+        return np.array([place for place, case in enumerate(self.cases) if not self.source.has_seen(case, self.seen)], int)
 
     def _map(self, work: Callable[[Case], Result], *, text: str, complaint: str) -> list[Result]:
         """Return the results of all cases; every rank works on its share, in threads."""
         share = self.ranks.share(self.cases)
         return self.ranks.gather_results(lambda: map_in_threads(work, share, text=text, complaint=complaint, shown=self.show_progress))
 
-    # --- the network looks ------------------------------------------------------------------------------------------
+    # --- the first pass ---------------------------------------------------------------------------------------------
 
-    def look(self, network: Network, clean: CleanSet | None, unseen: np.ndarray) -> None:
-        """Save the network's probabilities, and the clean set's shares for masks unseen in training, of the cases left."""
+    def look(self, unseen: np.ndarray) -> None:
+        """Keep what the source sees of the cases left."""
         faults: dict[str, str] = {}
-        decoded = attempt_in_threads(self._decode, self.ranks.share(self.cases[unseen]), text="looking", shown=self.show_progress)
-        for case, arrays in look_at(decoded, network, clean, faults):
+        for case, arrays in self.source.look(self.ranks.share(self.cases[unseen]), faults, show_progress=self.show_progress):
             self.seen.write(case, arrays)
         for of_rank in self.ranks.all_gather_objects(faults):
             faults |= of_rank
         if faults:
             raise DataError(
-                f"{len(faults):,} of {count(len(self.cases), 'case')} cannot be read; the others were looked at: repair these and continue "
+                f"{len(faults):,} of {count(len(self.cases), 'case')} cannot be used; the others were looked at: repair these and continue "
                 "with --resume",
                 [faults[identity] for identity in self.cases.texts("id") if identity in faults],
             )
 
-    def _decode(self, case: Case) -> DecodedCase:
-        labels = resize_labels(self._decode_mask(case)[0], self.config.size)
-        picture = resize_image(read_image(case.image, self.config.channels), self.config.size)
-        return DecodedCase(case, picture, labels, has_helped_map=read_helped_map(self.run, case.id, labels) is not None)
-
     def _decode_mask(self, case: Case) -> tuple[np.ndarray, MaskMeaning]:
-        return decode_labels(case.mask, classes=self.config.classes, ignore_label=self.config.ignore_label)
+        return decode_labels(case.mask, classes=self.source.classes, ignore_label=self.source.ignore_label)
 
     # --- every mask is judged ---------------------------------------------------------------------------------------
 
@@ -220,11 +199,11 @@ class _Auditor:
         confusions, kinds = zip(*self._map(self._compare, text="comparing", complaint=complaint), strict=True)
         if faults := mixture_faults(kinds):
             raise DataError(complaint, faults)
-        return estimate_tilt(confusions), find_foreground_value(kinds, self.config.ignore_label)
+        return estimate_tilt(confusions), find_foreground_value(kinds, self.source.ignore_label)
 
     def _compare(self, case: Case) -> tuple[np.ndarray, MaskMeaning]:
         labels, kind = self._decode_mask(case)
-        return count_confusion(resize_labels(labels, self.config.size), self.seen.read(case).probabilities), kind
+        return self.source.confusion(case, labels, self.seen), kind
 
     def judge_all(self, tilt: np.ndarray, foreground_value: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Write the pictures of every case; return the tables of cases and of regions."""
@@ -233,26 +212,15 @@ class _Auditor:
 
     def _judge(self, case: Case, *, tilt: np.ndarray, foreground_value: int) -> Judged:
         given, _ = self._decode_mask(case)
-        probabilities, helped, evidence = self._evidence(case, given)
-        confidence = (compute_confidence(given, probabilities, tilt, helped) * 255).round().astype(np.uint8)
+        evidence = self.source.evidence(case, given, self.seen)
+        probabilities = evidence.probabilities
+        confidence = (compute_confidence(given, probabilities, tilt, evidence.helped) * 255).round().astype(np.uint8)
         seen = probabilities.argmax(0).astype(np.uint8)
         mended = self._mend(given, seen, confidence, probabilities)
         self.writer.write_pictures(case, given, confidence, mended, foreground_value)
         regions = list_regions(given, mended, seen, confidence, self.smallest)
         numbers = {"agreement": measure_agreement(given, probabilities)} | measure_case(given, mended, seen, confidence)
-        return describe_files(case) | numbers | {"regions": len(regions), "evidence": evidence}, regions
-
-    def _evidence(self, case: Case, given: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """Return the probabilities (K, H, W), the shares of visits or clean batches that helped (H, W), and their source in words."""
-        small, seen = resize_labels(given, self.config.size), self.seen.read(case)
-        if seen.mask != fingerprint(small):
-            again = f"remove {self.seen.file(case)}, and continue with --resume"
-            raise DataError(f"{case.mask}: has changed since this audit looked at it; {again}")
-        learned = read_helped_map(self.run, case.id, small)
-        helped = seen.helped if learned is None else learned
-        source = "network and training" if learned is not None else "network" if helped is None else "network and clean set"
-        probabilities = np.stack([resize_plane(plane, given.shape) for plane in seen.probabilities])
-        return probabilities, None if helped is None else resize_plane(helped, given.shape), source
+        return describe_files(case) | numbers | {"regions": len(regions), "evidence": evidence.origin}, regions
 
     def _mend(self, given: np.ndarray, seen: np.ndarray, confidence: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
         """Return the proposed labels: those that the network sees where it contradicts doubtful ones and is sure enough."""
@@ -269,13 +237,11 @@ class _Auditor:
 
         record = AuditRecord(
             data=str(self.writer.write_tables(table, regions, cases, layout)),
-            run=str(self.run.folder.resolve()),
-            weights=self.weights,
-            classes=self.config.classes,
-            ignore_label=self.config.ignore_label,
-            channels=self.config.channels,
+            classes=self.source.classes,
+            ignore_label=self.source.ignore_label,
             tilt=tuple(round(float(value), 4) for value in tilt),
             seconds=round(time.perf_counter() - started, 1),
+            **self.source.describe(),
         )
         write_file(self.out / "report.html", audit_page(Audit.of(self.out, record), table, regions))
         write_file(self.out / "audit.json", record.text())
@@ -295,11 +261,11 @@ def _read_inputs(file: Path) -> dict[str, object]:
     return {"helped maps" if name == "trust maps" else name: value for name, value in values.items()}  # the key in earlier versions
 
 
-def _check_out(out: Path, config: Config, *, resume: bool) -> None:
+def _check_out(out: Path, *, resume: bool) -> None:
     """Check that the folder is free, or holds a stopped audit to be resumed, or raise RunError."""
     if resume and (out / "audit.json").is_file():
         raise RunError(f"{out}: this audit has finished already; choose another --out, or remove it")
-    if not (resume and SeenFolder(out, config).folder.is_dir()):
+    if not (resume and SeenFolder(out).folder.is_dir()):
         require_free(out)
 
 
@@ -308,14 +274,3 @@ def _check_numbers(smallest: int, sure: float) -> None:
         raise ConfigError(f"smallest must be 1 or more pixels, not {smallest!r}")
     if not 0.5 <= sure < 1:
         raise ConfigError(f"sure must be a probability from 0.5 to below 1, not {sure!r}")
-
-
-def _evidence_notes(run: Run, table: pd.DataFrame) -> list[str]:
-    notes = []
-    if not run.finished():
-        notes.append(f"{run.folder}: its helped maps are written at its end, so only the clean set was used")
-    elif not has_helped_maps(run):
-        notes.append(f"{run.folder}: its method leaves no helped maps (trust, pixel and image do)")
-    for evidence, number in table["evidence"].value_counts().items():
-        notes.append(f"{count(number, 'mask')} judged by {evidence}")
-    return notes

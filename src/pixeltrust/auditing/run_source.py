@@ -1,0 +1,180 @@
+"""A run as the source of evidence: its network, and what training or the clean set says of every mask.
+
+Of every case AUDIT/.seen/<id>.npz has, on the grid of training: probabilities float16 (K or 1, h, w), helped float16 (h, w) where the
+clean set was asked, mask (the fingerprint of the labels that were looked at).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pixeltrust.auditing.evidence import CleanSet, clean_set_of
+from pixeltrust.auditing.scores import count_confusion
+from pixeltrust.auditing.seen import Arrays, SeenFolder
+from pixeltrust.auditing.source import Evidence
+from pixeltrust.data.cases import Case, CaseList
+from pixeltrust.data.images import read_image, resize_image, resize_labels
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.plumbing.errors import DataError, PixeltrustError
+from pixeltrust.plumbing.processes import Ranks
+from pixeltrust.plumbing.progress import attempt_in_threads
+from pixeltrust.plumbing.text import count
+from pixeltrust.prediction.network import Network, choose_device, read_network, resize_plane, to_tensor
+from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
+from pixeltrust.training.run_folder import Run
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedCase:
+    """A case on the grid of training."""
+
+    case: Case
+    picture: np.ndarray
+    labels: np.ndarray
+    has_helped_map: bool
+    """True where the run has a helped map of this very mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class SeenCase:
+    """A case as the first pass has kept it, on the grid of training."""
+
+    probabilities: np.ndarray
+    """float32 (K, h, w), K ≥ 2."""
+    helped: np.ndarray | None
+    """The shares (h, w) by the clean set, where training has not seen the mask."""
+    mask: str
+    """The fingerprint of the labels that were looked at."""
+
+
+class RunSource:
+    """The evidence of a run (see `source.Source`).
+
+    Args:
+        weights: `last`, or `best` by the held-out clean cases.
+        batch_size: images in one pass; the run's where not given.
+
+    Raises:
+        RunError: it is not a run folder or has not finished.
+        ConfigError: `weights` is invalid.
+    """
+
+    def __init__(self, run: Run, weights: str, batch_size: int | None) -> None:
+        self._run, self._weights, self._batch_size = run, weights, batch_size
+        self._config, self._model, self._notes = read_network(run, weights)
+        self.classes, self.ignore_label = self._config.classes, self._config.ignore_label
+
+    def connect(self, _: CaseList, /) -> Ranks:
+        """Put the network on its device; return the processes that share the work.
+
+        Raises:
+            ConfigError: the batch size is invalid, or the network does not fit the settings.
+        """
+        device, ranks, moved = choose_device(self._config)
+        self._network = Network(device, self._model, self._config, self._batch_size)
+        self._notes += moved
+        return ranks
+
+    def describe(self) -> dict[str, Any]:
+        """Return the run, its weights and the channels of its images."""
+        return {"run": str(self._run.folder.resolve()), "weights": self._weights, "channels": self._config.channels}
+
+    def inputs(self) -> dict[str, object]:
+        """Return the run, a fingerprint of its weights, and whether it has helped maps."""
+        return {
+            "run": str(self._run.folder.resolve()),
+            "weights": f"{self._weights} ({self._run.fingerprint(self._weights)})",
+            "helped maps": has_helped_maps(self._run),
+        }
+
+    def notes(self) -> list[str]:
+        """Return what there is to say of the run, its device and its helped maps."""
+        notes, folder = list(self._notes), self._run.folder
+        if not self._run.finished():
+            notes.append(f"{folder}: its helped maps are written at its end, so only the clean set was used")
+        elif not has_helped_maps(self._run):
+            notes.append(f"{folder}: its method leaves no helped maps (trust, pixel and image do)")
+        return notes
+
+    # --- the first pass: the network looks --------------------------------------------------------------------------
+
+    def has_seen(self, case: Case, seen: SeenFolder) -> bool:
+        """Return whether the network has looked at a case."""
+        return seen.file(case).is_file()
+
+    def look(self, cases: Sequence[Case], faults: dict[str, str], *, show_progress: bool) -> Iterator[tuple[Case, Arrays]]:
+        """Yield every case with the network's probabilities, and with the clean set's shares for a mask unseen in training."""
+        clean, without = clean_set_of(self._run, self._network)
+        self._notes += without
+        decoded = attempt_in_threads(self._decode, cases, text="looking", shown=show_progress)
+        yield from _look_at(decoded, self._network, clean, faults)
+
+    def _decode(self, case: Case) -> DecodedCase:
+        labels = decode_labels(case.mask, classes=self.classes, ignore_label=self.ignore_label)[0]
+        labels = resize_labels(labels, self._config.size)
+        picture = resize_image(read_image(case.image, self._config.channels), self._config.size)
+        return DecodedCase(case, picture, labels, has_helped_map=read_helped_map(self._run, case.id, labels) is not None)
+
+    # --- the second pass --------------------------------------------------------------------------------------------
+
+    def confusion(self, case: Case, labels: np.ndarray, seen: SeenFolder) -> np.ndarray:
+        """Return the confusion of a case, on the grid of training."""
+        return count_confusion(resize_labels(labels, self._config.size), seen.read(case, self._parse).probabilities)
+
+    def evidence(self, case: Case, labels: np.ndarray, seen: SeenFolder) -> Evidence:
+        """Return what the network saw, with the helped map of training or the shares of the clean set.
+
+        Raises:
+            DataError: the mask has changed since the network looked at the case.
+        """
+        small, kept = resize_labels(labels, self._config.size), seen.read(case, self._parse)
+        if kept.mask != fingerprint(small):
+            again = f"remove {seen.file(case)}, and continue with --resume"
+            raise DataError(f"{case.mask}: has changed since this audit looked at it; {again}")
+        learned = read_helped_map(self._run, case.id, small)
+        helped = kept.helped if learned is None else learned
+        origin = "network and training" if learned is not None else "network" if helped is None else "network and clean set"
+        probabilities = np.stack([resize_plane(plane, labels.shape) for plane in kept.probabilities])
+        return Evidence(probabilities, None if helped is None else resize_plane(helped, labels.shape), origin)
+
+    def _parse(self, arrays: Mapping[str, np.ndarray]) -> SeenCase:
+        size = self._config.size
+        probabilities = arrays["probabilities"].astype(np.float32)
+        helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
+        shapes = probabilities.shape, size if helped is None else helped.shape
+        if shapes != ((self.classes, *size), size):
+            raise ValueError(f"its shapes {shapes} are not those of {count(self.classes, 'class', 'classes')} at {size}")
+        if len(probabilities) == 1:
+            probabilities = np.concatenate([1 - probabilities, probabilities])
+        return SeenCase(probabilities, helped, str(arrays["mask"]))
+
+
+def _look_at(
+    decoded: Iterable[tuple[Case, DecodedCase | PixeltrustError]], network: Network, clean: CleanSet | None, faults: dict[str, str]
+) -> Iterator[tuple[Case, Arrays]]:
+    """Yield every case that could be decoded with its arrays, see the top of this file; add what is wrong with the others to `faults`."""
+    waiting: list[DecodedCase] = []
+    for case, outcome in decoded:
+        if isinstance(outcome, PixeltrustError):
+            faults[case.id] = outcome.fault
+            continue
+        waiting.append(outcome)
+        if len(waiting) == network.batch_size:
+            yield from _look_at_batch(waiting, network, clean)
+            waiting = []
+    if waiting:
+        yield from _look_at_batch(waiting, network, clean)
+
+
+def _look_at_batch(batch: Sequence[DecodedCase], network: Network, clean: CleanSet | None) -> Iterator[tuple[Case, Arrays]]:
+    planes = network.probabilities_over_turns([decoded.picture for decoded in batch]).astype(np.float16)
+    seen = [{"probabilities": plane, "mask": np.array(fingerprint(decoded.labels))} for plane, decoded in zip(planes, batch, strict=True)]
+    new = [place for place, decoded in enumerate(batch) if not decoded.has_helped_map]
+    if clean is not None and new:
+        images = to_tensor([batch[place].picture for place in new]).to(network.device)
+        for place, shares in zip(new, clean.helped(images, np.stack([batch[place].labels for place in new])), strict=True):
+            seen[place]["helped"] = shares.astype(np.float16)
+    for decoded, arrays in zip(batch, seen, strict=True):
+        yield decoded.case, arrays
