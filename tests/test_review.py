@@ -30,12 +30,12 @@ from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import decode_png, encode_image, read_labels
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.plumbing.files import stamp
 from pixeltrust.reviewing.access import AccessPolicy
 from pixeltrust.reviewing.decisions import Conflict, Decisions, clean_name
 from pixeltrust.reviewing.exports import export
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, digest, labels_of_runs
 from pixeltrust.reviewing.pages import application
-from pixeltrust.reviewing.pictures import stamp
 from pixeltrust.reviewing.queue import Filter, Queue
 from pixeltrust.reviewing.server import review
 from waiting import TOO_LONG, wait_for

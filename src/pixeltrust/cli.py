@@ -397,9 +397,33 @@ def mend(
 @_with_layout
 def audit(
     layout: "Layout",
-    run: RunFolder,
-    data: Annotated[Path, typer.Argument(help="A data folder or table of cases; its noisy masks are audited.", callback=_existing)],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[RUN] DATA",
+            help="A run folder, unless --probabilities is given; and a data folder or table of cases, whose noisy masks are audited.",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", help="The folder to make: tables, maps of confidence, mended masks and a page.")],
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(
+            "--probabilities",
+            help="In place of RUN: the softmax outputs of any program, <id>.npz, .npy, .png or .nii.gz. The verdict is fair only where the "
+            "network was not trained on the mask that it judges (cross-validation).",
+            callback=_existing,
+        ),
+    ] = None,
+    helped: Annotated[
+        Path | None, typer.Option("--helped", help="With --probabilities: helped maps, <id>.png, of a training.", callback=_existing)
+    ] = None,
+    classes: Annotated[
+        int | None,
+        typer.Option("--classes", min=1, max=254, help="With --probabilities: 1 (foreground and background), or the number of labels."),
+    ] = None,
+    ignore_label: Annotated[
+        int | None, typer.Option("--ignore-label", min=0, max=255, help="With --probabilities: the value of ignored pixels, if not 255.")
+    ] = None,
     weights: Weights = "last",
     smallest: Annotated[int, typer.Option("--smallest", min=1, help="Smallest doubtful region that gets a row, in pixels.")] = 9,
     sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,
@@ -407,16 +431,28 @@ def audit(
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped audit.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rank noisy masks by how doubtful they are, show where, and propose mended ones.
+    """Rank noisy masks by how doubtful they are, show where, and propose mended ones; by a run, or by any program's probabilities.
 
-    Example: pixeltrust audit runs/trust lesions --out audit
+    Probabilities judge fairly only where the network was not trained on the mask that it judges, as in cross-validation: one that has
+    learned a wrong mask agrees with it.
+
+    Example: pixeltrust audit runs/trust lesions --out audit, or pixeltrust audit lesions --probabilities softmax --out audit
     """
+    if len(folders) != (2 if probabilities is None else 1):
+        raise ConfigError("give RUN and DATA, or DATA alone with --probabilities")
+    run = None if probabilities else require_run(folders[0])
+    data = _existing(folders[-1])
+
     from pixeltrust.auditing.run import audit
 
     audited = audit(
         run,
         data,
         out=out,
+        probabilities=probabilities,
+        helped=helped,
+        classes=classes,
+        ignore_label=ignore_label,
         weights=weights,
         smallest=smallest,
         sure=sure,

@@ -1,6 +1,6 @@
 """An audit folder: what `audit` writes about every noisy mask, and everything else reads.
 
-    AUDIT/audit.json            the run, the data and the settings; written last, so a folder that has it is complete
+    AUDIT/audit.json            the run or the probabilities, the data, the settings; written last, so a folder that has it is complete
     AUDIT/cases.csv             a row per mask, worst first
     AUDIT/regions.csv           a row per doubtful region, the surest first within a mask
     AUDIT/confidence/<id>.png   the probability that each label of the mask is right, 0 wrong … 255 right (trust/ in older audits)
@@ -35,6 +35,11 @@ FORMAT = 1
 DOUBTFUL_BELOW = 128  # a pixel is doubtful below this confidence of 8 bits: a probability of ½
 NOTHING_YET = "nothing yet"
 """The evidence of a case before anything has judged it: no doubt and no proposal of it means anything."""
+FAIR = (
+    "the verdict is fair only where the probabilities of a mask are by a network that was not trained on that mask, as in "
+    "cross-validation: one that has learned a wrong mask agrees with it"
+)
+"""What files of probabilities do not show, and people have to know."""
 KINDS = ("missing", "too much", "other class", "unsure")
 """The kinds of regions: foreground that the network sees and the mask lacks, the other way round, another class, or nothing better."""
 AUDIT_TABLES = ("audit.json", "cases.csv", "regions.csv")
@@ -56,13 +61,18 @@ EXPECTED = ("expected_given", "expected")
 _LARGEST = 2**53  # whole numbers up to it have a float of their own
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AuditRecord:
     """The content of audit.json."""
 
     data: str
-    run: str
-    weights: str
+    run: str = ""
+    """The run folder that has judged the masks; empty where it was none."""
+    weights: str = ""
+    probabilities: str = ""
+    """The folder of probabilities by which they were judged; empty where there was none."""
+    helped: str = ""
+    """The folder of helped maps beside it."""
     classes: int
     ignore_label: int | None
     channels: int
@@ -83,8 +93,10 @@ class Audit:
     folder: Path
     data: Path
     """The data folder or table that was audited."""
-    run: Path
-    """The run folder that judged it."""
+    judge: str
+    """What judged it, in words; empty where nothing has."""
+    is_by_files: bool
+    """Whether that is files of probabilities, of which only the user knows how they were made."""
     classes: int
     ignore_label: int | None
 
@@ -100,8 +112,15 @@ class Audit:
     @classmethod
     def of(cls, folder: Path, record: AuditRecord) -> "Audit":
         """Return the audit in a folder that has this record."""
-        data, run = Path(record.data), Path(record.run)
-        return cls(folder=folder, data=data, run=run, classes=record.classes, ignore_label=record.ignore_label)
+        judge = f"the probabilities in {record.probabilities}" if record.probabilities else f"the run {Path(record.run).name}"
+        return cls(
+            folder=folder,
+            data=Path(record.data),
+            judge=judge if record.probabilities or record.run else "",
+            is_by_files=bool(record.probabilities),
+            classes=record.classes,
+            ignore_label=record.ignore_label,
+        )
 
     def version(self) -> str:
         """Return a text that changes when the tables do."""
@@ -155,7 +174,7 @@ def _is_whole(least: int, most: int) -> Callable[[Any], bool]:
 
 
 _CAN_BE: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("data", "run", "weights"), lambda value: isinstance(value, str)),
+    **dict.fromkeys(("data", "run", "weights", "probabilities", "helped"), lambda value: isinstance(value, str)),
     "classes": _is_whole(1, 254),
     "ignore_label": lambda value: value is None or _is_whole(0, 255)(value),
     "channels": _is_whole(1, 3),

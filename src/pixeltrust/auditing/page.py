@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.folder import DOUBTFUL_BELOW, NOTHING_YET, Audit, read_audit_cases, read_audit_regions
+from pixeltrust.auditing.folder import DOUBTFUL_BELOW, FAIR, NOTHING_YET, Audit, read_audit_cases, read_audit_regions
 from pixeltrust.data.images import read_image, read_labels
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.pages.charts import draw_histogram
@@ -57,9 +57,9 @@ def _story(audit: Audit, cases: pd.DataFrame) -> str:
         return f"Nothing is known yet of the noisy masks of {audit.data.name}. They come as a random sample that is spread over all."
     by = ", ".join(f"{number:,} by {evidence}" for evidence, number in cases["evidence"].value_counts().items())
     return (
-        f"The noisy masks of {audit.data.name} were judged by the run {audit.run.name}: {by}. The worst come first. "
+        f"The noisy masks of {audit.data.name} were judged by {audit.judge}: {by}. The worst come first. "
         "A pixel is doubtful where its label is more likely wrong than right, and mended where the network also sees another label there. "
-        "Pixels that are not doubtful are never changed, and no mask is emptied."
+        "Pixels that are not doubtful are never changed, and no mask is emptied." + audit.is_by_files * f" {FAIR[0].upper()}{FAIR[1:]}."
     )
 
 

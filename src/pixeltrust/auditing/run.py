@@ -18,6 +18,7 @@ from typing import TypeVar, Unpack
 import numpy as np
 import pandas as pd
 
+from pixeltrust.auditing.file_source import FileSource
 from pixeltrust.auditing.folder import (
     DOUBTFUL_BELOW,
     Audit,
@@ -71,10 +72,14 @@ class Audited:
 
 
 def audit(
-    run: Path,
-    data: Path,
+    run: Path | None = None,
+    data: Path | None = None,
     *,
     out: Path,
+    probabilities: Path | None = None,
+    helped: Path | None = None,
+    classes: int | None = None,
+    ignore_label: int | None = None,
     weights: str = "last",
     smallest: int = 9,
     sure: float = 0.5,
@@ -83,16 +88,21 @@ def audit(
     show_progress: bool = True,
     **layout: Unpack[Layout],
 ) -> Audited:
-    """Judge every noisy mask of a data folder, by a run that was trained on it, or on other masks of the same kind.
+    """Judge every noisy mask of a data folder, by a run that was trained on it or on other masks of the same kind, or by probabilities.
 
-    Under `torchrun` every process makes this call and takes its share of the masks; all must see `run`, `data` and `out`.
+    Under `torchrun` every process makes this call and takes its share of the masks; all must see the folders.
 
     Args:
         run: a run folder whose training has finished. Where it has a helped map of a mask, that counts too; a mask that training has not
             seen, or that was changed since, is judged by the network and by the clean set.
         data: a data folder or table of cases; its noisy masks are audited.
         out: the folder to make (see `folder`).
-        weights: `last`, or `best` by the held-out clean cases.
+        probabilities: in place of a run: a folder of any program's softmax outputs (see `data.probabilities`). The verdict is fair only
+            where those of a mask are by a network that was not trained on that mask: one that has learned a wrong mask agrees with it.
+        helped: a folder of helped maps beside the probabilities, <id>.png.
+        classes: of the probabilities and the masks, as in `Config`; 1 where not given. A run knows its own, and its `ignore_label`.
+        ignore_label: of the masks, as in `Config`.
+        weights: of the run: `last`, or `best` by the held-out clean cases.
         smallest: pixels of a region that gets a row; smaller ones are counted and mended all the same.
         sure: a doubtful pixel is mended where the network gives another label more than this probability, ½ to 1.
         batch_size: images in one pass; the run's where not given. Changes speed and memory only.
@@ -103,10 +113,26 @@ def audit(
     Raises:
         DataError: every fault of the data at once; or files that cannot be decoded, after all others were looked at.
         RunError: `run` is not a run folder or has not finished, or `out` cannot be used.
-        ConfigError: `weights`, `smallest`, `sure` or `batch_size` is invalid.
+        ConfigError: `weights`, `smallest`, `sure` or `batch_size` is invalid; or neither a run nor probabilities are given, or both, or
+            what is for the other.
+
+    Example:
+        audit("runs/trust", "lesions", out="audit")
+        audit(data="lesions", probabilities="nnUNet_results/Dataset027_Lesions/nnUNetTrainer__nnUNetPlans__2d", out="audit")
     """
+    if data is None or (run is None) == (probabilities is None):
+        raise ConfigError("an audit needs data, and either a run or a folder of probabilities")
     started, data, out = time.perf_counter(), Path(data), Path(out)
-    source = RunSource(Run(Path(run)), weights, batch_size)
+    source: Source
+    if probabilities is not None:
+        _refuse_given("a run, not for probabilities", weights=weights != "last", batch_size=batch_size is not None)
+        folder = None if helped is None else Path(helped)
+        source = FileSource(Path(probabilities), folder, classes=1 if classes is None else classes, ignore_label=ignore_label)
+    else:
+        assert run is not None
+        of_files = {"helped": helped, "classes": classes, "ignore_label": ignore_label}
+        _refuse_given("probabilities, not for a run", **{name: value is not None for name, value in of_files.items()})
+        source = RunSource(Run(Path(run)), weights, batch_size)
     _check_numbers(smallest, sure)
     _check_out(out, resume=resume)
     cases = read_cases(data, needed=("noisy",), show_progress=show_progress, **layout)
@@ -267,6 +293,12 @@ def _check_out(out: Path, *, resume: bool) -> None:
         raise RunError(f"{out}: this audit has finished already; choose another --out, or remove it")
     if not (resume and SeenFolder(out).folder.is_dir()):
         require_free(out)
+
+
+def _refuse_given(whose: str, **given: bool) -> None:
+    """Raise ConfigError where something is given that is for the other source."""
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise ConfigError(f"{', '.join(names)}: for {whose}; leave it out")
 
 
 def _check_numbers(smallest: int, sure: float) -> None:

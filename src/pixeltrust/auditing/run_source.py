@@ -119,7 +119,7 @@ class RunSource:
 
     # --- the second pass --------------------------------------------------------------------------------------------
 
-    def confusion(self, case: Case, labels: np.ndarray, seen: SeenFolder) -> np.ndarray:
+    def confusion(self, case: Case, labels: np.ndarray, seen: SeenFolder, /) -> np.ndarray:
         """Return the confusion of a case, on the grid of training."""
         return count_confusion(resize_labels(labels, self._config.size), seen.read(case, self._parse).probabilities)
 

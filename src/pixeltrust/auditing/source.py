@@ -44,7 +44,7 @@ class Source(Protocol):
     def look(self, cases: Sequence[Case], faults: dict[str, str], *, show_progress: bool) -> Iterator[tuple[Case, Arrays]]:
         """Yield every case with what is kept of it; add what is wrong with those that cannot be used to `faults`, by id."""
 
-    def confusion(self, case: Case, labels: np.ndarray, seen: SeenFolder) -> np.ndarray:
+    def confusion(self, case: Case, labels: np.ndarray, seen: SeenFolder, /) -> np.ndarray:
         """Return the confusion (K true, K given) of a case with these labels uint8 (H, W); see `scores`."""
 
     def evidence(self, case: Case, labels: np.ndarray, seen: SeenFolder) -> Evidence:

@@ -94,7 +94,7 @@ def read_header(path: Path) -> Header:
     Raises:
         DataError: as `read_size`.
     """
-    with _readable(path):
+    with readable(path):
         if _is_nifti(path):
             plane = _plane(path)
             return Header(plane.size, plane.states_orientation)
@@ -121,7 +121,7 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
     Raises:
         DataError: the file is missing, broken, not an image, or holds several.
     """
-    with _readable(path):
+    with readable(path):
         if _is_nifti(path):
             return np.repeat(_stretch(_plane(path).values(), path)[..., None], channels, axis=-1)
         with _opened(path) as opened:
@@ -140,7 +140,7 @@ def read_thumbnail(path: Path, size: tuple[int, int]) -> np.ndarray:
         DataError: as `read_image`.
     """
     if image_suffix(path) in (".jpg", ".jpeg"):
-        with _readable(path), _opened(path) as opened:
+        with readable(path), _opened(path) as opened:
             if opened.format == "JPEG":
                 opened.draft("RGB", (2 * max(size),) * 2)  # decodes to an eighth of the sides at the least, and no less than this
                 return resize_image(np.asarray(ImageOps.exif_transpose(opened).convert("RGB")), size)
@@ -158,7 +158,7 @@ def read_labels(path: Path) -> np.ndarray:
         DataError: the file is missing, broken, not a mask (its channels differ), holds several, or has a value other than a whole
             number of 0 … 255.
     """
-    with _readable(path):
+    with readable(path):
         values = _plane(path).values() if _is_nifti(path) else _picture_values(path)
         if values.ndim == 3:
             if (values != values[..., :1]).any():
@@ -193,7 +193,7 @@ def read_spacing_mm(path: Path) -> tuple[float, float] | None:
     """Read the (row, column) distance between pixel centres in mm where the file has it (NIfTI), else None."""
     if not _is_nifti(path):
         return None
-    with _readable(path):
+    with readable(path):
         return _plane(path).spacing_mm
 
 
@@ -206,15 +206,31 @@ def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None 
         Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=texts)
 
 
-def read_png(path: Path) -> tuple[np.ndarray, dict[str, str]]:
-    """Read what `write_png` wrote: the pixels, and the texts beside them.
+class Grey(NamedTuple):
+    """A PNG of grey whose white is 1."""
+
+    shares: np.ndarray
+    """float32 (H, W), 0 … 1."""
+    bits: int
+    """8 or 16."""
+    text: dict[str, str]
+    """What `write_png` has written beside the pixels."""
+
+
+def read_grey(path: Path) -> Grey:
+    """Read a PNG of 8 or 16 bits of grey as shares of white.
 
     Raises:
-        DataError: the file cannot be read.
+        DataError: the file cannot be read, or is not such a PNG.
     """
-    with _readable(path), Image.open(path, formats=["PNG"]) as picture:
+    with readable(path), Image.open(path, formats=["PNG"]) as picture:
         picture.load()
-        return np.asarray(picture), {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
+        values = np.asarray(picture)
+        if picture.mode != "L" and values.dtype != np.uint16:
+            wrong, kind = f"a PNG of the mode {picture.mode}", "PNG files of other modes than grey"
+            raise _refusal(path, wrong, kind=kind, repair="save it as grey of 8 or 16 bits, black for 0 and white for 1")
+        text = {str(key): value for key, value in picture.info.items() if isinstance(value, str)}
+        return Grey(values.astype(np.float32) / np.iinfo(values.dtype).max, 8 * values.itemsize, text)
 
 
 def media_type(path: Path) -> str | None:
@@ -225,7 +241,7 @@ def media_type(path: Path) -> str | None:
     """
     if _is_nifti(path):
         return None
-    with _readable(path), _opened(path) as opened:
+    with readable(path), _opened(path) as opened:
         is_upright = _orientation(opened, path) == 1
         is_plain = opened.mode in ("L", "RGB") and "transparency" not in opened.info and is_upright
         return _SHOWN_BY_BROWSERS.get(opened.format or "") if is_plain else None
@@ -246,7 +262,7 @@ def decode_alpha(content: bytes, size: tuple[int, int]) -> np.ndarray:
             return np.asarray(opened.convert("RGBA"))[..., 3]
     except PixeltrustError:
         raise
-    except Exception as error:  # as in `_readable`
+    except Exception as error:  # as in `readable`
         raise DataError(f"it is not a PNG that can be read: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
@@ -307,7 +323,8 @@ def _filter(by_area: bool) -> Image.Resampling:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def readable(path: Path) -> Iterator[None]:
+    """Turn whatever the reader of a file raises in the block into a DataError that names it."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
             raise DataError(f"{path}: {'a folder' if path.is_dir() else 'a pipe or device'}, not a file")

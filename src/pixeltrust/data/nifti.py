@@ -19,18 +19,22 @@ class Plane:
     plane to the back), rows to the back (where there is no back, down). Where the file does not state its orientation, its first
     axis is the columns and its second the rows, as in every file that ITK makes of a picture.
 
+    Args:
+        several: the last axis may hold several values of each pixel: (X, Y, K) or (X, Y, 1, K).
+
     Raises:
         DataError: the file is a volume, or its affine is invalid.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, several: bool = False) -> None:
         import nibabel
 
         logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it reports what it repairs in a header, but not of which file
         file: Any = nibabel.load(path)
         self._path, self._file = path, file
         shape, header = file.shape, file.header
-        if len(shape) < 2 or any(extent != 1 for extent in shape[2:]):
+        self._layers = int(shape[-1]) if several and len(shape) > 2 else 1
+        if len(shape) < 2 or any(extent != 1 for extent in (shape[2:-1] if several else shape[2:])):
             repair = "one plane (H, W) per file is what can be trained on"
             raise DataError(Fault(f"{path}: a volume of shape {shape}", kind="volumes", repair=repair))
         is_transposed = True  # the second axis is the rows
@@ -53,6 +57,11 @@ class Plane:
         return rows, columns
 
     @property
+    def is_in_order(self) -> bool:
+        """Whether the second axis of the file is the rows, downwards, and the first the columns, to the right, as ITK has them."""
+        return self._axes == (1, 0) and not self._mirrored
+
+    @property
     def spacing_mm(self) -> tuple[float, float]:
         """The (row, column) distance between pixel centres in mm."""
         rows, columns = (float(self._file.header.get_zooms()[axis]) for axis in self._axes)
@@ -60,7 +69,11 @@ class Plane:
 
     def values(self) -> np.ndarray:
         """Return the values (H, W), of any type of real numbers."""
-        plane = np.asarray(self._file.dataobj).reshape(self._file.shape[:2])
-        if plane.dtype.kind not in "biuf":
-            raise DataError(f"{self._path}: holds values of the type {plane.dtype}; one real number per pixel is what can be read")
-        return np.flip(plane, self._mirrored).transpose(self._axes)
+        return self.layers()[0]
+
+    def layers(self) -> np.ndarray:
+        """Return all values of each pixel, (K, H, W), of any type of real numbers."""
+        layers = np.asarray(self._file.dataobj).reshape(*self._file.shape[:2], self._layers)
+        if layers.dtype.kind not in "biuf":
+            raise DataError(f"{self._path}: holds values of the type {layers.dtype}; one real number per pixel is what can be read")
+        return np.flip(layers, self._mirrored).transpose(2, *self._axes)

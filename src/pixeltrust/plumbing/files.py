@@ -82,6 +82,19 @@ def append_text(path: Path, text: str) -> None:
         sync_folder(path.parent)
 
 
+def stamp(*files: Path) -> str:
+    """Return a text that changes when one of the files is modified or moved; for ETags and the names of saved pictures."""
+    digest = hashlib.sha256()
+    for file in files:
+        try:
+            state = file.stat()
+            digest.update(f"{state.st_ino} {state.st_mtime_ns} {state.st_size} ".encode())
+        except OSError:
+            digest.update(b"absent ")
+        digest.update(os.fsencode(file.absolute()) + b"\n")
+    return digest.hexdigest()[:24]
+
+
 @contextmanager
 def naming_write_errors(to: Path) -> Iterator[None]:
     """Turn the write errors of the block into one that says what to do.

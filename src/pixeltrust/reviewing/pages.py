@@ -40,6 +40,7 @@ from pixeltrust import __version__
 from pixeltrust.auditing.folder import AUDIT_TABLES, Audit
 from pixeltrust.mending.estimate import FEWEST_PAIRS, read_estimate
 from pixeltrust.plumbing.errors import DataError, PixeltrustError, RunError
+from pixeltrust.plumbing.files import stamp
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import THREADS
 from pixeltrust.reviewing.access import AccessMiddleware, AccessPolicy
@@ -48,7 +49,7 @@ from pixeltrust.reviewing.estimate import describe_estimate, draw_estimate
 from pixeltrust.reviewing.exports import MADE_CLEAN
 from pixeltrust.reviewing.learning import Learning, count_pairs, mend_again
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, given_mask, labels_of_runs, most_bytes, proposed_mask, read_confidence
-from pixeltrust.reviewing.pictures import shown_image, stamp, thumbnail
+from pixeltrust.reviewing.pictures import shown_image, thumbnail
 from pixeltrust.reviewing.queue import SHOWN, Filter, Queue
 
 Result = TypeVar("Result")

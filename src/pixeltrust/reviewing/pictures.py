@@ -10,25 +10,13 @@ import numpy as np
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.images import encode_image, media_type, read_image, read_thumbnail, resize_labels
 from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.files import stamp
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.reviewing.masks import given_mask, proposed_mask
 
 FOLDER = ".thumbnails"
 SIDE = 96  # of a thumbnail, its longer one
 GIVEN, PROPOSED, BROKEN = (242, 179, 76), (88, 200, 242), (255, 120, 110)
-
-
-def stamp(*files: Path) -> str:
-    """Return a text that changes when one of the files is modified or moved; for ETags and the names of saved pictures."""
-    digest = hashlib.sha256()
-    for file in files:
-        try:
-            state = file.stat()
-            digest.update(f"{state.st_ino} {state.st_mtime_ns} {state.st_size} ".encode())
-        except OSError:
-            digest.update(b"absent ")
-        digest.update(os.fsencode(file.absolute()) + b"\n")
-    return digest.hexdigest()[:24]
 
 
 def shown_image(file: Path) -> tuple[bytes, str]:

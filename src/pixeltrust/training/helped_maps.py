@@ -5,11 +5,13 @@ also holds a fingerprint of the mask, so that a mask that was changed since is n
 """
 
 import hashlib
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from pixeltrust.data.batches import Streams
-from pixeltrust.data.images import read_png, write_png
+from pixeltrust.data.images import read_grey, write_png
 from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.progress import attempt_in_threads
@@ -57,8 +59,27 @@ def read_helped_map(run: Run, case: str, labels: np.ndarray) -> np.ndarray | Non
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return None
-    shares, text = read_png(path)
-    return shares.astype(np.float32) / FULL if text.get(_MASK) == fingerprint(labels) and shares.shape == labels.shape else None
+    learned = read_helped_file(path)
+    return learned.shares if learned.mask == fingerprint(labels) and learned.shares.shape == labels.shape else None
+
+
+class HelpedMap(NamedTuple):
+    """A helped map."""
+
+    shares: np.ndarray
+    """float32 (h, w), 0 … 1."""
+    mask: str | None
+    """The fingerprint of the mask that it is of; None in a file that another program has written."""
+
+
+def read_helped_file(path: Path) -> HelpedMap:
+    """Read a helped map, of any grid and program.
+
+    Raises:
+        DataError: the file cannot be read, or is no PNG of grey.
+    """
+    shares, _, text = read_grey(path)
+    return HelpedMap(shares, text.get(_MASK))
 
 
 def has_helped_maps(run: Run) -> bool:
