@@ -44,6 +44,7 @@ def use(data, out, name):
     predict(out / name, data / "images", out=out / "predicted", probabilities=True, show_progress=False)
     with mock.patch.object(page_module, "WORST", 2):  # drawing pictures takes longer than all the rest
         audit(out / name, data, out=out / "audit", show_progress=False)
+        audit(data=data, probabilities=out / "predicted" / "probabilities", out=out / "audit-by-files", show_progress=False)
     faults = []
     for number, work in enumerate([
         partial(predict, out / name, data.parent / "broken" / "images"),

@@ -158,7 +158,7 @@ def files_of(folder):
     )
 
 
-@pytest.mark.parametrize("folder", ["predicted", "audit"])
+@pytest.mark.parametrize("folder", ["predicted", "audit", "audit-by-files"])
 def test_cases_are_shared_and_merged_in_order(together, alone, folder):
     names = files_of(alone / folder)
     assert files_of(together / folder) == names
