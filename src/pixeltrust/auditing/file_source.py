@@ -33,8 +33,8 @@ class FileSource:
 
     Args:
         probabilities: a folder, see `data.probabilities`.
-        helped: a folder of helped maps, <id>.png, as training and `Trust.write_maps` write them; those of other programs are grey PNG files
-            without a fingerprint of their mask.
+        helped: a folder of helped maps, <id>.png, as a run has them, or `Trust.write_maps` and other programs, without a fingerprint of
+            their mask.
         classes, ignore_label: as in `Config`.
 
     Raises:

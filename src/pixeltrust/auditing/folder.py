@@ -112,7 +112,8 @@ class Audit:
     @classmethod
     def of(cls, folder: Path, record: AuditRecord) -> "Audit":
         """Return the audit in a folder that has this record."""
-        judge = f"the probabilities in {record.probabilities}" if record.probabilities else f"the run {Path(record.run).name}"
+        place = Path(*Path(record.probabilities).parts[-2:])  # the last name alone is `validation`, or `probabilities`
+        judge = f"the probabilities in {place}" if record.probabilities else f"the run {Path(record.run).name}"
         return cls(
             folder=folder,
             data=Path(record.data),

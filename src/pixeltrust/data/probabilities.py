@@ -191,7 +191,7 @@ def check_grid(path: Path, grid: tuple[int, ...], shape: tuple[int, ...]) -> Non
     scale = grid[side] / shape[side] if len(grid) == len(shape) else float("nan")
     if not all(abs(found - whole * scale) <= 1 for found, whole in zip(grid, shape, strict=False)):
         wrong = f"{path}: {_sides(grid)} pixels, its mask {_sides(shape)}: other proportions"
-        repair = "it must show the whole image, rows before columns; undo any cropping, padding or turning"
+        repair = "resize it to the size of the mask, after any cropping, padding or turning is undone; rows come before columns"
         raise DataError(Fault(wrong, kind="files that do not fit the masks", repair=repair))
 
 

@@ -69,7 +69,7 @@ class HelpedMap(NamedTuple):
     shares: np.ndarray
     """float32 (h, w), 0 … 1."""
     mask: str | None
-    """The fingerprint of the mask that it is of; None in a file that another program has written."""
+    """The fingerprint of the mask that it is of; None where none is known, as in a file of `Trust.write_maps` or of another program."""
 
 
 def read_helped_file(path: Path) -> HelpedMap:
