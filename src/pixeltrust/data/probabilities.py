@@ -94,7 +94,8 @@ class ProbabilityFiles:
             DataError: the files cannot be read, or hold something else.
         """
         first = self.files(case.id)[0]
-        planes, step = self._read_planes(case, len(shape))
+        array, bits = self._read_array(case)
+        planes = _classes_first(first, array, len(shape))
         self._check_number(len(planes), first)
         check_grid(first, planes.shape[1:], shape)
         if self._format in _ARRAYS and image_suffix(case.mask) in (".nii", ".nii.gz"):
@@ -103,7 +104,7 @@ class ProbabilityFiles:
                     wrong = f"{first}: {case.mask} is turned when it is shown, and an array does not say which way its axes run"
                     kind, repair = "arrays for NIfTI masks that are turned", "save them as NIfTI, with the affine of the mask"
                     raise DataError(Fault(wrong, kind=kind, repair=repair))
-        return _in_range(planes, step, first)
+        return _in_range(planes, bits, first)
 
     # --- what is there ----------------------------------------------------------------------------------------------
 
@@ -149,11 +150,11 @@ class ProbabilityFiles:
         looked_into = 0
         for case in cases:
             try:
-                planes, bits = self._read_planes(case, 2)
+                array, bits = self._read_array(case)
             except PixeltrustError:
                 continue  # it will be named with all others
             last_label = (max(self._classes, 2) - 1) / 255 if bits == 8 else 0
-            if ((planes > last_label) & (planes != 1) | ~(planes >= 0)).any():
+            if ((array > last_label) & (array != 1) | ~(array >= 0)).any():
                 return
             looked_into += 1
         if looked_into:
@@ -163,8 +164,8 @@ class ProbabilityFiles:
 
     # --- the numbers ------------------------------------------------------------------------------------------------
 
-    def _read_planes(self, case: Case, axes: int) -> tuple[np.ndarray, int]:
-        """Return what the files of a case hold, float32 (K, *S) with so many axes in S, and the bits of a value."""
+    def _read_array(self, case: Case) -> tuple[np.ndarray, int]:
+        """Return what the files of a case hold, float32, and the bits of a value; those of several files are stacked."""
         files = self.files(case.id)
         if self._format == "PNG":
             greys = [read_grey(file) for file in files]
@@ -172,10 +173,10 @@ class ProbabilityFiles:
                 raise DataError(f"{files[0]}: {' and '.join(map(_sides, shapes))} pixels in the files of one case")
             return np.stack([grey.shares for grey in greys]), min(grey.bits for grey in greys)
         with readable(files[0]):
-            array = _read_array(files[0], self._format)
+            array = _load(files[0], self._format)
             if array.dtype.kind not in "biuf":
                 raise DataError(f"{files[0]}: holds values of the type {array.dtype}; real numbers are needed")
-            return _classes_first(files[0], array, axes).astype(np.float32), 32
+            return array.astype(np.float32), 32
 
     def _check_number(self, found: int, path: Path) -> None:
         if found not in ((1, 2) if self._classes == 1 else (self._classes,)):
@@ -195,7 +196,7 @@ def check_grid(path: Path, grid: tuple[int, ...], shape: tuple[int, ...]) -> Non
         raise DataError(Fault(wrong, kind="files that do not fit the masks", repair=repair))
 
 
-def _read_array(path: Path, form: str) -> np.ndarray:
+def _load(path: Path, form: str) -> np.ndarray:
     """Return the array of a file as it is, of a NIfTI file (K, H, W)."""
     if form == "NIfTI":
         return Plane(path, several=True).layers()
