@@ -6,21 +6,23 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from audits import discs
+from pixeltrust import Batch, Trust, Where, address_map
 from pixeltrust.auditing import run as run_module
 from pixeltrust.auditing import run_source
 from pixeltrust.auditing.folder import FAIR, Audit, read_audit_cases, read_audit_record
 from pixeltrust.auditing.run import audit
 from pixeltrust.data.cases import check, read_cases
-from pixeltrust.data.images import read_labels, write_png
+from pixeltrust.data.images import read_image, read_labels, write_png
 from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.prediction.predict import predict
 from pixeltrust.reports import report
 from pixeltrust.reviewing.exports import export
 from pixeltrust.training.train import train
-from tiny import configured, draw
+from tiny import configured, draw, network
 
 pytestmark = pytest.mark.usefixtures("small_pictures", "blank_charts")
 NOISY = 8
@@ -123,6 +125,18 @@ def test_helped_maps_of_other_programs_masks_and_grids(run, data, softmax, tmp_p
     flat = by_files(mine, tmp_path / "flat", probabilities=softmax).out
     assert (confidence(found.out, ids[1]) >= confidence(flat, ids[1])).all()  # a share of .8 everywhere
     assert (confidence(found.out, ids[1]) > confidence(flat, ids[1])).any()
+
+
+def test_the_maps_of_a_trust_in_ones_own_loop_count(data, softmax, tmp_path):
+    trust, model = Trust(), network(in_channels=3, out_channels=1)
+    cases = read_cases(data).of("noisy")
+    images = torch.from_numpy(np.stack([read_image(case.image) for case in cases])).permute(0, 3, 1, 2).float() / 255
+    batch = Batch(images, torch.from_numpy(np.stack([read_labels(case.mask) > 0 for case in cases])))
+    where = Where([case.id for case in cases], address_map((16, 16)).expand(len(cases), 16, 16))
+    trust.step(model, noisy=batch, clean=batch, where=where)
+    trust.write_maps(tmp_path / "helped")
+    found = by_files(data, tmp_path / "audit", probabilities=softmax, helped=tmp_path / "helped")
+    assert set(found.cases["evidence"]) == {"probabilities and a helped map without its mask's fingerprint"}
 
 
 def test_a_map_of_another_program_in_other_proportions_is_refused(data, softmax, tmp_path):
