@@ -17,6 +17,8 @@ from pixeltrust.data.images import read_image, read_labels, read_thumbnail, resi
 from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
+
 # --- the order ----------------------------------------------------------------------------------------------------
 
 
@@ -44,7 +46,7 @@ def test_the_first_rows_are_of_all_parts():
         assert set(np.bincount(near[order_sample(features, seed=seed)[:32]])) == {4}
 
 
-@pytest.mark.parametrize("first", [1, 7, 16])
+@pytest.mark.parametrize("first", [pytest.param(1, marks=pytest.mark.slow), 7, pytest.param(16, marks=pytest.mark.slow)])
 def test_every_row_is_among_the_first_with_the_same_probability(first):
     features, _ = clouds([20, 10, 7])
     features = np.concatenate([features, features[:6]])  # some are equal

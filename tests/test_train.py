@@ -134,6 +134,11 @@ def interrupted(data, out, update, resume=False, **settings):
             trained(data, out, resume=resume, **settings)
 
 
+def quick(*methods):
+    """All methods, these of them in the quick lane: one of each kind of batches."""
+    return [pytest.param(method, marks=() if method in methods else pytest.mark.slow) for method in METHODS]
+
+
 def streams_of(method):
     """What its steps ask for."""
     if method in ON_THE_POOL:
@@ -145,8 +150,13 @@ def streams_of(method):
 
 
 @pytest.mark.parametrize(("method", "batch_size", "per_epoch"), [(method, *size) for method, size in zip(METHODS, cycle(SIZES))])
-def test_every_method_makes_as_many_updates_as_noisy_batches_fill_the_epochs(data, tmp_path, method, batch_size, per_epoch):
-    done = trained(data, tmp_path / "run", method=method, batch_size=batch_size, epochs=2)
+def test_every_method_makes_as_many_updates_as_noisy_batches_fill_the_epochs_and_asks_for_its_streams(
+    data, tmp_path, monkeypatch, method, batch_size, per_epoch
+):
+    asked, batch = set(), Streams.batch
+    monkeypatch.setattr(Streams, "batch", lambda self, stream, *rest: asked.add(stream) or batch(self, stream, *rest))
+    done = trained(data, tmp_path / "run", method=method, batch_size=batch_size, epochs=2, weight_map_cases=0)
+    assert asked == set(METHODS[method].streams)
     assert done.updates == 2 * per_epoch
     assert history(tmp_path / "run")["update"].tolist() == [per_epoch, 2 * per_epoch]
     assert len(pd.read_csv(tmp_path / "run" / "steps.csv")) == 2 * per_epoch
@@ -789,7 +799,7 @@ def test_what_a_method_reports_beyond_the_usual_is_in_the_tables(straight):
 # Randomness
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick("plain", "joint", "mender"))
 def test_the_same_seed_gives_the_same_bits(data, straight, tmp_path, method):
     torch.manual_seed(123)  # what went on before does not matter
     trained(data, tmp_path / "run", method=method)
@@ -865,7 +875,7 @@ def test_the_initial_network_depends_on_the_seed_alone(data, tmp_path):
 # What chooses, and what never does
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick("plain", "clean", "mender", "finetuned", "trust"))
 def test_held_out_and_test_cases_are_in_no_batch_and_all_others_are(data, tmp_path, monkeypatch, method):
     seen = _Seen(monkeypatch, data)
     trained(data, tmp_path / "run", method=method, jitter="none")
@@ -993,15 +1003,6 @@ def test_a_batch_of_one_image_that_the_network_cannot_be_trained_on_is_refused_b
 def test_what_sees_no_such_batch_is_trained(data, tmp_path, settings):
     done = trained(data, tmp_path / "run", **{"model": "tiny:pooling", "epochs": 1, **settings})
     assert done.updates == -(-10 // settings.get("batch_size", 4))
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_streams_of_a_method_are_those_that_it_asks_for(data, tmp_path, name, monkeypatch):
-    asked = set()
-    batch = Streams.batch
-    monkeypatch.setattr(Streams, "batch", lambda self, stream, *rest: asked.add(stream) or batch(self, stream, *rest))
-    trained(data, tmp_path / "run", method=name, weight_map_cases=0)
-    assert asked == set(METHODS[name].streams)
 
 
 @pytest.mark.parametrize(
@@ -1217,7 +1218,7 @@ def test_steps_in_which_no_noisy_pixel_helps_are_counted_and_said(tmp_path):
 # Wrong results are caught
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick("plain", "clean", "mender", "finetuned", "trust"))
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch_and_the_step(data, tmp_path, method):
     with pytest.raises(RunError, match="not finite in update 1, whose batch is") as caught:
         trained(data, tmp_path / "run", method=method, model="tiny:overflowing")
@@ -1315,7 +1316,9 @@ def test_an_epoch_after_which_the_network_sees_several_labels_is_not_remarked_on
 def warned(data, out, *said, **settings):
     """In the log at its end, at once on standard error, in a file and on the page."""
     done = trained(data, out, **settings)
-    page = run_page(Run(out))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pixeltrust.pages.charts.to_svg", lambda figure: "<svg/>")
+        page = run_page(Run(out))
     for text in said:
         assert any(note.startswith("warning: ") and text in note for note in done.notes)
         assert any(text in line for line in Run(out).warnings())
