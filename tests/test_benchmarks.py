@@ -56,7 +56,9 @@ def test_a_cell_is_measured_again_only_when_asked(tmp_path):
     assert [record["size"] for record in json.loads((tmp_path / "cells.json").read_text())] == [16, 24]
 
 
-@pytest.mark.parametrize(("precision", "far"), [("fp64", 1e-12), ("fp32", 1e-4)])  # what rounding leaves of a cosine, and to spare
+@pytest.mark.parametrize(
+    ("precision", "far"), [pytest.param("fp64", 1e-12, marks=pytest.mark.slow), ("fp32", 1e-4)]
+)  # what rounding leaves of a cosine, and to spare
 def test_all_exact_kinds_have_the_weights_of_the_textbook(precision, far):
     cell = kinds.Cell(network="kinds:tiny", size=16, noisy=2, clean=2, precision=precision)
     record = measuring.measure(cell, rounds=1, warm_rounds=0, memory=False)
@@ -67,9 +69,8 @@ def test_all_exact_kinds_have_the_weights_of_the_textbook(precision, far):
     assert set(record["agreement"]) == {"exact", "exact-unfused", "torch-duals", "two-reverse", "differentiated", "finite-difference"}
 
 
-@pytest.mark.parametrize(
-    "some", [("plain", "both", "exact", "finite-difference"), pytest.param(tuple(kinds.KINDS), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("some", [("plain", "both", "exact", "finite-difference"), tuple(kinds.KINDS)])
 def test_what_fails_is_said_in_a_word_and_the_rest_is_measured(some):
     refused = measuring.measure(kinds.Cell(network="kinds:tiny", size=16, precision="bf16"), kinds=some, rounds=1, memory=False)
     assert refused["failures"]["finite-difference"]["word"] == "refused"

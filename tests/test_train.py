@@ -813,8 +813,7 @@ class AllAtOnce(Prefetcher):
         return self._make(stream, update)
 
 
-@pytest.mark.parametrize("cache_gib", [0.0, 4.0])
-@pytest.mark.parametrize(("threads", "loader"), [(1, AllAtOnce), (2, Prefetcher), (13, Prefetcher)])
+@pytest.mark.parametrize(("threads", "loader", "cache_gib"), [(1, AllAtOnce, 0.0), (2, Prefetcher, 4.0), (13, Prefetcher, 0.0)])
 def test_the_number_of_threads_that_load_does_not_matter(data, straight, tmp_path, monkeypatch, threads, loader, cache_gib):
     monkeypatch.setattr(progress_module, "THREADS", threads)
     monkeypatch.setattr(progress_module, "AHEAD", 4 * threads)

@@ -38,7 +38,7 @@ CASES = [
         classes,
         training,
         id=f"{name}-{dims}d-{classes}-{'train' if training else 'eval'}",
-        marks=pytest.mark.slow if dims == 3 and name in LARGE else (),
+        marks=pytest.mark.slow if dims == 3 and (name in LARGE or (classes, training) != MODES[0]) else (),
     )
     for name in NETWORKS
     for dims in (2, 3)
