@@ -56,9 +56,9 @@ def test_a_cell_is_measured_again_only_when_asked(tmp_path):
     assert [record["size"] for record in json.loads((tmp_path / "cells.json").read_text())] == [16, 24]
 
 
-@pytest.mark.parametrize(
+@pytest.mark.parametrize(  # what rounding leaves of a cosine, and to spare
     ("precision", "far"), [pytest.param("fp64", 1e-12, marks=pytest.mark.slow), ("fp32", 1e-4)]
-)  # what rounding leaves of a cosine, and to spare
+)
 def test_all_exact_kinds_have_the_weights_of_the_textbook(precision, far):
     cell = kinds.Cell(network="kinds:tiny", size=16, noisy=2, clean=2, precision=precision)
     record = measuring.measure(cell, rounds=1, warm_rounds=0, memory=False)
