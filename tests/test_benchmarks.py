@@ -126,6 +126,7 @@ def test_the_benchmark_of_the_review_runs_as_a_toy(tmp_path, capsys):
     assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_cost_of_trust_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
     words = ["--size", "16", "--rounds", "2", "--out", str(tmp_path / "cost.csv")]
     monkeypatch.setattr(sys, "argv", ["trust_cost.py", *words])
@@ -135,10 +136,11 @@ def test_the_cost_of_trust_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
     assert len((tmp_path / "cost.csv").read_text().splitlines()) == 3
 
 
-VARIANTS = ["trust:power=3,jitter=all", "trust:split=True,smooth=5", "finetuned:jitter=clean"]
+VARIANTS = ["pixel", "trust:power=3,jitter=all", "trust:split=True,smooth=5", "finetuned:jitter=clean"]
 
 
-@pytest.mark.parametrize("variant", ["pixel", *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_search_for_trust_runs_as_a_toy(variant, monkeypatch):
     for name, value in {"DEVELOPMENT": 4, "NOISY": 8, "BATCH": 4, "EPOCHS": 3, "SIDE": 16}.items():
         monkeypatch.setattr(trust_search, name, value)
