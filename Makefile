@@ -38,8 +38,9 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
-# Two workers with a thread each: torch's own threads only get in each other's way on small tensors.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2
+# Two workers with a thread each: torch's own threads only get in each other's way on small tensors. A file's tests go to one of them: what
+# they share is made once. What one process has compiled the next one need not.
+PYTEST := OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 2 --dist loadfile
 
 quick: setup
 	$(PYTEST) -m "not slow" --hypothesis-profile same

@@ -1,16 +1,15 @@
-"""What several test files use."""
+"""What several test files use.
 
+Loads nothing to compute with: the process that hands the tests out to others reads this file, too.
+"""
+
+import gc
 import shutil
 import signal
 import sys
 
 import pytest
 from hypothesis import HealthCheck, settings
-
-from audits import audit_of, discs, shifted_back
-from pixeltrust import cli
-from tiny import leave_figures_out
-from web import serving
 
 # Where tests run in the background of a shell, SIGINT is ignored, by all that they start too: Ctrl-C is to stop it all the same.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,10 +19,19 @@ settings.register_profile("new", deadline=None, suppress_health_check=[HealthChe
 settings.register_profile("same", settings.get_profile("new"), derandomize=True, max_examples=25)
 settings.load_profile("new")
 
+# What is loaded before the first test stays to the end: to look through it for garbage again and again takes seconds.
+gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
+
 
 @pytest.fixture
 def run_command(capsys, monkeypatch):
     """Run a command in this process: (exit code, standard output, standard error)."""
+    from pixeltrust import cli
 
     def run(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["pixeltrust", *map(str, words)])
@@ -54,6 +62,8 @@ def blank_charts(monkeypatch):
 @pytest.fixture(scope="module")
 def no_figures():
     """Write the tables of a benchmark without its figures and its page: most of what a tiny benchmark takes."""
+    from tiny import leave_figures_out
+
     with pytest.MonkeyPatch.context() as patch:
         leave_figures_out(patch)
         yield
@@ -61,6 +71,8 @@ def no_figures():
 
 @pytest.fixture(scope="session")
 def made_audit(tmp_path_factory):
+    from audits import audit_of, discs, shifted_back
+
     folder = tmp_path_factory.mktemp("made")
     audit_of(discs(folder / "data"), folder / "audit", shifted_back)
     return folder
@@ -78,6 +90,8 @@ def audit_to_review(made_audit, tmp_path):
 @pytest.fixture
 def web(monkeypatch):
     """Serve files on this machine, without any proxy in between."""
+    from web import serving
+
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving() as server:

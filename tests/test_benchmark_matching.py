@@ -160,6 +160,7 @@ def test_a_mending_is_really_measured_and_leaves_nothing(source, tmp_path):  # n
     assert not (tmp_path / "costs" / "mended").exists()
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_kept_and_only_new_methods_are_measured(source, tmp_path, made_up_costs, monkeypatch):  # noqa: F811
     done(source, tmp_path / "out", methods=("plain", "pixel"), match="time")
     made_up_costs.clear()
@@ -219,6 +220,7 @@ def test_networks_are_really_measured_in_a_process_like_that_of_a_cell(source, t
     assert not (tmp_path / "out" / "costs").exists()
 
 
+@pytest.mark.slow
 def test_a_question_can_be_asked_at_equal_time_too(tmp_path, made_up_costs):
     data = draw(tmp_path / "data", noisy=8, clean=12, test=0)
     grid = Grid(methods=("plain", "joint"), match="time", settings={**SETTINGS, "epochs": 2})

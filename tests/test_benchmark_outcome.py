@@ -450,6 +450,7 @@ def test_figures_name_every_method_where_it_is_and_load_nothing(drawn):
         assert chart.text
 
 
+@pytest.mark.slow
 def test_figures_are_pictures_on_white_too(drawn, monkeypatch):
     monkeypatch.setattr("pixeltrust.pages.charts.PRINTED_DPI", 40)
     for drawing, _ in drawn:
@@ -657,6 +658,7 @@ def test_a_benchmark_ends_with_its_page(tmp_path):
     assert len(pd.read_csv(tmp_path / "out" / "shares.csv")) == 2
 
 
+@pytest.mark.slow
 @needs_chromium
 def test_the_page_fits_a_phone_and_a_desktop(told_folder, tmp_path):
     pages = {"report": told_folder / "report.html"}

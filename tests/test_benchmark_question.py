@@ -137,6 +137,7 @@ def test_with_too_few_clean_cases_nothing_is_trained(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_question_continues_and_tells_what_failed(tmp_path, monkeypatch):
     leave_figures_out(monkeypatch)
     data = draw(tmp_path / "data", noisy=8, clean=12, test=0)

@@ -56,7 +56,9 @@ def test_a_cell_is_measured_again_only_when_asked(tmp_path):
     assert [record["size"] for record in json.loads((tmp_path / "cells.json").read_text())] == [16, 24]
 
 
-@pytest.mark.parametrize(("precision", "far"), [("fp64", 1e-12), ("fp32", 1e-4)])  # what rounding leaves of a cosine, and to spare
+@pytest.mark.parametrize(  # what rounding leaves of a cosine, and to spare
+    ("precision", "far"), [pytest.param("fp64", 1e-12, marks=pytest.mark.slow), ("fp32", 1e-4)]
+)
 def test_all_exact_kinds_have_the_weights_of_the_textbook(precision, far):
     cell = kinds.Cell(network="kinds:tiny", size=16, noisy=2, clean=2, precision=precision)
     record = measuring.measure(cell, rounds=1, warm_rounds=0, memory=False)
@@ -67,9 +69,8 @@ def test_all_exact_kinds_have_the_weights_of_the_textbook(precision, far):
     assert set(record["agreement"]) == {"exact", "exact-unfused", "torch-duals", "two-reverse", "differentiated", "finite-difference"}
 
 
-@pytest.mark.parametrize(
-    "some", [("plain", "both", "exact", "finite-difference"), pytest.param(tuple(kinds.KINDS), marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("some", [("plain", "both", "exact", "finite-difference"), tuple(kinds.KINDS)])
 def test_what_fails_is_said_in_a_word_and_the_rest_is_measured(some):
     refused = measuring.measure(kinds.Cell(network="kinds:tiny", size=16, precision="bf16"), kinds=some, rounds=1, memory=False)
     assert refused["failures"]["finite-difference"]["word"] == "refused"
@@ -125,6 +126,7 @@ def test_the_benchmark_of_the_review_runs_as_a_toy(tmp_path, capsys):
     assert (tmp_path / "table.md").read_text() in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_cost_of_trust_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
     words = ["--size", "16", "--rounds", "2", "--out", str(tmp_path / "cost.csv")]
     monkeypatch.setattr(sys, "argv", ["trust_cost.py", *words])
@@ -134,10 +136,11 @@ def test_the_cost_of_trust_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
     assert len((tmp_path / "cost.csv").read_text().splitlines()) == 3
 
 
-VARIANTS = ["trust:power=3,jitter=all", "trust:split=True,smooth=5", "finetuned:jitter=clean"]
+VARIANTS = ["pixel", "trust:power=3,jitter=all", "trust:split=True,smooth=5", "finetuned:jitter=clean"]
 
 
-@pytest.mark.parametrize("variant", ["pixel", *(pytest.param(variant, marks=pytest.mark.slow) for variant in VARIANTS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_the_search_for_trust_runs_as_a_toy(variant, monkeypatch):
     for name, value in {"DEVELOPMENT": 4, "NOISY": 8, "BATCH": 4, "EPOCHS": 3, "SIDE": 16}.items():
         monkeypatch.setattr(trust_search, name, value)

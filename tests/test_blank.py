@@ -17,6 +17,8 @@ from pixeltrust.data.images import read_image, read_labels, read_thumbnail, resi
 from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
+
 # --- the order ----------------------------------------------------------------------------------------------------
 
 
@@ -44,11 +46,11 @@ def test_the_first_rows_are_of_all_parts():
         assert set(np.bincount(near[order_sample(features, seed=seed)[:32]])) == {4}
 
 
-@pytest.mark.parametrize("first", [1, 7, 16])
+@pytest.mark.parametrize("first", [pytest.param(1, marks=pytest.mark.slow), 7, pytest.param(16, marks=pytest.mark.slow)])
 def test_every_row_is_among_the_first_with_the_same_probability(first):
     features, _ = clouds([20, 10, 7])
     features = np.concatenate([features, features[:6]])  # some are equal
-    draws = 2000
+    draws = 1000
     hits = sum(np.bincount(order_sample(features, seed=seed)[:first], minlength=43) for seed in range(draws))
     expected = draws * first / 43
     assert abs(hits - expected).max() < 5 * np.sqrt(expected) + 0.1 * expected
@@ -57,8 +59,8 @@ def test_every_row_is_among_the_first_with_the_same_probability(first):
 def test_what_is_measured_on_the_first_rows_varies_less_than_on_blind_draws():
     features, near = clouds([200, 120, 80])
     quality = np.array([0.5, 0.7, 0.9])[near] + 0.02 * np.random.default_rng(2).normal(size=400)
-    sampled = [quality[order_sample(features, seed=seed)[:16]].mean() for seed in range(200)]
-    blind = [np.random.default_rng(seed).permutation(quality)[:16].mean() for seed in range(200)]
+    sampled = [quality[order_sample(features, seed=seed)[:16]].mean() for seed in range(60)]
+    blind = [np.random.default_rng(seed).permutation(quality)[:16].mean() for seed in range(60)]
     assert abs(np.mean(sampled) - quality.mean()) < 0.005
     assert np.std(sampled) < 0.6 * np.std(blind)
 

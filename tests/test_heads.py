@@ -238,7 +238,7 @@ ALL = pytest.mark.parametrize(
         {"clean_weight": 1.0, "loss": weighted_dice_cross_entropy},
         {"clean_weight": 1.0, "gains": "finite-difference"},
     ],
-    ids=str,
+    ids=["plain", "clean weight", "loss", "finite difference"],
 )
 
 

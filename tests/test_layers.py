@@ -43,6 +43,13 @@ def test_every_module_has_its_place_in_the_table():
     assert {path.stem for path in SOURCE.iterdir() if path.stem[0] not in "._" and path.suffix in ("", ".py")} == set(ORDER)
 
 
+def test_the_method_names_no_package_but_torch_and_numpy():
+    nodes = [node for file in (SOURCE / "method").rglob("*.py") for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    names = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in names} <= {"torch", "numpy", "pixeltrust", *sys.stdlib_module_names}
+
+
 METHOD_ALONE = """
 import pkgutil, sys
 from importlib import import_module
@@ -71,6 +78,7 @@ assert all(parameter.grad.any() for parameter in model.parameters())
 """
 
 
+@pytest.mark.slow
 def test_the_method_works_with_torch_and_numpy_alone():
     ended = subprocess.run([sys.executable, "-c", METHOD_ALONE], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr

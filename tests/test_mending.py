@@ -304,6 +304,7 @@ def test_a_stopped_mending_continues(data, tmp_path, monkeypatch, small_pictures
         pixeltrust.mend(data, out=out, config=config, resume=True, show_progress=False)
 
 
+@pytest.mark.slow
 def test_classes_and_ignored_pixels(tmp_path, small_pictures):
     draws, folder = np.random.default_rng(0), tmp_path / "data"
     for part in ("images", "noisy", "clean"):

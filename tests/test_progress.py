@@ -1,7 +1,6 @@
 """Many files at once: in order, every fault kept, and nothing left running."""
 
 import threading
-import time
 
 import pytest
 
@@ -10,8 +9,7 @@ from pixeltrust.plumbing.progress import AHEAD, THREADS, attempt_in_threads, map
 from waiting import TOO_LONG, wait_for
 
 
-def slow_first(number):
-    time.sleep(0.05 if number == 0 else 0)
+def square(number):
     return number * number
 
 
@@ -22,11 +20,19 @@ def odd_is_wrong(number):
 
 
 def test_results_come_in_the_order_of_the_items():
-    assert list(attempt_in_threads(slow_first, range(20), text="squares", shown=False)) == [(n, n * n) for n in range(20)]
+    second = threading.Event()
+
+    def first_ends_late(number):
+        if number == 1:
+            second.set()
+        assert number > 0 or THREADS == 1 or second.wait(TOO_LONG)
+        return number * number
+
+    assert list(attempt_in_threads(first_ends_late, range(20), text="squares", shown=False)) == [(n, n * n) for n in range(20)]
 
 
 def test_no_items_are_no_results():
-    assert list(attempt_in_threads(slow_first, [], text="nothing", shown=False)) == []
+    assert list(attempt_in_threads(abs, [], text="nothing", shown=False)) == []
 
 
 def test_the_work_is_shared_by_several_threads():
@@ -77,7 +83,7 @@ def test_work_is_not_begun_long_before_its_turn():
 
 
 def test_all_results_or_the_faults_of_all():
-    assert map_in_threads(slow_first, range(3), text="squares", complaint="wrong", shown=False) == [0, 1, 4]
+    assert map_in_threads(square, range(3), text="squares", complaint="wrong", shown=False) == [0, 1, 4]
     with pytest.raises(DataError) as caught:
         map_in_threads(odd_is_wrong, range(4), text="looking", complaint="2 are odd", shown=False)
     assert caught.value.faults == ["1 is odd", "3 is odd"]
@@ -95,7 +101,7 @@ def test_a_list_of_faults_is_not_nested():
 
 @pytest.mark.parametrize("shown", [True, False])
 def test_nothing_of_the_bar_goes_to_standard_output(capsys, shown):
-    list(attempt_in_threads(slow_first, range(3), text="squares", shown=shown))
+    list(attempt_in_threads(square, range(3), text="squares", shown=shown))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert shown or captured.err == ""

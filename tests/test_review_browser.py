@@ -289,6 +289,7 @@ def test_a_name_is_changed_on_the_page_and_kept(page, audit):
     assert rows_of(audit)[0]["who"] == "Béa <b>"
 
 
+@pytest.mark.slow
 def test_keys_do_nothing_while_one_types_and_can_be_put_off(page, audit):
     begin(page)
     page.focus("#who")
@@ -400,6 +401,7 @@ def test_a_person_corrects_has_it_learned_from_and_goes_on(browser, begun):
     decisions.close()
 
 
+@pytest.mark.slow
 def test_an_open_queue_is_shown_anew_and_learning_can_be_stopped(browser, begun):
     first = order(begun)
     with served(begun) as address, opened(browser, address) as page:
@@ -418,7 +420,7 @@ def test_an_open_queue_is_shown_anew_and_learning_can_be_stopped(browser, begun)
         page.wait_for_selector("text=The queue was ranked anew")
         assert page.locator("a.case span").all_inner_texts() == first[:4:-1]
         page.wait_for_selector("#quality[open] svg")
-        (begun / "go").write_text("fail")
+        fake_mend.write(begun / "go", "fail")
         page.click("#learning-start")
         page.wait_for_selector("#learning-log[open]")
         assert page.inner_text("#learning-log pre") == "error: 3 of 5 pairs"
@@ -486,6 +488,7 @@ def test_a_stroke_that_was_undone_can_be_had_again_and_a_saved_mask_gone_on_with
     assert page.inner_text("#state") == "mended"
 
 
+@pytest.mark.slow
 def test_a_mask_is_painted_by_keys_alone(page, audit):
     first, second, _ = order(audit)
     begin(page)
@@ -848,11 +851,8 @@ def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
         assert complaints(page) == []
 
 
-@pytest.mark.parametrize(
-    "viewport",
-    [pytest.param(DESKTOP, marks=pytest.mark.slow), TABLET, pytest.param(WIDE_TABLET, marks=pytest.mark.slow)],
-    ids=["desktop", "tablet", "wide tablet"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("viewport", [DESKTOP, TABLET, WIDE_TABLET], ids=["desktop", "tablet", "wide tablet"])
 def test_nothing_is_wider_than_the_window(browser, address, audit, viewport):
     (audit / "estimate.json").write_text(json.dumps(fake_mend.ESTIMATE))
     with opened(browser, address, viewport=viewport, has_touch=viewport is not DESKTOP) as page:

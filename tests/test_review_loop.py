@@ -75,7 +75,7 @@ def state(client):
 def learn(client, audit, ending=""):
     """Start, and let the fake end."""
     assert client.post("/learning/start").status_code == 200
-    (audit / "go").write_text(ending)
+    fake_mend.write(audit / "go", ending)
     wait_for(lambda: state(client) not in ("running", "elsewhere"))
 
 
@@ -211,9 +211,9 @@ def test_what_is_shown_as_done_is_in_the_tables(audit, client, monkeypatch):
 def test_the_last_that_was_known_stays_where_nothing_says_how_far_it_is(audit, client):
     accept(client, audit, 5)
     client.post("/learning/start")
-    assert "starting" in client.get("/learning").text or "training 2 of 4" in client.get("/learning").text
+    assert re.search("starting|training 2 of 4", client.get("/learning").text)
     wait_for(lambda: "training 2 of 4" in client.get("/learning").text)
-    (audit / "go").write_text("slowly")
+    fake_mend.write(audit / "go", "slowly")
     wait_for(lambda: not (audit / ".mending" / "status.json").exists())
     assert "training 2 of 4" in client.get("/learning").text
     (audit / "go").unlink()
@@ -278,7 +278,7 @@ def test_it_ends_with_the_server(audit, monkeypatch):
     with exclusive_lock(audit / ".mending" / "review.lock", "held"):
         pass
     monkeypatch.setattr(learning, "GRACE", 0.1)
-    (audit / "go").write_text("never")
+    fake_mend.write(audit / "go", "never")
     with open_review(audit) as client:
         client.post("/learning/start")
         wait_for(lambda: "deaf" in client.get("/learning").text)

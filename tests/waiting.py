@@ -8,7 +8,8 @@ TOO_LONG = 900
 
 def wait_for(condition, process=None):
     """Until the condition holds, or the process has ended."""
-    end = time.monotonic() + TOO_LONG
+    end, pause = time.monotonic() + TOO_LONG, 0.005
     while not condition() and (process is None or process.poll() is None):
         assert time.monotonic() < end, f"waited {TOO_LONG} s in vain"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(0.1, 1.2 * pause)  # to ask takes processor time, too

@@ -43,10 +43,12 @@ def saved(name: str, pixels: Any, **options: Any) -> Callable[[Path], Path]:
     return make
 
 
-def content(name: str, data: bytes) -> Callable[[Path], Path]:
+def content(name: str, data: bytes | Callable[[], bytes]) -> Callable[[Path], Path]:
+    """Make a file of these bytes; of what a function returns, where they take long to make."""
+
     def make(folder: Path) -> Path:
         path = folder / name
-        path.write_bytes(data)
+        path.write_bytes(data() if callable(data) else data)
         return path
 
     return make
