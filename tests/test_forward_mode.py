@@ -36,6 +36,7 @@ class Weights(nn.Module):
 IMAGE = (2, 4, 6, 6)
 SCALED = {  # of x = images · a, so that x has a tangent
     "reshape": lambda x: x.reshape(2, 4, 36).view(2, 2, 2, 6, 6).flatten(1, 2).permute(0, 2, 3, 1).transpose(1, 3),
+    "as": lambda x: x[:, :1].expand_as(x) + x.reshape(2, 4, 36).view_as(x).type_as(x) + torch.ones(6, 6).expand_as(x).type_as(x) * x,
     "squeeze": lambda x: x.unsqueeze(1).expand(2, 3, 4, 6, 6).squeeze(1)[:, 1],
     "getitem": lambda x: x[:, 1:3, ..., ::2],
     "T": lambda x: x.mT.contiguous().clone(),
