@@ -580,7 +580,7 @@ def test_verify_names_the_way_the_reason_and_the_operations_without_a_rule():
 
 
 def test_sampling_and_functions_of_anothers_shape_need_no_second_pass():
-    model = net(lambda m, x: sampled(x).expand_as(x) * torch.ones(6, dtype=x.dtype).expand_as(x) + x.type_as(x).view_as(x))
+    model = net(lambda m, x: sampled(x).expand_as(x) * torch.ones(6, dtype=x.dtype).expand_as(x) + torch.as_tensor(x).type_as(x).view_as(x))
     assert not verify(model, noisy=NOISY, clean=CLEAN, cost=False).without_rule
 
 

@@ -44,7 +44,7 @@ SCALED = {  # of x = images · a, so that x has a tangent
     "chunk": lambda x: torch.cat([part * (i + 2) for i, part in enumerate(x.chunk(2, 1))], 1),
     "unbind": lambda x: torch.stack([x.unbind(1)[2], x.split(1, 1)[0].squeeze(1)]),
     "sum": lambda x: x.sum((2, 3), keepdim=True) + x.mean(1, keepdim=True),
-    "dtype": lambda x: x.float().to(torch.float64),
+    "dtype": lambda x: x.float().to(torch.float64) + torch.as_tensor(x) * x.float().type(torch.float64).cpu(),
     "cat-with-constant": lambda x: torch.cat([x, torch.ones_like(x), x], 1),
     "where": lambda x: torch.where(x > 0, x, torch.zeros_like(x)) + torch.where(x > 0, 2.0, x * x),
     "masked-fill": lambda x: x.masked_fill(x > 0.3, -7.0),

@@ -17,7 +17,8 @@ _POOLED_AXES = {F.max_pool1d: 1, F.max_pool2d: 2, F.max_pool3d: 3}  # torch's ow
 @RULES.for_(
     *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "grid_sample", "affine_grid"),
     *("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "contiguous", "clone", "to", "float", "double"),
-    *("half", "bfloat16", "repeat", "tile", "__getitem__", "narrow", "select", "chunk", "split", "tensor_split", "unbind", "roll"),
+    *("half", "bfloat16", "type", "cpu", "cuda", "as_tensor"),
+    *("repeat", "tile", "__getitem__", "narrow", "select", "chunk", "split", "tensor_split", "unbind", "roll"),
     *("flip", "rot90", "diagonal", "index_select", "gather", "take_along_dim", "tril", "triu", "sum", "mean", "neg", "cumsum"),
     *("interpolate", "upsample", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
     *("adaptive_avg_pool3d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "fold", "repeat_interleave"),
