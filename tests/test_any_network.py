@@ -143,6 +143,9 @@ ODD = {
     "broadcast-power": (lambda m, x: (x[:, :1].square() + 1) ** torch.arange(1.0, 5).to(x.dtype).view(4, 1, 1) + 2.0**x, RULES),
     "weight-norm": (lambda m, x: x * torch._weight_norm(m.first.weight, m.first.bias[:, None, None, None], 0).mean(), RULES),
     "grid-sample": (lambda m, x: sampled(x), RULES),
+    "grid-sample-of-a-grid": (lambda m, x: F.grid_sample(x, x[:, :2].movedim(1, -1).tanh(), align_corners=False), RULES),
+    "leaf-of-its-own": (lambda m, x: x * (torch.zeros_like(x, requires_grad=True) + x), RULES),
+    "leaf-of-its-own-off-the-rules": (lambda m, x: torch.zeros_like(x, requires_grad=True) + written(x, x), FORWARD_MODE),
     "lstm": (recurrent, RULES),
     "parameter-out-of-the-table": (lambda m, x: x * m.hidden[0].mean(), RULES),
     "gradient-scaled-by-no-grad": (lambda m, x: x * frozen_gate(x), RULES),
@@ -574,6 +577,11 @@ def test_verify_names_the_way_the_reason_and_the_operations_without_a_rule():
     found = verify(net(lambda m, x: NoJvp.apply(x)), noisy=NOISY, clean=CLEAN, cost=False)
     assert "by two reverse passes" in found.way
     assert "custom autograd function" in found.way
+
+
+def test_sampling_and_functions_of_anothers_shape_need_no_second_pass():
+    model = net(lambda m, x: sampled(x).expand_as(x) * torch.ones(6, dtype=x.dtype).expand_as(x) + torch.as_tensor(x).type_as(x).view_as(x))
+    assert not verify(model, noisy=NOISY, clean=CLEAN, cost=False).without_rule
 
 
 def test_verify_finds_gains_that_are_wrong(monkeypatch):

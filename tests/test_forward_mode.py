@@ -36,6 +36,7 @@ class Weights(nn.Module):
 IMAGE = (2, 4, 6, 6)
 SCALED = {  # of x = images · a, so that x has a tangent
     "reshape": lambda x: x.reshape(2, 4, 36).view(2, 2, 2, 6, 6).flatten(1, 2).permute(0, 2, 3, 1).transpose(1, 3),
+    "as": lambda x: x[:, :1].expand_as(x) + x.reshape(2, 4, 36).view_as(x).type_as(x) + torch.ones(6, 6).expand_as(x).type_as(x) * x,
     "squeeze": lambda x: x.unsqueeze(1).expand(2, 3, 4, 6, 6).squeeze(1)[:, 1],
     "getitem": lambda x: x[:, 1:3, ..., ::2],
     "T": lambda x: x.mT.contiguous().clone(),
@@ -43,7 +44,7 @@ SCALED = {  # of x = images · a, so that x has a tangent
     "chunk": lambda x: torch.cat([part * (i + 2) for i, part in enumerate(x.chunk(2, 1))], 1),
     "unbind": lambda x: torch.stack([x.unbind(1)[2], x.split(1, 1)[0].squeeze(1)]),
     "sum": lambda x: x.sum((2, 3), keepdim=True) + x.mean(1, keepdim=True),
-    "dtype": lambda x: x.float().to(torch.float64),
+    "dtype": lambda x: x.float().to(torch.float64) + torch.as_tensor(x) * x.float().type(torch.float64).cpu(),
     "cat-with-constant": lambda x: torch.cat([x, torch.ones_like(x), x], 1),
     "where": lambda x: torch.where(x > 0, x, torch.zeros_like(x)) + torch.where(x > 0, 2.0, x * x),
     "masked-fill": lambda x: x.masked_fill(x > 0.3, -7.0),

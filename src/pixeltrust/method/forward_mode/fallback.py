@@ -44,9 +44,12 @@ def is_complete(value: Any, tangent: Any) -> bool:
     values, tangents = tree_leaves(value), tree_leaves(tangent)
     if len(tangents) != len(values):
         tangents = [None] * len(values)
-    return all(
-        known is not None or not (isinstance(part, Tensor) and part.requires_grad) for part, known in zip(values, tangents, strict=True)
-    )
+    return all(known is not None or not is_computed(part) for part, known in zip(values, tangents, strict=True))
+
+
+def is_computed(part: Any) -> bool:
+    """Return True if part of a result has a gradient with a past; a new leaf, as of zeros_like(x, requires_grad=True), has none."""
+    return isinstance(part, Tensor) and part.requires_grad and not part.is_leaf
 
 
 def operation_name(function: Any) -> str:

@@ -15,9 +15,10 @@ _POOLED_AXES = {F.max_pool1d: 1, F.max_pool2d: 2, F.max_pool3d: 3}  # torch's ow
 
 
 @RULES.for_(
-    *("view", "reshape", "view_as", "reshape_as", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "expand_as"),
+    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand", "grid_sample", "affine_grid"),
     *("permute", "transpose", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "contiguous", "clone", "to", "float", "double"),
-    *("half", "bfloat16", "repeat", "tile", "__getitem__", "narrow", "select", "chunk", "split", "tensor_split", "unbind", "roll"),
+    *("half", "bfloat16", "type", "cpu", "cuda", "as_tensor"),
+    *("repeat", "tile", "__getitem__", "narrow", "select", "chunk", "split", "tensor_split", "unbind", "roll"),
     *("flip", "rot90", "diagonal", "index_select", "gather", "take_along_dim", "tril", "triu", "sum", "mean", "neg", "cumsum"),
     *("interpolate", "upsample", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
     *("adaptive_avg_pool3d", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "unfold", "fold", "repeat_interleave"),
@@ -28,6 +29,12 @@ def _linear(function: Any, x: Any, *args: Any, **kwargs: Any) -> Iterator[Any]:
         return
     yield function(x.value, *args, **kwargs)
     yield function(x.tangent, *args, **kwargs)
+
+
+@RULES.for_("view_as", "reshape_as", "expand_as", "type_as")
+def _linear_as(function: Any, x: Any, other: Any) -> Iterator[Any]:
+    """Handle functions of which the second argument gives only the shape or the dtype, whether it has a tangent or not."""
+    yield from _linear(function, x, value_of(other))
 
 
 RULES.update(dict.fromkeys([getattr(Tensor, name).__get__ for name in ("T", "mT")], _linear))

@@ -9,7 +9,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pixeltrust.method.forward_mode import linear, norms, pointwise, products
-from pixeltrust.method.forward_mode.fallback import fallback_rule, is_complete, operation_name
+from pixeltrust.method.forward_mode.fallback import fallback_rule, is_complete, is_computed, operation_name
 from pixeltrust.method.forward_mode.rules import CannotTrace, Dual, Rules, has_dual, values_of
 
 _RULES = Rules(linear.RULES | products.RULES | pointwise.RULES | norms.RULES)
@@ -116,7 +116,7 @@ class Tangents(TorchFunctionMode):
             tangents = tangent if isinstance(tangent, tuple | list) else [None] * len(value)
             parts = [self._wrap(*pair, sources) for pair in zip(value, tangents, strict=True)]
             return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-        if not isinstance(value, Tensor) or not value.requires_grad or value.is_leaf:
+        if not is_computed(value):
             return value
         traced = TracedTensor(value, tangent, self)
         for source in sources:
@@ -132,7 +132,7 @@ def _apply(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tupl
     except TypeError:  # called in a way that its rule does not support
         steps = fallback_rule(function, *args, **kwargs)
     value = next(steps)
-    if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(value)):
+    if not any(map(is_computed, tree_leaves(value))):
         return value, None
     with torch.no_grad():
         tangent = next(steps)
