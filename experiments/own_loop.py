@@ -1,6 +1,6 @@
 """`Trust` in a loop of one's own against `train`: the same data, network, updates and optimiser; the loop augments by its own code.
 
-    python experiments/own_loop.py SOURCE OUT [--seeds 0 1 2] [--epochs 5] [--noise triangle] [--clean 100]
+    python experiments/own_loop.py SOURCE OUT [--seeds 0 1 2] [--epochs 5] [--ways WAY …]
 
 SOURCE: what `pixeltrust fetch isic2017 SOURCE --size 256` makes. The loop crops, turns, mirrors and tints as anybody's might, and sends the
 addresses through the same crops and turns. Its ways: `trust`, and the same with another loss (weighted Dice plus cross-entropy); beside it
@@ -149,6 +149,7 @@ def main() -> None:
     arguments.add_argument("--epochs", type=int, default=5)
     arguments.add_argument("--noise", default="triangle")
     arguments.add_argument("--clean", type=int, default=100)
+    arguments.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     given = arguments.parse_args()
     table = given.out / "own-loop.csv"
     rows = pd.read_csv(table).to_dict("records") if table.is_file() else []
@@ -156,10 +157,10 @@ def main() -> None:
         data = given.out / f"data-{seed}"
         if not (data / "simulation.json").is_file():
             pixeltrust.simulate(given.source, data, noise=given.noise, clean=given.clean, seed=seed, show_progress=False)
-        for way, train in WAYS.items():
+        for way in given.ways:
             if any(row["seed"] == seed and row["way"] == way for row in rows):
                 continue
-            each = measure(train(data, seed, given.epochs, given.out), data)
+            each = measure(WAYS[way](data, seed, given.epochs, given.out), data)
             low, high = bootstrap_interval(each)
             rows.append({"seed": seed, "way": way, "dice": each.mean(), "low": low, "high": high, "cases": len(each)})
             print(f"seed {seed}, {way}: {each.mean():.3f} ({low:.3f} to {high:.3f})", flush=True)
