@@ -127,7 +127,7 @@ def calibrate(pairs: Sequence[PairPixels], groups: Sequence[str], tilt: np.ndarr
     for fold in range(_FOLDS):
         rule = Calibration.of([pair for pair, its in zip(pairs, folds, strict=True) if its != fold], tilt)
         for place in np.flatnonzero(folds == fold):
-            pair = pairs[place]
+            pair = pairs[int(place)]
             ahead[place] = _dice(rule.mend(pair, sure), pair.true, classes) - _dice(pair.mended, pair.true, classes)
     defined = ahead[~np.isnan(ahead)]
     surely = len(defined) > 1 and defined.mean() > defined.std(ddof=1) / np.sqrt(len(defined))

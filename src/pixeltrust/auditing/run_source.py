@@ -25,7 +25,7 @@ from pixeltrust.prediction.network import Network, choose_device, read_network, 
 from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 
-ENOUGH_UNSEEN = 20  # pairs that training has not seen: with so many the others are left out
+ENOUGH_UNSEEN = 50  # pairs that training has not seen: with so many the others are left out
 
 
 @dataclass(frozen=True, eq=False)
