@@ -1,8 +1,8 @@
 """The audit of noisy masks: every mask is compared with what a source of evidence says of it.
 
 The first pass looks at every case, which for a run is the slow part; `resume` finds what it has kept (see `seen`). The second pass judges,
-mends and measures each case in a thread; it needs all cases of the first, for the tilt. Several processes (see `processes`) share the
-cases in both; rank 0 writes the tables.
+mends and measures each case in a thread; it needs all cases of the first, for the tilt, and the pairs, for what they teach (see
+`calibration`). Several processes (see `processes`) share the cases in both; rank 0 writes the tables.
 """
 
 import json
@@ -97,7 +97,7 @@ def audit(
     Args:
         run: a run folder whose training has finished. Where it has a helped map of a mask, that counts too; a mask that training has not
             seen, or that was changed since, is judged by the network and by the clean set.
-        data: a data folder or table of cases; its noisy masks are audited.
+        data: a data folder or table of cases; its noisy masks are audited. Its pairs teach how likely a label is right, where that helps.
         out: the folder to make (see `folder`).
         probabilities: in place of a run: a folder of any program's softmax outputs (see `data.probabilities`). The verdict is fair only
             where those of a mask are by a network that was not trained on that mask: one that has learned a wrong mask agrees with it.
