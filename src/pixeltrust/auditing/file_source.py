@@ -42,6 +42,8 @@ class FileSource:
         ConfigError: `classes` or `ignore_label` is invalid.
     """
 
+    alone = "probabilities"
+
     def __init__(self, probabilities: Path, helped: Path | None, *, classes: int, ignore_label: int | None) -> None:
         Config(classes=classes, ignore_label=ignore_label)  # checks them
         self.classes, self.ignore_label = classes, ignore_label
@@ -53,19 +55,23 @@ class FileSource:
                 raise DataError(f"{helped}: helped maps that cannot be told apart", listing.faults)
             self._maps = listing.files
 
-    def connect(self, cases: CaseList, /) -> Ranks:
-        """Check that all cases have probabilities; return the processes that share the work.
+    def choose_pairs(self, pairs: CaseList, /) -> CaseList:
+        """Return the pairs that have probabilities."""
+        return pairs[np.array([bool(self._probabilities.files(identity)) for identity in pairs.texts("id")], bool)]
+
+    def connect(self, noisy: CaseList, pairs: CaseList, /) -> Ranks:
+        """Check that all noisy cases have probabilities; return the processes that share the work.
 
         Raises:
             DataError: names the cases without; or there is no helped map of any of these cases.
         """
         _, ranks = connect("cpu")
-        self._probabilities.require(cases)
-        self._having_maps = sum(identity in self._maps for identity in cases.texts("id"))
+        self._probabilities.require(noisy, pairs.texts("id"))
+        self._having_maps = sum(identity in self._maps for identity in noisy.texts("id"))
         if self._folder is not None and not self._having_maps:
             hint = f"; is {self._folder / 'helped'} meant?" if (self._folder / "helped").is_dir() else ""
             raise DataError(f"{self._folder}: no helped map, <id>.png, of any of the noisy masks{hint}")
-        self._cases = len(cases)
+        self._cases = len(noisy)
         return ranks
 
     def describe(self) -> dict[str, Any]:

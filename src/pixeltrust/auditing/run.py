@@ -1,8 +1,8 @@
 """The audit of noisy masks: every mask is compared with what a source of evidence says of it.
 
 The first pass looks at every case, which for a run is the slow part; `resume` finds what it has kept (see `seen`). The second pass judges,
-mends and measures each case in a thread; it needs all cases of the first, for the tilt. Several processes (see `processes`) share the
-cases in both; rank 0 writes the tables.
+mends and measures each case in a thread; it needs all cases of the first, for the tilt, and the pairs, for what they teach (see
+`calibration`). Several processes (see `processes`) share the cases in both; rank 0 writes the tables.
 """
 
 import json
@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar, Unpack
@@ -18,6 +18,7 @@ from typing import TypeVar, Unpack
 import numpy as np
 import pandas as pd
 
+from pixeltrust.auditing.calibration import FEWEST_PAIRS, Calibration, PairPixels, calibrate, sample_pair
 from pixeltrust.auditing.file_source import FileSource
 from pixeltrust.auditing.folder import (
     DOUBTFUL_BELOW,
@@ -31,9 +32,10 @@ from pixeltrust.auditing.regions import list_regions, measure_agreement, measure
 from pixeltrust.auditing.run_source import RunSource
 from pixeltrust.auditing.scores import compute_confidence, estimate_tilt
 from pixeltrust.auditing.seen import SeenFolder
-from pixeltrust.auditing.source import Source
+from pixeltrust.auditing.source import Evidence, Source
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
 from pixeltrust.data.cases import Case, CaseList, Cases, read_cases
+from pixeltrust.data.folds import name_groups
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
@@ -95,7 +97,7 @@ def audit(
     Args:
         run: a run folder whose training has finished. Where it has a helped map of a mask, that counts too; a mask that training has not
             seen, or that was changed since, is judged by the network and by the clean set.
-        data: a data folder or table of cases; its noisy masks are audited.
+        data: a data folder or table of cases; its noisy masks are audited. Its pairs teach how likely a label is right, where that helps.
         out: the folder to make (see `folder`).
         probabilities: in place of a run: a folder of any program's softmax outputs (see `data.probabilities`). The verdict is fair only
             where those of a mask are by a network that was not trained on that mask: one that has learned a wrong mask agrees with it.
@@ -138,16 +140,18 @@ def audit(
     cases = read_cases(data, needed=("noisy",), show_progress=show_progress, **layout)
     noisy = cases.of("noisy")
     check_names(noisy, data)
-    ranks = source.connect(noisy)
-    auditor = _Auditor(source, data, noisy, out, smallest, sure, ranks, show_progress=show_progress and ranks.rank == 0)
+    pairs = source.choose_pairs(cases.pairs)
+    ranks = source.connect(noisy, pairs)
+    auditor = _Auditor(source, data, noisy, pairs, out, smallest, sure, ranks, show_progress=show_progress and ranks.rank == 0)
     with naming_write_errors(out), ExitStack() as held:
         auditor.look(ranks.on_rank_0(lambda: auditor.begin(held)))
         tilt, foreground_value = auditor.compare()
-        table, regions = auditor.judge_all(tilt, foreground_value)
+        calibration = auditor.calibrate(tilt)
+        table, regions = auditor.judge_all(tilt, calibration, foreground_value)
         ranks.on_rank_0(lambda: auditor.write(table, regions, tilt, cases, layout, started))
     to_train = train_command(out, source.classes, source.ignore_label) if cases.of("clean") else ""
     judged = [f"{count(number, 'mask')} judged by {evidence}" for evidence, number in table["evidence"].value_counts().items()]
-    return Audited(out, table, len(regions), to_train, (*cases.notes, *source.notes(), *judged))
+    return Audited(out, table, len(regions), to_train, (*cases.notes, *source.notes(), *_pair_notes(cases.pairs, calibration), *judged))
 
 
 @dataclass(frozen=True)
@@ -158,6 +162,8 @@ class _Auditor:
     data: Path
     cases: CaseList
     """The noisy cases."""
+    pairs: CaseList
+    """Those to learn from."""
     out: Path
     smallest: int
     sure: float
@@ -187,11 +193,17 @@ class _Auditor:
             raise RunError(f"{self.out}: this audit was started with others ({changed}); use the same, or another --out")
         self.writer.make_folders()
         write_file(file, json.dumps(record))
-        return np.array([place for place, case in enumerate(self.cases) if not self.source.has_seen(case, self.seen)], int)
+        return np.array([place for place, case in enumerate(self.given) if not self.source.has_seen(case, self.seen)], int)
 
-    def _map(self, work: Callable[[Case], Result], *, text: str, complaint: str) -> list[Result]:
-        """Return the results of all cases; every rank works on its share, in threads."""
-        share = self.ranks.share(self.cases)
+    @cached_property
+    def given(self) -> CaseList:
+        """The noisy cases, and the pairs as cases with the given mask alone."""
+        listed = (self.cases + self.pairs).one_per_mask()
+        return listed[listed.has_role("noisy")]
+
+    def _map(self, work: Callable[[Case], Result], cases: CaseList, *, text: str, complaint: str) -> list[Result]:
+        """Return the results of all these cases; every rank works on its share, in threads."""
+        share = self.ranks.share(cases)
         return self.ranks.gather_results(lambda: map_in_threads(work, share, text=text, complaint=complaint, shown=self.show_progress))
 
     # --- the first pass ---------------------------------------------------------------------------------------------
@@ -199,15 +211,15 @@ class _Auditor:
     def look(self, unseen: np.ndarray) -> None:
         """Keep what the source sees of the cases left."""
         faults: dict[str, str] = {}
-        for case, arrays in self.source.look(self.ranks.share(self.cases[unseen]), faults, show_progress=self.show_progress):
+        for case, arrays in self.source.look(self.ranks.share(self.given[unseen]), faults, show_progress=self.show_progress):
             self.seen.write(case, arrays)
         for of_rank in self.ranks.all_gather_objects(faults):
             faults |= of_rank
         if faults:
             raise DataError(
-                f"{len(faults):,} of {count(len(self.cases), 'case')} cannot be used; the others were looked at: repair these and continue "
+                f"{len(faults):,} of {count(len(self.given), 'case')} cannot be used; the others were looked at: repair these and continue "
                 "with --resume",
-                [faults[identity] for identity in self.cases.texts("id") if identity in faults],
+                [faults[identity] for identity in self.given.texts("id") if identity in faults],
             )
 
     def _decode_mask(self, case: Case) -> tuple[np.ndarray, MaskMeaning]:
@@ -222,7 +234,7 @@ class _Auditor:
             DataError: files cannot be used, or have values whose meaning is not clear.
         """
         complaint = f"{self.data}: masks that cannot be used"
-        confusions, kinds = zip(*self._map(self._compare, text="comparing", complaint=complaint), strict=True)
+        confusions, kinds = zip(*self._map(self._compare, self.cases, text="comparing", complaint=complaint), strict=True)
         if faults := mixture_faults(kinds):
             raise DataError(complaint, faults)
         return estimate_tilt(confusions), find_foreground_value(kinds, self.source.ignore_label)
@@ -231,27 +243,42 @@ class _Auditor:
         labels, kind = self._decode_mask(case)
         return self.source.confusion(case, labels, self.seen), kind
 
-    def judge_all(self, tilt: np.ndarray, foreground_value: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Write the pictures of every case; return the tables of cases and of regions."""
-        judge = partial(self._judge, tilt=tilt, foreground_value=foreground_value)
-        return join_judged(self._map(judge, text="auditing", complaint=f"{self.data}: masks that cannot be audited"))
+    def calibrate(self, tilt: np.ndarray) -> Calibration | None:
+        """Return the rule that the pairs teach; None where they teach none that is surely better than the one without them."""
+        complaint = f"{self.data}: pairs that cannot be measured"
+        pixels = self._map(partial(self._sample_pair, tilt=tilt), self.pairs, text="learning from pairs", complaint=complaint)
+        groups = name_groups(self.pairs.texts("id"), self.pairs.texts("group"))
+        return calibrate(pixels, groups, tilt, classes=self.source.classes, sure=self.sure)
 
-    def _judge(self, case: Case, *, tilt: np.ndarray, foreground_value: int) -> Judged:
+    def _sample_pair(self, pair: Case, *, tilt: np.ndarray) -> PairPixels:
+        assert pair.given is not None
+        case = replace(pair, mask=pair.given)
+        (given, _), (true, _) = self._decode_mask(case), self._decode_mask(pair)
+        evidence = self.source.evidence(case, given, self.seen)
+        opinion = _Opinion.of(given, evidence, tilt, None)
+        return sample_pair(given, true, evidence.probabilities, self._mend(given, opinion))
+
+    def judge_all(self, tilt: np.ndarray, calibration: Calibration | None, foreground_value: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Write the pictures of every case; return the tables of cases and of regions."""
+        judge = partial(self._judge, tilt=tilt, calibration=calibration, foreground_value=foreground_value)
+        return join_judged(self._map(judge, self.cases, text="auditing", complaint=f"{self.data}: masks that cannot be audited"))
+
+    def _judge(self, case: Case, *, tilt: np.ndarray, calibration: Calibration | None, foreground_value: int) -> Judged:
         given, _ = self._decode_mask(case)
         evidence = self.source.evidence(case, given, self.seen)
-        probabilities = evidence.probabilities
-        confidence = (compute_confidence(given, probabilities, tilt, evidence.helped) * 255).round().astype(np.uint8)
-        seen = probabilities.argmax(0).astype(np.uint8)
-        mended = self._mend(given, seen, confidence, probabilities)
-        self.writer.write_pictures(case, given, confidence, mended, foreground_value)
-        regions = list_regions(given, mended, seen, confidence, self.smallest)
-        numbers = {"agreement": measure_agreement(given, probabilities)} | measure_case(given, mended, seen, confidence)
-        return describe_files(case) | numbers | {"regions": len(regions), "evidence": evidence.origin}, regions
+        opinion = _Opinion.of(given, evidence, tilt, calibration)
+        mended = self._mend(given, opinion)
+        self.writer.write_pictures(case, given, opinion.confidence, mended, foreground_value)
+        regions = list_regions(given, mended, opinion.seen, opinion.confidence, self.smallest)
+        agreement = {"agreement": measure_agreement(given, evidence.probabilities)}
+        numbers = agreement | measure_case(given, mended, opinion.seen, opinion.confidence)
+        origin = evidence.origin if calibration is None else f"{self.source.alone}, calibrated on {count(calibration.pairs, 'pair')}"
+        return describe_files(case) | numbers | {"regions": len(regions), "evidence": origin}, regions
 
-    def _mend(self, given: np.ndarray, seen: np.ndarray, confidence: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-        """Return the proposed labels: those that the network sees where it contradicts doubtful ones and is sure enough."""
-        contradicted = (confidence < DOUBTFUL_BELOW) & (seen != given) & (given != IGNORE) & (probabilities.max(0) > self.sure)
-        mended = np.where(contradicted, seen, given)
+    def _mend(self, given: np.ndarray, opinion: "_Opinion") -> np.ndarray:
+        """Return the proposed labels: those that are seen where they contradict doubtful ones and are sure enough."""
+        seen, sure = opinion.seen, opinion.probabilities.max(0) > self.sure
+        mended = np.where((opinion.confidence < DOUBTFUL_BELOW) & (seen != given) & (given != IGNORE) & sure, seen, given)
         has_foreground = ((mended > 0) & (mended != IGNORE)).any()
         return mended if has_foreground else given  # people have to judge a lesion that the network does not see at all
 
@@ -272,6 +299,36 @@ class _Auditor:
         write_file(self.out / "report.html", audit_page(Audit.of(self.out, record), table, regions))
         write_file(self.out / "audit.json", record.text())
         shutil.rmtree(self.seen.folder, ignore_errors=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Opinion:
+    """What is thought of the labels of a mask."""
+
+    probabilities: np.ndarray
+    """float32 (K, H, W)."""
+    seen: np.ndarray
+    """The likeliest labels."""
+    confidence: np.ndarray
+    """The probability that each given label is right, uint8 (H, W), 0 wrong … 255 right."""
+
+    @classmethod
+    def of(cls, given: np.ndarray, evidence: Evidence, tilt: np.ndarray, calibration: Calibration | None) -> "_Opinion":
+        """Form it, by the rule that the pairs teach where there is one."""
+        probabilities = evidence.probabilities
+        if calibration is None:
+            confidence = compute_confidence(given, probabilities, tilt, evidence.helped)
+        else:
+            probabilities = calibration.judge(given, probabilities)
+            confidence = compute_confidence(given, probabilities, np.zeros_like(tilt), None)
+        return cls(probabilities, probabilities.argmax(0).astype(np.uint8), (confidence * 255).round().astype(np.uint8))
+
+
+def _pair_notes(pairs: CaseList, calibration: Calibration | None) -> list[str]:
+    if len(pairs) < FEWEST_PAIRS:
+        return []
+    notes = [f"`pixeltrust mend` learns from {count(len(pairs), 'pair')} too, and says how good its masks are"]
+    return notes if calibration else ["the pairs teach no rule that is surely better than the one without them", *notes]
 
 
 def _read_inputs(file: Path) -> dict[str, object]:

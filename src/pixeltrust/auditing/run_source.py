@@ -25,6 +25,8 @@ from pixeltrust.prediction.network import Network, choose_device, read_network, 
 from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 
+ENOUGH_UNSEEN = 50  # pairs that training has not seen: with so many the others are left out
+
 
 @dataclass(frozen=True, eq=False)
 class DecodedCase:
@@ -61,12 +63,27 @@ class RunSource:
         ConfigError: `weights` is invalid.
     """
 
+    alone = "network"
+
     def __init__(self, run: Run, weights: str, batch_size: int | None) -> None:
         self._run, self._weights, self._batch_size = run, weights, batch_size
         self._config, self._model, self._notes = read_network(run, weights)
         self.classes, self.ignore_label = self._config.classes, self._config.ignore_label
 
-    def connect(self, _: CaseList, /) -> Ranks:
+    def choose_pairs(self, pairs: CaseList, /) -> CaseList:
+        """Return the pairs of which the network has not learned the clean mask, where they are enough; else all."""
+        table = self._run.read_table("cases.csv")
+        learned = table.loc[(table["role"] == "clean") & (table["held_out"].astype(str) != "True"), "id"]
+        unseen = ~pairs.texts("id").isin(learned).to_numpy(bool)
+        if unseen.sum() >= ENOUGH_UNSEEN:
+            return pairs[unseen]
+        if not unseen.all():
+            self._notes.append(
+                f"{(~unseen).sum():,} of {count(len(pairs), 'pair')} trained the network, so it may know them better than other cases"
+            )
+        return pairs
+
+    def connect(self, _noisy: CaseList, _pairs: CaseList, /) -> Ranks:
         """Put the network on its device; return the processes that share the work.
 
         Raises:

@@ -56,12 +56,13 @@ def compute_confidence(labels: np.ndarray, probabilities: np.ndarray, tilt: np.n
     """Return the probability that each given label is right, float32 (H, W); 1 for ignored pixels."""
     counted = labels != IGNORE
     known = np.where(counted, labels, 0)
-    odds = _log_odds(np.take_along_axis(probabilities, known[None].astype(np.intp), 0)[0]) + TILT * tilt[known]
+    odds = log_odds(np.take_along_axis(probabilities, known[None].astype(np.intp), 0)[0]) + TILT * tilt[known]
     if shares is not None:
-        odds = odds + SHARE * _log_odds(shares)
+        odds = odds + SHARE * log_odds(shares)
     return np.where(counted, 1 / (1 + np.exp(-odds)), 1).astype(np.float32)
 
 
-def _log_odds(values: np.ndarray) -> np.ndarray:
+def log_odds(values: np.ndarray) -> np.ndarray:
+    """Return the log odds of probabilities or shares, which are kept away from 0 and 1."""
     inside = values.clip(_LEAST, 1 - _LEAST)
     return np.log(inside / (1 - inside))

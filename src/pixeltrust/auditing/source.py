@@ -28,8 +28,13 @@ class Source(Protocol):
 
     classes: int
     ignore_label: int | None
+    alone: str
+    """What it is in words, where nothing of training comes with it."""
 
-    def connect(self, cases: CaseList, /) -> Ranks:
+    def choose_pairs(self, pairs: CaseList, /) -> CaseList:
+        """Return the pairs that show best how good it is."""
+
+    def connect(self, noisy: CaseList, pairs: CaseList, /) -> Ranks:
         """Get ready for these cases; return the processes that share the work."""
 
     def describe(self) -> dict[str, Any]:

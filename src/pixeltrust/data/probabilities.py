@@ -14,7 +14,7 @@ Of these formats the first that is there is read, for all cases: nnU-Net puts it
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -66,8 +66,11 @@ class ProbabilityFiles:
         found = self._files.get(identity, {})
         return [found[label] for label in self._labels] if found.keys() >= set(self._labels) else []
 
-    def require(self, cases: CaseList) -> None:
+    def require(self, cases: CaseList, used: Iterable[str] = ()) -> None:
         """Check that all cases have their files, and that these are not masks.
+
+        Args:
+            used: ids of other cases whose files are used.
 
         Raises:
             DataError: names the cases without; or says that there is nothing between 0 and 1.
@@ -79,8 +82,8 @@ class ProbabilityFiles:
             names = [path.name for planes in self._files.values() for path in planes.values()]
             named = f"; files are named <id>, after the cases; there are {some(sorted(names), 3)}" if len(missing) == len(wanted) else ""
             raise DataError(f"{self.folder}: {having} probabilities there{named}", [self._missing(identity) for identity in missing])
-        if others := len(self._files.keys() - set(wanted)):
-            self.notes.append(f"{self.folder}: the probabilities of {count(others, 'case')} without a noisy mask are not used")
+        if unused := len(self._files.keys() - set(wanted) - set(used)):
+            self.notes.append(f"{self.folder}: the probabilities of {count(unused, 'case')} without a noisy mask are not used")
         self._refuse_masks(cases[:: -(-len(cases) // _LOOKED_INTO)])
 
     def read(self, case: Case, shape: tuple[int, ...]) -> np.ndarray:
