@@ -349,3 +349,9 @@ def test_trust_of_volumes():
     assert torch.allclose(after, 0.5 + 0.5 * (gains > 0), atol=LEVEL)
     assert torch.equal(trust.values("2"), after[0])
     assert torch.allclose(trust.helped("0"), (gains[1] > 0).float(), atol=2 * LEVEL)
+
+
+def test_pixels_are_no_buffer_which_processes_would_send_each_other_and_follow_the_module():
+    trust = Trust()
+    assert not list(trust.buffers())
+    assert nn.Sequential(trust).to("meta")[0].pixels.device.type == "meta"

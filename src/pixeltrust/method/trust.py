@@ -64,7 +64,7 @@ class Trust(nn.Module):
         trust.write_maps(Path("helped"))
     """
 
-    pixels: Tensor
+    pixels: Tensor  # not a buffer, which DistributedDataParallel would send to every process at every step
 
     def __init__(self, memory: float = MEMORY, sharpness: float = SHARPNESS, *, folder: Path | str | None = None) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class Trust(nn.Module):
         self._folder = None if folder is None else Path(folder)
         self._cases: dict[str, tuple[int, tuple[int, ...]]] = {}  # the place of the first pixel, and the grid
         self._used = 1  # the first place is of no pixel
-        self.register_buffer("pixels", self._new_pixels(_SMALLEST), persistent=False)
+        self.pixels = self._new_pixels(_SMALLEST)
 
     # --- the step ---------------------------------------------------------------------------------------------------
 
@@ -324,12 +324,13 @@ class Trust(nn.Module):
         """Return pixels that nothing is known of, where they are to be kept; a file takes the place of the one before."""
         if self._folder is not None:
             return torch.from_numpy(mapped_array(self._folder / _FILE, np.int16, (count,)))
-        before = self._buffers.get("pixels")
-        return torch.zeros(count, dtype=torch.int16, device=None if before is None else before.device)
+        return torch.zeros(count, dtype=torch.int16, device=self.pixels.device if hasattr(self, "pixels") else None)
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
         """Move the pixels to another device, but leave a mapped file in its place, and never change the dtype."""
-        return super()._apply(lambda values: values if self._folder is not None else fn(values).to(values.dtype), recurse)
+        if self._folder is None:
+            self.pixels = fn(self.pixels).to(self.pixels.dtype)
+        return super()._apply(fn, recurse)
 
 
 def _trust_of(pixels: Tensor) -> Tensor:
