@@ -186,23 +186,28 @@ def in_processes(tmp_path_factory):
     return out
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("manual", "accumulated"), [(False, 1), (False, 2), (True, 1)])
-def test_two_processes_train_as_one_does_with_both_of_their_batches(in_processes, manual, accumulated):
-    states = [torch.load(in_processes / f"{manual}-{accumulated}-{rank}.pt") for rank in range(2)]
-    model, trust = fresh_network(), Trust()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-    losses = []
+def replayed(seen, accumulated):
+    """Train one process with the batches that several have seen, joined: (network, trust, losses)."""
     items_of = {item["id"]: item for item in NOISY + CLEAN}
-    for number, parts in enumerate(zip(*(state["seen"] for state in states), strict=True)):  # Lightning shuffles
-        joined = [next(iter(DataLoader([items_of[case] for part in stream for case in part], 4))) for stream in zip(*parts, strict=True)]
-        step = trust.step(
-            model, **batches(dict(zip(("noisy", "clean"), joined, strict=True))), backward=lambda loss: (loss / accumulated).backward()
+    model, trust, losses = fresh_network(), Trust(), []
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
+    for number, parts in enumerate(zip(*seen, strict=True)):
+        noisy, clean = (
+            next(iter(DataLoader([items_of[case] for part in stream for case in part], 4))) for stream in zip(*parts, strict=True)
         )
+        step = trust.step(model, **batches({"noisy": noisy, "clean": clean}), backward=lambda loss: (loss / accumulated).backward())
         losses.append(float(step.loss))
         if (number + 1) % accumulated == 0:
             optimizer.step()
             optimizer.zero_grad()
+    return model, trust, losses
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("manual", "accumulated"), [(False, 1), (False, 2), (True, 1)])
+def test_two_processes_train_as_one_does_with_both_of_their_batches(in_processes, manual, accumulated):
+    states = [torch.load(in_processes / f"{manual}-{accumulated}-{rank}.pt") for rank in range(2)]
+    model, trust, losses = replayed([state["seen"] for state in states], accumulated)
     for state in states:
         assert state["losses"] == pytest.approx(losses, rel=1e-4)
         torch.testing.assert_close(state["network"], copy.deepcopy(model.state_dict()), rtol=1e-4, atol=1e-5)
