@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
+import framework_cost
 import gpu
 import keep_results
 import kinds
@@ -134,6 +135,17 @@ def test_the_cost_of_trust_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
     trust_cost.main()
     assert "16 + 16 images of 16x16" in capsys.readouterr().out
     assert len((tmp_path / "cost.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.filterwarnings("ignore")  # the frameworks' own
+def test_the_cost_in_every_framework_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
+    for framework in ("lightning", "ignite", "accelerate"):
+        pytest.importorskip(framework, reason=f"{framework} is not installed")
+    words = ["--model", "unet-tiny", "--size", "16", "16", "--batch", "1", "--steps", "2", "--rounds", "1", "--out"]
+    monkeypatch.setattr(sys, "argv", ["framework_cost.py", *words, str(tmp_path / "cost.csv")])
+    framework_cost.main()
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if " s a step" in line] == list(framework_cost.LOOPS)
+    assert len((tmp_path / "cost.csv").read_text().splitlines()) == 5
 
 
 VARIANTS = ["pixel", "trust:power=3,jitter=all", "trust:split=True,smooth=5", "finetuned:jitter=clean"]
