@@ -20,7 +20,7 @@ TABLE = """
     mending
     formats
     benchmarking reviewing
-    demonstration
+    demonstration adapters
     reports
     cli
 """
