@@ -6,7 +6,7 @@ READY := .venv/.ready
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-all lint types quick slow reliability lowest lock advisories clean
+.PHONY: help setup demo test test-all lint types quick slow reliability lowest nnunet lock advisories clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -54,17 +54,21 @@ reliability: setup  ## The long form of the tests of kills, disks, leaks and loa
 lowest:  ## The tests with the lowest versions that pyproject.toml allows, in an environment of their own
 	PYTHON=$(PYTHON) .ci/lowest $(TESTS)
 
-LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock' \
-	--override requirements/without-torch.in $(UPGRADE) pyproject.toml requirements/torch-needs.in
+nnunet:  ## The tests of the nnU-Net adapter, with nnU-Net in an environment of its own
+	PYTHON=$(PYTHON) .ci/nnunet
+
+COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command 'make lock' $(UPGRADE)
+LOCK = $(COMPILE) --override requirements/without-torch.in pyproject.toml requirements/torch-needs.in
 
 lock: setup  ## Renew the hashes in requirements/, and with UPGRADE=--upgrade the versions
 	$(PIP) install uv
 	$(LOCK) --extra dev --output-file requirements/dev.txt
 	$(LOCK) --extra ray --constraint requirements/dev.txt --output-file requirements/ray.txt
+	$(COMPILE) --no-deps --constraint requirements/dev.txt --output-file requirements/nnunet.txt requirements/nnunet.in
 
 advisories: setup  ## Known holes in the pinned versions, by the Python Packaging Advisory Database (needs the internet)
 	$(PIP) install pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement requirements/dev.txt
 
 clean:  ## Remove the environment and the demo
-	rm -rf .venv .venv-lowest demo
+	rm -rf .venv .venv-lowest .venv-nnunet demo
