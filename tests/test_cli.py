@@ -298,7 +298,8 @@ def test_type_checkers_see_the_names_that_are_loaded_when_asked_for():
 
 def test_the_name_of_a_command_stays_a_function_whatever_was_imported_before():
     for module in pkgutil.walk_packages(pixeltrust.__path__, "pixeltrust."):
-        importlib.import_module(module.name)
+        if not module.name.startswith("pixeltrust.adapters"):  # of frameworks that may not be here
+            importlib.import_module(module.name)
     assert [name for name in COMMANDS if not callable(getattr(pixeltrust, name))] == []
 
 

@@ -195,9 +195,10 @@ def test_an_audit_and_a_report_of_a_run_with_harmful_arrays_run_no_code(trained,
 
 def auditor_of(trained, out, *, cases=None):
     """An audit of the first cases, or of all."""
-    noisy = read_cases(trained / "data", show_progress=False).of("noisy")[:cases]
+    found = read_cases(trained / "data", show_progress=False)
+    noisy = found.of("noisy")[:cases]
     source = RunSource(Run(trained / "run"), "last", None)
-    return _Auditor(source, trained / "data", noisy, out, 9, 0.5, ALONE, show_progress=False)
+    return _Auditor(source, trained / "data", noisy, found.pairs[:0], out, 9, 0.5, ALONE, show_progress=False)
 
 
 def test_what_an_audit_has_seen_is_read_without_running_code(trained, tmp_path, run_command):
