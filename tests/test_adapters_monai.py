@@ -1,5 +1,6 @@
 """Trust in MONAI: addresses through its transforms, and SupervisedTrainer's iteration with a step of Trust in it."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -309,7 +310,8 @@ def train_in_processes(out):
         chosen = {} if accumulated == 1 else {"accumulation_steps": accumulated}
         trainer(model, trust, clean=clean, train_data_loader=DataLoader(part, batch_size=2), **chosen).run()
         torch.save({"network": model.module.state_dict(), "trust": trust.state_dict()}, Path(out) / f"{accumulated}-{rank}.pt")
-    torch.distributed.destroy_process_group()
+    torch.distributed.barrier()
+    os._exit(0)  # all is written; at the end of Python a process with gloo's threads once waited for ever
 
 
 @pytest.mark.slow
