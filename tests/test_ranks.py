@@ -16,6 +16,7 @@ from PIL import Image
 
 from joined_runs import run, use
 from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.processes import Ranks
 from tiny import draw
@@ -124,16 +125,23 @@ def of_ranks(*names):
 def test_ranks_train_as_one_process_does(together, alone, name):
     assert_alike(together / name, alone / name)
     memory = [parts(out / name, "checkpoint.pt")["memory"] for out in (together, alone)]
+    trust = [kept.pop("trust._extra_state", None) for kept in memory]
     torch.testing.assert_close(*memory, **CLOSE)
+    if trust[0] is not None:
+        assert trust[0].keys() == trust[1].keys()
+        assert all(trust[0][key] == trust[1][key] for key in ("format", "memory", "ids", "shapes"))
+        assert torch.equal(trust[0]["pixels"], trust[1]["pixels"])
     images = [parts(out / name, "checkpoint.pt")["images"] for out in (together, alone)]
     assert images[0] == images[1]
 
 
 @of_ranks("trust", "pixel", "image", "trust-mapped")
-def test_every_visit_to_a_case_is_in_the_store_of_every_rank(together, name):
-    visits = parts(together / name, "checkpoint.pt")["memory"]["store.visits"]
+def test_every_visit_to_a_case_is_in_the_trust_of_every_rank(together, name):
+    trust = Trust()
+    trust.load_state_dict({"_extra_state": parts(together / name, "checkpoint.pt")["memory"]["trust._extra_state"]})
+    visits = torch.stack([trust.visits(case) for case in trust.ids])
     assert visits.amax((1, 2)).tolist() == [4] * 23
-    assert (visits == 4).float().mean() > 0.9  # not where a mask is ignored
+    assert (visits == 4).double().mean() > 0.9  # not where a mask is ignored
 
 
 @pytest.mark.slow

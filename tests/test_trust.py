@@ -144,6 +144,14 @@ def test_two_crops_of_a_case_in_one_batch_are_one_visit():
     assert (trust.visits("a") == 1).all()
 
 
+def test_a_part_of_a_batch_without_images_changes_nothing():
+    trust = Trust()
+    trust.learn(told(-1.0), whole("a"))
+    found = trust.learn(torch.zeros(0, *SIZE), Where([], torch.zeros(0, *SIZE, dtype=torch.int64), SIZE))
+    assert found.shape == (0, *SIZE)
+    assert (trust.visits("a") == 1).all()
+
+
 def test_cases_of_many_grids_in_two_and_three_axes():
     trust = Trust(memory=0.5)
     flat = Where.of(["flat", "large"], [(3, 3), (40, 50)], crops=[((0, 2), (0, 2)), ((38, 40), (48, 50))])

@@ -288,7 +288,7 @@ class Trust(nn.Module):
     def _places(self, ids: Sequence[str], addresses: Tensor, shapes: Sequence[tuple[int, ...]], ranks: Ranks) -> Tensor:
         """Return the place of every pixel of a batch, (B, *S); 0 where it belongs to no case. Cases that are new are added."""
         self._add(zip(ids, shapes, strict=True), ranks)
-        starts = torch.tensor([self._cases[case][0] for case in ids]).view(-1, *(1,) * (addresses.ndim - 1))
+        starts = torch.tensor([self._cases[case][0] for case in ids], dtype=torch.int64).view(-1, *(1,) * (addresses.ndim - 1))
         device = self.pixels.device
         addresses = addresses.to(device)
         return torch.where(addresses >= 0, addresses + starts.to(device), 0)
