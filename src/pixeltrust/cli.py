@@ -94,7 +94,9 @@ def _print(outcome: object) -> None:
 def _layout(
     images: Annotated[Path | None, typer.Option("--images", help="The folder of the images, if not DATA/images.")] = None,
     noisy: Annotated[Path | None, typer.Option("--noisy", help="The folder of the noisy masks, if not DATA/noisy.")] = None,
-    clean: Annotated[Path | None, typer.Option("--clean", help="The folder of the clean masks, if not DATA/clean.")] = None,
+    clean: Annotated[
+        Path | None, typer.Option("--clean", help="The folder of the clean masks, if not DATA/clean; of nnU-Net's data: a file of ids.")
+    ] = None,
     test: Annotated[Path | None, typer.Option("--test", help="The folder of the test masks, if not DATA/test.")] = None,
     mask_suffix: MaskSuffix = None,
     image_suffix: Annotated[
@@ -198,14 +200,23 @@ def simulate(
 
 @app.command()
 @_with_layout
-def check(layout: "Layout", data: Data, classes: Classes = 1, ignore_label: IgnoreLabel = None, quiet: Quiet = False) -> None:
+def check(
+    layout: "Layout",
+    data: Data,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, max=254, help="1 (if not given): foreground and background; 2 or more: labels.")
+    ] = None,
+    ignore_label: IgnoreLabel = None,
+    headers: Annotated[bool, typer.Option("--headers", help="Read names and headers alone: thousands of volumes in seconds.")] = False,
+    quiet: Quiet = False,
+) -> None:
     """List every fault of a data folder, and what is there.
 
     Example: pixeltrust check lesions
     """
     from pixeltrust.data.cases import check
 
-    print(check(data, classes=classes, ignore_label=ignore_label, show_progress=not quiet, **layout))
+    print(check(data, classes=classes, ignore_label=ignore_label, headers=headers, show_progress=not quiet, **layout))
 
 
 @app.command()

@@ -8,9 +8,9 @@ Cases whose split is `train` are for training, those of every other split for te
 from dataclasses import dataclass
 from pathlib import Path
 
-from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import read_size
 from pixeltrust.data.layouts import find_best_ending
+from pixeltrust.data.listings import files_by_id
 from pixeltrust.data.masks import read_binary
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.progress import attempt_in_threads, faults_of

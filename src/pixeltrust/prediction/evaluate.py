@@ -12,8 +12,8 @@ from rich.table import Table
 
 from pixeltrust import metrics
 from pixeltrust.data import images
-from pixeltrust.data.cases import Listing, files_by_id
 from pixeltrust.data.layouts import as_endings, find_best_ending, suffix_option
+from pixeltrust.data.listings import Listing, files_by_id
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.files import write_atomically
@@ -22,7 +22,7 @@ from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.text import count, some
 
 FEW_CASES = 20  # below this many the intervals are markedly too narrow
-_Spacing = tuple[float, float]
+_Spacing = tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,12 +170,13 @@ def _pair(predicted: Listing, true: Listing) -> tuple[list[_Pair], list[str]]:
 
 def _read_header(pair: _Pair) -> _Spacing | None:
     """Check that the sizes of a pair agree, and return the spacing of the truth."""
-    predicted, real = images.read_size(pair.predicted), images.read_size(pair.truth)
+    header = images.read_header(pair.truth)
+    predicted, real = images.read_header(pair.predicted).size, header.size
     if predicted != real:
         (height, width), (real_height, real_width) = predicted, real
         wrong = f"{pair.predicted}: {width} × {height} pixels, but its truth {pair.truth} has {real_width} × {real_height}"
         raise DataError(Fault(wrong, kind="predicted masks of another size than their truth"))
-    spacing = images.read_spacing_mm(pair.truth)
+    spacing = header.spacing_mm
     return spacing if spacing and all(0 < step < np.inf for step in spacing) else None
 
 

@@ -17,8 +17,8 @@ from typing import TypeAlias
 import numpy as np
 
 from pixeltrust.config import Config
-from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
+from pixeltrust.data.listings import files_by_id
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.processes import Ranks
