@@ -6,12 +6,16 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import pandas as pd
 import pytest
 
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import mask_name, read_header, read_image, read_labels, read_values, write_labels
 from pixeltrust.data.volumes import Grid
+from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import DataError
+from pixeltrust.prediction.evaluate import evaluate
+from pixeltrust.prediction.predict import _files
 from volumes import SHAPE, TURNED, ellipsoid, write_data, write_nifti
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
@@ -343,6 +347,42 @@ def test_clean_ids_that_no_mask_has_are_a_fault(tmp_path):
     assert "1 id that no mask in" in refused(check, data, show_progress=False)
 
 
+# Evaluation
+
+
+def test_volumes_are_measured_in_mm_by_class(tmp_path, run_command):
+    for place, shift in enumerate((0, 1)):
+        write_nifti(tmp_path / "truth" / f"{place}.nii.gz", LABELS)
+        write_nifti(tmp_path / "predicted" / f"{place}.nii.gz", np.roll(LABELS, shift, axis=0))
+    code, out, err = run_command(
+        "evaluate", tmp_path / "predicted", tmp_path / "truth", "--classes", 3, "--tolerance", 2, "--out", tmp_path / "f.csv"
+    )
+    assert code == 0, err
+    assert "distances in mm, surface Dice at 2 mm" in out
+    table = pd.read_csv(tmp_path / "f.csv").set_index("id")
+    assert table.loc[0, ["dice", "dice_1", "dice_2", "surface_dice"]].tolist() == [1, 1, 1, 1]
+    assert table.loc[1, "hausdorff95"] == pytest.approx(5)  # a slice
+    assert table.loc[1, "dice"] == pytest.approx(table.loc[1, ["dice_1", "dice_2"]].mean())
+    assert {"surface_distance_1", "surface_dice_2"} <= set(table.columns)
+    assert "dice_2" in out
+
+
+def test_predictions_on_another_grid_and_pictures_among_volumes_are_faults(tmp_path):
+    for name in ("a", "b"):
+        write_nifti(tmp_path / "truth" / f"{name}.nii.gz", LABELS)
+    moved = TURNED.copy()
+    moved[1, 3] += 3
+    write_nifti(tmp_path / "predicted" / "a.nii.gz", LABELS, moved)
+    write_nifti(tmp_path / "predicted" / "b.nii.gz", LABELS[1:])
+    text = refused(evaluate, tmp_path / "predicted", tmp_path / "truth", classes=3, show_progress=False)
+    assert "up to 3 mm off (origin 3 mm off)" in text
+    assert "20 × 24 × 9 voxels, but its truth" in text
+    for folder in ("truth", "predicted"):
+        write_nifti(tmp_path / folder / "a.nii.gz", LABELS)
+        write_nifti(tmp_path / folder / "b.nii.gz", LABELS[:1])
+    assert "pictures and volumes together" in refused(evaluate, tmp_path / "predicted", tmp_path / "truth", classes=3, show_progress=False)
+
+
 # What is to come
 
 
@@ -359,6 +399,14 @@ def test_commands_for_pictures_refuse_volumes_in_one_line(tmp_path, run_command,
         "all else works on pictures so far\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_predict_and_convert_refuse_volumes_in_one_line(tmp_path):
+    write_data(tmp_path / "data")
+    text = refused(convert, tmp_path / "data" / "noisy", tmp_path / "out.json", to="coco", show_progress=False)
+    assert "all else works on pictures so far" in text
+    text = refused(_files, tmp_path / "data" / "images")
+    assert text.startswith(f"{tmp_path}/data/images/c0.nii.gz: a volume of 20 x 24 x 10 voxels")
 
 
 # Real ones

@@ -313,6 +313,7 @@ def evaluate(
     classes: Classes = 1,
     ignore_label: IgnoreLabel = None,
     mask_suffix: MaskSuffix = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, in mm (or pixels, as the distances).")] = 1.0,
     quiet: Quiet = False,
 ) -> None:
     """Measure predicted masks against the truth: per case, and the means with intervals.
@@ -324,7 +325,14 @@ def evaluate(
     from pixeltrust.prediction.evaluate import evaluate
 
     evaluation = evaluate(
-        predicted, truth, classes=classes, ignore_label=ignore_label, mask_suffix=mask_suffix or (), out=out, show_progress=not quiet
+        predicted,
+        truth,
+        classes=classes,
+        ignore_label=ignore_label,
+        mask_suffix=mask_suffix or (),
+        tolerance=tolerance,
+        out=out,
+        show_progress=not quiet,
     )
     Console().print(evaluation.table())
     for note in evaluation.notes:

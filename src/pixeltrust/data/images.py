@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import count as count_from
 from pathlib import Path
@@ -124,6 +124,22 @@ def read_header(path: Path) -> Header:
             turns = orientation >= FIRST_SWAPPED and opened.format != "TIFF"
             two_colours = opened.mode in ("P", "PA") and _brighter_of_two(_palette(opened)) is not None
             return Header((width, height) if turns else (height, width), None, orientation, two_colours)
+
+
+def refuse_volumes(paths: Iterable[Path]) -> None:
+    """Raise if one of the files is a volume; only files that may be one by their names are looked into.
+
+    Raises:
+        DataError: names the first one.
+    """
+    for path in paths:
+        if image_suffix(path) in volumes.SUFFIXES:
+            with suppress(DataError):  # a broken file is told by what reads it
+                if grid := read_header(path).grid:
+                    break
+    else:
+        return
+    raise _volume_refusal(path, grid)
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
