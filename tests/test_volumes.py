@@ -13,7 +13,10 @@ from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import mask_name, read_header, read_image, read_labels, read_values, write_labels
 from pixeltrust.data.volumes import Grid
 from pixeltrust.formats.convert import convert
-from pixeltrust.plumbing.errors import DataError
+from pixeltrust.noise.kinds import KINDS, VOLUME_KINDS, find_kind
+from pixeltrust.noise.simulate import simulate
+from pixeltrust.noise.structures import LABEL_KINDS
+from pixeltrust.plumbing.errors import ConfigError, DataError
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import _files
 from volumes import SHAPE, TURNED, ellipsoid, write_data, write_nifti
@@ -345,6 +348,159 @@ def test_clean_ids_that_no_mask_has_are_a_fault(tmp_path):
     data = nnunet(tmp_path / "data")
     (data / "clean.txt").write_text("Tr1\nTr7\n")
     assert "1 id that no mask in" in refused(check, data, show_progress=False)
+
+
+# Noise
+
+
+def source(folder, *, number=6, labels=LABELS, ending=".nii.gz"):
+    for place in range(number):
+        values = np.random.default_rng(place).normal(size=labels.shape).astype(np.float32)
+        write_nifti(folder / "images" / f"{place}{ending}", values)
+        write_nifti(folder / "masks" / f"{place}{ending}", np.roll(labels, place % 3 - 1, axis=2))
+    return folder
+
+
+VOLUME_NOISE = [name for name, kind in (KINDS | VOLUME_KINDS).items() if kind.suits(3)]
+
+
+def ball(spacing=(1, 1, 1), radius_mm=12):
+    shape = [int(2 * (radius_mm + 8) / step) + 1 for step in spacing]
+    axes = [(np.arange(extent) - extent // 2) * step for extent, step in zip(shape, spacing, strict=True)]
+    return (sum(axis**2 for axis in np.ix_(*axes)) <= radius_mm**2).astype(np.uint8)
+
+
+def dice(one, other):
+    return 2 * (one & other).sum() / (one.sum() + other.sum())
+
+
+@pytest.mark.parametrize("kind", [*VOLUME_NOISE, "neighbour"])
+def test_noise_leaves_valid_labels_with_the_geometry_of_the_truth(tmp_path, kind):
+    summary = simulate(source(tmp_path / "source"), tmp_path / "data", noise=kind, classes=3, clean=2, show_progress=False)
+    assert (summary.noisy, summary.pairs) == (4, 2)
+    changed = 0
+    for path in sorted((tmp_path / "data" / "noisy").iterdir()):
+        truth = tmp_path / "source" / "masks" / path.name
+        blocks = [nibabel.load(file).header.binaryblock for file in (path, truth)]
+        assert all(blocks[0][part] == blocks[1][part] for part in GEOMETRY)
+        noisy = read_labels(path)
+        assert set(np.unique(noisy)) <= {0, 1, 2}
+        changed += (noisy != read_labels(truth)).any()
+    assert changed >= 3 or kind == "mixture"
+    assert summary.mean_dice < 1
+    for path in (tmp_path / "data" / "clean").iterdir():
+        assert (read_labels(path) == read_labels(tmp_path / "source" / "masks" / path.name)).all()
+    assert check(tmp_path / "data", classes=3, show_progress=False).of("clean")
+
+
+@pytest.mark.parametrize("kind", VOLUME_NOISE)
+def test_no_strength_is_no_noise_and_a_little_is_a_little(kind):
+    truth, random = ball((4, 1, 1)), np.random.default_rng
+    assert (find_kind(kind)(truth, random(3), 0.0, None, (4.0, 1.0, 1.0)) == truth).all()
+    nearly = [dice(truth, find_kind(kind)(truth, random(seed), 0.02, None, (4.0, 1.0, 1.0))) for seed in range(4)]
+    assert min(nearly) > 0.9
+
+
+@pytest.mark.parametrize(("kind", "radius"), [("dilate", 15), ("erode", 9)])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (10.0, 1.0, 1.0), (1.0, 2.0, 10.0)])
+def test_distances_are_in_mm_whatever_the_spacing(kind, radius, spacing):
+    wide = 20
+    noisy = find_kind(kind)(ball(spacing), np.random.default_rng(0), 1.0, None, spacing)
+    finest = int(np.argmin(spacing))
+    line = np.moveaxis(noisy, finest, 0)[(slice(None), *(extent // 2 for axis, extent in enumerate(noisy.shape) if axis != finest))]
+    assert line.sum() / 2 * spacing[finest] == pytest.approx(radius, abs=1.2)
+    assert wide * 2 / spacing[finest] + 1 >= line.sum()
+
+
+def test_a_shift_moves_as_far_in_mm_across_thick_slices():
+    spacing = (4.0, 1.0, 1.0)
+    truth = ball(spacing)
+    moved = find_kind("shift")(truth, np.random.default_rng(1), 1.0, None, spacing)
+    centres = [np.array(np.nonzero(mask)).mean(axis=1) * spacing for mask in (truth, moved)]
+    assert np.linalg.norm(centres[1] - centres[0]) == pytest.approx(6, abs=1)
+
+
+def test_slices_lie_across_the_thickest_axis():
+    truth = ball((1, 1, 6))
+    boxes = find_kind("box")(truth, np.random.default_rng(0), 1.0, None, (1.0, 1.0, 6.0))
+    for plane, box in zip(np.moveaxis(truth, 2, 0), np.moveaxis(boxes, 2, 0), strict=True):
+        assert box.any() == plane.any()
+        if plane.any():
+            rows, columns = (np.flatnonzero(plane.any(axis=axis)) for axis in (1, 0))
+            assert box.sum() == (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
+
+
+def test_lost_slices_are_one_run():
+    truth = ball()
+    noisy = find_kind("lost-slices")(truth, np.random.default_rng(2), 1.0)
+    lost = np.flatnonzero(truth.any(axis=(1, 2)) & ~noisy.any(axis=(1, 2)))
+    assert len(lost) > 3
+    assert (np.diff(lost) == 1).all()
+    kept = np.delete(np.arange(len(truth)), lost)
+    assert (noisy[kept] == truth[kept]).all()
+
+
+def test_skipped_slices_are_interpolated_between_those_that_are_drawn():
+    truth = ball()
+    noisy = find_kind("skipped-slices")(truth, np.random.default_rng(0), 1.0)
+    filled = np.flatnonzero(truth.any(axis=(1, 2)))
+    same = [place for place in filled if (noisy[place] == truth[place]).all()]
+    assert filled[0] in same
+    assert filled[-1] in same
+    assert len(filled) / 4 <= len(same) < len(filled) / 1.5
+    assert noisy[filled].any(axis=(1, 2)).all()
+    assert 0.9 < dice(truth, noisy) < 1
+
+
+def test_the_neighbour_takes_border_and_leaves_the_outline():
+    drawn = [LABEL_KINDS["neighbour"].draw(LABELS, np.random.default_rng(0), strength, (5.0, 0.8, 0.8)) for strength in (0, 1, 2)]
+    assert (drawn[0] == LABELS).all()
+    wrong = [noisy != LABELS for noisy in drawn]
+    assert all(((noisy > 0) == (LABELS > 0)).all() for noisy in drawn)
+    assert 0 < wrong[1].sum() < wrong[2].sum()
+    assert not (wrong[1] & ~wrong[2]).any()
+
+
+def test_a_target_dice_is_met_over_both_classes(tmp_path):
+    summary = simulate(source(tmp_path / "s"), tmp_path / "d", noise="drop", classes=3, clean=1, target_dice=0.8, show_progress=False)
+    assert summary.mean_dice == pytest.approx(0.8, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--noise", "unsupervised", "--classes", "3"], "makes no sense for volumes; there are"),
+        (["--noise", "neighbour"], "needs classes = 3 or more (--classes 3)"),
+        (["--noise", "erode"], "holds 3 values (0, 1, 2)"),
+    ],
+)
+def test_noise_that_makes_no_sense_is_refused_in_words(tmp_path, run_command, options, words):
+    source(tmp_path / "source", number=2)
+    code, _, err = run_command("simulate", tmp_path / "source", tmp_path / "out", "--clean", 1, *options)
+    assert code == 2
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_kinds_for_volumes_are_refused_for_pictures(tmp_path):
+    for folder in ("images", "masks"):
+        for place in range(2):
+            write_nifti(tmp_path / "s" / folder / f"{place}.nii.gz", LABELS[4:5])
+    with pytest.raises(ConfigError, match=r"lost-slices .* makes no sense for pictures"):
+        simulate(tmp_path / "s", tmp_path / "out", noise="lost-slices", classes=3, clean=1, show_progress=False)
+    assert simulate(tmp_path / "s", tmp_path / "out", noise="box", classes=3, clean=1, show_progress=False).mean_dice < 1
+    assert {path.suffix for path in (tmp_path / "out" / "noisy").iterdir()} == {".png"}
+
+
+@pytest.mark.skipif(not HIPPOCAMPUS.is_dir(), reason="the hippocampus data are not here")
+@pytest.mark.parametrize(("kind", "target"), [("human", None), ("skipped-slices", None), ("erode", 0.8), ("shift", 0.9)])
+def test_noise_of_the_hippocampus(tmp_path, kind, target):
+    for folder in ("images", "masks"):
+        (tmp_path / "s" / folder).mkdir(parents=True)
+        for path in sorted((HIPPOCAMPUS / folder).iterdir())[:6]:
+            (tmp_path / "s" / folder / path.name).symlink_to(path)
+    summary = simulate(tmp_path / "s", tmp_path / "d", noise=kind, classes=3, clean=2, target_dice=target, show_progress=False)
+    assert summary.mean_dice == pytest.approx(target, abs=0.01) if target else 0.4 < summary.mean_dice < 0.99
 
 
 # Evaluation

@@ -15,7 +15,8 @@ import typer
 
 from pixeltrust import __version__
 from pixeltrust.config import read_config, require_run
-from pixeltrust.noise.kinds import kind_names, require_kind
+from pixeltrust.noise.kinds import kind_names
+from pixeltrust.noise.structures import LABEL_KINDS, require_noise
 from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _existing(path: Path) -> Path:
 
 
 def _known_noise(name: str) -> str:
-    require_kind(name)
+    require_noise(name)
     return name
 
 
@@ -169,7 +170,10 @@ def fetch(
 def simulate(
     source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ (the truth) and maybe split.csv.", callback=_existing)],
     out: Annotated[Path, typer.Argument(help="The data folder to make.")],
-    noise: Annotated[str, typer.Option("--noise", help=f"{kind_names()}.", callback=_known_noise)] = "triangle",
+    noise: Annotated[
+        str, typer.Option("--noise", help=f"{kind_names()}, {', '.join(LABEL_KINDS)} (of classes).", callback=_known_noise)
+    ] = "triangle",
+    classes: Classes = 1,
     clean: Annotated[int, typer.Option("--clean", help="Number of training cases that get their true mask.")] = 100,
     no_pairs: Annotated[bool, typer.Option("--no-pairs", help="Leave out the noisy masks of the clean cases.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise and of the choice of clean cases.")] = 0,
@@ -188,6 +192,7 @@ def simulate(
             source,
             out,
             noise=noise,
+            classes=classes,
             clean=clean,
             seed=seed,
             strength=strength,
