@@ -74,6 +74,22 @@ def test_what_itk_writes_is_read_and_written_as_nifti_is(tmp_path, ending):
     assert (read_labels(tmp_path / f"w{ending}") == 2 - LABELS).all()
 
 
+@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
+def test_what_itk_cannot_read_is_said_in_one_line(tmp_path, capfd, ending):
+    itk = pytest.importorskip("SimpleITK", reason="the extra medical is not complete here: no SimpleITK")
+    path = tmp_path / f"v{ending}"
+    itk.WriteImage(itk.GetImageFromArray(np.random.default_rng(0).normal(size=SHAPE)), str(path))
+    path.write_bytes(path.read_bytes()[:9000])
+    text = refused(read_values, path)
+    assert text.startswith(f"{path}: cannot be read: ")
+    assert "\n" not in text
+    path.write_text("nothing of this kind")
+    assert refused(read_header, path).startswith(f"{path}: cannot be read: ")
+    itk.WriteImage(itk.GetImageFromArray(np.zeros((*SHAPE, 3), np.uint8), isVector=True), str(path))
+    assert "3 numbers per voxel" in refused(read_header, path)
+    assert "WARNING" not in capfd.readouterr().err  # MetaImage's own lines cannot be kept back
+
+
 def test_a_dicom_series_is_read_by_its_folder(tmp_path):
     itk = pytest.importorskip("SimpleITK", reason="the extra medical is not complete here: no SimpleITK")
     values = np.arange(4 * 6 * 5, dtype=np.int16).reshape(4, 6, 5)
@@ -555,6 +571,14 @@ def test_commands_for_pictures_refuse_volumes_in_one_line(tmp_path, run_command,
         "all else works on pictures so far\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_benchmark_of_a_source_of_volumes_is_refused_in_one_line(tmp_path, run_command):
+    source(tmp_path / "source", number=2)
+    code, _, err = run_command("benchmark", tmp_path / "source", "--out", tmp_path / "out")
+    assert code == 2
+    assert "all else works on pictures so far" in err
+    assert err.count("\n") == 1
 
 
 def test_predict_and_convert_refuse_volumes_in_one_line(tmp_path):

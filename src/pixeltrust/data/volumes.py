@@ -9,7 +9,8 @@ mm      world coordinates are those of DICOM and ITK: to the patient's left, bac
 
 import gzip
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,13 +137,24 @@ def _open_nifti(path: Path) -> Volume | None:
     return Volume(grid, bool(file.header["sform_code"] > 0 or file.header["qform_code"] > 0), values)
 
 
-def _open_by_itk(path: Path) -> Volume:
+@contextmanager
+def _itk() -> Iterator[Any]:
+    """Give SimpleITK to the block, without its warnings; of its errors only what is wrong."""
     import SimpleITK
 
-    with path.open("rb"):  # where it may not be read, the system's own words are clearer
-        reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.ReadImageInformation()
+    SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # they go to standard error, and name no file
+    try:
+        yield SimpleITK
+    except RuntimeError as error:
+        raise OSError(str(error).rpartition("ERROR: ")[2]) from error
+
+
+def _open_by_itk(path: Path) -> Volume:
+    path.open("rb").close()  # where it may not be read, the system's own words are clearer
+    with _itk() as itk:
+        reader = itk.ImageFileReader()
+        reader.SetFileName(str(path))
+        reader.ReadImageInformation()
     _check_axes(path, reader.GetSize())
     if reader.GetNumberOfComponents() != 1:
         wrong = f"{reader.GetNumberOfComponents()} numbers per voxel; one real number per voxel is what can be read"
@@ -152,26 +164,27 @@ def _open_by_itk(path: Path) -> Volume:
     grid = Grid(_depth_first(reader.GetSize()), steps, np.array(reader.GetOrigin())[:3])
 
     def values(dtype: Any = None) -> np.ndarray:
-        pixels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+        with _itk() as itk:
+            pixels = itk.GetArrayFromImage(itk.ReadImage(str(path)))
         return pixels.reshape(grid.shape).astype(dtype or pixels.dtype, copy=False)
 
     return Volume(grid, True, values)
 
 
 def _open_series(folder: Path) -> Volume:
-    import SimpleITK
-
-    series = SimpleITK.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
+    with _itk() as itk:
+        series = itk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     if len(series) != 1:
         found = count(len(series), "DICOM series", "DICOM series")
         raise DataError(Fault(f"{folder}: a folder with {found}, not a file", repair="give each series a folder of its own"))
-    names = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
-    reader = SimpleITK.ImageFileReader()
     slices = []
-    for name in names:
-        reader.SetFileName(name)
-        reader.ReadImageInformation()
-        slices.append((reader.GetSize(), reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()))
+    with _itk() as itk:
+        names = itk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
+        reader = itk.ImageFileReader()
+        for name in names:
+            reader.SetFileName(name)
+            reader.ReadImageInformation()
+            slices.append((reader.GetSize(), reader.GetSpacing(), reader.GetDirection(), reader.GetOrigin()))
     (width, height, *_), spacing, direction, origin = slices[0]
     if any(each[0] != slices[0][0] or not np.allclose(each[2], direction, atol=1e-3) for each in slices):
         raise DataError(
@@ -187,7 +200,8 @@ def _open_series(folder: Path) -> Volume:
     grid = Grid((len(names), height, width), np.stack([step, columns[1] * spacing[1], columns[0] * spacing[0]]), np.array(origin))
 
     def values(dtype: Any = None) -> np.ndarray:
-        pixels = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(names))
+        with _itk() as itk:
+            pixels = itk.GetArrayFromImage(itk.ReadImage(names))
         if pixels.ndim != 3:
             raise DataError(f"{folder}: holds colours; one real number per voxel is what can be read")
         return pixels.astype(dtype or pixels.dtype, copy=False)
@@ -238,17 +252,16 @@ def write_volume(path: Path, labels: np.ndarray, *, like: Path) -> None:
             content = nibabel.Nifti1Image(labels.transpose(), None, header).to_bytes()
             unfinished.write_bytes(gzip.compress(content, 6, mtime=0) if path.name.lower().endswith(".gz") else content)
             return
-        import SimpleITK
-
-        image, reader = SimpleITK.GetImageFromArray(labels), SimpleITK.ImageFileReader()
-        reader.SetFileName(str(like))
-        reader.ReadImageInformation()
-        image.SetSpacing(reader.GetSpacing()[:3])
-        image.SetOrigin(reader.GetOrigin()[:3])
-        image.SetDirection(np.reshape(reader.GetDirection(), (reader.GetDimension(), -1))[:3, :3].ravel().tolist())
         named = unfinished.with_name(unfinished.name + path.suffix)  # its format is that of its ending
         try:
-            SimpleITK.WriteImage(image, str(named), useCompression=True)
+            with _itk() as itk:
+                image, reader = itk.GetImageFromArray(labels), itk.ImageFileReader()
+                reader.SetFileName(str(like))
+                reader.ReadImageInformation()
+                image.SetSpacing(reader.GetSpacing()[:3])
+                image.SetOrigin(reader.GetOrigin()[:3])
+                image.SetDirection(np.reshape(reader.GetDirection(), (reader.GetDimension(), -1))[:3, :3].ravel().tolist())
+                itk.WriteImage(image, str(named), useCompression=True)
             named.replace(unfinished)
         finally:
             named.unlink(missing_ok=True)
