@@ -18,9 +18,10 @@ from pixeltrust.config import Config
 from pixeltrust.data import cases as cases_module
 from pixeltrust.data import checks as checks_module
 from pixeltrust.data.batches import Streams, hold_out
-from pixeltrust.data.cases import Case, CaseList, check, files_by_id, read_cases, table_of
+from pixeltrust.data.cases import Case, CaseList, check, read_cases, table_of
 from pixeltrust.data.checks import clean_warnings
 from pixeltrust.data.images import read_header
+from pixeltrust.data.listings import files_by_id
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.training.run_writer import RunWriter
 

@@ -58,7 +58,11 @@ def test_every_command_of_the_readme_runs_from_another_folder_with_spaces_and_um
         code, _, error = run_command(*words, *QUICK.get(words[0], []))
         assert code == 0, f"{line}: {error}"
     assert len(list(Path("predicted").glob("*.png"))) == 160
-    assert Path("dice.csv").read_text().startswith("id,dice,jaccard,sensitivity,specificity,accuracy,hausdorff95,surface_distance\n")
+    assert (
+        Path("dice.csv")
+        .read_text()
+        .startswith("id,dice,jaccard,sensitivity,specificity,accuracy,hausdorff95,surface_distance,surface_dice\n")
+    )
     assert Path("runs/mended/report.html").stat().st_size > 10_000
     assert Path("mended/report.html").stat().st_size > 10_000
     assert Path("audit/report.html").stat().st_size > 10_000

@@ -16,7 +16,7 @@ from pixeltrust import metrics
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.prediction.evaluate import evaluate, summarize
 
-COLUMNS = ["id", "dice", "jaccard", "sensitivity", "specificity", "accuracy", "hausdorff95", "surface_distance"]
+COLUMNS = ["id", "dice", "jaccard", "sensitivity", "specificity", "accuracy", "hausdorff95", "surface_distance", "surface_dice"]
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def test_255_beside_0_and_1_in_the_truth_is_ignored(folders):
     truth[2:6, 6:9] = 255
     write(folders[0], a=square(side=4) | np.roll(square(side=4), 2, 1))  # two columns too far, all of them ignored
     write(folders[1], a=truth)
-    assert run(folders).cases.loc[0, COLUMNS[1:]].tolist() == [1, 1, 1, 1, 1, 0, 0]
+    assert run(folders).cases.loc[0, COLUMNS[1:]].tolist() == [1, 1, 1, 1, 1, 0, 0, 1]
 
 
 def test_255_cannot_mean_ignored_in_one_file_and_foreground_in_another(folders):
@@ -306,7 +306,7 @@ def test_the_csv_holds_the_cases_and_empty_cells_where_undefined(folders, tmp_pa
     found = run(folders, out=out)
     lines = out.read_text(encoding="utf-8").splitlines()
     assert lines[0] == ",".join(COLUMNS)
-    assert lines[1] == "leer,,,,1.0,1.0,,"
+    assert lines[1] == "leer,,,,1.0,1.0,,,"
     assert lines[2].startswith("ä,0.75,0.6,")
     # 1e-15: pandas' parser of decimals is not exact to the last bit unless asked
     pd.testing.assert_frame_equal(pd.read_csv(out), found.cases, rtol=1e-15)
@@ -321,7 +321,7 @@ def test_a_file_name_that_is_no_text_does_not_spoil_the_csv(folders, tmp_path):
         except OSError:
             pytest.skip("this file system takes only names that are text")
     run(folders, out=tmp_path / "out.csv")
-    assert (tmp_path / "out.csv").read_text().splitlines()[1] == "l\\xe4sion,1.0,1.0,1.0,1.0,1.0,0.0,0.0"
+    assert (tmp_path / "out.csv").read_text().splitlines()[1] == "l\\xe4sion,1.0,1.0,1.0,1.0,1.0,0.0,0.0,1.0"
 
 
 def test_a_table_that_cannot_be_written_is_refused_before_any_mask_is_read(folders, tmp_path):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 from scipy.ndimage import distance_transform_edt
 
 from examples import examples
@@ -96,7 +96,7 @@ def test_what_is_predicted_at_ignored_pixels_changes_nothing(truth, predicted, e
 def test_two_empty_masks_have_no_overlap_and_no_distance():
     numbers = metrics.case_metrics(predicted=pixels(), truth=pixels())
     undefined = {name for name, value in numbers.items() if math.isnan(value)}
-    assert undefined == {"dice", "jaccard", "sensitivity", "hausdorff95", "surface_distance"}
+    assert undefined == {"dice", "jaccard", "sensitivity", "hausdorff95", "surface_distance", "surface_dice"}
     assert numbers["specificity"] == numbers["accuracy"] == 1
 
 
@@ -105,7 +105,7 @@ def test_one_empty_mask_has_dice_0_and_no_distance(swapped):
     pair = [pixels((2, 2)), pixels()]
     predicted, truth = reversed(pair) if swapped else pair
     numbers = metrics.case_metrics(predicted=predicted, truth=truth)
-    assert numbers["dice"] == numbers["jaccard"] == 0
+    assert numbers["dice"] == numbers["jaccard"] == numbers["surface_dice"] == 0
     assert math.isnan(numbers["hausdorff95"])
     assert math.isnan(numbers["surface_distance"])
     assert math.isnan(numbers["sensitivity"]) != swapped  # 0 where the truth has pixels, undefined where it has none
@@ -174,6 +174,58 @@ def test_distances_equal_monais_own_functions(predicted, truth):
     assert distances(predicted, truth, (2.0, 0.5)) == pytest.approx((hausdorff.item(), surface.item()), rel=1e-4)
 
 
+volumes = npst.arrays(np.uint8, (3, 5, 6), elements=st.integers(0, 1)).filter(np.any)
+
+
+@examples(25)
+@given(volumes, volumes, st.sampled_from([0.5, 1.0, 2.2, 5.0]))
+def test_numbers_of_volumes_equal_monais_in_mm(predicted, truth, tolerance):
+    spacing = (5.0, 0.5, 1.0)  # ten to one
+    pair = [torch.from_numpy(mask)[None, None] for mask in (predicted, truth)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        hausdorff = compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=list(spacing))
+        surface = compute_average_surface_distance(*pair, include_background=True, symmetric=True, spacing=list(spacing))
+        share = compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True, spacing=spacing, use_subvoxels=True)
+    numbers = metrics.case_metrics(predicted=predicted, truth=truth, spacing=spacing, tolerance=tolerance)
+    expected = [hausdorff.item(), surface.item(), share.item()]
+    assert [numbers[name] for name in (*DISTANCES, "surface_dice")] == pytest.approx(expected, rel=1e-4)
+
+
+@examples(25)
+@given(masks.filter(np.any), masks.filter(np.any), st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+def test_the_surface_dice_of_pictures_equals_monais(predicted, truth, tolerance):
+    pair = [torch.from_numpy(mask)[None, None] for mask in (predicted, truth)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*always_return_as_numpy", category=FutureWarning)
+        share = compute_surface_dice(*pair, class_thresholds=[tolerance], include_background=True, spacing=(2.0, 0.5), use_subvoxels=True)
+    numbers = metrics.case_metrics(predicted=predicted, truth=truth, spacing=(2.0, 0.5), tolerance=tolerance)
+    assert numbers["surface_dice"] == pytest.approx(share.item(), rel=1e-5)
+
+
+def test_the_surface_dice_counts_what_is_within_the_tolerance():
+    predicted, truth = (np.zeros((4, 12, 12), np.uint8) for _ in range(2))
+    truth[:, 2:8, 2:8] = 1
+    predicted[:, 2:8, 3:9] = 1
+    shares = [
+        metrics.case_metrics(predicted=predicted, truth=truth, spacing=(5.0, 1.0, np.float32(0.1).item()), tolerance=mm)["surface_dice"]
+        for mm in (0, 0.1)
+    ]
+    assert 0 < shares[0] < 1
+    assert shares[1] == 1  # though single precision makes .1 a little more
+
+
+def test_several_classes_are_measured_one_by_one_too():
+    truth = np.repeat(np.array([0, 1, 2, 2], np.uint8), 8).reshape(4, 8)
+    predicted = truth.copy()
+    predicted[2] = 1
+    numbers = metrics.case_metrics(predicted=predicted, truth=truth, classes=3)
+    assert (numbers["dice_1"], numbers["dice_2"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert numbers["hausdorff95"] == pytest.approx((numbers["hausdorff95_1"] + numbers["hausdorff95_2"]) / 2)
+    assert "accuracy_1" not in numbers
+    assert metrics.metric_of("surface_dice_2") is metrics.METRICS["surface_dice"]
+
+
 def test_a_boundary_anywhere_within_an_ignored_band_costs_nothing():
     truth, predicted = disk(24, 24, 10), disk(24, 24, 12)
     assert distances(predicted, truth)[1] > 1
@@ -215,7 +267,10 @@ def test_two_classes_are_measured_as_one_and_its_background(predicted, truth):
 @given(three_classes)
 def test_a_perfect_prediction_is_perfect_in_every_class(truth):
     numbers = metrics.case_metrics(predicted=truth, truth=truth, classes=3)
-    assert all(math.isnan(value) or value == (0 if name in DISTANCES else 1) for name, value in numbers.items())
+    assert all(
+        math.isnan(value) or value == (0 if name.removesuffix("_1").removesuffix("_2") in DISTANCES else 1)
+        for name, value in numbers.items()
+    )
     assert math.isnan(numbers["dice"]) == (not truth.any())
 
 

@@ -12,7 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from examples import examples
 from pixeltrust.data.images import read_image, read_labels, resize_image, resize_labels
-from pixeltrust.noise.kinds import KINDS, Kind, axes, find_kind, polygon
+from pixeltrust.noise.kinds import KINDS, VOLUME_KINDS, Kind, axes, find_kind, polygon
+from pixeltrust.noise.structures import LABEL_KINDS
 
 COMMANDS = Path(__file__).parents[1] / "docs/commands.md"
 ISIC = Path(__file__).parents[2] / "shared/data/isic2017"
@@ -276,7 +277,7 @@ def test_a_kind_unlike_all_names_them():
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_masks_and_strengths_out_of_range_are_refused(kind):
-    for mask in (np.full((4, 4), 255, dtype=np.uint8), np.zeros((4, 4)), np.zeros((1, 4, 4), dtype=np.uint8)):
+    for mask in (np.full((4, 4), 255, dtype=np.uint8), np.zeros((4, 4)), np.zeros((1, 1, 4, 4), dtype=np.uint8)):
         with pytest.raises(ValueError, match=r"0 and 1|image of the mask's size"):
             made(kind, mask)
     for strength in (-0.1, math.nan, math.inf):
@@ -302,7 +303,7 @@ def test_help_texts_name_only_what_exists():
 
 
 def test_the_table_of_the_docs_is_that_of_the_kinds():
-    described = {name: kind.help for name, kind in KINDS.items()} | {
+    described = {name: kind.help for name, kind in (KINDS | VOLUME_KINDS | LABEL_KINDS).items()} | {
         "polygon-N": polygon(3).help.replace("3", "N"),
         "axes-K": axes(2).help.replace("2", "K"),
     }

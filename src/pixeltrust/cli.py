@@ -15,7 +15,8 @@ import typer
 
 from pixeltrust import __version__
 from pixeltrust.config import read_config, require_run
-from pixeltrust.noise.kinds import kind_names, require_kind
+from pixeltrust.noise.kinds import kind_names
+from pixeltrust.noise.structures import LABEL_KINDS, require_noise
 from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def _existing(path: Path) -> Path:
 
 
 def _known_noise(name: str) -> str:
-    require_kind(name)
+    require_noise(name)
     return name
 
 
@@ -94,7 +95,9 @@ def _print(outcome: object) -> None:
 def _layout(
     images: Annotated[Path | None, typer.Option("--images", help="The folder of the images, if not DATA/images.")] = None,
     noisy: Annotated[Path | None, typer.Option("--noisy", help="The folder of the noisy masks, if not DATA/noisy.")] = None,
-    clean: Annotated[Path | None, typer.Option("--clean", help="The folder of the clean masks, if not DATA/clean.")] = None,
+    clean: Annotated[
+        Path | None, typer.Option("--clean", help="The folder of the clean masks, if not DATA/clean; of nnU-Net's data: a file of ids.")
+    ] = None,
     test: Annotated[Path | None, typer.Option("--test", help="The folder of the test masks, if not DATA/test.")] = None,
     mask_suffix: MaskSuffix = None,
     image_suffix: Annotated[
@@ -167,7 +170,10 @@ def fetch(
 def simulate(
     source: Annotated[Path, typer.Argument(help="A folder with images/, masks/ (the truth) and maybe split.csv.", callback=_existing)],
     out: Annotated[Path, typer.Argument(help="The data folder to make.")],
-    noise: Annotated[str, typer.Option("--noise", help=f"{kind_names()}.", callback=_known_noise)] = "triangle",
+    noise: Annotated[
+        str, typer.Option("--noise", help=f"{kind_names()}, {', '.join(LABEL_KINDS)} (of classes).", callback=_known_noise)
+    ] = "triangle",
+    classes: Classes = 1,
     clean: Annotated[int, typer.Option("--clean", help="Number of training cases that get their true mask.")] = 100,
     no_pairs: Annotated[bool, typer.Option("--no-pairs", help="Leave out the noisy masks of the clean cases.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the noise and of the choice of clean cases.")] = 0,
@@ -186,6 +192,7 @@ def simulate(
             source,
             out,
             noise=noise,
+            classes=classes,
             clean=clean,
             seed=seed,
             strength=strength,
@@ -198,14 +205,23 @@ def simulate(
 
 @app.command()
 @_with_layout
-def check(layout: "Layout", data: Data, classes: Classes = 1, ignore_label: IgnoreLabel = None, quiet: Quiet = False) -> None:
+def check(
+    layout: "Layout",
+    data: Data,
+    classes: Annotated[
+        int | None, typer.Option("--classes", min=1, max=254, help="1 (if not given): foreground and background; 2 or more: labels.")
+    ] = None,
+    ignore_label: IgnoreLabel = None,
+    headers: Annotated[bool, typer.Option("--headers", help="Read names and headers alone: thousands of volumes in seconds.")] = False,
+    quiet: Quiet = False,
+) -> None:
     """List every fault of a data folder, and what is there.
 
     Example: pixeltrust check lesions
     """
     from pixeltrust.data.cases import check
 
-    print(check(data, classes=classes, ignore_label=ignore_label, show_progress=not quiet, **layout))
+    print(check(data, classes=classes, ignore_label=ignore_label, headers=headers, show_progress=not quiet, **layout))
 
 
 @app.command()
@@ -302,6 +318,7 @@ def evaluate(
     classes: Classes = 1,
     ignore_label: IgnoreLabel = None,
     mask_suffix: MaskSuffix = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, in mm (or pixels, as the distances).")] = 1.0,
     quiet: Quiet = False,
 ) -> None:
     """Measure predicted masks against the truth: per case, and the means with intervals.
@@ -313,7 +330,14 @@ def evaluate(
     from pixeltrust.prediction.evaluate import evaluate
 
     evaluation = evaluate(
-        predicted, truth, classes=classes, ignore_label=ignore_label, mask_suffix=mask_suffix or (), out=out, show_progress=not quiet
+        predicted,
+        truth,
+        classes=classes,
+        ignore_label=ignore_label,
+        mask_suffix=mask_suffix or (),
+        tolerance=tolerance,
+        out=out,
+        show_progress=not quiet,
     )
     Console().print(evaluation.table())
     for note in evaluation.notes:

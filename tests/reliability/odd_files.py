@@ -311,7 +311,7 @@ NIFTI = tuple(
         ("without an orientation", nifti("a.nii", PLANE.T, None), SHOWN, ()),
         ("of four axes, two of them 1", nifti("a.nii", PLANE.T[..., None, None]), SHOWN, ()),
         ("floats with a slope", nifti("a.nii", FLOATS.T, LPS, (2, 1)), stretched(FLOATS), ()),
-        ("a volume", nifti("a.nii.gz", np.zeros((4, 5, 6), np.int16)), None, ("a volume of shape (4, 5, 6)",)),
+        ("a volume", nifti("a.nii.gz", np.zeros((4, 5, 6), np.int16)), None, ("a volume of 4 x 5 x 6 voxels",)),
         ("colours", nifti("a.nii", np.zeros((4, 5, 1), [("R", "u1"), ("G", "u1"), ("B", "u1")])), None, ("one real number per pixel",)),
         ("complex numbers", nifti("a.nii", np.zeros((4, 5), np.complex64)), None, ("one real number per pixel",)),
         ("floats, one not a number", nifti("a.nii", DOTTED.T), None, ("not finite",)),
@@ -332,7 +332,7 @@ NIFTI = tuple(
             None,
             ("decompression bomb",),
         ),
-        ("no axis", content("a.nii", nifti_bytes((), b"")), None, ("a volume of shape (0,)",)),
+        ("no axis", content("a.nii", nifti_bytes((), b"")), None, ("an array of shape (0,)",)),
         ("an axis below nothing", content("a.nii", nifti_bytes((-4, 5), bytes(160))), None, ("cannot be read",)),
     )
 )

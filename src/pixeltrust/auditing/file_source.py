@@ -15,8 +15,9 @@ from pixeltrust.auditing.scores import count_confusion
 from pixeltrust.auditing.seen import Arrays, SeenFolder
 from pixeltrust.auditing.source import Evidence
 from pixeltrust.config import Config
-from pixeltrust.data.cases import Case, CaseList, files_by_id
+from pixeltrust.data.cases import Case, CaseList
 from pixeltrust.data.images import resize_labels
+from pixeltrust.data.listings import files_by_id
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.data.probabilities import ProbabilityFiles, check_grid
 from pixeltrust.plumbing.errors import DataError, PixeltrustError

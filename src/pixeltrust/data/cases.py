@@ -9,22 +9,25 @@ Millions of cases are a few columns.
 
 import operator
 import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Unpack, get_args, overload
 
 import numpy as np
 import pandas as pd
 
+from pixeltrust.data import volumes
 from pixeltrust.data.checks import Findings, clean_warnings, compare_headers, compare_sides, drop_repeated_ids
-from pixeltrust.data.images import case_id, image_suffix, read_image
-from pixeltrust.data.layouts import Folders, Layout, layout_options, other_folders, propose_endings, propose_folders, without_ending
+from pixeltrust.data.images import SUFFIXES, case_id, read_values
+from pixeltrust.data.layouts import Folders, Layout, layout_options, other_folders, propose_endings, propose_folders
+from pixeltrust.data.listings import Listing, channel_files, files_by_id, join_channels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, role_faults
+from pixeltrust.data.nnunet import list_dataset, read_dataset
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.files import LONGEST_NAME
+from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.tables import read_table
 from pixeltrust.plumbing.text import CONTROL, count, some
@@ -42,6 +45,9 @@ _USE: dict[Role, str] = {
 }
 
 
+_Row = tuple[str, Path, Path, Role, str, Path | None, int]
+
+
 @dataclass(frozen=True)
 class Case:
     """One image with the mask it is trained on or measured by."""
@@ -54,6 +60,13 @@ class Case:
     """A patient, say: cases of one group are never on both sides of training and test."""
     given: Path | None = None
     """The noisy mask of a clean case, where it has one; the two are a pair."""
+    channels: int = 1
+    """Files of its image: `image` is <id>_0000, the others are <id>_0001 and so on."""
+
+    @property
+    def image_files(self) -> list[Path]:
+        """The files of its image, one for each channel."""
+        return channel_files(self.image, self.channels)
 
 
 class CaseList(Sequence[Case]):
@@ -63,7 +76,7 @@ class CaseList(Sequence[Case]):
 
     Args:
         table: columns id and group (texts; an empty group is none), image, mask and given (numbers in `files`; −1 is no given mask), role
-            (numbers in `ROLES`).
+            (numbers in `ROLES`), channels (files of the image).
         files: the path of every file, once.
         rows: those of the table; all where not given.
     """
@@ -76,12 +89,14 @@ class CaseList(Sequence[Case]):
     @classmethod
     def of(cls, cases: Iterable[Case]) -> "CaseList":
         """Make a list of cases."""
-        return cls.of_paths([(case.id, case.image, case.mask, case.role, case.group or "", case.given) for case in cases], Path())
+        rows = [(case.id, case.image, case.mask, case.role, case.group or "", case.given, case.channels) for case in cases]
+        return cls.of_paths(rows, Path())
 
     @classmethod
-    def of_paths(cls, rows: pd.DataFrame | list[tuple[str, Path, Path, Role, str, Path | None]], folder: Path) -> "CaseList":
-        """Make a list from rows of id, image, mask, role, group and given; paths count from the folder."""
-        texts = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=[*COLUMNS, "group", "given"], dtype=object)
+    def of_paths(cls, rows: "pd.DataFrame | list[_Row]", folder: Path) -> "CaseList":
+        """Make a list from rows of id, image, mask, role, group, given and channels; paths count from the folder."""
+        columns_of = [*COLUMNS, "group", "given", "channels"]
+        texts = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows, columns=columns_of, dtype=object)
         numbers: dict[str, int] = {}
 
         def number(paths: pd.Series) -> np.ndarray:
@@ -96,6 +111,7 @@ class CaseList(Sequence[Case]):
             "role": pd.Categorical(texts["role"], ROLES).codes,
             "group": texts["group"].astype(str),
             "given": number(texts["given"]),
+            "channels": texts["channels"].astype(np.int16),
         }
         return cls(pd.DataFrame(columns).reset_index(drop=True), np.array(list(numbers), object))
 
@@ -110,9 +126,9 @@ class CaseList(Sequence[Case]):
         if isinstance(places, slice | np.ndarray):
             return CaseList(self._table, self._files, self._rows[places])
         row = int(self._rows[places])
-        identity, image, mask, role, group, given = (column[row] for column in self._columns.values())
+        identity, image, mask, role, group, given, channels = (column[row] for column in self._columns.values())
         noisy = None if given < 0 else Path(self._files[given])
-        return Case(identity, Path(self._files[image]), Path(self._files[mask]), ROLES[role], group or None, noisy)
+        return Case(identity, Path(self._files[image]), Path(self._files[mask]), ROLES[role], group or None, noisy, int(channels))
 
     def __add__(self, other: "CaseList") -> "CaseList":
         if self._table is not other._table:
@@ -126,8 +142,8 @@ class CaseList(Sequence[Case]):
         """Return a column of texts, of these cases in their order."""
         return pd.Series(self._columns[name].take(self._rows))
 
-    def numbers(self, name: Literal["image", "mask", "role", "given"]) -> np.ndarray:
-        """Return a column of numbers, of these cases in their order: places in `files()` (−1: none), or in `ROLES`."""
+    def numbers(self, name: Literal["image", "mask", "role", "given", "channels"]) -> np.ndarray:
+        """Return a column of numbers, of these cases in their order: places in `files()` (−1: none) or in `ROLES`, or channels."""
         return self._columns[name].to_numpy()[self._rows]
 
     def has_role(self, role: Role) -> np.ndarray:
@@ -180,7 +196,7 @@ class Cases:
 
 
 def read_cases(data: Path, *, needed: Sequence[Role] = ("noisy", "clean"), show_progress: bool = True, **layout: Unpack[Layout]) -> Cases:
-    """Read the cases of a data folder or table, by names and image headers; no pixel is decoded.
+    """Read the cases of a data folder or table of pictures, by names and image headers; no pixel is decoded.
 
     Args:
         data: a data folder, or a `.csv` or `.parquet` table whose paths count from its own folder.
@@ -190,18 +206,29 @@ def read_cases(data: Path, *, needed: Sequence[Role] = ("noisy", "clean"), show_
 
     Raises:
         DataError: lists every fault: two files of one id, a mask without an image, a mask of another size, a test id that also
-            trains, a group on both sides, no case of a role that is needed, and so on.
+            trains, a group on both sides, no case of a role that is needed, and so on; or says that these are volumes.
     """
     cases, findings = _read(Path(data), needed, show_progress, layout)
+    if findings.volumes:
+        raise DataError(f"{data}: holds volumes: {volumes.NOT_YET}")
     findings.raise_faults(data)
     return cases
 
 
-def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show_progress: bool = True, **layout: Unpack[Layout]) -> Cases:
+def check(
+    data: Path,
+    *,
+    classes: int | None = None,
+    ignore_label: int | None = None,
+    headers: bool = False,
+    show_progress: bool = True,
+    **layout: Unpack[Layout],
+) -> Cases:
     """Decode every file of a data folder, and report all its faults in one go: also those that `read_cases` finds.
 
     Args:
-        classes, ignore_label: as in `Config`.
+        classes, ignore_label: as in `Config`; those of dataset.json in a dataset of nnU-Net, where not given.
+        headers: names and headers alone: thousands of volumes in seconds.
         show_progress: a progress bar on standard error.
         layout: as for `read_cases`.
 
@@ -209,28 +236,60 @@ def check(data: Path, *, classes: int = 1, ignore_label: int | None = None, show
         DataError: lists every fault.
     """
     cases, findings = _read(Path(data), ("noisy", "clean"), show_progress, layout)
-    meanings: dict[str, list[MaskMeaning]] = defaultdict(list)
-    empty: Counter[str] = Counter()
-    images = cases.cases.files(pd.unique(cases.cases.numbers("image")))
-    for image, picture in attempt_in_threads(read_image, images, text="decoding images", shown=show_progress):
-        if isinstance(picture, PixeltrustError) and image not in findings.faulty_files:
-            findings.faults.append(picture.fault)
-
-    def decode(case: Case) -> MaskMeaning:
-        return decode_labels(case.mask, classes=classes, ignore_label=ignore_label)[1]
-
-    for case, outcome in attempt_in_threads(decode, cases.cases.one_per_mask(), text="decoding masks", shown=show_progress):
-        if isinstance(outcome, PixeltrustError):
-            if case.mask not in findings.faulty_files:
-                findings.faults.append(outcome.fault)
-        else:
-            meanings[case.role].append(outcome)
-            empty[case.role] += not outcome.labelled
-    findings.faults += role_faults(meanings)
+    dataset = read_dataset(Path(data))
+    classes = classes or (dataset.classes if dataset else 1)
+    ignore_label = dataset.ignore_label if ignore_label is None and dataset else ignore_label
+    decoded = [] if headers else _decode(cases.cases, classes, ignore_label, findings, show_progress)
     findings.raise_faults(data)
-    without = [f"{count(number, f'{role} mask')} without foreground: allowed" for role, number in empty.items() if number]
-    few = clean_warnings(len(cases.of("clean")))
-    return Cases(cases.data, cases.cases, (*cases.notes, *without, *few))
+    notes = list(cases.notes)
+    if findings.volumes or classes > 1:
+        notes += _labels_note(decoded)
+    for role in ROLES:
+        if empty := sum(of == role and not meaning.labelled for of, meaning, _ in decoded):
+            notes.append(f"{count(empty, f'{role} mask')} without foreground: allowed")
+    if headers:
+        notes.append("names and headers alone: no pixel was read")
+    return Cases(cases.data, cases.cases, (*notes, *clean_warnings(len(cases.of("clean")))))
+
+
+def _decode(
+    cases: CaseList, classes: int, ignore_label: int | None, findings: Findings, show_progress: bool
+) -> list[tuple[Role, MaskMeaning, np.ndarray]]:
+    """Decode every image and mask; return the role of each mask, what its 255 means, and how many pixels have each label (256)."""
+    _, firsts = np.unique(cases.numbers("image"), return_index=True)
+    images = [file for case in cases[np.sort(firsts)] for file in case.image_files]
+    for image, error in attempt_in_threads(_try_image, images, text="decoding images", shown=show_progress):
+        if error is not None and image not in findings.faulty_files:
+            findings.faults.append(error.fault)
+
+    def decode(case: Case) -> tuple[Role, MaskMeaning, np.ndarray]:
+        labels, meaning = decode_labels(case.mask, classes=classes, ignore_label=ignore_label)
+        return case.role, meaning, np.bincount(labels.ravel(), minlength=256)
+
+    decoded = []
+    for case, outcome in attempt_in_threads(decode, cases.one_per_mask(), text="decoding masks", shown=show_progress):
+        if not isinstance(outcome, PixeltrustError):
+            decoded.append(outcome)
+        elif case.mask not in findings.faulty_files:
+            findings.faults.append(outcome.fault)
+    findings.faults += role_faults({role: [meaning for of, meaning, _ in decoded if of == role] for role in ROLES})
+    return decoded
+
+
+def _try_image(image: Path) -> None:
+    read_values(image)  # which is not kept: many are on their way at once
+
+
+def _labels_note(decoded: Sequence[tuple[Role, MaskMeaning, np.ndarray]]) -> list[str]:
+    """Say how many pixels have each label."""
+    counts = np.array([pixels for *_, pixels in decoded], np.int64).reshape(-1, 256)
+    total, masks = counts.sum(axis=0), (counts > 0).sum(axis=0)
+    share = total / max(total.sum(), 1)
+    each = [
+        f"{'ignored' if label == IGNORE else label} {total[label]:,} ({share[label]:.2%}, in {count(int(masks[label]), 'mask')})"
+        for label in np.flatnonzero(total).tolist()
+    ]
+    return [f"pixels of each label: {'; '.join(each)}"] if each else []
 
 
 def _read(data: Path, needed: Sequence[Role], show_progress: bool, layout: Layout) -> tuple[Cases, Findings]:
@@ -239,16 +298,19 @@ def _read(data: Path, needed: Sequence[Role], show_progress: bool, layout: Layou
     table = _find_table(data)
     if table and layout_options(layout):
         raise DataError(f"{table}: a table names its files itself; leave out {', '.join(layout_options(layout))}, which are for folders")
-    folders = Folders.of(data, layout)
-    listed = _pair_table(table, findings) if table else _pair_folder(data, folders, findings)
+    dataset = None if table else read_dataset(data)
+    folders = Folders.of(data, {} if dataset else layout)
+    listings = list_dataset(dataset, layout) if dataset else None
+    listed = _pair_table(table, findings) if table else _pair_folder(data, folders, findings, listings)
     distinct = drop_repeated_ids(listed, findings).by_id()
     compare_headers(distinct, findings, show_progress)
     compare_sides(distinct, findings)
     cases = Cases(data, distinct, tuple(findings.notes))
     for role in needed:
         if not cases.of(role) and role not in findings.unpaired_roles:
-            proposed = "" if table or folders.paths[role].is_dir() else propose_folders(data, folders, [role])
-            findings.faults.append(f"{table or folders.paths[role]}: no usable {role} mask; {_USE[role]}{proposed}")
+            proposed = "" if table or dataset or folders.paths[role].is_dir() else propose_folders(data, folders, [role])
+            where = table or (dataset.path_of(role) if dataset else folders.paths[role])
+            findings.faults.append(f"{where}: no usable {role} mask; {_USE[role]}{proposed}")
     return cases, findings
 
 
@@ -262,20 +324,26 @@ def _find_table(data: Path) -> Path | None:
     return next((data / name for name in TABLES if (data / name).is_file()), None)
 
 
-def _pair_folder(data: Path, folders: Folders, findings: Findings) -> CaseList:
+def _pair_folder(data: Path, folders: Folders, findings: Findings, listings: Mapping[str, Listing] | None = None) -> CaseList:
+    """Pair the files of the parts; `listings` are given where these are not folders of their own."""
     where = folders.paths
-    if not where["images"].is_dir():
+    if listings is None and not where["images"].is_dir():
         missing = [part for part, path in where.items() if not path.is_dir()]
         wanted = "it has no images/ (wanted: images/, noisy/, clean/ and perhaps test/)"
         raise DataError(f"{data}: not a data folder: {wanted}{propose_folders(data, folders, missing)}")
-    listings = {part: _list_files(part, folders, findings) for part in where}
+    suffixes = volumes.SUFFIXES if listings is None else SUFFIXES
+    listings = listings or {part: _list_files(part, folders) for part in where}
     images = listings["images"].files
-    rows: list[tuple[str, Path, Path, Role, str, Path | None]] = []
+    channels = join_channels(listings["images"], {identity for role in ROLES for identity in listings[role].files}, suffixes=suffixes)
+    for listing in listings.values():
+        findings.faults += listing.faults
+        findings.notes += listing.notes
+    rows: list[_Row] = []
     unpaired: dict[str, list[Path]] = defaultdict(list)
     for role in ROLES:
         for identity, mask in listings[role].files.items():
             if identity in images:
-                rows.append((identity, images[identity], mask, role, "", None))
+                rows.append((identity, images[identity], mask, role, "", None, channels.get(identity, 1)))
             else:
                 unpaired[identity].append(mask)
                 findings.unpaired_roles.add(role)
@@ -288,13 +356,13 @@ def _pair_folder(data: Path, folders: Folders, findings: Findings) -> CaseList:
         for ending in folders.endings[parts[0]]:
             if not any(name.endswith(ending) for name in names):
                 findings.faults.append(f"{data}: no {what}'s name ends in `{ending}`; leave it out, or mend it")
-    others = other_folders(data, folders)
+    others = [] if suffixes is SUFFIXES else other_folders(data, folders)
     if others:
         findings.notes.append(f"{data}: other folders with images, not looked into: {some(others)}")
     return CaseList.of_paths(rows, Path())
 
 
-def _report_unpaired(unpaired: dict[str, list[Path]], images: "Listing", findings: Findings) -> None:
+def _report_unpaired(unpaired: dict[str, list[Path]], images: Listing, findings: Findings) -> None:
     """Add a fault for every mask without an image; one for all that would have an image if the names were cut."""
     for proposal in propose_endings(unpaired, images.files):
         example = min(str(mask) for identity in proposal.masks for mask in unpaired[identity])
@@ -311,71 +379,10 @@ def _report_unpaired(unpaired: dict[str, list[Path]], images: "Listing", finding
         findings.faults += [Fault(f"{mask}: a mask without an image: {wrong}", kind=kind, repair=repair) for mask in masks]
 
 
-def _list_files(part: str, folders: Folders, findings: Findings) -> "Listing":
+def _list_files(part: str, folders: Folders) -> Listing:
     """List the files of a part by id; an absent folder has none."""
-    folder, endings = folders.paths[part], folders.endings[part]
-    if not folder.is_dir():
-        return Listing(folder, {}, [], [])
-    listing = files_by_id(folder, endings)
-    findings.faults += listing.faults
-    findings.notes += listing.notes
-    return listing
-
-
-@dataclass(frozen=True)
-class Listing:
-    """The image files of a folder by the id of their case, the first of each, with faults and notes."""
-
-    folder: Path
-    files: dict[str, Path]
-    faults: list[str]
-    notes: list[str]
-    others: list[Path] = field(default_factory=list)
-    """Entries that are not images by their names."""
-
-
-def files_by_id(folder: Path, endings: Sequence[str] = ()) -> Listing:
-    """List the image files of a folder: two of one id are a fault, other entries a note, hidden files nothing.
-
-    Args:
-        folder: its own folders are not searched.
-        endings: are taken off the ids that have one.
-
-    Raises:
-        DataError: the folder is missing, or cannot be read.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: not a folder" if folder.exists() else f"{folder}: there is no such folder")
-    try:
-        entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from None
-    by_id: dict[str, list[Path]] = defaultdict(list)
-    others = []
-    for path in entries:
-        if image_suffix(path) and not path.is_dir():  # so a link to nowhere is a fault, not an entry to leave out
-            by_id[without_ending(case_id(path), endings)].append(path)
-        else:
-            others.append(path)
-    faults: list[str] = [
-        Fault(
-            f"{folder}: {len(paths)} files of one id, {identity}: {', '.join(path.name for path in paths)}",
-            kind="ids of more than one file",
-            repair="keep one of them",
-        )
-        for identity, paths in by_id.items()
-        if len(paths) > 1
-    ]
-    for identity in [identity for identity in by_id if re.search(CONTROL, identity)]:
-        faults += [
-            Fault(f"{folder}: the name {path.name!r} has control characters", kind="names with control characters", repair="rename it")
-            for path in by_id.pop(identity)
-        ]
-    notes = []
-    if others:
-        named = some([path.name for path in others])
-        notes.append(f"{folder}: {count(len(others), 'entry', 'entries')} that are not images left out: {named}")
-    return Listing(folder, {identity: paths[0] for identity, paths in by_id.items()}, faults, notes, others)
+    folder = folders.paths[part]
+    return files_by_id(folder, folders.endings[part]) if folder.is_dir() else Listing(folder, {}, [], [])
 
 
 def _pair_table(table: Path, findings: Findings) -> CaseList:
@@ -385,7 +392,7 @@ def _pair_table(table: Path, findings: Findings) -> CaseList:
         raise DataError(
             f"{table}: no column {', '.join(missing)}; wanted: {', '.join(COLUMNS)}, and perhaps group; found: {list(rows.columns)}"
         )
-    rows = rows.reindex(columns=[*COLUMNS, "group"], fill_value="").assign(given=None)
+    rows = rows.reindex(columns=[*COLUMNS, "group"], fill_value="").assign(given=None, channels=1)
     slashed = rows["id"].isin([".", ".."]) | rows["id"].str.contains(r"[/\\]")
     empty = (rows["id"] == "") | (rows["image"] == "") | (rows["mask"] == "")
     control = rows["id"].str.contains(CONTROL) | rows["image"].str.contains(CONTROL) | rows["mask"].str.contains(CONTROL)

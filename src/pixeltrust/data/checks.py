@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.data.images import FIRST_SWAPPED, Header, read_header
+from pixeltrust.data.volumes import Grid, in_order
 from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.text import count, some
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FEW_CLEAN = 10  # clean masks; with fewer the method has too little to go by
 MIN_HELD_OUT = 10  # with fewer, the choice of the best weights is mostly luck
+_ONE_GRID = "resample it to that grid (labels by the nearest neighbour), or, where its voxels are right, give it that header"
 _REMOVE_ORIENTATION = "take the orientation out of the image (exiftool -Orientation= FILE)"
 
 
@@ -33,6 +35,8 @@ class Findings:
     notes: list[str] = field(default_factory=list)
     faulty_files: set[Path] = field(default_factory=set)
     """Files whose headers have a fault: their pixels are not reported as well."""
+    volumes: bool = False
+    """Whether there are any."""
     unpaired_roles: set[str] = field(default_factory=set)
     """Roles with masks that have no image, each of which is a fault."""
 
@@ -91,48 +95,112 @@ def _find_pairs(cases: "CaseList") -> tuple[np.ndarray, np.ndarray]:
 
 
 def compare_headers(cases: "CaseList", findings: Findings, show_progress: bool) -> None:
-    """Check that every mask agrees with its image in size and orientation."""
+    """Check that every mask agrees with its image in size, orientation and grid, and that all cases have as many axes."""
     cases = cases.one_per_mask()
     images, masks = cases.numbers("image"), cases.numbers("mask")
     numbers = pd.unique(np.stack([images, masks], axis=1).ravel())
-    sizes = np.full((numbers.max(initial=-1) + 1, 2), -1)  # stays −1 where a file cannot be read
-    stated = np.zeros(len(sizes), np.int8)  # 1 for a NIfTI file that states its orientation, −1 for one that does not
+    sizes = np.full((numbers.max(initial=-1) + 1, 3), -1)  # (0, H, W) of a picture; stays −1 where a file cannot be read
+    stated = np.zeros(len(sizes), np.int8)  # 1 for a file that states its orientation, −1 for a NIfTI file that does not
     turns = np.ones(len(sizes), np.int8)  # EXIF orientations
     two_colours = np.zeros(len(sizes), bool)
+    grids: dict[int, Grid] = {}  # of volumes
     headers = attempt_in_threads(read_header, cases.files(numbers), text="reading headers", shown=show_progress)
     for number, (path, header) in zip(numbers, headers, strict=True):
         if isinstance(header, Header):
-            sizes[number], turns[number], two_colours[number] = header.size, header.exif_orientation, header.two_colours
+            sizes[number] = (0,) * (3 - len(header.size)) + header.size
+            turns[number], two_colours[number] = header.exif_orientation, header.two_colours
             stated[number] = 0 if header.states_orientation is None else 1 if header.states_orientation else -1
+            if header.grid:
+                grids[number] = header.grid
         else:
             findings.faults.append(header.fault)
             findings.faulty_files.add(path)
     readable = sizes.min(axis=1) >= 0
     differ = readable[images] & readable[masks] & (sizes[images] != sizes[masks]).any(axis=1)
     for place in np.flatnonzero(differ).tolist():
-        case, (height, width), (mask_height, mask_width) = cases[place], sizes[images[place]], sizes[masks[place]]
+        case, size, mask_size = cases[place], sizes[images[place]], sizes[masks[place]]
         findings.faulty_files.add(case.mask)
-        wrong = f"{case.mask}: {mask_width}x{mask_height} pixels, its image {case.image} has {width}x{height}"
-        if (height, width) == (mask_width, mask_height) and turns[images[place]] >= FIRST_SWAPPED > turns[masks[place]]:
+        wrong = f"{case.mask}: {_extents(mask_size)}, its image {case.image} has {_extents(size, of=mask_size)}"
+        if (size[1:] == mask_size[:0:-1]).all() and turns[images[place]] >= FIRST_SWAPPED > turns[masks[place]]:
             kind = "masks in the orientation that their image had before EXIF turned it"
             repair = f"turn these masks as well, or {_REMOVE_ORIENTATION}"
         else:
             kind, repair = "masks of another size than their image", "save each at the size of its image, scaled without smoothing"
         findings.faults.append(Fault(wrong, kind=kind, repair=repair))
-    for place in np.flatnonzero(stated[images] * stated[masks] < 0).tolist():
+    one_stated = stated[images] * stated[masks] < 0
+    for place in np.flatnonzero(one_stated).tolist():
         case = cases[place]
         wrong = f"{case.mask}: only one of this file and its image {case.image} states its orientation"
         kind = "NIfTI masks and images of which only one states its orientation"
         findings.faults.append(Fault(wrong, kind=kind, repair="save both with one affine"))
+    for place in np.flatnonzero((cases.numbers("channels") > 1) & (sizes[images, 0] == 0)).tolist():
+        wrong = f"{cases[place].image}: a picture in {count(cases[place].channels, 'file')}, one for each channel"
+        findings.faults.append(Fault(wrong, kind="pictures in several files", repair="save each picture as one file"))
+    if grids:
+        _compare_grids(cases, grids, differ | one_stated, findings, show_progress)
     mixed = cases.texts("id")[(stated[images] != 0) != (stated[masks] != 0)].nunique()
     if mixed:
         cases_of = f"{count(mixed, 'case')} of a NIfTI file and one of another format"
         findings.notes.append(f"{cases_of}: do they have the same orientation? See docs/data.md")
-    _note_turned(cases, turns[images], turns[masks], sizes[images], differ, findings)
+    _note_turned(cases, turns[images], turns[masks], sizes[images, 1:], differ, findings)
     coloured = np.flatnonzero(two_colours[masks])
     if len(coloured):
         palettes = f"{count(len(coloured), 'mask')} with a palette of two colours (such as {cases[int(coloured[0])].mask})"
         findings.notes.append(f"{palettes}: the brighter colour is the foreground, whatever its index")
+
+
+def _extents(size: np.ndarray, of: np.ndarray | None = None) -> str:
+    """Return a size as people name it, without the noun where the other size has the same."""
+    unit = "voxels" if size[0] else "pixels"
+    return "x".join(str(extent) for extent in size[::-1] if extent) + (f" {unit}" if of is None or bool(of[0]) != bool(size[0]) else "")
+
+
+def _compare_grids(cases: "CaseList", grids: dict[int, Grid], differ: np.ndarray, findings: Findings, show_progress: bool) -> None:
+    """Check that the masks and channels of volumes lie on their image's grid, and that all cases are volumes; note their sizes."""
+    images, masks, channels = (cases.numbers(name) for name in ("image", "mask", "channels"))
+    findings.volumes = True
+    readable = [place for place, (image, mask) in enumerate(zip(images, masks, strict=True)) if image in grids and mask in grids]
+    for place in [place for place in readable if not differ[place]]:
+        case, off = cases[place], grids[masks[place]].difference(grids[images[place]])
+        if off:
+            findings.faulty_files.add(case.mask)
+            wrong, kind = f"{case.mask}: not on the grid of its image {case.image}: {off}", "masks that are not on the grid of their image"
+            findings.faults.append(Fault(wrong, kind=kind, repair=_ONE_GRID))
+    if pictures := [place for place, image in enumerate(images) if image not in grids and cases[place].image not in findings.faulty_files]:
+        volume, picture = cases[int(np.flatnonzero(np.isin(images, list(grids)))[0])] if readable else cases[0], cases[pictures[0]]
+        wrong = f"pictures and volumes together: {volume.image} is a volume, {picture.image} a picture"
+        findings.faults.append(Fault(wrong, repair="put them in folders of their own"))
+    usual = int(np.median(channels))
+    for place in np.flatnonzero(channels != usual).tolist():
+        wrong = f"{cases[place].image}: {count(int(channels[place]), 'channel')}, where most cases have {usual}"
+        findings.faults.append(Fault(wrong, kind="images with another number of channels"))
+    _, firsts = np.unique(images, return_index=True)
+    further = [(int(images[place]), file) for place in firsts[channels[firsts] > 1].tolist() for file in cases[place].image_files[1:]]
+    headers = attempt_in_threads(lambda each: read_header(each[1]), further, text="reading headers", shown=show_progress)
+    for (number, file), header in headers:
+        if not isinstance(header, Header):
+            findings.faults.append(header.fault)
+            findings.faulty_files.add(file)
+        elif number in grids and (off := _apart(header.grid, grids[number])):
+            wrong, kind = f"{file}: not on the grid of its first channel: {off}", "channels that are not on the grid of the first"
+            findings.faults.append(Fault(wrong, kind=kind, repair=_ONE_GRID))
+    of_images = [grids[number] for number in np.unique(images).tolist() if number in grids]
+    sizes, spacings = _range([grid.shape for grid in of_images], "voxels"), _range([grid.spacing for grid in of_images], "mm")
+    several = f", {usual} channels" if usual > 1 else ""
+    findings.notes.append(f"{count(len(of_images), 'volume')}{several}: {sizes}, spacing {spacings}")
+
+
+def _apart(grid: Grid | None, other: Grid) -> str:
+    if grid is None or grid.shape != other.shape:
+        return f"{in_order(grid.shape) if grid else 'a plane'}, not {in_order(other.shape)} voxels"
+    return grid.difference(other)
+
+
+def _range(extents: list[tuple[float, ...]], unit: str) -> str:
+    """Return the median of extents along (D, H, W), and their range where they differ."""
+    kind = type(extents[0][0])
+    low, median, high = (in_order([kind(value) for value in values]) for values in np.percentile(extents, (0, 50, 100), axis=0))
+    return f"{median} {unit} in all" if low == high else f"{median} {unit} in the median ({low} to {high})"
 
 
 def _note_turned(

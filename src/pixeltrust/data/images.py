@@ -1,18 +1,22 @@
-"""Image and mask files: the only module that knows formats of pictures (and `nifti` those of planes).
+"""Image and mask files: the only module that knows formats of pictures (and `nifti` those of planes, `volumes` those of volumes).
 
-image   uint8 (H, W, C), C = 1 or 3
-labels  uint8 (H, W): the values as the file has them
-size    (height, width) in pixels, after the EXIF orientation is applied
+A file is a picture or a volume, which its header says: `read_header(path).grid` is there or not. What reads any file takes both.
+
+image   uint8 (H, W, C), C = 1 or 3: of pictures alone
+values  what is in an image file: as `image`, or float32 (D, H, W) of a volume
+labels  uint8 (H, W) or (D, H, W): the values as the file has them
+size    (height, width) in pixels, after the EXIF orientation is applied, or (D, H, W) in voxels
 """
 
 import io
+import math
 import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
-from itertools import count
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from itertools import count as count_from
 from pathlib import Path
 from threading import Lock
 from typing import Any, NamedTuple
@@ -22,11 +26,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from pixeltrust.data import volumes
 from pixeltrust.data.nifti import Plane
+from pixeltrust.data.volumes import Grid, Volume
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.files import write_atomically
+from pixeltrust.plumbing.text import count
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".nii.gz", ".nii")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif", *volumes.SUFFIXES)
 STRETCH_PERCENTILES = (0.5, 99.5)  # the range of a 16-bit or float image that becomes 0 … 255
 FIRST_SWAPPED = 5  # from this EXIF orientation on width and height change places
 MAX_PIXELS = 300_000_000  # beyond this a file is taken for a decompression bomb
@@ -63,24 +70,33 @@ def case_id(path: Path) -> str:
 
 
 def read_size(path: Path) -> tuple[int, int]:
-    """Read (height, width) from the header alone, as `read_image` and `read_labels` will return it.
+    """Read (height, width) of a picture from the header alone, as `read_image` and `read_labels` will return it.
 
     Raises:
-        DataError: the file is missing or is not an image.
+        DataError: the file is missing, is not an image, or is a volume.
     """
-    return read_header(path).size
+    header = read_header(path)
+    if header.grid:
+        raise _volume_refusal(path, header.grid)
+    height, width = header.size
+    return height, width
 
 
 class Header(NamedTuple):
     """What is known of a file before its pixels are decoded."""
 
-    size: tuple[int, int]
+    size: tuple[int, ...]
     states_orientation: bool | None = None
-    """Whether a NIfTI file states where right, front and up are (see `nifti.Plane`); None for other formats, which never do."""
+    """Whether a NIfTI file states where right, front and up are (see `nifti.Plane`), as volumes in other formats do; None for pictures in
+    other formats, which never do."""
     exif_orientation: int = 1
     """2 … 8 where the picture is turned or mirrored when it is read."""
     two_colours: bool = False
     """Whether its palette has two colours, so that as a mask it counts by colour (see `read_labels`)."""
+    spacing_mm: tuple[float, ...] | None = None
+    """The distance between pixel centres along each axis of the size in mm, where the file has it (NIfTI, volumes)."""
+    grid: Grid | None = None
+    """Where the voxels are; of a volume alone."""
 
     @property
     def swaps_sides(self) -> bool:
@@ -89,15 +105,18 @@ class Header(NamedTuple):
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of an image or mask file.
+    """Read the header of an image or mask file, or of a folder with a DICOM series.
 
     Raises:
         DataError: as `read_size`.
     """
-    with readable(path):
-        if _is_nifti(path):
-            plane = _plane(path)
-            return Header(plane.size, plane.states_orientation)
+    with readable(path, or_series=True):
+        if _is_medical(path):
+            medical = _open_medical(path)
+            if isinstance(medical, Plane):
+                return Header(medical.size, medical.states_orientation, spacing_mm=medical.spacing_mm)
+            grid = medical.grid
+            return Header(grid.shape, medical.states_orientation, spacing_mm=grid.spacing, grid=grid)
         with _opened(path) as opened:
             width, height = opened.size
             orientation = _orientation(opened, path)
@@ -105,6 +124,22 @@ def read_header(path: Path) -> Header:
             turns = orientation >= FIRST_SWAPPED and opened.format != "TIFF"
             two_colours = opened.mode in ("P", "PA") and _brighter_of_two(_palette(opened)) is not None
             return Header((width, height) if turns else (height, width), None, orientation, two_colours)
+
+
+def refuse_volumes(paths: Iterable[Path]) -> None:
+    """Raise if one of the files is a volume; only files that may be one by their names are looked into.
+
+    Raises:
+        DataError: names the first one.
+    """
+    for path in paths:
+        if image_suffix(path) in volumes.SUFFIXES:
+            with suppress(DataError):  # a broken file is told by what reads it
+                if grid := read_header(path).grid:
+                    break
+    else:
+        return
+    raise _volume_refusal(path, grid)
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
@@ -119,10 +154,10 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
         channels: 1 (grey) or 3 (RGB).
 
     Raises:
-        DataError: the file is missing, broken, not an image, or holds several.
+        DataError: the file is missing, broken, not an image, a volume, or holds several.
     """
     with readable(path):
-        if _is_nifti(path):
+        if _is_medical(path):
             return np.repeat(_stretch(_plane(path).values(), path)[..., None], channels, axis=-1)
         with _opened(path) as opened:
             picture = ImageOps.exif_transpose(opened)
@@ -131,6 +166,25 @@ def read_image(path: Path, channels: int = 3) -> np.ndarray:
                 return np.repeat(_stretch(np.asarray(picture), path)[..., None], channels, axis=-1)
             pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def read_values(path: Path) -> np.ndarray:
+    """Read what is in an image file: as `read_image` a picture, float32 (D, H, W) a volume (also a folder with a DICOM series).
+
+    Raises:
+        DataError: as `read_image`; or a voxel's value is not finite.
+    """
+    with readable(path, or_series=True):
+        if not _is_medical(path) or isinstance(medical := _open_medical(path), Plane):
+            return read_image(path)
+        with _one_at_a_time(medical.grid.shape):
+            values = _real(medical.values(), path).astype(np.float32, copy=False)
+            if not_finite := sum(int(np.count_nonzero(~np.isfinite(plane))) for plane in values):
+                kind = "volumes with voxels that are not finite"
+                raise _refusal(
+                    path, f"holds {count(not_finite, 'voxel')} whose value is not finite", kind=kind, repair="set them to a number"
+                )
+    return values
 
 
 def read_thumbnail(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -148,7 +202,7 @@ def read_thumbnail(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_labels(path: Path) -> np.ndarray:
-    """Read a mask file's own values as uint8 (H, W).
+    """Read a mask file's own values as uint8 (H, W), or (D, H, W) of a volume.
 
     Palette files give their indices, but those of two colours 1 where the brighter one is (which index it has differs by program: the
     first colour is white in what GIMP, ImageMagick and writers of 1-bit BMP make). Files of 1, 2 or 4 bits give their samples, colour
@@ -159,18 +213,21 @@ def read_labels(path: Path) -> np.ndarray:
             number of 0 … 255.
     """
     with readable(path):
-        values = _plane(path).values() if _is_nifti(path) else _picture_values(path)
-        if values.ndim == 3:
+        medical = _open_medical(path) if _is_medical(path) else None
+        values = _picture_values(path) if medical is None else medical.values()
+        if isinstance(medical, Volume):
+            _real(values, path)
+        elif values.ndim == 3:
             if (values != values[..., :1]).any():
                 wrong, kind = "a colour picture, not a mask: its channels differ", "colour pictures in the place of masks"
                 raise _refusal(path, wrong, kind=kind, repair="save it as grey, one value per class")
             values = values[..., 0]
-        if values.dtype != bool:
-            invalid = values[~((values >= 0) & (values <= 255) & (values == np.floor(values)))]
+        for part in values if values.dtype not in (bool, np.uint8) else ():
+            invalid = part[~((part >= 0) & (part <= 255) & (part == np.floor(part)))]
             if invalid.size:
                 wrong = f"a mask holds whole numbers from 0 to 255, this one has {invalid[0]}"
                 raise _refusal(path, wrong, kind="masks with other values than whole numbers from 0 to 255")
-    return values.astype(np.uint8)
+    return values.astype(np.uint8, copy=False)
 
 
 def _picture_values(path: Path) -> np.ndarray:
@@ -189,14 +246,6 @@ def _picture_values(path: Path) -> np.ndarray:
         return values == brighter if brighter is not None and values.max(initial=0) <= 1 else values
 
 
-def read_spacing_mm(path: Path) -> tuple[float, float] | None:
-    """Read the (row, column) distance between pixel centres in mm where the file has it (NIfTI), else None."""
-    if not _is_nifti(path):
-        return None
-    with readable(path):
-        return _plane(path).spacing_mm
-
-
 def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None = None) -> None:
     """Write uint8 (H, W) or (H, W, 3) as PNG, whole or not at all; `text` goes into the file beside the pixels, by its keys."""
     texts = PngInfo()
@@ -204,6 +253,20 @@ def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None 
         texts.add_text(key, value)
     with write_atomically(path) as unfinished:
         Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=texts)
+
+
+def write_labels(path: Path, labels: np.ndarray, *, like: Path) -> None:
+    """Write uint8 labels, whole or not at all: a picture as PNG, a volume with the geometry of `like` (see `mask_name`)."""
+    if labels.ndim == 2:
+        write_png(path, labels)
+    else:
+        volumes.write_volume(path, labels, like=like)
+
+
+def mask_name(identity: str, like: Path) -> str:
+    """Return the name of the file in which `write_labels` puts a mask: that of a volume keeps its ending, and PNG is that of pictures."""
+    suffix = (image_suffix(like) if read_header(like).grid else None) or ".png"
+    return f"{identity}{suffix}"
 
 
 class Grey(NamedTuple):
@@ -239,7 +302,7 @@ def media_type(path: Path) -> str | None:
     Raises:
         DataError: the file is missing, broken, or not an image.
     """
-    if _is_nifti(path):
+    if _is_medical(path):
         return None
     with readable(path), _opened(path) as opened:
         is_upright = _orientation(opened, path) == 1
@@ -323,10 +386,10 @@ def _filter(by_area: bool) -> Image.Resampling:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[None]:
-    """Turn whatever the reader of a file raises in the block into a DataError that names it."""
+def readable(path: Path, *, or_series: bool = False) -> Iterator[None]:
+    """Turn whatever the reader of a file (or, if so said, of a series of files in a folder) raises in the block into a DataError."""
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block
+        if not stat.S_ISREG(path.stat().st_mode) and not (or_series and path.is_dir()):  # opening a pipe would block
             raise DataError(f"{path}: {'a folder' if path.is_dir() else 'a pipe or device'}, not a file")
         yield
     except PixeltrustError:
@@ -361,8 +424,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     with path.open("rb") as file, Image.open(file, formats=_FORMATS) as opened:
         _refuse_several(opened, path)
         _refuse_misread_bmp(opened, path)
-        with _LARGE_ONE if opened.width * opened.height > _LARGE else nullcontext():
+        with _one_at_a_time(opened.size):
             yield opened
+
+
+def _one_at_a_time(size: tuple[int, ...]) -> AbstractContextManager[object]:
+    return _LARGE_ONE if math.prod(size) > _LARGE else nullcontext()
 
 
 def _refuse_several(opened: Any, path: Path) -> None:
@@ -371,7 +438,7 @@ def _refuse_several(opened: Any, path: Path) -> None:
         return
     if opened.format == "TIFF":
         with suppress(EOFError):
-            for page in count(1):
+            for page in count_from(1):
                 opened.seek(page)
                 if not opened.tag_v2.get(_SUBFILE_TYPE, 0) & _REDUCED:
                     raise _refusal(path, "holds several pages", kind="files of several pages", repair=_SAVE_ONE)
@@ -406,11 +473,32 @@ def _coding(opened: Any) -> str:
     return first if isinstance(first, str) else ""
 
 
-def _plane(path: Path) -> Plane:
+def _open_medical(path: Path) -> Plane | Volume:
+    """Read the header of a file that `_is_medical`: a NIfTI file of one plane is a picture."""
+    if volume := volumes.open_volume(path):
+        return volume
     plane = Plane(path)
-    if plane.size[0] * plane.size[1] > MAX_PIXELS:
+    if math.prod(plane.size) > MAX_PIXELS:
         raise _too_large(path)
     return plane
+
+
+def _plane(path: Path) -> Plane:
+    medical = _open_medical(path)
+    if isinstance(medical, Volume):
+        raise _volume_refusal(path, medical.grid)
+    return medical
+
+
+def _volume_refusal(path: Path, grid: Grid) -> DataError:
+    size = volumes.in_order(grid.shape)
+    return _refusal(path, f"a volume of {size} voxels where a picture is read", kind="volumes", repair=volumes.NOT_YET)
+
+
+def _real(values: np.ndarray, path: Path) -> np.ndarray:
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{path}: holds values of the type {values.dtype}; one real number per voxel is what can be read")
+    return values
 
 
 def _too_large(path: Path) -> DataError:
@@ -476,5 +564,5 @@ def _stretch(values: np.ndarray, path: Path) -> np.ndarray:
     return grey
 
 
-def _is_nifti(path: Path) -> bool:
-    return image_suffix(path) in (".nii", ".nii.gz")
+def _is_medical(path: Path) -> bool:
+    return image_suffix(path) in volumes.SUFFIXES or path.is_dir()

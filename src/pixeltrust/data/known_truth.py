@@ -1,17 +1,20 @@
 """A source: a folder of images whose true masks are known, for simulation and benchmarks.
 
-    SOURCE/  images/<id>.*  masks/<id>.* (each 0 and at most one other value)  split.csv (id, split; may be absent)
+    SOURCE/  images/<id>.*  masks/<id>.*  split.csv (id, split; may be absent)
+
+A mask has 0 and at most one other value, or the labels of several classes. All cases are pictures, or all are volumes.
 
 Cases whose split is `train` are for training, those of every other split for tests; without split.csv all are for training.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from pixeltrust.data.cases import files_by_id
-from pixeltrust.data.images import read_size
+from pixeltrust.data.images import read_header, refuse_volumes
 from pixeltrust.data.layouts import find_best_ending
-from pixeltrust.data.masks import read_binary
+from pixeltrust.data.listings import Listing, channel_files, files_by_id, join_channels
+from pixeltrust.data.masks import decode_labels
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.progress import attempt_in_threads, faults_of
 from pixeltrust.plumbing.tables import read_table
@@ -26,16 +29,27 @@ class SourceCase:
     image: Path
     mask: Path
     trains: bool
+    image_files: tuple[Path, ...] = ()
+    """One for each channel."""
+    spacing: tuple[float, ...] | None = None
+    """Of a volume, along (D, H, W) in mm."""
 
 
-def read_source(source: Path, *, show_progress: bool = True) -> list[SourceCase]:
+def read_source(source: Path, *, classes: int = 1, volumes: bool = False, show_progress: bool = True) -> list[SourceCase]:
     """Read every case of the source, in the order of the ids; decode every mask and read every image's header.
 
+    Args:
+        classes: as in `Config`.
+        volumes: whether volumes can be used.
+
     Raises:
-        DataError: lists every fault.
+        DataError: lists every fault, or says that these are volumes.
     """
     faults: list[str] = []
-    images, masks = (_list_files(source / part, faults) for part in ("images", "masks"))
+    listed, masked = (_list_files(source / part) for part in ("images", "masks"))
+    channels = join_channels(listed, masked.files)
+    faults += [*listed.faults, *masked.faults]
+    images, masks = listed.files, masked.files
     splits = _read_splits(source / "split.csv", faults)
     endings = (find_best_ending(masks.keys() - images.keys(), images), find_best_ending(images.keys() - masks.keys(), masks))
     for ending in [ending for ending, matched in endings if len(matched) > 1]:
@@ -47,23 +61,40 @@ def read_source(source: Path, *, show_progress: bool = True) -> list[SourceCase]
     if splits is not None:
         faults += [f"{source / 'split.csv'}: {id_} has no files" for id_ in splits if id_ not in images.keys() | masks.keys()]
         faults += [f"{images[id_]}: has no row in {source / 'split.csv'}" for id_ in paired if id_ not in splits]
-    cases = [SourceCase(id_, images[id_], masks[id_], splits is None or splits.get(id_) == "train") for id_ in paired]
-    for _, outcome in attempt_in_threads(_check_files, cases, text="checking", shown=show_progress):
-        faults += faults_of(outcome) if isinstance(outcome, PixeltrustError) else []
+    cases = [
+        SourceCase(
+            id_,
+            images[id_],
+            masks[id_],
+            splits is None or splits.get(id_) == "train",
+            tuple(channel_files(images[id_], channels.get(id_, 1))),
+        )
+        for id_ in paired
+    ]
+    if not volumes:
+        refuse_volumes(case.mask for case in cases)
+    checked = attempt_in_threads(partial(_check_files, classes=classes), cases, text="checking", shown=show_progress)
+    spacings: list[tuple[float, ...] | None] = []
+    for _, outcome in checked:
+        if isinstance(outcome, PixeltrustError):
+            faults += faults_of(outcome)
+        else:
+            spacings.append(outcome)
+    if not faults and None in spacings and any(spacings):
+        volume, picture = (cases[[bool(spacing) for spacing in spacings].index(wanted)].mask for wanted in (True, False))
+        faults.append(f"pictures and volumes together: {volume} is a volume, {picture} a picture; put them in sources of their own")
     if faults:
         raise DataError(f"{source}: {count(len(faults), 'fault')}", faults)
     if not cases:
         raise DataError(f"{source}: has no images in images/ with masks in masks/")
-    return cases
+    return [replace(case, spacing=spacing) for case, spacing in zip(cases, spacings, strict=True)]
 
 
-def _list_files(folder: Path, faults: list[str]) -> dict[str, Path]:
+def _list_files(folder: Path) -> Listing:
     try:
-        listing = files_by_id(folder)
+        return files_by_id(folder)
     except DataError as error:
         raise DataError(f"{error}; a source has images/ and masks/") from None
-    faults += listing.faults
-    return listing.files
 
 
 def _read_splits(path: Path, faults: list[str]) -> dict[str, str] | None:
@@ -83,15 +114,22 @@ def _read_splits(path: Path, faults: list[str]) -> dict[str, str] | None:
     return splits
 
 
-def _check_files(case: SourceCase) -> None:
+def _check_files(case: SourceCase, *, classes: int) -> tuple[float, ...] | None:
+    """Check the files of a case, and return the spacing of a volume."""
     faults: list[Fault] = []
-    size, mask_size = read_size(case.image), read_size(case.mask)
-    if mask_size != size:
-        wrong = f"{case.mask}: of size {mask_size}, its image of size {size}"
-        faults.append(Fault(wrong, kind="masks of another size than their image"))
+    mask = read_header(case.mask)
+    for image in case.image_files:
+        header = read_header(image)
+        if mask.size != header.size:
+            wrong = f"{case.mask}: of size {mask.size}, its image of size {header.size}"
+            faults.append(Fault(wrong, kind="masks of another size than their image"))
+        elif mask.grid and header.grid and (off := mask.grid.difference(header.grid)):
+            wrong = f"{case.mask}: not on the grid of its image {image}: {off}"
+            faults.append(Fault(wrong, kind="masks that are not on the grid of their image"))
     try:
-        read_binary(case.mask)
+        decode_labels(case.mask, classes=classes, ignore_label=None, may_ignore=False)
     except DataError as error:
         faults.append(error.fault)
     if faults:
         raise DataError(f"{case.id}: cannot be used", faults)
+    return mask.grid.spacing if mask.grid else None

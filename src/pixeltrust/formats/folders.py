@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from pixeltrust.auditing.folder import FORMAT, read_audit_cases, read_audit_record
-from pixeltrust.data.cases import files_by_id
-from pixeltrust.data.images import case_id, image_suffix, read_labels, write_png
+from pixeltrust.data.images import case_id, image_suffix, read_labels, refuse_volumes, write_png
+from pixeltrust.data.listings import files_by_id
 from pixeltrust.formats.annotations import AnnotatedMask, MaskFile, MaskFolder
 from pixeltrust.formats.format import Encoded, Format, Output, Source
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
@@ -26,6 +26,7 @@ def read_masks(source: Source) -> MaskFolder:
         parts = [part for part in ("clean", "noisy", "test", "masks", "mended") if (folder / part).is_dir()]
         inside = f"; is it {folder / parts[0]} that you mean?" if parts else ""
         raise DataError(f"{folder}: no mask in it{inside}")
+    refuse_volumes(listing.files.values())
     files = [MaskFile(identity, path) for identity, path in sorted(listing.files.items())]
     return MaskFolder(files, source.classes or 1, source.ignore_label, False, listing.faults, listing.notes)
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pixeltrust.data.cases import files_by_id
 from pixeltrust.data.images import read_header, read_size
+from pixeltrust.data.listings import files_by_id
 from pixeltrust.data.masks import MaskMeaning
 from pixeltrust.formats.annotations import IGNORED, AnnotatedMask, Annotations, MaskFile, MaskFolder, Picture, Size, Tally, draw, notes_from
 from pixeltrust.formats.folders import image_name

@@ -17,16 +17,18 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pixeltrust.data.images import read_image, write_png
+from pixeltrust.data.images import mask_name, read_values, write_labels
 from pixeltrust.data.known_truth import SourceCase, read_source
-from pixeltrust.data.masks import read_binary
+from pixeltrust.data.masks import decode_labels
 from pixeltrust.metrics import mean_of_defined
-from pixeltrust.noise.kinds import Noise, require_kind
+from pixeltrust.noise.kinds import KINDS, VOLUME_KINDS, Kind, Noise
+from pixeltrust.noise.structures import LABEL_KINDS, LabelKind, draw_labels, require_noise
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free, write_file
 from pixeltrust.plumbing.progress import map_in_threads
@@ -93,6 +95,7 @@ def simulate(
     out: Path,
     *,
     noise: str | Noise = "triangle",
+    classes: int = 1,
     clean: int = 100,
     seed: int = 0,
     strength: float | None = None,
@@ -103,11 +106,14 @@ def simulate(
     """Write a data folder with simulated noise, whole or not at all.
 
     Args:
-        source: folder with images/, masks/ (each 0 and at most one other value) and maybe split.csv (id, split).
+        source: folder with images/, masks/ and maybe split.csv (id, split); of pictures, or of volumes.
         out: a folder that does not exist or is empty, outside `source`. Images are hard links where the disk allows
-            it, masks PNG files of 0 and 255.
-        noise: a kind by its name (see `pixeltrust.noise.kinds.KINDS`), or a function (mask, generator, strength, image) ->
-            mask, called from several threads; mask is uint8 0/1 (H, W), image uint8 (H, W, 3).
+            it; masks are PNG files of 0 and 255 (labels, where there are several classes), or volumes of labels with the geometry of
+            their truth to the bit, in its format.
+        noise: a kind by its name (see `pixeltrust.noise.kinds.KINDS`, `VOLUME_KINDS` and `structures.LABEL_KINDS`), or a function
+            (mask, generator, strength, image) -> mask, called from several threads; mask is uint8 0/1 (H, W) and image uint8 (H, W, 3),
+            of a volume uint8 0/1 (D, H, W) and float32 (D, H, W), the first channel.
+        classes: 1: a mask has 0 and at most one other value; 2 or more: labels 0 … classes − 1. Each class gets the noise.
         clean: the number of training cases that get their true mask, from 0.
         seed: decides the noise and, separately, which cases are clean.
         strength: of the noise, from 0; 1 where neither it nor `target_dice` is given.
@@ -122,14 +128,19 @@ def simulate(
         RunError: `out` cannot be used or written.
     """
     function, name = _find_noise(noise)
-    _check_settings(clean, seed, strength, target_dice)
+    _check_settings(classes, clean, seed, strength, target_dice)
+    if isinstance(function, LabelKind) and classes < 3:
+        raise ConfigError(f"noise: {name} ({function.help}) needs classes = 3 or more (--classes 3)")
     source, out = Path(source), Path(out)
     if out.resolve().is_relative_to(source.resolve()):
         raise RunError(f"{out}: is inside the source {source}, which is not changed; choose a folder outside it")
     require_free(out)
-    cases = read_source(source, show_progress=show_progress)
+    cases = read_source(source, classes=classes, volumes=True, show_progress=show_progress)
+    _check_suits(function, name, is_volume=cases[0].spacing is not None)
     noisy_cases, clean_cases, test_cases = split_roles(cases, clean=clean, seed=seed, source=source)
-    draw = _Draw(function, seed, needs_image=getattr(function, "needs_image", True))
+    is_known = isinstance(function, Kind | LabelKind)
+    needs_image = not is_known or (getattr(function, "needs_image", False) and not cases[0].spacing)
+    draw = _Draw(function, seed, classes, needs_image=needs_image)
     with fill_folder_atomically(out) as folder:
         if target_dice is None:
             strength = 1.0 if strength is None else strength
@@ -137,22 +148,31 @@ def simulate(
         else:
             strength, rows = _write_at_target(noisy_cases, draw, target_dice, name, folder, show_progress)
         of_pairs = _write_noisy(clean_cases if pairs else [], draw, strength, folder, show_progress)
-        _write_true(clean_cases, folder / "clean", show_progress)
-        _write_true(test_cases, folder / "test", show_progress)
+        _write_true(clean_cases, draw, folder / "clean", show_progress)
+        _write_true(test_cases, draw, folder / "test", show_progress)
         _link_images(cases, folder / "images", show_progress)
         summary = _summary(rows, out, name, strength, seed, {"clean": len(clean_cases), "test": len(test_cases), "pairs": len(of_pairs)})
         _write_record(folder, rows, of_pairs, summary, source, target_dice)
     return summary
 
 
-def _find_noise(noise: str | Noise) -> tuple[Noise, str]:
+def _find_noise(noise: str | Noise) -> tuple[Noise | LabelKind, str]:
     if callable(noise):
         inner = getattr(noise, "func", noise)
         return noise, f"{inner.__module__}.{getattr(inner, '__qualname__', type(inner).__qualname__)}"
-    return require_kind(noise), noise
+    return require_noise(noise), noise
 
 
-def _check_settings(clean: int, seed: int, strength: float | None, target_dice: float | None) -> None:
+def _check_suits(noise: Noise | LabelKind, name: str, *, is_volume: bool) -> None:
+    if isinstance(noise, Kind) and not noise.suits(3 if is_volume else 2):
+        here, known = ("volumes", KINDS | VOLUME_KINDS) if is_volume else ("pictures", KINDS)
+        others = ", ".join([*(other for other, kind in known.items() if kind.suits(3 if is_volume else 2)), *LABEL_KINDS])
+        raise ConfigError(f"noise: {name} ({noise.help}) makes no sense for {here}; there are {others}")
+
+
+def _check_settings(classes: int, clean: int, seed: int, strength: float | None, target_dice: float | None) -> None:
+    if not 1 <= classes < 255:
+        raise ConfigError(f"classes: 1 to 254, not {classes}")
     if clean < 0:
         raise ConfigError(f"clean: a number of cases from 0, not {clean}")
     if seed < 0:
@@ -198,31 +218,45 @@ def split_roles(
 class _Draw:
     """The noise of one simulation."""
 
-    function: Noise
+    function: Noise | LabelKind
     seed: int
+    classes: int
     needs_image: bool
 
     def read(self, case: SourceCase) -> tuple[np.ndarray, np.ndarray | None]:
-        """Read the true mask uint8 0/1 (H, W), and the image uint8 (H, W, 3) where the noise needs it."""
-        return read_binary(case.mask), read_image(case.image) if self.needs_image else None
+        """Read the true labels, and the image where the noise needs it."""
+        return self.truth(case), read_values(case.image) if self.needs_image else None
+
+    def truth(self, case: SourceCase) -> np.ndarray:
+        """Read the true labels."""
+        return decode_labels(case.mask, classes=self.classes, ignore_label=None, may_ignore=False)[0]
 
     def noisy(self, case: SourceCase, truth: np.ndarray, image: np.ndarray | None, strength: float) -> np.ndarray:
-        """Draw the noisy mask, uint8 0/1 (H, W)."""
-        mask = np.asarray(self.function(truth, generator(self.seed, "noise", case.id), strength, image))
-        if mask.shape != truth.shape or not np.isin(mask, (0, 1)).all():
-            raise ValueError(f"the noise function made {mask.dtype} {mask.shape} of the mask {truth.shape} of 0 and 1")
-        return mask.astype(np.uint8)
+        """Draw the noisy labels."""
+        numbers = partial(generator, self.seed, "noise", case.id)
+        return draw_labels(self.function, truth, numbers, strength, classes=self.classes, image=image, spacing=case.spacing)
+
+    def write(self, case: SourceCase, labels: np.ndarray, folder: Path) -> None:
+        """Write labels: those of a picture of one class as 0 and 255."""
+        values = labels * np.uint8(255) if self.classes == 1 and labels.ndim == 2 else labels
+        write_labels(folder / (f"{case.id}.png" if case.spacing is None else mask_name(case.id, case.mask)), values, like=case.mask)
+
+    def measures(self, truth: np.ndarray, noisy: np.ndarray) -> tuple[float, ...]:
+        """Compute `_MEASURES`: of several classes the means of those that the truth has."""
+        labels = range(1, max(self.classes, 2))
+        of_classes = np.array([_measures(truth == label, noisy == label) for label in labels])
+        return tuple(mean_of_defined(column) for column in of_classes.T)
 
 
 def _write_noisy(cases: list[SourceCase], draw: _Draw, strength: float, folder: Path, show_progress: bool) -> pd.DataFrame:
     """Write the noisy masks; return a row per case: id and how it differs from the truth."""
     (folder / "noisy").mkdir(exist_ok=True)
 
-    def write(case: SourceCase) -> tuple[float, float, float]:
+    def write(case: SourceCase) -> tuple[float, ...]:
         truth, image = draw.read(case)
         noisy = draw.noisy(case, truth, image, strength)
-        write_png(folder / "noisy" / f"{case.id}.png", noisy * 255)
-        return _measures(truth, noisy)
+        draw.write(case, noisy, folder / "noisy")
+        return draw.measures(truth, noisy)
 
     measured = map_in_threads(write, cases, text="noisy masks", complaint=_COMPLAINT, shown=show_progress)
     rows = pd.DataFrame(measured, columns=_MEASURES, dtype=float)
@@ -238,7 +272,7 @@ def _write_at_target(
 
     def sample_dice(strength: float) -> float:
         def dice(case: tuple[SourceCase, np.ndarray, np.ndarray | None]) -> float:
-            return _measures(case[1], draw.noisy(*case, strength))[0]
+            return draw.measures(case[1], draw.noisy(*case, strength))[0]
 
         return mean_of_defined(map_in_threads(dice, sample, text="strength", complaint=_COMPLAINT, shown=show_progress))
 
@@ -304,13 +338,13 @@ def _measures(truth: np.ndarray, noisy: np.ndarray) -> tuple[float, float, float
 # --- what is written ----------------------------------------------------------------------------------------------
 
 
-def _write_true(cases: list[SourceCase], folder: Path, show_progress: bool) -> None:
+def _write_true(cases: list[SourceCase], draw: _Draw, folder: Path, show_progress: bool) -> None:
     if not cases:
         return
     folder.mkdir()
 
     def write(case: SourceCase) -> None:
-        write_png(folder / f"{case.id}.png", read_binary(case.mask) * np.uint8(255))
+        draw.write(case, draw.truth(case), folder)
 
     map_in_threads(write, cases, text=f"{folder.name} masks", complaint=_COMPLAINT, shown=show_progress)
 
@@ -319,7 +353,8 @@ def _link_images(cases: list[SourceCase], folder: Path, show_progress: bool) -> 
     folder.mkdir()
 
     def link(case: SourceCase) -> None:
-        link_or_copy(case.image, folder / case.image.name)
+        for image in case.image_files:
+            link_or_copy(image, folder / image.name)
 
     map_in_threads(link, cases, text="images", complaint=_COMPLAINT, shown=show_progress)
 

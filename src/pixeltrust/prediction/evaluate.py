@@ -12,8 +12,8 @@ from rich.table import Table
 
 from pixeltrust import metrics
 from pixeltrust.data import images
-from pixeltrust.data.cases import Listing, files_by_id
 from pixeltrust.data.layouts import as_endings, find_best_ending, suffix_option
+from pixeltrust.data.listings import Listing, files_by_id
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.files import write_atomically
@@ -22,7 +22,7 @@ from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.text import count, some
 
 FEW_CASES = 20  # below this many the intervals are markedly too narrow
-_Spacing = tuple[float, float]
+_Spacing = tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +30,8 @@ class Evaluation:
     """The result of `evaluate`."""
 
     cases: pd.DataFrame
-    """One row per case, sorted by id; columns id, then metrics.METRICS. NaN where a metric is undefined."""
+    """One row per case, sorted by id; columns id, then metrics.METRICS, and with three classes or more those by class too (`dice_1`).
+    NaN where a metric is undefined."""
 
     summary: pd.DataFrame
     """One row per metric; columns metric, mean, low, high (95 % interval of the mean), median, cases, undefined.
@@ -38,19 +39,23 @@ class Evaluation:
     `cases` counts the cases in the mean, `undefined` those left out of it."""
 
     unit: str
-    """The unit of the two distances: "mm" or "px"."""
+    """The unit of the two distances, and of the tolerance: "mm" or "px"."""
+
+    tolerance: float
+    """Of the surface Dice."""
 
     notes: list[str]
     """Sentences that a reader of the numbers should know."""
 
     def table(self) -> Table:
         """Return the summary as a table for rich."""
-        table = Table(title=f"{count(len(self.cases), 'case')}, distances in {self.unit}", title_justify="left")
+        tolerance = f"surface Dice at {self.tolerance:g} {self.unit}"
+        table = Table(title=f"{count(len(self.cases), 'case')}, distances in {self.unit}, {tolerance}", title_justify="left")
         table.add_column("metric")
         for heading in ("mean", "95 % interval", "median", "cases", "undefined"):
             table.add_column(heading, justify="right")
         for row in self.summary.to_dict("records"):
-            shown = partial(_shown, digits=metrics.METRICS[row["metric"]].digits)
+            shown = partial(_shown, digits=metrics.metric_of(row["metric"]).digits)
             interval = f"{shown(row['low'])} … {shown(row['high'])}" if row["cases"] > 1 else "–"
             counts = str(row["cases"]), str(row["undefined"])
             table.add_row(row["metric"], shown(row["mean"]), interval, shown(row["median"]), *counts)
@@ -71,23 +76,25 @@ def evaluate(
     classes: int = 1,
     ignore_label: int | None = None,
     mask_suffix: str | Sequence[str] = (),
+    tolerance: float = 1.0,
     out: Path | None = None,
     show_progress: bool = True,
 ) -> Evaluation:
     """Measure the predicted masks of all cases that have a true one.
 
-    Distances are in mm where every truth file says how large its pixels are (NIfTI), else in pixels for all cases:
+    Distances are in mm where every truth file says how large its pixels are (NIfTI, volumes), else in pixels for all cases:
     a mean over two units means nothing.
 
     Args:
-        predicted: folder of mask files, <id>.png or another known ending; subfolders are left out.
-        truth: folder of mask files. Every one needs a predicted mask of its id and size.
+        predicted: folder of mask files of pictures or volumes, <id>.png or another known ending; subfolders are left out.
+        truth: folder of mask files. Every one needs a predicted mask of its id and size, and where it is a volume, on its grid.
         classes: 1: a file holds 0 and at most one other value, the foreground; a truth file with exactly 0, 1 and 255
             has 255 ignored. K ≥ 2: a file holds 0 … K−1, and 255 in the truth is ignored.
         ignore_label: the value that marks ignored pixels in all truth files, 0 … 255, as in `Config`; needed where some
             hold 0, 1 and 255 and others 0 and 255. Predictions ignore nothing.
         mask_suffix: an ending (or several) that is taken off the names of masks which have it, in both folders.
-        out: CSV file to write, one row per case, columns id, then metrics.METRICS; an undefined number is empty.
+        tolerance: how far surfaces may be apart for the surface Dice to count them as one, in the unit of the distances.
+        out: CSV file to write, one row per case, columns as in `Evaluation.cases`; an undefined number is empty.
             It is replaced whole or not at all.
         show_progress: a progress bar on standard error.
 
@@ -95,20 +102,26 @@ def evaluate(
         DataError: a folder is missing or without masks; masks are missing, doubled, of unequal size, unreadable, or
             hold values that no class has; with two classes or more, the true ones hold 0 and 255 alone; `out` cannot be
             written. Names every file that is at fault.
-        ValueError: `classes` is not 1 … 255, or `ignore_label` not 0 … 255.
+        ValueError: `classes` is not 1 … 255, `ignore_label` not 0 … 255, or `tolerance` below 0.
     """
     if not 1 <= classes <= IGNORE:
         raise ValueError(f"classes is {classes}; it must be 1 (binary) or 2 … {IGNORE}")
     if ignore_label is not None and not 0 <= ignore_label <= 255:
         raise ValueError(f"ignore_label is {ignore_label}; it must be 0 … 255")
+    if not 0 <= tolerance < np.inf:
+        raise ValueError(f"tolerance is {tolerance}; it must be 0 or more")
     if out is not None:
         _check_writable(out)
     endings = as_endings(mask_suffix)
     pairs, unused = _pair(_find_masks(predicted, endings), _find_masks(truth, endings, is_truth=True))
-    spacings = map_in_threads(_read_header, pairs, text="reading headers", complaint="These masks cannot be compared:", shown=show_progress)
+    headers = map_in_threads(_read_header, pairs, text="reading headers", complaint="These masks cannot be compared:", shown=show_progress)
+    if len({len(header.size) for header in headers}) > 1:
+        axes = {len(header.size): pair.truth for pair, header in zip(pairs, headers, strict=True)}
+        raise DataError(f"{truth}: pictures and volumes together: {axes[3]} is a volume, {axes[2]} a picture; measure them apart")
+    spacings = [_usable(header.spacing_mm) for header in headers]
     unit = "mm" if None not in spacings else "px"
     measured = map_in_threads(
-        partial(_measure, classes=classes, ignore_label=ignore_label),
+        partial(_measure, classes=classes, ignore_label=ignore_label, tolerance=tolerance),
         list(zip(pairs, spacings if unit == "mm" else [None] * len(pairs), strict=True)),
         text="measuring",
         complaint="These masks cannot be measured:",
@@ -120,16 +133,16 @@ def evaluate(
     if out is not None:
         _write_csv(out, cases)
     notes = _notes(cases, unused, spacings, ignored=[share for _, _, share in measured])
-    return Evaluation(cases=cases, summary=summarize(cases), unit=unit, notes=list(notes))
+    return Evaluation(cases=cases, summary=summarize(cases), unit=unit, tolerance=tolerance, notes=list(notes))
 
 
 def summarize(cases: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per metric over the cases where it is defined; see `Evaluation.summary`."""
-    columns = cases[list(metrics.METRICS)].astype(np.float64)
+    """Return one row per metric, by class too where `cases` has that, over the cases where it is defined; see `Evaluation.summary`."""
+    columns = cases.drop(columns="id").astype(np.float64)
     intervals = [metrics.bootstrap_interval(columns[name].to_numpy()) for name in columns]
     return pd.DataFrame(
         {
-            "metric": list(metrics.METRICS),
+            "metric": list(columns),
             "mean": columns.mean().to_numpy(),
             "low": [low for low, _ in intervals],
             "high": [high for _, high in intervals],
@@ -168,18 +181,29 @@ def _pair(predicted: Listing, true: Listing) -> tuple[list[_Pair], list[str]]:
     return pairs, sorted(unused)
 
 
-def _read_header(pair: _Pair) -> _Spacing | None:
-    """Check that the sizes of a pair agree, and return the spacing of the truth."""
-    predicted, real = images.read_size(pair.predicted), images.read_size(pair.truth)
-    if predicted != real:
-        (height, width), (real_height, real_width) = predicted, real
-        wrong = f"{pair.predicted}: {width} × {height} pixels, but its truth {pair.truth} has {real_width} × {real_height}"
+def _read_header(pair: _Pair) -> images.Header:
+    """Check that the sizes and grids of a pair agree, and return the header of the truth."""
+    predicted, real = images.read_header(pair.predicted), images.read_header(pair.truth)
+    if predicted.size != real.size:
+        wrong = f"{pair.predicted}: {_extents(predicted)}, but its truth {pair.truth} has {_extents(real)}"
         raise DataError(Fault(wrong, kind="predicted masks of another size than their truth"))
-    spacing = images.read_spacing_mm(pair.truth)
+    if real.grid and predicted.grid and (off := predicted.grid.difference(real.grid)):
+        wrong = f"{pair.predicted}: not on the grid of its truth {pair.truth}: {off}"
+        raise DataError(Fault(wrong, kind="predicted masks that are not on the grid of their truth", repair="resample them to it"))
+    return real
+
+
+def _extents(header: images.Header) -> str:
+    return " × ".join(map(str, reversed(header.size))) + (" voxels" if header.grid else " pixels")
+
+
+def _usable(spacing: _Spacing | None) -> _Spacing | None:
     return spacing if spacing and all(0 < step < np.inf for step in spacing) else None
 
 
-def _measure(item: tuple[_Pair, _Spacing | None], *, classes: int, ignore_label: int | None) -> tuple[dict[str, float], MaskMeaning, float]:
+def _measure(
+    item: tuple[_Pair, _Spacing | None], *, classes: int, ignore_label: int | None, tolerance: float
+) -> tuple[dict[str, float], MaskMeaning, float]:
     """Return the metrics of a pair, what 255 means in its truth, and the share of its pixels that are ignored."""
     pair, spacing = item
     decoded = []
@@ -192,7 +216,8 @@ def _measure(item: tuple[_Pair, _Spacing | None], *, classes: int, ignore_label:
     if faults:
         raise DataError(f"{pair.id}: cannot be measured", faults)
     (predicted, _), (real, kind) = decoded
-    return metrics.case_metrics(predicted=predicted, truth=real, classes=classes, spacing=spacing), kind, float((real == IGNORE).mean())
+    measured = metrics.case_metrics(predicted=predicted, truth=real, classes=classes, spacing=spacing, tolerance=tolerance)
+    return measured, kind, float((real == IGNORE).mean())
 
 
 def _check_writable(out: Path) -> None:

@@ -17,8 +17,8 @@ from typing import TypeAlias
 import numpy as np
 
 from pixeltrust.config import Config
-from pixeltrust.data.cases import files_by_id
-from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, resize_image, write_png
+from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, refuse_volumes, resize_image, write_png
+from pixeltrust.data.listings import files_by_id
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.processes import Ranks
@@ -232,6 +232,7 @@ def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
     if images.is_file():
         if image_suffix(images) is None:
             raise DataError(f"{images}: the name is not that of an image; known endings: {', '.join(SUFFIXES)}")
+        refuse_volumes([images])
         return {case_id(images): images}, []
     listing = files_by_id(images)
     if listing.faults:
@@ -239,6 +240,7 @@ def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
     if not listing.files:
         hint = f"; is {images / 'images'} meant?" if (images / "images").is_dir() else ""
         raise DataError(f"{images}: there is no image in it{hint}")
+    refuse_volumes(listing.files.values())
     return dict(sorted(listing.files.items())), listing.notes
 
 
