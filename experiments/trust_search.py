@@ -170,6 +170,7 @@ class Search:
         else:
             clean_direction = direction
         noisy, views = self.batch(indices, self.given, "noisy", update)
+        addresses = views.show_addresses(self.config.size)
         logits, tangent = exact_tangent(self.model, noisy.images, direction)
         counted = noisy.masks != IGNORE
         label = (noisy.masks * counted).float()
@@ -179,13 +180,13 @@ class Search:
         if variant.kind == "pixel":
             weight = gain.clamp(min=0)
         else:
-            weight = self._trusted(indices, views, gain, tangent.detach()[:, 0], label) ** variant.power
+            weight = self._trusted(indices, addresses, gain, tangent.detach()[:, 0], label) ** variant.power
         if variant.agree:
             with torch.no_grad():
                 believed = torch.sigmoid(self.average(noisy.images)[:, 0])
             weight = torch.maximum(weight, torch.where(label > 0, believed, 1 - believed))
         if variant.repair:
-            doubted = views.to_shown(self.trust[indices]) <= 0.5
+            doubted = self._shown(indices, addresses) <= 0.5
             with torch.no_grad():
                 target = torch.where(doubted, torch.sigmoid(self.average(noisy.images)[:, 0]), label)
             losses = functional.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
@@ -197,7 +198,7 @@ class Search:
             share = variant.clean_weight * gradient
             parameter.grad = share if parameter.grad is None else parameter.grad + share
 
-    def _trusted(self, indices: np.ndarray, views: Views, gain: Tensor, tangent: Tensor, label: Tensor) -> Tensor:
+    def _trusted(self, indices: np.ndarray, addresses: Tensor, gain: Tensor, tangent: Tensor, label: Tensor) -> Tensor:
         variant = self.variant
         towards = tangent * (1 - 2 * label)  # how far a step against the clean gradient moves the logit to the label
         if variant.evidence == "label":
@@ -212,11 +213,18 @@ class Search:
             evidence = torch.sigmoid(2 * gain / gain.abs().mean().clamp(min=1e-30))
         else:
             evidence = (gain > 0).float()
-        favourable, speaking = views.to_upright(torch.stack([evidence * (gain != 0), gain != 0], 1).float()).unbind(1)
-        before = self.trust[indices]
-        after = torch.where(speaking >= 0.5, torch.lerp(favourable / speaking, before, variant.memory), before)
-        self.trust[indices] = after
-        return views.to_shown(after)
+        before, places = self.trust[indices], addresses.clamp(min=0).flatten(1)
+        heard = ((gain != 0) & (addresses >= 0)).float()
+        favourable, speaking = (
+            torch.zeros(places.shape).scatter_add(1, places, values.flatten(1)).view(before.shape) for values in (evidence * heard, heard)
+        )
+        self.trust[indices] = torch.where(speaking > 0, torch.lerp(favourable / speaking, before, variant.memory), before)
+        return self._shown(indices, addresses)
+
+    def _shown(self, indices: np.ndarray, addresses: Tensor) -> Tensor:
+        """Return the trust of the shown pixels; 0 where there is none of the case."""
+        shown = self.trust[indices].flatten(1).gather(1, addresses.clamp(min=0).flatten(1)).view(addresses.shape)
+        return torch.where(addresses < 0, 0.0, shown)
 
     def state(self) -> dict[str, Any]:
         wrong = self.given[self.noisy] != self.truth[self.noisy]

@@ -129,7 +129,7 @@ def test_the_benchmark_of_the_review_runs_as_a_toy(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_cost_of_trust_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
-    words = ["--size", "16", "--rounds", "2", "--out", str(tmp_path / "cost.csv")]
+    words = ["--size", "16", "16", "--rounds", "2", "--out", str(tmp_path / "cost.csv")]
     monkeypatch.setattr(sys, "argv", ["trust_cost.py", *words])
     monkeypatch.setattr(trust_cost, "CASES", 20)
     trust_cost.main()
