@@ -11,11 +11,12 @@ import pytest
 
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import mask_name, read_header, read_image, read_labels, read_values, write_labels
+from pixeltrust.data.listings import Listing, join_channels
 from pixeltrust.data.volumes import Grid
 from pixeltrust.formats.convert import convert
 from pixeltrust.noise.kinds import KINDS, VOLUME_KINDS, find_kind
 from pixeltrust.noise.simulate import simulate
-from pixeltrust.noise.structures import LABEL_KINDS
+from pixeltrust.noise.structures import LABEL_KINDS, draw_labels
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import _files
@@ -302,6 +303,12 @@ def test_numbers_that_are_ids_are_no_channels(tmp_path):
     assert [case.id for case in check(data, classes=3, show_progress=False).cases][:2] == ["p_0000", "p_0001"]
 
 
+def test_a_file_with_a_mask_of_its_own_is_no_channel():
+    images = Listing(Path("images"), {name: Path(f"images/{name}.nii.gz") for name in ("p_0000", "q_0000", "q_0001")}, [], [])
+    assert join_channels(images, {"p", "p_0000", "q"}) == {"q": 2}
+    assert images.files == {"p_0000": Path("images/p_0000.nii.gz"), "q": Path("images/q_0000.nii.gz")}
+
+
 def test_a_label_that_no_class_has_names_the_file(tmp_path):
     text = refused(check, write_data(tmp_path / "data"), show_progress=False)
     assert "holds 3 values (0, 1, 2) where classes = 1 allows 0 and one other" in text
@@ -426,6 +433,21 @@ def test_distances_are_in_mm_whatever_the_spacing(kind, radius, spacing):
     line = np.moveaxis(noisy, finest, 0)[(slice(None), *(extent // 2 for axis, extent in enumerate(noisy.shape) if axis != finest))]
     assert line.sum() / 2 * spacing[finest] == pytest.approx(radius, abs=1.2)
     assert wide * 2 / spacing[finest] + 1 >= line.sum()
+
+
+def test_no_slice_is_reached_that_is_further_off():
+    spacing = (10.0, 1.0, 1.0)
+    truth = ball(spacing)
+    wider = find_kind("dilate")(truth, np.random.default_rng(0), 1.0, None, spacing)  # by 3 mm
+    assert (wider.any(axis=(1, 2)) == truth.any(axis=(1, 2))).all()
+    assert wider.sum() > truth.sum()
+
+
+def test_classes_that_grow_into_each_other_keep_their_border():
+    halves = np.where(np.arange(41) < 20, 1, 2).astype(np.uint8) * ball()
+    noisy = draw_labels(find_kind("dilate"), halves, lambda: np.random.default_rng(0), 1.0, classes=3, spacing=(1.0, 1.0, 1.0))
+    assert (noisy[halves > 0] == halves[halves > 0]).mean() > 0.99
+    assert {label: (noisy == label).sum() > (halves == label).sum() for label in (1, 2)} == {1: True, 2: True}
 
 
 def test_a_shift_moves_as_far_in_mm_across_thick_slices():
