@@ -30,7 +30,7 @@ def test_the_script_runs(name, tmp_path, monkeypatch, capsys):
     if heading in NEEDS:
         pytest.importorskip(NEEDS[heading], reason=f"{NEEDS[heading]} is not installed")
     (cases,) = (script for script in SCRIPTS.values() if script.startswith("# lesions.py\n"))
-    Path(tmp_path / "lesions.py").write_text(cases)
+    Path(tmp_path / "lesions.py").write_text(cases, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "lesions", raising=False)

@@ -227,7 +227,7 @@ def read_labels(path: Path) -> np.ndarray:
             if invalid.size:
                 wrong = f"a mask holds whole numbers from 0 to 255, this one has {invalid[0]}"
                 raise _refusal(path, wrong, kind="masks with other values than whole numbers from 0 to 255")
-    return values.astype(np.uint8, copy=False)
+    return np.require(values.astype(np.uint8, copy=False), requirements="W")
 
 
 def _picture_values(path: Path) -> np.ndarray:

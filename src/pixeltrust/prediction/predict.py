@@ -19,6 +19,7 @@ import numpy as np
 from pixeltrust.config import Config
 from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, refuse_volumes, resize_image, write_png
 from pixeltrust.data.listings import files_by_id
+from pixeltrust.data.volumes import SUFFIXES as VOLUME_SUFFIXES
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.processes import Ranks
@@ -240,7 +241,8 @@ def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
     if not listing.files:
         hint = f"; is {images / 'images'} meant?" if (images / "images").is_dir() else ""
         raise DataError(f"{images}: there is no image in it{hint}")
-    refuse_volumes(listing.files.values())
+    if all(image_suffix(path) in VOLUME_SUFFIXES for path in listing.files.values()):  # else each is named with what cannot be read
+        refuse_volumes(listing.files.values())
     return dict(sorted(listing.files.items())), listing.notes
 
 
