@@ -196,7 +196,7 @@ NETWORKS = (
     Network(SMP, "Linknet, mobileone_s0", lambda m: m.Linknet("mobileone_s0", **TWO)),
     Network(SMP, "FPN, timm-skresnet18", lambda m: m.FPN("timm-skresnet18", **TWO)),
     Network(SMP, "PSPNet, dpn68", lambda m: m.PSPNet("dpn68", **TWO)),
-    Network(SMP, "PAN, mobilenet_v2", lambda m: m.PAN("mobilenet_v2", **TWO)),
+    Network(SMP, "PAN, mobilenet_v2", lambda m: m.PAN("mobilenet_v2", **TWO), (2, 3, 128, 128)),
     Network(SMP, "DeepLabV3, resnet18", lambda m: m.DeepLabV3("resnet18", **TWO)),
     Network(SMP, "DeepLabV3Plus, mobilenet_v2", lambda m: m.DeepLabV3Plus("mobilenet_v2", **TWO)),
     Network(SMP, "UPerNet, tu-resnest14d", lambda m: m.UPerNet("tu-resnest14d", **TWO)),
