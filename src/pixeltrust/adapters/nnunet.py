@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.bounding_boxes import insert_crop_into_image
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from PIL import Image
 from torch import Tensor
 
 from pixeltrust.adapters.nnunet_streams import TwoStreams, read_clean
@@ -27,7 +26,7 @@ from pixeltrust.method.addresses import Where
 from pixeltrust.method.batch import Batch
 from pixeltrust.method.losses import weighted_dice_cross_entropy
 from pixeltrust.method.tangents import require_logits
-from pixeltrust.method.trust import MEMORY, SHARPNESS, Trust
+from pixeltrust.method.trust import MEMORY, SHARPNESS, Trust, write_helped_map
 from pixeltrust.plumbing.errors import MOST_EXAMPLES, DataError
 
 TRAINERS = Path(__file__).with_name("nnunet_trainer")  # this module's own folder would hide packages from nnU-Net, such as monai
@@ -123,11 +122,8 @@ class nnUNetTrainerPixelTrust(nnUNetTrainer):  # nnU-Net finds trainers by such 
             helped, size = self.trust.helped(case).cpu().numpy()[None], about["shape_after_cropping_and_before_resampling"]
             resampled = np.asarray(plan.resampling_fn_probabilities(helped, size, trained, spacing))[0].clip(0, 1)
             whole = insert_crop_into_image(np.ones(about["shape_before_cropping"], np.float32), resampled, about["bbox_used_for_cropping"])
-            shares = (whole.transpose(plans.transpose_backward) * 255).round().astype(np.uint8)
-            if len(shares) == 1:  # a picture is a volume of one plane to nnU-Net
-                Image.fromarray(shares[0]).save(folder / f"{case}.png")
-            else:
-                np.save(folder / f"{case}.npy", shares)
+            shares = whole.transpose(plans.transpose_backward)
+            write_helped_map(folder, case, shares[0] if len(shares) == 1 else shares)  # a picture is a volume of one plane to nnU-Net
 
     def save_checkpoint(self, filename: str) -> None:
         """Write nnU-Net's checkpoint with the trust in it, whole or not at all."""

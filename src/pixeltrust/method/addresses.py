@@ -157,7 +157,7 @@ class Where:
         if self.addresses.shape not in (size, (size[0], 1, *size[1:])):
             raise ValueError(f"addresses {tuple(self.addresses.shape)} do not fit a batch of {tuple(size)}")
         addresses = self.addresses.reshape(size)
-        shapes = [tuple(size[1:])] * size[0] if self.shapes is None else [tuple(map(int, shape)) for shape in self.shapes]  # type: ignore[arg-type]
+        shapes = [tuple(size[1:])] * size[0] if self.shapes is None else list(_shapes(self.shapes, size[0]))
         if size[0] == 0:
             return addresses, shapes
         numbers = torch.tensor([math.prod(shape) for shape in shapes], device=addresses.device)

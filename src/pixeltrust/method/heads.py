@@ -72,7 +72,7 @@ class Objective:
             heads: logits, the finest first.
 
         Raises:
-            ValueError: masks do not fit (see `Batch`), the loss is not a scalar, or there are as many shares as heads.
+            ValueError: masks do not fit (see `Batch`), the loss is not a scalar, or there are not as many shares as heads.
         """
         losses = pixel_losses(self.pixel_loss, heads[0], batch)  # which checks masks and shapes
         shares = [0.5**place for place in range(len(heads))] if self.shares is None else list(self.shares)

@@ -240,14 +240,8 @@ class Trust(nn.Module):
         if unnameable:
             raise ValueError(f"not the name of a file, so there can be no helped map of it: {unnameable[0]!r}")
         out.mkdir(parents=True, exist_ok=True)
-        for case, (_, shape) in self._cases.items():
-            shares = (self.helped(case) * 255).round().byte().cpu().numpy()
-            if len(shape) == 2:
-                from PIL import Image  # imported here: training needs torch and numpy alone
-
-                Image.fromarray(shares).save(out / f"{case}.png")
-            else:
-                np.save(out / f"{case}.npy", shares)
+        for case in self._cases:
+            write_helped_map(out, case, self.helped(case).cpu().numpy())
 
     def get_extra_state(self) -> dict[str, Any]:
         """Return what state_dict() holds beside parameters and buffers, of which there are none."""
@@ -331,6 +325,21 @@ class Trust(nn.Module):
         if self._folder is None:
             self.pixels = fn(self.pixels).to(self.pixels.dtype)
         return super()._apply(fn, recurse)
+
+
+def write_helped_map(folder: Path, case: str, shares: np.ndarray) -> None:
+    """Write the shares (*G), 0 to 1, of a case into a folder, as `Trust.write_maps` does.
+
+    Raises:
+        ImportError: Pillow is not installed, and the case has two axes.
+    """
+    values = (shares * 255).round().astype(np.uint8)
+    if values.ndim == 2:
+        from PIL import Image  # imported here: training needs torch and numpy alone
+
+        Image.fromarray(values).save(folder / f"{case}.png")
+    else:
+        np.save(folder / f"{case}.npy", values)
 
 
 def _trust_of(pixels: Tensor) -> Tensor:
