@@ -91,10 +91,15 @@ def trainer(folder, **settings):
 
 def plain_loop(*, epochs=2, accumulated=1, precision=None):
     """The same by hand: (network, trust, losses)."""
+    return by_hand((zip(*loaders().values(), strict=True) for _ in range(epochs)), accumulated, precision)
+
+
+def by_hand(epochs, accumulated, precision=None):
+    """Train on epochs of (noisy, clean) batches: (network, trust, losses)."""
     model, trust, losses = fresh_network(), Trust(), []
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-    for _ in range(epochs):
-        for number, (noisy, clean) in enumerate(zip(*loaders().values(), strict=True)):
+    for pairs in epochs:
+        for number, (noisy, clean) in enumerate(pairs):
             with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
                 step = trust.step(model, **batches({"noisy": noisy, "clean": clean}), backward=lambda loss: (loss / accumulated).backward())
             losses.append(float(step.loss))
@@ -189,18 +194,11 @@ def in_processes(tmp_path_factory):
 def replayed(seen, accumulated):
     """Train one process with the batches that several have seen, joined: (network, trust, losses)."""
     items_of = {item["id"]: item for item in NOISY + CLEAN}
-    model, trust, losses = fresh_network(), Trust(), []
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
-    for number, parts in enumerate(zip(*seen, strict=True)):
-        noisy, clean = (
-            next(iter(DataLoader([items_of[case] for part in stream for case in part], 4))) for stream in zip(*parts, strict=True)
-        )
-        step = trust.step(model, **batches({"noisy": noisy, "clean": clean}), backward=lambda loss: (loss / accumulated).backward())
-        losses.append(float(step.loss))
-        if (number + 1) % accumulated == 0:
-            optimizer.step()
-            optimizer.zero_grad()
-    return model, trust, losses
+
+    def joined(stream):
+        return next(iter(DataLoader([items_of[case] for part in stream for case in part], 4)))
+
+    return by_hand([[map(joined, zip(*parts, strict=True)) for parts in zip(*seen, strict=True)]], accumulated)
 
 
 @pytest.mark.slow
