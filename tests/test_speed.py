@@ -1,21 +1,15 @@
-"""The cost of a step stays what it is: counted where it can be counted, and timed as a ratio with a bound that noise cannot reach.
+"""The cost of a step stays what it is, counted in operations; how long they take is measured in benchmarks.
 
 F is a forward pass of one batch, a backward 2F. Ordinary training on a noisy and a clean batch of one size: 6F. Exact: 8F (a
 tangent is at most 2F: the images have none). Finite difference: 7F.
 """
 
-import statistics
-import time
-
 import pytest
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pixeltrust.method.batch import Batch
 from pixeltrust.method.losses import mean_over_counted, pixel_cross_entropy
 from pixeltrust.method.weights import reweighted_step
-from pixeltrust.training.models import build_model
-from reference import NETWORKS, batch, network, seeded
+from reference import NETWORKS, batch, network
 
 FEW = ("plain-batch-norm", "patches")  # a finite difference is a pass more, whatever the network
 
@@ -69,19 +63,3 @@ def test_a_step_is_two_forward_and_two_backward_passes(gains, passes):
     model.conv_0.conv_0.conv.weight.register_hook(lambda _: backward.append(1))
     reweighted_step(model, noisy=noisy, clean=clean, gains=gains)
     assert (len(forward), len(backward)) == (passes, 2)
-
-
-@pytest.mark.slow
-def test_a_step_takes_not_much_longer_than_ordinary_training():
-    """Measured: about 1.35 times ordinary training (torch's own forward mode about 2). The bound leaves room for any machine."""
-    model = seeded(build_model, "unet-small", channels=3, classes=1, dtype=torch.float32)
-    noisy, clean = (Batch(torch.rand(4, 3, 64, 64), torch.rand(4, 64, 64) > 0.5) for _ in range(2))
-    untested(model, noisy, clean, steps=8)
-    ratios = []
-    for _ in range(6):
-        start = time.process_time()
-        ordinary(model, noisy, clean)
-        between = time.process_time()
-        reweighted_step(model, noisy=noisy, clean=clean)
-        ratios.append((time.process_time() - between) / (between - start))
-    assert statistics.median(ratios[1:]) < 1.7

@@ -20,7 +20,7 @@ from pixeltrust.noise.structures import LABEL_KINDS, draw_labels
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import _files
-from volumes import SHAPE, TURNED, ellipsoid, write_data, write_nifti
+from volumes import SHAPE, TURNED, ellipsoid, write_data, write_nifti, write_series
 
 HIPPOCAMPUS = Path(__file__).parents[2] / "shared" / "data" / "hippocampus"
 LABELS = ellipsoid()
@@ -92,20 +92,8 @@ def test_what_itk_cannot_read_is_said_in_one_line(tmp_path, capfd, ending):
 
 
 def test_a_dicom_series_is_read_by_its_folder(tmp_path):
-    itk = pytest.importorskip("SimpleITK", reason="the extra medical is not complete here: no SimpleITK")
     values = np.arange(4 * 6 * 5, dtype=np.int16).reshape(4, 6, 5)
-    (tmp_path / "scan").mkdir()
-    for number, plane in enumerate(values):
-        slice_ = itk.GetImageFromArray(plane[None])
-        slice_.SetSpacing((0.5, 0.5, 2.5))
-        position = (1.0, 2.0, 3.0 + 2.5 * number)
-        tags = {"0020|000e": "1.2.3", "0020|000d": "1.2", "0020|0032": "\\".join(map(str, position)), "0020|0037": "1\\0\\0\\0\\1\\0"}
-        for tag, value in {**tags, "0008|0060": "CT", "0020|0013": str(number), "0028|0030": "0.5\\0.5"}.items():
-            slice_.SetMetaData(tag, value)
-        writer = itk.ImageFileWriter()
-        writer.KeepOriginalImageUIDOn()
-        writer.SetFileName(str(tmp_path / "scan" / f"{9 - number}.dcm"))  # the order is that of the positions
-        writer.Execute(slice_)
+    write_series(tmp_path / "scan", values)
     header = read_header(tmp_path / "scan")
     assert header.size == (4, 6, 5)
     assert header.spacing_mm == pytest.approx((2.5, 0.5, 0.5))

@@ -1,6 +1,9 @@
 """Made-up volumes: ellipsoids with two structures, on grids that are not those of the textbooks."""
 
+import locale
+
 import numpy as np
+import pytest
 
 SHAPE = (10, 24, 20)  # (D, H, W)
 TURNED = np.array(
@@ -27,6 +30,26 @@ def write_nifti(path, values, affine=TURNED):
         image.header.set_qform(affine, 1)
     nibabel.save(image, path)
     return path
+
+
+def write_series(folder, values):
+    """Write int16 (D, H, W) as a DICOM series: slices 2.5 mm apart, .5 x .5 mm, the files' names against their order."""
+    itk = pytest.importorskip("SimpleITK", reason="the extra medical is not complete here: no SimpleITK")
+    folder.mkdir(parents=True)
+    kept = locale.setlocale(locale.LC_ALL)
+    for number, plane in enumerate(values):
+        picture = itk.GetImageFromArray(plane[None])
+        picture.SetSpacing((0.5, 0.5, 2.5))
+        position = "\\".join(map(str, (1.0, 2.0, 3.0 + 2.5 * number)))
+        tags = {"0020|000e": "1.2.3", "0020|000d": "1.2", "0020|0032": position, "0020|0037": "1\\0\\0\\0\\1\\0"}
+        for tag, value in {**tags, "0008|0060": "CT", "0020|0013": str(number), "0028|0030": "0.5\\0.5"}.items():
+            picture.SetMetaData(tag, value)
+        writer = itk.ImageFileWriter()
+        writer.KeepOriginalImageUIDOn()
+        writer.SetFileName(str(folder / f"{9 - number}.dcm"))
+        writer.Execute(picture)
+    locale.setlocale(locale.LC_ALL, kept)  # making a DICOM file sets the process's to C, which other tests would read files by
+    return folder
 
 
 def write_data(folder, *, noisy=3, clean=2, affine=TURNED, labels=None, ending=".nii.gz", shape=SHAPE):
