@@ -30,7 +30,10 @@ VALUES = {
     "model": st.text(),
     "classes": st.integers(1, 254),
     "ignore_label": st.none() | st.integers(0, 255),
-    "image_size": sides | st.tuples(sides, sides),
+    "channels": st.sampled_from([1, 3]),
+    "image_size": sides | st.tuples(sides, sides) | st.tuples(*[st.integers(4, 128)] * 3),
+    "spacing": st.none() | st.tuples(*[st.floats(1e-3, 100)] * 3),
+    "normalise": st.sampled_from(["image", "ct:-160,240", ("image", "ct:0.5,1e3")]),
     "batch_size": counts,
     "clean_batch_size": counts,
     "clean_weight": st.none() | positive,
@@ -104,6 +107,10 @@ def test_settings_override_the_file_and_the_file_the_defaults(tmp_path):
         ("channels=1", "channels", 1),
         ("image_size=64", "image_size", 64),
         ("image_size=[64, 80]", "image_size", (64, 80)),
+        ("image_size=[32, 64, 80]", "image_size", (32, 64, 80)),
+        ("spacing=[5, 0.5, 0.5]", "spacing", (5.0, 0.5, 0.5)),
+        ("normalise=ct:-160,240", "normalise", "ct:-160,240"),
+        ('normalise=["image", "ct:0,80"]', "normalise", ("image", "ct:0,80")),
         ("learning_rate=1e-4", "learning_rate", 1e-4),
         ("clean_weight=1", "clean_weight", 1.0),
         ("cache_gib=inf", "cache_gib", float("inf")),
@@ -120,6 +127,7 @@ def test_a_size_of_one_number_is_a_square():
     assert Config(image_size=48).size == (48, 48)
     assert Config(image_size=(48, 64)).size == (48, 64)
     assert Config(image_size=[48, 64]).image_size == (48, 64)
+    assert Config(image_size=[8, 48, 64]).size == (8, 48, 64)
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
@@ -156,7 +164,9 @@ WRONG_TYPES = {
     "a whole number": (1.0, "1", True, [1], {}),
     "a number": ("1", True, [1.0], float("nan")),
     "a text": (1, True, ["unet"]),
-    "[height, width]": ("64", 64.0, [64], [64, 64, 64], [64.0, 64], [True, 64], True),
+    "[height, width]": ("64", 64.0, [64], [64, 64, 64, 64], [64.0, 64], [True, 64], True),
+    "three numbers": ("1", 1.0, [1, 1], [1, 1, 1, 1], ["1", 1, 1], [True, 1, 1], []),
+    "a list of texts": (1, True, [], ["image", 1], {}),
     "one of": ("no such choice", 7, True, [], 1.5),
 }
 
@@ -166,6 +176,7 @@ def wording(name):
     if name in LITERALS:
         return "one of"
     words = {int: "a whole number", float: "a number", str: "a text", int | None: "a whole number", float | None: "a number"}
+    words |= {tuple[float, float, float] | None: "three numbers", str | tuple[str, ...]: "a list of texts"}
     return words.get(kind, "[height, width]")
 
 

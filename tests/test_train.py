@@ -665,11 +665,12 @@ BASES = {
     "finetune_share": {"method": "finetuned"},
 }
 NOT_NUMBERS = {"device", "cache_gib", "checkpoint_minutes", "weight_map_cases"}
+OF_VOLUMES = {"spacing", "normalise"}  # tested in test_train_volumes.py
 OF_MENDERS = {"given_dropped", "coarse_share"}  # tested in test_mending.py
 
 
 def test_every_setting_has_its_test():
-    assert {field.name for field in dataclasses.fields(Config)} == CHANGES.keys() | NOT_NUMBERS | OF_MENDERS
+    assert {field.name for field in dataclasses.fields(Config)} == CHANGES.keys() | NOT_NUMBERS | OF_MENDERS | OF_VOLUMES
 
 
 @pytest.fixture(scope="module")

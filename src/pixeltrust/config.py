@@ -1,6 +1,7 @@
 """The settings of a training run: one frozen dataclass, one TOML file, `key=value` on the command line."""
 
 import dataclasses
+import math
 import sys
 import tomllib
 import types
@@ -18,6 +19,7 @@ from pixeltrust.method_table import METHODS
 from pixeltrust.plumbing.errors import ConfigError, RunError
 
 LARGEST_SIDE = 1 << 14
+SMALLEST_SIDE = {2: 16, 3: 4}  # by the number of axes: volumes of thick slices have few
 MOST_PIXELS = 1 << 30  # of a batch: 3 GiB as bytes in colour, hundreds in a network
 _FINITE = sys.float_info.max
 
@@ -55,14 +57,20 @@ class Config:
     classes: Annotated[int, Between(1, 254)] = 1
     """Logits per pixel: 1 is foreground against background; 2 or more are labels 0 … classes − 1."""
 
-    channels: Literal[1, 3] = 3
-    """Channels of the images as the network gets them: 1 grey, 3 colour."""
+    channels: Annotated[int, Between(1, 64)] = 3
+    """Channels of pictures as the network gets them: 1 grey, 3 colour. Volumes have as many as each has files, whatever this says."""
 
     ignore_label: Annotated[int | None, Between(0, 255)] = None
     """The value in mask files that marks ignored pixels. Unset: 255, except in files of 0 and 255, where that is the foreground."""
 
-    image_size: int | tuple[int, int] = 96
-    """Pixels a side, or [height, width], that the network trains on."""
+    image_size: int | tuple[int, int] | tuple[int, int, int] = 96
+    """Pixels a side, or [height, width], that pictures are resized to; [depth, height, width] of the patches of volumes."""
+
+    spacing: tuple[float, float, float] | None = None
+    """Millimetres between voxels along [depth, height, width] that volumes are resampled to. Unset: the median of the training cases."""
+
+    normalise: str | tuple[str, ...] = "image"
+    """Intensities of volumes: `image` (zero mean, unit deviation in each volume) or `ct:LOW,HIGH` (a window); or a list, one a channel."""
 
     batch_size: Count = 16
     """Noisy images in a step (for `plain` and those like it: images of the pool), of all processes together."""
@@ -152,10 +160,17 @@ class Config:
                 raise ConfigError(f"{name} must be {between}, not {value!r:.100}")
         if not 0 < self.learning_rate <= _FINITE:
             raise ConfigError(f"learning_rate must be above 0 and finite, not {self.learning_rate!r}")
-        if not 16 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
-            raise ConfigError(f"image_size must be 16 to {LARGEST_SIDE}, not {self.image_size!r:.100}")
+        smallest = SMALLEST_SIDE[len(self.size)]
+        if not smallest <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
+            raise ConfigError(f"image_size must be {smallest} to {LARGEST_SIDE}, not {self.image_size!r:.100}")
+        if len(self.size) == 2 and self.channels not in (1, 3):
+            raise ConfigError(f"channels must be 1 (grey) or 3 (colour) for pictures, not {self.channels!r:.100}")
+        if self.spacing is not None and not 0 < min(self.spacing) <= max(self.spacing) <= _FINITE:
+            raise ConfigError(f"spacing must be above 0 and finite, not {self.spacing!r:.100}")
+        for how in self.normalisation:
+            window_of(how)
         for name in ("batch_size", "clean_batch_size"):
-            pixels = getattr(self, name) * self.size[0] * self.size[1]
+            pixels = getattr(self, name) * math.prod(self.size)
             if pixels > MOST_PIXELS:
                 raise ConfigError(
                     f"{name} = {getattr(self, name)} and image_size = {self.image_size}: {pixels:,} pixels in a batch, which may "
@@ -163,9 +178,14 @@ class Config:
                 )
 
     @property
-    def size(self) -> tuple[int, int]:
-        """The (height, width) that the network trains on."""
+    def size(self) -> tuple[int, ...]:
+        """The size that the network trains on: (height, width) of pictures, (depth, height, width) of patches of volumes."""
         return self.image_size if isinstance(self.image_size, tuple) else (self.image_size, self.image_size)
+
+    @property
+    def normalisation(self) -> tuple[str, ...]:
+        """How volumes are normalised: one for each channel, or one for all."""
+        return (self.normalise,) if isinstance(self.normalise, str) else self.normalise
 
     @property
     def planes(self) -> int:
@@ -179,7 +199,15 @@ _RANGES = {
     for part in (kind, *typing.get_args(kind))
     for between in getattr(part, "__metadata__", ())
 }
-_WORDS = {int: "a whole number", float: "a number", str: "a text", tuple[int, int]: "[height, width]"}
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    tuple[int, int]: "[height, width]",
+    tuple[int, int, int]: "[depth, height, width]",
+    tuple[float, float, float]: "three numbers [depth, height, width]",
+    tuple[str, ...]: "a list of texts",
+}
 _KINDS = {
     name: typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
     for name, kind in typing.get_type_hints(Config).items()
@@ -275,6 +303,31 @@ def to_toml(config: Config) -> str:
     return tomli_w.dumps(to_values(config))
 
 
+def window_of(how: str) -> tuple[float, float] | None:
+    """Return the window (low, high) of a text of the setting `normalise`; None for `image`.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if how == "image":
+        return None
+    try:
+        low, high = map(float, how.removeprefix("ct:").split(","))
+        if how.startswith("ct:") and -_FINITE <= low < high <= _FINITE:
+            return low, high
+    except ValueError:
+        pass
+    raise ConfigError(f"normalise must be image, or a window as ct:-160,240, not {how!r:.100}")
+
+
+def _are_of(values: Sequence[object], kinds: tuple[Any, ...]) -> bool:
+    """Return whether these values are of the kinds of a tuple; a whole number is a number."""
+    wanted = kinds[:1] * len(values) if kinds[-1] is ... else kinds
+    return len(values) == len(wanted) and all(
+        type(value) is kind or (kind is float and type(value) is int) for value, kind in zip(values, wanted, strict=True)
+    )
+
+
 def _coerce(name: str, value: Any) -> Any:
     """Return the value in its field's type (from a list for a tuple, 1 for 1.0, 32 for "32"), or raise a ConfigError."""
     for kind in _KINDS[name]:
@@ -293,6 +346,6 @@ def _coerce(name: str, value: Any) -> Any:
             return value
         if kind is float and type(value) in (int, float) and value == value:
             return float(value)
-        if typing.get_origin(kind) is tuple and isinstance(value, list | tuple) and [type(v) for v in value] == [int, int]:
-            return tuple(value)
+        if typing.get_origin(kind) is tuple and isinstance(value, list | tuple) and value and _are_of(value, typing.get_args(kind)):
+            return tuple(float(each) if float in typing.get_args(kind) else each for each in value)
     raise ConfigError(f"{name} must be {' or '.join(_WORDS[kind] for kind in _KINDS[name] if kind in _WORDS)}, not {value!r:.100}")

@@ -348,7 +348,7 @@ def write_jpeg(path: Path, pixels: np.ndarray) -> None:
         Image.fromarray(pixels).save(unfinished, format="JPEG", quality=95, subsampling=0)
 
 
-def resize_image(pixels: np.ndarray, size: tuple[int, int], *, by_area: bool = False) -> np.ndarray:
+def resize_image(pixels: np.ndarray, size: tuple[int, ...], *, by_area: bool = False) -> np.ndarray:
     """Resize uint8 (H, W, C) to (height, width): linear, averaging over what falls into one pixel when it shrinks.
 
     Args:
@@ -361,7 +361,7 @@ def resize_image(pixels: np.ndarray, size: tuple[int, int], *, by_area: bool = F
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
 
 
-def resize_labels(labels: np.ndarray, size: tuple[int, int], *, by_area: bool = False) -> np.ndarray:
+def resize_labels(labels: np.ndarray, size: tuple[int, ...], *, by_area: bool = False) -> np.ndarray:
     """Resize uint8 labels (H, W) to (height, width): every pixel gets the label with the largest share of it.
 
     Shares are weighed by the filter of `resize_image` (what is near a pixel's centre counts more than what is at its rim), so

@@ -64,7 +64,7 @@ class Views:
         """Show upright labels (B, H, W); outside of an image they are ignored."""
         return self._show_labels(masks, outside=IGNORE)
 
-    def show_addresses(self, size: tuple[int, int]) -> Tensor:
+    def show_addresses(self, size: tuple[int, ...]) -> Tensor:
         """Return for every shown pixel the address (see `address_map`) of the pixel of its image of this size, int64 (B, H, W)."""
         return self._show_labels(address_map(size).expand(len(self.turns), *size), outside=OUTSIDE)
 
@@ -89,13 +89,13 @@ def draw_views(count: int, config: Config, update: int, stream: str) -> Views:
     return Views(turns, draw_lenses(count, config.size, draws), draw_tints(count, config.channels, draws))
 
 
-def draw_turns(count: int, size: tuple[int, int], draws: np.random.Generator) -> np.ndarray:
+def draw_turns(count: int, size: tuple[int, ...], draws: np.random.Generator) -> np.ndarray:
     """Draw a symmetry (0 … 7) for each of `count` images, without quarter turns where height and width differ."""
     turns = draws.integers(0, TURNS, count)
     return turns if size[0] == size[1] else turns - turns % 2
 
 
-def draw_lenses(count: int, size: tuple[int, int], draws: np.random.Generator) -> Tensor:
+def draw_lenses(count: int, size: tuple[int, ...], draws: np.random.Generator) -> Tensor:
     """Draw a zoom, rotation and shift for each of `count` images of (H, W) pixels, (count, 2, 3)."""
     zoom, angle = draws.uniform(*ZOOM, count), np.radians(draws.uniform(-ROTATION, ROTATION, count))
     aspect = size[0] / size[1]

@@ -103,7 +103,7 @@ def parameters_along(model: nn.Module, along: str) -> list[nn.Parameter] | None:
     return [parameter for name, parameter in named.items() if any(f".{part}" in name for part in parts)]
 
 
-def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> str:
+def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, ...]) -> str:
     """Return the error of a network that cannot be trained on a batch of one image; empty where it can.
 
     Batch normalisation of 1x1 features cannot. Mode, buffers and random numbers are left as before.
@@ -116,7 +116,7 @@ def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, int]) -> 
     return ""
 
 
-def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, int]) -> None:
+def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, ...]) -> None:
     """Run one pass over an empty image, so that a network that does not fit is refused before anything is read or written.
 
     Mode, buffers and random numbers are left as before.
@@ -124,7 +124,7 @@ def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, i
     Raises:
         ConfigError: the network fails, or does not return logits (1, classes, *size).
     """
-    attempt = f"the network with images (B, {channels}, {size[0]}, {size[1]})"
+    attempt = f"the network with images (B, {', '.join(map(str, (channels, *size)))})"
     try:
         logits = _run_on_zeros(model, (1, channels, *size), training=False)
     except Exception as error:  # a user's network may raise anything, and memory may be short
