@@ -3,17 +3,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS := .venv-docs
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo test test-all lint types quick slow reliability lowest nnunet lock advisories clean
+.PHONY: help setup demo docs test test-all lint types quick slow reliability lowest nnunet lock advisories clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
 setup: $(READY)  ## Make the virtual environment in .venv
 
-# Exact versions, every file checked against its hash, but for torch (docs/supply-chain.md). Where pip finds only torch's CUDA build, that is
+# Exact versions, every file checked against its hash, but for torch (docs/project/supply-chain.md). Where pip finds only torch's CUDA build, that is
 # several gigabytes: on a CPU machine put torch's CPU build of the pinned version within pip's reach (PIP_FIND_LINKS) before `make setup`.
 $(READY): pyproject.toml requirements/dev.txt requirements/torch.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
@@ -26,6 +27,15 @@ $(READY): pyproject.toml requirements/dev.txt requirements/torch.txt
 
 demo: setup  ## Run the whole job on made-up images; the page is demo/report.html
 	$(BIN)/pixeltrust demo --out demo
+
+# The site has an environment of its own: nothing of it runs with the package.
+$(DOCS)/.ready: requirements/docs.txt
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip --quiet --disable-pip-version-check install --require-hashes --no-deps --requirement requirements/docs.txt
+	@touch $@
+
+docs: $(DOCS)/.ready  ## Build the documentation; its first page is site/index.html
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 test: lint types quick  ## Lint, types and the quick tests: at most five minutes of one processor
 
@@ -48,7 +58,7 @@ quick: setup
 slow: setup  ## What `make test` leaves out: the slow tests, and new examples for those that make their own
 	$(PYTEST) -m "slow or hypothesis"
 
-reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/reliability.md's table
+reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/project/reliability.md's table
 	$(BIN)/python tests/reliability/run_all.py
 
 lowest:  ## The tests with the lowest versions that pyproject.toml allows, in an environment of their own
@@ -65,10 +75,11 @@ lock: setup  ## Renew the hashes in requirements/, and with UPGRADE=--upgrade th
 	$(LOCK) --extra dev --output-file requirements/dev.txt
 	$(LOCK) --extra ray --constraint requirements/dev.txt --output-file requirements/ray.txt
 	$(COMPILE) --no-deps --constraint requirements/dev.txt --output-file requirements/nnunet.txt requirements/nnunet.in
+	$(COMPILE) --output-file requirements/docs.txt requirements/docs.in
 
 advisories: setup  ## Known holes in the pinned versions, by the Python Packaging Advisory Database (needs the internet)
 	$(PIP) install pip-audit
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement requirements/dev.txt
 
 clean:  ## Remove the environment and the demo
-	rm -rf .venv .venv-lowest .venv-nnunet demo
+	rm -rf .venv .venv-lowest .venv-nnunet $(DOCS) demo site

@@ -7,7 +7,7 @@
 set up all that `train` has before its network and first update, bytes per case of what then stays, and peak resident memory.
 
 `steps`: milliseconds and peak memory of a plain, an ordinary (`both`) and an exact step of `unet-small`, measured as step.py does,
-against the batch (as many noisy as clean images), the image's size and the number of classes; also drawn, in docs/growth.png.
+against the batch (as many noisy as clean images), the image's size and the number of classes; also drawn, in docs/pictures/growth.png.
 
 Memory is always measured in a process of its own, and so is all of `cases`. A table goes to OUT under the name of its command, and the
 machine to environment.json.
@@ -44,7 +44,7 @@ STEPS = {"batch": (2, 4, 8, 16, 32), "size": (32, 64, 96, 128, 256), "classes": 
 USUAL = {"batch": 8, "size": 96, "classes": 1}
 AXES = {"batch": "noisy images, and as many clean ones", "size": "pixels a side", "classes": "logits a pixel (1: binary)"}
 KINDS = {"plain": "ordinary, noisy batch", "both": "ordinary, both batches", "exact": "exact pixel weights"}
-FIGURE = Path(__file__).parents[1] / "docs" / "growth.png"
+FIGURE = Path(__file__).parents[1] / "docs" / "pictures" / "growth.png"
 
 
 def main() -> None:

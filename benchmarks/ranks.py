@@ -8,7 +8,7 @@ thread each, in turns; and what each is to the first of its round (medians). Wha
 end of the last.
 
 `machines`: two network namespaces with an address each, joined by a virtual cable, stand for two machines; torchrun in each, a process
-under each, the commands of docs/distributed.md. Its last weights are compared with those of one process.
+under each, the commands of docs/how-to/several-machines.md. Its last weights are compared with those of one process.
 
 Both on made-up lesions with triangles for masks. A table goes to OUT under the name of its command, and the machine to environment.json.
 """

@@ -6,7 +6,7 @@ A row per network of NETWORKS: built with random weights and in training mode (d
 masks of two classes. One after the other, on one thread. Called again it goes on with those that are
 missing; --only takes those whose library or name holds a word, and takes them anew. --install makes the virtual environment ENV, with the
 pinned versions of LIBRARIES, as far as they can be installed; the networks of others, and those that fail, have the reason in the table.
---print prints the table of docs/networks.md instead.
+--print prints the table of docs/reference/networks.md instead.
 """
 
 import argparse
@@ -304,7 +304,7 @@ def examine(network: Network) -> dict[str, Any]:
 
 
 def table_of(rows: pd.DataFrame) -> str:
-    """Return the results as in docs/networks.md: the ways with their cost, a table for each library, and what was not run yet."""
+    """Return the results as in docs/reference/networks.md: the ways with their cost, a table for each library, and what was not run yet."""
     lines = [line for library, own in rows.groupby("library") for line in _table_of_library(library, own)]
     known = {*zip(rows["library"], rows["network"], strict=True)}
     if missing := [f"{n.name} ({n.library})" for n in NETWORKS if (n.library, n.name) not in known]:

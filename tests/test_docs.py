@@ -22,7 +22,7 @@ from pixeltrust.noise import kinds
 
 ROOT = Path(__file__).parents[1]
 LABORATORY = ("benchmarks", "experiments", "tests/reliability", "docs/make")
-PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *(ROOT / folder / "README.md" for folder in LABORATORY)]
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *(ROOT / folder / "README.md" for folder in LABORATORY)]
 _SMALL = ["--set", "image_size=32", "--set", "epochs=1", "--set", "batch_size=8", "--set", "clean_batch_size=8"]
 QUICK = {"train": _SMALL, "mend": [*_SMALL, "--set", "updates_per_epoch=4"]}
 """Further words of commands that would take long."""
@@ -86,7 +86,8 @@ def test_the_python_of_the_readme_runs(capsys):
 
 
 def test_the_settings_table_equals_the_code():
-    assert settings_table() in (ROOT / "docs/commands.md").read_text(encoding="utf-8"), "python tests/test_docs.py prints the table"
+    page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    assert settings_table() in page, "python tests/test_docs.py prints the table"
 
 
 def test_every_option_of_every_command_is_documented():
@@ -94,21 +95,21 @@ def test_every_option_of_every_command_is_documented():
 
     from pixeltrust.cli import app
 
-    text = (ROOT / "docs/commands.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
     for name, command in get_command(app).commands.items():
         section = re.search(rf"^## {name}\n(.*?)(?=^## |\Z)", text, re.S | re.M)
-        assert section, f"docs/commands.md has no section {name}"
+        assert section, f"docs/reference/commands.md has no section {name}"
         for parameter in command.params:
             if parameter.opts[0].startswith("--") and parameter.name not in ("help", "quiet"):
                 assert f"`{parameter.opts[0]}" in section.group(1), f"{name}: {parameter.opts[0]}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_no_page_is_left_half_merged(page):
     assert not re.search("^(<<<<<<<|=======|>>>>>>>)", page.read_text(encoding="utf-8"), re.M)
 
 
-@pytest.mark.parametrize("page", [page for page in wrap.pages() if page.name != "lab.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [page for page in wrap.pages() if page.name != "lab.md"], ids=lambda page: str(page.relative_to(ROOT)))
 def test_prose_is_wrapped(page):
     long = [line for line in page.read_text(encoding="utf-8").splitlines() if len(line) > wrap.WIDTH and not wrap.KEPT.match(line)]
     assert long == [], "python docs/make/wrap.py wraps it"
@@ -134,7 +135,7 @@ def test_every_folder_of_the_laboratory_says_what_it_is_for_and_is_in_the_readme
     assert f"`{folder}/`" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
@@ -155,7 +156,7 @@ def test_everything_that_can_be_added_is_added_as_the_page_says(tmp_path, monkey
     monkeypatch.setattr(metrics, "METRICS", dict(metrics.METRICS))
     write_source(Path("source"), cases=16, size=32, show_progress=False)
     names = {}
-    for code in blocks("python", "docs/extending.md"):
+    for code in blocks("python", "docs/how-to/extend.md"):
         if file := re.match(r"# (\w+\.py)\n", code):
             Path(file[1]).write_text(code)
         else:

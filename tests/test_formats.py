@@ -984,7 +984,7 @@ def test_every_command_of_the_page_runs(lesions, audit, tmp_path, monkeypatch, r
     samples = Path("fiftyone-export/samples.json")
     samples.write_text(samples.read_text().replace('"mask":{"_cls"', '"ground_truth":{"_cls"'))
     shutil.move(lesions / "noisy", tmp_path / "noisy")  # the first command makes it anew
-    page = (Path(__file__).parents[1] / "docs/formats.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs/reference/formats.md").read_text(encoding="utf-8")
     lines = [line for block in re.findall(r"^```sh\n(.*?)^```", page, re.S | re.M) for line in block.splitlines()]
     assert len(lines) == 9
     for line in lines:
@@ -1039,7 +1039,7 @@ def test_the_help_of_the_command_lists_the_formats():
 
 
 def test_the_page_lists_the_formats():
-    page = (Path(__file__).parents[1] / "docs/formats.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[1] / "docs/reference/formats.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\| ([^|]*) \| `([a-z][a-z0-9-]*)`", page.partition("## Which shapes are drawn")[0], re.M)
     assert listed == [(form.title, form.name) for form in FORMATS]
 

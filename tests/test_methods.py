@@ -311,7 +311,7 @@ def test_a_mean_teacher_has_the_buffers_and_the_mode_of_its_student(training):
 
 def test_the_page_of_the_commands_has_the_table_of_the_methods():
     rows = "".join(f"| `{method.name}` | {method.help} |\n" for method in METHODS.values())
-    assert rows in (Path(__file__).parents[1] / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert rows in (Path(__file__).parents[1] / "docs" / "reference" / "commands.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", METHODS)

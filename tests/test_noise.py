@@ -15,7 +15,7 @@ from pixeltrust.data.images import read_image, read_labels, resize_image, resize
 from pixeltrust.noise.kinds import KINDS, VOLUME_KINDS, Kind, axes, find_kind, polygon
 from pixeltrust.noise.structures import LABEL_KINDS
 
-COMMANDS = Path(__file__).parents[1] / "docs/commands.md"
+COMMANDS = Path(__file__).parents[1] / "docs/reference/commands.md"
 ISIC = Path(__file__).parents[2] / "shared/data/isic2017"
 ALL_KINDS = (*KINDS, "polygon-12", "axes-3")
 NESTED = tuple(kind for kind in ALL_KINDS if kind not in ("shift", "mixture"))

@@ -65,7 +65,7 @@ def test_no_two_of_the_corpus_are_called_alike_and_there_are_many():
 @pytest.mark.slow
 def test_the_page_has_the_table_that_the_corpus_gives(outcomes):
     table = odd_files.markdown([odd_files.Outcome(**outcome) for outcome in outcomes])
-    page = Path(__file__).parents[1] / "docs/inputs.md"
+    page = Path(__file__).parents[1] / "docs/reference/inputs.md"
     assert table in page.read_text(encoding="utf-8"), "python tests/reliability/odd_files.py prints the table"
 
 

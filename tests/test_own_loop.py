@@ -1,4 +1,4 @@
-"""Every script of docs/own-loop.md runs as it stands, and does what the page says of it."""
+"""Every script of docs/how-to/own-loop.md runs as it stands, and does what the page says of it."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ import torch
 
 from test_docs import ROOT
 
-PAGE = "docs/own-loop.md"
+PAGE = "docs/how-to/own-loop.md"
 TEXT = (ROOT / PAGE).read_text(encoding="utf-8")
 SCRIPTS = {
     f"{heading}-{number}": script

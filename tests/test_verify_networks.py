@@ -20,7 +20,7 @@ class Squared(nn.Conv2d):
 
 
 def test_the_page_of_networks_shows_the_results():
-    assert table_of(pd.read_csv(RESULTS)) in (ROOT / "docs/networks.md").read_text(encoding="utf-8"), "verify_networks.py --print"
+    assert table_of(pd.read_csv(RESULTS)) in (ROOT / "docs/reference/networks.md").read_text(encoding="utf-8"), "verify_networks.py --print"
 
 
 def test_the_results_are_those_of_the_networks_of_the_script():

@@ -1,4 +1,4 @@
-"""Draw docs/mended.png, real skin in the README: python docs/make/mended.py MENDED TRUTH
+"""Draw docs/pictures/mended.png, real skin in the README: python docs/make/mended.py MENDED TRUTH
 
 MENDED is a folder of `pixeltrust mend`, TRUTH one with the true masks, <id>.png. A row per case, at a fifth, half and four fifths of the
 ranking by expected Dice.
@@ -44,7 +44,7 @@ def main(mended: Path, truth: Path) -> None:
     figure.tight_layout(pad=0.4, h_pad=1.2)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=90)
-    Image.open(drawn).convert("RGB").quantize(256).save(Path(__file__).parents[1] / "mended.png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256).save(Path(__file__).parents[1] / "pictures" / "mended.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw docs/demo.png from a demo: python docs/make/picture.py demo
+"""Draw docs/pictures/demo.png from a demo: python docs/make/picture.py demo
 
 The mended masks of the page but the first and the last, between which mending helped more and more: a quarter, half and three quarters
 of the way, as the page shows them.
@@ -38,7 +38,7 @@ def main(demo: Path) -> None:
     figure.tight_layout(pad=0.4)
     drawn = io.BytesIO()
     figure.savefig(drawn, dpi=90)
-    Image.open(drawn).convert("RGB").quantize(256).save(Path(__file__).parents[1] / "demo.png", optimize=True)
+    Image.open(drawn).convert("RGB").quantize(256).save(Path(__file__).parents[1] / "pictures" / "demo.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def filled(prose: list[str]) -> list[str]:
 
 def pages() -> list[Path]:
     """Return the pages that are held to the width."""
-    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+    return [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 
 
 if __name__ == "__main__":

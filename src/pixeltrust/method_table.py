@@ -23,7 +23,7 @@ class Method:
     streams: tuple[str, ...] = ()
     """Where its batches come from: `pool`, `noisy`, `clean`, `pairs`."""
     help: str = ""
-    """A step in one line of Markdown, as in docs/commands.md."""
+    """A step in one line of Markdown, as in docs/reference/commands.md."""
     takes_gains: bool = False
     """Its steps report the gains of the noisy pixels: they are tried out before the first step, and the run ends with helped maps."""
     sees_given: bool = False

@@ -1,6 +1,6 @@
 """Broken and odd files: how each is made, and what must come of it.
 
-    python tests/reliability/odd_files.py            tries all of them, and prints the table of docs/inputs.md
+    python tests/reliability/odd_files.py            tries all of them, and prints the table of docs/reference/inputs.md
     python tests/reliability/odd_files.py --outcomes as lines of JSON, one per file
 
 Each is made in a folder of its own and read in the way that the commands read it, by one process whose memory is limited. It is handled
@@ -667,7 +667,7 @@ def outcomes() -> Iterator[Outcome]:
 
 
 def markdown(found: list[Outcome]) -> str:
-    """Return the table of docs/inputs.md."""
+    """Return the table of docs/reference/inputs.md."""
     rows = [
         f"| {one.kind} | {one.what} | {one.outcome}{': ' if odd.says else ''}{', '.join(f'“{words}”' for words in odd.says)} |"
         for odd, one in zip(ODD, found, strict=True)

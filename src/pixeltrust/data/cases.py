@@ -38,7 +38,10 @@ TABLES = ("cases.csv", "cases.parquet")
 COLUMNS = ("id", "image", "mask", "role")
 LONGEST_ID = LONGEST_NAME - len(".png")  # bytes
 _LONGEST_PATH = 4095  # bytes
-_NAMES = "name both alike, give the ending in which they differ (--mask-suffix or --image-suffix), or write a table of cases (docs/data.md)"
+_NAMES = (
+    "name both alike, give the ending in which they differ (--mask-suffix or --image-suffix), "
+    "or write a table of cases (docs/reference/data.md)"
+)
 _USE: dict[Role, str] = {
     "noisy": "there is nothing to learn to trust",
     "clean": "a few expert masks are needed: 10 or more, best 50 to 100",

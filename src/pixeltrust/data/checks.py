@@ -141,7 +141,7 @@ def compare_headers(cases: "CaseList", findings: Findings, show_progress: bool) 
     mixed = cases.texts("id")[(stated[images] != 0) != (stated[masks] != 0)].nunique()
     if mixed:
         cases_of = f"{count(mixed, 'case')} of a NIfTI file and one of another format"
-        findings.notes.append(f"{cases_of}: do they have the same orientation? See docs/data.md")
+        findings.notes.append(f"{cases_of}: do they have the same orientation? See docs/reference/data.md")
     _note_turned(cases, turns[images], turns[masks], sizes[images, 1:], differ, findings)
     coloured = np.flatnonzero(two_colours[masks])
     if len(coloured):
