@@ -256,6 +256,7 @@ COMMANDS = [
     "evaluate",
     "export",
     "fetch",
+    "load",
     "mend",
     "predict",
     "question",

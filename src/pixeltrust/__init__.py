@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pixeltrust.plumbing.errors import PixeltrustError as PixeltrustError
     from pixeltrust.plumbing.errors import RunError as RunError
     from pixeltrust.prediction.evaluate import evaluate as evaluate
+    from pixeltrust.prediction.load import load as load
     from pixeltrust.prediction.predict import predict as predict
     from pixeltrust.reports import report as report
     from pixeltrust.reviewing.exports import export as export
@@ -62,6 +63,7 @@ _MODULES = {
     "formats.convert": ("convert",),
     "training.train": ("train",),
     "prediction.predict": ("predict",),
+    "prediction.load": ("load",),
     "prediction.evaluate": ("evaluate",),
     "auditing.run": ("audit",),
     "mending.run": ("mend",),

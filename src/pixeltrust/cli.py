@@ -325,25 +325,20 @@ def evaluate(
 
     Example: pixeltrust evaluate predicted lesions/test --out pixel.csv
     """
-    from rich.console import Console
-
     from pixeltrust.prediction.evaluate import evaluate
 
-    evaluation = evaluate(
-        predicted,
-        truth,
-        classes=classes,
-        ignore_label=ignore_label,
-        mask_suffix=mask_suffix or (),
-        tolerance=tolerance,
-        out=out,
-        show_progress=not quiet,
+    print(
+        evaluate(
+            predicted,
+            truth,
+            classes=classes,
+            ignore_label=ignore_label,
+            mask_suffix=mask_suffix or (),
+            tolerance=tolerance,
+            out=out,
+            show_progress=not quiet,
+        )
     )
-    Console().print(evaluation.table())
-    for note in evaluation.notes:
-        print(note)
-    if out:
-        print(f"the cases are in {out}")
 
 
 @app.command()

@@ -6,7 +6,7 @@ import sys
 import tomllib
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import inf
@@ -45,8 +45,12 @@ class Config:
     """The settings of a run. A setting that the method does not use is legal; an unknown one is not.
 
     Raises:
-        ConfigError: a value of the wrong type or out of its range.
+        ConfigError: an unknown name (names the nearest known one), or a value of the wrong type or out of its range.
     """
+
+    def __new__(cls, **values: Any) -> "Config":
+        _refuse_unknown(values)
+        return super().__new__(cls)
 
     method: str = "trust"
     """How a step uses the masks; the methods have a table of their own."""
@@ -284,12 +288,29 @@ def config_from(values: Mapping[str, Any], source: str = "") -> Config:
     Raises:
         ConfigError: as `read_config`.
     """
-    for name in values:
+    _refuse_unknown(values, source)
+    return Config(**values)
+
+
+def as_config(config: Config | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> Config:
+    """Return the settings that a Python call was given: a Config as it is, a mapping or nothing over the defaults.
+
+    Raises:
+        ConfigError: as `read_config`; or it is neither.
+    """
+    if isinstance(config, Config):
+        return config
+    if config is not None and not isinstance(config, Mapping):
+        raise ConfigError(f"config must be a Config or a mapping of settings, not {type(config).__name__}")
+    return config_from({**(defaults or {}), **(config or {})})
+
+
+def _refuse_unknown(names: Iterable[str], source: str = "") -> None:
+    for name in names:
         if name not in _KINDS:
-            near = get_close_matches(name[:100], _KINDS, n=1, cutoff=0.5)
+            near = get_close_matches(str(name)[:100], _KINDS, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(_KINDS)}"
             raise ConfigError(f"{source}unknown setting {name!r:.100}; {hint}")
-    return Config(**values)
 
 
 def to_values(config: Config) -> dict[str, Any]:

@@ -43,14 +43,15 @@ from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import map_in_threads
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count, one_line
 from pixeltrust.training.run_folder import Run
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Audited:
+@dataclass(frozen=True, repr=False)
+class Audited(Summary):
     """The results of an audit; `str` gives the summary."""
 
     out: Path
@@ -60,6 +61,9 @@ class Audited:
     to_train: str
     """The command that trains on the mended masks; empty where the data have no clean mask to train by."""
     notes: tuple[str, ...]
+
+    def in_rows(self) -> pd.DataFrame:
+        return self.cases[["rank", "id", "agreement", "doubtful_share", "changed_pixels", "regions"]].head(10)
 
     def __str__(self) -> str:
         doubtful = self.cases[self.cases["doubtful_pixels"] > 0]

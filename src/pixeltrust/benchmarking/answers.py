@@ -12,6 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 
 FEWEST = 12  # clean cases, three to a fold of four: with fewer nothing is trained
@@ -51,8 +52,8 @@ class AnswerRow:
         return f"{self.low:+.3f} to {self.high:+.3f}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Answer(Summary):
     """The answer to a question; `str` gives the summary."""
 
     verdict: Verdict
@@ -64,6 +65,13 @@ class Answer:
     rows: tuple[AnswerRow, ...] = ()
     """The best method first."""
     out: Path | None = None
+
+    def in_rows(self) -> pd.DataFrame | None:
+        rows = [(row.method, f"{row.dice:.3f}", _difference_words(row)) for row in self.rows]
+        return pd.DataFrame(rows, columns=["method", "Dice", "minus plain, case by case"]) if rows else None
+
+    def in_words(self) -> str:
+        return "\n".join([self.words, *([f"everything is in {self.out}"] if self.out else [])])
 
     def __str__(self) -> str:
         table = []

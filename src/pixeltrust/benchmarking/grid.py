@@ -167,7 +167,15 @@ def read_grid(file: Path | None = None, settings: Sequence[str] = ()) -> Grid:
     Raises:
         ConfigError: see `Grid`; or the file cannot be read.
     """
-    values = {**(read_toml(file) if file else {}), **dict(map(setting, settings))}
+    return grid_from({**(read_toml(file) if file else {}), **dict(map(setting, settings))})
+
+
+def grid_from(values: Mapping[str, Any]) -> Grid:
+    """Return the grid of a mapping: its axes, variants and mender by these names, and settings of training.
+
+    Raises:
+        ConfigError: see `Grid`; or an axis is empty.
+    """
     axes = {axis.name for axis in fields(Grid)} - {"settings"}
     for name in axes & values.keys():
         if not values[name]:
@@ -176,6 +184,11 @@ def read_grid(file: Path | None = None, settings: Sequence[str] = ()) -> Grid:
         **{name: values[name] for name in axes & values.keys()},
         settings={name: value for name, value in values.items() if name not in axes},
     )
+
+
+def as_grid(grid: Grid | Mapping[str, Any] | None) -> Grid:
+    """Return the grid that a Python call was given: as it is, or that of a mapping."""
+    return grid if isinstance(grid, Grid) else grid_from(grid or {})
 
 
 def _axis(name: str, kind: type, values: Any) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ fold that it has not seen. So every clean case has one Dice per method (and seed
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -17,7 +17,7 @@ import pandas as pd
 from pixeltrust.benchmarking.answers import FEWEST, Answer, answer_too_few, find_answer
 from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, is_source
 from pixeltrust.benchmarking.cells import write_json
-from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
+from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid, as_grid
 from pixeltrust.benchmarking.jobs import Launcher, Local, Workload
 from pixeltrust.benchmarking.mended import count_pairs, require_pairs
 from pixeltrust.benchmarking.outcome.reading import is_finished
@@ -41,7 +41,7 @@ def question(
     data: Path,
     *,
     out: Path,
-    grid: Grid | None = None,
+    grid: Grid | Mapping[str, Any] | None = None,
     launcher: Launcher | None = None,
     show_progress: bool = True,
     **layout: Unpack[Layout],
@@ -64,7 +64,7 @@ def question(
     _, ranks = connect("cpu")
     show_progress = show_progress and ranks.rank == 0
     masks = FolderMasks(data, show_progress=show_progress, **layout)
-    grid = _complete(grid or Grid(), masks)
+    grid = _complete(as_grid(grid), masks)
     if len(set(masks.groups)) < FEWEST:
         return answer_too_few(len(set(masks.groups)))
     cells = _list_cells(grid, masks, grid.methods)

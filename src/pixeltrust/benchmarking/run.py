@@ -13,7 +13,7 @@ import pandas as pd
 
 from pixeltrust.benchmarking.cell_masks import NOISE, CellMasks, FolderMasks, SourceMasks, is_source
 from pixeltrust.benchmarking.cells import note_failure, write_json, write_spec
-from pixeltrust.benchmarking.grid import CEILING, Cell, Grid
+from pixeltrust.benchmarking.grid import CEILING, Cell, Grid, as_grid
 from pixeltrust.benchmarking.jobs import Launcher, Local, Workload, run_all
 from pixeltrust.benchmarking.matching import match_time
 from pixeltrust.benchmarking.mended import OF_MASKS, require_pairs
@@ -24,6 +24,7 @@ from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, write_atomically
 from pixeltrust.plumbing.processes import ALONE, Ranks, connect
 from pixeltrust.plumbing.progress import progress_bar
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 from pixeltrust.training.run_writer import describe_environment
 
@@ -34,14 +35,17 @@ COLUMNS = ("method", "noise", "clean", "seed", "dice", "seconds", "status")
 """The first columns of cells.csv."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Benchmark:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Benchmark(Summary):
     """The result of a benchmark; `str` gives the summary."""
 
     out: Path
     cells: pd.DataFrame
     """A row per cell of the grid: `COLUMNS`, then jaccard, val_dice, updates, cpu_seconds, those of mended masks (see `mended.judge_masks`)
     where there are any, error, match. status: done or failed."""
+
+    def in_rows(self) -> pd.DataFrame:
+        return self.cells[list(COLUMNS)]
 
     def __str__(self) -> str:
         failed = self.cells[self.cells["status"] == "failed"]
@@ -55,7 +59,7 @@ def benchmark(
     source: Path,
     *,
     out: Path,
-    grid: Grid | None = None,
+    grid: Grid | Mapping[str, Any] | None = None,
     launcher: Launcher | None = None,
     show_progress: bool = True,
     **layout: Unpack[Layout],
@@ -80,7 +84,7 @@ def benchmark(
     source, out = Path(source), Path(out)
     _, ranks = connect("cpu")
     show_progress = show_progress and ranks.rank == 0
-    grid = (grid or Grid()).filled(methods=METHODS, seeds=SEEDS)
+    grid = as_grid(grid).filled(methods=METHODS, seeds=SEEDS)
     masks: CellMasks
     if is_source(source, layout):
         masks = SourceMasks(source, out, show_progress=show_progress)

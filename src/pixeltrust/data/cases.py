@@ -29,6 +29,7 @@ from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.files import LONGEST_NAME
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import attempt_in_threads
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.tables import read_table
 from pixeltrust.plumbing.text import CONTROL, count, some
 
@@ -175,8 +176,8 @@ class CaseList(Sequence[Case]):
         return CaseList(self._table.iloc[order].reset_index(drop=True), self._files)
 
 
-@dataclass(frozen=True)
-class Cases:
+@dataclass(frozen=True, repr=False)
+class Cases(Summary):
     """All cases of a data folder, sorted by id, and the notes made while reading it."""
 
     data: Path

@@ -31,6 +31,7 @@ from pixeltrust.datasets.zips import Member
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, require_free, write_file
 from pixeltrust.plumbing.progress import map_in_threads, progress_bar
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 
 RECORD = "fetched.json"
@@ -38,8 +39,8 @@ _REDUCED_BYTES_PER_PIXEL = 2  # at most, of an image saved as JPEG and its mask
 _MB = 10**6
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fetched:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Fetched(Summary):
     """The source that was made; `str` of it is for people."""
 
     out: Path

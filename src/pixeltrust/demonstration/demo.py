@@ -34,6 +34,7 @@ from pixeltrust.noise.simulate import simulate
 from pixeltrust.pages.pieces import write_page
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import link_or_copy, make_folder, write_file
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import predict
@@ -78,8 +79,8 @@ class DemoRow:
     """The duration of the training."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Demo:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Demo(Summary):
     """The results of a demo; `str` gives the summary."""
 
     given: float

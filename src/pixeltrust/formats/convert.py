@@ -23,14 +23,15 @@ from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError, 
 from pixeltrust.plumbing.files import fill_folder_atomically, make_folder, require_free, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import attempt_in_threads, faults_of
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count, some
 
 FORMATS = (PNG, AUDIT, COCO, COCO_POLYGONS, LABEL_STUDIO, CVAT, FIFTYONE)
 """All formats. A later one is asked first whether it recognises a source, so general ones come first."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Converted:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Converted(Summary):
     """What a conversion did; `str` of it is the report for a person."""
 
     out: Path

@@ -18,7 +18,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -35,13 +35,14 @@ from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.mending.estimate import FEWEST_PAIRS, Estimate, Measured, Verdict, choose, make_estimate, read_estimate, short
 from pixeltrust.mending.menders import Looked, Menders, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
-from pixeltrust.mending.settings import read_mender_config
+from pixeltrust.mending.settings import as_mender_config
 from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, enlarge, in_two, propose, soft_dice
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import map_in_threads, progress_bar
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, choose_device
@@ -52,8 +53,8 @@ _TRAINED, _LOOKED = 0.75, 0.9  # of the work, once the menders are trained, and 
 _STATUS_SECONDS = 0.5
 
 
-@dataclass(frozen=True)
-class Mended:
+@dataclass(frozen=True, repr=False)
+class Mended(Summary):
     """The result of a mending; `str` gives the summary."""
 
     out: Path
@@ -63,6 +64,9 @@ class Mended:
     to_train: str
     """The command that trains on the mended masks."""
     notes: tuple[str, ...]
+
+    def in_rows(self) -> pd.DataFrame:
+        return self.cases[["rank", "id", "agreement", "doubtful_share", "changed_pixels", "regions"]].head(10)
 
     def __str__(self) -> str:
         estimate, below = self.estimate, self.estimate.below
@@ -83,7 +87,7 @@ def mend(
     data: Path,
     *,
     out: Path,
-    config: Config | None = None,
+    config: Config | Mapping[str, Any] | None = None,
     resume: bool = False,
     show_progress: bool = True,
     **layout: Unpack[Layout],
@@ -99,7 +103,7 @@ def mend(
     Args:
         data: a data folder or table of cases with at least 5 pairs: cases with a noisy and a clean mask.
         out: the folder to make.
-        config: the settings of the menders, with `method = "mender"` (see `settings.DEFAULTS`).
+        config: the settings of the menders, as a Config with `method = "mender"`, or a mapping of some of them over `settings.DEFAULTS`.
         resume: continue a mending that was stopped.
         show_progress: progress bars on standard error.
         layout: how the data folder differs from the usual, as for `read_cases`.
@@ -110,7 +114,7 @@ def mend(
         ConfigError: settings that cannot be used.
         KeyboardInterrupt: Ctrl-C; what is trained is kept.
     """
-    out, config = Path(out), config or read_mender_config()
+    out, config = Path(out), as_mender_config(config)
     choose_device(config)[1].on_rank_0(lambda: _check_out(out, resume))
     cases = read_cases(Path(data), show_progress=show_progress, **layout)
     return mend_cases(cases, cases.of("noisy"), out=out, config=config, show_progress=show_progress, layout=layout)
@@ -133,7 +137,7 @@ def mend_cases(
         cases: the data; menders learn from its pairs.
         listed: the cases that the folder lists: the noisy ones, and pairs of a review.
     """
-    started, config = time.perf_counter(), config or read_mender_config()
+    started, config = time.perf_counter(), as_mender_config(config)
     if len(cases.pairs) < FEWEST_PAIRS:
         raise DataError(
             f"{cases.data}: {count(len(cases.pairs), 'pair')} (cases with a noisy and a clean mask), and from fewer than {FEWEST_PAIRS} it "

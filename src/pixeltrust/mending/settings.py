@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixeltrust.config import Config, read_config
+from pixeltrust.config import Config, as_config, read_config
 from pixeltrust.plumbing.errors import ConfigError
 
 DEFAULTS: Mapping[str, Any] = {
@@ -25,7 +25,19 @@ def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -
     Raises:
         ConfigError: as there; or the method is another than `mender`.
     """
-    config = read_config(file, settings, DEFAULTS)
+    return _require_mender(read_config(file, settings, DEFAULTS))
+
+
+def as_mender_config(config: Config | Mapping[str, Any] | None) -> Config:
+    """Return the settings of menders that a Python call was given, as `as_config` does.
+
+    Raises:
+        ConfigError: as there; or the method is another than `mender`.
+    """
+    return _require_mender(as_config(config, DEFAULTS))
+
+
+def _require_mender(config: Config) -> Config:
     if config.method != "mender":
         raise ConfigError(f"method = {config.method!r}: menders are trained by method = 'mender'; leave it out")
     return config

@@ -33,6 +33,7 @@ from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free, write_file
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.seeds import generator
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 
 TARGET_TOLERANCE = 0.01  # the largest difference of the mean Dice from `target_dice`
@@ -46,8 +47,8 @@ _MEASURES = ["dice", "false_positive_share", "false_negative_share"]
 _COMPLAINT = "These files of the source cannot be used:"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SimulationSummary:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SimulationSummary(Summary):
     """The data folder that was made. Means and quartiles are over the noisy cases whose truth has foreground; NaN if there are none.
 
     A clean case is no noisy case, although its noisy mask is there too.

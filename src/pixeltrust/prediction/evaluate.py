@@ -19,14 +19,15 @@ from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.files import write_atomically
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import map_in_threads
+from pixeltrust.plumbing.summaries import Summary, text_of
 from pixeltrust.plumbing.text import count, some
 
 FEW_CASES = 20  # below this many the intervals are markedly too narrow
 _Spacing = tuple[float, ...]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Evaluation(Summary):
     """The result of `evaluate`."""
 
     cases: pd.DataFrame
@@ -47,6 +48,19 @@ class Evaluation:
     notes: list[str]
     """Sentences that a reader of the numbers should know."""
 
+    out: Path | None = None
+    """The CSV file that was written."""
+
+    def __str__(self) -> str:
+        return "\n".join([text_of(self.table()), self.in_words()]).strip()
+
+    def in_words(self) -> str:
+        return "\n".join([*self.notes, *([f"the cases are in {self.out}"] if self.out else [])])
+
+    def in_rows(self) -> pd.DataFrame:
+        columns = [column.header for column in self.table().columns]
+        return pd.DataFrame(list(self._rows()), columns=columns)
+
     def table(self) -> Table:
         """Return the summary as a table for rich."""
         tolerance = f"surface Dice at {self.tolerance:g} {self.unit}"
@@ -54,12 +68,15 @@ class Evaluation:
         table.add_column("metric")
         for heading in ("mean", "95 % interval", "median", "cases", "undefined"):
             table.add_column(heading, justify="right")
+        for cells in self._rows():
+            table.add_row(*cells)
+        return table
+
+    def _rows(self) -> Iterator[tuple[str, ...]]:
         for row in self.summary.to_dict("records"):
             shown = partial(_shown, digits=metrics.metric_of(row["metric"]).digits)
             interval = f"{shown(row['low'])} … {shown(row['high'])}" if row["cases"] > 1 else "–"
-            counts = str(row["cases"]), str(row["undefined"])
-            table.add_row(row["metric"], shown(row["mean"]), interval, shown(row["median"]), *counts)
-        return table
+            yield row["metric"], shown(row["mean"]), interval, shown(row["median"]), str(row["cases"]), str(row["undefined"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +150,7 @@ def evaluate(
     if out is not None:
         _write_csv(out, cases)
     notes = _notes(cases, unused, spacings, ignored=[share for _, _, share in measured])
-    return Evaluation(cases=cases, summary=summarize(cases), unit=unit, tolerance=tolerance, notes=list(notes))
+    return Evaluation(cases=cases, summary=summarize(cases), unit=unit, tolerance=tolerance, notes=list(notes), out=out)
 
 
 def summarize(cases: pd.DataFrame) -> pd.DataFrame:

@@ -24,6 +24,7 @@ from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import THREADS, map_in_order, progress_bar
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, choose_device, holds_window, read_network, resize_plane
 from pixeltrust.training.run_folder import Run
@@ -31,8 +32,8 @@ from pixeltrust.training.run_folder import Run
 FULL_SCALE = 65535  # a probability of 1 in a 16-bit file
 
 
-@dataclass(frozen=True)
-class Predicted:
+@dataclass(frozen=True, repr=False)
+class Predicted(Summary):
     """The result of a prediction; `str` gives the summary."""
 
     count: int

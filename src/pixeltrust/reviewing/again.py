@@ -3,22 +3,24 @@
 AUDIT/corrected/<id>.png   the mask that was decided on, for every case with an accepted or mended mask
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.config import Config
 from pixeltrust.data.cases import CaseList, Cases, read_cases
 from pixeltrust.data.images import write_png
 from pixeltrust.mending.run import Mended, mend_cases
-from pixeltrust.mending.settings import read_mender_config
+from pixeltrust.mending.settings import as_mender_config
 from pixeltrust.plumbing.files import make_folder
 from pixeltrust.plumbing.text import count
 from pixeltrust.reviewing.decisions import Decisions
 from pixeltrust.reviewing.exports import MADE_CLEAN
 
 
-def mend_again(folder: Path, *, config: Config | None = None, show_progress: bool = True) -> Mended:
+def mend_again(folder: Path, *, config: Config | Mapping[str, Any] | None = None, show_progress: bool = True) -> Mended:
     """Mend the masks of a folder under review anew, with its decisions as further pairs; the decisions stay.
 
     Args:
@@ -31,7 +33,7 @@ def mend_again(folder: Path, *, config: Config | None = None, show_progress: boo
         DataError: the data have faults, or there are too few pairs.
     """
     audit = Audit.read(folder)
-    config = replace(config or read_mender_config(), classes=audit.classes, ignore_label=audit.ignore_label)
+    config = replace(as_mender_config(config), classes=audit.classes, ignore_label=audit.ignore_label)
     data = read_cases(audit.data, needed=("noisy",), show_progress=show_progress)
     cases, decided = _with_decisions(audit, data)
     listed = CaseList.of([case for case in cases.cases if case.role == "noisy" or case.id in decided])

@@ -17,6 +17,7 @@ from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import map_in_threads
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count
 from pixeltrust.reviewing.decisions import Decision, Decisions
@@ -26,8 +27,8 @@ MADE_CLEAN = ("given", "proposed", "mended")
 _COMPLAINT = "These files cannot be exported:"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExportSummary:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ExportSummary(Summary):
     """The data folder that an export has made."""
 
     out: Path

@@ -17,6 +17,7 @@ from pixeltrust.auditing.blank import find_audit
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.layouts import Layout
 from pixeltrust.plumbing.errors import ConfigError, RunError
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 from pixeltrust.reviewing.access import AccessPolicy, is_loopback
 from pixeltrust.reviewing.decisions import FILE, Decisions, clean_name
@@ -27,8 +28,8 @@ PORT = 8765
 _LAST_SECONDS = 3  # that running requests have to finish when the review ends
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReviewSummary:
+@dataclass(frozen=True, kw_only=True, repr=False)
+class ReviewSummary(Summary):
     """The progress of a review."""
 
     audit: Path

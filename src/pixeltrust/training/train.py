@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -9,7 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from pixeltrust.config import Config
+from pixeltrust.config import Config, as_config
 from pixeltrust.data.batches import Streams, hold_out
 from pixeltrust.data.cases import CaseList, Cases, Role, read_cases, table_of
 from pixeltrust.data.checks import MIN_HELD_OUT, clean_warnings
@@ -18,6 +19,7 @@ from pixeltrust.method_table import METHODS, describe
 from pixeltrust.plumbing.malloc import keep_freed_memory
 from pixeltrust.plumbing.processes import connect
 from pixeltrust.plumbing.seeds import generator
+from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.training import checks
 from pixeltrust.training.checkpoints import State, find_checkpoint, read_checkpoint, refuse_other_cases, seconds_by_part
 from pixeltrust.training.history import Steps, time_shares
@@ -28,8 +30,8 @@ from pixeltrust.training.optimizers import build_optimizer, build_schedule
 from pixeltrust.training.run_writer import RunWriter
 
 
-@dataclass(frozen=True)
-class Trained:
+@dataclass(frozen=True, repr=False)
+class Trained(Summary):
     """The result of a training; `str` gives the summary."""
 
     run: Path
@@ -54,7 +56,7 @@ def train(
     data: Path,
     *,
     out: Path,
-    config: Config | None = None,
+    config: Config | Mapping[str, Any] | None = None,
     method: StepFunction | None = None,
     watch: Watch | None = None,
     resume: bool = False,
@@ -73,7 +75,7 @@ def train(
         data: a data folder or table of cases.
         out: the run folder to make; with `resume` the one to continue. Starts over where no checkpoint was written, and succeeds at once
             where the run has finished.
-        config: the settings; the defaults where not given.
+        config: the settings, as a Config or a mapping of some of them; the defaults where not given.
         method: a step in place of that of `config.method`: any function (model, feed, config) to StepOutcome that adds to .grad, or an
             nn.Module that does so and remembers something (see `methods`). Its attributes `takes_gains`, `weighs_pixels` and `streams`,
             where it has them, say what the run does for it (see `method_table.Method`). The run folder does not hold it: to continue,
@@ -90,7 +92,7 @@ def train(
             names the update and the cases of its batch. No such state is ever saved. Or a step reports numbers that the first one did not.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written.
     """
-    config, run = config or Config(), RunWriter(Path(out))
+    config, run = as_config(config), RunWriter(Path(out))
     packed = find_checkpoint(run, config) if resume else None
     if not resume:
         checks.refuse_existing(run)
