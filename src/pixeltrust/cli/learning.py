@@ -1,0 +1,120 @@
+"""Commands that train networks and measure them: train, predict, evaluate, benchmark."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from pixeltrust.cli.app import app
+from pixeltrust.cli.options import Classes, Data, IgnoreLabel, MaskSuffix, Quiet, RunFolder, Weights, existing, show, with_layout
+from pixeltrust.config import read_config
+
+if TYPE_CHECKING:
+    from pixeltrust.data.layouts import Layout
+
+
+@app.command()
+@with_layout
+def train(
+    layout: "Layout",
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The run folder to make.")],
+    config: Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a network; a stopped run continues with --resume.
+
+    Example: pixeltrust train lesions --out runs/pixel --set method=pixel --set epochs=50
+    """
+    settings = read_config(config, setting or [])
+    from pixeltrust.training.train import train
+
+    show(train(data, out=out, config=settings, resume=resume, show_progress=not quiet, **layout))
+
+
+@app.command()
+def predict(
+    run: RunFolder,
+    images: Annotated[Path, typer.Argument(help="A folder of images, or one image.", callback=existing)],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the masks: <id>.png, at the size of the image.")],
+    weights: Weights = "last",
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities, as 16-bit PNG.")] = False,
+    sliding_window: Annotated[bool, typer.Option("--sliding-window", help="Cover larger images window by window.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip images that have a mask already.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Predict a mask for every image of a folder.
+
+    Example: pixeltrust predict runs/pixel lesions/images --out predicted
+    """
+    from pixeltrust.prediction.predict import predict
+
+    kinds = {"probabilities": probabilities, "sliding_window": sliding_window}
+    show(predict(run, images, out=out, weights=weights, resume=resume, show_progress=not quiet, **kinds))
+
+
+@app.command()
+def evaluate(
+    predicted: Annotated[Path, typer.Argument(help="A folder of predicted masks.", callback=existing)],
+    truth: Annotated[Path, typer.Argument(help="A folder of true masks; its cases are measured.", callback=existing)],
+    out: Annotated[Path | None, typer.Option("--out", help="A CSV file to write, one row per case.")] = None,
+    classes: Classes = 1,
+    ignore_label: IgnoreLabel = None,
+    mask_suffix: MaskSuffix = None,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, in mm (or pixels, as the distances).")] = 1.0,
+    quiet: Quiet = False,
+) -> None:
+    """Measure predicted masks against the truth: per case, and the means with intervals.
+
+    Example: pixeltrust evaluate predicted lesions/test --out pixel.csv
+    """
+    from pixeltrust.prediction.evaluate import evaluate
+
+    print(
+        evaluate(
+            predicted,
+            truth,
+            classes=classes,
+            ignore_label=ignore_label,
+            mask_suffix=mask_suffix or (),
+            tolerance=tolerance,
+            out=out,
+            show_progress=not quiet,
+        )
+    )
+
+
+@app.command()
+@with_layout
+def benchmark(
+    layout: "Layout",
+    source: Annotated[
+        Path, typer.Argument(help="A folder with images/, masks/ and split.csv, or a data folder or table of your own.", callback=existing)
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder of the benchmark.")],
+    config: Annotated[Path | None, typer.Option("--config", help="A TOML file: methods, noise, clean, seeds, and settings.")] = None,
+    setting: Annotated[list[str] | None, typer.Option("--set", help="One key of that file, key=value; may be repeated.")] = None,
+    ask: Annotated[
+        bool, typer.Option("--question", help="Answer: does it help on my data? By cross-validation over the clean cases.")
+    ] = False,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", min=1, help="Number of trainings at once; one for each GPU, or core, if not given.")
+    ] = None,
+    on: Annotated[Literal["local", "ray"], typer.Option("--on", help="This machine, or a cluster.")] = "local",
+    quiet: Quiet = False,
+) -> None:
+    """Compare methods over kinds of noise, numbers of clean masks and seeds; a stopped benchmark continues by the same command.
+
+    Example: pixeltrust benchmark isic2017 --config grid.toml --out benchmark
+    """
+    from pixeltrust.benchmarking.grid import read_grid
+
+    grid = read_grid(config, setting or [])
+    from pixeltrust.benchmarking.jobs import launcher_of
+    from pixeltrust.benchmarking.question import question
+    from pixeltrust.benchmarking.run import benchmark
+
+    work = question if ask else benchmark
+    show(work(source, out=out, grid=grid, launcher=launcher_of(on, jobs), show_progress=not quiet, **layout))
