@@ -109,10 +109,15 @@ def check(
 @app.command()
 def convert(
     source: Annotated[
-        Path, typer.Argument(metavar="from", help="An annotation file, a folder of masks, or the folder of an audit.", callback=existing)
+        Path,
+        typer.Argument(
+            metavar="from",
+            help="An annotation file, a folder of masks, or the folder of an audit; for nnunet a data folder or table.",
+            callback=existing,
+        ),
     ],
-    out: Annotated[Path, typer.Argument(help="What to make: a folder (png, fiftyone) or a file.")],
-    to: Annotated[str | None, typer.Option("--to", help="png, coco, coco-polygons, label-studio, cvat or fiftyone.")] = None,
+    out: Annotated[Path, typer.Argument(help="What to make: a folder (png, fiftyone, nnunet) or a file.")],
+    to: Annotated[str | None, typer.Option("--to", help="png, coco, coco-polygons, label-studio, cvat, fiftyone or nnunet.")] = None,
     source_format: Annotated[
         str | None, typer.Option("--from", help="png, audit, coco, label-studio, cvat or fiftyone; recognised if not given.")
     ] = None,

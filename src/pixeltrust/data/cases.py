@@ -1,7 +1,7 @@
 """A data folder, or a table, becomes cases; all its faults are found in one go.
 
     DATA/images/<id>.*   DATA/noisy/<id>.*   DATA/clean/<id>.*   DATA/test/<id>.*   (other names: see `layouts`)
-    or DATA (a .csv or .parquet file, or DATA/cases.csv, DATA/cases.parquet): id, image, mask, role, optionally group
+    or DATA (a .csv or .parquet file, or DATA/cases.csv, DATA/cases.parquet): id, image, mask, role, optionally group and channels
 
 Files meet by id, never by order. A case in clean/ and in noisy/ is trained as clean, and is a pair: it shows how noisy masks err.
 Millions of cases are a few columns.
@@ -9,6 +9,7 @@ Millions of cases are a few columns.
 
 import operator
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ TABLES = ("cases.csv", "cases.parquet")
 COLUMNS = ("id", "image", "mask", "role")
 LONGEST_ID = LONGEST_NAME - len(".png")  # bytes
 _LONGEST_PATH = 4095  # bytes
+_FIRST_CHANNEL = rf"(?i)_0000(?:{'|'.join(map(re.escape, volumes.SUFFIXES))})$"
 _NAMES = (
     "name both alike, give the ending in which they differ (--mask-suffix or --image-suffix), "
     "or write a table of cases (docs/reference/data.md)"
@@ -199,12 +201,20 @@ class Cases(Summary):
         return "\n".join([f"{self.data}: no faults; {counts} cases" + (f" in {len(groups):,} groups" if groups else ""), *self.notes])
 
 
-def read_cases(data: Path, *, needed: Sequence[Role] = ("noisy", "clean"), show_progress: bool = True, **layout: Unpack[Layout]) -> Cases:
-    """Read the cases of a data folder or table of pictures, by names and image headers; no pixel is decoded.
+def read_cases(
+    data: Path,
+    *,
+    needed: Sequence[Role] = ("noisy", "clean"),
+    may_be_volumes: bool = False,
+    show_progress: bool = True,
+    **layout: Unpack[Layout],
+) -> Cases:
+    """Read the cases of a data folder or table, by names and headers; no pixel is decoded.
 
     Args:
         data: a data folder, or a `.csv` or `.parquet` table whose paths count from its own folder.
         needed: roles that must have a case.
+        may_be_volumes: volumes are taken too.
         layout: what differs in the data folder from the usual: `images`, `noisy`, `clean`, `test`, `mask_suffix`, `image_suffix`
             (see `layouts.Layout`).
 
@@ -213,7 +223,7 @@ def read_cases(data: Path, *, needed: Sequence[Role] = ("noisy", "clean"), show_
             trains, a group on both sides, no case of a role that is needed, and so on; or says that these are volumes.
     """
     cases, findings = _read(Path(data), needed, show_progress, layout)
-    if findings.volumes:
+    if findings.volumes and not may_be_volumes:
         raise DataError(f"{data}: holds volumes: {volumes.NOT_YET}")
     findings.raise_faults(data)
     return cases
@@ -394,22 +404,28 @@ def _pair_table(table: Path, findings: Findings) -> CaseList:
     missing = [name for name in COLUMNS if name not in rows.columns]
     if missing:
         raise DataError(
-            f"{table}: no column {', '.join(missing)}; wanted: {', '.join(COLUMNS)}, and perhaps group; found: {list(rows.columns)}"
+            f"{table}: no column {', '.join(missing)}; wanted: {', '.join(COLUMNS)}, and perhaps group and channels; "
+            f"found: {list(rows.columns)}"
         )
-    rows = rows.reindex(columns=[*COLUMNS, "group"], fill_value="").assign(given=None, channels=1)
+    rows = rows.reindex(columns=[*COLUMNS, "group", "channels"], fill_value="").assign(given=None)
+    rows["channels"] = rows["channels"].replace("", "1")
     slashed = rows["id"].isin([".", ".."]) | rows["id"].str.contains(r"[/\\]")
     empty = (rows["id"] == "") | (rows["image"] == "") | (rows["mask"] == "")
     control = rows["id"].str.contains(CONTROL) | rows["image"].str.contains(CONTROL) | rows["mask"].str.contains(CONTROL)
     long = _is_longer(rows["id"], LONGEST_ID) | _is_longer(rows["image"], _LONGEST_PATH) | _is_longer(rows["mask"], _LONGEST_PATH)
+    of_several = (rows["channels"] != "1") & ~rows["image"].str.contains(_FIRST_CHANNEL)
+    no_number = ~rows["channels"].str.fullmatch("[1-9][0-9]{0,2}")
     wrong = pd.Series(False, rows.index)
     for these, kind, complaint in (
         (~rows["role"].isin(ROLES), "another role", f"role {{role}}; wanted: {', '.join(ROLES)}"),
         (slashed | empty, "an empty cell or a slash in the id", "id, image and mask must not be empty, and an id has no slash (id {id})"),
         (control, "control characters", "id, image and mask must not have control characters (id {id}, image {image}, mask {mask})"),
         (long, "too long a cell", f"an id may have {LONGEST_ID} bytes, a path {_LONGEST_PATH:,}; one is too long (id {{id}})"),
+        (no_number, "another number of channels", "channels is the number of files of the image, 1 or more, not {channels}"),
+        (of_several, "channels of other names", "of several channels the image is the first, <name>_0000.nii.gz, not {image}"),
     ):
         for place in np.flatnonzero(these & ~wrong):
-            cells = {name: f"{rows[name].iloc[place]!r:.60}" for name in COLUMNS}
+            cells = {name: f"{rows[name].iloc[place]!r:.60}" for name in (*COLUMNS, "channels")}
             findings.faults.append(Fault(f"{table}, row {place + 2}: {complaint.format(**cells)}", kind=f"rows with {kind}"))
         wrong |= these
     return CaseList.of_paths(rows[~wrong], table.parent)
@@ -434,4 +450,6 @@ def table_of(cases: Iterable[Case], held_out: Collection[str] = (), *, pairs: bo
     paths = {name: pd.Series(files[listed.numbers(name)], dtype=object) for name in ("image", "mask")}
     roles = pd.Categorical.from_codes(listed.numbers("role"), pd.Index(ROLES))
     ids = listed.texts("id")
-    return pd.DataFrame({"id": ids, **paths, "role": roles, "group": listed.texts("group"), "held_out": ids.isin(held_out)})
+    table = pd.DataFrame({"id": ids, **paths, "role": roles, "group": listed.texts("group"), "held_out": ids.isin(held_out)})
+    channels = listed.numbers("channels")
+    return table.assign(channels=channels) if (channels > 1).any() else table

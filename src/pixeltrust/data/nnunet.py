@@ -10,6 +10,7 @@ from json import JSONDecodeError, loads
 from pathlib import Path
 from typing import Any
 
+from pixeltrust.data import volumes
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.data.listings import Listing, files_by_id
 from pixeltrust.plumbing.errors import DataError
@@ -17,7 +18,8 @@ from pixeltrust.plumbing.text import count, some
 
 RECORD = "dataset.json"
 CLEAN_IDS = "clean.txt"
-_IGNORE = "ignore"
+IGNORED = "ignore"
+"""The name of the label of ignored pixels."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,12 @@ class Dataset:
     @property
     def ignore_label(self) -> int | None:
         """The value of ignored pixels."""
-        return self.labels[_IGNORE][0] if _IGNORE in self.labels else None
+        return self.labels[IGNORED][0] if IGNORED in self.labels else None
 
     @property
     def classes(self) -> int:
         """How many labels there are, with the background."""
-        return 1 + max(value for name, values in self.labels.items() if name != _IGNORE for value in values)
+        return 1 + max(value for name, values in self.labels.items() if name != IGNORED for value in values)
 
     def path_of(self, role: str) -> Path:
         """Return the place where the masks of a role come from."""
@@ -110,7 +112,8 @@ def list_dataset(dataset: Dataset, layout: Layout) -> dict[str, Listing]:
             listing.faults.append(f"{listing.folder}: {count(len(odd), 'file')} without the file_ending {ending} of {RECORD}: {some(odd)}")
     channels = len(dataset.record["channel_names"])
     stems = {path.name[-len(ending) - 5 : -len(ending)] for path in images.files.values()}
-    if stems != (wanted := {f"_{number:04}" for number in range(channels)}):
+    of_one_picture = stems == {"_0000"} and ending not in volumes.SUFFIXES  # which has several channels: colours
+    if stems != (wanted := {f"_{number:04}" for number in range(channels)}) and not of_one_picture:
         said = f"where {RECORD} has {count(channels, 'channel')} ({some(sorted(wanted))})"
         images.faults.append(f"{images.folder}: its files are numbered {some(sorted(stems))}, {said}")
     if unknown := sorted(clean - labels.files.keys()):

@@ -18,6 +18,7 @@ from pixeltrust.formats.folders import AUDIT, PNG
 from pixeltrust.formats.format import Format, Output, Source
 from pixeltrust.formats.label_studio import LABEL_STUDIO
 from pixeltrust.formats.names import writable
+from pixeltrust.formats.nnunet import NNUNET, write_dataset
 from pixeltrust.formats.origins import MOST_LABELS, Origin, annotation_origin, mask_origin
 from pixeltrust.plumbing.errors import ConfigError, DataError, PixeltrustError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, make_folder, require_free, write_file
@@ -73,9 +74,10 @@ def convert(
     """Write the masks of `source` in another format, all or nothing.
 
     Args:
-        source: an annotation file, a folder of masks, the folder of an audit, or a FiftyOne folder.
-        out: what to make: a folder (png, fiftyone) or a file.
-        to: the name of one of the `formats`; png if not given, unless the source is a folder of masks already.
+        source: an annotation file, a folder of masks, the folder of an audit, or a FiftyOne folder; for nnunet a data folder or table.
+        out: what to make: a folder (png, fiftyone, nnunet) or a file.
+        to: the name of one of the `formats`, or nnunet: a whole dataset, of volumes too, which is read as a data folder again; png if
+            not given, unless the source is a folder of masks already.
         source_format: the name of one of the `formats`; recognised by the source itself if not given.
         images: the folder of the images, for their names and sizes. If not given: for data/clean, data/noisy and the like data/images,
             for an audit the images that its table names.
@@ -96,6 +98,24 @@ def convert(
     Example:
         convert(Path("instances.json"), Path("lesions/noisy"), images=Path("lesions/images"))
     """
+    if to == NNUNET:
+        _check_labels(labels, classes)
+        others = {"from": source_format, "images": images, "annotator": annotator}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise ConfigError(f"{given[0]}: not for {NNUNET}, which takes a whole data folder or table")
+        made = write_dataset(
+            Path(source), Path(out), labels=labels, classes=classes or 1, ignore_label=ignore_label, show_progress=show_progress
+        )
+        return Converted(
+            out=Path(out),
+            to=to,
+            source_format="a data folder",
+            masks=made.masks,
+            empty=made.empty,
+            labels=made.labels,
+            binary=False,
+            notes=tuple(made.notes),
+        )
     asked = Source(path=Path(source), annotator=annotator, classes=classes, ignore_label=ignore_label, show_progress=show_progress)
     out = Path(out)
     reader = _choose_reader(asked, source_format, formats)
@@ -126,7 +146,7 @@ def _named(name: str, formats: Sequence[Format], setting: str) -> Format:
     for form in formats:
         if form.name == name:
             return form
-    raise ConfigError(f"{setting}: {name!r} is not one of {', '.join(form.name for form in formats)}")
+    raise ConfigError(f"{setting}: {name!r} is not one of {', '.join([*(form.name for form in formats), *[NNUNET] * (setting == 'to')])}")
 
 
 def _choose_reader(source: Source, name: str | None, formats: Sequence[Format]) -> Format:
