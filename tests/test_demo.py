@@ -12,7 +12,7 @@ from torch import nn
 from pixeltrust.config import read_config
 from pixeltrust.data.images import read_labels
 from pixeltrust.demonstration import demo as demo_module
-from pixeltrust.demonstration.demo import Demo, DemoRow, Plan, demo
+from pixeltrust.demonstration.demo import Demo, DemoRow, Plan, demo, demo_data
 from pixeltrust.mending.estimate import read_estimate
 from pixeltrust.metrics import bootstrap_interval
 from pixeltrust.plumbing.errors import RunError
@@ -122,6 +122,19 @@ def test_what_was_expected_stands_beside_the_truth(toy):
     table = pd.read_csv(out / "masks.csv", dtype={"id": str}).set_index("id")
     cases = pd.read_csv(out / "mended" / "cases.csv", dtype={"id": str}).set_index("id").loc[table.index]
     assert table["expected"].tolist() == pytest.approx(cases["expected"].tolist())
+
+
+def test_the_data_alone_are_those_of_the_demo_which_goes_on_from_there(tmp_path, toy):
+    def files(out):
+        return {path.relative_to(out): path.read_bytes() for part in ("data", "source") for path in (out / part).rglob("*.*")}
+
+    made = demo_data(tmp_path, plan=TOY, show_progress=False)
+    assert files(tmp_path) == files(toy[0])
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "source", "demo.json"}
+    assert str(made).startswith(f"the data folder is {tmp_path / 'data'}\n")
+    before = stamps(toy[0])
+    demo_data(toy[0], plan=TOY, show_progress=False)
+    assert stamps(toy[0]) == before
 
 
 @pytest.mark.slow

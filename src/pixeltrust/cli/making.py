@@ -20,14 +20,18 @@ def _known_noise(name: str) -> str:
 
 
 @app.command()
-def demo(out: Annotated[Path, typer.Option("--out", help="The folder of the demo.")] = Path("demo"), quiet: Quiet = False) -> None:
-    """Do the whole job on made-up dermoscopy images, in minutes: simulate, train plainly and with trust, evaluate, report.
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="The folder of the demo.")] = Path("demo"),
+    data_only: Annotated[bool, typer.Option("--data-only", help="Make its images and masks, and stop: data to try commands on.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Do the whole job on made-up dermoscopy images, in minutes: simulate, mend, train on given and on mended masks, evaluate, report.
 
     Example: pixeltrust demo --out demo
     """
-    from pixeltrust.demonstration.demo import demo
+    from pixeltrust.demonstration.demo import demo, demo_data
 
-    print(demo(out, show_progress=not quiet))
+    print((demo_data if data_only else demo)(out, show_progress=not quiet))
 
 
 @app.command()
