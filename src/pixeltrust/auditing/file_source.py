@@ -36,7 +36,8 @@ class FileSource:
         probabilities: a folder, see `data.probabilities`.
         helped: a folder of helped maps, <id>.png, as a run has them, or `Trust.write_maps` and other programs, without a fingerprint of
             their mask.
-        classes, ignore_label: as in `Config`.
+        classes: as in `Config`.
+        ignore_label: as in `Config`.
 
     Raises:
         DataError: a folder is missing, or holds nothing of the kind, or two files for the same.

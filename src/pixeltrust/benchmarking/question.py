@@ -52,7 +52,9 @@ def question(
         data: a data folder or table with noisy and clean cases; test cases are not used.
         out: a new or empty folder, or that of the same question.
         grid: methods, seeds and settings; the defaults above where it has none (`epochs` for about `UPDATES`).
-        launcher, show_progress, layout: as in `benchmark`.
+        launcher: as in `benchmark`.
+        show_progress: as in `benchmark`.
+        layout: as in `benchmark`.
 
     Raises:
         ConfigError, DataError: the data cannot be used, or the grid cannot be used for a question.

@@ -241,7 +241,8 @@ def check(
     """Decode every file of a data folder, and report all its faults in one go: also those that `read_cases` finds.
 
     Args:
-        classes, ignore_label: as in `Config`; those of dataset.json in a dataset of nnU-Net, where not given.
+        classes: as in `Config`; those of dataset.json in a dataset of nnU-Net, where not given.
+        ignore_label: as in `Config`; those of dataset.json in a dataset of nnU-Net, where not given.
         headers: names and headers alone: thousands of volumes in seconds.
         show_progress: a progress bar on standard error.
         layout: as for `read_cases`.

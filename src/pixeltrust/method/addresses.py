@@ -123,7 +123,8 @@ class Where:
         """Return where the pixels come from by their interpolated coordinates, which are rounded.
 
         Args:
-            ids, shapes: as above.
+            ids: as above.
+            shapes: as above.
             coordinates: (B, 1 + D, *S) of floats: what the augmentation has made of a `coordinate_map`. A pixel into which something from
                 outside was mixed is outside.
 

@@ -102,7 +102,16 @@ class Trust(nn.Module):
         Args:
             where: which pixels of which cases the noisy batch shows. A pixel from no case has weight 0.
             clean_weight: λ ≥ 0.
-            noisy, clean, pixel_loss, loss, gains, along, logits, head_weights, backward, ranks: as in `reweighted_step`.
+            noisy: as in `reweighted_step`.
+            clean: as in `reweighted_step`.
+            pixel_loss: as in `reweighted_step`.
+            loss: as in `reweighted_step`.
+            gains: as in `reweighted_step`.
+            along: as in `reweighted_step`.
+            logits: as in `reweighted_step`.
+            head_weights: as in `reweighted_step`.
+            backward: as in `reweighted_step`.
+            ranks: as in `reweighted_step`.
 
         Raises:
             ValueError, TypeError: as `reweighted_step`; `where` does not fit the noisy batch, or a case has another grid than before.
@@ -159,7 +168,8 @@ class Trust(nn.Module):
         A batch is one visit: where several of its pixels show one pixel of a case, their evidence is averaged.
 
         Args:
-            gains, where: as in `weights`.
+            gains: as in `weights`.
+            where: as in `weights`.
             ranks: with several, each learns what all of them see; they must have begun alike.
 
         Returns:

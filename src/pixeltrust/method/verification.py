@@ -82,7 +82,12 @@ def verify(
     The model is left as it was: parameters, their .grad, buffers; so are torch's random generators.
 
     Args:
-        noisy, clean, pixel_loss, gains, along, logits: as in `reweighted_step`.
+        noisy: as in `reweighted_step`.
+        clean: as in `reweighted_step`.
+        pixel_loss: as in `reweighted_step`.
+        gains: as in `reweighted_step`.
+        along: as in `reweighted_step`.
+        logits: as in `reweighted_step`.
         pixels: how many noisy pixels are compared, one backward each.
         cost: measure the cost too, by three steps of each kind; in processor time on a CPU, wall-clock time on a GPU.
         seed: draws the pixels.

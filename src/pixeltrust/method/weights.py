@@ -261,7 +261,8 @@ def clean_gradient(
     """Return L_c, the mean loss of the counted clean pixels, and v = ∇L_c for the parameters that it reaches; 0 where all are ignored.
 
     Args:
-        along, logits: as in `pixel_gains`.
+        along: as in `pixel_gains`.
+        logits: as in `pixel_gains`.
         ranks: as in `reweighted_step`.
 
     Raises:

@@ -64,7 +64,8 @@ def review(
         folder: a folder that `audit` or `mend` made; or a data folder or table of cases, for which such a folder is made, without
             judgements. review.sqlite, .thumbnails/ and .mending/ are made in it.
         out: the folder that is made for data, and gone on with the next time; `<name>-review` beside them where not given.
-        classes, ignore_label: of the data, as in `Config`.
+        classes: of the data, as in `Config`.
+        ignore_label: of the data, as in `Config`.
         seed: of the order of the cases of data.
         host: the address to listen on; beyond this machine a token is required, which is part of the announced address.
         port: the port to listen on; 0 for any free one.
