@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-import reference
+import made_pages
 import wrap
 from pixeltrust import metrics
 from pixeltrust.data.images import read_labels
@@ -69,9 +69,9 @@ def test_the_python_of_the_readme_runs(capsys):
     assert len(capsys.readouterr().out.split()) == 3
 
 
-@pytest.mark.parametrize("page", reference.PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", made_pages.PAGES, ids=lambda page: page.name)
 def test_pages_made_from_the_code_equal_it(page):
-    assert page.read_text(encoding="utf-8") == reference.PAGES[page](), "python docs/make/reference.py writes it"
+    assert page.read_text(encoding="utf-8") == made_pages.PAGES[page](), "python docs/make/made_pages.py writes it"
 
 
 def test_every_option_of_every_command_is_documented():

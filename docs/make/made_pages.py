@@ -1,4 +1,4 @@
-"""Write the pages that are made from the code: python docs/make/reference.py
+"""Write the pages that are made from the code: python docs/make/made_pages.py
 
 docs/reference/command-line.md has the help of every command with its options, settings.md every setting of a training, python.md every
 public name. Nothing in them is written by hand; a test compares them with the code.
@@ -22,7 +22,7 @@ from pixeltrust.cli import app
 from pixeltrust.config import Config
 
 REFERENCE = Path(__file__).parents[1] / "reference"
-MADE = "<!-- made from the code by docs/make/reference.py -->\n\n"
+MADE = "<!-- made from the code by docs/make/made_pages.py -->\n\n"
 COMMAND_LINE = """# The command line
 
 Every command with its arguments and options, as `--help` shows them. [Commands in detail](commands.md) says what they
