@@ -159,6 +159,17 @@ def test_what_cannot_be_a_dataset_is_said_and_nothing_is_written(data, tmp_path,
         run(tmp_path / "cases.csv", tmp_path / "mixed", classes=3)
 
 
+def test_an_image_that_nnunet_could_not_use_is_named(tmp_path):
+    write_data(tmp_path / "data")
+    write_nifti(tmp_path / "data" / "images" / "n0.nii.gz", np.full(SHAPE, np.nan, np.float32))
+    cut = tmp_path / "data" / "images" / "c1.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-200])
+    with pytest.raises(DataError) as caught:
+        run(tmp_path / "data", tmp_path / "out", classes=3)
+    assert "n0.nii.gz: holds 4,800 voxels whose value is not finite" in str(caught.value)
+    assert "c1.nii.gz: cannot be read: " in str(caught.value)
+
+
 def test_nnunet_itself_finds_no_fault(data, tmp_path, capfd):
     verify = pytest.importorskip("nnunetv2.experiment_planning.verify_dataset_integrity", reason="nnU-Net is not here")
     run(data, tmp_path / "out", classes=3)

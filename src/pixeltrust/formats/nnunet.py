@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pixeltrust.data.cases import Case, CaseList, read_cases
-from pixeltrust.data.images import image_suffix, read_header, read_image, write_labels, write_png
+from pixeltrust.data.images import image_suffix, read_header, read_image, read_values, write_labels, write_png
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.data.nnunet import CLEAN_IDS, IGNORED, RECORD, read_dataset
 from pixeltrust.data.volumes import NIFTI
@@ -131,7 +131,9 @@ def _write_case(folder: Path, ending: str, case: Case, *, classes: int, ignore_l
             pixels = read_image(file)
             is_grey = bool((pixels == pixels[..., :1]).all())
             write_png(to, pixels[..., 0] if is_grey else pixels)
-        elif image_suffix(file) == ending:
+            continue
+        read_values(file)  # what cannot be read, or is not finite, is named here; its bytes are kept as they are
+        if image_suffix(file) == ending:
             link_or_copy(file, to)
         else:
             with file.open("rb") as plain, gzip.open(to, "wb", compresslevel=6) as compressed:
