@@ -32,9 +32,14 @@ def write_nifti(path, values, affine=TURNED):
     return path
 
 
+def simple_itk():
+    """Return SimpleITK, or skip the test."""
+    return pytest.importorskip("SimpleITK", reason="the extra medical is not complete here: no SimpleITK")
+
+
 def write_series(folder, values):
     """Write int16 (D, H, W) as a DICOM series: slices 2.5 mm apart, .5 x .5 mm, the files' names against their order."""
-    itk = pytest.importorskip("SimpleITK", reason="the extra medical is not complete here: no SimpleITK")
+    itk = simple_itk()
     folder.mkdir(parents=True)
     kept = locale.setlocale(locale.LC_ALL)
     for number, plane in enumerate(values):
