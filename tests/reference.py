@@ -19,7 +19,12 @@ from pixeltrust.method.addresses import Where
 from pixeltrust.method.batch import Batch
 
 CASES = [SimpleNamespace(id=f"case {number}") for number in range(106)]
-STREAMS = SimpleNamespace(noisy=np.arange(6), clean=np.arange(6, 106), cache=None, pixels=SimpleNamespace(gib=0.0, cases=CASES))
+STREAMS = SimpleNamespace(
+    noisy=np.arange(6),
+    clean=np.arange(6, 106),
+    cache=None,
+    pixels=SimpleNamespace(gib=0.0, cases=CASES, shapes=[(16, 16)] * 106),
+)
 """As much of `Streams` as a method asks for, of 6 noisy cases."""
 PLACES = Where.of([CASES[number].id for number in (4, 0, 5, 1)], (16, 16), flips=[(), (0,), (1,), (0, 1)], turns=[0, 3, 1, 0])
 """Of a noisy batch of 4 of them."""

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from examples import examples
 from pixeltrust.config import Config
 from pixeltrust.data.views import (
-    INVERSE,
-    TURNS,
+    INVERSES,
     Views,
     draw_lenses,
     draw_turns,
@@ -45,16 +44,16 @@ def corner(turn):
 
 
 def test_the_eight_turns_are_all_different_and_none_is_turn_0():
-    assert len({tuple(corner(turn).ravel().tolist()) for turn in range(TURNS)}) == 8
+    assert len({tuple(corner(turn).ravel().tolist()) for turn in range(8)}) == 8
     assert torch.equal(corner(0), torch.arange(9).reshape(3, 3))
     assert corner(1).tolist() == [[2, 5, 8], [1, 4, 7], [0, 3, 6]]
     assert corner(4).tolist() == [[2, 1, 0], [5, 4, 3], [8, 7, 6]]
 
 
-@pytest.mark.parametrize("turn", range(TURNS))
+@pytest.mark.parametrize("turn", range(8))
 def test_each_turn_is_undone_by_exactly_one_other(turn):
     picture = torch.arange(9).reshape(1, 3, 3)
-    undoing = [back for back in range(TURNS) if torch.equal(turn_images(turn_images(picture, np.array([turn])), np.array([back])), picture)]
+    undoing = [back for back in range(8) if torch.equal(turn_images(turn_images(picture, np.array([turn])), np.array([back])), picture)]
     assert len(undoing) == 1
 
 
@@ -83,10 +82,10 @@ def test_all_allowed_turns_are_equally_likely(size, expected):
     assert np.abs(counts * len(expected) / 8000 - 1).max() < 0.15  # 4 standard deviations of 1000 draws are 0.12
 
 
-@pytest.mark.parametrize("turn", range(TURNS))
+@pytest.mark.parametrize("turn", range(8))
 def test_every_turn_has_its_inverse(turn):
     values = torch.arange(9.0).reshape(1, 3, 3)
-    assert torch.equal(turn_images(turn_images(values, np.array([turn])), INVERSE[[turn]]), values)
+    assert torch.equal(turn_images(turn_images(values, np.array([turn])), INVERSES[2][[turn]]), values)
 
 
 def derived_batch(count=12, size=(SIZE, SIZE)):

@@ -14,6 +14,7 @@ from PIL import Image
 from examples import examples
 from pixeltrust.config import Config
 from pixeltrust.data import batches as data_module
+from pixeltrust.data import fitting
 from pixeltrust.data.batches import (
     MIN_HELD_OUT,
     CaseCache,
@@ -63,13 +64,13 @@ def stored(case):
 def decoded(monkeypatch):
     """The names of the images decoded so far."""
     names = []
-    real = data_module.read_image
+    real = fitting.read_image
 
     def counting(path, channels):
         names.append(path.name)
         return real(path, channels)
 
-    monkeypatch.setattr(data_module, "read_image", counting)
+    monkeypatch.setattr(fitting, "read_image", counting)
     return names
 
 

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 import tiny
 from pixeltrust.config import Config, to_toml
 from pixeltrust.data import batches as data_module
+from pixeltrust.data import fitting
 from pixeltrust.data.batches import Streams, smallest_batch
 from pixeltrust.data.cases import Case, read_cases
 from pixeltrust.data.images import resize_labels
@@ -236,7 +237,7 @@ def test_a_step_of_ones_own_that_takes_gains_has_what_pixel_has(data, straight, 
 
 
 def test_a_step_of_ones_own_may_keep_its_own_trust_and_weights(data, tmp_path):
-    pixels = SimpleNamespace(gib=0, cases=read_cases(data).of("noisy"))
+    pixels = SimpleNamespace(gib=0, cases=read_cases(data).of("noisy"), shapes=[(16, 16)] * 10)
     step = ByTrust(
         tiny.network(in_channels=3, out_channels=1),
         configured(),
@@ -557,7 +558,7 @@ def test_a_folder_that_is_no_run_is_refused_with_resume_and_not_touched(data, tm
 
 @pytest.mark.parametrize("resume", [False, True])
 def test_a_run_below_a_file_is_one_error_before_any_decoding(data, tmp_path, monkeypatch, resume):
-    monkeypatch.setattr(data_module, "read_image", None)
+    monkeypatch.setattr(fitting, "read_image", None)
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file" / "run", tmp_path / "file"):
         with pytest.raises(RunError) as caught:
@@ -569,7 +570,7 @@ def test_a_run_below_a_file_is_one_error_before_any_decoding(data, tmp_path, mon
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_place_is_one_error_before_any_decoding(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_module, "read_image", None)
+    monkeypatch.setattr(fitting, "read_image", None)
     (tmp_path / "locked").mkdir(mode=0o500)
     for out in (tmp_path / "locked", tmp_path / "locked" / "run"):
         with pytest.raises(RunError, match="cannot be written"):
@@ -893,9 +894,9 @@ def test_test_masks_are_never_decoded_nor_matter(data, straight, tmp_path, monke
     for path in (tmp_path / "data" / "test").iterdir():
         Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path)  # no mask at all, of the right size
     decoded = []
-    for name in ("read_image", "decode_labels"):
-        real = getattr(data_module, name)
-        monkeypatch.setattr(data_module, name, lambda path, *a, real=real, **k: decoded.append(path) or real(path, *a, **k))
+    for module, name in ((fitting, "read_image"), (data_module, "decode_labels")):
+        real = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda path, *a, real=real, **k: decoded.append(path) or real(path, *a, **k))
     trained(tmp_path / "data", tmp_path / "run", method="pixel")
     tested = {path.stem for path in (data / "test").iterdir()}
     assert len(decoded) == 2 * 24

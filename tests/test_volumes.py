@@ -568,17 +568,14 @@ def test_predictions_on_another_grid_and_pictures_among_volumes_are_faults(tmp_p
 # What is to come
 
 
-@pytest.mark.parametrize(
-    "command", [["train", "--out", "run"], ["mend", "--out", "mended"], ["review", "--out", "r"], ["benchmark", "--question", "--out", "b"]]
-)
+@pytest.mark.parametrize("command", [["mend", "--out", "mended"], ["review", "--out", "r"], ["benchmark", "--question", "--out", "b"]])
 def test_commands_for_pictures_refuse_volumes_in_one_line(tmp_path, run_command, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     write_data(tmp_path / "data")
     code, _, err = run_command(command[0], "data", *command[1:])
     assert code == 2
     assert err == (
-        "error: data: holds volumes: volumes can be checked, simulated and evaluated (pixeltrust check, simulate, evaluate); "
-        "all else works on pictures so far\n"
+        "error: data: holds volumes: volumes can be checked, simulated, trained on and evaluated; all else works on pictures so far\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 

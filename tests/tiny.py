@@ -236,3 +236,43 @@ def leave_figures_out(patch):
     patch.setattr("pixeltrust.benchmarking.outcome.writing.draw_figures", lambda outcome: iter(()))
     patch.setattr("pixeltrust.benchmarking.page.benchmark_page", lambda folder, outcome: "")
     patch.setattr("pixeltrust.mending.page.mending_page", lambda audit, table, estimate: "")
+
+
+def network_3d(*, in_channels, out_channels):
+    """A network for volumes."""
+    return nn.Sequential(nn.Conv3d(in_channels, 4, 3, padding=1), nn.ReLU(), nn.Dropout(0.1), nn.Conv3d(4, out_channels, 3, padding=1))
+
+
+def draw_volumes(folder, *, noisy=6, clean=4, test=0, shape=(10, 24, 20), channels=1, spacing=(5, 0.8, 0.8)):
+    """Make a data folder of volumes of two structures, of about this shape; noisy masks lack a part. All clean cases are pairs."""
+    import nibabel
+
+    draws = np.random.default_rng(0)
+    affine = np.diag([*spacing[::-1], 1.0])
+    roles = ["noisy"] * noisy + ["clean"] * clean + ["test"] * test
+
+    def save(path, values):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(values.transpose(), affine), path)
+
+    for number, role in enumerate(roles):
+        extent = np.array(shape) + number % 2
+        centre = extent * draws.uniform(0.4, 0.6, 3)
+        far = sum(((axis - at) / (0.3 * length)) ** 2 for axis, at, length in zip(np.indices(extent), centre, extent, strict=True))
+        labels = np.where(far < 1, np.where(np.indices(extent)[1] < centre[1], 1, 2), 0).astype(np.uint8)
+        for channel in range(channels):
+            values = draws.normal(100 * labels, 20).astype(np.float32) * (1 + channel)
+            ending = f"_{channel:04}" if channels > 1 else ""
+            save(folder / "images" / f"v{number:02}{ending}.nii.gz", values)
+        save(folder / role / f"v{number:02}.nii.gz", labels)
+        if role != "test":
+            save(folder / "noisy" / f"v{number:02}.nii.gz", np.where(far < 0.6, labels, 0).astype(np.uint8))
+    for name in ("noisy", "clean"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def of_volumes(**settings):
+    """Return settings for volumes of `draw_volumes`: patches of 8x16x16, 2 epochs of 2 updates."""
+    small = {"model": "tiny:network_3d", "classes": 3, "image_size": (8, 16, 16), "val_fraction": 0.0, "epochs": 2, "batch_size": 3}
+    return configured(**{**small, "clean_batch_size": 2, **settings})

@@ -16,7 +16,7 @@ from pixeltrust.auditing.seen import Arrays, SeenFolder
 from pixeltrust.auditing.source import Evidence
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, CaseList
-from pixeltrust.data.images import resize_labels
+from pixeltrust.data.images import resize_labels, resize_plane
 from pixeltrust.data.listings import files_by_id
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.data.probabilities import ProbabilityFiles, check_grid
@@ -25,7 +25,6 @@ from pixeltrust.plumbing.files import stamp
 from pixeltrust.plumbing.processes import Ranks, connect
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.text import count
-from pixeltrust.prediction.network import resize_plane
 from pixeltrust.training.helped_maps import fingerprint, read_helped_file
 
 

@@ -15,13 +15,13 @@ from pixeltrust.auditing.scores import count_confusion
 from pixeltrust.auditing.seen import Arrays, SeenFolder
 from pixeltrust.auditing.source import Evidence
 from pixeltrust.data.cases import Case, CaseList
-from pixeltrust.data.images import read_image, resize_image, resize_labels
+from pixeltrust.data.images import read_image, resize_image, resize_labels, resize_plane
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.text import count
-from pixeltrust.prediction.network import Network, choose_device, read_network, resize_plane, to_tensor
+from pixeltrust.prediction.network import Network, choose_device, read_network, to_tensor
 from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 

@@ -1,25 +1,27 @@
 """Make batches of cases: every file is decoded once, then served from memory or from a memory-mapped file.
 
-N cases   C channels   (H, W) the size of training
-images uint8 (N, C, H, W)   masks uint8 (N, H, W), labels, 255 for ignored
+N cases   B images of a batch   C channels   *P the size of training   *S the shape of a case, which is *P for pictures (see `fitting`)
+images (C, *S)   masks uint8 (*S), labels, 255 for ignored
 """
 
+import math
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from threading import Lock
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from pixeltrust.config import Config
-from pixeltrust.data.cases import Case, CaseList, Cases
+from pixeltrust.data.cases import CaseList, Cases
 from pixeltrust.data.checks import MIN_HELD_OUT
-from pixeltrust.data.images import read_image, resize_image, resize_labels
+from pixeltrust.data.fitting import fit_image, fit_labels, fitted_shapes, read_spacing, to_floats
 from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
-from pixeltrust.data.views import Views, draw_views, to_device
-from pixeltrust.method.addresses import Where
+from pixeltrust.data.views import Views, cut_corner, draw_views, to_device
+from pixeltrust.method.addresses import Where, addresses_in_cases
 from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import mapped_array
@@ -29,6 +31,9 @@ from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.seeds import generator
 
 CPU = torch.device("cpu")
+SAMPLED = 1000  # voxels of each class of a volume, of which patches with foreground show one
+Corners: TypeAlias = Sequence[Sequence[int]]
+"""(B, axes), the first voxels of patches."""
 PIECE = 64  # cases to read in one go, where there are many
 
 
@@ -41,21 +46,24 @@ class CaseCache:
         folder: the place of the memory-mapped files, if the cases do not fit into `cache_gib`.
     """
 
-    def __init__(self, cases: Sequence[Case], config: Config, folder: Path) -> None:
+    def __init__(self, cases: CaseList, config: Config, folder: Path) -> None:
         self.cases = cases
         self.config = config
-        count, (height, width) = len(self.cases), config.size
-        self.gib = count * (config.channels + 1 + bool(config.planes)) * height * width / 2**30
+        self.shapes = fitted_shapes(cases, config)
+        """*S of every case."""
+        self._ends = np.cumsum([math.prod(shape) for shape in self.shapes], dtype=np.int64)
+        dtype, pixels = np.dtype(np.uint8 if len(config.size) == 2 else np.float16), int(self._ends[-1]) if len(cases) else 0
+        self.gib = pixels * (config.channels * dtype.itemsize + 1 + bool(config.planes)) / 2**30
         self.mapped = self.gib > config.cache_gib
-        shapes = {"images": (count, config.channels, height, width), "masks": (count, height, width)}
+        arrays = {"images": (dtype, pixels * config.channels), "masks": (np.dtype(np.uint8), pixels)}
         if config.planes:
-            shapes["given"] = (count, height, width)
-        arrays = {
-            name: mapped_array(folder / f"{name}.uint8", np.uint8, shape) if self.mapped else np.empty(shape, np.uint8)
-            for name, shape in shapes.items()
+            arrays["given"] = arrays["masks"]
+        self._arrays = {
+            name: mapped_array(folder / f"{name}.{kind}", kind, (length,)) if self.mapped else np.empty(length, kind)
+            for name, (kind, length) in arrays.items()
         }
-        self._images, self._masks, self._given = arrays["images"], arrays["masks"], arrays.get("given")
-        self._decoded = np.zeros(count, bool)
+        self._foreground: dict[int, list[np.ndarray]] = {}
+        self._decoded = np.zeros(len(cases), bool)
         self._meanings: dict[str, dict[tuple[str, bool], MaskMeaning]] = {}  # by role, an example of each
         self._decoding = Lock()  # batches are made in the background too
 
@@ -85,40 +93,97 @@ class CaseCache:
         if faults:
             raise DataError(complaint, faults)
 
-    def batch(self, indices: np.ndarray, device: torch.device = CPU) -> Batch:
-        """Return the cases of `indices` (B,) as float images (B, C, H, W) of 0 … 1 and labels (B, H, W); bytes go to the device."""
-        self.decode(indices)
-        images, masks = (to_device(torch.from_numpy(array[indices]), device) for array in (self._images, self._masks))
-        return Batch(images.float().div_(255), masks, ignore_label=IGNORE)
+    def batch(self, indices: np.ndarray, device: torch.device = CPU, *, corners: Corners | None = None) -> Batch:
+        """Return the cases of `indices` (B,) as float images (B, C, *P) and labels (B, *P); the device gets them as they are kept.
 
-    def given(self, indices: np.ndarray, device: torch.device = CPU) -> torch.Tensor:
-        """Return the given masks of the cases, labels (B, H, W), of a network that sees them; all ignored for a case without one."""
-        assert self._given is not None
+        Args:
+            corners: the first voxels of patches of the size of training; where not given, cases are shown whole, which then are of one
+                shape *S in place of *P.
+        """
+        images, masks = (to_device(self._part(name, indices, corners), device) for name in ("images", "masks"))
+        return Batch(to_floats(images), masks, ignore_label=IGNORE)
+
+    def given(self, indices: np.ndarray, device: torch.device = CPU, *, corners: Corners | None = None) -> torch.Tensor:
+        """Return the given masks of the cases, labels (B, *P), of a network that sees them; all ignored for a case without one."""
+        return to_device(self._part("given", indices, corners), device)
+
+    def corners(self, indices: np.ndarray, views: Views) -> Corners | None:
+        """Return where the views of these cases cut their patches; None for pictures."""
+        if views.cuts is None:
+            return None
         self.decode(indices)
-        return to_device(torch.from_numpy(self._given[indices]), device)
+        cuts = zip(indices.tolist(), views.cuts, strict=True)
+        return [cut_corner(cut, self.shapes[index], self.config.size, self._foreground[index]) for index, cut in cuts]
+
+    def middles(self, indices: np.ndarray) -> Corners | None:
+        """Return the corners of patches about the middle of the foreground of cases; None for pictures."""
+        if len(self.config.size) == 2:
+            return None
+        self.decode(indices)
+        corners = []
+        for index in indices.tolist():
+            shape, addresses = self.shapes[index], np.concatenate([[], *self._foreground[index]]).astype(int)
+            middle = np.mean(np.unravel_index(addresses, shape), axis=1) if len(addresses) else np.divide(shape, 2)
+            first = (middle - np.divide(self.config.size, 2)).clip(0, np.subtract(shape, self.config.size))
+            corners.append(tuple(first.astype(int).tolist()))
+        return corners
+
+    def pieces(self, indices: np.ndarray, size: int) -> list[np.ndarray]:
+        """Split indices, in order, into pieces of at most `size` whose cases have one shape."""
+        changes = [place for place, (one, other) in enumerate(pairwise(indices), start=1) if self.shapes[one] != self.shapes[other]]
+        return [piece for part in np.split(indices, changes) for piece in split_in_pieces(part, size)]
+
+    def _part(self, name: str, indices: np.ndarray, corners: Corners | None) -> torch.Tensor:
+        self.decode(indices)
+        whole = [self._case(name, index) for index in indices.tolist()]
+        for place, corner in enumerate(corners or ()):
+            whole[place] = whole[place][cut_of(corner, self.config.size)]
+        empty = (0, *([self.config.channels] if name == "images" else []), *self.config.size)
+        return torch.from_numpy(np.stack(whole) if whole else np.empty(empty, self._arrays[name].dtype))
+
+    def _case(self, name: str, index: int) -> np.ndarray:
+        """Return what is kept of a case, to be read or written: its image (C, *S), or a mask (*S)."""
+        shape, channels = self.shapes[index], self.config.channels if name == "images" else 1
+        end = int(self._ends[index]) * channels
+        kept = self._arrays[name][end - math.prod(shape) * channels : end]
+        return kept.reshape(*([channels] if name == "images" else []), *shape)
 
     def _decode_one(self, index: int) -> MaskMeaning:
         case, config = self.cases[index], self.config
-        if self._given is not None:
-            self._given[index] = IGNORE
-            if case.given:
-                given, _ = decode_labels(case.given, classes=config.classes, ignore_label=config.ignore_label)
-                self._given[index] = resize_labels(given, config.size)
+        spacing = read_spacing(case, config)
+        if "given" in self._arrays:
+            given = decode_labels(case.given, classes=config.classes, ignore_label=config.ignore_label)[0] if case.given else None
+            self._case("given", index)[...] = IGNORE if given is None else fit_labels(given, spacing, config)
         labels, meaning = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
-        self._images[index] = resize_image(read_image(case.image, config.channels), config.size).transpose(2, 0, 1)
-        self._masks[index] = resize_labels(labels, config.size)
+        self._case("images", index)[...] = fit_image(case, config)
+        self._case("masks", index)[...] = fitted = fit_labels(labels, spacing, config)
+        if spacing:
+            self._foreground[index] = _sample_foreground(fitted, generator(config.seed, "foreground", case.id))
         return meaning
 
 
+def _sample_foreground(labels: np.ndarray, draws: np.random.Generator) -> list[np.ndarray]:
+    """Return up to `SAMPLED` addresses of voxels of each foreground class that a mask has."""
+    addresses = np.flatnonzero((labels > 0) & (labels < IGNORE))
+    of_each = labels.ravel()[addresses]
+    classes = [addresses[of_each == label] for label in np.unique(of_each)]
+    return [draws.choice(of_class, min(SAMPLED, len(of_class)), replace=False) for of_class in classes]
+
+
+def cut_of(corner: Sequence[int], size: Sequence[int]) -> tuple[Any, ...]:
+    """Return the index of a patch of this size along the last axes of an array or tensor, by its first voxel."""
+    return (..., *(slice(first, first + length) for first, length in zip(corner, size, strict=True)))
+
+
 def add_given(images: torch.Tensor, given: torch.Tensor, planes: int) -> torch.Tensor:
-    """Add the planes of given masks to images, for a network that sees them, (B, C + planes, H, W).
+    """Add the planes of given masks to images, for a network that sees them, (B, C + planes, *P).
 
     Args:
-        images: (B, C, H, W).
-        given: labels (B, H, W); 255 where nothing is given.
+        images: (B, C, *P).
+        given: labels (B, *P); 255 where nothing is given.
         planes: one for each foreground class: ½ inside of it, −½ outside, and 0 where nothing is given.
     """
-    labels = torch.arange(1, planes + 1, device=given.device).view(-1, 1, 1)
+    labels = torch.arange(1, planes + 1, device=given.device).view(-1, *(1,) * (given.ndim - 1))
     shown = (given[:, None] == labels).to(images.dtype) - 0.5
     return torch.cat([images, shown.masked_fill((given == IGNORE)[:, None], 0)], 1)
 
@@ -211,20 +276,22 @@ class Streams:
         """Make the batch of `noisy`, `clean`, `pool` or `pairs` in an update."""
         cases, views = self._shown(stream, update)
         part = self.ranks.span(len(cases))
-        batch = views[part].show(self.pixels.batch(cases[part], device))
+        corners = self.pixels.corners(cases[part], views[part])
+        batch = views[part].show(self.pixels.batch(cases[part], device, corners=corners))
         if stream != "pairs":
             return batch
-        given = views[part].show_masks(self.pixels.given(cases[part], device))
+        given = views[part].show_masks(self.pixels.given(cases[part], device, corners=corners))
         dropped = generator(self.config.seed, "given dropped", update).random(len(cases))[part] < self.config.given_dropped
         given[torch.from_numpy(dropped).to(device)] = IGNORE
         return Batch(add_given(batch.images, given, self.config.planes), batch.masks, ignore_label=IGNORE)
 
-    def upright(self, indices: np.ndarray, device: torch.device = CPU) -> Batch:
-        """Return cases as they are, with their given masks for a network that sees them."""
-        batch = self.pixels.batch(indices, device)
+    def upright(self, indices: np.ndarray, device: torch.device = CPU, *, corners: Corners | None = None) -> Batch:
+        """Return cases, or patches of them, as they are, with their given masks for a network that sees them."""
+        batch = self.pixels.batch(indices, device, corners=corners)
         if not self.config.planes:
             return batch
-        return Batch(add_given(batch.images, self.pixels.given(indices, device), self.config.planes), batch.masks, ignore_label=IGNORE)
+        given = self.pixels.given(indices, device, corners=corners)
+        return Batch(add_given(batch.images, given, self.config.planes), batch.masks, ignore_label=IGNORE)
 
     def ids(self, stream: str, update: int) -> list[str]:
         """Return the ids of the cases in that batch, on all ranks."""
@@ -234,7 +301,7 @@ class Streams:
     def clean_label(self) -> int | None:
         """The only label of all clean cases, `IGNORE` where no pixel counts; None where there are several labels."""
         labels: set[int] = set()
-        for piece in split_in_pieces(self.clean, PIECE):
+        for piece in self.pixels.pieces(self.clean, PIECE):
             labels |= set(self.pixels.batch(piece).masks.unique().tolist()) - {IGNORE}
             if len(labels) > 1:
                 return None
@@ -245,7 +312,11 @@ class Streams:
         cases, views = self._shown("noisy", update)
         span = self.ranks.span(len(cases))
         ids = [self.pixels.cases[index].id for index in cases[span]]
-        return Where(ids, views[span].show_addresses(self.config.size), self.config.size)
+        addresses, corners = views[span].show_addresses(self.config.size), self.pixels.corners(cases[span], views[span])
+        if corners is None:
+            return Where(ids, addresses, self.config.size)
+        shapes = [self.pixels.shapes[index] for index in cases[span]]
+        return Where(ids, addresses_in_cases(addresses, self.config.size, corners, shapes), shapes)
 
     def _shown(self, stream: str, update: int) -> tuple[np.ndarray, Views]:
         """Return the cases (B,) that a stream shows in an update, and how."""

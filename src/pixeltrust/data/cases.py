@@ -12,7 +12,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Unpack, get_args, overload
 
@@ -185,6 +185,8 @@ class Cases(Summary):
     data: Path
     cases: CaseList
     notes: tuple[str, ...] = ()
+    volumes: bool = False
+    """Whether they are volumes, and not pictures."""
 
     def of(self, role: Role) -> CaseList:
         """Return the cases of one role, in the order of their ids."""
@@ -264,7 +266,7 @@ def check(
             notes.append(f"{count(empty, f'{role} mask')} without foreground: allowed")
     if headers:
         notes.append("names and headers alone: no pixel was read")
-    return Cases(cases.data, cases.cases, (*notes, *clean_warnings(len(cases.of("clean")))))
+    return replace(cases, notes=(*notes, *clean_warnings(len(cases.of("clean")))))
 
 
 def _decode(
@@ -320,7 +322,7 @@ def _read(data: Path, needed: Sequence[Role], show_progress: bool, layout: Layou
     distinct = drop_repeated_ids(listed, findings).by_id()
     compare_headers(distinct, findings, show_progress)
     compare_sides(distinct, findings)
-    cases = Cases(data, distinct, tuple(findings.notes))
+    cases = Cases(data, distinct, tuple(findings.notes), findings.volumes)
     for role in needed:
         if not cases.of(role) and role not in findings.unpaired_roles:
             proposed = "" if table or dataset or folders.paths[role].is_dir() else propose_folders(data, folders, [role])

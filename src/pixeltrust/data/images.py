@@ -187,6 +187,17 @@ def read_values(path: Path) -> np.ndarray:
     return values
 
 
+def draw_slice(values: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
+    """Return a slice of a volume, real numbers (H, W), as a grey picture uint8 (H, W, 3).
+
+    Args:
+        window: what becomes black and white; the .5 and 99.5 percentiles of the slice where not given.
+    """
+    low, high = map(float, np.percentile(values, STRETCH_PERCENTILES) if window is None else window)
+    grey = ((values - low) / (high - low if high > low else 1)).clip(0, 1) * 255
+    return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=-1)
+
+
 def read_thumbnail(path: Path, size: tuple[int, int]) -> np.ndarray:
     """Read an image as uint8 (height, width, 3) of this small size; a large JPEG takes a fraction of the time of `read_image`.
 
@@ -267,6 +278,11 @@ def mask_name(identity: str, like: Path) -> str:
     """Return the name of the file in which `write_labels` puts a mask: that of a volume keeps its ending, and PNG is that of pictures."""
     suffix = (image_suffix(like) if read_header(like).grid else None) or ".png"
     return f"{identity}{suffix}"
+
+
+def map_name(identity: str, axes: int) -> str:
+    """Return the name of the file of a map, or of a mask that a program makes: PNG for a picture, NIfTI for a volume."""
+    return f"{identity}.png" if axes == 2 else f"{identity}.nii.gz"
 
 
 class Grey(NamedTuple):
@@ -359,6 +375,13 @@ def resize_image(pixels: np.ndarray, size: tuple[int, ...], *, by_area: bool = F
         return pixels
     planes = [Image.fromarray(pixels[..., c]).resize((width, height), _filter(by_area)) for c in range(pixels.shape[2])]
     return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+
+
+def resize_plane(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize float32 (h, w) to (H, W) by the filter of `resize_image`, so that it fits the image."""
+    if plane.shape == size:
+        return plane
+    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, ...], *, by_area: bool = False) -> np.ndarray:

@@ -24,7 +24,7 @@ from pixeltrust.plumbing.text import count
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".nrrd", ".mha")
 MAX_VOXELS = 1_000_000_000  # beyond this a file is taken for a decompression bomb
-NOT_YET = "volumes can be checked, simulated and evaluated (pixeltrust check, simulate, evaluate); all else works on pictures so far"
+NOT_YET = "volumes can be checked, simulated, trained on and evaluated; all else works on pictures so far"
 TOLERANCE_VOXELS = 0.1  # of the smallest spacing: headers of one grid differ by what programs round away
 _SAME_SPACING = 1e-4  # as a share
 _SAME_ANGLE = 0.01  # degrees
@@ -113,6 +113,17 @@ def open_volume(path: Path) -> Volume | None:
         return _open_nifti(path) if path.name.lower().endswith(NIFTI) else _open_by_itk(path)
     except ValueError as error:
         raise DataError(Fault(f"{path}: {error}", kind="files whose affine gives their voxels no place", repair=_SAVE_AGAIN)) from None
+
+
+def _grid_of(path: Path) -> Grid:
+    volume = open_volume(path)
+    assert volume is not None
+    return volume.grid
+
+
+def _affine(grid: Grid) -> np.ndarray:
+    """Return the affine of NIfTI (4, 4): from indices along (W, H, D) to mm to the right, front and up."""
+    return np.vstack([_LEFT_BACK_UP @ np.column_stack([*grid.steps[::-1], grid.origin]), [0, 0, 0, 1]])
 
 
 def _load_nifti(path: Path) -> Any:
@@ -231,25 +242,34 @@ def _depth_first(shape: Sequence[int]) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def write_volume(path: Path, labels: np.ndarray, *, like: Path) -> None:
-    """Write uint8 labels (D, H, W) with the geometry of another volume, in its format and to the bit; whole or not at all.
+def read_note(path: Path) -> str:
+    """Read the note that `write_volume` has written into a NIfTI file."""
+    return bytes(_load_nifti(path).header["descrip"]).rstrip(b"\0").decode(errors="replace")
+
+
+def write_volume(path: Path, labels: np.ndarray, *, like: Path, note: str = "") -> None:
+    """Write uint8 labels (D, H, W) with the geometry of another volume, in its format to the bit; whole or not at all.
 
     Args:
-        path: has the ending of `like`, or both are NIfTI.
+        path: is NIfTI, or has the ending of `like`.
         like: a file of the same shape.
+        note: up to 79 bytes for the header of NIfTI.
     """
     with write_atomically(path) as unfinished:
         if path.name.lower().endswith(NIFTI):
             import nibabel
 
-            header = _load_nifti(like).header.copy()
+            header, affine = nibabel.Nifti1Header(), None
+            if like.name.lower().endswith(NIFTI):  # without an affine nibabel leaves both transforms of the header as they are
+                header = _load_nifti(like).header.copy()
+            else:
+                affine = _affine(_grid_of(like))
             header.set_data_dtype(np.uint8)
             header.set_slope_inter(1, 0)
             header["cal_min"] = header["cal_max"] = 0  # of the image's intensities
-            header["descrip"] = header["aux_file"] = b""
+            header["descrip"], header["aux_file"] = note.encode(), b""
             header.extensions.clear()
-            # Without an affine nibabel leaves both transforms of the header as they are.
-            content = nibabel.Nifti1Image(labels.transpose(), None, header).to_bytes()
+            content = nibabel.Nifti1Image(labels.transpose(), affine, header).to_bytes()
             unfinished.write_bytes(gzip.compress(content, 6, mtime=0) if path.name.lower().endswith(".gz") else content)
             return
         named = unfinished.with_name(unfinished.name + path.suffix)  # its format is that of its ending

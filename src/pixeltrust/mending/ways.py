@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from pixeltrust.auditing.scores import compute_confidence
+from pixeltrust.data.images import resize_plane
 from pixeltrust.metrics import confusion, dice, mean_of_defined
 from pixeltrust.plumbing.labels import IGNORE
 
@@ -22,7 +23,6 @@ ALONE: tuple[Way, ...] = ("network", "audit")
 
 def enlarge(seen: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Return probabilities (K, H, W), K ≥ 2, of what a mender saw, (K or 1, h, w)."""
-    from pixeltrust.prediction.network import resize_plane  # imported here: it loads torch
 
     return in_two(np.stack([resize_plane(plane, size) for plane in seen.astype(np.float32)]))
 

@@ -80,7 +80,7 @@ class Where:
         object.__setattr__(self, "ids", ids)
         object.__setattr__(self, "addresses", addresses)
         if self.shapes is not None:
-            object.__setattr__(self, "shapes", _shapes(self.shapes, len(ids)))
+            object.__setattr__(self, "shapes", shapes_of(self.shapes, len(ids)))
 
     @classmethod
     def of(
@@ -103,7 +103,7 @@ class Where:
             where = Where.of(["a", "b"], (512, 768), crops=[((0, 96), (40, 136)), ((200, 296), (9, 105))], turns=[0, 3])
         """
         names = _names(ids)
-        shapes = _shapes(shape, len(names))
+        shapes = shapes_of(shape, len(names))
         for name, values in (("crops", crops), ("flips", flips), ("turns", turns)):
             if values is not None and len(values) != len(names):
                 raise ValueError(f"{len(names)} ids, but {len(values)} {name}")
@@ -132,7 +132,7 @@ class Where:
             ValueError: coordinates and shapes do not agree.
         """
         names, coordinates = _names(ids), torch.as_tensor(coordinates)
-        grids = _shapes(shapes, len(names))
+        grids = shapes_of(shapes, len(names))
         axes = coordinates.shape[1] - 1 if coordinates.ndim > 2 else 0
         if len(coordinates) != len(names) or any(len(grid) != axes for grid in grids):
             raise ValueError(
@@ -158,7 +158,7 @@ class Where:
         if self.addresses.shape not in (size, (size[0], 1, *size[1:])):
             raise ValueError(f"addresses {tuple(self.addresses.shape)} do not fit a batch of {tuple(size)}")
         addresses = self.addresses.reshape(size)
-        shapes = [tuple(size[1:])] * size[0] if self.shapes is None else list(_shapes(self.shapes, size[0]))
+        shapes = [tuple(size[1:])] * size[0] if self.shapes is None else list(shapes_of(self.shapes, size[0]))
         if size[0] == 0:
             return addresses, shapes
         numbers = torch.tensor([math.prod(shape) for shape in shapes], device=addresses.device)
@@ -172,6 +172,25 @@ class Where:
                 f"{shapes[place]} has 0 … {int(numbers[place]) - 1}, and {OUTSIDE} is outside{given}"
             )
         return addresses, shapes
+
+
+def addresses_in_cases(addresses: Tensor, size: Shape, corners: Sequence[Shape], shapes: Sequence[Shape]) -> Tensor:
+    """Return which pixel of its case each pixel of a patch shows, from which one of the patch it does.
+
+    Args:
+        addresses: int64 (B, *S), each that of a pixel of a patch before it was flipped or warped; −1 for none.
+        size: of the patches.
+        corners: the first pixel of each of the B patches in its case.
+        shapes: the grid of each case.
+    """
+    result = torch.zeros_like(addresses)
+    rest, ones = addresses.clamp(min=0), (1,) * (addresses.ndim - 1)
+    firsts, lengths = (torch.tensor(values, dtype=torch.int64, device=addresses.device).view(-1, len(size)) for values in (corners, shapes))
+    step = torch.ones(len(addresses), dtype=torch.int64, device=addresses.device)
+    for axis in reversed(range(len(size))):
+        result += (rest % size[axis] + firsts[:, axis].view(-1, *ones)) * step.view(-1, *ones)
+        rest, step = rest // size[axis], step * lengths[:, axis]
+    return torch.where(addresses >= 0, result, OUTSIDE)
 
 
 def _names(ids: Any) -> tuple[str, ...]:
@@ -195,7 +214,8 @@ def _whole(addresses: Any) -> Tensor:
     return given.long()
 
 
-def _shapes(shapes: Any, count: int) -> tuple[tuple[int, ...], ...]:
+def shapes_of(shapes: Any, count: int) -> tuple[tuple[int, ...], ...]:
+    """Return the grid of each of `count` cases, from one for all or one for each."""
     listed = list(shapes)
     each = [listed] * count if all(isinstance(length, (int, np.integer)) for length in listed) else listed
     if len(each) != count:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pixeltrust.method.addresses import Where
+from pixeltrust.method.addresses import Shape, Where, shapes_of
 from pixeltrust.method.batch import Batch
 from pixeltrust.method.heads import PickHeads
 from pixeltrust.method.losses import PixelLoss, WeightedLoss, pixel_cross_entropy
@@ -153,14 +153,17 @@ class Trust(nn.Module):
         powers = self.learn(gains, where, ranks=ranks).to(gains.dtype) ** self.sharpness
         return normalise_gains(powers if counted is None else torch.where(counted, powers, 0.0), ranks=ranks)
 
-    def reserve(self, ids: Sequence[str], shape: Sequence[int]) -> None:
-        """Make room for cases of one grid before they are seen, all at once: as much as they need, and no more.
+    def reserve(self, ids: Sequence[str], shapes: Sequence[Shape] | Shape) -> None:
+        """Make room for cases before they are seen, all at once: as much as they need, and no more.
+
+        Args:
+            shapes: the grid of the cases: one for all, or one for each.
 
         Raises:
             ValueError: one is known with another grid.
             RunError: the disk has no room for them.
         """
-        self._add([(str(case), tuple(shape)) for case in ids], ALONE, spare=False)
+        self._add(zip(map(str, ids), shapes_of(shapes, len(ids)), strict=True), ALONE, spare=False)
 
     def learn(self, gains: Tensor, where: Where, *, ranks: Ranks = ALONE) -> Tensor:
         """Learn from the gains of a visit, and return the trust of its pixels after it.

@@ -9,11 +9,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pixeltrust.config import Config
-from pixeltrust.data.images import read_image, resize_image
+from pixeltrust.data.images import read_image, resize_image, resize_plane
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
-from pixeltrust.prediction.network import Network, choose_device, holds_window, read_network, resize_plane
+from pixeltrust.prediction.network import Network, choose_device, holds_window, read_network
 from pixeltrust.training.run_folder import Run
 
 

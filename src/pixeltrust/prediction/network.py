@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from pixeltrust.config import Config
 from pixeltrust.data.batches import add_given
-from pixeltrust.data.views import INVERSE, TURNS, turn_images
+from pixeltrust.data.views import INVERSES, find_symmetries, turn_images
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.malloc import keep_freed_memory
@@ -68,8 +67,7 @@ class Network:
     @property
     def turns(self) -> tuple[int, ...]:
         """The flips and turns that the network was trained under, by their numbers (see `data.views`)."""
-        every = 1 if self.config.size[0] == self.config.size[1] else 2
-        return (0,) if self.config.augment == "none" else tuple(range(0, TURNS, every))
+        return (0,) if self.config.augment == "none" else tuple(find_symmetries(self.config.size, self.config.spacing))
 
     def probabilities_over_turns(
         self, pixels: list[np.ndarray], given: list[np.ndarray] | None = None, turns: Sequence[int] | None = None
@@ -83,8 +81,8 @@ class Network:
         images, turns = self._input(pixels, given), self.turns if turns is None else turns
         total = torch.zeros((), device=self.device)
         for turn in turns:
-            same = np.full(len(images), turn)
-            total = total + turn_images(self._probabilities(turn_images(images, same)), INVERSE[same])
+            same, axes = np.full(len(images), turn), len(self.config.size)
+            total = total + turn_images(self._probabilities(turn_images(images, same, axes)), INVERSES[axes][same], axes)
         return self._checked((total / len(turns)).cpu().numpy())
 
     def _input(self, pixels: list[np.ndarray], given: list[np.ndarray] | None = None, device: torch.device | str | None = None) -> Tensor:
@@ -124,13 +122,6 @@ class Network:
         if not np.isfinite(probabilities).all():
             raise RunError("the network gives values that are not finite: its training diverged; train with a lower learning_rate")
         return probabilities
-
-
-def resize_plane(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize float32 (h, w) to (H, W) by the filter of `resize_image`, so that it fits the image: linear, averaging where it shrinks."""
-    if plane.shape == size:
-        return plane
-    return np.asarray(Image.fromarray(plane).resize((size[1], size[0]), Image.Resampling.BILINEAR))
 
 
 def to_tensor(pixels: list[np.ndarray]) -> Tensor:

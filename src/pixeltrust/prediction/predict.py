@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from pixeltrust.config import Config
-from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, refuse_volumes, resize_image, write_png
+from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, refuse_volumes, resize_image, resize_plane, write_png
 from pixeltrust.data.listings import files_by_id
 from pixeltrust.data.volumes import SUFFIXES as VOLUME_SUFFIXES
 from pixeltrust.plumbing.errors import DataError, RunError
@@ -26,7 +26,7 @@ from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import THREADS, map_in_order, progress_bar
 from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
-from pixeltrust.prediction.network import Network, choose_device, holds_window, read_network, resize_plane
+from pixeltrust.prediction.network import Network, choose_device, holds_window, read_network
 from pixeltrust.training.run_folder import Run
 
 FULL_SCALE = 65535  # a probability of 1 in a 16-bit file

@@ -1,6 +1,6 @@
 """The state of a run, its checkpoints, and whether a run may continue from one."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -88,9 +88,12 @@ def find_checkpoint(run: Run, config: Config) -> dict[str, Any] | None:
         if run.has_other_files():
             raise RunError(f"{run.folder}: exists and is not a run that could continue (it has no config.toml); choose another --out")
         return None
-    if to_toml(run.config()) != to_toml(config):
-        changed = [name for name, value in asdict(config).items() if getattr(run.config(), name) != value]
-        was = ", ".join(f"{name} = {getattr(run.config(), name)!r}, now {getattr(config, name)!r}" for name in changed)
+    before = run.config()
+    if len(before.size) == len(config.size) == 3:  # what the data have settled, where it was left open
+        config = replace(config, spacing=config.spacing or before.spacing, channels=before.channels)
+    if to_toml(before) != to_toml(config):
+        changed = [name for name, value in asdict(config).items() if getattr(before, name) != value]
+        was = ", ".join(f"{name} = {getattr(before, name)!r}, now {getattr(config, name)!r}" for name in changed)
         raise RunError(f"{run.folder}: was started with other settings ({was}); give the same again, or another --out")
     return read_checkpoint(run) if (run.folder / "checkpoint.pt").exists() else None
 

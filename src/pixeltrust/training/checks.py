@@ -107,7 +107,7 @@ def try_gains(model: nn.Module, method: Method, config: Config, device: torch.de
         if not verdict.right:
             raise ValueError(str(verdict))
     except torch.OutOfMemoryError:
-        raise ConfigError(f"out of memory for two images of {config.size[0]}x{config.size[1]} with model = {config.model!r}") from None
+        raise ConfigError(f"out of memory for two images of {'x'.join(map(str, config.size))} with model = {config.model!r}") from None
     except ValueError as error:
         what = f"method = {method.name!r}" if method.name else "a step that takes gains"
         raise ConfigError(f"{what} cannot weigh pixels for model = {config.model!r}: {' '.join(str(error).split())}") from error

@@ -1,7 +1,8 @@
-"""Helped maps: what a run has learned about every noisy mask, as RUN/helped/<id>.png, for the audit and for people.
+"""Helped maps: what a run has learned about every noisy mask, for the audit and for people.
 
-The value of a pixel is the share of visits in which it helped (`Trust.helped`), 0 to 255 for 0 to 1, on the grid of training. The file
-also holds a fingerprint of the mask, so that a mask that was changed since is not judged by what was learned about another.
+The value of a pixel is the share of visits in which it helped (`Trust.helped`), 0 to 255 for 0 to 1. Of a picture it is
+RUN/helped/<id>.png, on the grid of training; of a volume RUN/helped/<id>.nii.gz, on that of its mask. The file also holds a fingerprint of
+the mask on that grid, so that a mask that was changed since is not judged by what was learned about another.
 """
 
 import hashlib
@@ -11,7 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from pixeltrust.data.batches import Streams
-from pixeltrust.data.images import read_grey, write_png
+from pixeltrust.data.fitting import read_spacing, restore
+from pixeltrust.data.images import image_suffix, map_name, read_grey, read_labels, write_png
+from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.volumes import NIFTI, read_note, write_volume
 from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.progress import attempt_in_threads
@@ -33,10 +37,16 @@ def write_helped_maps(run: Run, streams: Streams, trust: Trust, *, show_progress
 
     def write(place: int) -> None:
         index = streams.noisy[[place]]
-        case = cases[int(index[0])].id
-        shares = trust.helped(case).cpu().numpy()
-        labels = streams.pixels.batch(index).masks[0].numpy()
-        write_png(folder / f"{case}.png", (shares * FULL).round().astype(np.uint8), text={_MASK: fingerprint(labels)})
+        case, config = cases[int(index[0])], streams.config
+        shares = trust.helped(case.id).cpu().numpy()
+        path = folder / map_name(case.id, shares.ndim)
+        if shares.ndim == 2:
+            labels = streams.pixels.batch(index).masks[0].numpy()
+            write_png(path, _bytes(shares), text={_MASK: fingerprint(labels)})
+        else:
+            labels, _ = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
+            shares = restore(shares[None], labels.shape, read_spacing(case, config), config)[0]
+            write_volume(path, _bytes(shares), like=case.mask, note=fingerprint(labels))
 
     with naming_write_errors(run.folder):
         make_folder(folder)
@@ -46,16 +56,17 @@ def write_helped_maps(run: Run, streams: Streams, trust: Trust, *, show_progress
 
 
 def read_helped_map(run: Run, case: str, labels: np.ndarray) -> np.ndarray | None:
-    """Read the shares float32 (h, w), 0 … 1, that the run learned for the mask of a case; None where it learned nothing about this mask.
+    """Read the shares float32, 0 … 1, that the run learned for the mask of a case; None where it learned nothing about this mask.
 
     Args:
         case: its id.
-        labels: the mask, uint8 (h, w) on the grid of training.
+        labels: the mask: of a picture uint8 (h, w) on the grid of training, of a volume (D, H, W) as in its file. The shares are on the
+            same grid.
 
     Raises:
         DataError: the file is broken.
     """
-    paths = [run.folder / folder / f"{case}.png" for folder in (FOLDER, FORMER_FOLDER)]
+    paths = [run.folder / folder / map_name(case, labels.ndim) for folder in (FOLDER, FORMER_FOLDER)]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return None
@@ -67,7 +78,7 @@ class HelpedMap(NamedTuple):
     """A helped map."""
 
     shares: np.ndarray
-    """float32 (h, w), 0 … 1."""
+    """float32 (h, w) or (D, H, W), 0 … 1."""
     mask: str | None
     """The fingerprint of the mask that it is of; None where none is known, as in a file of `Trust.write_maps` or of another program."""
 
@@ -76,8 +87,10 @@ def read_helped_file(path: Path) -> HelpedMap:
     """Read a helped map, of any grid and program.
 
     Raises:
-        DataError: the file cannot be read, or is no PNG of grey.
+        DataError: the file cannot be read, or is neither a PNG of grey nor NIfTI.
     """
+    if image_suffix(path) in NIFTI:
+        return HelpedMap(read_labels(path).astype(np.float32) / FULL, read_note(path) or None)
     shares, _, text = read_grey(path)
     return HelpedMap(shares, text.get(_MASK))
 
@@ -87,6 +100,10 @@ def has_helped_maps(run: Run) -> bool:
     return any((run.folder / folder).is_dir() for folder in (FOLDER, FORMER_FOLDER))
 
 
+def _bytes(shares: np.ndarray) -> np.ndarray:
+    return (shares * FULL).round().astype(np.uint8)
+
+
 def fingerprint(labels: np.ndarray) -> str:
-    """Return a fingerprint of a mask on the grid of training."""
+    """Return a fingerprint of a mask."""
     return hashlib.sha256(np.ascontiguousarray(labels, np.uint8).tobytes()).hexdigest()[:16]

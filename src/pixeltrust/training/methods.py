@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, avg_pool3d
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pixeltrust.config import Config
@@ -115,11 +115,14 @@ def clean(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa:
 def mender(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
     """Take Dice plus cross-entropy on a batch of pairs, whose images have the given masks as further channels.
 
-    The first `coarse_share` of the updates see images and masks of half the size, unless they are smaller than networks take then.
+    The first `coarse_share` of the updates see images and masks of half the size, along axes that are not too short for networks then.
     """
     batch = feed.pairs()
-    if feed.update < round(config.coarse_share * feed.updates) and min(config.size) >= SMALLEST_HALVED:
-        batch = Batch(avg_pool2d(batch.images, 2), batch.masks[..., 1::2, 1::2], ignore_label=batch.ignore_label)
+    if feed.update < round(config.coarse_share * feed.updates):
+        factors = [2 if side >= SMALLEST_HALVED else 1 for side in config.size]
+        every: Any = (..., *(slice(factor // 2, None, factor) for factor in factors))
+        pooled = (avg_pool2d if len(factors) == 2 else avg_pool3d)(batch.images, factors)
+        batch = Batch(pooled, batch.masks[every], ignore_label=batch.ignore_label)
     logits = compute_logits(model, batch.images, config.classes)
     loss = _backward(dice_cross_entropy(logits, batch.masks, ranks=feed.ranks))
     return StepOutcome(loss=loss, clean_loss=loss)
@@ -239,10 +242,11 @@ class ByTrust(nn.Module):
         given = _given_to_step(model, feed, config, clean_weight=1.0)
         return _outcome(self.trust.step(model, where=feed.where(), **given), feed.ranks)
 
-    def weights_of(self, cases: Sequence[str], config: Config) -> Tensor:
-        """Return what the pixels of these noisy cases count with, (B, H, W), in multiples of their average."""
-        counts = torch.stack([self.trust.values(case) for case in cases]) ** config.trust_sharpness
-        return counts / counts.mean().clamp(min=torch.finfo(counts.dtype).tiny)
+    def weights_of(self, cases: Sequence[str], config: Config) -> list[Tensor]:
+        """Return what the pixels of each of these noisy cases count with, (*S), in multiples of their average over all."""
+        counts = [self.trust.values(case) ** config.trust_sharpness for case in cases]
+        mean = torch.cat([values.flatten() for values in counts]).mean().clamp(min=torch.finfo(torch.float32).tiny)
+        return [values / mean for values in counts]
 
 
 def step_of(name: str) -> StepFunction | type[nn.Module]:
@@ -265,13 +269,14 @@ def build_step(model: nn.Module, config: Config, streams: Streams, own: StepFunc
 
 def build_trust(config: Config, streams: Streams) -> Trust:
     """Return the trust of a run before its first update: in memory, or in a file beside the cases where there are too many."""
-    gib = len(streams.noisy) * math.prod(config.size) * 2 / 2**30
+    shapes = [streams.pixels.shapes[index] for index in streams.noisy]
+    gib = sum(map(math.prod, shapes)) * 2 / 2**30
     folder = streams.cache if streams.pixels.gib + gib > config.cache_gib else None
     memory = config.trust_memory
     if memory is None:  # with few clean cases gains are more by chance, so more visits are averaged
         memory = LONG_MEMORY if len(streams.clean) < LONG_MEMORY_BELOW else MEMORY
     trust = Trust(memory, config.trust_sharpness, folder=folder)
-    trust.reserve([streams.pixels.cases[index].id for index in streams.noisy], config.size)
+    trust.reserve([streams.pixels.cases[index].id for index in streams.noisy], shapes)
     return trust
 
 

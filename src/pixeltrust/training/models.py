@@ -21,7 +21,7 @@ WIDTHS = {
 GROUPS = 8  # of normalisation, 4 for 8 channels: no batch statistics, in which the noisy and the clean batch would meet
 
 
-def build_model(name: str, *, channels: int, classes: int) -> nn.Module:
+def build_model(name: str, *, channels: int, classes: int, axes: int = 2) -> nn.Module:
     """Return a freshly initialised network.
 
     Args:
@@ -29,6 +29,7 @@ def build_model(name: str, *, channels: int, classes: int) -> nn.Module:
             `out_channels` and returns an nn.Module.
         channels: C of the images.
         classes: K of the logits; 1 is binary.
+        axes: 2 for pictures, 3 for volumes; a network of the user's knows its own.
 
     Raises:
         ConfigError: there is no such name, module or function, or it does not return an nn.Module.
@@ -42,7 +43,7 @@ def build_model(name: str, *, channels: int, classes: int) -> nn.Module:
     from monai.networks.nets import BasicUNet
 
     norm = ("group", {"num_groups": min(GROUPS, WIDTHS[name][0] // 2)})
-    return BasicUNet(spatial_dims=2, in_channels=channels, out_channels=classes, features=WIDTHS[name], norm=norm)
+    return BasicUNet(spatial_dims=axes, in_channels=channels, out_channels=classes, features=WIDTHS[name], norm=norm)
 
 
 def _users_model(name: str, channels: int, classes: int) -> nn.Module:

@@ -1,15 +1,19 @@
 """The page of a run: settings, counts, curves, and the weight maps of a few cases over training."""
 
 import shlex
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from pixeltrust.config import Config
-from pixeltrust.data.images import read_image
-from pixeltrust.data.masks import foreground
+from pixeltrust.data.batches import cut_of
+from pixeltrust.data.cases import Case
+from pixeltrust.data.fitting import channels_of, fit_image, fit_labels, read_spacing
+from pixeltrust.data.images import draw_slice, read_image
+from pixeltrust.data.masks import decode_labels, foreground
 from pixeltrust.pages.charts import draw_heat_legend, draw_training_curves
 from pixeltrust.pages.pieces import (
     GalleryCase,
@@ -25,6 +29,7 @@ from pixeltrust.pages.pieces import (
     seconds_per_update,
 )
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
+from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.training.run_folder import Run
 
 
@@ -130,15 +135,31 @@ def _folder_of(files: Iterable[str], otherwise: str) -> str:
     return folders.pop() if len(folders) == 1 else otherwise
 
 
+def _picture(row: Mapping[Hashable, Any], config: Config, corner: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image uint8 (H, W, 3) of a case, and where its mask has foreground; of a volume the slice that the weights are of.
+
+    Raises:
+        DataError: a file cannot be read.
+    """
+    case = Case(str(row["id"]), Path(row["image"]), Path(row["mask"]), row["role"], channels=channels_of(config))
+    if corner is None:
+        return read_image(case.image), foreground(case.mask, config)
+    labels, _ = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
+    labels = fit_labels(labels, read_spacing(case, config), config)[cut_of(corner, config.size)]
+    middle = config.size[0] // 2
+    image = fit_image(case, config)[cut_of(corner, config.size)]
+    return draw_slice(image[0, middle].astype(np.float32)), (labels[middle] > 0) & (labels[middle] < IGNORE)
+
+
 def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list[GalleryCase], str]:
     """Return the weight maps early, midway and late in training, and a sentence where images or masks are gone."""
-    epochs, maps = run.weight_maps_over_time()
+    epochs, maps, corners = run.weight_maps_over_time()
     paths = {row["id"]: row for row in cases.astype({"id": str}).to_dict("records")}
     shown, gone = [], []
     for identity, weights in maps.items():
         panels, mask = [], None
         try:
-            image, mask = read_image(Path(paths[identity]["image"])), foreground(Path(paths[identity]["mask"]), config)
+            image, mask = _picture(paths[identity], config, corners.get(identity))
             panels = [
                 draw_outlines("image", f"the image of {identity}", image),
                 draw_outlines("noisy mask", f"the noisy mask of {identity}", image, noisy=mask),

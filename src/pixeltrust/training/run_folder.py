@@ -77,6 +77,8 @@ class Run:
     def weight_maps(self) -> dict[str, np.ndarray] | None:
         """Read `ids` (N,), `epochs` (E,) and `maps` (E, N, H, W), in multiples of the average weight; None where there are none.
 
+        Of volumes `corners` (N, 3) too (see `weight_maps`).
+
         Raises:
             RunError: the file is broken.
         """
@@ -85,26 +87,29 @@ class Run:
             return None
         try:
             with np.load(path, allow_pickle=False) as arrays:
-                read = {name: arrays[name] for name in ("ids", "epochs", "maps")}
+                read = {name: arrays[name] for name in ("ids", "epochs", "maps", "corners") if name != "corners" or name in arrays}
             if read["maps"].shape[:2] != read["epochs"].shape + read["ids"].shape or read["maps"].ndim != 4:
                 raise ValueError(f"maps {read['maps'].shape} do not fit {read['epochs'].shape} epochs and {read['ids'].shape} cases")
             return read
         except Exception as error:  # as in `read_state`
             raise RunError(f"{path}: cannot be read: {one_line(error)}") from None
 
-    def weight_maps_over_time(self) -> tuple[list[int], dict[str, np.ndarray]]:
-        """Return up to three epochs, early, midway and late in training, and the weight maps (epochs, H, W) of every case by its id.
+    def weight_maps_over_time(self) -> tuple[list[int], dict[str, np.ndarray], dict[str, list[int]]]:
+        """Return up to three epochs, early, midway and late in training, and by the ids of cases their weight maps (epochs, H, W).
+
+        Of volumes the corners of their patches come third, by id (see `weight_maps`).
 
         Raises:
             RunError: the file is broken.
         """
         stored = self.weight_maps()
         if stored is None or not len(stored["epochs"]):
-            return [], {}
+            return [], {}, {}
         last = len(stored["epochs"]) - 1
         moments = sorted({0, last // 2, last})
         maps = {str(identity): stored["maps"][moments, place] for place, identity in enumerate(stored["ids"])}
-        return [int(epoch) for epoch in stored["epochs"][moments]], maps
+        corners = dict(zip(stored["ids"].astype(str).tolist(), stored["corners"].tolist() if "corners" in stored else [], strict=False))
+        return [int(epoch) for epoch in stored["epochs"][moments]], maps, corners
 
     def read_table(self, name: str) -> pd.DataFrame:
         """Read a CSV file of the run.
@@ -170,7 +175,8 @@ class Run:
             )
         state = self.read_state(WEIGHTS[weights])
         self._refuse_own_code(config.model)
-        model = build_model(config.model, channels=config.channels + config.planes, classes=config.classes)
+        channels, axes = config.channels + config.planes, len(config.size)
+        model = build_model(config.model, channels=channels, classes=config.classes, axes=axes)
         try:
             model.load_state_dict(state["model"])
         except Exception as error:  # foreign values make torch raise anything

@@ -14,6 +14,7 @@ from pixeltrust.config import Config, as_config
 from pixeltrust.data.batches import Streams, hold_out
 from pixeltrust.data.cases import CaseList, Cases, Role, read_cases, table_of
 from pixeltrust.data.checks import MIN_HELD_OUT, clean_warnings
+from pixeltrust.data.fitting import describe_patches, settle
 from pixeltrust.data.layouts import Layout
 from pixeltrust.method_table import METHODS, describe
 from pixeltrust.plumbing.malloc import keep_freed_memory
@@ -107,7 +108,9 @@ def train(
     notes = checks.precision_notes(config, device)
     _print_now(notes, show_progress)
     needed: tuple[Role, ...] = ("clean",) if described.streams == ("pairs",) else ("noisy", "clean")
-    cases = read_cases(Path(data), needed=needed, show_progress=show_progress, **layout)
+    cases = read_cases(Path(data), needed=needed, may_be_volumes=True, show_progress=show_progress, **layout)
+    config = settle(config if packed is None else run.config(), cases)
+    notes += describe_patches(config)
     warned = [note for note in cases.notes if note.startswith("warning: ")]
     warned += clean_warnings(len(cases.of("clean")), val_fraction=config.val_fraction)
     _print_now(warned, show_progress)
@@ -143,8 +146,9 @@ def train(
 def _build_network(config: Config, device: torch.device) -> tuple[nn.Module, nn.Module]:
     """Return the network on its device, by the seed, and the same in the precision of the settings."""
     torch.manual_seed(int(generator(config.seed, "parameters").integers(2**31)))
-    model = build_model(config.model, channels=config.channels + config.planes, classes=config.classes)
-    try_out(model, channels=config.channels + config.planes, classes=config.classes, size=config.size)
+    channels, size = config.channels + config.planes, config.size
+    model = build_model(config.model, channels=channels, classes=config.classes, axes=len(size))
+    try_out(model, channels=channels, classes=config.classes, size=size)
     return model, in_precision(model.to(device), config.precision)
 
 

@@ -1,13 +1,15 @@
 """Weight maps: the weights of a few noisy cases over training, for the page of the run.
 
 N cases   E epochs   (H, W) the size that is trained on   maps (E, N, H, W), multiples of the average weight
+
+Of a volume that is the middle slice of a patch about the middle of its foreground; `corners` (N, 3) are the first voxels of the patches.
 """
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pixeltrust.data.batches import Streams, split_in_pieces
+from pixeltrust.data.batches import Streams, cut_of, split_in_pieces
 from pixeltrust.method.module_state import keep_buffers
 from pixeltrust.method.weights import clean_gradient, gains_along, normalise_gains
 from pixeltrust.plumbing.labels import IGNORE
@@ -29,9 +31,15 @@ def keep_weight_maps(run: RunWriter, model: nn.Module, step: StepFunction, strea
     cases = streams.map_cases()
     if not len(cases):
         return
-    own = getattr(step, "weights_of", None)
-    ids = [streams.pixels.cases[index].id for index in cases]
-    weights = own(ids, streams.config) if own else weights_from_clean(model, streams, cases, device)
+    own, size = getattr(step, "weights_of", None), streams.config.size
+    ids, corners = [streams.pixels.cases[index].id for index in cases], streams.pixels.middles(cases)
+    if own is None:
+        weights = weights_from_clean(model, streams, cases, device)
+    elif corners is None:
+        weights = torch.stack(list(own(ids, streams.config)))
+    else:
+        weights = torch.stack([whole[cut_of(corner, size)] for whole, corner in zip(own(ids, streams.config), corners, strict=True)])
+    weights = weights if corners is None else weights[:, size[0] // 2]
     maps = weights.clamp(max=torch.finfo(torch.half).max).half().cpu().numpy()[None]
     epochs = np.array([epoch])
     written = run.weight_maps()
@@ -39,18 +47,19 @@ def keep_weight_maps(run: RunWriter, model: nn.Module, step: StepFunction, strea
         earlier = written["epochs"] < epoch
         maps = np.concatenate([written["maps"][earlier], maps])
         epochs = np.append(written["epochs"][earlier], epochs)
-    run.write_arrays("weight_maps.npz", ids=np.array(ids), epochs=epochs, maps=maps)
+    places = {} if corners is None else {"corners": np.array(corners)}
+    run.write_arrays("weight_maps.npz", ids=np.array(ids), epochs=epochs, maps=maps, **places)
 
 
 def weights_from_clean(model: nn.Module, streams: Streams, noisy: np.ndarray, device: torch.device) -> Tensor:
-    """Return the weights (N, H, W) that many clean cases give noisy ones, in multiples of the average."""
+    """Return the weights (N, *S) that many clean cases give noisy ones, or patches of them, in multiples of the average."""
     config, pixels = streams.config, streams.pixels
     model.eval()
     along = parameters_along(model, config.along)
-    noisy_batches = [pixels.batch(piece, device) for piece in split_in_pieces(noisy, config.batch_size)]
+    noisy_batches = [pixels.batch(piece, device, corners=pixels.middles(piece)) for piece in split_in_pieces(noisy, config.batch_size)]
     total = torch.zeros(len(noisy), *config.size, device=device)  # the gains by the sum of the clean losses
     for piece in split_in_pieces(streams.clean[:MAP_CLEAN], config.clean_batch_size):
-        batch = pixels.batch(piece, device)
+        batch = pixels.batch(piece, device, corners=pixels.middles(piece))
         counted = (batch.masks != IGNORE).sum()
         if counted:
             with keep_buffers(model):

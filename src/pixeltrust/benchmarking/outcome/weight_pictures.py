@@ -53,7 +53,7 @@ def read_weighed_cases(folder: Path, most: int) -> Iterator[WeighedCase]:
         RunError: the records of the run cannot be read.
     """
     run = Run(folder / "run")
-    config, (epochs, maps) = run.config(), run.weight_maps_over_time()
+    config, (epochs, maps, _) = run.config(), run.weight_maps_over_time()
     paths, truths = (read_files(folder / name) for name in ("cases.csv", "truth.csv"))
     for identity in list(maps)[:most]:
         try:
