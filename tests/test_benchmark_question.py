@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -119,6 +120,24 @@ def test_it_helps_where_all_noisy_masks_are_far_too_small(tmp_path):
     measured = pd.read_csv(tmp_path / "out" / "scores.csv", dtype={"id": str})
     assert set(measured["id"]) == {path.stem for path in (data / "clean").iterdir()}
     assert measured["plain"].mean() == pytest.approx(answer.rows[-1].dice, abs=1e-6)
+
+
+def test_how_long_it_will_take_is_said_before_the_first_training(tmp_path, monkeypatch, capsys):
+    def ends(work):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pixeltrust.benchmarking.question.run_cells", ends)
+    monkeypatch.setattr("pixeltrust.benchmarking.page.write_results", lambda out: None)
+    data = draw(tmp_path / "data", noisy=20, clean=FEWEST, test=0)
+    for mask in (data / "clean").iterdir():  # pairs
+        shutil.copy(mask, data / "noisy")
+    grid = {"methods": ["plain", "finetuned", "mended"], **SETTINGS, "epochs": 1000, "mender": {"model": "tiny:without_dropout"}}
+    with pytest.raises(KeyboardInterrupt):
+        question(data, out=tmp_path / "out", grid=grid, launcher=Here())
+    assert re.search(r"^12 trainings of up to 3,000 updates, 1 at once: about \d+", capsys.readouterr().err, re.M)
+    with pytest.raises(KeyboardInterrupt):  # the measurement would take as long
+        question(data, out=tmp_path / "quick", grid={**grid, "epochs": 2, "methods": ["plain", "finetuned"]}, launcher=Here())
+    assert "at once" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -1,8 +1,11 @@
 """The commands on bad input: one clear line or list on standard error, exit code 2, no traceback, nothing half-written."""
 
 import ast
+import dataclasses
 import importlib
+import os
 import pkgutil
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +17,11 @@ from typer.main import get_command
 
 import pixeltrust
 from pixeltrust.cli import app
+from pixeltrust.cli.app import ORDER
+from pixeltrust.cli.options import GUIDE
+from pixeltrust.config import HEADINGS, Config, describe_settings, show_default
 from pixeltrust.noise.kinds import KINDS
+from pixeltrust.plumbing.progress import Bar, progress_bar
 
 TINY = ["--set", "model=unet-small", "--set", "image_size=16", "--set", "epochs=1", "--quiet"]
 
@@ -204,6 +211,86 @@ def test_every_command_has_an_example_and_every_noise_kind_is_in_the_help():
         assert f"Example: pixeltrust {name}" in command.help
     (noise,) = (parameter.help for parameter in commands["simulate"].params if parameter.name == "noise")
     assert all(kind in noise for kind in KINDS)
+
+
+def test_the_commands_are_said_in_a_line_each(run_command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    _, output, _ = run_command("--help")
+    lines = output.partition("Commands:\n")[2].rstrip().splitlines()
+    assert [line.split()[0] for line in lines] == list(ORDER)
+    assert not [line for line in lines if line.endswith("...")]
+
+
+def test_the_help_of_train_lists_every_setting_with_its_default_and_points_to_the_guide(run_command):
+    _, output, _ = run_command("train", "--help")
+    places = [output.index(f"\n  {name} = {show_default(name)}") for name in describe_settings()]
+    assert places == sorted(places)
+    assert list(describe_settings()) == [field.name for field in dataclasses.fields(Config)]
+    headings = [output.index(f"\n{heading}:\n") for heading in HEADINGS.values()]
+    assert headings == sorted(headings)
+    assert GUIDE in output
+    assert (Path(__file__).parents[1] / GUIDE).is_file()
+
+
+def test_quiet_and_open_are_alike_on_all_commands():
+    options = {name: {text for p in command.params for text in p.opts} for name, command in get_command(app).commands.items()}
+    assert [name for name in options if not {"--quiet", "-q"} <= options[name]] == []
+    assert {name for name in options if "--open" in options[name]} == {"audit", "benchmark", "demo", "mend", "report", "review"}
+
+
+def test_open_shows_the_page(tmp_path, monkeypatch, run_command):
+    shown = []
+    monkeypatch.setattr("webbrowser.open", shown.append)
+    monkeypatch.setattr("pixeltrust.reports.report", lambda folder, **_: folder / "report.html")
+    for words in (["report", tmp_path], ["report", tmp_path, "--open"]):
+        code, output, _ = run_command(*words)
+        assert (code, output) == (0, f"the page is {tmp_path / 'report.html'}\n")
+    assert shown == [(tmp_path / "report.html").as_uri()]
+
+
+@pytest.mark.parametrize(
+    ("words", "function", "said"),
+    [
+        (["train", "DATA", "--out", "run a", "--set", "epochs=3"], "training.train.train", "kept. To go on:\n  pixeltrust {} --resume\n"),
+        (["train", "DATA", "--out", "run", "--resume"], "training.train.train", "kept. To go on:\n  pixeltrust {}\n"),
+        (["mend", "DATA", "--out", "mended"], "mending.run.mend", "kept. To go on:\n  pixeltrust {} --resume\n"),
+        (["mend", "--again", "mended"], "reviewing.again.mend_again", "half-written. To start anew:\n  pixeltrust {}\n"),
+        (["demo"], "demonstration.demo.demo", "kept. To go on:\n  pixeltrust {}\n"),
+        (["benchmark", "DATA", "--out", "o"], "benchmarking.run.benchmark", "kept. To go on:\n  pixeltrust {}\n"),
+        (["check", "DATA"], "data.cases.check", "half-written. To start anew:\n  pixeltrust {}\n"),
+    ],
+    ids=lambda value: " ".join(value[:2]) if isinstance(value, list) else "",
+)
+def test_ctrl_c_says_where_it_stopped_and_the_command_that_goes_on(words, function, said, data, monkeypatch, run_command):
+    def stop(*_, **__):
+        with progress_bar(False) as bar:
+            bar.add_task("the work", total=20, completed=7)
+            raise KeyboardInterrupt
+
+    importlib.import_module(f"pixeltrust.{function.rpartition('.')[0]}")
+    monkeypatch.setattr(f"pixeltrust.{function}", stop)
+    monkeypatch.setattr(Bar, "stopped", [])
+    words = [str(data) if word == "DATA" else word for word in words]
+    code, output, error = run_command(*words)
+    assert (code, output) == (130, "")
+    assert (
+        error
+        == f"stopped at the work 7/20; {'what is finished is' if 'kept' in said else 'nothing is left'} {said.format(shlex.join(words))}"
+    )
+
+
+def completed(*words):
+    """What the tab key offers after these words in bash."""
+    line = " ".join(("pixeltrust", *words))
+    environment = {**os.environ, "_PIXELTRUST_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(words))}
+    code = "import sys; from pixeltrust.cli import main; sys.argv[0] = 'pixeltrust'; main()"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    return answer.stdout.split()
+
+
+def test_the_shell_completes_commands_and_settings():
+    assert completed("re") == ["review", "report"]
+    assert completed("train", "lesions", "--set", "clean_") == ["clean_batch_size=", "clean_weight="]
 
 
 REFUSED = [

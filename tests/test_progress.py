@@ -4,8 +4,9 @@ import threading
 
 import pytest
 
+from pixeltrust.plumbing import progress
 from pixeltrust.plumbing.errors import DataError, RunError
-from pixeltrust.plumbing.progress import AHEAD, THREADS, attempt_in_threads, map_in_threads, progress_bar
+from pixeltrust.plumbing.progress import AHEAD, THREADS, Bar, attempt_in_threads, map_in_threads, progress_bar
 from waiting import TOO_LONG, wait_for
 
 
@@ -118,3 +119,35 @@ def test_a_bar_says_what_how_many_how_fast_and_its_note(monkeypatch):
             bar.console.print(bar.get_renderable())
     for part in ("training", "3/10", "epoch 1/2 [loss 0.5]"):
         assert part in captured.get()
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_without_a_terminal_lines_say_how_far_a_work_is_and_how_long_it_will_take(monkeypatch, shown):
+    told = []
+    monkeypatch.setattr(progress, "LINE_EVERY", 0.001)
+    monkeypatch.setattr(progress, "print", lambda text, **_: told.append(text), raising=False)
+    before = threading.active_count()
+    with progress_bar(shown) as bar:
+        task = bar.add_task("training", total=10, completed=2, note="epoch 1/2")
+        if shown:
+            wait_for(lambda: "training: 2 of 10, epoch 1/2" in told)
+        bar.update(task, completed=4)
+        bar.tasks[0].start_time -= 80.0  # 2 took 80 seconds, so the other 6 will take 4 minutes
+        if shown:
+            wait_for(lambda: "training: 4 of 10, 4 minutes left, epoch 1/2" in told)
+    wait_for(lambda: threading.active_count() == before)
+    assert shown == bool(told)
+
+
+def test_a_work_that_ctrl_c_ends_says_how_far_it_was(monkeypatch):
+    monkeypatch.setattr(Bar, "stopped", [])
+
+    def work():
+        with progress_bar(False) as outer, progress_bar(False) as inner:
+            outer.add_task("mending", total=4, completed=1)
+            inner.advance(inner.add_task("training", total=1000, completed=250))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert Bar.stopped == ["training 251/1,000", "mending 1/4"]

@@ -431,6 +431,18 @@ def test_resume_without_a_checkpoint_starts_over(data, straight, tmp_path, left)
     assert_same_run(out, straight(method="plain"))
 
 
+def test_resume_needs_no_settings_again(data, straight, tmp_path, run_command):
+    interrupted(data, tmp_path / "run", 3, method="plain")
+    words = ["train", data, "--out", tmp_path / "run", "--resume", "--quiet"]
+    code, _, error = run_command(*words, "--set", "seed=1")
+    assert code == 2
+    assert "seed = 0, now 1); leave them out to continue" in error
+    code, output, _ = run_command(*words, "--set", "method=plain")
+    assert code == 0
+    assert "continued after update 3" in output
+    assert_same_run(tmp_path / "run", straight(method="plain"))
+
+
 def test_resume_with_other_settings_names_them(data, tmp_path):
     interrupted(data, tmp_path / "run", 1, method="plain")
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()

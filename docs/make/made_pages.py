@@ -4,12 +4,10 @@ docs/reference/command-line.md has the help of every command with its options, s
 public name. Nothing in them is written by hand; a test compares them with the code.
 """
 
-import ast
 import dataclasses
 import inspect
 import re
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -17,9 +15,8 @@ from typer.main import get_command
 
 import pixeltrust
 import wrap
-from pixeltrust import config
 from pixeltrust.cli import app
-from pixeltrust.config import Config
+from pixeltrust.config import Config, describe_settings
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 MADE = "<!-- made from the code by docs/make/made_pages.py -->\n\n"
@@ -118,12 +115,7 @@ def settings() -> str:
 
 def settings_table() -> str:
     """Return every setting with its default and the docstring under its field."""
-    (body,) = (node.body for node in ast.parse(inspect.getsource(config)).body if isinstance(node, ast.ClassDef) and node.name == "Config")
-    texts = {
-        field.target.id: " ".join(text.value.value.split())
-        for field, text in pairwise(body)
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
-    }
+    texts = describe_settings()
     rows = [f"| `{f.name}` | {'unset' if f.default is None else f'`{f.default}`'} | {texts[f.name]} |" for f in dataclasses.fields(Config)]
     return "\n".join(["| setting | default | |", "|---|---|---|", *rows])
 

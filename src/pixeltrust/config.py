@@ -1,6 +1,8 @@
 """The settings of a training run: one frozen dataclass, one TOML file, `key=value` on the command line."""
 
+import ast
 import dataclasses
+import inspect
 import math
 import sys
 import tomllib
@@ -9,6 +11,7 @@ import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import pairwise
 from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -197,6 +200,35 @@ class Config:
         return max(1, self.classes - 1) if METHODS[self.method].sees_given else 0
 
 
+HEADINGS = {
+    "method": "How it learns",
+    "classes": "Images and masks",
+    "batch_size": "A step",
+    "epochs": "How long",
+    "learning_rate": "Optimiser",
+    "augment": "Variation of the images",
+    "precision": "Machine, chance and what is kept",
+}
+"""The groups of settings, each by its first one."""
+
+
+def describe_settings() -> dict[str, str]:
+    """Return the text under every setting of `Config`, by its name, in their order."""
+    (body,) = (node.body for node in ast.parse(inspect.getsource(Config)).body if isinstance(node, ast.ClassDef))
+    return {
+        field.target.id: " ".join(str(text.value.value).split())
+        for field, text in pairwise(body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }
+
+
+def show_default(name: str) -> str:
+    """Return the default of a setting as people read it."""
+    default = getattr(Config, name)
+    return "unset" if default is None else "none" if default == "" else f"{default:.3g}" if isinstance(default, float) else f"{default}"
+
+
 _RANGES = {
     name: between
     for name, kind in typing.get_type_hints(Config, include_extras=True).items()
@@ -219,25 +251,33 @@ _KINDS = {
 
 
 def read_config(file: Path | None = None, settings: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> Config:
-    """Read the settings of a TOML file, then those of `key=value` texts, over the defaults.
+    """Return the settings that `read_values` reads, over the defaults.
+
+    Raises:
+        ConfigError: as there.
+    """
+    return config_from({**(defaults or {}), **read_values(file, settings, defaults)})
+
+
+def read_values(file: Path | None = None, settings: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read the settings of a TOML file, then those of `key=value` texts, and check them over the defaults.
 
     Args:
         file: TOML with settings at the top level.
         settings: `key=value`, the value as TOML has it; a bare word is a string: `method=pixel`, `image_size=64`.
-        defaults: those that differ from `Config`'s own.
+        defaults: those that differ from `Config`'s own; they are not among what is returned.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown (names the nearest known one), malformed or out of range.
     """
-    values: dict[str, Any] = dict(defaults or {})
-    if file is not None:
-        values.update(read_toml(file))
-        try:
-            config_from(values)
-        except ConfigError as error:
-            raise ConfigError(f"{file}: {error}") from None
+    values: dict[str, Any] = read_toml(file) if file is not None else {}
+    try:
+        config_from({**(defaults or {}), **values})
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from None
     values.update(map(setting, settings))
-    return config_from(values)
+    config_from({**(defaults or {}), **values})
+    return values
 
 
 def require_run(folder: Path) -> Path:
@@ -303,6 +343,18 @@ def as_config(config: Config | Mapping[str, Any] | None, defaults: Mapping[str, 
     if config is not None and not isinstance(config, Mapping):
         raise ConfigError(f"config must be a Config or a mapping of settings, not {type(config).__name__}")
     return config_from({**(defaults or {}), **(config or {})})
+
+
+def refuse_other_settings(folder: Path, before: Config, now: Config) -> None:
+    """Raise unless what was started in a folder with some settings is continued with the same.
+
+    Raises:
+        RunError: names the settings that differ.
+    """
+    changed = [name for name, value in dataclasses.asdict(now).items() if getattr(before, name) != value]
+    if changed:
+        was = ", ".join(f"{name} = {getattr(before, name)!r}, now {getattr(now, name)!r}" for name in changed)
+        raise RunError(f"{folder}: was started with other settings ({was}); leave them out to continue, or choose another --out")
 
 
 def _refuse_unknown(names: Iterable[str], source: str = "") -> None:

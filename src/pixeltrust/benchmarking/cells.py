@@ -57,12 +57,12 @@ def write_spec(folder: Path, cell: Cell, config: Config, mender: Config, table: 
     write_json(folder / "spec.json", {"cell": asdict(cell), "config": to_values(config), "mender": to_values(mender)})
 
 
-def write_costs_spec(folder: Path, trainings: Mapping[str, Config], mender: Config | None, table: pd.DataFrame) -> None:
+def write_costs_spec(folder: Path, trainings: Mapping[str, Config], mender: Config | None, table: pd.DataFrame, rounds: int) -> None:
     """Write all that a measurement of costs needs (see `costs`)."""
     make_folder(folder)
     write_csv(table, folder / "cases.csv")
     values = {name: to_values(config) for name, config in trainings.items()}
-    write_json(folder / "spec.json", {"trainings": values, "mender": mender and to_values(mender)})
+    write_json(folder / "spec.json", {"trainings": values, "mender": mender and to_values(mender), "rounds": rounds})
 
 
 def run_cell(folder: Path) -> None:
@@ -82,7 +82,7 @@ def _train_and_measure(folder: Path) -> None:
     if "trainings" in spec:
         trainings = {name: config_from(values) for name, values in spec["trainings"].items()}
         mender = config_from(spec["mender"]) if spec["mender"] else None
-        write_json(folder / "cell.json", costs.measure(folder, trainings, mender))
+        write_json(folder / "cell.json", costs.measure(folder, trainings, mender, spec["rounds"]))
         return
     cell, config = Cell(**spec["cell"]), config_from(spec["config"])
     run, is_fresh, began = folder / "run", not any((folder / name).exists() for name in ("run", "halves", "mended")), time.process_time()

@@ -47,13 +47,14 @@ def phases_of(method: str, config: Config) -> Phases:
     return [(2.0 if mask_kind(method) == "pruned" else 1.0, config)]
 
 
-def measure(folder: Path, trainings: Mapping[str, Config], mender: Config | None = None) -> dict[str, Any]:
+def measure(folder: Path, trainings: Mapping[str, Config], mender: Config | None = None, rounds: int = ROUNDS) -> dict[str, Any]:
     """Measure the cost of an update of some trainings, one after the other in each round, and that of a mending.
 
     Args:
         folder: of the job, with its cases.csv.
         trainings: their settings, each by its name in an error.
         mender: the settings of menders; no mending is measured where not given.
+        rounds: how often.
 
     Returns:
         unit: "processor" or "clock".  seconds: for every round the seconds of an update of every training, in their order.  mending: the
@@ -63,7 +64,7 @@ def measure(folder: Path, trainings: Mapping[str, Config], mender: Config | None
         RunError: one of them cannot be trained, or the masks not be mended.
     """
     seconds: list[list[float]] = []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         seconds.append([])
         for name, config in trainings.items():
             try:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from pixeltrust.benchmarking.cell_masks import without_pairs
 from pixeltrust.benchmarking.cells import write_costs_spec, write_json
-from pixeltrust.benchmarking.costs import Phases, phases_of
+from pixeltrust.benchmarking.costs import ROUNDS, Phases, phases_of
 from pixeltrust.benchmarking.grid import Cell, mask_kind
 from pixeltrust.benchmarking.jobs import Launcher, Workload, run_all
 from pixeltrust.benchmarking.outcome.reading import read_json_record
@@ -71,7 +71,7 @@ def _measure_methods(work: Workload, record: Record, missing: Sequence[str], *, 
     phases = {method: phases_of(method, config) for method, config in configs.items()}
     mending = [method for method in missing if mask_kind(method) == "mended"]
     mender = work.grid.mender_config(configs[mending[0]]) if mending else None
-    measured = _measure(trainings_of(phases), mender, table, work.out / "costs", work.launcher)
+    measured = measure_trainings(trainings_of(phases), mender, table, work.out / "costs", work.launcher)
     noisy = int((without_pairs(table)["role"] == "noisy").sum())
     beforehand = {method: float(measured["mending"]) for method in mending}
     return add_methods({**record, "base": base, "unit": measured["unit"]}, configs, costs_of(phases, measured), noisy, beforehand)
@@ -139,10 +139,12 @@ def add_methods(
     return {**record, "dearest": dearest, "epochs": epochs, "methods": methods}
 
 
-def _measure(trainings: Mapping[str, Config], mender: Config | None, table: pd.DataFrame, folder: Path, launcher: Launcher) -> Record:
+def measure_trainings(
+    trainings: Mapping[str, Config], mender: Config | None, table: pd.DataFrame, folder: Path, launcher: Launcher, *, rounds: int = ROUNDS
+) -> Record:
     """Return the result of `costs.measure`, by a job in the place of the cells, while none of them runs."""
     shutil.rmtree(folder, ignore_errors=True)
-    write_costs_spec(folder, trainings, mender, table)
+    write_costs_spec(folder, trainings, mender, table, rounds)
     for _, error in run_all([folder], launcher, lambda _: None):
         if error:
             raise RunError(f"{error} (repair that, or leave the method out)")

@@ -7,6 +7,7 @@ fold that it has not seen. So every clean case has one Dice per method (and seed
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 from pixeltrust.benchmarking.answers import FEWEST, Answer, answer_too_few, find_answer
 from pixeltrust.benchmarking.cell_masks import FOLDS, FolderMasks, is_source
 from pixeltrust.benchmarking.cells import write_json
+from pixeltrust.benchmarking.forecast import forecast
 from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid, as_grid
 from pixeltrust.benchmarking.jobs import Launcher, Local, Workload
 from pixeltrust.benchmarking.mended import count_pairs, require_pairs
@@ -73,6 +75,9 @@ def question(
     work = Workload(cells=cells, grid=grid, masks=masks, out=out, launcher=launcher or Local(), ranks=ranks, show_progress=show_progress)
     require_pairs(cells, masks, data)
     with claim_folder(out, data, grid, ranks, **layout), writing_results(out, ranks):
+        waiting = [cell for cell in cells if not is_finished(folder_of(cell, out))]
+        if show_progress and waiting and grid.match == "updates" and ranks.count == 1 and (told := forecast(work, waiting)):
+            print(told, file=sys.stderr, flush=True)
         run_cells(work)
         return ranks.on_rank_0(lambda: _write_answer(cells, out))
 

@@ -6,32 +6,49 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from pixeltrust.cli.app import app
-from pixeltrust.cli.options import Classes, Data, IgnoreLabel, MaskSuffix, Quiet, RunFolder, Weights, existing, show, with_layout
-from pixeltrust.config import read_config
+from pixeltrust.cli.options import (
+    Classes,
+    ConfigFile,
+    Data,
+    IgnoreLabel,
+    MaskSuffix,
+    Open,
+    Quiet,
+    RunFolder,
+    Settings,
+    Weights,
+    WithSettings,
+    existing,
+    show,
+    with_layout,
+)
+from pixeltrust.config import read_values
 
 if TYPE_CHECKING:
     from pixeltrust.data.layouts import Layout
 
 
-@app.command()
+@app.command(cls=WithSettings)
 @with_layout
 def train(
     layout: "Layout",
     data: Data,
     out: Annotated[Path, typer.Option("--out", help="The run folder to make.")],
-    config: Annotated[Path | None, typer.Option("--config", help="A TOML file of settings.")] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="One setting, key=value; may be repeated.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped.")] = False,
+    config: ConfigFile = None,
+    setting: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped; settings need not be given again.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a network; a stopped run continues with --resume.
+    """Train a network on given and clean masks.
 
-    Example: pixeltrust train lesions --out runs/pixel --set method=pixel --set epochs=50
+    A stopped run continues with --resume.
+
+    Example: pixeltrust train lesions --out runs/trust --set model=unet-small --set epochs=50
     """
-    settings = read_config(config, setting or [])
+    settings = read_values(config, setting or [])
     from pixeltrust.training.train import train
 
-    show(train(data, out=out, config=settings, resume=resume, show_progress=not quiet, **layout))
+    show(train(data, out=out, config=settings or None, resume=resume, show_progress=not quiet, **layout))
 
 
 @app.command()
@@ -66,7 +83,9 @@ def evaluate(
     tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Of the surface Dice, in mm (or pixels, as the distances).")] = 1.0,
     quiet: Quiet = False,
 ) -> None:
-    """Measure predicted masks against the truth: per case, and the means with intervals.
+    """Measure predicted masks against true ones.
+
+    Every case by itself, and the means with intervals.
 
     Example: pixeltrust evaluate predicted lesions/test --out pixel.csv
     """
@@ -94,8 +113,10 @@ def benchmark(
         Path, typer.Argument(help="A folder with images/, masks/ and split.csv, or a data folder or table of your own.", callback=existing)
     ],
     out: Annotated[Path, typer.Option("--out", help="The folder of the benchmark.")],
-    config: Annotated[Path | None, typer.Option("--config", help="A TOML file: methods, noise, clean, seeds, and settings.")] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="One key of that file, key=value; may be repeated.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A TOML file: methods, noise, clean, seeds, and settings.", callback=existing)
+    ] = None,
+    setting: Settings = None,
     ask: Annotated[
         bool, typer.Option("--question", help="Answer: does it help on my data? By cross-validation over the clean cases.")
     ] = False,
@@ -103,11 +124,15 @@ def benchmark(
         int | None, typer.Option("--jobs", min=1, help="Number of trainings at once; one for each GPU, or core, if not given.")
     ] = None,
     on: Annotated[Literal["local", "ray"], typer.Option("--on", help="This machine, or a cluster.")] = "local",
+    open_page: Open = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare methods over kinds of noise, numbers of clean masks and seeds; a stopped benchmark continues by the same command.
+    """Compare methods, or ask whether one helps on your data.
 
-    Example: pixeltrust benchmark isic2017 --config grid.toml --out benchmark
+    Over kinds of noise, numbers of clean masks and seeds; or by --question with the masks as they are. A stopped benchmark continues by
+    the same command.
+
+    Example: pixeltrust benchmark lesions --question --out answer
     """
     from pixeltrust.benchmarking.grid import read_grid
 
@@ -117,4 +142,5 @@ def benchmark(
     from pixeltrust.benchmarking.run import benchmark
 
     work = question if ask else benchmark
-    show(work(source, out=out, grid=grid, launcher=launcher_of(on, jobs), show_progress=not quiet, **layout))
+    done = work(source, out=out, grid=grid, launcher=launcher_of(on, jobs), show_progress=not quiet, **layout)
+    show(done, out / "report.html" if open_page else None)

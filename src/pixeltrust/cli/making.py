@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pixeltrust.cli.app import app
-from pixeltrust.cli.options import Classes, Data, IgnoreLabel, Quiet, existing, with_layout
+from pixeltrust.cli.options import Classes, Data, IgnoreLabel, Open, Quiet, existing, show, with_layout
 from pixeltrust.noise.kinds import kind_names
 from pixeltrust.noise.structures import LABEL_KINDS, require_noise
 
@@ -23,15 +23,20 @@ def _known_noise(name: str) -> str:
 def demo(
     out: Annotated[Path, typer.Option("--out", help="The folder of the demo.")] = Path("demo"),
     data_only: Annotated[bool, typer.Option("--data-only", help="Make its images and masks, and stop: data to try commands on.")] = False,
+    open_page: Open = False,
     quiet: Quiet = False,
 ) -> None:
-    """Do the whole job on made-up dermoscopy images, in minutes: simulate, mend, train on given and on mended masks, evaluate, report.
+    """Do the whole job on made-up images, in minutes.
+
+    Simulate masks, mend them from a few pairs, train on the given and on the mended ones, measure, and make a page. A stopped demo
+    continues by the same command.
 
     Example: pixeltrust demo --out demo
     """
     from pixeltrust.demonstration.demo import demo, demo_data
 
-    print((demo_data if data_only else demo)(out, show_progress=not quiet))
+    made = (demo_data if data_only else demo)(out, show_progress=not quiet)
+    show(made, out / "report.html" if open_page and not data_only else None)
 
 
 @app.command()
@@ -43,7 +48,9 @@ def fetch(
     keep_archives: Annotated[bool, typer.Option("--keep-archives", help="Keep the archives, in OUT.archives.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Download a published data set and make a source of it; the same command continues a stopped download.
+    """Download a published data set, for simulations.
+
+    The folder has images, true masks and a split. The same command continues a stopped download.
 
     Example: pixeltrust fetch isic2017 isic2017 --size 256
     """
@@ -67,7 +74,9 @@ def simulate(
     target_dice: Annotated[float | None, typer.Option("--target-dice", help="Choose the strength by the mean Dice to the truth.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Make a data folder with simulated annotation noise from images whose true masks are known.
+    """Make a data folder with simulated noise in its masks.
+
+    From images whose true masks are known.
 
     Example: pixeltrust simulate isic2017 lesions --noise triangle --clean 100
     """
@@ -137,7 +146,7 @@ def convert(
     ] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Convert masks from and to the annotation formats of other tools.
+    """Convert masks from and to the formats of other tools.
 
     Example: pixeltrust convert instances.json lesions/noisy --images lesions/images
     """

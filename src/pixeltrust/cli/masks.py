@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pixeltrust.cli.app import INTERRUPTED, app
-from pixeltrust.cli.options import Classes, IgnoreLabel, Quiet, Weights, existing, show, with_layout
-from pixeltrust.config import require_run
+from pixeltrust.cli.options import Classes, ConfigFile, IgnoreLabel, Open, Quiet, Settings, Weights, existing, show, with_layout
+from pixeltrust.config import read_values, require_run
 from pixeltrust.plumbing.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,32 +23,35 @@ def mend(
     again: Annotated[
         Path | None, typer.Option("--again", help="In place of DATA and --out: a folder under review; its decisions are pairs too.")
     ] = None,
-    config: Annotated[Path | None, typer.Option("--config", help="A TOML file with settings of the menders.", callback=existing)] = None,
-    setting: Annotated[list[str] | None, typer.Option("--set", help="key=value: one of these settings; may be repeated.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped mending.")] = False,
+    config: ConfigFile = None,
+    setting: Settings = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped mending; settings need not be given again.")] = False,
+    open_page: Open = False,
     quiet: Quiet = False,
 ) -> None:
-    """Mend noisy masks by what pairs show of their errors, and say how good they are expected to be.
+    """Mend noisy masks by what a few corrected ones show.
 
-    A pair is a case with a noisy and a clean mask: one that an expert has corrected.
+    Says how good the mended masks are expected to be. A pair is a case with a noisy and a clean mask: one that an expert has corrected.
 
     Example: pixeltrust mend lesions --out mended
     """
-    from pixeltrust.mending.settings import read_mender_config
+    from pixeltrust.mending.settings import DEFAULTS, as_mender_config
 
-    settings = read_mender_config(config, setting or ())
+    settings = read_values(config, setting or (), DEFAULTS)
+    as_mender_config(settings)
     if (again is None) == (data is None or out is None):
         raise ConfigError("give DATA and --out, or --again with a folder under review")
     if again is not None:
         from pixeltrust.reviewing.again import mend_again
 
-        show(mend_again(again, config=settings, show_progress=not quiet))
+        mended = mend_again(again, config=settings or None, show_progress=not quiet)
     else:
         from pixeltrust.mending.run import mend
 
         assert data is not None
         assert out is not None
-        show(mend(data, out=out, config=settings, resume=resume, show_progress=not quiet, **layout))
+        mended = mend(data, out=out, config=settings or None, resume=resume, show_progress=not quiet, **layout)
+    show(mended, mended.out / "report.html" if open_page else None)
 
 
 @app.command()
@@ -87,9 +90,12 @@ def audit(
     sure: Annotated[float, typer.Option("--sure", help="Mend where the network gives another label more than this probability.")] = 0.5,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Images in one pass; that of the run if not given.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a stopped audit.")] = False,
+    open_page: Open = False,
     quiet: Quiet = False,
 ) -> None:
-    """Rank noisy masks by how doubtful they are, show where, and propose mended ones; by a run, or by any program's probabilities.
+    """Rank noisy masks by doubt, and propose mended ones.
+
+    By a run, or by any program's probabilities. With corrected masks at hand, `pixeltrust mend` does better.
 
     Probabilities judge fairly only where the network was not trained on the mask that it judges, as in cross-validation: one that has
     learned a wrong mask agrees with it.
@@ -119,21 +125,26 @@ def audit(
         show_progress=not quiet,
         **layout,
     )
-    show(audited)
+    show(audited, out / "report.html" if open_page else None)
 
 
 @app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark, an audit or a demo.", callback=existing)],
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder if not given.")] = None,
+    open_page: Open = False,
+    quiet: Quiet = False,  # noqa: ARG001
 ) -> None:
-    """Write one self-contained HTML page about a run, a benchmark, an audit or a demo.
+    """Write a page about a run, benchmark, audit, mending or demo.
 
-    Example: pixeltrust report runs/pixel
+    One HTML file with everything in it.
+
+    Example: pixeltrust report runs/trust --open
     """
     from pixeltrust.reports import report
 
-    print(f"the page is {report(folder, out=out)}")
+    page = report(folder, out=out)
+    show(f"the page is {page}", page if open_page else None)
 
 
 @app.command()
@@ -146,7 +157,7 @@ def review(
     host: Annotated[str, typer.Option("--host", help="The address to listen on; other machines need a token.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port; 0 takes a free one.")] = 8765,
     who: Annotated[str | None, typer.Option("--who", help="The reviewer's name; the login name if not given.")] = None,
-    open_browser: Annotated[bool, typer.Option("--open", help="Show the page in the browser.")] = False,
+    open_page: Open = False,
     to: Annotated[Path | None, typer.Option("--export", help="Do not serve: make a data folder from the decisions.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Of data: the folder of the review, made or gone on with; DATA-review if not given.")
@@ -156,7 +167,9 @@ def review(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of data: seed of the order of the cases.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Go through noisy masks on a local web page: accept, mend with a brush, reject; Ctrl-C ends it.
+    """Go through masks on a local web page, and correct them.
+
+    Accept, mend with a brush, reject; Ctrl-C ends it.
 
     An audit's masks come worst first, those of plain data as a random sample. From five accepted or mended masks on, a button on the page
     learns from them, mends all others, and ranks the queue anew while you go on. The same command continues.
@@ -171,5 +184,5 @@ def review(
     if to is not None:
         print(export(find_audit(folder, **data), to, show_progress=not quiet))
     else:
-        print(review(folder, host=host, port=port, who=who, open_browser=open_browser, **data))
+        print(review(folder, host=host, port=port, who=who, open_browser=open_page, **data))
         raise typer.Exit(INTERRUPTED)  # nothing but a signal ends it

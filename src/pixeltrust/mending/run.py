@@ -27,7 +27,7 @@ from pixeltrust.auditing.folder import Audit, AuditRecord, check_names, review_c
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.scores import count_confusion, estimate_tilt
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
-from pixeltrust.config import Config, to_values
+from pixeltrust.config import Config, config_from, refuse_other_settings, to_values
 from pixeltrust.data.cases import CaseList, Cases, read_cases
 from pixeltrust.data.images import write_png
 from pixeltrust.data.layouts import Layout
@@ -103,7 +103,8 @@ def mend(
     Args:
         data: a data folder or table of cases with at least 5 pairs: cases with a noisy and a clean mask.
         out: the folder to make.
-        config: the settings of the menders, as a Config with `method = "mender"`, or a mapping of some of them over `settings.DEFAULTS`.
+        config: the settings of the menders, as a Config with `method = "mender"`, or a mapping of some of them, over
+            `settings.DEFAULTS`; with `resume` over those of the mending, which may be no others.
         resume: continue a mending that was stopped.
         show_progress: progress bars on standard error.
         layout: how the data folder differs from the usual, as for `read_cases`.
@@ -114,10 +115,22 @@ def mend(
         ConfigError: settings that cannot be used.
         KeyboardInterrupt: Ctrl-C; what is trained is kept.
     """
-    out, config = Path(out), as_mender_config(config)
+    out = Path(out)
+    before = _settings_before(out) if resume else {}
+    config = as_mender_config(config, before)
+    if before:
+        refuse_other_settings(out, config_from(before), config)
     choose_device(config)[1].on_rank_0(lambda: _check_out(out, resume))
     cases = read_cases(Path(data), show_progress=show_progress, **layout)
     return mend_cases(cases, cases.of("noisy"), out=out, config=config, show_progress=show_progress, layout=layout)
+
+
+def _settings_before(out: Path) -> dict[str, Any]:
+    """Return the settings of a mending that was stopped in the folder; none where there is no record of it."""
+    try:
+        return dict(json.loads((out / WORK / "next" / "of.json").read_text(encoding="utf-8"))["config"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def _check_out(out: Path, resume: bool) -> None:

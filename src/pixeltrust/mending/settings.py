@@ -28,13 +28,16 @@ def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -
     return _require_mender(read_config(file, settings, DEFAULTS))
 
 
-def as_mender_config(config: Config | Mapping[str, Any] | None) -> Config:
+def as_mender_config(config: Config | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> Config:
     """Return the settings of menders that a Python call was given, as `as_config` does.
+
+    Args:
+        defaults: in place of the usual ones of menders.
 
     Raises:
         ConfigError: as there; or the method is another than `mender`.
     """
-    return _require_mender(as_config(config, DEFAULTS))
+    return _require_mender(as_config(config, defaults or DEFAULTS))
 
 
 def _require_mender(config: Config) -> Config:

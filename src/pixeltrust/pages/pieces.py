@@ -106,13 +106,6 @@ def count_cases(number: int, kind: str) -> str:
     return f"{number:,} {kind} {'case' if number == 1 else 'cases'}"
 
 
-def format_duration(seconds: float) -> str:
-    """Return seconds in a unit that fits."""
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
-
-
 def format_interval(values: np.ndarray, *, digits: int = 3, signed: bool = False) -> str:
     """Return the 95 % bootstrap interval of the mean of values."""
     return format_range(*bootstrap_interval(values), digits=digits, signed=signed)

@@ -1,21 +1,28 @@
-"""Long work: a progress bar on standard error, and many files at once in threads."""
+"""Long work: a progress bar on standard error (outside of a terminal a line a minute), and many files at once in threads."""
 
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from types import TracebackType
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
+from pixeltrust.plumbing.text import format_duration
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 THREADS = min(8, os.cpu_count() or 1)  # decoding releases the interpreter's lock
 AHEAD = 4 * THREADS  # so many items are started before their turn, so that a million results do not pile up
+
+
+LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
 
 
 class _Speed(ProgressColumn):
@@ -24,23 +31,77 @@ class _Speed(ProgressColumn):
         return Text("" if speed is None else f"{speed:.3g}/s", style="progress.data.speed")
 
 
-def progress_bar(shown: bool = True) -> Progress:
-    """Return a progress bar on standard error that vanishes when the work is done, and is invisible outside of a terminal.
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(_left(task), style="progress.remaining")
 
-    Its last column shows `task.fields["note"]`, which every task needs.
+
+class Bar(Progress):
+    """A progress bar on standard error that vanishes when the work is done; outside of a terminal a line a minute.
+
+    Args:
+        shown: show either.
     """
-    note = TextColumn("{task.fields[note]}", markup=False) if shown else TextColumn("")
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Speed(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        note,
-    )
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not shown or not console.is_terminal)
+
+    stopped: list[str] = []  # noqa: RUF012
+    """How far every work was that Ctrl-C has ended in this process, the innermost first."""
+
+    def __init__(self, shown: bool = True) -> None:
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Speed(),
+            TimeElapsedColumn(),
+            _Left(),
+            TextColumn("{task.fields[note]}", markup=False),
+        )
+        super().__init__(*columns, console=console, transient=True, disable=not shown or not console.is_terminal)
+        self.shown = shown
+        self._ended = threading.Event()
+        self._lines = threading.Thread(target=self._print_lines, daemon=True) if shown and self.disable else None
+
+    def add_task(
+        self, description: str, start: bool = True, total: float | None = 100.0, completed: int = 0, visible: bool = True, **fields: Any
+    ) -> TaskID:
+        """Add a work, of which so much has been completed before; its field `note` is shown at the end."""
+        fields = {"note": "", "before": completed, **fields}
+        return super().add_task(description, start, total, completed, visible, **fields)
+
+    def start(self) -> None:
+        super().start()
+        if self._lines:
+            self._lines.start()
+
+    def stop(self) -> None:
+        super().stop()
+        self._ended.set()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            Bar.stopped += [f"{task.description} {task.completed:,.0f}/{task.total or 0:,.0f}" for task in self.tasks if not task.finished]
+        super().__exit__(kind, error, traceback)
+
+    def _print_lines(self) -> None:
+        while not self._ended.wait(LINE_EVERY):
+            for task in self.tasks:
+                if not task.finished:
+                    parts = (f"{task.completed:,.0f} of {task.total or 0:,.0f}", _left(task), task.fields["note"])
+                    print(f"{task.description}: {', '.join(filter(None, parts))}", file=sys.stderr, flush=True)
+
+
+def progress_bar(shown: bool = True) -> Bar:
+    """Return a bar for the works that are added to it."""
+    return Bar(shown)
+
+
+def _left(task: Task) -> str:
+    """Return how long a work has still to go, by its pace so far; empty where that is not known yet."""
+    done = task.completed - task.fields["before"]
+    if task.finished or task.total is None or not task.elapsed or done <= 0:
+        return ""
+    return f"{format_duration(task.elapsed * (task.total - task.completed) / done)} left"
 
 
 def attempt_in_threads(

@@ -23,6 +23,13 @@ def some(things: Sequence[object], most: int = 5) -> str:
     return ", ".join(map(str, things[:most])) + (", …" if len(things) > most else "")
 
 
+def format_duration(seconds: float) -> str:
+    """Return seconds in a unit that fits."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"
+
+
 def one_line(error: Exception) -> str:
     """Return the text of an error without line breaks, cut to 200 characters."""
     return shorten(str(error), 200, placeholder=" …") or type(error).__name__

@@ -1,6 +1,6 @@
 """The state of a run, its checkpoints, and whether a run may continue from one."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from pixeltrust.config import Config, to_toml
+from pixeltrust.config import Config, refuse_other_settings
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.processes import ALONE, Ranks
 from pixeltrust.plumbing.text import one_line, some
@@ -91,10 +91,7 @@ def find_checkpoint(run: Run, config: Config) -> dict[str, Any] | None:
     before = run.config()
     if len(before.size) == len(config.size) == 3:  # what the data have settled, where it was left open
         config = replace(config, spacing=config.spacing or before.spacing, channels=before.channels)
-    if to_toml(before) != to_toml(config):
-        changed = [name for name, value in asdict(config).items() if getattr(before, name) != value]
-        was = ", ".join(f"{name} = {getattr(before, name)!r}, now {getattr(config, name)!r}" for name in changed)
-        raise RunError(f"{run.folder}: was started with other settings ({was}); give the same again, or another --out")
+    refuse_other_settings(run.folder, before, config)
     return read_checkpoint(run) if (run.folder / "checkpoint.pt").exists() else None
 
 

@@ -5,10 +5,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from rich.progress import Progress, TaskID
+from rich.progress import TaskID
 
 from pixeltrust.config import Config
-from pixeltrust.plumbing.progress import progress_bar
+from pixeltrust.plumbing.progress import Bar, progress_bar
 from pixeltrust.training.checkpoints import State
 
 SHOWN_EVERY = 0.25  # seconds at least between two looks at the loss, which wait for the device
@@ -26,7 +26,7 @@ class Display:
         self.shown = shown
         self._config, self._updates = config, updates
         self._warned: set[str] = set()
-        self._bar: Progress
+        self._bar: Bar
         self._task: TaskID
         self._last = 0.0
 
@@ -40,7 +40,7 @@ class Display:
 
     def is_due(self, epoch_ended: bool) -> bool:
         """Return whether to show the state now."""
-        return not self._bar.disable and (epoch_ended or time.monotonic() - self._last > SHOWN_EVERY)
+        return self._bar.shown and (epoch_ended or time.monotonic() - self._last > SHOWN_EVERY)
 
     def show(self, state: State, updates_per_epoch: int) -> None:
         """Show the epoch, the loss of the last step and the last Dice."""

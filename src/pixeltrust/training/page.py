@@ -22,7 +22,6 @@ from pixeltrust.pages.pieces import (
     count_cases,
     draw_outlines,
     draw_weights,
-    format_duration,
     idle_notes,
     list_settings,
     render_page,
@@ -30,6 +29,7 @@ from pixeltrust.pages.pieces import (
 )
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
 from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.text import format_duration
 from pixeltrust.training.run_folder import Run
 
 

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import nn
 
-from pixeltrust.config import Config, as_config
+from pixeltrust.config import Config, as_config, to_values
 from pixeltrust.data.batches import Streams, hold_out
 from pixeltrust.data.cases import CaseList, Cases, Role, read_cases, table_of
 from pixeltrust.data.checks import MIN_HELD_OUT, clean_warnings
@@ -76,7 +76,8 @@ def train(
         data: a data folder or table of cases.
         out: the run folder to make; with `resume` the one to continue. Starts over where no checkpoint was written, and succeeds at once
             where the run has finished.
-        config: the settings, as a Config or a mapping of some of them; the defaults where not given.
+        config: the settings, as a Config or a mapping of some of them, over the defaults; with `resume` over those of the run, which
+            may be no others.
         method: a step in place of that of `config.method`: any function (model, feed, config) to StepOutcome that adds to .grad, or an
             nn.Module that does so and remembers something (see `methods`). Its attributes `takes_gains`, `weighs_pixels` and `streams`,
             where it has them, say what the run does for it (see `method_table.Method`). The run folder does not hold it: to continue,
@@ -93,7 +94,8 @@ def train(
             names the update and the cases of its batch. No such state is ever saved. Or a step reports numbers that the first one did not.
         KeyboardInterrupt: Ctrl-C, after the checkpoint was written.
     """
-    config, run = as_config(config), RunWriter(Path(out))
+    run = RunWriter(Path(out))
+    config = as_config(config, to_values(run.config()) if resume and (run.folder / "config.toml").is_file() else None)
     packed = find_checkpoint(run, config) if resume else None
     if not resume:
         checks.refuse_existing(run)
