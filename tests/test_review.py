@@ -36,7 +36,7 @@ from pixeltrust.reviewing.decisions import Conflict, Decisions, clean_name
 from pixeltrust.reviewing.exports import export
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, digest, labels_of_runs
 from pixeltrust.reviewing.pages import application
-from pixeltrust.reviewing.queue import Filter, Queue
+from pixeltrust.reviewing.queue import SORTS, Filter, Queue
 from pixeltrust.reviewing.server import review
 from waiting import TOO_LONG, wait_for
 
@@ -402,8 +402,68 @@ def test_the_queue_is_worst_first_in_pages_and_by_filters(tmp_path):
     assert queue.neighbours(Filter(), 2) == ("c00000", "c00002")
     assert queue.neighbours(Filter(show="all"), 3) == ("c00001", "c00003")
     assert queue.neighbours(Filter(kind="missing"), 1) == (None, "c00003")
-    assert queue.next_to_decide(Filter(), 130) == "c00000"  # and again from the worst
+    assert queue.next_to_decide(Filter(), 130) == ("c00000", False)  # and again from the worst
     decisions.close()
+
+
+def test_the_queue_is_sorted_by_a_column_and_gone_through_in_that_order(tmp_path):
+    decisions = Decisions(Audit.read(many(tmp_path, 60)))
+    queue, names = Queue(decisions), [f"c{number:05}" for number in range(60)]
+    backwards = Filter().sorted_by("id").sorted_by("id")
+    assert backwards.sort == "-id"
+    assert [row["id"] for row in queue.page(backwards, 1).rows] == names[:9:-1]
+    assert queue.neighbours(backwards, 3) == (names[3], names[1])
+    assert queue.next_to_decide(backwards, 1) == (names[-1], False)  # behind the last comes the first
+    alike = Filter().sorted_by("size")  # all the same: the order is that of the queue
+    assert (alike.sort, alike.query()) == ("-size", "show=undecided&sort=-size")
+    assert [row["id"] for row in queue.page(alike, 1).rows] == names[:50]
+    assert queue.neighbours(alike, 3) == (names[1], names[3])
+    for name in SORTS:
+        assert queue.page(Filter(sort=name), 1).total == 60
+    decisions.close()
+
+
+def test_what_was_skipped_comes_back_once_all_else_is_decided(client, audit):
+    first, second, third = read_audit_cases(audit)["id"]
+    assert decide(client, first, "skipped").json()["next"] == second
+    assert decide(client, second, "given").json()["next"] == third
+    assert "1 of 3 decided" in client.get("/").text
+    answer = decide(client, third, "proposed").json()
+    assert (answer["next"], answer["again"]) == (first, True)
+    assert "Go through the 1 skipped" in client.get("/").text
+    assert decide(client, first, "skipped", seen=1).json()["next"] is None
+
+
+def test_a_thumbnail_shows_what_was_decided(audit, client):
+    def seen():
+        version = re.search(r"id=a&amp;v=([\w-]+)", client.get("/?show=all").text)[1]
+        answer = client.get(f"/thumbnail?id=a&v={version}")
+        assert "immutable" in answer.headers["Cache-Control"]
+        return np.asarray(Image.open(io.BytesIO(answer.content)).convert("RGB")).astype(int)
+
+    before = seen()
+    painted = np.zeros(SIZE, np.uint8)
+    painted[30:46, 4:24] = 1
+    number = decide(client, "a", "mended", mask=painted).json()["number"]
+    after = seen()
+    assert (abs(after - before).sum(-1) > 120)[30:46, 4:24].any()
+    client.post(f"/undo?id=a&who=ann&seen={number}")
+    assert (seen() == before).all()
+
+
+def test_the_page_exports_what_the_command_does(audit, client, tmp_path):
+    decide(client, "a", "proposed")
+    for number, name in enumerate(("data-reviewed", "data-reviewed-2")):
+        made = client.post("/export").json()
+        assert made["words"].startswith(f"{tmp_path / name}: 2 noisy, 2 clean (1 pair), 1 test case")
+        assert made["command"] == f"pixeltrust train {tmp_path / name} --out RUN", number
+    export(audit, tmp_path / "by-command", show_progress=False)
+    files = [
+        {path.relative_to(tmp_path / name): path.read_bytes() for path in (tmp_path / name).rglob("*.*")} for name in (name, "by-command")
+    ]
+    assert files[0] == files[1]
+    assert client.get("/export").status_code == 405
+    assert client.post("/export", headers={"Origin": "http://elsewhere"}).status_code == 403
 
 
 def test_pages_link_to_pages_with_the_filter_kept(tmp_path):

@@ -469,6 +469,124 @@ def test_the_exported_mask_is_exactly_what_was_painted(page, audit, tmp_path):
     check(tmp_path / "out", show_progress=False)
 
 
+def test_a_proposed_change_is_taken_or_left_by_a_click_or_a_key(page, audit):
+    first = order(audit)[0]
+    begin(page)
+    given, proposed = given_of(audit, first).astype(bool), shifted_back(first, given_of(audit, first)).astype(bool)
+    page.mouse.click(*on_screen(page, 33.5, 3.5))
+    page.wait_for_selector("text=No change is proposed here")
+    row, column = np.argwhere(proposed & ~given)[0] + 0.5
+    page.mouse.click(*on_screen(page, column, row))  # with the hand
+    page.wait_for_selector("text=Left: as given")
+    expected = given & proposed | (given & ~proposed & False)
+    assert (painted(page) == expected).all()
+    (place,) = page.evaluate(
+        "() => [...document.querySelectorAll('[data-turn]')].filter(e => e.textContent === 'left').map(e => e.dataset.turn)"
+    )
+    page.click(f"[data-turn='{place}']")
+    page.wait_for_selector("text=Taken: as proposed")
+    assert (painted(page) == proposed).all()
+    page.keyboard.press("m")
+    page.wait_for_selector("text=The same as proposed: P accepts it")
+    row, column = np.argwhere(given & ~proposed)[0] + 0.5
+    page.keyboard.press("b")  # with any tool
+    page.mouse.move(*on_screen(page, column, row))
+    page.keyboard.press("t")
+    assert (painted(page) == proposed | given).all()
+    page.keyboard.press("Control+z")
+    assert (painted(page) == proposed).all()
+    page.keyboard.press("g")
+    page.mouse.move(3, 3)
+    page.keyboard.press("t")
+    page.keyboard.press("g")
+    page.keyboard.press("t")
+    page.keyboard.press("m")
+    page.wait_for_selector("text=The same as given: A accepts it")
+    assert rows_of(audit) == []
+
+
+def test_how_one_works_stays_from_case_to_case_and_nothing_is_painted_unseen(page, audit):
+    first, second, _ = order(audit)
+    begin(page)
+    expected = shifted_back(first, given_of(audit, first)).astype(bool)
+    for key in ("2", "4", "b"):
+        page.keyboard.press(key)
+    brush_size(page, 1)
+    page.locator("#size").blur()
+    page.keyboard.press("m")
+    page.wait_for_selector("text=The same as proposed: P accepts it")
+    assert not page.is_checked("#show-painted")
+    drag(page, (3.5, 44.5), (50.5, 44.5))
+    assert page.is_checked("#show-painted")
+    expected[44, 3:51] = True
+    page.keyboard.press("c")
+    for corner in ((10, 40), (20, 40), (20, 48), (10, 48)):
+        page.mouse.click(*on_screen(page, *corner))
+    page.keyboard.press("Enter")
+    expected[40:48, 10:20] = False
+    assert (painted(page) == expected).all()
+    page.keyboard.press("f")
+    page.mouse.click(*on_screen(page, 30.5, 44.5))  # it has the label already
+    page.mouse.click(*on_screen(page, 5.5, 44.5))
+    expected[44, :] = False
+    page.mouse.click(*on_screen(page, 32.5, 24.5))
+    expected[:] = False
+    page.mouse.click(*on_screen(page, 1.5, 1.5))
+    assert painted(page).all()
+    page.keyboard.press("Control+z")
+    assert (painted(page) == expected).all()
+    page.keyboard.press("n")
+    page.wait_for_selector("#ask[open]")
+    page.click("#ask-yes")  # save and go on
+    ready(page, second)
+    assert [(row["case_id"], row["what"]) for row in rows_of(audit)] == [(first, "mended")]
+    assert page.inner_text("#status") == f"{first}: mended"
+    kept = "() => [document.querySelector('[name=tool]:checked').value, document.getElementById('size').value,"
+    kept += " ...['given', 'proposed', 'painted'].map(name => document.getElementById(`show-${name}`).checked)]"
+    assert page.evaluate(kept) == ["bucket", "1", True, False, True]
+
+
+@pytest.mark.slow
+def test_the_bare_image_is_shown_while_held_and_beside_and_its_light_can_be_set(page):
+    begin(page)
+    page.evaluate("document.activeElement.blur()")  # no ring about it
+    whole = shown(page)
+    page.keyboard.down("v")
+    bare = shown(page)
+    page.keyboard.up("v")
+    assert bare != whole
+    assert shown(page) == whole
+    for key in "12345":  # without layers it is the same
+        page.keyboard.press(key)
+    assert shown(page) == bare
+    page.keyboard.press("]")
+    page.keyboard.press("}")
+    assert shown(page) != bare
+    page.click("#plain")
+    assert shown(page) == bare
+    page.keyboard.press("d")
+    next_frame(page)
+    assert page.locator("#beside").bounding_box()["width"] == page.locator("#view").bounding_box()["width"]
+    assert page.locator("#beside").screenshot() == shown(page)  # the same place, as bare
+
+
+@pytest.mark.slow
+def test_a_theme_follows_the_system_until_it_is_switched(browser, address):
+    ground = "() => getComputedStyle(document.body).backgroundColor"
+    seen = {}
+    for scheme in ("light", "dark"):
+        with opened(browser, address, color_scheme=scheme) as page:
+            seen[scheme] = page.evaluate(ground)
+            page.click("#theme")
+            other = page.evaluate(ground)
+            assert other != seen[scheme]
+            page.click(".begin")
+            page.wait_for_selector(".side")
+            ready(page)
+            assert page.evaluate(ground) == other
+    assert seen["light"] != seen["dark"]
+
+
 @pytest.mark.slow
 def test_a_stroke_that_was_undone_can_be_had_again_and_a_saved_mask_gone_on_with(page, audit):
     first, second, _ = order(audit)
@@ -584,7 +702,7 @@ def test_what_is_painted_and_not_saved_is_asked_for(page, audit):
     assert rows_of(audit) == []
     page.keyboard.press("n")
     page.wait_for_selector("#ask[open]")
-    page.click("#ask-yes")
+    page.click("#ask-other")
     ready(page, second)
 
 
@@ -603,7 +721,7 @@ def test_what_a_brush_that_is_down_has_painted_is_asked_for_too(page, audit):
     page.locator("#view").focus()
     page.keyboard.press("ArrowLeft")  # the brush is up by now
     page.keyboard.press("m")
-    page.wait_for_selector("text=Nothing is painted yet")
+    page.wait_for_selector("text=The same as proposed")
     assert rows_of(audit) == []
 
 
@@ -630,7 +748,7 @@ def test_a_key_right_behind_an_answer_counts(page, audit):
     assert told == [True, True, True]
     page.keyboard.press("n")
     page.wait_for_selector("#ask[open]")
-    page.click("#ask-yes")
+    page.click("#ask-other")
     ready(page, order(audit)[1])
     assert rows_of(audit) == []
 
@@ -812,8 +930,8 @@ def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("viewport", [DESKTOP, TABLET], ids=["desktop", "tablet"])
-def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
+@pytest.mark.parametrize(("viewport", "scheme"), [(DESKTOP, "dark"), (TABLET, "light")], ids=["desktop", "tablet"])
+def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport, scheme):
     checks = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
 
     def complaints(page):
@@ -823,7 +941,7 @@ def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
         ]
 
     # axe is put into the page as a script of its own, which the page's policy rightly forbids: here alone it is put off.
-    with opened(browser, address, viewport=viewport, bypass_csp=True) as page:
+    with opened(browser, address, viewport=viewport, color_scheme=scheme, bypass_csp=True) as page:
         assert complaints(page) == []
         begin(page)
         assert complaints(page) == []
@@ -839,13 +957,13 @@ def test_axe_finds_nothing_to_complain_of(browser, address, audit, viewport):
         page.goto(f"{address}/?show=all")
         assert complaints(page) == []
     (audit / "estimate.json").write_text(json.dumps(fake_mend.ESTIMATE))
-    with opened(browser, address, viewport=viewport, bypass_csp=True) as page:
+    with opened(browser, address, viewport=viewport, color_scheme=scheme, bypass_csp=True) as page:
         assert complaints(page) == []
         page.goto(f"{address}/case?show=all&id={order(audit)[0]}")
         ready(page)
         page.click("#quality summary")
         assert complaints(page) == []
-    with opened(browser, address, viewport=viewport, bypass_csp=True, answers="404") as page:
+    with opened(browser, address, viewport=viewport, color_scheme=scheme, bypass_csp=True, answers="404") as page:
         assert page.goto(f"{address}/case?id=nobody").status == 404
         page.wait_for_selector("text=This cannot be shown")
         assert complaints(page) == []

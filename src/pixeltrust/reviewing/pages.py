@@ -1,6 +1,6 @@
 """The routes of the review. A request names a case by its id, which is looked up in a table and never becomes part of a path.
 
-GET  /            the queue: show, kind, find, page
+GET  /            the queue: show, kind, find, sort, page
 GET  /case        one case: id, and the filters of the queue
 GET  /image  /thumbnail  /plane/{given,proposed,decided,confidence}     id; a plane is one byte per pixel, row by row
 POST /decide      id, what, who, seen and the filters; for `mended` the body is the runs of the mask; for `given` and `proposed` optionally
@@ -8,6 +8,7 @@ POST /decide      id, what, who, seen and the filters; for `mended` the body is 
 POST /undo        id, who, seen
 GET  /learning    the bar of the page: pairs, learning, expected quality
 POST /learning/start  /learning/stop
+POST /export      make a data folder of the decisions beside the data
 
 What was loaded of the audit follows its tables (see `Review.follow`).
 """
@@ -16,11 +17,13 @@ import asyncio
 import functools
 import gzip
 import hashlib
+import shlex
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -46,11 +49,11 @@ from pixeltrust.plumbing.progress import THREADS
 from pixeltrust.reviewing.access import AccessMiddleware, AccessPolicy
 from pixeltrust.reviewing.decisions import DECISIONS, LONGEST_NAME, UNDONE, Conflict, Decision, Decisions, clean_name
 from pixeltrust.reviewing.estimate import describe_estimate, draw_estimate
-from pixeltrust.reviewing.exports import MADE_CLEAN
+from pixeltrust.reviewing.exports import MADE_CLEAN, export
 from pixeltrust.reviewing.learning import Learning, count_pairs, mend_again
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, given_mask, labels_of_runs, most_bytes, proposed_mask, read_confidence
-from pixeltrust.reviewing.pictures import shown_image, thumbnail
-from pixeltrust.reviewing.queue import SHOWN, Filter, Queue
+from pixeltrust.reviewing.pictures import Decided, shown_image, thumbnail
+from pixeltrust.reviewing.queue import SHOWN, SORTS, Filter, Queue
 
 Result = TypeVar("Result")
 HERE = Path(__file__).parent
@@ -89,6 +92,7 @@ class Review:
         self.cache = MaskCache(_CACHE_BYTES)
         self.templates = _templates()  # compiled now, not by the first requests, all at once
         self._own_pairs = self.pictures.submit(count_pairs, audit)  # reads all headers, which may take seconds
+        self.exporting = threading.Lock()
         self._following = threading.Lock()
         self._seen = ""
         self.version, self.kinds, self.judged, self.fault = "", list[str](), True, ""
@@ -107,6 +111,14 @@ class Review:
             except PixeltrustError as error:
                 self.fault = str(error)
             self._seen = seen
+
+    def export_folder(self) -> Path:
+        """Return a folder for an export that is not there yet: `<data>-reviewed`, with a number behind it where there are some."""
+        data = self.audit.data
+        name = f"{data.stem if data.is_file() else data.name}-reviewed"
+        beside = self.audit.folder.parent if data.parent == self.audit.folder else data.parent  # the table of an audit is in it
+        names = chain([name], (f"{name}-{number}" for number in count(2)))
+        return next(folder for folder in map(beside.joinpath, names) if not folder.exists())
 
     def bar(self, counts: dict[str, int]) -> dict[str, Any]:
         """Return what the bar of a page shows of pairs, learning and expected quality."""
@@ -152,6 +164,13 @@ class Review:
     def confidence(self, case: dict[str, Any]) -> np.ndarray:
         return read_confidence(self.audit, case["id"], (case["height"], case["width"]))
 
+    def decided(self, case: dict[str, Any]) -> Decided | None:
+        """Return the mask that was decided on, where there is one."""
+        force = self.decisions.in_force(case["id"])
+        if force is None or force.after is None or force.what not in MADE_CLEAN:
+            return None
+        return Decided(force.what, force.after, functools.partial(self.decisions.mask, force.after))
+
     def tag(self, case: dict[str, Any], plane: str) -> str:
         """Return a text that changes when a file of this plane changes."""
         given, proposed = Path(case["mask"]), self.audit.proposed_file(case["id"])
@@ -190,6 +209,7 @@ def application(
         Route("/learning", run_in(review.pages, learning_bar)),
         Route("/learning/start", functools.partial(start_learning, review), methods=["POST"]),
         Route("/learning/stop", functools.partial(stop_learning, review), methods=["POST"]),
+        Route("/export", functools.partial(start_export, review), methods=["POST"]),
         Route("/decide", functools.partial(decide, review), methods=["POST"]),
         Route("/undo", functools.partial(undo, review), methods=["POST"]),
         Mount("/static", StaticFiles(directory=HERE / "static")),
@@ -244,7 +264,7 @@ def case_page(review: Review, request: Request) -> Response:
         "before": before,
         "behind": behind,
     }
-    return review.render("case.html", filters=filters, case=case, info=info, history=history, force=force, fault=fault)
+    return review.render("case.html", filters=filters, case=case, info=info, history=history, force=force, fault=fault, unit="px")
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -265,11 +285,12 @@ def small_image(review: Review, request: Request) -> Response:
     """Return the thumbnail of a case; browsers may keep it for good if its address has the audit's version."""
     case = review.case(request)
     mask, size = Path(case["mask"]), (case["height"], case["width"])
-    lasting = request.query_params.get("v") == review.version
-    tag = stamp(Path(case["image"]), mask, review.audit.proposed_file(case["id"]))
+    history, decided = review.decisions.history(case["id"]), review.decided(case)
+    lasting = request.query_params.get("v") == review.version + (f"-{history[-1].number}" if history else "")
+    tag = stamp(Path(case["image"]), mask, review.audit.proposed_file(case["id"])) + (decided.key[:24] if decided else "")
     if (unchanged := _unchanged(request, tag, lasting)) is not None:
         return unchanged
-    content, fault = thumbnail(review.audit, case["id"], Path(case["image"]), mask, size)
+    content, fault = thumbnail(review.audit, case["id"], Path(case["image"]), mask, size, decided)
     if fault:  # not cached; a header holds no text beyond Latin letters
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store", "X-Fault": quote(fault)})
     return Response(content, media_type="image/jpeg", headers=_headers(tag, lasting))
@@ -346,18 +367,17 @@ async def undo(review: Review, request: Request) -> Response:
 
 
 async def _changed(review: Review, request: Request, case: dict[str, Any], write: Callable[[], Decision]) -> Response:
-    ranked_anew = request.query_params.get("version", review.version) != review.version
-    position = 0 if ranked_anew else case["position"]  # from the worst again
+    anew = request.query_params.get("version", review.version) != review.version
 
-    def write_and_go_on() -> tuple[Decision, str | None]:
-        return write(), review.queue.next_to_decide(_filter(request), position)
+    def write_and_go_on() -> tuple[Decision, tuple[str | None, bool]]:
+        return write(), review.queue.next_to_decide(_filter(request), case["position"], anew=anew)
 
     try:
-        decision, following = await run_in_threadpool(write_and_go_on)
+        decision, (following, again) = await run_in_threadpool(write_and_go_on)
     except Conflict as conflict:
         later = [{"number": made.number, "who": made.who, "what": WORDS[made.what], "at": made.at} for made in conflict.later]
         return JSONResponse({"error": str(conflict), "later": later}, 409)
-    return JSONResponse({"number": decision.number, "what": decision.what, "next": following})
+    return JSONResponse({"number": decision.number, "what": decision.what, "next": following, "again": again})
 
 
 async def _body(request: Request, most: int) -> bytes:
@@ -405,13 +425,36 @@ async def stop_learning(review: Review, _: Request) -> Response:
     return JSONResponse({})
 
 
+# --- export ---------------------------------------------------------------------------------------------------------
+
+
+async def start_export(review: Review, _: Request) -> Response:
+    """Write a data folder of the decisions, `<data>-reviewed` beside the data; 409 while another is written."""
+    if not review.exporting.acquire(blocking=False):
+        raise HTTPException(409, "An export is being written already; wait for its end.")
+    try:
+        out = review.export_folder()
+        made = await run_in_threadpool(export, review.audit.folder, out, show_progress=False)
+    except DataError as error:
+        raise HTTPException(400, str(error)) from None
+    finally:
+        review.exporting.release()
+    command = shlex.join(["pixeltrust", "train", str(out), "--out", "RUN"])
+    return JSONResponse({"words": str(made), "command": command})
+
+
 # --- requests and headers --------------------------------------------------------------------------------------------
 
 
 def _filter(request: Request) -> Filter:
     asked = request.query_params
-    show = asked.get("show", "undecided")
-    return Filter(show=show if show in SHOWN else "undecided", kind=asked.get("kind", ""), find=asked.get("find", "").strip()[:200])
+    show, sort = asked.get("show", "undecided"), asked.get("sort", "rank")
+    return Filter(
+        show=show if show in SHOWN else "undecided",
+        kind=asked.get("kind", ""),
+        find=asked.get("find", "").strip()[:200],
+        sort=sort if sort.removeprefix("-") in SORTS else "rank",
+    )
 
 
 def _number(request: Request, name: str, otherwise: int) -> int:

@@ -2,6 +2,8 @@
 
 import hashlib
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 
@@ -17,6 +19,19 @@ from pixeltrust.reviewing.masks import given_mask, proposed_mask
 FOLDER = ".thumbnails"
 SIDE = 96  # of a thumbnail, its longer one
 GIVEN, PROPOSED, BROKEN = (242, 179, 76), (88, 200, 242), (255, 120, 110)
+COLOURS = {"given": GIVEN, "proposed": PROPOSED, "mended": (255, 143, 208)}
+"""Of the outline of a mask that was decided on, by the decision."""
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A mask that was decided on."""
+
+    what: str
+    """One of `COLOURS`."""
+    key: str
+    """Its hash."""
+    labels: Callable[[], np.ndarray]
 
 
 def shown_image(file: Path) -> tuple[bytes, str]:
@@ -30,32 +45,39 @@ def shown_image(file: Path) -> tuple[bytes, str]:
     return encode_image(read_image(file), "PNG", compress_level=1), "image/png"
 
 
-def thumbnail(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[bytes, str]:
+def thumbnail(
+    audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int], decided: Decided | None = None
+) -> tuple[bytes, str]:
     """Return a JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed), and the faults of its files.
+
+    Once a mask is decided on, its outline is shown alone, solid in the colour of the decision.
 
     If a file cannot be read, the picture shows the others and is crossed out; it is not saved then.
     """
     name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
-    saved = audit.folder / FOLDER / f"{name}-{SIDE}-{stamp(image, mask, audit.proposed_file(identity))}.jpg"
+    made = f"-{decided.what}-{decided.key[:16]}" if decided else ""
+    saved = audit.folder / FOLDER / f"{name}-{SIDE}-{stamp(image, mask, audit.proposed_file(identity))}{made}.jpg"
     try:
         return saved.read_bytes(), ""
     except OSError:
         pass
-    picture, faults = _with_outlines(audit, identity, image, mask, size)
-    made = encode_image(picture, "JPEG", quality=85)
+    picture, faults = _with_outlines(audit, identity, image, mask, size, decided)
+    content = encode_image(picture, "JPEG", quality=85)
     if faults:
-        return made, "; ".join(faults)
+        return content, "; ".join(faults)
     try:
         saved.parent.mkdir(exist_ok=True)
         unfinished = saved.with_suffix(f".{token_hex(4)}")  # a name of its own: two people may look at one page
-        unfinished.write_bytes(made)
+        unfinished.write_bytes(content)
         unfinished.replace(saved)
     except OSError:  # a full or read-only disk costs time, not the page
         pass
-    return made, ""
+    return content, ""
 
 
-def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int]) -> tuple[np.ndarray, list[str]]:
+def _with_outlines(
+    audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int], decided: Decided | None
+) -> tuple[np.ndarray, list[str]]:
     from scipy import ndimage
 
     scale = min(1.0, SIDE / max(size))
@@ -67,15 +89,18 @@ def _with_outlines(audit: Audit, identity: str, image: Path, mask: Path, size: t
     except DataError as error:
         faults.append(str(error))
     try:
-        given = given_mask(audit, mask, size)
-        solid = _outline(resize_labels(given, small))
-        dashed = _outline(resize_labels(proposed_mask(audit, identity, given), small))
+        if decided:
+            solid = _outline(resize_labels(decided.labels(), small))
+        else:
+            given = given_mask(audit, mask, size)
+            solid = _outline(resize_labels(given, small))
+            dashed = _outline(resize_labels(proposed_mask(audit, identity, given), small))
     except DataError as error:
         faults.append(str(error))
 
     around = ndimage.binary_dilation(solid | dashed)
     picture[around] = picture[around] // 3  # so that a line is visible on any image
-    picture[solid] = GIVEN
+    picture[solid] = COLOURS[decided.what] if decided else GIVEN
     rows, columns = np.indices(small)
     picture[dashed & ~solid & ((rows + columns) % 6 < 4)] = PROPOSED
     if faults:

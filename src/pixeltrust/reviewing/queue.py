@@ -7,8 +7,20 @@ from urllib.parse import urlencode
 from pixeltrust.reviewing.decisions import DECISIONS, UNDECIDED, Decisions
 
 PAGE = 50
-ALL = "all"
+ALL, SKIPPED = "all", "skipped"
 SHOWN = (ALL, UNDECIDED, *DECISIONS)
+SORTS = {
+    "rank": "position",
+    "id": "folded",
+    "dice": "coalesce(expected, agreement, 2)",
+    "doubtful": "doubtful_share",
+    "change": "CAST(changed_pixels AS REAL) / (height * width)",
+    "regions": "regions",
+    "size": "height * width",
+    "decision": "decision",
+}
+"""What the queue can be sorted by, in SQL; of equal cases the worse one comes first."""
+_LARGEST_FIRST = ("doubtful", "change", "regions", "size")  # at the first click
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +33,22 @@ class Filter:
     """Only cases with a region of this kind."""
     find: str = ""
     """Only cases whose id contains this text, in small or capital letters."""
+    sort: str = "rank"
+    """One of `SORTS`; with a minus before it, the other way round."""
+
+    def sorted_by(self, name: str) -> "Filter":
+        """Return this filter in the order that a click on a column's heading asks for; a second click turns it round."""
+        first, second = (f"-{name}", name) if name in _LARGEST_FIRST else (name, f"-{name}")
+        return replace(self, sort=second if self.sort == first else first)
+
+    def showing(self, decision: str) -> "Filter":
+        """Return this filter for another decision."""
+        return replace(self, show=decision)
 
     def query(self, **more: object) -> str:
         """Return the query of an address, with `more` in it."""
         own = {name: value for name, value in (("show", self.show), ("kind", self.kind), ("find", self.find)) if value}
+        own |= {"sort": self.sort} if self.sort != "rank" else {}
         return urlencode({**own, **more})
 
     def where(self) -> tuple[str, list[object]]:
@@ -37,6 +61,18 @@ class Filter:
         if self.find:
             conditions["instr(folded, ?) > 0"] = self.find.casefold()
         return " AND ".join(conditions) or "TRUE", list(conditions.values())
+
+    def order(self, *, back: bool = False) -> str:
+        """Return the order in SQL, or the order backwards."""
+        down = (self.sort[0] == "-") != back
+        return f"{SORTS[self.sort.lstrip('-')]} {'DESC' if down else 'ASC'}, position {'DESC' if back else 'ASC'}"
+
+    def beside(self, *, back: bool = False) -> str:
+        """Return the condition in SQL for what comes behind a case, or before it; its parameters are thrice the case's position."""
+        key, down = SORTS[self.sort.lstrip("-")], (self.sort[0] == "-") != back
+        own = f"(SELECT {key} FROM cases WHERE position = ?)"
+        further = f"position {'<' if back else '>'} ?"
+        return f"({key} {'<' if down else '>'} {own} OR ({key} = {own} AND {further}))"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +101,14 @@ class Queue:
             pages = max(1, -(-total // PAGE))
             number = min(max(number, 1), pages)
             found = connection.execute(
-                f"SELECT * FROM cases WHERE {where} ORDER BY position LIMIT ? OFFSET ?", [*values, PAGE, (number - 1) * PAGE]
+                f"SELECT * FROM cases WHERE {where} ORDER BY {filters.order()} LIMIT ? OFFSET ?", [*values, PAGE, (number - 1) * PAGE]
             )
             rows = [dict(row) for row in found]
             kinds = "SELECT kind, count(*) FROM regions WHERE position = ? GROUP BY kind ORDER BY 2 DESC, 1"
             for row in rows:
                 row["kinds"] = [tuple(kind) for kind in connection.execute(kinds, [row["position"]])]
+                last = connection.execute("SELECT max(number) FROM decisions WHERE case_id = ?", [row["id"]]).fetchone()[0]
+                row["made"] = f"-{last}" if last else ""  # changes with every decision
         return Page(rows=rows, number=number, pages=pages, total=total)
 
     def case(self, case_id: str) -> dict[str, Any] | None:
@@ -87,18 +125,28 @@ class Queue:
 
     def neighbours(self, filters: Filter, position: int) -> tuple[str | None, str | None]:
         """Return the ids of the matching cases before and after a position."""
-        return self._beside(filters, "position < ? ORDER BY position DESC", position), self.behind(filters, position)
+        return self._beside(filters, position, back=True), self.behind(filters, position)
 
     def behind(self, filters: Filter, position: int) -> str | None:
         """Return the id of the next matching case."""
-        return self._beside(filters, "position > ? ORDER BY position", position)
+        return self._beside(filters, position)
 
-    def next_to_decide(self, filters: Filter, position: int) -> str | None:
-        """Return the id of the case to open once this one is decided; after the last undecided case it starts again from the worst."""
-        if filters.show not in (ALL, UNDECIDED):
-            return self.behind(filters, position)
-        undecided = replace(filters, show=UNDECIDED)
-        return self.behind(undecided, position) or self.behind(undecided, 0)
+    def next_to_decide(self, filters: Filter, position: int, *, anew: bool = False) -> tuple[str | None, bool]:
+        """Return the id of the case to open once this one is decided, and whether it was skipped before.
+
+        After the last undecided case it starts again from the first one, and then come those that were skipped.
+
+        Args:
+            anew: the queue is another by now: begin with its first case.
+        """
+        if filters.show not in (ALL, UNDECIDED) and not anew:
+            return self.behind(filters, position), False
+        for show in (UNDECIDED, SKIPPED):
+            left = replace(filters, show=show)
+            found = (None if anew else self.behind(left, position)) or self._first(left, position)
+            if found:
+                return found, show == SKIPPED
+        return None, False
 
     def counts(self) -> dict[str, int]:
         """Return the number of cases by their decision in force; all keys of `SHOWN`."""
@@ -111,8 +159,17 @@ class Queue:
         with self.decisions.reading() as connection:
             return [row["kind"] for row in connection.execute("SELECT DISTINCT kind FROM regions ORDER BY kind")]
 
-    def _beside(self, filters: Filter, order: str, position: int) -> str | None:
+    def _beside(self, filters: Filter, position: int, *, back: bool = False) -> str | None:
+        where, values = filters.where()
+        beside, order = filters.beside(back=back), filters.order(back=back)
+        with self.decisions.reading() as connection:
+            found = f"SELECT id FROM cases WHERE {where} AND {beside} ORDER BY {order} LIMIT 1"
+            row = connection.execute(found, [*values, position, position, position]).fetchone()
+        return row["id"] if row else None
+
+    def _first(self, filters: Filter, but: int) -> str | None:
         where, values = filters.where()
         with self.decisions.reading() as connection:
-            row = connection.execute(f"SELECT id FROM cases WHERE {where} AND {order} LIMIT 1", [*values, position]).fetchone()
+            found = f"SELECT id FROM cases WHERE {where} AND position <> ? ORDER BY {filters.order()} LIMIT 1"
+            row = connection.execute(found, [*values, but]).fetchone()
         return row["id"] if row else None

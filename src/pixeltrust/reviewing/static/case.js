@@ -1,32 +1,45 @@
-// One case: layers, tools and decisions, by buttons and keys.
+// One picture: its layers, tools and decisions, by buttons and keys.
+import { changeAt, changeOf, isTaken } from "./changes.js";
+import { Controls } from "./controls.js";
+import { Decisions } from "./decisions.js";
+import { ask, complain, say } from "./dialog.js";
+import { listen } from "./keys.js";
 import { follow } from "./learning.js";
 import { runs } from "./mask.js";
-import { decisionsKey, memory } from "./memory.js";
+import { keep, memory, settings } from "./memory.js";
 import { Tools } from "./tools.js";
 import { View } from "./view.js";
-import { who } from "./who.js";
+import "./page.js";
 
 const byId = (name) => document.getElementById(name);
 const info = JSON.parse(byId("case").dataset.info);
 const planes = {}, tags = {};
-const SAID = { given: "given accepted", proposed: "proposed accepted", mended: "mended", rejected: "rejected", skipped: "skipped" };
+let region = -1;
 
 const painted = document.createElement("canvas");
 painted.id = "painted";
 painted.hidden = true;
 byId("case").append(painted);
-const view = new View(byId("view"), painted, info.width, info.height, info.ignored);
-const tools = new Tools(view, { start: () => planes[byId("from").value], notify: say, pointed: read });
-let busy = false, leaving = false, region = -1;
+const view = new View(byId("view"), painted, { ...info, beside: byId("beside") });
+const tools = new Tools(view, {
+  start: () => planes[byId("from").value],
+  notify: say,
+  pointed: read,
+  clicked: (x, y) => turnChange(changeAt(planes, x, y, info.width, info.height)),
+  paints: () => controls.showPainted(),
+  painted: () => markRegions(),
+});
+const controls = new Controls([view], [tools]);
+const { painting } = tools;
+const decisions = new Decisions(info, {
+  lift: () => tools.lift(),
+  unsaved: () => painting.changed || view.corners.length > 0,
+  refuse,
+  body: () => runs(painting.mask),
+  tag: (what) => tags[what] ?? "",
+});
 
-// --- layers and messages
-
-function say(text) { byId("status").textContent = text; }
-
-function complain(text) {
-  byId("fault").textContent = text;
-  byId("fault").hidden = !text;
-}
+// --- what is shown
 
 function read(x, y) {
   const column = Math.floor(x), row = Math.floor(y);
@@ -35,15 +48,10 @@ function read(x, y) {
   const parts = [`x ${column}  y ${row}`];
   if (planes.given) parts.push(`given ${planes.given[at]}`);
   if (planes.proposed) parts.push(`proposed ${planes.proposed[at]}`);
-  if (tools.painting.mask) parts.push(`painted ${tools.painting.mask[at]}`);
+  if (painting.mask) parts.push(`painted ${painting.mask[at]}`);
   if (planes.confidence) parts.push(`doubt ${100 - Math.round(planes.confidence[at] / 2.55)} %`);
   byId("readout").textContent = parts.join("   ");
-}
-
-function address(path, values) {
-  const query = new URLSearchParams(info.query);
-  for (const [name, value] of Object.entries(values)) query.set(name, value);
-  return `${path}?${query}`;
+  view.canvas.dataset.over = planes.given && planes.proposed && planes.given[at] !== planes.proposed[at] ? "change" : "";
 }
 
 async function plane(name) {
@@ -63,8 +71,7 @@ async function picture() {
     const answer = await fetch(image.src); // the answer says what is wrong
     throw new Error(answer.ok ? "The image cannot be shown: this browser cannot read its file." : (await answer.json()).error);
   }
-  view.image = image;
-  view.draw();
+  view.setImage(image);
 }
 
 async function load() {
@@ -85,137 +92,63 @@ async function load() {
   const faults = (await Promise.allSettled(work)).filter((done) => done.status === "rejected").map((done) => done.reason.message);
   if (faults.length) complain(faults.join(" "));
   tools.loaded();
+  markRegions();
   document.body.dataset.ready = "true";
 }
 
-// --- questions
+function lookBeside(on) {
+  keep("beside", on);
+  byId("beside").hidden = !on;
+  byId("show-beside").checked = on;
+}
 
-/** Ask; resolves to "yes", "other" or "no". */
-function ask(title, text, yes, no, other = "") {
-  byId("ask-title").textContent = title;
-  byId("ask-text").textContent = text;
-  byId("ask-yes").textContent = yes;
-  byId("ask-no").textContent = no;
-  byId("ask-other").textContent = other;
-  byId("ask-other").hidden = !other;
-  const dialog = byId("ask");
-  dialog.returnValue = "no";
-  dialog.showModal();
-  return new Promise((resolve) => {
-    // Not by "close", which comes in a task of its own: a key pressed before that would be lost, or would open the dialog again and have it answered.
-    new MutationObserver((_, watching) => {
-      if (dialog.open) return;
-      watching.disconnect();
-      resolve(dialog.returnValue);
-    }).observe(dialog, { attributeFilter: ["open"] });
+// --- what may be decided
+
+function refuse(what) {
+  if (what === "proposed" && !info.judged) return "Nothing is proposed yet: accept what is given, or paint";
+  if (["given", "proposed"].includes(what) && !planes[what]) return `The ${what} mask is not shown yet; wait for it, or read what is wrong`;
+  if (what !== "mended") return "";
+  if (view.corners.length) return "The polygon is open: Enter fills it, Esc cancels it";
+  if (!painting.mask) return "Nothing is painted yet: use the brush B, the eraser E or the polygon O";
+  for (const [name, key] of [["proposed", "P"], ["given", "A"]]) {
+    if (planes[name] && (name === "given" || info.judged) && isSame(painting.mask, planes[name])) return `The same as ${name}: ${key} accepts it`;
+  }
+  return painting.changed ? "" : "Nothing is painted yet: this is the mask as it was saved";
+}
+
+function isSame(one, other) { return one.every((label, place) => label === other[place]); }
+
+// --- regions, and what is proposed
+
+/** Take a part of the proposal that is left, or leave one that is taken. */
+function turnChange(spans) {
+  if (!spans) return say(info.judged ? "No change is proposed here" : "");
+  const mask = painting.mask ?? planes[byId("from").value];
+  if (!mask) return say("The mask is not shown yet");
+  const { taken, pixels } = isTaken(planes, mask, spans, info.width);
+  tools.fill(spans, taken ? planes.given : planes.proposed);
+  say(`${taken ? "Left: as given" : "Taken: as proposed"}, ${pixels.toLocaleString()} pixels. T or a click turns it back, M saves`);
+}
+
+function turnRegion(place) { turnChange(changeOf(planes, info.regions[place], info.width, info.height)); }
+
+/** The key T: the change under the pointer, else that of the region that was zoomed to. */
+function turnHere() {
+  const at = view.point ? tools.place : tools.over, spans = at && changeAt(planes, at[0], at[1], info.width, info.height);
+  if (spans || region < 0) turnChange(spans); else turnRegion(region);
+}
+
+/** Say in the list which regions are taken. */
+function markRegions() {
+  const mask = painting.mask ?? planes[byId("from").value];
+  info.regions.forEach((shown, place) => {
+    const button = document.querySelector(`[data-turn="${place}"]`), spans = mask && changeOf(planes, shown, info.width, info.height);
+    button.hidden = !spans;
+    if (!spans) return;
+    const { taken } = isTaken(planes, mask, spans, info.width);
+    button.textContent = taken ? "taken" : "left";
+    button.setAttribute("aria-pressed", String(taken));
   });
-}
-
-async function mayLeave() {
-  tools.lift();
-  if (!tools.painting.changed && !view.corners.length) return true;
-  return (await ask("The painted mask is not saved", "It is lost if you continue. M saves it.", "Continue without it", "Stay")) === "yes";
-}
-
-// --- decisions
-
-const MADE = decisionsKey(info.audit);
-
-function go(path, words) {
-  if (words) memory.set("said", words);
-  leaving = true;
-  location.assign(path);
-}
-
-/** Post a change; if somebody has decided meanwhile, show who and what, and ask. */
-async function change(path, values, body, anyway) {
-  for (;;) {
-    let answer, content;
-    try {
-      answer = await fetch(address(path, { ...values, who: who() }), { method: "POST", body, headers: { "Content-Type": "application/octet-stream" } });
-      content = await answer.json().catch(() => ({ error: `The server answered ${answer.status}.` }));
-    } catch {
-      complain("The server does not answer; nothing was written. Is `pixeltrust review` still running?");
-      return null;
-    }
-    if (answer.ok) return content;
-    if (answer.status !== 409) {
-      complain(content.error);
-      return null;
-    }
-    const lines = content.later.map((made) => `${made.who}: ${made.what} (${made.at.slice(0, 16).replace("T", " ")} UTC)`);
-    const choice = await ask("Somebody has decided meanwhile", lines.join(" · "), anyway, "Cancel", "Look at it");
-    if (choice === "other" && (await mayLeave())) go(address("/case", { id: values.id }));
-    if (choice !== "yes") return null;
-    values = { ...values, seen: content.later.at(-1).number };
-  }
-}
-
-async function decide(what) {
-  if (busy || leaving) return;
-  tools.lift();
-  if (what === "proposed" && !info.judged) return say("Nothing is proposed yet: accept what is given, or paint");
-  if (["given", "proposed"].includes(what) && !planes[what]) return say(`The ${what} mask is not shown yet; wait for it, or read what is wrong`);
-  if (what === "mended" && !tools.painting.changed) return say("Nothing is painted yet: use the brush B, the eraser E or the polygon O");
-  if (what === "mended" && view.corners.length) return say("The polygon is open: Enter fills it, Esc cancels it");
-  busy = true;
-  try {
-    if (what !== "mended" && !(await mayLeave())) return;
-    const body = what === "mended" ? runs(tools.painting.mask) : undefined;
-    const made = await change("/decide", { id: info.id, what, seen: info.seen, version: info.version, shown: tags[what] ?? "" }, body, "Decide anyway");
-    if (!made) return;
-    memory.set(MADE, [...memory.get(MADE, []), { id: info.id, number: made.number }].slice(-200));
-    const words = `${info.id}: ${SAID[what]}. U`;
-    if (made.next === null) go(`/?${info.query}`, `${words} goes back to it`); else go(address("/case", { id: made.next }), `${words} undoes it`);
-  } finally {
-    busy = false;
-  }
-}
-
-async function undo(last = true) {
-  if (busy || leaving) return;
-  const made = memory.get(MADE, []);
-  const own = last ? made.at(-1) : null;
-  if (last && !own) return say(`Nothing was decided in this tab${info.decision ? "; 'Undo the decision on this case' is further down" : ""}`);
-  const [id, seen] = own ? [own.id, own.number] : [info.id, info.seen];
-  busy = true;
-  try {
-    if (!(await mayLeave())) return;
-    const undone = await change("/undo", { id, seen }, undefined, "Undo that one");
-    if (!undone) return;
-    const left = own ? made.slice(0, -1) : made.filter((each) => each.id !== id);
-    memory.set(MADE, left.map((each) => (each.id === id ? { id, number: undone.number } : each))); // what was seen of the case by now
-    go(address("/case", { id }), `${id}: undone`);
-  } finally {
-    busy = false;
-  }
-}
-
-async function renew(event) {
-  event.preventDefault();
-  if (!busy && !leaving && (await mayLeave())) go(byId("renewed").getAttribute("href"));
-}
-
-async function step(link) {
-  if (busy || leaving) return;
-  const path = byId(link).getAttribute("href");
-  if (!path) return say(link === "next" ? "This is the last one" : "This is the first one");
-  if (await mayLeave()) go(path);
-}
-
-// --- controls
-
-function pick(name, value) {
-  const field = document.querySelector(`input[name="${name}"][value="${value}"]`);
-  if (field && !field.checked) field.click();
-}
-
-async function startOver() {
-  tools.lift();
-  if (tools.painting.changed && (await ask("Start over?", "What you have painted is lost.", "Start over", "Keep it")) !== "yes") return;
-  tools.dropCorners();
-  if (tools.painting.mask) tools.load(planes[byId("from").value]);
-  say(`The painted mask starts from the ${byId("from").selectedOptions[0].textContent} mask`);
 }
 
 function zoomTo(place) {
@@ -229,86 +162,55 @@ function zoomTo(place) {
   say(`Region ${shown.region}: ${shown.kind}, ${shown.area} pixels`);
 }
 
-function layer(name, on) {
-  view.shown[name] = on;
-  view.draw();
-}
+// --- painting
 
-function resize(size) {
-  const field = byId("size");
-  tools.size = Math.min(Math.max(size, Number(field.min)), Number(field.max));
-  field.value = tools.size;
-  byId("size-text").textContent = tools.size;
-  if (view.brush) view.brush.size = tools.size;
-  view.draw();
-}
-
-function strength(value) {
-  if (!info.judged) return;
-  byId("strength").value = value;
-  view.strength = Number(byId("strength").value) / 100;
-  view.draw();
-}
-
-document.querySelectorAll("[data-decide]").forEach((button) => button.addEventListener("click", () => decide(button.dataset.decide)));
-document.querySelectorAll("[data-region]").forEach((button) => button.addEventListener("click", () => zoomTo(Number(button.dataset.region))));
-document.querySelectorAll("input[name=tool]").forEach((field) => field.addEventListener("change", () => tools.take(field.value)));
-document.querySelectorAll("input[name=label]").forEach((field) => field.addEventListener("change", () => { tools.label = Number(field.value); }));
-for (const name of ["given", "proposed", "doubt", "painted"]) byId(`show-${name}`)?.addEventListener("change", (event) => layer(name, event.target.checked));
-byId("strength")?.addEventListener("input", (event) => strength(event.target.value));
-byId("size").addEventListener("input", (event) => resize(Number(event.target.value)));
-byId("again").addEventListener("click", startOver);
-byId("from").addEventListener("pointerdown", () => { byId("from").dataset.pointed = "true"; });
-byId("from").addEventListener("change", () => {
+async function startOver() {
   tools.lift();
-  if (tools.painting.mask && !tools.painting.changed) tools.load(planes[byId("from").value]);
-  if (byId("from").dataset.pointed) view.canvas.focus({ preventScroll: true }); // so that keys are commands again
-});
-byId("stroke-undo").addEventListener("click", () => turn("undo"));
-byId("stroke-redo").addEventListener("click", () => turn("redo"));
-byId("undo").addEventListener("click", () => undo());
-byId("undo-here")?.addEventListener("click", () => undo(false));
-byId("help-button").addEventListener("click", () => byId("help").showModal());
-for (const link of ["previous", "next"]) {
-  byId(link).addEventListener("click", (event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey) return;
-    event.preventDefault();
-    step(link);
-  });
+  if (painting.changed && (await ask("Start over?", "What you have painted is lost.", "Start over", "Keep it")) !== "yes") return;
+  tools.dropCorners();
+  if (painting.mask) tools.load(planes[byId("from").value]);
+  markRegions();
+  say(`The painted mask starts from the ${byId("from").selectedOptions[0].textContent} mask`);
 }
-window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); }); // from the browser's cache: what it shows is old
-window.addEventListener("beforeunload", (event) => {
-  if (!leaving && tools.painting.changed) event.preventDefault();
-});
 
 function turn(which) {
   if (!tools.turn(which)) say(which === "undo" ? "No stroke to undo" : "No stroke to redo");
+  markRegions();
 }
-
-// --- keys
 
 function arrows(event, dx, dy) {
   if (tools.paints) tools.step(...[dx, dy].map((part) => part * (event.shiftKey ? 10 : 1)));
   else view.pan(-60 * dx, -60 * dy);
 }
 
-const KEYS = {
-  a: () => decide("given"),
-  p: () => decide("proposed"),
-  m: () => decide("mended"),
-  r: () => decide("rejected"),
-  s: () => decide("skipped"),
-  u: () => undo(),
-  n: (event) => step(event.shiftKey ? "previous" : "next"),
-  pagedown: () => step("next"),
-  pageup: () => step("previous"),
+document.querySelectorAll("[data-region]").forEach((button) => button.addEventListener("click", () => zoomTo(Number(button.dataset.region))));
+document.querySelectorAll("[data-turn]").forEach((button) => button.addEventListener("click", () => turnRegion(Number(button.dataset.turn))));
+byId("show-beside").addEventListener("change", (event) => lookBeside(event.target.checked));
+byId("again").addEventListener("click", startOver);
+byId("from").addEventListener("pointerdown", () => { byId("from").dataset.pointed = "true"; });
+byId("from").addEventListener("change", () => {
+  tools.lift();
+  if (painting.mask && !painting.changed) tools.load(planes[byId("from").value]);
+  markRegions();
+  if (byId("from").dataset.pointed) view.canvas.focus({ preventScroll: true }); // so that keys are commands again
+});
+byId("stroke-undo").addEventListener("click", () => turn("undo"));
+byId("stroke-redo").addEventListener("click", () => turn("redo"));
+
+listen({
+  ...controls.keys,
+  a: () => decisions.decide("given"),
+  p: () => decisions.decide("proposed"),
+  m: () => decisions.decide("mended"),
+  r: () => decisions.decide("rejected"),
+  s: () => decisions.decide("skipped"),
+  u: () => decisions.undo(),
+  n: (event) => decisions.step(event.shiftKey ? "previous" : "next"),
+  pagedown: () => decisions.step("next"),
+  pageup: () => decisions.step("previous"),
   g: (event) => zoomTo(event.shiftKey ? region - 1 : region + 1),
-  1: () => byId("show-given").click(),
-  2: () => byId("show-proposed")?.click(),
-  3: () => byId("show-doubt")?.click(),
-  4: () => byId("show-painted").click(),
-  5: () => strength(100 * view.strength - 10),
-  6: () => strength(100 * view.strength + 10),
+  t: turnHere,
+  d: () => lookBeside(!settings.beside),
   "+": () => view.zoom(1.25),
   "=": () => view.zoom(1.25),
   "-": () => view.zoom(0.8),
@@ -317,51 +219,15 @@ const KEYS = {
   arrowright: (event) => arrows(event, 1, 0),
   arrowup: (event) => arrows(event, 0, -1),
   arrowdown: (event) => arrows(event, 0, 1),
-  h: () => pick("tool", "hand"),
-  b: () => pick("tool", "brush"),
-  e: () => pick("tool", "eraser"),
-  o: () => pick("tool", "polygon"),
   " ": () => tools.press(),
   enter: () => tools.close(),
   escape: () => tools.dropCorners(),
   backspace: () => { view.corners.pop(); view.draw(); },
-  ",": () => resize(tools.size - (tools.size > 20 ? 4 : 1)),
-  ".": () => resize(tools.size + (tools.size >= 20 ? 4 : 1)),
-  x: () => {
-    const fields = [...document.querySelectorAll("input[name=label]")];
-    if (fields.length) fields[(fields.findIndex((field) => field.checked) + 1) % fields.length].click();
-  },
-  "?": () => byId("help").showModal(),
-};
-const OF_FIELDS = ["arrowleft", "arrowright", "arrowup", "arrowdown", "pagedown", "pageup"];
-const OF_BUTTONS = ["enter", " "];
+}, controls.held, turn);
 
-document.addEventListener("keydown", (event) => {
-  const key = event.key.toLowerCase(), target = event.target;
-  if (document.querySelector("dialog[open]") || event.isComposing) return;
-  if (target.matches("select, input:not([type=checkbox], [type=radio], [type=range])")) return;
-  if (event.ctrlKey || event.metaKey) {
-    const which = key === "y" || (key === "z" && event.shiftKey) ? "redo" : key === "z" ? "undo" : "";
-    if (which) {
-      event.preventDefault();
-      turn(which);
-    }
-    return;
-  }
-  if (event.altKey || !byId("single-keys").checked) return;
-  if (target.matches("input") && OF_FIELDS.includes(key)) return;
-  if (target.matches("input, button, a") && OF_BUTTONS.includes(key)) return;
-  if (event.repeat && "apmrsun".includes(key) && key.length === 1) return; // a key that is held down decides once
-  const act = KEYS[key];
-  if (!act) return;
-  event.preventDefault();
-  act(event);
-});
-
+decisions.listen();
+lookBeside(settings.beside);
 say(memory.take("said", ""));
-strength(memory.get("strength", 60));
-window.addEventListener("pagehide", () => memory.set("strength", Math.round(100 * view.strength)));
-byId("renewed").addEventListener("click", renew);
 follow({ ranked: () => { byId("ranked").hidden = false; }, say });
 view.canvas.focus({ preventScroll: true });
 load();

@@ -1,14 +1,17 @@
 // Masks as bytes, one label per pixel, row by row. Everything here is exact: a pixel is painted or it is not.
 
-/** The pixels of a disc of this diameter about a point, as spans [row, first, behind]; centres within half the diameter count. */
-export function disc(x, y, diameter) {
-  const odd = diameter % 2 === 1;
-  const cx = odd ? Math.floor(x) + 0.5 : Math.round(x), cy = odd ? Math.floor(y) + 0.5 : Math.round(y);
-  const radius = diameter / 2, spans = [];
-  for (let row = Math.floor(cy - radius); row < cy + radius; row++) {
-    const dy = row + 0.5 - cy, rest = radius * radius - dy * dy;
+/**
+ * The pixels of a disc of this diameter about a point, as spans [row, first, behind]; centres within half the diameter count.
+ * `stretch` says how wide and high a pixel is, in units of the diameter.
+ */
+export function disc(x, y, diameter, [across, down] = [1, 1]) {
+  const middle = (at, extent) => (Math.round(diameter / extent) % 2 === 0 ? Math.round(at) : Math.floor(at) + 0.5);
+  const cx = middle(x, across), cy = middle(y, down), spans = [];
+  const radius = diameter / 2, high = Math.max(radius / down, 0.5);
+  for (let row = Math.floor(cy - high); row < cy + high; row++) {
+    const dy = (row + 0.5 - cy) * down, rest = radius * radius - dy * dy;
     if (rest < 0) continue;
-    const half = Math.sqrt(rest);
+    const half = Math.sqrt(rest) / across;
     const first = Math.ceil(cx - half - 0.5), behind = Math.floor(cx + half - 0.5) + 1;
     if (behind > first) spans.push([row, first, behind]);
   }
@@ -30,6 +33,42 @@ export function polygon(corners, height) {
     for (let i = 0; i + 1 < crossings.length; i += 2) {
       const first = Math.ceil(crossings[i] - 0.5), behind = Math.ceil(crossings[i + 1] - 0.5);
       if (behind > first) spans.push([row, first, behind]);
+    }
+  }
+  return spans;
+}
+
+/** The pixels for which `same(place)` holds and that are connected with one of the seeds (places; by corners too), as spans. */
+export function area(seeds, width, height, same, corners = false) {
+  const seen = new Uint8Array(width * height), stack = [];
+  const visit = (place) => {
+    if (seen[place] || !same(place)) return;
+    seen[place] = 1;
+    stack.push(place);
+  };
+  seeds.forEach(visit);
+  while (stack.length) {
+    const place = stack.pop(), column = place % width, row = (place - column) / width;
+    for (let down = -1; down <= 1; down++) {
+      if (row + down < 0 || row + down >= height) continue;
+      for (let right = -1; right <= 1; right++) {
+        if (column + right < 0 || column + right >= width || (down && right && !corners)) continue;
+        visit(place + down * width + right);
+      }
+    }
+  }
+  return spansOf(seen, width, height);
+}
+
+/** Where a mask of 0 and 1 is 1, as spans. */
+function spansOf(mask, width, height) {
+  const spans = [];
+  for (let row = 0; row < height; row++) {
+    for (let column = 0; column < width; column++) {
+      if (!mask[row * width + column]) continue;
+      const first = column;
+      while (column < width && mask[row * width + column]) column++;
+      spans.push([row, first, column]);
     }
   }
   return spans;
@@ -86,83 +125,5 @@ function trace(path, mask, width, height, label) {
       } while (at !== start);
       path.closePath();
     }
-  }
-}
-
-/** A mask that is painted on, and what undoes it. */
-export class Painting {
-  constructor(width, height) {
-    this.width = width;
-    this.height = height;
-    this.clear(null);
-  }
-
-  clear(mask) {
-    this.mask = mask && mask.slice();
-    this.done = [];
-    this.undone = [];
-    this.before = null;
-  }
-
-  /** Whether anything is painted, an unfinished stroke included. */
-  get changed() { return this.done.length > 0 || (this.before !== null && this.box[2] > this.box[0]); }
-
-  begin() {
-    this.before = this.mask.slice();
-    this.box = [this.height, this.width, 0, 0]; // top, left, bottom, right
-  }
-
-  /** Paint spans; returns the box they touch as [top, left, bottom, right], or null. */
-  fill(spans, label) {
-    let top = this.height, left = this.width, bottom = 0, right = 0;
-    for (const [row, from, to] of spans) {
-      const first = Math.max(0, from), behind = Math.min(this.width, to);
-      if (row < 0 || row >= this.height || behind <= first) continue;
-      this.mask.fill(label, row * this.width + first, row * this.width + behind);
-      top = Math.min(top, row); bottom = Math.max(bottom, row + 1);
-      left = Math.min(left, first); right = Math.max(right, behind);
-    }
-    if (bottom <= top) return null;
-    const box = this.box;
-    this.box = [Math.min(box[0], top), Math.min(box[1], left), Math.max(box[2], bottom), Math.max(box[3], right)];
-    return [top, left, bottom, right];
-  }
-
-  /** End a stroke; one that changed nothing cannot be undone. */
-  end() {
-    const [top, left, bottom, right] = this.box;
-    const before = this.before;
-    this.before = null;
-    if (bottom <= top) return;
-    const was = this.cut(before, this.box), is = this.cut(this.mask, this.box);
-    if (was.every((label, place) => label === is[place])) return;
-    this.done.push({ box: [top, left, bottom, right], was, is });
-    this.undone = [];
-  }
-
-  /** Discard the stroke. */
-  cancel() {
-    this.mask = this.before;
-    this.before = null;
-  }
-
-  undo() { return this.turn(this.done, this.undone, "was"); }
-  redo() { return this.turn(this.undone, this.done, "is"); }
-
-  turn(from, to, which) {
-    const stroke = from.pop();
-    if (!stroke) return null;
-    const [top, left, bottom, right] = stroke.box, across = right - left;
-    for (let row = top; row < bottom; row++) {
-      this.mask.set(stroke[which].subarray((row - top) * across, (row - top + 1) * across), row * this.width + left);
-    }
-    to.push(stroke);
-    return stroke.box;
-  }
-
-  cut(mask, [top, left, bottom, right]) {
-    const across = right - left, part = new Uint8Array(across * (bottom - top));
-    for (let row = top; row < bottom; row++) part.set(mask.subarray(row * this.width + left, row * this.width + right), (row - top) * across);
-    return part;
   }
 }

@@ -1,6 +1,6 @@
 import { follow } from "./learning.js";
 import { decisionsKey, memory } from "./memory.js";
-import "./who.js";
+import "./page.js";
 
 const queue = document.querySelector("main");
 const say = (text) => { document.getElementById("status").textContent = text; };

@@ -1,10 +1,16 @@
-// Hand, brush, eraser and polygon, by mouse, pen, fingers and keys, on the mask's own pixels.
-import { Painting, disc, polygon } from "./mask.js";
+// Hand, brush, eraser, polygon, cut and bucket, by mouse, pen, fingers and keys, on the mask's own pixels.
+import { area, disc, polygon } from "./mask.js";
+import { Painting } from "./painting.js";
+
+const BRUSHES = ["brush", "eraser"], OUTLINED = ["polygon", "cut"];
 
 export class Tools {
-  /** `start()` returns the mask to paint on; `notify(text)` shows a message; `pointed(x, y)` follows the pointer. */
-  constructor(view, { start, notify, pointed }) {
-    Object.assign(this, { view, start, notify, pointed });
+  /**
+   * `start()` returns the mask to paint on; `notify(text)` shows a message; `pointed(x, y)` follows the pointer; `clicked(x, y)` is a click
+   * of the hand; `paints()` comes before a stroke, `painted(stroke, path)` behind one that changed something: the path that a brush took.
+   */
+  constructor(view, { start, notify, pointed, clicked, paints = () => {}, painted = () => {}, wheel = null }) {
+    Object.assign(this, { view, start, notify, pointed, clicked, painted, turned: wheel, begins: paints });
     this.painting = new Painting(view.width, view.height);
     this.tool = "hand";
     this.size = 12;
@@ -18,14 +24,16 @@ export class Tools {
     canvas.addEventListener("pointermove", (event) => this.move(event));
     canvas.addEventListener("pointerup", (event) => this.up(event));
     canvas.addEventListener("pointercancel", (event) => this.up(event, true));
-    canvas.addEventListener("pointerleave", () => { if (!this.pointers.size) this.ring(null); });
+    canvas.addEventListener("pointerleave", () => { if (!this.pointers.size) this.left(); });
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
     canvas.addEventListener("dblclick", () => this.close());
     canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
   }
 
   get paints() { return this.tool !== "hand" && Boolean(this.painting.mask); }
-  get colour() { return this.tool === "eraser" ? 0 : this.label; }
+  get erases() { return this.tool === "eraser" || this.tool === "cut"; }
+  get colour() { return this.erases ? 0 : this.label; }
+  get outlines() { return OUTLINED.includes(this.tool); }
 
   take(tool) {
     this.lift();
@@ -64,11 +72,15 @@ export class Tools {
 
   // --- strokes
 
+  disc(x, y) { return disc(x, y, this.size, this.view.stretch); }
+
   begin(x, y) {
+    this.begins();
     this.painting.begin();
     this.stroke = [x, y];
+    this.path = [[x, y]];
     this.view.setOutline("painted", null); // drawn again when the stroke ends
-    this.show(this.painting.fill(disc(x, y, this.size), this.colour));
+    this.show(this.painting.fill(this.disc(x, y), this.colour));
   }
 
   extend(x, y) {
@@ -77,17 +89,38 @@ export class Tools {
     let [top, left, bottom, right] = [Infinity, Infinity, 0, 0];
     for (let step = 1; step <= steps; step++) {
       const part = step / steps;
-      const box = this.painting.fill(disc(fromX + part * (x - fromX), fromY + part * (y - fromY), this.size), this.colour);
+      const box = this.painting.fill(this.disc(fromX + part * (x - fromX), fromY + part * (y - fromY)), this.colour);
       if (box) [top, left, bottom, right] = [Math.min(top, box[0]), Math.min(left, box[1]), Math.max(bottom, box[2]), Math.max(right, box[3])];
     }
     if (bottom) this.show([top, left, bottom, right]);
     this.stroke = [x, y];
+    this.path.push(this.stroke);
   }
 
-  end() {
+  end(path = this.path) {
     this.stroke = null;
-    this.painting.end();
+    const stroke = this.painting.end();
     this.outline();
+    if (stroke) this.painted(stroke, path);
+    return stroke !== null;
+  }
+
+  /** Paint spans in one go, with a label or as they are in another mask; returns whether that changed anything. */
+  fill(spans, source) {
+    this.lift();
+    if (!this.painting.mask) this.load(this.start());
+    this.begins();
+    this.painting.begin();
+    this.show(this.painting.fill(spans, source));
+    return this.end(null);
+  }
+
+  /** Fill what is connected with a pixel and has its label; where it has the painted label already, it is erased. */
+  pour(x, y) {
+    const { width, height } = this.view, { mask } = this.painting, at = Math.floor(y) * width + Math.floor(x);
+    if (x < 0 || y < 0 || x >= width || y >= height) return;
+    const label = mask[at];
+    this.fill(area([at], width, height, (place) => mask[place] === label), label === this.label ? 0 : this.label);
   }
 
   cancel() {
@@ -116,12 +149,9 @@ export class Tools {
 
   close() {
     const { view } = this;
-    if (this.tool !== "polygon" || !view.corners.length) return;
+    if (!this.outlines || !view.corners.length) return;
     if (view.corners.length < 3) return this.notify("A polygon needs three corners");
-    this.painting.begin();
-    this.show(this.painting.fill(polygon(view.corners, view.height), this.colour));
-    this.painting.end();
-    this.outline();
+    this.fill(polygon(view.corners, view.height), this.colour);
     this.dropCorners();
   }
 
@@ -147,7 +177,8 @@ export class Tools {
       this.lift();
       this.fingers = 1;
       const drags = !this.paints || event.button !== 0;
-      this.drag = drags || this.tool === "polygon" ? { x: event.clientX, y: event.clientY, far: 0, drags } : null;
+      const clicks = event.button === 0 ? this.tool : "";
+      this.drag = drags || !BRUSHES.includes(this.tool) ? { x: event.clientX, y: event.clientY, far: 0, drags, clicks } : null;
       if (!this.drag) this.begin(...view.at(event));
     }
     this.fingers = Math.max(this.fingers || 1, this.pointers.size);
@@ -156,7 +187,8 @@ export class Tools {
 
   move(event) {
     const known = this.pointers.get(event.pointerId);
-    this.pointed(...this.view.at(event));
+    this.over = this.view.at(event);
+    this.pointed(...this.over);
     if (known && this.pointers.size === 2) this.pinch(event);
     else if (known && this.drag) this.dragged(event);
     else if (known && this.stroke) {
@@ -172,9 +204,22 @@ export class Tools {
     if (!this.pointers.delete(event.pointerId) || this.pointers.size) return;
     if (this.stroke && broken) this.cancel();
     else if (this.stroke && !this.pen) this.end();
-    else if (this.drag && !this.drag.drags && this.drag.far < 6 && this.fingers === 1 && !broken && event.detail < 2) this.corner(...this.view.at(event));
+    else if (this.drag && this.drag.far < 6 && this.fingers === 1 && !broken && event.detail < 2) this.click(this.drag.clicks, ...this.view.at(event));
     this.drag = null;
     this.fingers = 0;
+  }
+
+  click(tool, x, y) {
+    if (tool === "hand") this.clicked(x, y);
+    else if (!this.paints) return;
+    else if (tool === "bucket") this.pour(x, y);
+    else if (OUTLINED.includes(tool)) this.corner(x, y);
+  }
+
+  /** The pointer has gone elsewhere. */
+  left() {
+    this.over = null;
+    this.ring(null);
   }
 
   dragged(event) {
@@ -198,15 +243,16 @@ export class Tools {
 
   wheel(event) {
     event.preventDefault();
+    if (this.turned && !event.ctrlKey) return this.turned(event);
     const box = this.view.canvas.getBoundingClientRect();
     const lines = event.deltaMode === 1 ? 16 : 1;
     this.view.zoom(Math.exp(-event.deltaY * lines * (event.ctrlKey ? 0.01 : 0.0015)), event.clientX - box.left, event.clientY - box.top);
   }
 
   ring(event) {
-    const shown = event && (this.tool === "brush" || this.tool === "eraser");
+    const shown = event && BRUSHES.includes(this.tool);
     const [x, y] = event ? this.view.at(event) : [0, 0];
-    this.view.brush = shown ? { x, y, size: this.size, erases: this.tool === "eraser", down: Boolean(this.stroke) } : null;
+    this.view.brush = shown ? { x, y, size: this.size, erases: this.erases, down: Boolean(this.stroke) } : null;
     this.view.draw();
   }
 
@@ -215,7 +261,7 @@ export class Tools {
   /** Move the keyboard's point; the brush paints where it is down. */
   step(dx, dy) {
     const { view } = this;
-    const most = this.tool === "polygon" ? [view.width, view.height] : [view.width - 1, view.height - 1];
+    const most = this.outlines ? [view.width, view.height] : [view.width - 1, view.height - 1];
     if (view.point) this.place = [Math.min(Math.max(this.place[0] + dx, 0), most[0]), Math.min(Math.max(this.place[1] + dy, 0), most[1])];
     this.showPoint();
     if (this.pen) this.extend(...this.centre());
@@ -226,7 +272,8 @@ export class Tools {
   press() {
     if (!this.paints) return;
     if (!this.view.point) return this.showPoint();
-    if (this.tool === "polygon") return this.corner(...this.place);
+    if (this.outlines) return this.corner(...this.place);
+    if (this.tool === "bucket") return this.pour(...this.centre());
     if (this.pen) {
       this.lift();
     } else {
@@ -241,9 +288,9 @@ export class Tools {
 
   showPoint() {
     const { view } = this;
-    const [x, y] = this.tool === "polygon" ? this.place : this.centre();
+    const [x, y] = this.outlines ? this.place : this.centre();
     view.point = [x, y];
-    view.brush = this.tool === "polygon" ? null : { x, y, size: this.size, erases: this.tool === "eraser", down: this.pen };
+    view.brush = BRUSHES.includes(this.tool) ? { x, y, size: this.size, erases: this.erases, down: this.pen } : null;
     view.reveal(x, y);
     view.draw();
     this.pointed(...this.place);

@@ -3,12 +3,19 @@ import { outlines } from "./mask.js";
 
 const LARGEST = 64, MARGIN = 24;
 const BROWN = [[208, 127], [131, 59], [44, 8]]; // red, green and blue of a doubt of ½ and of 1
-export const COLOURS = { given: "#f2b34c", proposed: "#58c8f2", painted: "#ff8fd0" };
+const TINT = 64; // how dense what is painted is, of 255
+export const COLOURS = { given: "#f2b34c", proposed: "#58c8f2", painted: "#ff8fd0", cross: "#7fd7a0" };
 export const TINTS = [[255, 111, 190], [122, 220, 130], [178, 150, 255], [255, 214, 90], [110, 225, 225], [255, 150, 95], [200, 200, 200]];
 
 export class View {
-  constructor(canvas, painted, width, height, ignored) {
-    Object.assign(this, { canvas, painted, width, height, ignored });
+  /**
+   * @param canvas where it is drawn
+   * @param painted a canvas for what is painted; a pixel of it is a pixel of the mask
+   * @param stretch how wide and high a pixel is on the screen; the smaller of both is 1
+   * @param beside a canvas that shows the image alone, or null
+   */
+  constructor(canvas, painted, { width, height, ignored, stretch = [1, 1], beside = null }) {
+    Object.assign(this, { canvas, painted, width, height, ignored, stretch, beside });
     this.context = canvas.getContext("2d");
     painted.width = width;
     painted.height = height;
@@ -19,11 +26,15 @@ export class View {
     this.paths = {};
     this.shown = { given: true, proposed: true, doubt: true, painted: true };
     this.strength = 0.6;
+    this.look = "none"; // a filter of the image: its brightness and contrast
+    this.bare = false; // show the image alone
     this.corners = [];
     this.point = null; // of the keyboard, [x, y] in pixels of the mask
+    this.cross = null; // where other planes cut this one
     this.brush = null; // {x, y, size, erases, down}: drawn as a ring
     this.fitted = true;
-    new ResizeObserver(() => this.resized()).observe(canvas);
+    const watch = new ResizeObserver(() => this.resized());
+    for (const each of [canvas, beside]) if (each) watch.observe(each);
     this.resized();
   }
 
@@ -31,10 +42,17 @@ export class View {
     const box = this.canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
     this.across = box.width;
     this.down = box.height;
-    this.canvas.width = Math.max(1, Math.round(box.width * ratio));
-    this.canvas.height = Math.max(1, Math.round(box.height * ratio));
+    for (const canvas of [this.canvas, this.beside]) {
+      if (!canvas) continue;
+      canvas.width = Math.max(1, Math.round(box.width * ratio));
+      canvas.height = Math.max(1, Math.round(box.height * ratio));
+    }
+    this.drawn = "";
     if (this.fitted) this.fit(); else this.draw();
   }
+
+  /** Screen pixels of a pixel of the mask, across and down. */
+  get steps() { return [this.scale * this.stretch[0], this.scale * this.stretch[1]]; }
 
   fit() {
     this.frame(0, 0, this.height, this.width, MARGIN);
@@ -44,9 +62,10 @@ export class View {
   /** Show a box [top, left, bottom, right) in the middle. */
   frame(top, left, bottom, right, margin) {
     const wide = Math.max(1, this.across - 2 * margin), high = Math.max(1, this.down - 2 * margin);
-    this.scale = Math.min(wide / (right - left), high / (bottom - top), LARGEST);
-    this.x = this.across / 2 - (this.scale * (left + right)) / 2;
-    this.y = this.down / 2 - (this.scale * (top + bottom)) / 2;
+    this.scale = Math.min(wide / (this.stretch[0] * (right - left)), high / (this.stretch[1] * (bottom - top)), LARGEST);
+    const [across, down] = this.steps;
+    this.x = this.across / 2 - (across * (left + right)) / 2;
+    this.y = this.down / 2 - (down * (top + bottom)) / 2;
     this.fitted = false;
     this.draw();
   }
@@ -57,7 +76,8 @@ export class View {
   }
 
   zoom(factor, x = this.across / 2, y = this.down / 2) {
-    const least = 0.5 * Math.min(this.across / this.width, this.down / this.height);
+    const [across, down] = [this.stretch[0] * this.width, this.stretch[1] * this.height];
+    const least = 0.5 * Math.min(this.across / across, this.down / down);
     const scale = Math.min(Math.max(this.scale * factor, Math.min(least, 1)), LARGEST);
     this.x = x - ((x - this.x) * scale) / this.scale;
     this.y = y - ((y - this.y) * scale) / this.scale;
@@ -68,8 +88,9 @@ export class View {
 
   pan(dx, dy) {
     const some = 40; // this much of the image stays visible
-    this.x = Math.min(Math.max(this.x + dx, some - this.scale * this.width), this.across - some);
-    this.y = Math.min(Math.max(this.y + dy, some - this.scale * this.height), this.down - some);
+    const [across, down] = this.steps;
+    this.x = Math.min(Math.max(this.x + dx, some - across * this.width), this.across - some);
+    this.y = Math.min(Math.max(this.y + dy, some - down * this.height), this.down - some);
     this.fitted = false;
     this.draw();
   }
@@ -77,13 +98,21 @@ export class View {
   /** A place on the screen, in pixels of the mask. */
   at(event) {
     const box = this.canvas.getBoundingClientRect();
-    return [(event.clientX - box.left - this.x) / this.scale, (event.clientY - box.top - this.y) / this.scale];
+    const [across, down] = this.steps;
+    return [(event.clientX - box.left - this.x) / across, (event.clientY - box.top - this.y) / down];
   }
 
   reveal(x, y) {
-    const px = this.x + x * this.scale, py = this.y + y * this.scale, rim = 32;
+    const [across, down] = this.steps;
+    const px = this.x + x * across, py = this.y + y * down, rim = 32;
     const dx = px < rim ? rim - px : Math.min(0, this.across - rim - px), dy = py < rim ? rim - py : Math.min(0, this.down - rim - py);
     if (dx || dy) this.pan(dx, dy);
+  }
+
+  setImage(image) {
+    this.image = image;
+    this.drawn = "";
+    this.draw();
   }
 
   setOutline(name, mask) {
@@ -104,6 +133,7 @@ export class View {
     }
     canvas.getContext("2d").putImageData(picture, 0, 0);
     this.doubt = canvas;
+    this.drawn = "";
     this.draw();
   }
 
@@ -116,7 +146,7 @@ export class View {
         if (!label) continue;
         const tint = label === this.ignored ? [150, 150, 150] : TINTS[(label - 1) % TINTS.length];
         picture.data.set(tint, place);
-        picture.data[place + 3] = 80;
+        picture.data[place + 3] = TINT;
       }
     }
     this.tint.putImageData(picture, left, top);
@@ -133,35 +163,49 @@ export class View {
 
   drawNow() {
     const c = this.context, ratio = this.canvas.width / Math.max(1, this.across);
-    c.setTransform(1, 0, 0, 1, 0, 0);
-    c.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    this.clear(c);
     c.drawImage(this.ground(ratio), 0, 0);
-    c.setTransform(ratio * this.scale, 0, 0, ratio * this.scale, ratio * this.x, ratio * this.y);
-    if (this.shown.painted) {
+    if (this.shown.painted && !this.bare) {
+      this.place(c, ratio);
       c.imageSmoothingEnabled = false;
       c.drawImage(this.painted, 0, 0);
     }
-    const unit = 1 / this.scale;
-    if (this.paths.given && this.shown.given) this.line(this.paths.given, COLOURS.given, 2.4 * unit, []);
-    if (this.paths.proposed && this.shown.proposed) this.line(this.paths.proposed, COLOURS.proposed, 2.4 * unit, [9 * unit, 7 * unit]);
-    if (this.paths.painted && this.shown.painted) this.line(this.paths.painted, COLOURS.painted, 1.8 * unit, [1.5 * unit, 4 * unit]);
-    this.drawCorners(c, unit);
-    this.drawPoint(c, unit);
+    c.setTransform(ratio, 0, 0, ratio, 0, 0);
+    if (!this.bare) this.drawOutlines();
+    if (this.cross) this.drawCross(this.cross);
+    this.drawCorners(c);
+    this.drawPoint();
+    if (this.beside) this.drawBeside(ratio);
+  }
+
+  clear(c) {
+    c.setTransform(1, 0, 0, 1, 0, 0);
+    c.clearRect(0, 0, this.canvas.width, this.canvas.height);
+  }
+
+  /** Let a context draw in pixels of the mask. */
+  place(c, ratio) {
+    const [across, down] = this.steps;
+    c.setTransform(ratio * across, 0, 0, ratio * down, ratio * this.x, ratio * this.y);
+  }
+
+  drawOutlines() {
+    const { paths, shown } = this;
+    if (paths.given && shown.given) this.line(paths.given, COLOURS.given, 2.4, []);
+    if (paths.proposed && shown.proposed) this.line(paths.proposed, COLOURS.proposed, 2.4, [9, 7]);
+    if (paths.painted && shown.painted) this.line(paths.painted, COLOURS.painted, 1.8, [1.5, 4]);
   }
 
   /** The image under its doubt, as it is seen now; drawn again only when that changes, because strokes have to be quick. */
   ground(ratio) {
-    const { canvas, back } = this, doubt = this.shown.doubt && this.doubt ? this.strength : 0;
-    const key = [canvas.width, canvas.height, this.scale, this.x, this.y, doubt, Boolean(this.image)].join();
+    const { canvas, back } = this, doubt = this.shown.doubt && this.doubt && !this.bare ? this.strength : 0;
+    const key = [canvas.width, canvas.height, this.scale, this.x, this.y, doubt, this.look].join();
     if (key === this.drawn) return back;
     this.drawn = key;
     back.width = canvas.width;
     back.height = canvas.height;
     const c = back.getContext("2d");
-    c.setTransform(ratio * this.scale, 0, 0, ratio * this.scale, ratio * this.x, ratio * this.y);
-    c.imageSmoothingEnabled = this.scale < 4;
-    c.imageSmoothingQuality = "medium";
-    if (this.image) c.drawImage(this.image, 0, 0, this.width, this.height);
+    this.drawImage(c, ratio);
     if (doubt) {
       c.globalAlpha = doubt;
       c.drawImage(this.doubt, 0, 0);
@@ -169,40 +213,67 @@ export class View {
     return back;
   }
 
-  line(path, colour, width, dash) {
-    const c = this.context;
+  drawImage(c, ratio) {
+    if (!this.image) return;
+    this.place(c, ratio);
+    c.imageSmoothingEnabled = this.scale < 4;
+    c.imageSmoothingQuality = "medium";
+    c.filter = this.look;
+    c.drawImage(this.image, 0, 0, this.width, this.height);
+    c.filter = "none";
+  }
+
+  drawBeside(ratio) {
+    if (!this.beside.checkVisibility()) return;
+    const c = this.beside.getContext("2d"), at = this.brush ?? (this.point && { x: this.point[0], y: this.point[1] });
+    this.clear(c);
+    this.drawImage(c, ratio);
+    if (!at) return;
+    c.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.drawCross([at.x, at.y], 9, c);
+  }
+
+  /** Stroke a path of the mask's pixels with lines of the screen's. */
+  line(path, colour, width, dash, c = this.context) {
+    const seen = new Path2D(), [across, down] = this.steps;
+    seen.addPath(path, new DOMMatrix([across, 0, 0, down, this.x, this.y]));
     c.lineJoin = "round";
     c.setLineDash(dash);
     c.lineWidth = width * 2;
     c.strokeStyle = "rgba(0, 0, 0, 0.5)";
-    c.stroke(path);
+    c.stroke(seen);
     c.lineWidth = width;
     c.strokeStyle = colour;
-    c.stroke(path);
+    c.stroke(seen);
     c.setLineDash([]);
   }
 
-  drawCorners(c, unit) {
+  drawCorners(c) {
     if (!this.corners.length) return;
-    const path = new Path2D();
+    const path = new Path2D(), [across, down] = this.steps;
     this.corners.forEach(([x, y], place) => (place ? path.lineTo(x, y) : path.moveTo(x, y)));
     if (this.pointed) path.lineTo(...this.pointed);
-    this.line(path, "#ffffff", 1.5 * unit, []);
+    this.line(path, "#ffffff", 1.5, []);
     c.fillStyle = "#ffffff";
-    for (const [x, y] of this.corners) c.fillRect(x - 3 * unit, y - 3 * unit, 6 * unit, 6 * unit);
+    for (const [x, y] of this.corners) c.fillRect(this.x + across * x - 3, this.y + down * y - 3, 6, 6);
   }
 
-  drawPoint(c, unit) {
+  drawPoint() {
     if (this.brush) {
-      const ring = new Path2D();
-      ring.arc(this.brush.x, this.brush.y, Math.max(this.brush.size / 2, 2 * unit), 0, 2 * Math.PI);
-      this.line(ring, "#ffffff", (this.brush.down ? 2.5 : 1.2) * unit, this.brush.erases ? [3 * unit, 3 * unit] : []);
+      const ring = new Path2D(), { x, y, size, erases, down } = this.brush, [across, high] = this.stretch.map((extent) => Math.max(size / 2, 2 / this.scale) / extent);
+      ring.ellipse(x, y, across, high, 0, 0, 2 * Math.PI);
+      this.line(ring, "#ffffff", down ? 2.5 : 1.2, erases ? [3, 3] : []);
     }
-    if (this.point) {
-      const [x, y] = this.point, arm = 9 * unit, cross = new Path2D();
-      cross.moveTo(x - arm, y); cross.lineTo(x + arm, y);
-      cross.moveTo(x, y - arm); cross.lineTo(x, y + arm);
-      this.line(cross, "#ffffff", 1.5 * unit, []);
-    }
+    if (this.point) this.drawCross(this.point, 9, this.context, "#ffffff");
+  }
+
+  /** Two lines through a point, of so many screen pixels to each side; right across where none are said. */
+  drawCross([x, y], arm = Infinity, c = this.context, colour = COLOURS.cross) {
+    const path = new Path2D(), [across, down] = this.steps;
+    const [left, right] = arm === Infinity ? [0, this.width] : [x - arm / across, x + arm / across];
+    const [top, bottom] = arm === Infinity ? [0, this.height] : [y - arm / down, y + arm / down];
+    path.moveTo(left, y); path.lineTo(right, y);
+    path.moveTo(x, top); path.lineTo(x, bottom);
+    this.line(path, colour, arm === Infinity ? 0.75 : 1.5, [], c);
   }
 }
