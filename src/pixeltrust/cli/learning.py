@@ -54,11 +54,13 @@ def train(
 @app.command()
 def predict(
     run: RunFolder,
-    images: Annotated[Path, typer.Argument(help="A folder of images, or one image.", callback=existing)],
-    out: Annotated[Path, typer.Option("--out", help="The folder for the masks: <id>.png, at the size of the image.")],
+    images: Annotated[Path, typer.Argument(help="A folder of images, or one image; of volumes also DICOM series.", callback=existing)],
+    out: Annotated[Path, typer.Option("--out", help="The folder for the masks: <id>.png, at the size of the image, or <id>.nii.gz …")],
     weights: Weights = "last",
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities, as 16-bit PNG.")] = False,
-    sliding_window: Annotated[bool, typer.Option("--sliding-window", help="Cover larger images window by window.")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also write probabilities, as PNG or NIfTI of 16 bits.")] = False,
+    sliding_window: Annotated[
+        bool, typer.Option("--sliding-window", help="Cover larger pictures window by window, as volumes always are.")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip images that have a mask already.")] = False,
     quiet: Quiet = False,
 ) -> None:

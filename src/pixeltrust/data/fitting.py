@@ -8,8 +8,9 @@ image   of pictures uint8, 0 … 255 for 0 … 1; of volumes float16, normalised
 spacing that of a case's files in mm; None for pictures
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, CaseList, Cases
 from pixeltrust.data.images import read_header, read_image, read_values, resize_image, resize_labels, resize_plane
-from pixeltrust.data.resampling import normalise, resample, resample_labels, resampled_shape
+from pixeltrust.data.resampling import normalise, resample, resample_labels, resample_planes, resampled_shape
 from pixeltrust.plumbing.errors import ConfigError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import map_in_threads
@@ -129,8 +130,19 @@ def restore(planes: np.ndarray, shape: Sequence[int], spacing: Spacing, config: 
     if spacing is None:
         return np.stack([resize_plane(plane, (shape[0], shape[1])) for plane in planes])
     resampled = _resampled(shape, spacing, config)
-    inside = tuple(slice(before, before + length) for (before, _), length in zip(_padding(resampled, config), resampled, strict=True))
-    return np.stack([resample(plane[inside][None], shape)[0] for plane in planes])
+    return np.stack([resample(plane[*_inside(resampled, config)][None], shape)[0] for plane in planes])
+
+
+def restore_planes(planes: Iterable[np.ndarray], shape: Sequence[int], spacing: Spacing, config: Config) -> Iterator[np.ndarray]:
+    """Bring the planes (K, h, w) of a volume's probabilities back one after the other, (K, H, W): few are held at a time.
+
+    Args:
+        planes: in the order of the first axis of *S.
+        shape: *O.
+    """
+    resampled = _resampled(shape, spacing, config)
+    depths, *inside = _inside(resampled, config)
+    return resample_planes((plane[:, *inside] for plane in islice(planes, depths.start, depths.stop)), resampled[0], shape)
 
 
 def to_floats(images: Tensor) -> Tensor:
@@ -148,6 +160,11 @@ def _padding(shape: Sequence[int], config: Config) -> list[tuple[int, int]]:
     """Return how many voxels are added before and after each axis of a resampled volume."""
     missing = [max(0, wanted - length) for wanted, length in zip(config.size, shape, strict=True)]
     return [(number // 2, number - number // 2) for number in missing]
+
+
+def _inside(shape: Sequence[int], config: Config) -> list[slice]:
+    """Return where a resampled volume is in what it was padded to."""
+    return [slice(before, before + length) for (before, _), length in zip(_padding(shape, config), shape, strict=True)]
 
 
 def _spacing(header: "Header") -> tuple[float, ...]:

@@ -275,9 +275,8 @@ def write_labels(path: Path, labels: np.ndarray, *, like: Path) -> None:
 
 
 def mask_name(identity: str, like: Path) -> str:
-    """Return the name of the file in which `write_labels` puts a mask: that of a volume keeps its ending, and PNG is that of pictures."""
-    suffix = (image_suffix(like) if read_header(like).grid else None) or ".png"
-    return f"{identity}{suffix}"
+    """Return the name of the file in which `write_labels` puts a mask: PNG; that of a volume has its ending, of a DICOM series NIfTI's."""
+    return f"{identity}{(image_suffix(like) or volumes.NIFTI[0]) if read_header(like).grid else '.png'}"
 
 
 def map_name(identity: str, axes: int) -> str:

@@ -8,7 +8,7 @@ falls into a voxel (by a triangle as wide as two new voxels, as pictures are shr
 at a spacing of 5 x 0.5 x 0.5 mm, say, is resampled along each axis as that one needs it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -38,6 +38,24 @@ def resample(values: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     Values stay within their range, and probabilities that sum to 1 still do. One channel after the other needs the least memory.
     """
     return _resample(torch.from_numpy(np.ascontiguousarray(values, np.float32)), shape).numpy()
+
+
+def resample_planes(planes: Iterable[np.ndarray], depth: int, shape: Sequence[int]) -> Iterator[np.ndarray]:
+    """Resample an image that comes plane by plane: yield the planes (C, H, W) of what `resample` makes; no more are held than one needs.
+
+    Args:
+        planes: float32 (C, h, w), `depth` of them.
+        shape: (D, H, W).
+    """
+    weights = _filter(torch.eye(depth)[None, None], (shape[0], depth))[0, 0]  # (D, depth)
+    arriving, held = enumerate(planes), dict[int, Tensor]()
+    for row in weights:
+        needed = row.nonzero().flatten().tolist()
+        while max(held, default=-1) < needed[-1]:
+            place, plane = next(arriving)
+            held[place] = _resample(torch.from_numpy(np.ascontiguousarray(plane, np.float32))[:, None], (1, *shape[1:]))[:, 0]
+        held = {place: plane for place, plane in held.items() if place >= needed[0]}
+        yield torch.stack([held[place] * row[place] for place in needed]).sum(0).numpy()
 
 
 def resample_labels(labels: np.ndarray, shape: Sequence[int]) -> np.ndarray:

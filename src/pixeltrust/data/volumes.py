@@ -24,12 +24,14 @@ from pixeltrust.plumbing.text import count
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".nrrd", ".mha")
 MAX_VOXELS = 1_000_000_000  # beyond this a file is taken for a decompression bomb
-NOT_YET = "volumes can be checked, simulated, trained on and evaluated; all else works on pictures so far"
+NOT_YET = "volumes can be checked, simulated, trained on, predicted and evaluated; all else works on pictures so far"
+FULL_SCALE = 65535  # a probability of 1 in a file of 16 bits
 TOLERANCE_VOXELS = 0.1  # of the smallest spacing: headers of one grid differ by what programs round away
 _SAME_SPACING = 1e-4  # as a share
 _SAME_ANGLE = 0.01  # degrees
 _UNEVEN = 0.01  # of the distance between slices
 _LEFT_BACK_UP = np.diag([-1.0, -1.0, 1.0])  # from NIfTI's right, front and up
+_COMPRESSION = 6  # of gzip
 _SAVE_AGAIN = "save it again with a right one"
 
 
@@ -252,25 +254,14 @@ def write_volume(path: Path, labels: np.ndarray, *, like: Path, note: str = "") 
 
     Args:
         path: is NIfTI, or has the ending of `like`.
-        like: a file of the same shape.
+        like: a file of the same shape, or the folder of a DICOM series.
         note: up to 79 bytes for the header of NIfTI.
     """
     with write_atomically(path) as unfinished:
         if path.name.lower().endswith(NIFTI):
-            import nibabel
-
-            header, affine = nibabel.Nifti1Header(), None
-            if like.name.lower().endswith(NIFTI):  # without an affine nibabel leaves both transforms of the header as they are
-                header = _load_nifti(like).header.copy()
-            else:
-                affine = _affine(_grid_of(like))
-            header.set_data_dtype(np.uint8)
-            header.set_slope_inter(1, 0)
-            header["cal_min"] = header["cal_max"] = 0  # of the image's intensities
-            header["descrip"], header["aux_file"] = note.encode(), b""
-            header.extensions.clear()
-            content = nibabel.Nifti1Image(labels.transpose(), affine, header).to_bytes()
-            unfinished.write_bytes(gzip.compress(content, 6, mtime=0) if path.name.lower().endswith(".gz") else content)
+            with _opened_as(path, unfinished) as file:
+                _header_like(like, np.uint8, note).write_to(file)
+                file.write(labels.tobytes())
             return
         named = unfinished.with_name(unfinished.name + path.suffix)  # its format is that of its ending
         try:
@@ -285,3 +276,49 @@ def write_volume(path: Path, labels: np.ndarray, *, like: Path, note: str = "") 
             named.replace(unfinished)
         finally:
             named.unlink(missing_ok=True)
+
+
+@contextmanager
+def write_shares(path: Path, *, like: Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """Write shares of 0 … 1 as a NIfTI volume of 16 bits, a plane at a time, whole or not at all.
+
+    Gives the block a function that writes the next plane, float (H, W). The file's scale makes 1 of 65535 for whoever reads it.
+
+    Args:
+        like: as for `write_volume`, whatever its format.
+    """
+    with write_atomically(path) as unfinished, _opened_as(path, unfinished) as file:
+        header = _header_like(like, np.uint16)
+        header.set_slope_inter(1 / FULL_SCALE, 0)
+        header.write_to(file)
+        kind = header.get_data_dtype()  # its byte order is that of `like`
+        yield lambda plane: file.write((plane.clip(0, 1) * FULL_SCALE).round().astype(kind).tobytes())
+
+
+def _opened_as(path: Path, unfinished: Path) -> Any:
+    """Open an unfinished file for the content of a path, whose ending says whether it is compressed."""
+    if not path.name.lower().endswith(".gz"):
+        return unfinished.open("wb")
+    return gzip.GzipFile(unfinished, "wb", compresslevel=_COMPRESSION, mtime=0)
+
+
+def _header_like(like: Path, dtype: type, note: str = "") -> Any:
+    """Return the NIfTI header of values of a type, with the geometry of another volume: its own header, where that is NIfTI."""
+    import nibabel
+
+    if like.name.lower().endswith(NIFTI):
+        header = _load_nifti(like).header.copy()
+        header.set_slope_inter(1, 0)
+        header["cal_min"] = header["cal_max"] = 0  # of the image's intensities
+        header["aux_file"] = b""
+        header.extensions.clear()
+        header["vox_offset"] = 0  # right after the header
+    else:
+        header, grid = nibabel.Nifti1Header(), _grid_of(like)
+        header.set_data_shape(grid.shape[::-1])
+        header.set_sform(_affine(grid), code="scanner")
+        header.set_qform(_affine(grid), code="scanner")
+        header.set_xyzt_units("mm")
+    header["descrip"] = note.encode()
+    header.set_data_dtype(dtype)
+    return header

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from pixeltrust.config import Config
 from pixeltrust.data.images import read_image, resize_image, resize_plane
+from pixeltrust.data.volumes import in_order
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, choose_device, holds_window, read_network
+from pixeltrust.prediction.volumes import label_plane, list_volumes, probability_planes, read_volume_header
 from pixeltrust.training.run_folder import Run
 
 
@@ -52,18 +54,21 @@ class Predictor(Summary):
 
     @property
     def network(self) -> nn.Module:
-        """The network itself, in eval mode, from images (B, C, h, w) of 0 … 1 to logits (B, K, h, w)."""
+        """The network itself, in eval mode, from images (B, C, h, w) of 0 … 1 to logits (B, K, h, w); of volumes (B, C, d, h, w)."""
         return self._network.module
 
     def __str__(self) -> str:
-        config, (height, width) = self.config, self.config.size
-        takes = f"images of {count(config.channels, 'channel')} at {width}x{height} pixels"
+        config, volumes = self.config, len(self.config.size) == 3
+        place = f"in patches of {in_order(config.size)} voxels" if volumes else f"at {'x'.join(map(str, reversed(config.size)))} pixels"
+        takes = f"{'volumes' if volumes else 'images'} of {count(config.channels, 'channel')} {place}"
         gives = "foreground" if config.classes == 1 else f"{config.classes} classes"
         told = f"{self.folder}: {config.model} trained by {config.method}: {takes}, {gives}; on {self._network.device}"
         return "\n".join([*self.notes, told])
 
     def predict(self, images: Any, *, probabilities: bool = False, sliding_window: bool = False) -> Any:
         """Predict one image or several, as `pixeltrust.predict` does for files.
+
+        A volume is given by its file (the first of several channels) or the folder of its DICOM series, as the spacing is there.
 
         Args:
             images: an array (H, W), (H, W, 1) or (H, W, 3), uint8 or floats of 0 … 1; a batch (B, H, W) or (B, H, W, C) of them; the
@@ -76,9 +81,13 @@ class Predictor(Summary):
             foreground when classes = 1, else (K, H, W). Of a batch an array of these, of a list a list.
 
         Raises:
-            ValueError: an array of another shape or type, or with values outside of 0 … 1.
+            ValueError: an array of another shape or type, or with values outside of 0 … 1; or an array, where the network takes volumes.
             DataError: a file is missing, a folder, or cannot be read.
         """
+        if len(self.config.size) == 3:
+            several = isinstance(images, list | tuple)
+            predicted = [self._predict_volume(volume, probabilities) for volume in (images if several else [images])]
+            return predicted if several else predicted[0]
         if isinstance(images, list | tuple):
             return self._predict([self._picture(image) for image in images], probabilities, sliding_window)
         if isinstance(images, str | Path):
@@ -89,6 +98,19 @@ class Predictor(Summary):
         if array.ndim not in (3, 4):
             raise ValueError(f"images of shape {array.shape}; give (H, W), (H, W, 3), or a batch (B, H, W) or (B, H, W, 3)")
         return np.stack(self._predict([self._picture(image) for image in array], probabilities, sliding_window))
+
+    def _predict_volume(self, volume: Any, as_probabilities: bool) -> np.ndarray:
+        if not isinstance(volume, str | Path):
+            raise ValueError("give the path of a volume: the network takes volumes at a spacing, which an array does not have")
+        cases, _ = list_volumes(Path(volume), self.config.channels)
+        if len(cases) != 1:
+            raise DataError(f"{volume}: {count(len(cases), 'volume')}; `pixeltrust.predict` predicts all volumes of a folder into files")
+        header = read_volume_header(cases[0])
+        planes = probability_planes(self._network, cases[0], header)
+        if not as_probabilities:
+            return np.stack([label_plane(plane) for plane in planes]).astype(np.uint8)
+        shares = np.stack(list(planes), axis=1)
+        return shares[0] if len(shares) == 1 else shares
 
     def _picture(self, image: Any) -> np.ndarray:
         """Return an image as uint8 (H, W, C) with the channels of the network."""

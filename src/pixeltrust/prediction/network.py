@@ -4,7 +4,7 @@ K classes   (h, w) the size the network works at   pictures uint8 (h, w, C)
 probabilities float32 (K, h, w), of the foreground when K = 1, else of each class
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.malloc import keep_freed_memory
 from pixeltrust.plumbing.processes import Ranks, connect
+from pixeltrust.prediction.planes import slide_windows
 from pixeltrust.training.models import in_precision, try_out
 from pixeltrust.training.run_folder import Run
-
-OVERLAP = 0.5  # of neighbouring windows
+from pixeltrust.training.windows import OVERLAP
 
 
 def read_network(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
@@ -109,6 +109,16 @@ class Network:
         )
         assert isinstance(blended, Tensor)
         return self._checked(blended[0].numpy())
+
+    def probabilities_by_planes(self, image: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the planes (K, h, w) of a volume's probabilities, of an image (C, d, h, w) as in training, one after the other."""
+
+        def probabilities(windows: Tensor) -> Tensor:
+            unknown = torch.full((len(windows), *windows.shape[2:]), IGNORE, dtype=torch.uint8, device=windows.device)
+            return self._probabilities(add_given(windows, unknown, self.config.planes) if self.config.planes else windows)
+
+        for planes in slide_windows(image, self.config.size, probabilities, batch_size=self.batch_size, device=self.device):
+            yield self._checked(planes)
 
     @torch.no_grad()
     def _probabilities(self, images: Tensor) -> Tensor:

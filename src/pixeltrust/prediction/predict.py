@@ -1,4 +1,4 @@
-"""Predict a mask for every image of a folder, by the network of a run.
+"""Predict a mask for every image of a folder, by the network of a run; `volumes` does it for volumes.
 
 K classes   (h, w) the size the network works at: that of training, or with sliding windows the image's own   (H, W) the image's own
 probabilities float32 (K, h, w), then one plane (H, W) after the other: of the foreground when K = 1, else of each class
@@ -7,7 +7,7 @@ Decoding, network and writing overlap, each a bounded number of images ahead of 
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,8 +17,11 @@ from typing import TypeAlias
 import numpy as np
 
 from pixeltrust.config import Config
+from pixeltrust.data.cases import Case
+from pixeltrust.data.fitting import describe_patches
 from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, refuse_volumes, resize_image, resize_plane, write_png
 from pixeltrust.data.listings import files_by_id
+from pixeltrust.data.volumes import FULL_SCALE
 from pixeltrust.data.volumes import SUFFIXES as VOLUME_SUFFIXES
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import make_folder, naming_write_errors
@@ -27,9 +30,8 @@ from pixeltrust.plumbing.progress import THREADS, map_in_order, progress_bar
 from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, choose_device, holds_window, read_network
+from pixeltrust.prediction.volumes import list_volumes, predict_volumes, volume_files
 from pixeltrust.training.run_folder import Run
-
-FULL_SCALE = 65535  # a probability of 1 in a 16-bit file
 
 
 @dataclass(frozen=True, repr=False)
@@ -95,22 +97,24 @@ def predict(
     resume: bool = False,
     show_progress: bool = True,
 ) -> Predicted:
-    """Write out/<id>.png for every image, a mask at the image's own size.
+    """Write a mask for every image on its own grid: out/<id>.png, of a volume a file of its format (NIfTI for a DICOM series).
 
-    The image is resized to the size of training, the probabilities are resized back, and then a pixel is foreground where its
-    probability is above ½, or of the most probable class (at equal probabilities the lowest). Ctrl-C leaves whole files only. Under
-    `torchrun` every process makes this call and takes its share of the images; all must see `out`.
+    A picture is resized to the size of training; a volume is resampled to the spacing of training, and covered by windows. The
+    probabilities are brought back, and then a pixel is foreground where its probability is above ½, or of the most probable class
+    (at equal probabilities the lowest). Ctrl-C leaves whole files only. Under `torchrun` every process makes this call and takes its
+    share of the images; all must see `out`.
 
     Args:
         run: a run folder whose training has finished (or has best weights so far).
-        images: a folder of images, without its subfolders, or one image file.
-        out: a folder that does not exist or is empty. Masks are 0 and 255 when classes = 1, else the labels' numbers.
+        images: a folder of images, without its subfolders, or one image file. Of volumes <id>_0000, <id>_0001 … are the channels of
+            one, and the folder may be that of a DICOM series, or of folders of one each.
+        out: a folder that does not exist or is empty. Masks hold the labels' numbers; those of pictures 0 and 255 when classes = 1.
         weights: `last`, or `best` by the held-out clean cases.
         probabilities: also write out/probabilities/<id>.png when classes = 1, else out/probabilities/<class>/<id>.png: 16-bit
-            grey, 0 to 65535 for 0 to 1.
-        sliding_window: images larger than the size of training are not shrunk: windows of that size cover them at their own
-            resolution, half overlapping, their probabilities blended with Gaussian weights. Images smaller than a window in
-            height or width are resized as without it.
+            grey, 0 to 65535 for 0 to 1; for volumes <id>.nii.gz, with a scale that makes these 0 to 1 for whoever reads them.
+        sliding_window: pictures larger than the size of training are not shrunk: windows of that size cover them at their own
+            resolution, half overlapping, their probabilities blended with Gaussian weights, as they always cover volumes. Pictures
+            smaller than a window in height or width are resized as without it.
         batch_size: images (or windows) in one pass; the run's where not given. Changes speed and memory only.
         resume: `out` may hold files: an image whose mask (and probabilities, where asked for) exists is skipped. Earlier files
             are taken to be of the same run and options.
@@ -124,50 +128,57 @@ def predict(
     """
     out = Path(out)
     config, model, notes = read_network(Run(Path(run)), weights)
-    files, left_out = _files(Path(images))
+    of_volumes = len(config.size) == 3
+    cases, left_out = list_volumes(Path(images), config.channels) if of_volumes else _list_pictures(Path(images))
     _check_out(out, Path(images), resume)
     device, ranks, moved = choose_device(config)
     network = Network(device, model, config, batch_size)
-    todo = {identity: path for identity, path in files.items() if not (resume and _is_done(identity, out, config, probabilities))}
+    files_of = volume_files if of_volumes else _files
+    todo = [case for case in cases if not (resume and all(path.is_file() for path in files_of(case, out, config, probabilities)))]
     ranks.barrier()  # until every rank has seen what is there
     with naming_write_errors(out):
         make_folder(out)
-        for path in _probability_files("", out, config.classes) if probabilities else []:
+        for path in files_of(cases[0], out, config, probabilities)[:-1]:
             make_folder(path.parent)
     start = time.perf_counter()
-    share = dict(ranks.share(list(todo.items())))
-    tally = _predict_all(network, share, out, probabilities, sliding_window, show_progress and ranks.rank == 0).sum_over(ranks)
+    share, shown = ranks.share(todo), show_progress and ranks.rank == 0
+    if of_volumes:
+        tally = _Tally(predict_volumes(network, share, out, probabilities=probabilities, show_progress=shown))
+    else:
+        tally = _predict_all(network, share, out, probabilities, sliding_window, shown)
+    tally = tally.sum_over(ranks)
     if tally.faults:
-        others = len(files) - len(tally.faults)
+        others = len(cases) - len(tally.faults)
         written = f"{count(others, 'other mask')} written, in {out}" if others else "nothing was written"
-        raise DataError(f"{len(tally.faults):,} of {count(len(files), 'image')} cannot be read; {written}", list(tally.faults.values()))
-    notes += [*left_out, *moved, *_window_notes(tally, config, sliding_window)]
+        raise DataError(f"{len(tally.faults):,} of {count(len(cases), 'image')} cannot be read; {written}", list(tally.faults.values()))
+    notes += [*left_out, *moved, *(describe_patches(config) if of_volumes else _window_notes(tally, config, sliding_window))]
     if probabilities:
-        notes.append(f"probabilities, 16-bit grey with {FULL_SCALE} for 1, are in {out / 'probabilities'}")
-    return Predicted(len(todo), len(files) - len(todo), time.perf_counter() - start, out, tuple(notes))
+        form = "NIfTI of 16 bits whose scale makes shares of them" if of_volumes else f"16-bit grey with {FULL_SCALE} for 1"
+        notes.append(f"probabilities, {form}, are in {out / 'probabilities'}")
+    return Predicted(len(todo), len(cases) - len(todo), time.perf_counter() - start, out, tuple(notes))
 
 
 def _predict_all(
-    network: Network, files: dict[str, Path], out: Path, with_probabilities: bool, sliding_window: bool, show_progress: bool
+    network: Network, cases: Sequence[Case], out: Path, with_probabilities: bool, sliding_window: bool, show_progress: bool
 ) -> _Tally:
     config, tally = network.config, _Tally()
     # What waits is of the training size, or with sliding windows as large as the files are.
     ahead = THREADS if sliding_window else max(THREADS, network.batch_size)
 
-    def decode(case: tuple[str, Path]) -> _Decoded:
+    def decode(case: Case) -> _Decoded:
         try:
-            pixels = read_image(case[1], config.channels)
+            pixels = read_image(case.image, config.channels)
         except DataError as error:
-            return case[0], error
+            return case.id, error
         size = pixels.shape[0], pixels.shape[1]
-        return _Picture(case[0], pixels if sliding_window and holds_window(size, config) else resize_image(pixels, config.size), size)
+        return _Picture(case.id, pixels if sliding_window and holds_window(size, config) else resize_image(pixels, config.size), size)
 
     write = partial(_write, out=out, with_probabilities=with_probabilities)
     pool = ThreadPoolExecutor(THREADS)
     try:
         with progress_bar(show_progress) as bar:
-            task = bar.add_task("predicting", total=len(files), note="")
-            outcomes = _outcomes(network, map_in_order(pool, decode, files.items(), ahead=ahead), tally)
+            task = bar.add_task("predicting", total=len(cases), note="")
+            outcomes = _outcomes(network, map_in_order(pool, decode, cases, ahead=ahead), tally)
             for written, _ in enumerate(map_in_order(pool, write, outcomes, ahead=ahead), start=1):
                 bar.update(task, completed=written + len(tally.faults))
     finally:
@@ -229,13 +240,13 @@ def _window_notes(tally: _Tally, config: Config, sliding_window: bool) -> list[s
 # --- the files ----------------------------------------------------------------------------------------------------
 
 
-def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the image files by id, in the order of the ids, and notes about other files there."""
+def _list_pictures(images: Path) -> tuple[list[Case], list[str]]:
+    """Return the pictures in the order of their ids, and notes about other files there."""
     if images.is_file():
         if image_suffix(images) is None:
             raise DataError(f"{images}: the name is not that of an image; known endings: {', '.join(SUFFIXES)}")
-        refuse_volumes([images])
-        return {case_id(images): images}, []
+        _refuse_volumes(images, [images])
+        return [Case(case_id(images), images, images, "test")], []
     listing = files_by_id(images)
     if listing.faults:
         raise DataError(f"{images}: masks are named by id, so every image needs an id of its own", listing.faults)
@@ -243,8 +254,15 @@ def _files(images: Path) -> tuple[dict[str, Path], list[str]]:
         hint = f"; is {images / 'images'} meant?" if (images / "images").is_dir() else ""
         raise DataError(f"{images}: there is no image in it{hint}")
     if all(image_suffix(path) in VOLUME_SUFFIXES for path in listing.files.values()):  # else each is named with what cannot be read
-        refuse_volumes(listing.files.values())
-    return dict(sorted(listing.files.items())), listing.notes
+        _refuse_volumes(images, listing.files.values())
+    return [Case(name, path, path, "test") for name, path in sorted(listing.files.items())], listing.notes
+
+
+def _refuse_volumes(images: Path, files: Iterable[Path]) -> None:
+    try:
+        refuse_volumes(files)
+    except DataError:
+        raise DataError(f"{images}: holds volumes, and this run was trained on pictures") from None
 
 
 def _check_out(out: Path, images: Path, resume: bool) -> None:
@@ -262,6 +280,6 @@ def _probability_files(identity: str, out: Path, classes: int) -> list[Path]:
     return [folder / f"{identity}.png"] if classes == 1 else [folder / str(label) / f"{identity}.png" for label in range(classes)]
 
 
-def _is_done(identity: str, out: Path, config: Config, with_probabilities: bool) -> bool:
-    wanted = [out / f"{identity}.png", *(_probability_files(identity, out, config.classes) if with_probabilities else [])]
-    return all(path.is_file() for path in wanted)
+def _files(case: Case, out: Path, config: Config, with_probabilities: bool) -> list[Path]:
+    """Return the files of a predicted picture, its mask last."""
+    return [*(_probability_files(case.id, out, config.classes) if with_probabilities else []), out / f"{case.id}.png"]
