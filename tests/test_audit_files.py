@@ -20,7 +20,7 @@ from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.prediction.predict import predict
 from pixeltrust.reports import report
-from pixeltrust.reviewing.exports import export
+from pixeltrust.reviewing.exports import export_decisions as export
 from pixeltrust.training.train import train
 from tiny import configured, draw, network
 

@@ -313,6 +313,8 @@ REFUSED = [
     ("audit", ".", ".", "--out", "out"),
     ("review", "."),
     ("report", "nowhere"),
+    ("export", "nowhere"),
+    ("export", "run", "--format", "onx"),
 ]
 LOADED_TO_COMPUTE = ("torch", "monai", "matplotlib", "scipy", "skimage")
 
@@ -342,6 +344,7 @@ COMMANDS = [
     "demo",
     "evaluate",
     "export",
+    "export_decisions",
     "fetch",
     "load",
     "mend",

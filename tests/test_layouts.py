@@ -12,7 +12,7 @@ from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.layouts import propose_endings
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.prediction.evaluate import evaluate
-from pixeltrust.reviewing.exports import export
+from pixeltrust.reviewing.exports import export_decisions as export
 from pixeltrust.training.train import train
 from tiny import configured, draw
 

@@ -97,12 +97,12 @@ def half_size(in_channels, out_channels):
 
 def make_run(folder, network="pointwise", weights="model.pt", **settings):
     """A run that looks as if it had been trained."""
-    name = network if network.startswith("unet") else f"{__name__}:{network}"
+    name = network if network.startswith("unet") or ":" in network else f"{__name__}:{network}"
     config = Config(**{"model": name, "image_size": SIZE, "batch_size": 4, "device": "cpu"} | settings)
     run = RunWriter(folder)
     run.create(config, pd.DataFrame())
     torch.manual_seed(0)
-    model = build_model(config.model, channels=config.channels, classes=config.classes)
+    model = build_model(config.model, channels=config.channels, classes=config.classes, axes=len(config.size))
     run.write_state(weights, {"model": model.state_dict()})
     return folder
 

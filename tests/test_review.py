@@ -33,7 +33,7 @@ from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import stamp
 from pixeltrust.reviewing.access import AccessPolicy
 from pixeltrust.reviewing.decisions import Conflict, Decisions, clean_name
-from pixeltrust.reviewing.exports import export
+from pixeltrust.reviewing.exports import export_decisions as export
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, digest, labels_of_runs
 from pixeltrust.reviewing.pages import application
 from pixeltrust.reviewing.queue import SORTS, Filter, Queue

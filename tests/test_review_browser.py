@@ -19,7 +19,7 @@ from pixeltrust.auditing.folder import Audit, read_audit_cases
 from pixeltrust.data.cases import check
 from pixeltrust.reviewing.access import AccessPolicy
 from pixeltrust.reviewing.decisions import Decisions
-from pixeltrust.reviewing.exports import export
+from pixeltrust.reviewing.exports import export_decisions as export
 from pixeltrust.reviewing.pages import application
 from test_review import given_of, rows_of
 from waiting import TOO_LONG, wait_for

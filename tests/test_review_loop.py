@@ -27,7 +27,7 @@ from pixeltrust.reviewing import learning
 from pixeltrust.reviewing.access import AccessPolicy
 from pixeltrust.reviewing.decisions import Decisions
 from pixeltrust.reviewing.estimate import describe_estimate, draw_estimate
-from pixeltrust.reviewing.exports import export
+from pixeltrust.reviewing.exports import export_decisions as export
 from pixeltrust.reviewing.learning import Learning, count_pairs, mend_again
 from pixeltrust.reviewing.pages import application
 from pixeltrust.reviewing.server import review

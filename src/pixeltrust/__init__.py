@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     from pixeltrust.plumbing.errors import PixeltrustError as PixeltrustError
     from pixeltrust.plumbing.errors import RunError as RunError
     from pixeltrust.prediction.evaluate import evaluate as evaluate
+    from pixeltrust.prediction.export import export as export
     from pixeltrust.prediction.load import load as load
     from pixeltrust.prediction.predict import predict as predict
     from pixeltrust.reports import report as report
-    from pixeltrust.reviewing.exports import export as export
+    from pixeltrust.reviewing.exports import export_decisions as export_decisions
     from pixeltrust.reviewing.server import review as review
     from pixeltrust.training.train import train as train
 
@@ -64,11 +65,12 @@ _MODULES = {
     "training.train": ("train",),
     "prediction.predict": ("predict",),
     "prediction.load": ("load",),
+    "prediction.export": ("export",),
     "prediction.evaluate": ("evaluate",),
     "auditing.run": ("audit",),
     "mending.run": ("mend",),
     "reviewing.server": ("review",),
-    "reviewing.exports": ("export",),
+    "reviewing.exports": ("export_decisions",),
     "benchmarking.grid": ("Grid",),
     "benchmarking.run": ("benchmark",),
     "benchmarking.question": ("question",),

@@ -13,7 +13,8 @@ from pixeltrust.plumbing.errors import PixeltrustError
 
 INTERRUPTED = 130  # the exit code of Ctrl-C
 
-ORDER = ("demo", "check", "review", "mend", "train", "predict", "evaluate", "report", "audit", "benchmark", "simulate", "fetch", "convert")
+ORDER = "demo check review mend train predict evaluate report export audit benchmark simulate fetch convert".split()  # noqa: SIM905
+"""The commands as the help lists them."""
 CONTINUES = ("demo", "fetch", "benchmark", "review")
 """Commands that continue by the same command; others have --resume, or start anew."""
 

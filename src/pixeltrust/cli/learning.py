@@ -108,6 +108,25 @@ def evaluate(
 
 
 @app.command()
+def export(
+    run: RunFolder,
+    form: Annotated[Literal["onnx"], typer.Option("--format", help="The format of the file.")] = "onnx",
+    out: Annotated[Path | None, typer.Option("--out", help="The file to write; model.onnx in the run folder if not given.")] = None,
+    weights: Weights = "last",
+    quiet: Quiet = False,  # noqa: ARG001
+) -> None:
+    """Write the network of a run for other programs, as ONNX.
+
+    The file is run by onnxruntime and compared with torch, and metadata say what images the network takes. Needs the extra [onnx].
+
+    Example: pixeltrust export runs/trust --format onnx
+    """
+    from pixeltrust.prediction.export import export
+
+    print(export(run, format=form, out=out, weights=weights))
+
+
+@app.command()
 @with_layout
 def benchmark(
     layout: "Layout",

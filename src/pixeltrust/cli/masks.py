@@ -177,12 +177,12 @@ def review(
     Example: pixeltrust review lesions --open, then pixeltrust review lesions --export lesions-reviewed
     """
     from pixeltrust.auditing.blank import find_audit
-    from pixeltrust.reviewing.exports import export
+    from pixeltrust.reviewing.exports import export_decisions
     from pixeltrust.reviewing.server import review
 
     data: Any = {"out": out, "classes": classes, "ignore_label": ignore_label, "seed": seed, "show_progress": not quiet, **layout}
     if to is not None:
-        print(export(find_audit(folder, **data), to, show_progress=not quiet))
+        print(export_decisions(find_audit(folder, **data), to, show_progress=not quiet))
     else:
         print(review(folder, host=host, port=port, who=who, open_browser=open_page, **data))
         raise typer.Exit(INTERRUPTED)  # nothing but a signal ends it

@@ -60,7 +60,7 @@ _Planned = tuple[Case, Decision | None]
 """A case of the new folder, with the decision whose mask it gets; without one it keeps its file. It always keeps a given mask."""
 
 
-def export(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSummary:
+def export_decisions(audit: Path, out: Path, *, show_progress: bool = True) -> ExportSummary:
     """Write a data folder from the decisions: images/, noisy/, clean/, test/; whole or not at all.
 
     Accepted and mended masks are clean: exactly the masks that were decided on, even if a file has changed since; the given mask stays in
