@@ -7,7 +7,7 @@ DOCS := .venv-docs
 
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: help setup demo docs test test-all lint types quick slow reliability lowest nnunet lock advisories clean
+.PHONY: help setup demo docs test test-all lint types quick slow reliability package lowest nnunet lock advisories clean
 
 help:  ## Show what there is to make
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -61,6 +61,9 @@ slow: setup  ## What `make test` leaves out: the slow tests, and new examples fo
 reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/project/reliability.md's table
 	$(BIN)/python tests/reliability/run_all.py
 
+package: setup  ## Build the wheel and the source distribution in dist/, and try both in an empty environment
+	.ci/package dist
+
 lowest:  ## The tests with the lowest versions that pyproject.toml allows, in an environment of their own
 	PYTHON=$(PYTHON) .ci/lowest $(TESTS)
 
@@ -82,4 +85,4 @@ advisories: setup  ## Known holes in the pinned versions, by the Python Packagin
 	$(BIN)/pip-audit --strict --no-deps --disable-pip --requirement requirements/dev.txt
 
 clean:  ## Remove the environment and the demo
-	rm -rf .venv .venv-lowest .venv-nnunet $(DOCS) demo site
+	rm -rf dist .venv .venv-lowest .venv-nnunet $(DOCS) demo site

@@ -46,6 +46,7 @@ from pixeltrust.training import weight_maps as weight_maps_module
 from pixeltrust.training.helped_maps import has_helped_maps, read_helped_map
 from pixeltrust.training.history import PARTS
 from pixeltrust.training.methods import ByTrust, StepOutcome, pixel, step_of
+from pixeltrust.training.model_card import FILL_IN, model_card
 from pixeltrust.training.optimizers import build_optimizer
 from pixeltrust.training.page import run_page
 from pixeltrust.training.run_folder import Run
@@ -429,6 +430,24 @@ def test_resume_without_a_checkpoint_starts_over(data, straight, tmp_path, left)
         shutil.copy(straight(method="plain") / "cases.csv", out)
     assert "continued" not in str(trained(data, out, resume=True, method="plain"))
     assert_same_run(out, straight(method="plain"))
+
+
+def test_a_run_ends_with_a_model_card_of_what_is_known_and_what_is_to_be_filled_in(data, straight, tmp_path):
+    card = (straight(method="plain") / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\nlicense: other\n")
+    counts = read_cases(data, show_progress=False)
+    assert f"`{data.name}`: {len(counts.of('noisy'))} noisy masks and {len(counts.of('clean'))} clean masks" in card
+    assert f"by the method `plain`: {METHODS['plain'].help}. {UPDATES} updates at 16 × 16 pixels" in card
+    assert "| `learning_rate` |" in card
+    assert "how wrong they are is not known here" in card
+    assert "not measured on test cases" in card
+    assert card.count(FILL_IN) == 4
+    assert str(data.parent) not in card
+    (tmp_path / "simulation.json").write_text('{"noise": "triangle", "strength": 1.0, "mean_dice": 0.5}')
+    told = model_card(Run(straight(method="plain")), tmp_path, own_step=True, measured="Dice 0.9.")
+    assert "simulated: `triangle` at strength 1; their mean Dice to the truth is 0.500" in told
+    assert "by a training step of its own" in told
+    assert "## How good it is\n\nDice 0.9.\n" in told
 
 
 def test_resume_needs_no_settings_again(data, straight, tmp_path, run_command):

@@ -1,7 +1,7 @@
 """Reading a run folder: for predictions, audits, pages, and a training that continues.
 
     RUN/config.toml  environment.json  cases.csv  history.csv  steps.csv  checkpoint.pt  best.pt  model.pt
-        weight_maps.npz  helped/  warnings.txt  report.html
+        weight_maps.npz  helped/  warnings.txt  report.html  README.md (the model card)
 
 `run_writer` writes it.
 """

@@ -26,6 +26,7 @@ from pixeltrust.training.checkpoints import State, find_checkpoint, read_checkpo
 from pixeltrust.training.history import Steps, time_shares
 from pixeltrust.training.loop import Loop, Watch
 from pixeltrust.training.methods import StepFunction, build_step
+from pixeltrust.training.model_card import FILE, model_card
 from pixeltrust.training.models import build_model, in_precision, try_out
 from pixeltrust.training.optimizers import build_optimizer, build_schedule
 from pixeltrust.training.run_writer import RunWriter
@@ -142,6 +143,7 @@ def train(
             run, state, streams, network, step, device, weighs_pixels=described.weighs_pixels, watch=watch, show_progress=show_progress
         )
         loop.run()
+        ranks.on_rank_0(lambda: run.write_text(FILE, model_card(run, Path(data), own_step=method is not None)))
     return _summary(run, config, state.pack(), notes)
 
 
