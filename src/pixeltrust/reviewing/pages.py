@@ -49,7 +49,7 @@ from pixeltrust.plumbing.progress import THREADS
 from pixeltrust.reviewing.access import AccessMiddleware, AccessPolicy
 from pixeltrust.reviewing.decisions import DECISIONS, LONGEST_NAME, UNDONE, Conflict, Decision, Decisions, clean_name
 from pixeltrust.reviewing.estimate import describe_estimate, draw_estimate
-from pixeltrust.reviewing.exports import MADE_CLEAN, export
+from pixeltrust.reviewing.exports import MADE_CLEAN, export_decisions
 from pixeltrust.reviewing.learning import Learning, count_pairs, mend_again
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, given_mask, labels_of_runs, most_bytes, proposed_mask, read_confidence
 from pixeltrust.reviewing.pictures import Decided, shown_image, thumbnail
@@ -434,7 +434,7 @@ async def start_export(review: Review, _: Request) -> Response:
         raise HTTPException(409, "An export is being written already; wait for its end.")
     try:
         out = review.export_folder()
-        made = await run_in_threadpool(export, review.audit.folder, out, show_progress=False)
+        made = await run_in_threadpool(export_decisions, review.audit.folder, out, show_progress=False)
     except DataError as error:
         raise HTTPException(400, str(error)) from None
     finally:
