@@ -567,7 +567,7 @@ def test_predictions_on_another_grid_and_pictures_among_volumes_are_faults(tmp_p
 # What is to come
 
 
-@pytest.mark.parametrize("command", [["mend", "--out", "mended"], ["review", "--out", "r"], ["benchmark", "--question", "--out", "b"]])
+@pytest.mark.parametrize("command", [["review", "--out", "r"], ["benchmark", "--question", "--out", "b"]])
 def test_commands_for_pictures_refuse_volumes_in_one_line(tmp_path, run_command, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
     write_data(tmp_path / "data")

@@ -24,6 +24,7 @@ from pixeltrust.plumbing.errors import ConfigError, RunError
 LARGEST_SIDE = 1 << 14
 SMALLEST_SIDE = {2: 16, 3: 4}  # by the number of axes: volumes of thick slices have few
 MOST_PIXELS = 1 << 30  # of a batch: 3 GiB as bytes in colour, hundreds in a network
+USUAL_PIXELS = 16 * 96 * 96  # of a batch
 _FINITE = sys.float_info.max
 
 
@@ -346,11 +347,13 @@ def as_config(config: Config | Mapping[str, Any] | None, defaults: Mapping[str, 
 
 
 def refuse_other_settings(folder: Path, before: Config, now: Config) -> None:
-    """Raise unless what was started in a folder with some settings is continued with the same.
+    """Raise unless what was started in a folder with some settings is continued with the same, apart from what the data have settled.
 
     Raises:
         RunError: names the settings that differ.
     """
+    if len(before.size) == len(now.size) == 3:
+        now = dataclasses.replace(now, spacing=now.spacing or before.spacing, channels=before.channels)
     changed = [name for name, value in dataclasses.asdict(now).items() if getattr(before, name) != value]
     if changed:
         was = ", ".join(f"{name} = {getattr(before, name)!r}, now {getattr(now, name)!r}" for name in changed)
@@ -374,6 +377,16 @@ def to_values(config: Config) -> dict[str, Any]:
 def to_toml(config: Config) -> str:
     """Return the settings as TOML text that `read_config` reads."""
     return tomli_w.dumps(to_values(config))
+
+
+def patch_of(config: Config) -> tuple[int, ...]:
+    """Return the size of the patches of volumes; empty for pictures."""
+    return config.size if len(config.size) == 3 else ()
+
+
+def batch_of_patches(size: Sequence[int]) -> int:
+    """Return how many patches of volumes have about as many voxels as a usual batch of pictures has pixels, 2 at least."""
+    return max(2, round(USUAL_PIXELS / math.prod(size)))
 
 
 def window_of(how: str) -> tuple[float, float] | None:

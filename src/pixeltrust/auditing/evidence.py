@@ -4,6 +4,7 @@ For a mask that was trained on, the helped map of the run holds the share of vis
 network is asked the same, with several batches of the run's clean cases. It says less: by then the network has been fitted to them.
 """
 
+import itertools
 import math
 import warnings
 from dataclasses import replace
@@ -14,8 +15,9 @@ import torch
 from torch import nn
 
 from pixeltrust.config import Config
-from pixeltrust.data.batches import CaseCache, endless_order, split_in_pieces
+from pixeltrust.data.batches import CaseCache, cut_of, endless_order, split_in_pieces
 from pixeltrust.data.cases import Case, CaseList
+from pixeltrust.data.fitting import channels_of
 from pixeltrust.method.batch import Batch
 from pixeltrust.method.losses import cross_entropy_of_labels
 from pixeltrust.method.module_state import keep_buffers
@@ -40,7 +42,9 @@ class CleanSet:
     def __init__(self, run: Run, config: Config, model: nn.Module, device: torch.device) -> None:
         table = run.read_table("cases.csv")
         rows = table[(table["role"] == "clean") & (table["held_out"].astype(str) != "True")]
-        cases = CaseList.of(Case(row["id"], Path(row["image"]), Path(row["mask"]), "clean") for row in rows.to_dict("records"))
+        cases = CaseList.of(
+            Case(row["id"], Path(row["image"]), Path(row["mask"]), "clean", channels=channels_of(config)) for row in rows.to_dict("records")
+        )
         if not cases:
             raise PixeltrustError(f"{run.folder}: has no clean cases")
         order = np.arange(len(cases))
@@ -48,20 +52,29 @@ class CleanSet:
         batches = [endless_order(order, config.clean_batch_size, number, config.seed, "audit") for number in numbers]
         asked, places = np.unique(np.concatenate(batches), return_inverse=True)
         pixels = CaseCache(cases[asked], replace(config, cache_gib=math.inf), run.folder)  # few: no file of them in the run folder
-        cleans = (pixels.batch(piece, device) for piece in split_in_pieces(places, config.clean_batch_size))
+        pieces = split_in_pieces(places, config.clean_batch_size)
+        cleans = (pixels.batch(piece, device, corners=pixels.middles(piece)) for piece in pieces)
         along = parameters_along(model, config.along)
         with keep_buffers(model):
             self._directions = [clean_gradient(model, clean, pixel_loss=cross_entropy_of_labels, along=along)[1] for clean in cleans]
-        self._model, self._gains = model, config.gains
+        self._model, self._gains, self._size, self._device = model, config.gains, config.size, device
 
     def helped(self, images: torch.Tensor, labels: np.ndarray) -> np.ndarray:
-        """Return the shares float32 (B, h, w), 0 … 1, for images (B, C, h, w) with labels uint8 (B, h, w).
+        """Return the shares float32 (B, *S), 0 … 1, for images (B, C, *S) with labels uint8 (B, *S); of volumes patch by patch.
 
         They are ½ where every gain is 0, as it is for ignored pixels.
 
         Raises:
             ValueError: the gains of the network cannot be computed.
         """
+        shares = np.empty(labels.shape, np.float32)
+        firsts = [[*range(0, whole - side, side), whole - side] for whole, side in zip(labels.shape[1:], self._size, strict=True)]
+        for corner in itertools.product(*firsts):
+            patch = cut_of(corner, self._size)
+            shares[patch] = self._helped(images[patch].to(self._device), labels[patch])
+        return shares
+
+    def _helped(self, images: torch.Tensor, labels: np.ndarray) -> np.ndarray:
         noisy = Batch(images, torch.from_numpy(labels).to(images.device), ignore_label=IGNORE)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", GainsWarning)  # training has said how the gains are computed
@@ -78,7 +91,7 @@ def clean_set_of(run: Run, network: Network) -> tuple[CleanSet | None, list[str]
     try:
         clean = CleanSet(run, network.config, network.module, network.device)
         size = (1, network.config.channels, *network.config.size)
-        clean.helped(torch.zeros(size, device=network.device), np.zeros((1, *network.config.size), np.uint8))
+        clean.helped(torch.zeros(size), np.zeros((1, *network.config.size), np.uint8))
     except (PixeltrustError, ValueError) as error:
         return None, [f"the clean set was not used for masks that training has not seen: {' '.join(str(error).split())}"]
     return clean, []

@@ -15,7 +15,7 @@ from pixeltrust.auditing.scores import count_confusion
 from pixeltrust.auditing.seen import Arrays, SeenFolder
 from pixeltrust.auditing.source import Evidence
 from pixeltrust.config import Config
-from pixeltrust.data.cases import Case, CaseList
+from pixeltrust.data.cases import Case, CaseList, Cases
 from pixeltrust.data.images import resize_labels, resize_plane
 from pixeltrust.data.listings import files_by_id
 from pixeltrust.data.masks import decode_labels
@@ -44,6 +44,7 @@ class FileSource:
     """
 
     alone = "probabilities"
+    patch: tuple[int, ...] = ()
 
     def __init__(self, probabilities: Path, helped: Path | None, *, classes: int, ignore_label: int | None) -> None:
         Config(classes=classes, ignore_label=ignore_label)  # checks them
@@ -59,6 +60,11 @@ class FileSource:
     def choose_pairs(self, pairs: CaseList, /) -> CaseList:
         """Return the pairs that have probabilities."""
         return pairs[np.array([bool(self._probabilities.files(identity)) for identity in pairs.texts("id")], bool)]
+
+    def refuse_unlike(self, cases: Cases, /) -> None:
+        """Refuse volumes, whose files of probabilities are not read yet."""
+        if cases.volumes:
+            raise DataError(f"{cases.data}: holds volumes, which only a run can judge so far")
 
     def connect(self, noisy: CaseList, pairs: CaseList, /) -> Ranks:
         """Check that all noisy cases have probabilities; return the processes that share the work.

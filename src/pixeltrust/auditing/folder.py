@@ -9,19 +9,21 @@
     AUDIT/mended.csv            a table of cases, to train again: the mended masks as noisy ones, the clean and test cases as they were
     AUDIT/report.html           a page
 
-All pictures of a case have the size of its given mask.
+All pictures of a case have the size of its given mask. Of volumes they are NIfTI files on its grid, <id>.nii.gz.
 """
 
 import hashlib
 import json
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pixeltrust.config import batch_of_patches
+from pixeltrust.data.images import map_name
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.tables import read_table
 from pixeltrust.plumbing.text import count, some
@@ -56,6 +58,9 @@ CASE_COLUMNS, REGION_COLUMNS = tuple(_CASE_TYPES), tuple(_REGION_TYPES)
 CASE_NUMBERS, REGION_NUMBERS = (
     {name: kind for name, kind in types.items() if kind is not str and name != "rank"} for types in (_CASE_TYPES, _REGION_TYPES)
 )
+OF_VOLUMES = ("slice", "first", "last", "mm3")
+"""Further columns of regions.csv of volumes: the slice in which a region is largest, its first slice and the one after its last, and its
+volume. cases.csv has `depth` beside height and width."""
 EXPECTED = ("expected_given", "expected")
 """Further columns of a folder that `mend` has written: the expected Dice of the given mask and of the proposed one."""
 _LARGEST = 2**53  # whole numbers up to it have a float of their own
@@ -76,6 +81,10 @@ class AuditRecord:
     classes: int
     ignore_label: int | None
     channels: int
+    axes: int = 2
+    """3 of volumes."""
+    patch: tuple[int, ...] = ()
+    """The size of the patches of volumes, where the judge knows one."""
     tilt: tuple[float, ...]
     """One number per label, see `scores`."""
     seconds: float
@@ -99,6 +108,10 @@ class Audit:
     """Whether that is files of probabilities, of which only the user knows how they were made."""
     classes: int
     ignore_label: int | None
+    axes: int
+    """2 of pictures, 3 of volumes."""
+    patch: tuple[int, ...]
+    """The size of the patches of volumes, where the judge knows one."""
 
     @classmethod
     def read(cls, folder: Path) -> "Audit":
@@ -121,6 +134,8 @@ class Audit:
             is_by_files=bool(record.probabilities),
             classes=record.classes,
             ignore_label=record.ignore_label,
+            axes=record.axes,
+            patch=record.patch,
         )
 
     def version(self) -> str:
@@ -133,13 +148,13 @@ class Audit:
         return digest.hexdigest()[:16]
 
     def confidence_file(self, identity: str) -> Path:
-        """AUDIT/confidence/<id>.png; in an audit of an earlier version AUDIT/trust/<id>.png"""
+        """AUDIT/confidence/<id>.png, .nii.gz of a volume; in an audit of an earlier version AUDIT/trust/<id>.png"""
         earlier = not (self.folder / "confidence").is_dir() and (self.folder / "trust").is_dir()
-        return self.folder / ("trust" if earlier else "confidence") / f"{identity}.png"
+        return self.folder / ("trust" if earlier else "confidence") / map_name(identity, self.axes)
 
     def proposed_file(self, identity: str) -> Path:
-        """AUDIT/mended/<id>.png"""
-        return self.folder / "mended" / f"{identity}.png"
+        """AUDIT/mended/<id>.png, .nii.gz of a volume"""
+        return self.folder / "mended" / map_name(identity, self.axes)
 
 
 def read_audit_record(audit: Path) -> AuditRecord:
@@ -158,7 +173,7 @@ def read_audit_record(audit: Path) -> AuditRecord:
     if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > FORMAT:
         raise RunError(f"{audit}: was written by a later pixeltrust (format {values['format']}, this one knows {FORMAT}); update it")
     try:
-        record = AuditRecord(**values | {"tilt": tuple(values["tilt"])})
+        record = AuditRecord(**values | {"tilt": tuple(values["tilt"]), "patch": tuple(values.get("patch", ()))})
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: not the record of an audit: {error}") from None
     if strange := [f"{name} is {value!r}" for name, value in asdict(record).items() if not _CAN_BE[name](value)]:
@@ -178,7 +193,9 @@ _CAN_BE: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("data", "run", "weights", "probabilities", "helped"), lambda value: isinstance(value, str)),
     "classes": _is_whole(1, 254),
     "ignore_label": lambda value: value is None or _is_whole(0, 255)(value),
-    "channels": _is_whole(1, 3),
+    "channels": _is_whole(1, 64),
+    "axes": _is_whole(2, 3),
+    "patch": lambda values: len(values) in (0, 3) and all(map(_is_whole(1, 2**14), values)),
     "tilt": lambda values: all(map(_is_number, values)),
     "seconds": _is_number,
     "format": _is_whole(FORMAT, FORMAT),
@@ -191,10 +208,13 @@ def review_command(audit: Path) -> str:
     return shlex.join(["pixeltrust", "review", str(audit)])
 
 
-def train_command(audit: Path, classes: int, ignore_label: int | None, *, method: str = "") -> str:
-    """Return the command to train on its mended masks; by the default method where none is named."""
+def train_command(audit: Path, classes: int, ignore_label: int | None, *, method: str = "", patch: Sequence[int] = ()) -> str:
+    """Return the command to train on its mended masks, of volumes in such patches; by the default method where none is named."""
     settings = [f"method={method}"] * bool(method)
     settings += [f"classes={classes}"] * (classes > 1) + [f"ignore_label={ignore_label}"] * (ignore_label is not None)
+    if patch:
+        batch = batch_of_patches(patch)
+        settings += [f"image_size=[{','.join(map(str, patch))}]", f"batch_size={batch}", f"clean_batch_size={batch}"]
     words = ["pixeltrust", "train", str(audit / "mended.csv"), "--out", "RUN"]
     return shlex.join([*words, *(word for setting in settings for word in ("--set", setting))])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.auditing.folder import DOUBTFUL_BELOW, FAIR, NOTHING_YET, Audit, read_audit_cases, read_audit_regions
-from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.data.images import read_labels, read_shown
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.pages.charts import draw_histogram
 from pixeltrust.pages.pictures import draw_doubt, png_source
@@ -64,7 +64,8 @@ def _story(audit: Audit, cases: pd.DataFrame) -> str:
 
 
 def _numbers(cases: pd.DataFrame, regions: pd.DataFrame) -> list[Number]:
-    pixels, doubtful = int((cases["height"] * cases["width"]).sum()), int(cases["doubtful_pixels"].sum())
+    sizes = cases["height"] * cases["width"] * (cases["depth"].astype(int) if "depth" in cases else 1)
+    pixels, doubtful = int(sizes.sum()), int(cases["doubtful_pixels"].sum())
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in regions["kind"].value_counts().items())
     agreement = f"{cases['agreement'].median():.2f}"
     return [
@@ -86,17 +87,19 @@ def _worst_cases(audit: Audit, cases: pd.DataFrame) -> tuple[list[GalleryCase], 
 
 
 def audited_case(audit: Audit, row: dict[Hashable, Any], *, note: str | None = None) -> GalleryCase:
-    """Draw a row of cases.csv: the image, the given mask, the doubt in it, the proposed mask.
+    """Draw a row of cases.csv: the image, the given mask, the doubt in it, the proposed mask; of a volume the slice with most doubt.
 
     Raises:
         DataError: a file is gone or broken.
     """
-    identity, image = row["id"], read_image(Path(row["image"]))
+    identity = row["id"]
     labels, _ = decode_labels(Path(row["mask"]), classes=audit.classes, ignore_label=audit.ignore_label)
     counted = labels != IGNORE
     given, mended = (labels > 0) & counted, (read_labels(audit.proposed_file(identity)) > 0) & counted
     confidence = read_labels(audit.confidence_file(identity))
     doubtful = float((confidence < DOUBTFUL_BELOW).mean())
+    interest = (confidence < DOUBTFUL_BELOW) | (given != mended)
+    image, (given, mended, confidence) = read_shown(Path(row["image"]), [given, mended, confidence], interest if interest.any() else given)
     heat = Panel(
         title="doubt",
         text=f"the doubt in the mask of {identity}: {doubtful:.0%} of its pixels are doubtful",
@@ -114,5 +117,6 @@ def audited_case(audit: Audit, row: dict[Hashable, Any], *, note: str | None = N
 
 def _region(row: dict[Hashable, Any]) -> tuple[str, ...]:
     share = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}"
-    place = f"{row['row']:.0f}, {row['column']:.0f}"
+    place = f"slice {int(row['slice'])}, " if "slice" in row else ""
+    place += f"{row['row']:.0f}, {row['column']:.0f}"
     return row["id"], row["kind"], f"{row['area']:,}", share, place, f"{row['doubt']:.2f}"

@@ -1,8 +1,11 @@
 """The numbers of a case and of its doubtful regions.
 
-given, mended, seen   labels of the mask, of the proposed one, and of what the network alone sees, uint8 (H, W); 255 ignored
-confidence            the probability that each given label is right, uint8 (H, W), 0 wrong … 255 right
+given, mended, seen   labels of the mask, of the proposed one, and of what the network alone sees, uint8 (*S); 255 ignored
+confidence            the probability that each given label is right, uint8 (*S), 0 wrong … 255 right
+*S                    (H, W), or (D, H, W) of a volume
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -28,13 +31,14 @@ def measure_case(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, confid
         "changed_pixels": int(changed.sum()),
         "added_pixels": int((changed & ~lesion).sum()),
         "removed_pixels": int((changed & (mended == 0)).sum()),
-        "height": given.shape[0],
-        "width": given.shape[1],
+        **({"depth": given.shape[0]} if given.ndim == 3 else {}),
+        "height": given.shape[-2],
+        "width": given.shape[-1],
     }
 
 
 def measure_agreement(given: np.ndarray, probabilities: np.ndarray) -> float:
-    """Return how well given labels (H, W) agree with probabilities (K, H, W), 0 … 1; 1 where neither has any foreground.
+    """Return how well given labels (*S) agree with probabilities (K, *S), 0 … 1; 1 where neither has any foreground.
 
     It is the mean over the classes that either has. For each class it is the mean of two Dice scores: with what the network sees, and
     with its most favourable reading, the best Dice of all thresholds .1 … .9 on the probability. So the mask has the benefit of the doubt
@@ -56,36 +60,52 @@ def _class_agreement(given: np.ndarray, seen: np.ndarray, probability: np.ndarra
     return float((2 * (given & seen).sum() / (given.sum() + seen.sum()) + favourable.max()) / 2)
 
 
-def list_regions(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, confidence: np.ndarray, smallest: int) -> list[dict[str, object]]:
-    """Return a row for every connected doubtful region (8 neighbours) of at least `smallest` pixels, the most doubtful first.
+def list_regions(
+    given: np.ndarray, mended: np.ndarray, seen: np.ndarray, confidence: np.ndarray, smallest: int, spacing: Sequence[float] | None = None
+) -> list[dict[str, object]]:
+    """Return a row for every connected doubtful region of at least `smallest` pixels, the most doubtful first.
 
-    Its doubt is the mean probability that its labels are wrong; the kind says what the network sees there instead.
+    Pixels are connected to their 8 neighbours, voxels to their 26. The doubt is the mean probability that the labels are wrong; the kind
+    says what the network sees there instead. Of a volume a row also has `OF_VOLUMES`.
+
+    Args:
+        spacing: of a volume, in mm along (D, H, W).
     """
     doubtful = (confidence < DOUBTFUL_BELOW) & (given != IGNORE)
     if not doubtful.any():
         return []
     kinds = np.select([seen == given, given == 0, seen == 0], [4, 1, 2], 3) * doubtful
-    regions = connected_regions(kinds, connectivity=2)
+    axes = given.ndim
+    regions = connected_regions(kinds, connectivity=axes)
     wanted = ("label", "area", "bbox", "centroid", "intensity_mean")
     table = pd.DataFrame(regionprops_table(regions, intensity_image=1 - confidence / 255, properties=wanted))
     table = table[table["area"] >= smallest].sort_values(["intensity_mean", "area"], ascending=False, kind="stable")
     lesion = int(((given > 0) & (given != IGNORE)).sum())
     rows = []
     for number, row in enumerate(table.to_dict("records"), start=1):
-        box = tuple(slice(int(row[f"bbox-{low}"]), int(row[f"bbox-{high}"])) for low, high in ((0, 2), (1, 3)))
+        first, last = ([int(row[f"bbox-{axis + side}"]) for axis in range(axes)] for side in (0, axes))
+        box = tuple(map(slice, first, last))
         inside = regions[box] == row["label"]
+        centre = [round(row[f"centroid-{axis}"], 1) for axis in range(axes)]
         rows.append({
             "region": number,
             "kind": KINDS[int(kinds[box][inside][0]) - 1],
             "area": int(row["area"]),
             "share": row["area"] / lesion if lesion else np.nan,
-            "top": int(row["bbox-0"]),
-            "left": int(row["bbox-1"]),
-            "bottom": int(row["bbox-2"]),
-            "right": int(row["bbox-3"]),
-            "row": round(row["centroid-0"], 1),
-            "column": round(row["centroid-1"], 1),
+            "top": first[-2],
+            "left": first[-1],
+            "bottom": last[-2],
+            "right": last[-1],
+            "row": centre[-2],
+            "column": centre[-1],
             "doubt": row["intensity_mean"],
             "mended": bool((given != mended)[box][inside].any()),
+            **(_slices(inside, first[0], last[0], spacing) if spacing else {}),
         })  # fmt: skip
     return rows
+
+
+def _slices(inside: np.ndarray, first: int, last: int, spacing: Sequence[float]) -> dict[str, object]:
+    """Return the further numbers of a region of a volume, by where it is in its box (d, h, w)."""
+    of_each = inside.sum(axis=(1, 2))
+    return {"slice": first + int(of_each.argmax()), "first": first, "last": last, "mm3": round(float(inside.sum() * np.prod(spacing)), 3)}

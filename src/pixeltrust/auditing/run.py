@@ -36,6 +36,7 @@ from pixeltrust.auditing.source import Evidence, Source
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
 from pixeltrust.data.cases import Case, CaseList, Cases, read_cases
 from pixeltrust.data.folds import name_groups
+from pixeltrust.data.images import read_header
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
@@ -141,7 +142,8 @@ def audit(
         source = RunSource(Run(Path(run)), weights, batch_size)
     _check_numbers(smallest, sure)
     _check_out(out, resume=resume)
-    cases = read_cases(data, needed=("noisy",), show_progress=show_progress, **layout)
+    cases = read_cases(data, needed=("noisy",), may_be_volumes=True, show_progress=show_progress, **layout)
+    source.refuse_unlike(cases)
     noisy = cases.of("noisy")
     check_names(noisy, data)
     pairs = source.choose_pairs(cases.pairs)
@@ -153,7 +155,7 @@ def audit(
         calibration = auditor.calibrate(tilt)
         table, regions = auditor.judge_all(tilt, calibration, foreground_value)
         ranks.on_rank_0(lambda: auditor.write(table, regions, tilt, cases, layout, started))
-    to_train = train_command(out, source.classes, source.ignore_label) if cases.of("clean") else ""
+    to_train = train_command(out, source.classes, source.ignore_label, patch=source.patch) if cases.of("clean") else ""
     judged = [f"{count(number, 'mask')} judged by {evidence}" for evidence, number in table["evidence"].value_counts().items()]
     return Audited(out, table, len(regions), to_train, (*cases.notes, *source.notes(), *_pair_notes(cases.pairs, calibration), *judged))
 
@@ -273,7 +275,8 @@ class _Auditor:
         opinion = _Opinion.of(given, evidence, tilt, calibration)
         mended = self._mend(given, opinion)
         self.writer.write_pictures(case, given, opinion.confidence, mended, foreground_value)
-        regions = list_regions(given, mended, opinion.seen, opinion.confidence, self.smallest)
+        spacing = read_header(case.mask).spacing_mm if given.ndim == 3 else None
+        regions = list_regions(given, mended, opinion.seen, opinion.confidence, self.smallest, spacing)
         agreement = {"agreement": measure_agreement(given, evidence.probabilities)}
         numbers = agreement | measure_case(given, mended, opinion.seen, opinion.confidence)
         origin = evidence.origin if calibration is None else f"{self.source.alone}, calibrated on {count(calibration.pairs, 'pair')}"
@@ -296,6 +299,8 @@ class _Auditor:
             data=str(self.writer.write_tables(table, regions, cases, layout)),
             classes=self.source.classes,
             ignore_label=self.source.ignore_label,
+            axes=3 if cases.volumes else 2,
+            patch=self.source.patch,
             tilt=tuple(round(float(value), 4) for value in tilt),
             seconds=round(time.perf_counter() - started, 1),
             **self.source.describe(),

@@ -1,7 +1,7 @@
 """A run as the source of evidence: its network, and what training or the clean set says of every mask.
 
-Of every case AUDIT/.seen/<id>.npz has, on the grid of training: probabilities float16 (K or 1, h, w), helped float16 (h, w) where the
-clean set was asked, mask (the fingerprint of the labels that were looked at).
+Of every case AUDIT/.seen/<id>.npz has, on the grid of training (*S, see `data.fitting`): probabilities float16 (K or 1, *S), helped float16
+(*S) where the clean set was asked, mask (the fingerprint of the labels that were looked at).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -9,19 +9,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from pixeltrust.auditing.evidence import CleanSet, clean_set_of
 from pixeltrust.auditing.scores import count_confusion
 from pixeltrust.auditing.seen import Arrays, SeenFolder
 from pixeltrust.auditing.source import Evidence
-from pixeltrust.data.cases import Case, CaseList
-from pixeltrust.data.images import read_image, resize_image, resize_labels, resize_plane
+from pixeltrust.config import patch_of
+from pixeltrust.data.cases import Case, CaseList, Cases
+from pixeltrust.data.fitting import fit_image, fit_labels, read_spacing, restore, to_floats
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.text import count
-from pixeltrust.prediction.network import Network, choose_device, read_network, to_tensor
+from pixeltrust.prediction.network import Network, choose_device, read_network
 from pixeltrust.training.helped_maps import fingerprint, has_helped_maps, read_helped_map
 from pixeltrust.training.run_folder import Run
 
@@ -33,7 +35,8 @@ class DecodedCase:
     """A case on the grid of training."""
 
     case: Case
-    picture: np.ndarray
+    image: np.ndarray
+    """(C, *S)."""
     labels: np.ndarray
     has_helped_map: bool
     """True where the run has a helped map of this very mask."""
@@ -44,9 +47,9 @@ class SeenCase:
     """A case as the first pass has kept it, on the grid of training."""
 
     probabilities: np.ndarray
-    """float32 (K, h, w), K ≥ 2."""
+    """float32 (K, *S), K ≥ 2."""
     helped: np.ndarray | None
-    """The shares (h, w) by the clean set, where training has not seen the mask."""
+    """The shares (*S) by the clean set, where training has not seen the mask."""
     mask: str
     """The fingerprint of the labels that were looked at."""
 
@@ -68,7 +71,13 @@ class RunSource:
     def __init__(self, run: Run, weights: str, batch_size: int | None) -> None:
         self._run, self._weights, self._batch_size = run, weights, batch_size
         self._config, self._model, self._notes = read_network(run, weights)
-        self.classes, self.ignore_label = self._config.classes, self._config.ignore_label
+        self.classes, self.ignore_label, self.patch = self._config.classes, self._config.ignore_label, patch_of(self._config)
+
+    def refuse_unlike(self, cases: Cases, /) -> None:
+        """Raise where the run was trained on pictures and these are volumes, or the other way round."""
+        if cases.volumes != bool(self.patch):
+            kinds = ("volumes", "pictures") if cases.volumes else ("pictures", "volumes")
+            raise DataError(f"{cases.data}: holds {kinds[0]}, and {self._run.folder} was trained on {kinds[1]}")
 
     def choose_pairs(self, pairs: CaseList, /) -> CaseList:
         """Return the pairs of which the network has not learned the clean mask, where they are enough; else all."""
@@ -130,15 +139,25 @@ class RunSource:
 
     def _decode(self, case: Case) -> DecodedCase:
         labels = decode_labels(case.mask, classes=self.classes, ignore_label=self.ignore_label)[0]
-        labels = resize_labels(labels, self._config.size)
-        picture = resize_image(read_image(case.image, self._config.channels), self._config.size)
-        return DecodedCase(case, picture, labels, has_helped_map=read_helped_map(self._run, case.id, labels) is not None)
+        fitted, image = self._fit(case, labels), fit_image(case, self._config)
+        return DecodedCase(case, image, fitted, has_helped_map=self._learned(case, labels, fitted) is not None)
+
+    def _fit(self, case: Case, labels: np.ndarray) -> np.ndarray:
+        return fit_labels(labels, read_spacing(case, self._config), self._config)
+
+    def _learned(self, case: Case, labels: np.ndarray, fitted: np.ndarray) -> np.ndarray | None:
+        """Return what training has learned about this mask, on its own grid; None where it is nothing."""
+        learned = read_helped_map(self._run, case.id, fitted if labels.ndim == 2 else labels)
+        return learned if learned is None or labels.ndim == 3 else self._restore(case, learned[None], labels)[0]
+
+    def _restore(self, case: Case, planes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return restore(planes, labels.shape, read_spacing(case, self._config), self._config)
 
     # --- the second pass --------------------------------------------------------------------------------------------
 
     def confusion(self, case: Case, labels: np.ndarray, seen: SeenFolder, /) -> np.ndarray:
         """Return the confusion of a case, on the grid of training."""
-        return count_confusion(resize_labels(labels, self._config.size), seen.read(case, self._parse).probabilities)
+        return count_confusion(self._fit(case, labels), seen.read(case, self._parse).probabilities)
 
     def evidence(self, case: Case, labels: np.ndarray, seen: SeenFolder) -> Evidence:
         """Return what the network saw, with the helped map of training or the shares of the clean set.
@@ -146,22 +165,23 @@ class RunSource:
         Raises:
             DataError: the mask has changed since the network looked at the case.
         """
-        small, kept = resize_labels(labels, self._config.size), seen.read(case, self._parse)
-        if kept.mask != fingerprint(small):
+        fitted, kept = self._fit(case, labels), seen.read(case, self._parse)
+        if kept.mask != fingerprint(fitted):
             again = f"remove {seen.file(case)}, and continue with --resume"
             raise DataError(f"{case.mask}: has changed since this audit looked at it; {again}")
-        learned = read_helped_map(self._run, case.id, small)
-        helped = kept.helped if learned is None else learned
+        helped = learned = self._learned(case, labels, fitted)
+        if learned is None and kept.helped is not None:
+            helped = self._restore(case, kept.helped[None], labels)[0]
         origin = "network and training" if learned is not None else "network" if helped is None else "network and clean set"
-        probabilities = np.stack([resize_plane(plane, labels.shape) for plane in kept.probabilities])
-        return Evidence(probabilities, None if helped is None else resize_plane(helped, labels.shape), origin)
+        return Evidence(self._restore(case, kept.probabilities, labels), helped, origin)
 
     def _parse(self, arrays: Mapping[str, np.ndarray]) -> SeenCase:
-        size = self._config.size
         probabilities = arrays["probabilities"].astype(np.float32)
         helped = arrays["helped"].astype(np.float32) if "helped" in arrays else None
-        shapes = probabilities.shape, size if helped is None else helped.shape
-        if shapes != ((self.classes, *size), size):
+        size = self._config.size
+        seen = probabilities.shape[1:] if self.patch else size
+        shapes = probabilities.shape, seen if helped is None else helped.shape
+        if shapes != ((self.classes, *seen), seen) or len(seen) != len(size):
             raise ValueError(f"its shapes {shapes} are not those of {count(self.classes, 'class', 'classes')} at {size}")
         if len(probabilities) == 1:
             probabilities = np.concatenate([1 - probabilities, probabilities])
@@ -177,20 +197,20 @@ def _look_at(
         if isinstance(outcome, PixeltrustError):
             faults[case.id] = outcome.fault
             continue
-        waiting.append(outcome)
-        if len(waiting) == network.batch_size:
+        if waiting and (len(waiting) == network.batch_size or waiting[0].labels.shape != outcome.labels.shape):
             yield from _look_at_batch(waiting, network, clean)
             waiting = []
+        waiting.append(outcome)
     if waiting:
         yield from _look_at_batch(waiting, network, clean)
 
 
 def _look_at_batch(batch: Sequence[DecodedCase], network: Network, clean: CleanSet | None) -> Iterator[tuple[Case, Arrays]]:
-    planes = network.probabilities_over_turns([decoded.picture for decoded in batch]).astype(np.float16)
+    planes = network.probabilities_over_turns([decoded.image for decoded in batch]).astype(np.float16)
     seen = [{"probabilities": plane, "mask": np.array(fingerprint(decoded.labels))} for plane, decoded in zip(planes, batch, strict=True)]
     new = [place for place, decoded in enumerate(batch) if not decoded.has_helped_map]
     if clean is not None and new:
-        images = to_tensor([batch[place].picture for place in new]).to(network.device)
+        images = to_floats(torch.from_numpy(np.stack([batch[place].image for place in new])))
         for place, shares in zip(new, clean.helped(images, np.stack([batch[place].labels for place in new])), strict=True):
             seen[place]["helped"] = shares.astype(np.float16)
     for decoded, arrays in zip(batch, seen, strict=True):

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pixeltrust.auditing.seen import Arrays, SeenFolder
-from pixeltrust.data.cases import Case, CaseList
+from pixeltrust.data.cases import Case, CaseList, Cases
 from pixeltrust.plumbing.processes import Ranks
 
 
@@ -16,9 +16,9 @@ class Evidence:
     """What is known of a mask, at its own size."""
 
     probabilities: np.ndarray
-    """float32 (K, H, W), K ≥ 2, that sum to 1."""
+    """float32 (K, *S), K ≥ 2, that sum to 1; *S is (H, W) or (D, H, W)."""
     helped: np.ndarray | None
-    """The shares float32 (H, W) of visits, or of clean batches, in which a pixel helped; None where they are not known."""
+    """The shares float32 (*S) of visits, or of clean batches, in which a pixel helped; None where they are not known."""
     origin: str
     """Where it is from, in words."""
 
@@ -30,6 +30,11 @@ class Source(Protocol):
     ignore_label: int | None
     alone: str
     """What it is in words, where nothing of training comes with it."""
+    patch: tuple[int, ...]
+    """The size of the patches of volumes that it was trained in, where that is known."""
+
+    def refuse_unlike(self, cases: Cases, /) -> None:
+        """Raise DataError where it cannot judge such cases."""
 
     def choose_pairs(self, pairs: CaseList, /) -> CaseList:
         """Return the pairs that show best how good it is."""
@@ -50,7 +55,7 @@ class Source(Protocol):
         """Yield every case with what is kept of it; add what is wrong with those that cannot be used to `faults`, by id."""
 
     def confusion(self, case: Case, labels: np.ndarray, seen: SeenFolder, /) -> np.ndarray:
-        """Return the confusion (K true, K given) of a case with these labels uint8 (H, W); see `scores`."""
+        """Return the confusion (K true, K given) of a case with these labels uint8 (*S); see `scores`."""
 
     def evidence(self, case: Case, labels: np.ndarray, seen: SeenFolder) -> Evidence:
         """Return what is known of a case with these labels.

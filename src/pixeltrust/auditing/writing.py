@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.folder import CASE_COLUMNS, EXPECTED, REGION_COLUMNS
+from pixeltrust.auditing.folder import CASE_COLUMNS, EXPECTED, OF_VOLUMES, REGION_COLUMNS
 from pixeltrust.data.cases import Case, CaseList, Cases, table_of
-from pixeltrust.data.images import read_labels, write_png
+from pixeltrust.data.images import map_name, read_labels, write_labels
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.data.masks import MaskMeaning
 from pixeltrust.plumbing.files import make_folder, write_atomically
@@ -39,15 +39,16 @@ class AuditWriter:
         """Write the pictures of a case.
 
         Args:
-            given, mended: labels of the given and of the proposed mask, uint8 (H, W); 255 ignored.
-            confidence: the probability that each given label is right, uint8 (H, W), 0 wrong … 255 right.
+            given, mended: labels of the given and of the proposed mask, uint8 (*S); 255 ignored. *S is (H, W), or (D, H, W).
+            confidence: the probability that each given label is right, uint8 (*S), 0 wrong … 255 right.
             foreground_value: what foreground is in the files of two labels, for a mask without any.
         """
-        write_png(self.out / "confidence" / f"{case.id}.png", confidence)
-        write_png(self.out / "mended" / f"{case.id}.png", self._values_of(mended, case, given, foreground_value))
-        changed = self.out / "changed" / f"{case.id}.png"
+        name = map_name(case.id, given.ndim)
+        write_labels(self.out / "confidence" / name, confidence, like=case.mask)
+        write_labels(self.out / "mended" / name, self._values_of(mended, case, given, foreground_value), like=case.mask)
+        changed = self.out / "changed" / name
         if (mended != given).any():
-            write_png(changed, (mended != given).astype(np.uint8) * 255)
+            write_labels(changed, (mended != given).astype(np.uint8) * 255, like=case.mask)
         else:  # there may be one from before this audit was stopped
             changed.unlink(missing_ok=True)
 
@@ -71,7 +72,8 @@ class AuditWriter:
         write_csv(regions, self.out / "regions.csv")
         with write_atomically(self.out / "cases.csv") as unfinished:
             table.to_csv(unfinished, index=False)
-        write_csv(_mended_table(cases.of("noisy") + cases.of("clean") + cases.of("test"), self.place or self.out), self.out / "mended.csv")
+        listed, axes = cases.of("noisy") + cases.of("clean") + cases.of("test"), 3 if cases.volumes else 2
+        write_csv(_mended_table(listed, self.place or self.out, axes), self.out / "mended.csv")
         if not layout_options(layout):
             return cases.data.resolve()
         write_csv(table_of(cases.cases, pairs=True), self.out / "given.csv")
@@ -93,17 +95,19 @@ def join_judged(judged: list[Judged]) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = pd.DataFrame([row for row, _ in judged])
     first = "expected" if "expected" in table else "agreement"
     table = table.sort_values([first, "doubtful_share", "id"], ascending=[True, False, True], kind="stable")
-    table = table.assign(rank=range(1, len(table) + 1)).reindex(columns=[*CASE_COLUMNS, *(name for name in EXPECTED if name in table)])
+    further = [name for name in ("depth", *EXPECTED) if name in table]
+    table = table.assign(rank=range(1, len(table) + 1)).reindex(columns=[*CASE_COLUMNS, *further])
     table = table.round(dict.fromkeys(("agreement", "doubtful_share", *EXPECTED), 5))
     rank = dict(zip(table["id"], table["rank"], strict=True))
     rows = [{"rank": rank[row["id"]], "id": row["id"]} | region for row, regions in judged for region in regions]
-    regions = pd.DataFrame(rows, columns=list(REGION_COLUMNS)).sort_values(["rank", "region"], kind="stable", ignore_index=True)
+    columns = [*REGION_COLUMNS, *(OF_VOLUMES if "depth" in table else ())]
+    regions = pd.DataFrame(rows, columns=columns).sort_values(["rank", "region"], kind="stable", ignore_index=True)
     return table.reset_index(drop=True), regions.round({"share": 5, "doubt": 4})
 
 
-def _mended_table(cases: CaseList, out: Path) -> pd.DataFrame:
+def _mended_table(cases: CaseList, out: Path, axes: int) -> pd.DataFrame:
     """Return a table of cases in which the noisy masks are the mended ones."""
     table = table_of(cases).drop(columns="held_out").astype(str)
     noisy = table["role"] == "noisy"
-    table.loc[noisy, "mask"] = [str((out / "mended" / f"{identity}.png").absolute()) for identity in table.loc[noisy, "id"]]
+    table.loc[noisy, "mask"] = [str((out / "mended" / map_name(identity, axes)).absolute()) for identity in table.loc[noisy, "id"]]
     return table

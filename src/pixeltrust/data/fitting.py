@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pixeltrust.config import Config
+from pixeltrust.config import Config, batch_of_patches
 from pixeltrust.data.cases import Case, CaseList, Cases
 from pixeltrust.data.images import read_header, read_image, read_values, resize_image, resize_labels, resize_plane
 from pixeltrust.data.resampling import normalise, resample, resample_labels, resample_planes, resampled_shape
@@ -53,7 +53,8 @@ def settle(config: Config, cases: Cases) -> Config:
         patch = np.clip(np.median(shapes, axis=0) // PROPOSED * PROPOSED, PROPOSED, MOST_PROPOSED).astype(int).tolist()
         raise ConfigError(
             f"image_size = {config.image_size} is for pictures, and {cases.data} holds volumes, which are trained on in patches: "
-            f"set image_size = [depth, height, width], such as {patch}"
+            f"set image_size = [depth, height, width], such as {patch}, and batch_size and clean_batch_size, such as "
+            f"{batch_of_patches(patch)}"
         )
     channels = int(trained.numbers("channels").max())
     if len(config.normalisation) not in (1, channels):

@@ -14,7 +14,7 @@ import os
 import stat
 import struct
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import count as count_from
 from pathlib import Path
@@ -196,6 +196,22 @@ def draw_slice(values: np.ndarray, window: tuple[float, float] | None = None) ->
     low, high = map(float, np.percentile(values, STRETCH_PERCENTILES) if window is None else window)
     grey = ((values - low) / (high - low if high > low else 1)).clip(0, 1) * 255
     return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=-1)
+
+
+def read_shown(path: Path, arrays: Sequence[np.ndarray], interest: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Read what a page shows of an image, uint8 (H, W, 3), and of arrays on its grid: of a volume the slice that has most of interest.
+
+    Args:
+        arrays: (H, W), or (D, H, W) of a volume.
+        interest: bool, likewise.
+
+    Raises:
+        DataError: as `read_values`.
+    """
+    if interest.ndim == 2:
+        return read_image(path), list(arrays)
+    place = int(interest.sum(axis=(1, 2)).argmax()) if interest.any() else len(interest) // 2
+    return draw_slice(read_values(path)[place]), [array[place] for array in arrays]
 
 
 def read_thumbnail(path: Path, size: tuple[int, int]) -> np.ndarray:

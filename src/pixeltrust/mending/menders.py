@@ -18,9 +18,10 @@ import numpy as np
 
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, Cases, table_of
+from pixeltrust.data.fitting import fit_image, fit_labels, read_spacing, restore
 from pixeltrust.data.folds import assign_folds, name_groups
-from pixeltrust.data.images import read_image, resize_image, resize_labels
 from pixeltrust.data.masks import decode_labels
+from pixeltrust.mending.ways import in_two
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import make_folder
 from pixeltrust.plumbing.processes import ALONE, Ranks
@@ -28,6 +29,7 @@ from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, choose_device, read_network
+from pixeltrust.training.models import lay_out
 from pixeltrust.training.run_folder import CACHE, Run
 from pixeltrust.training.train import train
 
@@ -78,7 +80,7 @@ class Menders:
         for number in range(1, self.count + 1):
             config, model, _ = read_network(Run(self._run(number)), "last")
             device, _, _ = choose_device(config)
-            networks.append(Network(device, model, config))
+            networks.append(Network(device, lay_out(model, len(config.size)), config))
         return networks
 
     def _run(self, number: int) -> Path:
@@ -91,11 +93,11 @@ class Looked:
 
     case: Case
     labels: np.ndarray
-    """The given mask, uint8 (h, w); 255 ignored."""
+    """The given mask, uint8 (*S); 255 ignored."""
     probabilities: np.ndarray
-    """float16 (K or 1, h, w): the mean of the networks'."""
+    """float16 (K or 1, *S): the mean of the networks'."""
     of_each: np.ndarray
-    """float32 (N, K or 1, h, w): those of each network."""
+    """float32 (N, K or 1, *S): those of each network."""
 
 
 def share_turns(turns: Sequence[int], networks: int) -> list[Sequence[int]]:
@@ -126,17 +128,17 @@ def look(
 
     def decode(case: Case) -> tuple[np.ndarray, np.ndarray]:
         labels, _ = decode_labels(noisy_mask(case), classes=config.classes, ignore_label=config.ignore_label)
-        return resize_image(read_image(case.image, config.channels), config.size), resize_labels(labels, config.size)
+        return fit_image(case, config), fit_labels(labels, read_spacing(case, config), config)
 
     waiting: list[tuple[Case, np.ndarray, np.ndarray]] = []
     for case, decoded in attempt_in_threads(decode, cases, text=text, shown=show_progress):
         if isinstance(decoded, PixeltrustError):
             faults.append(decoded.fault)
             continue
-        waiting.append((case, *decoded))
-        if len(waiting) == networks[0].batch_size:
+        if waiting and (len(waiting) == networks[0].batch_size or waiting[0][2].shape != decoded[1].shape):
             yield from _look_at(networks, waiting, turns, known)
             waiting = []
+        waiting.append((case, *decoded))
     if waiting:
         yield from _look_at(networks, waiting, turns, known)
     if faults:
@@ -151,6 +153,15 @@ def _look_at(
     planes = [network.probabilities_over_turns(pictures, given, own) for network, own in zip(networks, turns, strict=True)]
     for case, labels_of_case, of_each in zip(cases, labels, np.stack(planes, 1), strict=True):
         yield Looked(case, labels_of_case, of_each.mean(0).astype(np.float16), of_each)
+
+
+def enlarge(seen: np.ndarray, case: Case, shape: Sequence[int], config: Config) -> np.ndarray:
+    """Return probabilities float32 (K, *O), K ≥ 2, on the grid of a case's files, of what menders saw, (K or 1, *S).
+
+    Args:
+        shape: *O, of its mask.
+    """
+    return in_two(restore(seen.astype(np.float32), shape, read_spacing(case, config), config))
 
 
 def noisy_mask(case: Case) -> Path:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pixeltrust.auditing.folder import Audit, read_audit_cases, review_command, train_command
 from pixeltrust.auditing.page import audited_case
-from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.data.images import map_name, read_labels, read_shown
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.mending.estimate import Estimate, read_estimate, short
 from pixeltrust.mending.ways import WAYS
@@ -57,7 +57,10 @@ def mending_page(audit: Audit, cases: pd.DataFrame, estimate: Estimate) -> str:
         gone=gone,
         typical=typical,
         pairs=_draw_pairs(audit),
-        commands=[review_command(audit.folder), train_command(audit.folder, audit.classes, audit.ignore_label, method="plain")],
+        commands=[
+            review_command(audit.folder),
+            train_command(audit.folder, audit.classes, audit.ignore_label, method="plain", patch=audit.patch),
+        ],
     )
 
 
@@ -139,7 +142,8 @@ def _draw_pairs(audit: Audit) -> list[GalleryCase]:
     for row in _pick(table, PAIRS).to_dict("records"):
         try:
             given, clean = (_foreground(audit, Path(row[name])) for name in ("given", "clean"))
-            mended, image = read_labels(audit.folder / "pairs" / f"{row['id']}.png") > 0, read_image(Path(row["image"]))
+            mended = read_labels(audit.folder / "pairs" / map_name(row["id"], audit.axes)) > 0
+            image, (given, clean, mended) = read_shown(Path(row["image"]), [given, clean, mended], (given != clean) | (mended != clean))
         except PixeltrustError:
             continue
         panels = [

@@ -2,7 +2,7 @@
 
     DIR/estimate.json   how good the masks are expected to be (see `estimate`)
     DIR/pairs.csv       a row per pair: how good each way of treating its mask would have been, by a mender that has not seen it
-    DIR/pairs/<id>.png  the mask that such a mender makes of the given one
+    DIR/pairs/<id>.png  the mask that such a mender makes of the given one (.nii.gz of a volume)
     DIR/menders/<k>/    the run folders of the menders
 
 All is made in DIR/.mending/next, where a stopped mending continues, and moved to its place at the end; so the files of an earlier mending
@@ -27,16 +27,17 @@ from pixeltrust.auditing.folder import Audit, AuditRecord, check_names, review_c
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.scores import count_confusion, estimate_tilt
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
-from pixeltrust.config import Config, config_from, refuse_other_settings, to_values
+from pixeltrust.config import Config, config_from, patch_of, refuse_other_settings, to_values
 from pixeltrust.data.cases import CaseList, Cases, read_cases
-from pixeltrust.data.images import write_png
+from pixeltrust.data.fitting import fitted_shapes, read_spacing, settle
+from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.mending.estimate import FEWEST_PAIRS, Estimate, Measured, Verdict, choose, make_estimate, read_estimate, short
-from pixeltrust.mending.menders import Looked, Menders, look, noisy_mask, share_turns
+from pixeltrust.mending.menders import Looked, Menders, enlarge, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
 from pixeltrust.mending.settings import as_mender_config
-from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, enlarge, in_two, propose, soft_dice
+from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, in_two, propose, soft_dice
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
 from pixeltrust.plumbing.labels import IGNORE
@@ -121,7 +122,7 @@ def mend(
     if before:
         refuse_other_settings(out, config_from(before), config)
     choose_device(config)[1].on_rank_0(lambda: _check_out(out, resume))
-    cases = read_cases(Path(data), show_progress=show_progress, **layout)
+    cases = read_cases(Path(data), may_be_volumes=True, show_progress=show_progress, **layout)
     return mend_cases(cases, cases.of("noisy"), out=out, config=config, show_progress=show_progress, layout=layout)
 
 
@@ -150,7 +151,7 @@ def mend_cases(
         cases: the data; menders learn from its pairs.
         listed: the cases that the folder lists: the noisy ones, and pairs of a review.
     """
-    started, config = time.perf_counter(), as_mender_config(config)
+    started, config = time.perf_counter(), settle(as_mender_config(config), cases)
     if len(cases.pairs) < FEWEST_PAIRS:
         raise DataError(
             f"{cases.data}: {count(len(cases.pairs), 'pair')} (cases with a noisy and a clean mask), and from fewer than {FEWEST_PAIRS} it "
@@ -162,7 +163,7 @@ def mend_cases(
     with naming_write_errors(out), ExitStack() as held:
         ranks.on_rank_0(lambda: work.begin(held))
         estimate, table = work.run(layout or {}, started)
-    to_train = train_command(out, config.classes, config.ignore_label, method="plain")
+    to_train = train_command(out, config.classes, config.ignore_label, method="plain", patch=patch_of(config))
     return Mended(out, estimate, table, to_train, (*moved, *cases.notes))
 
 
@@ -293,7 +294,7 @@ class _Work:
             given, clean = self._decode(noisy_mask(pairs[place])), self._decode(pairs[place].mask)
             for way in WAYS:
                 known = way not in ALONE
-                labels = propose(way, given, enlarge(views[place, known, True].probabilities, given.shape), tilt)
+                labels = propose(way, given, enlarge(views[place, known, True].probabilities, pairs[place], given.shape, self.config), tilt)
                 soft = soft_dice_of_each(way, views[place, known, False], tilt)
                 measured[way][place] = dice_between(labels, clean, self.config.classes), soft[0]
 
@@ -303,7 +304,7 @@ class _Work:
 
     def look_at_all(self, networks: Sequence[Network], way: Way, tilt: np.ndarray) -> SeenMasks:
         """Let all menders look at the listed masks, as a way to treat them needs it; what was seen before a stop is kept."""
-        seen = SeenMasks(self.next / "seen", len(self.listed), self.config, way, self.ranks)
+        seen = SeenMasks(self.next / "seen", fitted_shapes(self.listed, self.config), self.config, way, self.ranks)
         todo = [place for place in self.ranks.share(range(len(self.listed))) if not seen.done[place]]
         looked = look(
             networks,
@@ -327,7 +328,7 @@ class _Work:
         places = self.ranks.share(range(len(self.listed)))
 
         def judge(place: int) -> Judged:
-            return self._judge(place, way, seen.planes[place], pairs.tilt, verdict)
+            return self._judge(place, way, seen.planes(place), pairs.tilt, verdict)
 
         complaint = f"{self.cases.data}: masks that cannot be mended"
         return join_judged(
@@ -337,7 +338,7 @@ class _Work:
     def _judge(self, place: int, way: Way, planes: np.ndarray, tilt: np.ndarray, verdict: Verdict) -> Judged:
         case = self.listed[place]
         given = self._decode(noisy_mask(case))
-        probabilities = enlarge(planes, given.shape)
+        probabilities = enlarge(planes, case, given.shape, self.config)
         if case.role == "clean":  # a pair: corrected by a person, in a review
             mended, expected, evidence = self._decode(case.mask), 1.0, "corrected"
         elif verdict.changed[place]:
@@ -349,7 +350,7 @@ class _Work:
         seen = probabilities.argmax(0).astype(np.uint8)
         case = replace(case, mask=noisy_mask(case))
         self.writer.write_pictures(case, given, confidence, mended, self.foreground_value)
-        regions = list_regions(given, mended, seen, confidence, SMALLEST)
+        regions = list_regions(given, mended, seen, confidence, SMALLEST, read_spacing(case, self.config))
         row = describe_files(case) | {"agreement": measure_agreement(given, probabilities)} | measure_case(given, mended, seen, confidence)
         return row | {
             "regions": len(regions), "evidence": evidence, "expected_given": verdict.expected_given[place], "expected": expected,
@@ -373,6 +374,8 @@ class _Work:
             classes=self.config.classes,
             ignore_label=self.config.ignore_label,
             channels=self.config.channels,
+            axes=len(self.config.size),
+            patch=patch_of(self.config),
             tilt=tuple(round(float(value), 4) for value in pairs.tilt),
             seconds=round(time.perf_counter() - started, 1),
         )
@@ -392,8 +395,9 @@ class _Work:
         for place, case in enumerate(self.cases.pairs):
             given = self._decode(noisy_mask(case))
             seen = pairs.views[place, way not in ALONE]
-            labels = propose(way, given, enlarge(seen.probabilities, given.shape), pairs.tilt)
-            write_png(self.next / "pairs" / f"{case.id}.png", labels if self.config.classes > 1 else (labels == 1) * np.uint8(255))
+            labels = propose(way, given, enlarge(seen.probabilities, case, given.shape, self.config), pairs.tilt)
+            values = labels if self.config.classes > 1 else (labels == 1) * np.uint8(255)
+            write_labels(self.next / "pairs" / map_name(case.id, values.ndim), values, like=noisy_mask(case))
             dice = {f"dice_{name}": round(float(pairs.measured[name][place, 0]), 5) for name in WAYS}
             files = {"image": str(case.image.absolute()), "given": str(noisy_mask(case).absolute()), "clean": str(case.mask.absolute())}
             rows.append({"id": case.id, **files, "mender": int(self.menders.folds[place]) + 1, **dice})

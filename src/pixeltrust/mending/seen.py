@@ -1,8 +1,10 @@
 """What menders have seen of the masks, on the grid of their training, in files that a stopped mending finds again.
 
-FOLDER/<way>/   planes.f16 (N, K or 1, h, w)   soft.f32 (N, 3)   done.u8 (N,)
+FOLDER/<way>/   planes.f16 (of each of the N masks (K or 1, *S), one after the other)   soft.f32 (N, 3)   done.u8 (N,)
 """
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +19,35 @@ class SeenMasks:
 
     Args:
         folder: where the files are, those of each way in a folder of its own.
-        count: N.
+        shapes: *S of each of the N masks.
         way: what the masks are looked at for.
     """
 
-    def __init__(self, folder: Path, count: int, config: Config, way: str, ranks: Ranks) -> None:
-        shapes = {
-            "planes.f16": (np.float16, (count, config.classes, *config.size)),
-            "soft.f32": (np.float32, (count, 3)),
-            "done.u8": (np.uint8, (count,)),
+    def __init__(self, folder: Path, shapes: Sequence[tuple[int, ...]], config: Config, way: str, ranks: Ranks) -> None:
+        self._shapes = [(config.classes, *shape) for shape in shapes]
+        self._ends = np.cumsum([math.prod(shape) for shape in self._shapes], dtype=np.int64)
+        arrays = {
+            "planes.f16": (np.float16, (int(self._ends[-1]) if len(shapes) else 0,)),
+            "soft.f32": (np.float32, (len(shapes), 3)),
+            "done.u8": (np.uint8, (len(shapes),)),
         }
-        files = {name: folder / way / name for name in shapes}
+        files = {name: folder / way / name for name in arrays}
 
         def make() -> None:
-            for name, (dtype, shape) in shapes.items():
+            for name, (dtype, shape) in arrays.items():
                 if not files["done.u8"].is_file():  # it is made last
                     mapped_array(files[name], dtype, shape)
 
         ranks.on_rank_0(make)
-        self.planes, self.soft, self.done = (np.memmap(files[name], dtype, "r+", shape=shape) for name, (dtype, shape) in shapes.items())
+        self._planes, self.soft, self.done = (np.memmap(files[name], dtype, "r+", shape=shape) for name, (dtype, shape) in arrays.items())
         """Probabilities; soft Dice as given, after the way, and what several menders add to it; 1 for a mask that was looked at."""
+
+    def planes(self, place: int) -> np.ndarray:
+        """Return the probabilities (K or 1, *S) of a mask, to be read or written."""
+        end = int(self._ends[place])
+        return self._planes[end - math.prod(self._shapes[place]) : end].reshape(self._shapes[place])
 
     def keep(self, place: int, planes: np.ndarray, *soft: float) -> None:
         """Keep what was seen of a mask."""
-        self.planes[place], self.soft[place] = planes, soft
+        self.planes(place)[...], self.soft[place] = planes, soft
         self.done[place] = 1

@@ -1,10 +1,10 @@
 """The settings of menders: those of a training, with other defaults."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixeltrust.config import Config, as_config, read_config
+from pixeltrust.config import Config, as_config, batch_of_patches, patch_of, read_config
 from pixeltrust.plumbing.errors import ConfigError
 
 DEFAULTS: Mapping[str, Any] = {
@@ -16,7 +16,7 @@ DEFAULTS: Mapping[str, Any] = {
     "learning_rate": 3e-3,
     "weight_map_cases": 0,
 }
-"""The defaults of menders where they differ from those of `Config`."""
+"""The defaults of menders where they differ from those of `Config`; `clean_batch_size` of volumes goes by the size of their patches."""
 
 
 def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -> Config:
@@ -25,7 +25,7 @@ def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -
     Raises:
         ConfigError: as there; or the method is another than `mender`.
     """
-    return _require_mender(read_config(file, settings, DEFAULTS))
+    return _settled(lambda defaults: read_config(file, settings, defaults))
 
 
 def as_mender_config(config: Config | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> Config:
@@ -37,10 +37,13 @@ def as_mender_config(config: Config | Mapping[str, Any] | None, defaults: Mappin
     Raises:
         ConfigError: as there; or the method is another than `mender`.
     """
-    return _require_mender(as_config(config, defaults or DEFAULTS))
+    return _settled(lambda usual: as_config(config, defaults or usual))
 
 
-def _require_mender(config: Config) -> Config:
+def _settled(read: Callable[[Mapping[str, Any]], Config]) -> Config:
+    config = read(DEFAULTS)
+    if patch := patch_of(config):
+        config = read({**DEFAULTS, "clean_batch_size": batch_of_patches(patch)})
     if config.method != "mender":
         raise ConfigError(f"method = {config.method!r}: menders are trained by method = 'mender'; leave it out")
     return config

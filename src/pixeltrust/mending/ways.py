@@ -3,7 +3,7 @@
     given     leave it as it is                      network   take what the network sees in the image alone
     audit     change what the network contradicts    mender    take what the network sees in the image and the given mask
 
-given labels uint8 (H, W); 255 ignored   probabilities float32 (K, H, W), K ≥ 2, that sum to 1
+given labels uint8 (*S); 255 ignored   probabilities float32 (K, *S), K ≥ 2, that sum to 1   *S is (H, W) or (D, H, W)
 """
 
 from typing import Literal, get_args
@@ -11,7 +11,6 @@ from typing import Literal, get_args
 import numpy as np
 
 from pixeltrust.auditing.scores import compute_confidence
-from pixeltrust.data.images import resize_plane
 from pixeltrust.metrics import confusion, dice, mean_of_defined
 from pixeltrust.plumbing.labels import IGNORE
 
@@ -19,12 +18,6 @@ Way = Literal["given", "network", "audit", "mender"]
 WAYS: tuple[Way, ...] = get_args(Way)
 ALONE: tuple[Way, ...] = ("network", "audit")
 """The ways that need the network's view of the image alone."""
-
-
-def enlarge(seen: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return probabilities (K, H, W), K ≥ 2, of what a mender saw, (K or 1, h, w)."""
-
-    return in_two(np.stack([resize_plane(plane, size) for plane in seen.astype(np.float32)]))
 
 
 def in_two(planes: np.ndarray) -> np.ndarray:

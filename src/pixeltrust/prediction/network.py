@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pixeltrust.config import Config
 from pixeltrust.data.batches import add_given
+from pixeltrust.data.fitting import to_floats
 from pixeltrust.data.views import INVERSES, find_symmetries, turn_images
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.labels import IGNORE
@@ -20,7 +21,9 @@ from pixeltrust.plumbing.processes import Ranks, connect
 from pixeltrust.prediction.planes import slide_windows
 from pixeltrust.training.models import in_precision, try_out
 from pixeltrust.training.run_folder import Run
-from pixeltrust.training.windows import OVERLAP
+from pixeltrust.training.windows import OVERLAP, apply_by_windows
+
+OVERLAP_OF_TURNED = 0.25  # where views of an image are averaged anyway
 
 
 def read_network(run: Run, weights: str) -> tuple[Config, nn.Module, list[str]]:
@@ -66,32 +69,47 @@ class Network:
 
     @property
     def turns(self) -> tuple[int, ...]:
-        """The flips and turns that the network was trained under, by their numbers (see `data.views`)."""
-        return (0,) if self.config.augment == "none" else tuple(find_symmetries(self.config.size, self.config.spacing))
+        """The flips and turns that the network was trained under, by their numbers (see `data.views`); of volumes the flips alone."""
+        if self.config.augment == "none":
+            return (0,)
+        flips = 2 ** len(self.config.size)  # in three axes turns would be up to 48
+        return tuple(number for number in find_symmetries(self.config.size, self.config.spacing) if self._axes == 2 or number < flips)
+
+    @property
+    def _axes(self) -> int:
+        return len(self.config.size)
 
     def probabilities_over_turns(
-        self, pixels: list[np.ndarray], given: list[np.ndarray] | None = None, turns: Sequence[int] | None = None
+        self, images: Sequence[np.ndarray], given: Sequence[np.ndarray] | None = None, turns: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Return the mean of `probabilities` over flips and turns.
+        """Return probabilities (B, K, *S) on the grid of training, the mean over flips and turns; of volumes by windows.
 
         Args:
-            given: the given masks, B × labels (h, w), for a network that sees them; it can do without.
+            images: B × (C, *S) of one shape (see `data.fitting`).
+            given: the given masks, B × labels (*S), for a network that sees them; it can do without.
             turns: the numbers of some of `turns`; all where not given.
         """
-        images, turns = self._input(pixels, given), self.turns if turns is None else turns
-        total = torch.zeros((), device=self.device)
+        shown = self._with_given(to_floats(torch.from_numpy(np.stack(images))), given)
+        turns, device = self.turns if turns is None else turns, self.device if self._axes == 2 else torch.device("cpu")
+        shown, total = shown.to(device), torch.zeros((), device=device)
         for turn in turns:
-            same, axes = np.full(len(images), turn), len(self.config.size)
-            total = total + turn_images(self._probabilities(turn_images(images, same, axes)), INVERSES[axes][same], axes)
+            same = np.full(len(shown), turn)
+            seen = apply_by_windows(
+                self._probabilities, turn_images(shown, same, self._axes), self.config, batch_size=self.batch_size, device=self.device,
+                overlap=OVERLAP_OF_TURNED,
+            )  # fmt: skip
+            total = total + turn_images(seen, INVERSES[self._axes][same], self._axes)
         return self._checked((total / len(turns)).cpu().numpy())
 
     def _input(self, pixels: list[np.ndarray], given: list[np.ndarray] | None = None, device: torch.device | str | None = None) -> Tensor:
         """Return what the network takes, on its device or another: images, and if it sees given masks their planes, 0 without one."""
-        images = to_tensor(pixels)
-        if self.config.planes:
-            unknown = np.full((len(images), *images.shape[2:]), IGNORE, np.uint8)
-            images = add_given(images, torch.from_numpy(unknown if given is None else np.stack(given)), self.config.planes)
-        return images.to(self.device if device is None else device)
+        return self._with_given(to_tensor(pixels), given).to(self.device if device is None else device)
+
+    def _with_given(self, images: Tensor, given: Sequence[np.ndarray] | None) -> Tensor:
+        if not self.config.planes:
+            return images
+        unknown = np.full((len(images), *images.shape[2:]), IGNORE, np.uint8)
+        return add_given(images, torch.from_numpy(unknown if given is None else np.stack(given)), self.config.planes)
 
     def probabilities_by_windows(self, pixels: np.ndarray) -> np.ndarray:
         """Return (K, h, w) for one picture (h, w, C), at least as large as a window; only windows go to the device."""

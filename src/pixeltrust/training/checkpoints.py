@@ -1,6 +1,6 @@
 """The state of a run, its checkpoints, and whether a run may continue from one."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -88,10 +88,7 @@ def find_checkpoint(run: Run, config: Config) -> dict[str, Any] | None:
         if run.has_other_files():
             raise RunError(f"{run.folder}: exists and is not a run that could continue (it has no config.toml); choose another --out")
         return None
-    before = run.config()
-    if len(before.size) == len(config.size) == 3:  # what the data have settled, where it was left open
-        config = replace(config, spacing=config.spacing or before.spacing, channels=before.channels)
-    refuse_other_settings(run.folder, before, config)
+    refuse_other_settings(run.folder, run.config(), config)
     return read_checkpoint(run) if (run.folder / "checkpoint.pt").exists() else None
 
 

@@ -67,6 +67,15 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
     return model
 
 
+def lay_out(model: nn.Module, axes: int) -> nn.Module:
+    """Lay the parameters of a network for volumes out with the channels last, in which its convolutions take half the time on a CPU.
+
+    Not for a network of which gains are asked: forward mode needs the usual layout.
+    """
+    laid_out: nn.Module = model.to(memory_format=torch.channels_last_3d) if axes == 3 else model  # type: ignore[call-overload]
+    return laid_out
+
+
 class InBfloat16(nn.Module):
     """A network in mixed precision: parameters and logits in float32, the pass in bfloat16."""
 

@@ -27,7 +27,7 @@ from pixeltrust.training.history import Steps, time_shares
 from pixeltrust.training.loop import Loop, Watch
 from pixeltrust.training.methods import StepFunction, build_step
 from pixeltrust.training.model_card import FILE, model_card
-from pixeltrust.training.models import build_model, in_precision, try_out
+from pixeltrust.training.models import build_model, in_precision, lay_out, try_out
 from pixeltrust.training.optimizers import build_optimizer, build_schedule
 from pixeltrust.training.run_writer import RunWriter
 
@@ -125,6 +125,8 @@ def train(
     with run.claimed(ranks):
         streams = Streams(cases, clean, held, config, run.cache(ranks), ranks)
         model, network = _build_network(config, device)
+        if not described.takes_gains:
+            lay_out(model, len(config.size))
         checks.refuse_batches_of_one(model, described, streams, config)
         notes += checks.try_gains(network, described, config, device) if described.takes_gains else []
         if not streams.pixels.mapped:
