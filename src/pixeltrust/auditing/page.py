@@ -87,7 +87,7 @@ def _worst_cases(audit: Audit, cases: pd.DataFrame) -> tuple[list[GalleryCase], 
 
 
 def audited_case(audit: Audit, row: dict[Hashable, Any], *, note: str | None = None) -> GalleryCase:
-    """Draw a row of cases.csv: the image, the given mask, the doubt in it, the proposed mask; of a volume the slice with most doubt.
+    """Draw a row of cases.csv: the image, the given mask, the doubt in it, the proposed mask; of a volume the slice that changes most.
 
     Raises:
         DataError: a file is gone or broken.
@@ -98,8 +98,8 @@ def audited_case(audit: Audit, row: dict[Hashable, Any], *, note: str | None = N
     given, mended = (labels > 0) & counted, (read_labels(audit.proposed_file(identity)) > 0) & counted
     confidence = read_labels(audit.confidence_file(identity))
     doubtful = float((confidence < DOUBTFUL_BELOW).mean())
-    interest = (confidence < DOUBTFUL_BELOW) | (given != mended)
-    image, (given, mended, confidence) = read_shown(Path(row["image"]), [given, mended, confidence], interest if interest.any() else given)
+    interest = given != mended if (given != mended).any() else given
+    image, (given, mended, confidence) = read_shown(Path(row["image"]), [given, mended, confidence], interest)
     heat = Panel(
         title="doubt",
         text=f"the doubt in the mask of {identity}: {doubtful:.0%} of its pixels are doubtful",
