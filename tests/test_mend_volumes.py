@@ -2,6 +2,7 @@
 
 import json
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,8 +14,10 @@ from pixeltrust.auditing.regions import list_regions
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import read_header, read_labels
 from pixeltrust.mending.settings import read_mender_config
+from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from tiny import draw, draw_volumes, of_volumes
+from volumes import write_nifti
 
 QUICK = ["model=tiny:network_3d", "classes=3", "image_size=[12, 26, 22]", "epochs=1", "updates_per_epoch=2", "clean_batch_size=2"]
 
@@ -79,6 +82,42 @@ def test_an_audit_of_volumes_by_a_run(data, tmp_path):
     assert set(again.cases["evidence"]) == {"network and training", "network and clean set"}
 
 
+@pytest.mark.parametrize("form", ["npz", "nii.gz"])
+def test_an_audit_of_volumes_by_probabilities(data, tmp_path, form):
+    for case in noisy_cases(data):
+        labels = read_labels(case.mask)
+        planes = np.stack([np.where(labels == label, 0.9, 0.05) for label in range(3)]).astype(np.float32)
+        planes[:, 2:6, 8:14, 6:10] = np.array([0.05, 0.05, 0.9]).reshape(3, 1, 1, 1)
+        if form == "npz":
+            (tmp_path / "p").mkdir(exist_ok=True)
+            np.savez(tmp_path / "p" / f"{case.id}.npz", probabilities=planes)
+            continue
+        for label, plane in enumerate(planes):
+            write_nifti(tmp_path / "p" / str(label) / f"{case.id}.nii.gz", plane, nibabel.load(case.mask).affine)
+    trust = Trust()
+    trust.reserve([case.id for case in noisy_cases(data)], [read_labels(case.mask).shape for case in noisy_cases(data)])
+    trust.write_maps(tmp_path / "helped")
+    more = {"classes": 3, "helped": tmp_path / "helped", "show_progress": False}
+    audited = pixeltrust.audit(data=data, probabilities=tmp_path / "p", out=tmp_path / "out", **more)
+    assert_on_the_grid_of_the_masks(tmp_path / "out", data)
+    assert set(audited.cases["evidence"]) == {"probabilities and a helped map without its mask's fingerprint"}
+    for case in noisy_cases(data):
+        mended, given = read_labels(tmp_path / "out" / "mended" / f"{case.id}.nii.gz"), read_labels(case.mask)
+        assert (mended[2:6, 8:14, 6:10] == 2).all()
+        mended[2:6, 8:14, 6:10] = given[2:6, 8:14, 6:10]
+        assert (mended == given).all()
+
+
+def test_probabilities_on_another_grid_are_refused(data, tmp_path):
+    for case in noisy_cases(data):
+        for label in range(3):
+            plane = np.full(read_labels(case.mask).shape, 1 / 3 + (label - 1) / 10, np.float32)
+            write_nifti(tmp_path / "p" / str(label) / f"{case.id}.nii.gz", plane, np.diag([0.8, 0.8, 6, 1]))
+    with pytest.raises(DataError) as caught:
+        pixeltrust.audit(data=data, probabilities=tmp_path / "p", out=tmp_path / "out", classes=3, show_progress=False)
+    assert "not on the grid of" in "".join(caught.value.faults)
+
+
 def test_regions_of_a_volume_are_connected_through_slices():
     given, confidence = np.zeros((6, 8, 8), np.uint8), np.full((6, 8, 8), 255, np.uint8)
     given[0, 0, 0] = 1
@@ -109,8 +148,6 @@ def test_what_cannot_be_is_refused_in_one_line(data, tmp_path):
     pictures = draw(tmp_path / "pictures", noisy=2, clean=2)
     with pytest.raises(DataError, match=r"holds pictures, and .*run was trained on volumes"):
         pixeltrust.audit(tmp_path / "run", pictures, out=tmp_path / "out", show_progress=False)
-    with pytest.raises(DataError, match="holds volumes, which only a run can judge so far"):
-        pixeltrust.audit(data=data, probabilities=data / "noisy", out=tmp_path / "out", classes=3, show_progress=False)
     assert not (tmp_path / "out").exists()
 
 

@@ -33,8 +33,8 @@ class FileSource:
 
     Args:
         probabilities: a folder, see `data.probabilities`.
-        helped: a folder of helped maps, <id>.png, as a run has them, or `Trust.write_maps` and other programs, without a fingerprint of
-            their mask.
+        helped: a folder of helped maps: <id>.png, of volumes <id>.nii.gz, as a run has them; or <id>.npy, as `Trust.write_maps` has them
+            of volumes. Those of other programs have no fingerprint of their mask.
         classes: as in `Config`.
         ignore_label: as in `Config`.
 
@@ -55,16 +55,14 @@ class FileSource:
             listing = files_by_id(helped)
             if listing.faults:
                 raise DataError(f"{helped}: helped maps that cannot be told apart", listing.faults)
-            self._maps = listing.files
+            self._maps = {path.stem: path for path in sorted(helped.glob("*.npy"))} | listing.files
 
     def choose_pairs(self, pairs: CaseList, /) -> CaseList:
         """Return the pairs that have probabilities."""
         return pairs[np.array([bool(self._probabilities.files(identity)) for identity in pairs.texts("id")], bool)]
 
-    def refuse_unlike(self, cases: Cases, /) -> None:
-        """Refuse volumes, whose files of probabilities are not read yet."""
-        if cases.volumes:
-            raise DataError(f"{cases.data}: holds volumes, which only a run can judge so far")
+    def refuse_unlike(self, _cases: Cases, /) -> None:
+        """Take pictures and volumes."""
 
     def connect(self, noisy: CaseList, pairs: CaseList, /) -> Ranks:
         """Check that all noisy cases have probabilities; return the processes that share the work.
@@ -138,7 +136,7 @@ class FileSource:
         return Evidence(self._read(case, labels), helped, origin)
 
     def _read(self, case: Case, labels: np.ndarray) -> np.ndarray:
-        return np.stack([resize_plane(plane, labels.shape) for plane in self._probabilities.read(case, labels.shape)])
+        return _on_grid(self._probabilities.read(case, labels.shape), labels.shape)
 
     def _helped(self, case: Case, labels: np.ndarray) -> tuple[np.ndarray | None, str]:
         """Return the shares at the size of the mask, where there is a map of it, and the origin of the evidence in words."""
@@ -148,11 +146,22 @@ class FileSource:
         if learned.mask is None:
             check_grid(path, learned.shares.shape, labels.shape)
             origin = "probabilities and a helped map without its mask's fingerprint"
-        elif learned.mask == fingerprint(resize_labels(labels, learned.shares.shape)):
+        elif learned.mask == fingerprint(labels if labels.ndim == 3 else resize_labels(labels, learned.shares.shape)):
             origin = "probabilities and training"
         else:
             return None, "probabilities alone, as the helped map is of another mask"
-        return resize_plane(learned.shares, labels.shape), origin
+        return _on_grid(learned.shares[None], labels.shape)[0], origin
 
     def _stamp(self, case: Case) -> str:
         return stamp(case.mask, *self._probabilities.files(case.id), self._maps.get(case.id, case.mask))
+
+
+def _on_grid(planes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return planes (K, *S) on the grid of a mask of this shape."""
+    if len(shape) == 2:
+        return np.stack([resize_plane(plane, (shape[0], shape[1])) for plane in planes])
+    if planes.shape[1:] == shape:
+        return planes
+    from pixeltrust.data.resampling import resample  # imported here: it loads torch
+
+    return np.stack([resample(plane[None], shape)[0] for plane in planes])

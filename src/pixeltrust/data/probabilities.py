@@ -1,14 +1,16 @@
 """Files of probabilities, as any program's softmax gives them: of every class, a file or several per case.
 
-    DIR/<id>.npz                      the array `probabilities`, or the only one: (K, *S); nnU-Net's for a picture is (K, 1, H, W)
+    DIR/<id>.npz                      the array `probabilities`, or the only one: (K, *S); nnU-Net's for a picture is (K, 1, H, W), for a
+                                      volume (K, D, H, W)
     DIR/fold_*/validation/<id>.npz    the same, of all folds of a cross-validation by nnU-Net
     DIR/<id>.npy                      (K, *S), or *S for the foreground alone
     DIR/<id>.nii.gz  DIR/<id>.nii     a plane, or one per class along the last axis: (X, Y), (X, Y, K), (X, Y, 1, K); turned as masks are
     DIR/<id>.png                      grey of 8 or 16 bits: the foreground, where there is one class
     DIR/<label>/<id>.png, or DIR/<id>_<label>.png      the same for each of several classes; the former is what `predict` writes
+    DIR/<id>.nii.gz, DIR/<label>/<id>.nii.gz           of volumes: the foreground, or a file for each class, as `predict` writes them
 
 K    classes, the background first; where there is one class: the foreground alone, or background and foreground
-*S   the shape of the mask, or another grid of its proportions; (H, W) for a picture
+*S   the shape of the mask, or another grid of its proportions: (H, W) or (D, H, W)
 
 Of these formats the first that is there is read, for all cases: nnU-Net puts its masks beside its probabilities.
 """
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from pixeltrust.data.cases import Case, CaseList
-from pixeltrust.data.images import case_id, image_suffix, read_grey, readable
+from pixeltrust.data.images import case_id, image_suffix, read_grey, read_header, read_values, readable
 from pixeltrust.data.nifti import Plane
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.text import count, some
@@ -52,7 +54,8 @@ class ProbabilityFiles:
         self._format = next((form for form in _FORMATS.values() if form in formats), "")
         if not self._format:
             raise DataError(f"{folder}: holds no probabilities ({', '.join(dict.fromkeys(_FORMATS.values()))} files){self._hint()}")
-        self._labels = range(classes if self._format == "PNG" else 1)
+        by_label = self._format == "PNG" or any(label for form, _, label, _ in found if form == self._format)
+        self._labels = range(classes if by_label else 1)
         """Of a case's files: one for each label, or one for all."""
         self._files: dict[str, dict[int, Path]] = defaultdict(dict)
         for form, identity, label, path in found:
@@ -101,7 +104,12 @@ class ProbabilityFiles:
         planes = _classes_first(first, array, len(shape))
         self._check_number(len(planes), first)
         check_grid(first, planes.shape[1:], shape)
-        if self._format in _ARRAYS and image_suffix(case.mask) in (".nii", ".nii.gz"):
+        if self._format == "NIfTI" and len(shape) == 3 and planes.shape[1:] == shape:
+            grids = [read_header(file).grid for file in (first, case.mask)]
+            if off := grids[0].difference(grids[1]) if grids[0] and grids[1] else "":
+                kind = "probabilities that are not on the grid of their mask"
+                raise DataError(Fault(f"{first}: not on the grid of {case.mask}: {off}", kind=kind, repair="resample them to that grid"))
+        if self._format in _ARRAYS and len(shape) == 2 and image_suffix(case.mask) in (".nii", ".nii.gz"):
             with readable(case.mask):
                 if not Plane(case.mask).is_in_order:
                     wrong = f"{first}: {case.mask} is turned when it is shown, and an array does not say which way its axes run"
@@ -175,6 +183,8 @@ class ProbabilityFiles:
             if len(shapes := sorted({grey.shares.shape for grey in greys})) > 1:
                 raise DataError(f"{files[0]}: {' and '.join(map(_sides, shapes))} pixels in the files of one case")
             return np.stack([grey.shares for grey in greys]), min(grey.bits for grey in greys)
+        if self._format == "NIfTI" and (len(files) > 1 or read_header(case.mask).grid):
+            return np.stack([read_values(file) for file in files]), 16
         with readable(files[0]):
             array = _load(files[0], self._format)
             if array.dtype.kind not in "biuf":

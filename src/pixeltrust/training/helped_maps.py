@@ -13,10 +13,11 @@ import numpy as np
 
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.fitting import read_spacing, restore
-from pixeltrust.data.images import image_suffix, map_name, read_grey, read_labels, write_png
+from pixeltrust.data.images import image_suffix, map_name, read_grey, read_labels, readable, write_png
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.data.volumes import NIFTI, read_note, write_volume
 from pixeltrust.method.trust import Trust
+from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.files import make_folder, naming_write_errors
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.training.run_folder import Run
@@ -87,8 +88,14 @@ def read_helped_file(path: Path) -> HelpedMap:
     """Read a helped map, of any grid and program.
 
     Raises:
-        DataError: the file cannot be read, or is neither a PNG of grey nor NIfTI.
+        DataError: the file cannot be read, or is neither a PNG of grey nor NIfTI, nor an array of bytes.
     """
+    if path.suffix == ".npy":
+        with readable(path):
+            values = np.load(path, allow_pickle=False)
+            if values.dtype != np.uint8:
+                raise DataError(f"{path}: an array of {values.dtype}; a helped map is of bytes, 255 where a pixel has always helped")
+            return HelpedMap(values.astype(np.float32) / FULL, None)
     if image_suffix(path) in NIFTI:
         return HelpedMap(read_labels(path).astype(np.float32) / FULL, read_note(path) or None)
     shares, _, text = read_grey(path)
