@@ -1,7 +1,10 @@
 """The documentation is kept true: commands run, tables equal the code."""
 
+import json
 import re
 import shlex
+from dataclasses import fields
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,11 @@ import pytest
 import torch
 
 import made_pages
+import notebook
 import wrap
 from pixeltrust import metrics
+from pixeltrust.benchmarking.grid import Grid
+from pixeltrust.config import Config
 from pixeltrust.data.images import read_labels
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.noise import kinds
@@ -19,13 +25,40 @@ from pixeltrust.noise import kinds
 ROOT = Path(__file__).parents[1]
 LABORATORY = ("benchmarks", "experiments", "tests/reliability", "docs/make")
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *(ROOT / folder / "README.md" for folder in LABORATORY)]
+OF_TODAY = [page for page in PAGES if page.name not in ("lab.md", "CHANGELOG.md")]
 _SMALL = ["--set", "image_size=32", "--set", "epochs=1", "--set", "batch_size=8", "--set", "clean_batch_size=8"]
 QUICK = {"train": _SMALL, "mend": [*_SMALL, "--set", "updates_per_epoch=4"]}
 """Further words of commands that would take long."""
 
 
+CODE = re.compile(r"^```(?:sh|text|toml)?\n(.*?)^```|((?:^    .*\n)+)|`(pixeltrust [^`]+)`", re.S | re.M)
+SPOKEN = re.compile(r"^\s*(?:torchrun .*--no-python\s+)?pixeltrust ([a-z].*)")
+
+
 def blocks(language: str, file: str = "README.md") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text(encoding="utf-8"), re.S | re.M)
+
+
+def spoken_commands(page: Path) -> list[list[str]]:
+    """Return the words of every command of ours that a page shows, in code of any form."""
+    text = page.read_text(encoding="utf-8")
+    code = "\n".join("".join(found) for found in CODE.findall(text)).replace("\\\n", " ")
+    return [shlex.split(line[1], comments=True) for line in map(SPOKEN.match, code.splitlines()) if line]
+
+
+@pytest.mark.parametrize("page", OF_TODAY, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_on_pages_have_the_names_options_and_settings_that_there_are(page):
+    from typer.main import get_command
+
+    from pixeltrust.cli import app
+
+    commands = get_command(app).commands
+    for name, *words in spoken_commands(page):
+        assert name in commands, name
+        options = {spelling for parameter in commands[name].params for spelling in parameter.opts} | {"--help"}
+        assert {word for word in words if word.startswith("--")} <= options, f"{name} {words}"
+        keys = {value.partition("=")[0] for option, value in pairwise(words) if option == "--set"}
+        assert keys <= {field.name for field in (*fields(Config), *fields(Grid))}, f"{name} {words}"
 
 
 @pytest.mark.slow
@@ -95,8 +128,8 @@ def test_no_page_is_left_half_merged(page):
 
 @pytest.mark.parametrize("page", [page for page in wrap.pages() if page.name != "lab.md"], ids=lambda page: str(page.relative_to(ROOT)))
 def test_prose_is_wrapped(page):
-    long = [line for line in page.read_text(encoding="utf-8").splitlines() if len(line) > wrap.WIDTH and not wrap.KEPT.match(line)]
-    assert long == [], "python docs/make/wrap.py wraps it"
+    text = page.read_text(encoding="utf-8")
+    assert wrap.wrapped(text) == text, "python docs/make/wrap.py wraps it"
 
 
 def test_wrapping_changes_no_word_and_opens_no_list():
@@ -111,6 +144,15 @@ def test_wrapping_changes_no_word_and_opens_no_list():
     assert [line for line in made.splitlines() if line.startswith("-")] == ["- an item of two lines with `code that stays in one`"]
     assert "    code   as it is" in made
     assert wrap.wrapped(made) == made
+
+
+def test_the_notebook_is_that_of_its_page():
+    page = notebook.PAGE.read_text(encoding="utf-8")
+    cells = json.loads(notebook.NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert code == [one.rstrip() for one in notebook.codes(page)], "python docs/make/notebook.py WORK executes it"
+    text = [" ".join("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown"]
+    assert text == [" ".join(one.split()) for one in notebook.texts(page) if one]
 
 
 @pytest.mark.parametrize("folder", LABORATORY)

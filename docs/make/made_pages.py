@@ -50,12 +50,18 @@ def command_line() -> str:
 def command_section(name: str, command: Any) -> str:
     """Return what a command does, how it is called, and its arguments and options."""
     text, _, example = (command.help or "").partition("Example:")
+    example = "\n".join(example.strip().split(", then "))
     taken = [one for one in command.params if is_argument(one)]
     usage = [placeholder(one) if one.required else f"[{placeholder(one)}]" for one in taken]
     shown = [one for one in command.params if one.name != "help"]
     rows = [f"| {spelling(one, choices(command, one.name))} | {default(one)} | {told(one)} |" for one in shown]
     call = " ".join(["pixeltrust", name, *usage, "[OPTIONS]"])
-    heading = [f"## {name}\n", " ".join(text.split()) + "\n", f"```text\n{call}\n```\n", f"```sh\n{example.strip()}\n```\n"]
+    heading = [
+        f"## {name}\n",
+        " ".join(text.split()) + "\n",
+        f"```text\n{call}\n```\n",
+        f"```sh\n{example.strip().replace(', then ', chr(10))}\n```\n",
+    ]
     return "\n".join([*heading, "| | default | |", "|---|---|---|", *rows, ""])
 
 

@@ -53,7 +53,7 @@ _ROWS = (
     Method("pixel", "pixel", "pixel", _PAIR, "one weight for every noisy pixel, from the clean batch (the paper); "
            "plus λ times the clean loss", takes_gains=True, weighs_pixels=True),
     Method("trust", "ByTrust", "pixel", _PAIR, "every noisy pixel is weighted by how often its gain was positive over all visits "
-           "([the mathematics](../explanation/method.md#trust)); plus λ times the clean loss", takes_gains=True, weighs_pixels=True),
+           "([the mathematics](../explanation/trust.md)); plus λ times the clean loss", takes_gains=True, weighs_pixels=True),
     Method("mender", "mender", "own", ("pairs",), "a batch of clean cases, each with the mask that was given for it as further "
            "channels of its image: what `pixeltrust mend` trains on pairs", sees_given=True),
 )
