@@ -22,7 +22,7 @@ PARTS = ("images", "noisy", "clean", "test")
 _OTHER_NAMES = {
     "images": ("images", "image", "imgs", "img", "pictures", "photos", "inputs", "input", "imagestr"),
     "noisy": ("noisy", "noise", "weak", "crowd", "coarse", "masks", "labels", "annotations", "labelstr"),
-    "clean": ("clean", "expert", "experts", "gold", "truth", "gt", "ground_truth", "groundtruth", "fine"),
+    "clean": ("clean", "corrected", "corrections", "expert", "experts", "gold", "truth", "gt", "ground_truth", "groundtruth", "fine"),
     "test": ("test", "tests", "testing", "test_masks"),
 }
 _MOST_ENDINGS = 3  # to propose
