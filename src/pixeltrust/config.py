@@ -48,6 +48,9 @@ NotNegative: TypeAlias = Annotated[float, Between(0, _FINITE)]
 class Config:
     """The settings of a run. A setting that the method does not use is legal; an unknown one is not.
 
+    Example:
+        pixeltrust.train("lesions", out="run", config=Config(model="unet-small", epochs=20))  # or config={"model": …}
+
     Raises:
         ConfigError: an unknown name (names the nearest known one), or a value of the wrong type or out of its range.
     """

@@ -8,6 +8,9 @@ from pixeltrust.plumbing.errors import RunError
 def report(folder: Path, *, out: Path | None = None) -> Path:
     """Write one self-contained HTML page about a run, a benchmark, an audit, a mending or a demo.
 
+    Example:
+        pixeltrust.report("runs/mended")  # the path of the page
+
     Args:
         folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`; the page has its results so far), an audit
             (`pixeltrust audit`), a mending (`pixeltrust mend`), or a demo.

@@ -67,6 +67,9 @@ class Cell:
 class Grid:
     """The axes and settings of a benchmark. Whoever runs it fills the empty axes (see `filled`).
 
+    Example:
+        Grid(methods=("plain", "trust"), noise=("triangle",), clean=(10, 100), seeds=(0, 1, 2), settings={"epochs": 20})
+
     Raises:
         ConfigError: a method, noise or setting is not known, an axis is empty or names something twice, or a number is out of range.
     """

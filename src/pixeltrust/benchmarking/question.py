@@ -50,6 +50,9 @@ def question(
 ) -> Answer:
     """Find out whether another method beats plain training on a user's own data; a question that was stopped continues.
 
+    Example:
+        print(pixeltrust.question("lesions", out="answer"))
+
     Args:
         data: a data folder or table with noisy and clean cases; test cases are not used.
         out: a new or empty folder, or that of the same question.

@@ -68,6 +68,9 @@ def benchmark(
 
     Under `torchrun` every process makes this call and runs its share of the cells; all must see `source` and `out`.
 
+    Example:
+        print(pixeltrust.benchmark("isic2017", out="results", grid={"methods": ["plain", "trust"], "seeds": [0, 1]}))
+
     Args:
         source: a folder with known truth (images/, masks/, split.csv), or a data folder or table with noisy, clean and test cases.
         out: a new or empty folder, or that of a benchmark of the same source and settings.

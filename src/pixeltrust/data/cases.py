@@ -242,6 +242,9 @@ def check(
 ) -> Cases:
     """Decode every file of a data folder, and report all its faults in one go: also those that `read_cases` finds.
 
+    Example:
+        print(pixeltrust.check("lesions"))  # a DataError names every fault
+
     Args:
         classes: as in `Config`; those of dataset.json in a dataset of nnU-Net, where not given.
         ignore_label: as in `Config`; those of dataset.json in a dataset of nnU-Net, where not given.

@@ -83,6 +83,9 @@ def fetch(
 ) -> Fetched:
     """Make a source of a published data set, whole or not at all. Call it again to resume what was stopped.
 
+    Example:
+        pixeltrust.fetch("isic2017", "isic2017", size=256)
+
     Args:
         dataset: a name of `DATASETS`, or a data set of your own.
         out: a folder that does not exist or is empty, or that this has made before: then nothing is done.

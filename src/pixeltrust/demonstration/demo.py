@@ -146,6 +146,9 @@ def demo_data(out: Path, *, plan: Plan | None = None, show_progress: bool = True
 def demo(out: Path, *, plan: Plan | None = None, show_progress: bool = True) -> Demo:
     """Do the whole job in a folder; a demo that was stopped continues where it was.
 
+    Example:
+        print(pixeltrust.demo("demo"))
+
     Args:
         out: a new or empty folder, or that of an earlier demo of the same plan.
         plan: sizes and settings; about two minutes on two cores where not given.

@@ -106,6 +106,9 @@ def simulate(
 ) -> SimulationSummary:
     """Write a data folder with simulated noise, whole or not at all.
 
+    Example:
+        print(pixeltrust.simulate("isic2017", "lesions", noise="triangle", clean=100))
+
     Args:
         source: folder with images/, masks/ and maybe split.csv (id, split); of pictures, or of volumes.
         out: a folder that does not exist or is empty, outside `source`. Images are hard links where the disk allows

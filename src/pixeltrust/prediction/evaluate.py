@@ -102,6 +102,9 @@ def evaluate(
     Distances are in mm where every truth file says how large its pixels are (NIfTI, volumes), else in pixels for all cases:
     a mean over two units means nothing.
 
+    Example:
+        print(pixeltrust.evaluate("predicted", "lesions/test", out="dice.csv"))
+
     Args:
         predicted: folder of mask files of pictures or volumes, <id>.png or another known ending; subfolders are left out.
         truth: folder of mask files. Every one needs a predicted mask of its id and size, and where it is a volume, on its grid.

@@ -104,6 +104,9 @@ def predict(
     (at equal probabilities the lowest). Ctrl-C leaves whole files only. Under `torchrun` every process makes this call and takes its
     share of the images; all must see `out`.
 
+    Example:
+        pixeltrust.predict("runs/mended", "lesions/images", out="predicted")
+
     Args:
         run: a run folder whose training has finished (or has best weights so far).
         images: a folder of images, without its subfolders, or one image file. Of volumes <id>_0000, <id>_0001 … are the channels of

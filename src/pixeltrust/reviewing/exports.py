@@ -67,6 +67,9 @@ def export_decisions(audit: Path, out: Path, *, show_progress: bool = True) -> E
     noisy/, and the two are a pair. Undecided and skipped cases stay noisy with their given mask; rejected ones are left out. Clean and
     test cases of the data stay as they are.
 
+    Example:
+        print(pixeltrust.export("mended", "lesions-reviewed"))
+
     Args:
         audit: a folder that was reviewed.
         out: a folder that does not exist or is empty. Images, and masks that stay, are hard links if the disk allows it.

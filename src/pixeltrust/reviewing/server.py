@@ -60,6 +60,9 @@ def review(
 ) -> ReviewSummary:
     """Serve the pages to go through noisy masks, until Ctrl-C: the doubtful ones of an audit first, of plain data a random sample.
 
+    Example:
+        pixeltrust.review("mended", open_browser=True)  # serves until Ctrl-C
+
     Args:
         folder: a folder that `audit` or `mend` made; or a data folder or table of cases, for which such a folder is made, without
             judgements. review.sqlite, .thumbnails/ and .mending/ are made in it.
