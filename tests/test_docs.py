@@ -166,9 +166,17 @@ def test_every_folder_of_the_laboratory_says_what_it_is_for_and_is_in_the_file_m
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_pages_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+    for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text(encoding="utf-8")):
         if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
+            file = page.parent / target if target else page
+            assert file.exists(), target
+            if heading and file.suffix == ".md":
+                headings = re.findall(r"^#+ (.*)", file.read_text(encoding="utf-8"), re.M)
+                assert heading.strip("-") in {anchor(one) for one in headings}, f"{target}#{heading}"
+
+
+def anchor(heading: str) -> str:
+    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower())).strip("-")
 
 
 def test_every_folder_and_module_at_the_top_is_in_the_file_map():
