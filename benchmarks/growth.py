@@ -44,6 +44,7 @@ STEPS = {"batch": (2, 4, 8, 16, 32), "size": (32, 64, 96, 128, 256), "classes": 
 USUAL = {"batch": 8, "size": 96, "classes": 1}
 AXES = {"batch": "noisy images, and as many clean ones", "size": "pixels a side", "classes": "logits a pixel (1: binary)"}
 KINDS = {"plain": "ordinary, noisy batch", "both": "ordinary, both batches", "exact": "exact pixel weights"}
+LOOKS = (("#0072b2", "o", "-"), ("#e69f00", "s", "--"), ("#000000", "^", ":"))  # told apart without colours too
 FIGURE = Path(__file__).parents[1] / "docs" / "pictures" / "growth.png"
 
 
@@ -180,11 +181,11 @@ def draw_steps(table: pd.DataFrame, file: Path) -> None:
     figure, axes = plt.subplots(2, len(STEPS), figsize=(10.5, 5.6), sharey="row", squeeze=False)
     for column, curve in enumerate(STEPS):
         for axis, measure, text in zip(axes[:, column], ("ms", "peak_mib"), ("ms a step", "peak memory, MiB"), strict=True):
-            for kind, name in KINDS.items():
+            for (kind, name), (colour, marker, style) in zip(KINDS.items(), LOOKS, strict=True):
                 points = table[(table.curve == curve) & (table.kind == kind)]
-                axis.plot(points.value, points[measure], marker="o", markersize=4, label=name)
+                axis.plot(points.value, points[measure], style, color=colour, marker=marker, markersize=5, label=name)
                 if measure == "ms":
-                    axis.fill_between(points.value, points.ms_low, points.ms_high, alpha=0.2, linewidth=0)
+                    axis.fill_between(points.value, points.ms_low, points.ms_high, color=colour, alpha=0.2, linewidth=0)
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
             axis.set_xticks(STEPS[curve])
@@ -198,6 +199,7 @@ def draw_steps(table: pd.DataFrame, file: Path) -> None:
         axes[0, column].set_title(described(curve), fontsize=9)
         axes[1, column].set_xlabel(AXES[curve])
     axes[0, 0].legend(fontsize=8, frameon=False)
+    figure.suptitle("A step takes time and memory in proportion to the pixels that it sees", fontsize=11)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -4,7 +4,7 @@
 
 CELL is a cell of `pixeltrust benchmark` on simulated noise whose method has gains, AUDIT an audit of its run. The cases are spread evenly
 over the Dice of their given masks. A pixel is trusted by training where it helped in more than half of its visits, and by the audit where
-it is likelier right than wrong. Red: wrong, but trusted. Blue: right, but distrusted. Green: wrong, and distrusted. How much of either
+it is likelier right than wrong. Orange: wrong, but trusted. Blue: right, but distrusted. Grey: wrong, and distrusted. How much of either
 there is in all noisy masks is printed.
 """
 
@@ -26,8 +26,14 @@ from pixeltrust.training.helped_maps import read_helped_map
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.patches import Patch
 
-RED, BLUE, GREEN, NONE = (0.84, 0.15, 0.16), (0.12, 0.35, 0.8), (0.2, 0.6, 0.25), (0.95, 0.95, 0.93)
+KINDS = {
+    "wrong, but trusted": (0.84, 0.37, 0.0),
+    "right, but distrusted": (0.0, 0.45, 0.7),
+    "wrong, and distrusted": (0.45, 0.45, 0.45),
+    "right, and trusted": (0.95, 0.95, 0.93),
+}
 
 
 def by_training(truth: Truth, place: int) -> np.ndarray:
@@ -41,7 +47,14 @@ def by_training(truth: Truth, place: int) -> np.ndarray:
 def coloured(trusted: np.ndarray, wrong: np.ndarray) -> np.ndarray:
     """Return the colour of each kind of pixel, (H, W, 3)."""
     kinds = [trusted & wrong, ~trusted & ~wrong, ~trusted & wrong]
-    return np.select([kind[..., None] for kind in kinds], [np.array(one) for one in (RED, BLUE, GREEN)], np.array(NONE))
+    *colours, rest = (np.array(colour) for colour in KINDS.values())
+    return np.select([kind[..., None] for kind in kinds], colours, rest)
+
+
+def add_legend(figure: plt.Figure) -> None:
+    """Say at the foot what the colours of the last two columns mean."""
+    patches = [Patch(facecolor=colour, edgecolor="0.5", label=name) for name, colour in KINDS.items()]
+    figure.legend(handles=patches, ncols=len(patches), loc="lower center", fontsize=9, frameon=False)
 
 
 def main(words: list[str] | None = None) -> None:
@@ -70,7 +83,8 @@ def main(words: list[str] | None = None) -> None:
         axis.set(xticks=[], yticks=[], aspect="auto")
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=9)
-    figure.tight_layout(pad=0.4)
+    figure.tight_layout(pad=0.4, rect=(0, 0.03, 1, 1))
+    add_legend(figure)
     figure.savefig(asked.out, dpi=80)
     counts = np.zeros((2, 2, 2))  # witness, wrong, trusted
     for place, (given, true) in enumerate(zip(truth.given, truth.true, strict=True)):

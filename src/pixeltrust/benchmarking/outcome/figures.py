@@ -155,7 +155,7 @@ def _draw_shares(axes: Axes, rows: pd.DataFrame, methods: Sequence[str]) -> str:
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(lambda y, _: f"{100 * y:.3g} %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="epoch (band: range of the seeds)" if rows["seeds"].max() > 1 else "epoch")
+    axes.set(xlabel="epoch (band: range of the seeds)" if rows["seeds"].max() > 1 else "epoch", ylabel="weight that wrong pixels have")
     label_ends(axes, ends, colours={_OF_PIXELS: ink("ink")})
     return f"wrong pixels are {pixels.mean():.1%} of the pixels; " + "; ".join(words)
 

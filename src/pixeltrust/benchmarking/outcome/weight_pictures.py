@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pixeltrust.benchmarking.outcome.figures import Drawing
@@ -14,7 +16,7 @@ from pixeltrust.benchmarking.outcome.words import OURS
 from pixeltrust.data.images import read_image
 from pixeltrust.data.masks import foreground
 from pixeltrust.pages.charts import LETTER, ink, new_panels
-from pixeltrust.pages.pictures import MOST, draw_heat, draw_overlay
+from pixeltrust.pages.pictures import HEAT, MOST, draw_heat, draw_overlay
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.plumbing.tables import read_table
 from pixeltrust.training.run_folder import Run
@@ -84,14 +86,18 @@ def maps_figure(cases: Sequence[WeighedCase], heading: str) -> Drawing:
                 panel.set_title(what, fontsize=LETTER, color=ink("ink"))
         for panel in shown:
             panel.set_axis_off()
-    figure.supxlabel(
-        f"dark brown: weight 0, left out; pale: the average; dark blue: {MOST:g} times that. Line: noisy mask, broken: true mask",
-        fontsize=LETTER - 1,
-        color=ink("faint"),
-    )
+    add_weight_bar(figure)
     zeros = (f"{case.id}: " + ", ".join(f"{(weights == 0).mean():.0%}" for weights in case.maps) for case in cases)
     text = f"share of pixels with weight 0 after epochs {', '.join(map(str, cases[0].epochs))}. " + "; ".join(zeros)
     return Drawing(name="weight-maps", title=heading, text=text, figure=figure)
+
+
+def add_weight_bar(figure: Figure) -> None:
+    """Put the colours of weights at the foot of a figure, and what the lines are."""
+    bar = figure.colorbar(ScalarMappable(cmap=HEAT), ax=figure.axes, orientation="horizontal", fraction=0.02, aspect=40, pad=0.02)
+    bar.set_ticks([0, 0.5, 1], labels=["weight 0: left out", "the average", f"{MOST:g} times that"])
+    bar.ax.tick_params(labelsize=LETTER - 1, colors=ink("faint"))
+    bar.set_label("line: noisy mask; broken line: true mask", fontsize=LETTER - 1, color=ink("faint"))
 
 
 def _pictures(case: WeighedCase) -> Iterator[tuple[str, bytes]]:
