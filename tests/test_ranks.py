@@ -19,7 +19,7 @@ from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.processes import Ranks
-from tiny import draw
+from tiny import draw, draw_volumes
 from waiting import TOO_LONG
 
 TESTS = Path(__file__).parent
@@ -149,6 +149,17 @@ def test_two_processes_train_as_one_does(data, tmp_path):
     job = {"name": "trust", "settings": SETTINGS | {"method": "trust", "epochs": 1}}
     assert not run(data, tmp_path, job)
     assert_alike(joined(2, data, tmp_path / "together", [job]) / "trust", tmp_path / "trust")
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_volumes_as_one_does(tmp_path):
+    data = draw_volumes(tmp_path / "data", noisy=5, clean=4)
+    volumes = {"model": "tiny:in_float64_3d", "classes": 3, "image_size": [8, 16, 16], "val_fraction": 0.0, "batch_size": 4}
+    job = {"name": "trust", "settings": volumes | {"method": "trust", "jitter": "all", "clean_batch_size": 3}}
+    run(data, tmp_path, job)
+    assert_alike(joined(2, data, tmp_path / "together", [job]) / "trust", tmp_path / "trust")
+    maps = [sorted((folder / "trust" / "helped").iterdir()) for folder in (tmp_path, tmp_path / "together")]
+    assert [path.read_bytes() for path in maps[0]] == [path.read_bytes() for path in maps[1]]
 
 
 def test_a_run_continues_with_any_number_of_processes(together, alone, data):

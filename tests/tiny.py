@@ -243,6 +243,10 @@ def network_3d(*, in_channels, out_channels):
     return nn.Sequential(nn.Conv3d(in_channels, 4, 3, padding=1), nn.ReLU(), nn.Dropout(0.1), nn.Conv3d(4, out_channels, 3, padding=1))
 
 
+def in_float64_3d(*, in_channels, out_channels):
+    return _InFloat64(nn.Sequential(nn.Conv3d(in_channels, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, out_channels, 3, padding=1)))
+
+
 def draw_volumes(folder, *, noisy=6, clean=4, test=0, shape=(10, 24, 20), channels=1, spacing=(5, 0.8, 0.8)):
     """Make a data folder of volumes of two structures, of about this shape; noisy masks lack a part. All clean cases are pairs."""
     import nibabel

@@ -19,6 +19,7 @@ from pixeltrust.config import window_of
 
 CLIPPED = (0.5, 99.5)  # percentiles beyond which a voxel is left out of mean and deviation
 BACKGROUND = 0.25  # of the voxels: where more than these have the lowest value, they are the background, and left out too
+MOST_DEVIATIONS = 100  # what is hotter is set to it: 16 bits hold no more than 65,504
 _LOOKED_AT = 1_000_000  # about as many voxels as percentiles, mean and deviation are of
 
 
@@ -104,7 +105,8 @@ def normalise(image: np.ndarray, how: Sequence[str]) -> np.ndarray:
     """Normalise the intensities of a volume, float32 (C, *S), to about −2 … 2; each channel as the setting `normalise` says.
 
     `image`: (v − mean) / deviation over the volume, without the background (where more than a quarter of the voxels have the lowest
-    value) and without what lies beyond the .5 and 99.5 percentiles. `ct:LOW,HIGH`: values are clipped to the window, which becomes −1 … 1.
+    value) and without what lies beyond the .5 and 99.5 percentiles; at most 100. `ct:LOW,HIGH`: values are clipped to the window, which
+    becomes −1 … 1.
 
     Args:
         how: one for each channel, or one for all.
@@ -124,4 +126,5 @@ def _normalise(channel: np.ndarray, how: str) -> np.ndarray:
     low, high = np.percentile(voxels, CLIPPED)
     voxels = voxels[(voxels >= low) & (voxels <= high)]
     mean, deviation = voxels.mean(), voxels.std()
-    return ((channel - np.float32(mean)) / np.float32(deviation if deviation > 0 else 1)).astype(np.float32, copy=False)
+    scaled = (channel - np.float32(mean)) / np.float32(deviation if deviation > 0 else 1)
+    return scaled.clip(-MOST_DEVIATIONS, MOST_DEVIATIONS).astype(np.float32, copy=False)
