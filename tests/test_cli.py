@@ -235,7 +235,7 @@ def test_the_help_of_train_lists_every_setting_with_its_default_and_points_to_th
 def test_quiet_and_open_are_alike_on_all_commands():
     options = {name: {text for p in command.params for text in p.opts} for name, command in get_command(app).commands.items()}
     assert [name for name in options if not {"--quiet", "-q"} <= options[name]] == []
-    assert {name for name in options if "--open" in options[name]} == {"audit", "benchmark", "demo", "mend", "report", "review"}
+    assert {name for name in options if "--open" in options[name]} == {"audit", "benchmark", "demo", "mend", "report", "review", "train"}
 
 
 def test_open_shows_the_page(tmp_path, monkeypatch, run_command):

@@ -5,16 +5,21 @@ from pathlib import Path
 from pixeltrust.plumbing.errors import RunError
 
 
-def report(folder: Path, *, out: Path | None = None) -> Path:
+def report(folder: Path, *, out: Path | None = None, beside: Path | None = None, show_progress: bool = True) -> Path:
     """Write one self-contained HTML page about a run, a benchmark, an audit, a mending or a demo.
 
+    Of a run whose data have test masks it predicts and measures these, unless that has been done; what it finds stays in RUN/test.
+
     Example:
-        pixeltrust.report("runs/mended")  # the path of the page
+        pixeltrust.report("runs/trust", beside="runs/plain")  # the path of the page
 
     Args:
         folder: of a run (`pixeltrust train`), a benchmark (`pixeltrust benchmark`; the page has its results so far), an audit
             (`pixeltrust audit`), a mending (`pixeltrust mend`), or a demo.
         out: the file to write; report.html in the folder where not given.
+        beside: of a run: a second run, to be compared on the test cases; or the folder of a question (`benchmark --question`), whose
+            estimate by folds is shown.
+        show_progress: a progress bar on standard error, where test cases are predicted.
 
     Returns:
         The file written.
@@ -23,6 +28,8 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
         RunError: the folder is none of these, has nothing to report yet, or the page cannot be written.
     """
     folder = Path(folder)
+    if beside is not None and not (folder / "config.toml").is_file():
+        raise RunError(f"{folder}: is no run, so nothing can be shown beside it")
     if (folder / "demo.json").is_file():
         from pixeltrust.demonstration.page import demo_page
 
@@ -41,10 +48,9 @@ def report(folder: Path, *, out: Path | None = None) -> Path:
 
         html = read_audit_page(folder)
     elif (folder / "config.toml").is_file():
-        from pixeltrust.training.page import run_page
-        from pixeltrust.training.run_folder import Run
+        from pixeltrust.prediction.report import report_run
 
-        html = run_page(Run(folder))
+        html = report_run(folder, None if beside is None else Path(beside), show_progress=show_progress)
     else:
         missing = "a run folder (it has no config.toml), benchmark (no benchmark.json), audit (no audit.json) or demo (no demo.json)"
         raise RunError(f"{folder}: not {missing}; nothing to report on")

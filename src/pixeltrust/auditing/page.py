@@ -2,12 +2,22 @@
 
 from collections.abc import Hashable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.folder import DOUBTFUL_BELOW, FAIR, NOTHING_YET, Audit, read_audit_cases, read_audit_regions
+from pixeltrust.auditing.folder import (
+    DOUBTFUL_BELOW,
+    FAIR,
+    NOTHING_YET,
+    Audit,
+    read_audit_cases,
+    read_audit_regions,
+    review_command,
+    train_command,
+)
 from pixeltrust.data.images import read_labels, read_shown
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.pages.charts import draw_histogram
@@ -19,6 +29,8 @@ from pixeltrust.plumbing.text import count
 
 WORST = 24  # cases in pictures
 SUREST = 40  # regions in the table
+BAD = 0.6  # a mask that agrees less with what the network sees is likely bad
+FIRST = 10
 
 
 def read_audit_page(folder: Path) -> str:
@@ -40,15 +52,54 @@ def audit_page(audit: Audit, cases: pd.DataFrame, regions: pd.DataFrame) -> str:
     surest = regions[regions["mended"].astype(str) == "True"].sort_values("area", ascending=False).head(SUREST)
     return render_page(
         "audit.html",
+        expected=_expected(cases),
         name=audit.folder.resolve().name,
-        headline=f"{int((cases['changed_pixels'] > 0).sum()):,} of {count(len(cases), 'mask')} would be mended",
+        headline=_headline(cases),
         story=_story(audit, cases),
         numbers=_numbers(cases, regions),
         charts=[spread],
         cases=worst,
         gone=gone,
+        next_to=audit.folder.resolve().name,
+        commands=_commands(audit),
         regions=[_region(row) for row in surest.to_dict("records")],
         surest=SUREST,
+    )
+
+
+def _headline(cases: pd.DataFrame) -> str:
+    """Return what to look at first."""
+    if (cases["evidence"] == NOTHING_YET).all():
+        return f"{count(len(cases), 'mask')} to look at"
+    bad = int((cases["agreement"] < BAD).sum())
+    if bad:
+        return f"{count(bad, 'mask is', 'masks are')} likely bad: look at {'it' if bad == 1 else 'them'} first"
+    if (changed := int((cases["changed_pixels"] > 0).sum())) == 0:
+        return f"No mask of {len(cases):,} is likely bad"
+    return f"No mask of {len(cases):,} is likely bad; begin with the {min(changed, FIRST):,} that agree least"
+
+
+def _commands(audit: Audit) -> list[tuple[str, str]]:
+    """Return what to do next, and the commands, which hold wherever the folder lies: they name it alone."""
+    here = Path(audit.folder.resolve().name)
+    return [
+        ("Go through the masks, worst first, and accept, correct or reject each", review_command(here)),
+        (
+            "From five corrected masks on, mend all others by what these show",
+            f"pixeltrust mend --again {quote(str(here))}",
+        ),
+        ("Train on the proposed masks as they are", train_command(here, audit.classes, audit.ignore_label, patch=audit.patch)),
+    ]
+
+
+def _expected(cases: pd.DataFrame) -> str:
+    """Return how much better mended masks are expected to be, as far as that is known."""
+    mended = cases[cases["changed_pixels"] > 0]
+    return (
+        f"{count(len(mended), 'mask has', 'masks have')} pixels that would be changed. How much better that makes them is "
+        "not known from an audit alone: it judges by what the network has learned, and some masks get worse. An estimate needs corrected "
+        "masks: correct five or more in the review, then `mend --again` says by cross-fitting how good given and mended masks are, and "
+        "changes only those that it expects to help."
     )
 
 
@@ -57,7 +108,7 @@ def _story(audit: Audit, cases: pd.DataFrame) -> str:
         return f"Nothing is known yet of the noisy masks of {audit.data.name}. They come as a random sample that is spread over all."
     by = ", ".join(f"{number:,} by {evidence}" for evidence, number in cases["evidence"].value_counts().items())
     return (
-        f"The noisy masks of {audit.data.name} were judged by {audit.judge}: {by}. The worst come first. "
+        f"The noisy masks of “{audit.data.name}” were judged by {audit.judge}: {by}. The worst come first. "
         "A pixel is doubtful where its label is more likely wrong than right, and mended where the network also sees another label there. "
         "Pixels that are not doubtful are never changed, and no mask is emptied." + audit.is_by_files * f" {FAIR[0].upper()}{FAIR[1:]}."
     )
@@ -116,7 +167,7 @@ def audited_case(audit: Audit, row: dict[Hashable, Any], *, note: str | None = N
 
 
 def _region(row: dict[Hashable, Any]) -> tuple[str, ...]:
-    share = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}"
+    share = "–" if np.isnan(row["share"]) else f"{row['share']:.0%}" if row["share"] <= 1 else "more than all"
     place = f"slice {int(row['slice'])}, " if "slice" in row else ""
     place += f"{row['row']:.0f}, {row['column']:.0f}"
     return row["id"], row["kind"], f"{row['area']:,}", share, place, f"{row['doubt']:.2f}"

@@ -7,6 +7,7 @@ import typer
 
 from pixeltrust.cli.app import app
 from pixeltrust.cli.options import (
+    UNDER_TORCHRUN,
     Classes,
     ConfigFile,
     Data,
@@ -37,11 +38,13 @@ def train(
     config: ConfigFile = None,
     setting: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run where it stopped; settings need not be given again.")] = False,
+    open_page: Open = False,
     quiet: Quiet = False,
 ) -> None:
     """Train a network on given and clean masks.
 
-    A stopped run continues with --resume.
+    It ends with a page, as `report` makes it, that says how good the network is on the test masks, where there are any. A stopped run
+    continues with --resume.
 
     Example: pixeltrust train lesions --out runs/trust --set model=unet-small --set epochs=50
     """
@@ -49,6 +52,11 @@ def train(
     from pixeltrust.training.train import train
 
     show(train(data, out=out, config=settings or None, resume=resume, show_progress=not quiet, **layout))
+    if not UNDER_TORCHRUN:
+        from pixeltrust.reports import report
+
+        page = report(out, show_progress=not quiet)
+        show(f"the page is {page}", page if open_page else None)
 
 
 @app.command()

@@ -132,18 +132,22 @@ def audit(
 def report(
     folder: Annotated[Path, typer.Argument(help="A run folder, or that of a benchmark, an audit or a demo.", callback=existing)],
     out: Annotated[Path | None, typer.Option("--out", help="The HTML file; report.html in the folder if not given.")] = None,
+    beside: Annotated[
+        Path | None,
+        typer.Option("--beside", help="Of a run: a second run to compare with, or the folder of a question.", callback=existing),
+    ] = None,
     open_page: Open = False,
-    quiet: Quiet = False,  # noqa: ARG001
+    quiet: Quiet = False,
 ) -> None:
     """Write a page about a run, benchmark, audit, mending or demo.
 
-    One HTML file with everything in it.
+    One HTML file with everything in it. Of a run whose data have test masks these are predicted and measured, if they have not been.
 
-    Example: pixeltrust report runs/trust --open
+    Example: pixeltrust report runs/trust --beside runs/plain --open
     """
     from pixeltrust.reports import report
 
-    page = report(folder, out=out)
+    page = report(folder, out=out, beside=beside, show_progress=not quiet)
     show(f"the page is {page}", page if open_page else None)
 
 

@@ -21,10 +21,10 @@ from pixeltrust.pages.pieces import (
     cases_by_role,
     count_cases,
     draw_outlines,
-    evenly_spread,
     format_interval,
     list_settings,
     render_page,
+    typical_and_worst,
 )
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.text import count
@@ -33,7 +33,7 @@ from pixeltrust.training.run_folder import Run
 FORMAT = 3  # of demo.json
 TRAINED = ("given", "mended")
 """The masks that the network is trained on."""
-MENDED, TEST_CASES = 5, 4  # in the galleries of a demo
+SHOWN = (3, 2)  # cases from the middle, and from the lower end, in each gallery
 MEASURES = ("dice", "jaccard", "sensitivity", "specificity", "surface_distance")  # in the table of a demo
 
 
@@ -59,11 +59,12 @@ def demo_page(folder: Path) -> str:
         "demo.html",
         headline=_headline(estimate, masks),
         story=_story(record, estimate),
-        mended=[galleries.mended(identity, masks) for identity in evenly_spread(masks["mended"] - masks["given"], MENDED)],
+        mended=[[galleries.mended(identity, masks) for identity in ids] for ids in typical_and_worst(_gains(masks), *SHOWN)],
         masks=_mask_numbers(estimate, masks),
         verdict=_verdict(estimate, masks),
         mask_charts=[_draw_estimate(estimate, masks), _draw_expected(masks)],
-        review=review_command(folder.resolve() / "mended"),
+        next_to=folder.resolve().name,
+        review=review_command(Path(folder.resolve().name) / "mended"),
         trained=_trained_headline(given, mended),
         training=_training_story(record, runs["given"], histories["given"]),
         numbers=_network_numbers(given, mended),
@@ -74,7 +75,10 @@ def demo_page(folder: Path) -> str:
         ],
         table=_table(scores),
         notes=_undefined_notes(scores),
-        test=[galleries.test(identity) for identity in evenly_spread(pd.Series(mended - given, index=scores["given"]["id"]), TEST_CASES)],
+        test=[
+            [galleries.test(identity) for identity in ids]
+            for ids in typical_and_worst(pd.Series(mended - given, index=scores["given"]["id"]), *SHOWN)
+        ],
         facts=list_settings(runs["given"].config(), leave_out=("method",)),
     )
 
@@ -136,6 +140,10 @@ def _story(record: Mapping[str, Any], estimate: Estimate) -> str:
         f"{estimate.pairs:,} more have both such a mask and the true one, as when an expert corrects a mask: a pair. From the pairs alone "
         "small networks learned how the masks err. They mended the others, and said how good they expect them to be."
     )
+
+
+def _gains(masks: pd.DataFrame) -> pd.Series:
+    return masks["mended"] - masks["given"]
 
 
 def _mask_numbers(estimate: Estimate, masks: pd.DataFrame) -> list[Number]:

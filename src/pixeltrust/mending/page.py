@@ -57,11 +57,18 @@ def mending_page(audit: Audit, cases: pd.DataFrame, estimate: Estimate) -> str:
         gone=gone,
         typical=typical,
         pairs=_draw_pairs(audit),
-        commands=[
-            review_command(audit.folder),
-            train_command(audit.folder, audit.classes, audit.ignore_label, method="plain", patch=audit.patch),
-        ],
+        next_to=audit.folder.resolve().name,
+        commands=_commands(audit),
     )
+
+
+def _commands(audit: Audit) -> list[tuple[str, str]]:
+    """Return what to do next, and the commands, which hold wherever the folder lies: they name it alone."""
+    here = Path(audit.folder.resolve().name)
+    return [
+        ("Go through the masks, worst first, and accept, correct or reject each", review_command(here)),
+        ("Train on the mended masks", train_command(here, audit.classes, audit.ignore_label, method="plain", patch=audit.patch)),
+    ]
 
 
 def _story(audit: Audit, estimate: Estimate) -> str:

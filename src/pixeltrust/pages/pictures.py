@@ -15,7 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage.segmentation import find_boundaries
 
-PANEL_PIXELS = 256  # the longer side of a picture
+PANEL_PIXELS = 320  # the longer side of a picture
 MOST = 8.0  # the weight, in averages, at which the colours of `draw_heat` end
 OUTLINES = {
     "noisy": (240, 228, 66),

@@ -81,8 +81,9 @@ def cases_by_role(cases: pd.DataFrame) -> dict[str, int]:
 
 def list_settings(config: Config, leave_out: tuple[str, ...] = ()) -> list[tuple[str, str]]:
     """Return the settings that have a value, as names and texts."""
-    values = {name: value for name, value in asdict(config).items() if value is not None and name not in leave_out}
-    return [(name, " × ".join(map(str, value)) if isinstance(value, tuple) else f"{value}") for name, value in values.items()]
+    values = {name: value for name, value in asdict(config).items() if value not in (None, "") and name not in leave_out}
+    shown = {float: lambda value: f"{value:.4g}", tuple: lambda value: " × ".join(map(str, value))}
+    return [(name, shown.get(type(value), str)(value)) for name, value in values.items()]
 
 
 def idle_notes(history: pd.DataFrame) -> Iterable[str]:
@@ -109,6 +110,15 @@ def count_cases(number: int, kind: str) -> str:
 def format_interval(values: np.ndarray, *, digits: int = 3, signed: bool = False) -> str:
     """Return the 95 % bootstrap interval of the mean of values."""
     return format_range(*bootstrap_interval(values), digits=digits, signed=signed)
+
+
+def typical_and_worst(values: pd.Series, typical: int, worst: int) -> tuple[list[str], list[str]]:
+    """Return ids (the index) from the middle of the order of their values, and those of the lowest, the lowest first; NaN are left out."""
+    ordered = [str(identity) for identity in values.dropna().sort_values(kind="stable").index]
+    worst = min(worst, len(ordered) // 2)
+    lowest, others = ordered[:worst], ordered[worst:]
+    start = max(0, (len(ordered) - typical) // 2 - len(lowest))
+    return others[start : start + typical], lowest
 
 
 def evenly_spread(values: pd.Series, most: int) -> list[str]:

@@ -12,21 +12,22 @@ from pixeltrust import __version__
 from pixeltrust.config import Config
 from pixeltrust.method_table import METHODS
 from pixeltrust.pages.pieces import cases_by_role, list_settings
+from pixeltrust.plumbing.files import naming_write_errors, write_file
 from pixeltrust.plumbing.text import count
 from pixeltrust.training.run_folder import Run
 
 FILE = "README.md"
+NOT_MEASURED = "It was not measured on test cases."
 FILL_IN = "**To be filled in:**"
 
 
-def model_card(run: Run, data: Path, *, own_step: bool = False, measured: str = "") -> str:
+def model_card(run: Run, data: Path, *, own_step: bool = False) -> str:
     """Return the card of a run as Markdown, in the form that model hubs read. Places that only a person can fill are marked.
 
     Args:
         run: a run that has finished.
         data: what it was trained on; its name is told, and not where it lies.
         own_step: it was trained by a step of the user's own, which the settings do not name.
-        measured: how good it is on test cases, in a sentence; empty where that was not measured.
     """
     config, cases, history = run.config(), run.read_table("cases.csv"), run.read_table("history.csv")
     counts, last = cases_by_role(cases), history.iloc[-1]
@@ -64,7 +65,7 @@ A network that segments {axes}: {labels}. It was trained by pixeltrust {__versio
 
 ## How good it is
 
-{measured or "It was not measured on test cases: `pixeltrust predict` and `pixeltrust evaluate` do that."}
+{NOT_MEASURED}
 {_validation(last, counts)}
 ## Use
 
@@ -75,6 +76,18 @@ run = pixeltrust.load("{run.folder.resolve().name}")  # this folder
 mask = run.predict("image.png")
 ```
 """
+
+
+def say_measured(run: Run, measured: str) -> None:
+    """Write into the card of a run how good it is on test cases, where it does not say so yet; what a person has changed stays.
+
+    Raises:
+        RunError: the card cannot be written.
+    """
+    card = run.folder / FILE
+    with naming_write_errors(card):
+        if card.is_file() and NOT_MEASURED in (text := card.read_text(encoding="utf-8")):
+            write_file(card, text.replace(NOT_MEASURED, measured))
 
 
 def _noise(data: Path) -> str:

@@ -1,7 +1,8 @@
 """The page of a run: settings, counts, curves, and the weight maps of a few cases over training."""
 
 import shlex
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from pixeltrust.data.cases import Case
 from pixeltrust.data.fitting import channels_of, fit_image, fit_labels, read_spacing
 from pixeltrust.data.images import draw_slice, read_image
 from pixeltrust.data.masks import decode_labels, foreground
-from pixeltrust.pages.charts import draw_heat_legend, draw_training_curves
+from pixeltrust.pages.charts import Chart, draw_heat_legend, draw_training_curves
 from pixeltrust.pages.pieces import (
     GalleryCase,
     Number,
@@ -33,8 +34,24 @@ from pixeltrust.plumbing.text import format_duration
 from pixeltrust.training.run_folder import Run
 
 
-def run_page(run: Run) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Tested:
+    """What a page shows of the test cases: how good the network is, beside another where there is one, and cases in pictures."""
+
+    headline: str
+    numbers: list[Number]
+    charts: list[Chart]
+    typical: list[GalleryCase]
+    worst: list[GalleryCase]
+
+
+def run_page(run: Run, tested: Tested | None = None, folds: Number | None = None, notes: Sequence[str] = ()) -> str:
     """Return the page as HTML text.
+
+    Args:
+        tested: how good it is on test cases, where that was measured.
+        folds: how good such a training is by cross-validation, where that is known.
+        notes: what else a reader should know.
 
     Raises:
         RunError: no epoch has ended yet, or the records of the run cannot be read.
@@ -48,12 +65,13 @@ def run_page(run: Run) -> str:
     return render_page(
         "run.html",
         name=run.folder.resolve().name,
-        headline=_run_headline(config, last),
+        headline=tested.headline if tested else _run_headline(config, last),
         story=_run_story(config, cases, last),
-        numbers=_run_numbers(history, cases),
-        notes=_run_notes(run, config, history, cases),
-        unmeasured=_unmeasured(cases),
-        commands=_commands_to_measure(run, config, cases),
+        numbers=[*(tested.numbers if tested else []), *([folds] if folds else []), *_run_numbers(history, cases)],
+        tested=tested,
+        notes=[*notes, *_run_notes(run, config, history, cases)],
+        unmeasured="" if tested or folds else _unmeasured(cases),
+        commands=_commands_to_measure(run, cases),
         curves=draw_training_curves({config.method: history}),
         scale=draw_heat_legend(),
         cases=shown,
@@ -78,7 +96,7 @@ def _run_story(config: Config, cases: pd.DataFrame, last: pd.Series) -> str:
 
 def _run_numbers(history: pd.DataFrame, cases: pd.DataFrame) -> list[Number]:
     last, counts = history.iloc[-1], cases_by_role(cases)
-    numbers = [Number(what="Loss", value=f"{last['loss']:.3f}", interval="mean of the last epoch's steps")]
+    numbers = []
     if not np.isnan(last["val_dice"]):
         held, best = counts["held out"], history.iloc[int(np.nanargmax(history["val_dice"].to_numpy()))]
         mean = f"mean of {held} held-out clean cases; for an interval, evaluate on test cases"
@@ -117,22 +135,12 @@ def _unmeasured(cases: pd.DataFrame) -> str:
     )
 
 
-def _commands_to_measure(run: Run, config: Config, cases: pd.DataFrame) -> str:
+def _commands_to_measure(run: Run, cases: pd.DataFrame) -> str:
     """Return the commands that measure the network on the test cases, or a training like it by folds."""
     test = cases[cases["role"] == "test"]
     if test.empty:
         return "pixeltrust benchmark DATA --question --out answer"
-    values = ["--classes", f"{config.classes}"] * (config.classes > 1)
-    values += ["--ignore-label", f"{config.ignore_label}"] * (config.ignore_label is not None)
-    predict = ["pixeltrust", "predict", str(run.folder.resolve()), _folder_of(test["image"], "IMAGES"), "--out", "predicted"]
-    evaluate = ["pixeltrust", "evaluate", "predicted", _folder_of(test["mask"], "MASKS"), *values]
-    return f"{shlex.join(predict)}\n{shlex.join(evaluate)}"
-
-
-def _folder_of(files: Iterable[str], otherwise: str) -> str:
-    """Return the folder of the files, or a word for it where they lie in several."""
-    folders = {str(Path(file).parent) for file in files}
-    return folders.pop() if len(folders) == 1 else otherwise
+    return shlex.join(["pixeltrust", "report", run.folder.resolve().name])
 
 
 def _picture(row: Mapping[Hashable, Any], config: Config, corner: Sequence[int] | None) -> tuple[np.ndarray, np.ndarray]:
@@ -166,7 +174,8 @@ def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list
             ]
         except (PixeltrustError, KeyError):
             gone.append(identity)
-        panels += [draw_weights(f"epoch {epoch}", identity, map_, mask) for epoch, map_ in zip(epochs, weights, strict=True)]
+        shape = None if mask is None else mask.shape
+        panels += [draw_weights(f"epoch {epoch}", identity, one, mask, shape=shape) for epoch, one in zip(epochs, weights, strict=True)]
         shown.append(GalleryCase(title=identity, panels=panels))
     what = "The image or the mask of {} cannot be read any more (moved or deleted?); only the weights are shown."
     return shown, what.format(", ".join(gone)) if gone else ""
