@@ -16,7 +16,7 @@ import pandas as pd
 
 from pixeltrust.config import Config
 from pixeltrust.data.fitting import channels_of
-from pixeltrust.data.images import draw_slice, image_suffix, mask_name, read_image, read_values
+from pixeltrust.data.images import image_suffix, mask_name, read_shown
 from pixeltrust.data.listings import channel_files
 from pixeltrust.data.masks import foreground
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
@@ -174,24 +174,17 @@ class _Gallery:
 
     def _case(self, identity: str) -> GalleryCase:
         row = self.rows[identity]
-        true = foreground(Path(row["mask"]), self.config)
-        name = mask_name(identity, Path(row["image"]))
-        predicted = {method: foreground(run.folder / FOLDER / "predicted" / name, self.config) for method, run in self.runs.items()}
-        note = ""
-        if true.ndim == 3:
-            place = int(true.sum((1, 2)).argmax())
-            note = f"slice {place + 1} of {len(true)}, where the true mask is largest"
-            image, true = draw_slice(read_values(Path(row["image"]))[place]), true[place]
-            predicted = {method: mask[place] for method, mask in predicted.items()}
-        else:
-            image = read_image(Path(row["image"]))
+        true, name = foreground(Path(row["mask"]), self.config), mask_name(identity, Path(row["image"]))
+        masks = [foreground(run.folder / FOLDER / "predicted" / name, self.config) for run in self.runs.values()]
+        note = "the slice where the true mask is largest" if true.ndim == 3 else ""
+        image, (true, *masks) = read_shown(Path(row["image"]), [true, *masks], true)
         panels = [
             draw_outlines("image", f"the image of {identity}", image),
             draw_outlines("true mask", f"the true mask of {identity}", image, true=true),
         ]
-        for method, mask in predicted.items():
+        for method, mask in zip(self.runs, masks, strict=True):
             told = f"Dice {format_number(float(self.dice[method].get(identity, np.nan)))}"
-            title = "predicted" if len(predicted) == 1 else method
+            title = "predicted" if len(masks) == 1 else method
             text = f"what the network of {method} predicts for {identity}, over the true mask in white"
             panels.append(draw_outlines(title, text, image, note=told, true=true, predicted=mask))
         return GalleryCase(title=identity, panels=panels, note=note)
