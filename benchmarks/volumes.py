@@ -2,22 +2,33 @@
 
     OMP_NUM_THREADS=1 python benchmarks/volumes.py check --out results/volumes
     OMP_NUM_THREADS=1 python benchmarks/volumes.py predict --out results/volumes
+    OMP_NUM_THREADS=1 python benchmarks/volumes.py train --out results/volumes
+    OMP_NUM_THREADS=1 python benchmarks/volumes.py trust --out results/volumes
 
 `check`: wall and processor seconds of `pixeltrust check`, with and without `--headers`, of made-up cases of 48x48x48 voxels.
 
 `predict`: seconds and peak resident memory of `pixeltrust predict` on a made-up CT of 512x512x400 voxels, .8 x .8 x 1 mm, in several
 settings: `same` has the spacing of the CT and five classes, a network of one convolution and windows of 96; `coarse` is
-`unet-small` at 1.6 x 1.6 x 2 mm.
+`unet-tiny` at 1.6 x 1.6 x 2 mm.
 
-Each writes OUT/<its name>.csv; the machine goes to environment.json.
+`train`: processor and wall seconds of an update and of an epoch (loading and all) of `plain` and `trust`, and of a plain loop of MONAI
+(CacheDataset, patches by RandCropByPosNegLabeld, DataLoader) with the same network, patches, batches and optimiser. A process trains for
+few epochs and another for more; the difference is that of the further epochs, without starts and decoding.
+
+`trust`: memory and disk of `Trust` in a mapped file, when it visits patches of CT-sized cases.
+
+Each writes OUT/<its name>.csv, in which rows of other settings stay; the machine goes to environment.json.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,6 +38,8 @@ import torch
 from torch import nn
 
 from pixeltrust.config import Config
+from pixeltrust.method.addresses import Where
+from pixeltrust.method.trust import Trust
 from pixeltrust.training.models import build_model
 from pixeltrust.training.run_writer import RunWriter, describe_environment
 
@@ -36,7 +49,7 @@ SPACING = (1.0, 0.8, 0.8)
 PREDICTIONS = {
     "same": {"model": "volumes:convolution", "spacing": SPACING, "image_size": (96, 96, 96), "classes": 5},
     "same, probabilities": {"model": "volumes:convolution", "spacing": SPACING, "image_size": (96, 96, 96), "classes": 5},
-    "coarse": {"model": "unet-small", "spacing": (2.0, 1.6, 1.6), "image_size": (96, 96, 96), "classes": 5},
+    "coarse": {"model": "unet-tiny", "spacing": (2.0, 1.6, 1.6), "image_size": (96, 96, 96), "classes": 5},
 }
 
 
@@ -55,38 +68,51 @@ def main() -> None:
     of_predict.add_argument("--shape", type=int, nargs=3, default=CT)
     of_predict.add_argument("--settings", nargs="*", default=list(PREDICTIONS))
     of_predict.set_defaults(measure=lambda arguments: predict(tuple(arguments.shape), arguments.settings))
+    of_train = commands.add_parser("train")
+    of_train.add_argument("--sizes", type=int, nargs="*", default=[64, 96])
+    of_train.add_argument("--model", default="unet-tiny")
+    of_train.add_argument("--epochs", type=int, nargs=2, default=(1, 3), help="Of the shorter and of the longer training.")
+    of_train.add_argument("--loops", nargs="*", default=["monai", "plain", "trust"])
+    of_train.set_defaults(measure=lambda arguments: train(arguments.sizes, arguments.model, arguments.epochs, arguments.loops))
+    of_trust = commands.add_parser("trust")
+    of_trust.add_argument("--cases", type=int, default=500)
+    of_trust.add_argument("--shape", type=int, nargs=3, default=(200, 256, 256))
+    of_trust.set_defaults(measure=lambda arguments: trust(arguments.cases, tuple(arguments.shape)))
     for command in commands.choices.values():
         command.add_argument("--out", type=Path, required=True)
+    if sys.argv[1:2] == ["monai"]:  # what `train` runs beside
+        monai_loop(Path(sys.argv[2]), sys.argv[3], int(sys.argv[4]), int(sys.argv[5]))
+        return
     arguments = parser.parse_args()
     table = arguments.measure(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(arguments.out / f"{arguments.command}.csv", index=False)
+    path = arguments.out / f"{arguments.command}.csv"
+    if path.is_file():
+        earlier = pd.read_csv(path, keep_default_na=False)
+        named = list(table.columns[: table.columns.get_loc("seconds")])
+        again = earlier[named].astype(str).apply(tuple, axis=1).isin(table[named].astype(str).apply(tuple, axis=1))
+        table = pd.concat([earlier[~again], table], ignore_index=True)
+    table.to_csv(path, index=False)
     record = {name: value for name, value in describe_environment().items() if name != "command"}
     (arguments.out / "environment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(table.to_string(index=False))
 
 
-def run(*words: object) -> dict[str, float]:
+def run(*words: object, program: tuple[str, ...] = ("-m", "pixeltrust.cli")) -> dict[str, float]:
     """Run a command of pixeltrust in a process of its own; return its wall and processor seconds and its peak memory.
 
     Raises:
         CalledProcessError: it failed.
     """
-    paths = [str(Path(__file__).parent), *sys.path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     begun = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pixeltrust.cli", *map(str, words)], env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    )
+    process = subprocess.Popen([sys.executable, *program, *map(str, words)], env=environment)
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, words)
-    seconds = time.perf_counter() - begun
-    return {
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 2),
-        "peak_gib": round(used.ru_maxrss / PEAK_UNIT, 2),
-    }
+        raise subprocess.CalledProcessError(process.returncode, list(map(str, words)))
+    taken = {"seconds": time.perf_counter() - begun, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_gib": used.ru_maxrss / PEAK_UNIT}
+    return {name: round(value, 2) for name, value in taken.items()}
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
@@ -157,6 +183,109 @@ def made_ct(shape: tuple[int, int, int]) -> np.ndarray:
     for plane in values:
         plane[:] = np.where(inside, draws.normal(40, 15, inside.shape), -1000 + draws.normal(0, 5, inside.shape))
     return values
+
+
+# --- train ------------------------------------------------------------------------------------------------------------
+
+CASES, BATCH, CLASSES = 10, 2, 2  # of the cases one is clean
+
+
+def train(sizes: list[int], model: str, epochs: tuple[int, int], loops: list[str]) -> pd.DataFrame:
+    """Return what an update takes, by our methods and MONAI's plain loop, for patches of several sizes."""
+    rows = []
+    for size in sizes:
+        with TemporaryDirectory() as folder:
+            data = Path(folder) / "data"
+            write_cases(data, CASES, (size + 16,) * 3)
+            for loop in loops:
+                taken, batches = {}, float("nan")
+                for number in epochs:
+                    out = Path(folder) / f"{loop}-{number}"
+                    if loop == "monai":
+                        taken[number] = run("monai", data, model, size, number, program=(__file__,))
+                        continue
+                    patches = {"image_size": [size] * 3, "spacing": list(SPACING), "batch_size": BATCH, "clean_batch_size": BATCH}
+                    usual = {"method": loop, "model": model, "classes": CLASSES, "jitter": "none", "device": "cpu", "weight_map_cases": 0}
+                    settings = {**patches, **usual, "epochs": number, "updates_per_epoch": CASES // BATCH}
+                    words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+                    taken[number] = run("train", data, "--out", out, "--quiet", *words)
+                    history = pd.read_csv(out / "history.csv")
+                    batches = history["seconds_batches"].iloc[-1] / history["seconds"].iloc[-1]
+                short, long = (taken[number] for number in epochs)
+                updates = (epochs[1] - epochs[0]) * CASES // BATCH
+                each = {name: round((long[name] - short[name]) / updates, 3) for name in ("seconds", "cpu_seconds")}
+                epoch = round(each["cpu_seconds"] * CASES // BATCH, 1)
+                row = {"size": size, "model": model, "loop": loop, **each, "cpu_seconds_an_epoch": epoch, "peak_gib": long["peak_gib"]}
+                rows.append({**row, "waiting_for_batches": round(batches, 4)})
+                print(rows[-1], flush=True)
+    return pd.DataFrame(rows)
+
+
+def monai_loop(data: Path, model: str, size: int, epochs: int) -> None:
+    """Train as MONAI's tutorials do: every case once an epoch, a patch of it, cross-entropy, Adam."""
+    from monai import transforms as of
+    from monai.data import CacheDataset, DataLoader
+
+    files = [
+        {"image": data / "images" / mask.name, "mask": mask} for part in ("noisy", "clean") for mask in sorted((data / part).iterdir())
+    ]
+    both = ["image", "mask"]
+    steps = [
+        of.LoadImaged(both),
+        of.EnsureChannelFirstd(both),
+        of.NormalizeIntensityd("image"),
+        of.RandCropByPosNegLabeld(both, "mask", [size] * 3, pos=1, neg=2, num_samples=1),
+        *(of.RandFlipd(both, prob=0.5, spatial_axis=axis) for axis in range(3)),
+        of.RandRotate90d(both, prob=0.5, spatial_axes=(0, 1)),
+    ]
+    torch.manual_seed(0)
+    loader = DataLoader(CacheDataset(files, of.Compose(steps), progress=False), batch_size=BATCH, shuffle=True, num_workers=0)
+    network = build_model(model, channels=1, classes=CLASSES, axes=3)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        for batch in loader:
+            optimizer.zero_grad()
+            masks = batch["mask"].as_tensor()[:, 0].long()
+            torch.nn.functional.cross_entropy(network(batch["image"].as_tensor()), masks).backward()
+            optimizer.step()
+
+
+# --- trust ------------------------------------------------------------------------------------------------------------
+
+
+def trust(cases: int, shape: tuple[int, int, int]) -> pd.DataFrame:
+    """Return the memory that `Trust` takes for so many cases of a shape in a file, and the time of a visit; and of a few in memory."""
+    rows = []
+    for where, number in (("file", cases), ("memory", 4)):
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            taken = process.submit(visit, number, shape, where == "file").result()
+        gib = round(2 * number * math.prod(shape) / 2**30, 2)
+        rows.append({"where": where, "cases": number, "voxels": "x".join(map(str, reversed(shape))), "gib_of_trust": gib, **taken})
+    return pd.DataFrame(rows)
+
+
+def visit(cases: int, shape: tuple[int, int, int], in_file: bool, *, side: int = 96, visits: int = 40) -> dict[str, float]:
+    """Show patches of random cases to a `Trust`; return the median wall and processor seconds of a visit, and the memory of the process.
+
+    Pages of a mapped file that are in memory are the system's to take back; `own_gib` is what is not (Linux).
+    """
+    draws = np.random.default_rng(0)
+    with TemporaryDirectory() as folder:
+        remembered = Trust(folder=folder if in_file else None)
+        remembered.reserve([str(number) for number in range(cases)], shape)
+        steps = []
+        for _ in range(visits):
+            corners = [[int(draws.integers(0, extent - side + 1)) for extent in shape] for _ in range(2)]
+            axes = [np.ix_(*(start + np.arange(side) for start in corner)) for corner in corners]
+            addresses = torch.from_numpy(np.stack([np.ravel_multi_index(np.broadcast_arrays(*axis), shape) for axis in axes]))
+            where = Where([str(draws.integers(cases)) for _ in corners], addresses, shape)
+            gains = torch.from_numpy(draws.normal(size=addresses.shape).astype(np.float32))
+            begun, before = time.perf_counter(), time.process_time()
+            remembered.learn(gains, where)
+            steps.append((time.perf_counter() - begun, time.process_time() - before))
+        own = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    seconds, cpu_seconds = np.median(steps, axis=0).round(3).tolist()
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "own_gib": round(own / 2**20, 2)}
 
 
 if __name__ == "__main__":

@@ -223,3 +223,20 @@ def test_results_at_equal_time_are_not_kept_among_those_of_equal_updates(tmp_pat
     assert (tmp_path / "kept-time" / "costs-time.json").exists()
     assert set(pd.read_csv(tmp_path / "kept-time" / "summary.csv")["match"]) == {"time"}
     assert "**All methods have the same time**" in (tmp_path / "kept-time" / "tables.md").read_text()
+
+
+@pytest.mark.slow
+def test_what_volumes_cost_is_measured_in_a_toy(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "volumes.py"
+    for words in (
+        ["check", "--cases", "20"],
+        ["predict", "--shape", "20", "24", "28", "--settings", "same"],
+        ["predict", "--shape", "20", "24", "28", "--settings", "same, probabilities"],
+        ["train", "--sizes", "16", "--epochs", "1", "2"],
+        ["trust", "--cases", "3", "--shape", "100", "100", "100"],
+    ):
+        subprocess.run([sys.executable, script, *words, "--out", tmp_path], check=True, capture_output=True)
+    tables = {name: pd.read_csv(tmp_path / f"{name}.csv") for name in ("check", "predict", "train", "trust")}
+    assert {name: len(table) for name, table in tables.items()} == {"check": 2, "predict": 2, "train": 3, "trust": 2}
+    assert (tables["predict"]["peak_gib"] > 0).all()
+    assert tables["trust"]["gib_of_trust"].tolist() == [0.01, 0.01]
