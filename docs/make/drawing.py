@@ -24,10 +24,10 @@ def draw_mask(axis: plt.Axes, mask: np.ndarray, name: str) -> None:
     axis.set_axis_off()
 
 
-def add_legend(figure: plt.Figure, names: Iterable[str]) -> None:
-    """Put a legend of the outlines at the foot of a figure."""
+def add_legend(figure: plt.Figure, names: Iterable[str], *, place: tuple[float, float] = (0.5, 0)) -> None:
+    """Put a legend of the outlines at the foot of a figure, centred at `place`."""
     lines = [plt.Line2D([], [], color=LINES[name][0], linestyle=LINES[name][1], linewidth=2.5, label=f"{name} mask") for name in names]
-    legend = figure.legend(handles=lines, ncols=len(lines), loc="lower center", facecolor="0.4", fontsize=11)
+    legend = figure.legend(handles=lines, ncols=len(lines), loc="lower center", bbox_to_anchor=place, facecolor="0.4", fontsize=11)
     plt.setp(legend.get_texts(), color="white")
 
 
