@@ -26,7 +26,7 @@ from pixeltrust.auditing.folder import (
 from pixeltrust.auditing.sampling import order_sample
 from pixeltrust.auditing.writing import AuditWriter, describe_files
 from pixeltrust.data.cases import Case, read_cases
-from pixeltrust.data.images import read_labels, read_thumbnail, resize_image, write_png
+from pixeltrust.data.images import map_name, read_labels, read_thumbnail, resize_image, write_labels, write_png
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
@@ -123,7 +123,7 @@ def make_blank_audit(
         make_blank_audit(Path("lesions"), out=Path("lesions-review"))["id"]
     """
     started, out = time.perf_counter(), Path(out).absolute()
-    cases = read_cases(data, needed=("noisy",), show_progress=show_progress, **layout)
+    cases = read_cases(data, needed=("noisy",), may_be_volumes=True, show_progress=show_progress, **layout)
     noisy = cases.of("noisy")
     check_names(noisy, data)
     complaint = f"{data}: cases that cannot be reviewed"
@@ -133,7 +133,11 @@ def make_blank_audit(
 
         def look(case: Case) -> tuple[dict[str, Any], list[np.ndarray], MaskMeaning]:
             labels, meaning = decode_labels(case.mask, classes=classes, ignore_label=ignore_label)
-            write_png(unfinished / "mended" / f"{case.id}.png", read_labels(case.mask))
+            if labels.ndim == 3:
+                write_labels(unfinished / "mended" / map_name(case.id, 3), read_labels(case.mask), like=case.mask)
+                write_labels(unfinished / "confidence" / map_name(case.id, 3), np.full_like(labels, DOUBTFUL_BELOW), like=case.mask)
+            else:
+                write_png(unfinished / "mended" / f"{case.id}.png", read_labels(case.mask))
             return _row(case, labels.shape), _describe(case, labels), meaning
 
         looked = map_in_threads(look, noisy, text="looking at masks", complaint=complaint, shown=show_progress)
@@ -141,8 +145,10 @@ def make_blank_audit(
         if faults := mixture_faults(meanings):
             raise DataError(complaint, faults)
         order = order_sample(_join(map(np.stack, zip(*parts, strict=True))), seed=seed)
-        table = pd.DataFrame(rows, columns=list(CASE_COLUMNS)).iloc[order].assign(rank=range(1, len(order) + 1)).reset_index(drop=True)
-        _write_confidence(unfinished / "confidence", rows)
+        columns = [*CASE_COLUMNS, *(["depth"] if cases.volumes else [])]
+        table = pd.DataFrame(rows, columns=columns).iloc[order].assign(rank=range(1, len(order) + 1)).reset_index(drop=True)
+        if not cases.volumes:
+            _write_confidence(unfinished / "confidence", rows)
         audited = writer.write_tables(table, pd.DataFrame(columns=list(REGION_COLUMNS)), cases, layout)
         write_file(unfinished / BEGUN, json.dumps(_begun_with(data, classes, ignore_label, seed, layout), indent=2) + "\n")
         record = AuditRecord(
@@ -151,7 +157,8 @@ def make_blank_audit(
             weights="",
             classes=classes,
             ignore_label=ignore_label,
-            channels=3,
+            channels=1 if cases.volumes else 3,
+            axes=3 if cases.volumes else 2,
             tilt=(0.0,) * max(classes, 2),
             seconds=round(time.perf_counter() - started, 1),
         )
@@ -161,7 +168,8 @@ def make_blank_audit(
 
 def _row(case: Case, size: tuple[int, ...]) -> dict[str, Any]:
     """Return the row of a case that nothing is known of: it agrees with its proposed mask, which is the given one."""
-    numbers = dict.fromkeys(CASE_NUMBERS, 0) | {"agreement": 1.0, "doubtful_share": 0.0, "height": size[0], "width": size[1]}
+    numbers = dict.fromkeys(CASE_NUMBERS, 0) | {"agreement": 1.0, "doubtful_share": 0.0, "height": size[-2], "width": size[-1]}
+    numbers |= {"depth": size[0]} if len(size) == 3 else {}
     return describe_files(case) | numbers | {"evidence": NOTHING_YET}
 
 
@@ -177,8 +185,13 @@ def _write_confidence(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 
 def _describe(case: Case, labels: np.ndarray) -> list[np.ndarray]:
-    """Return what a case looks like, in three parts: its image, its mask, its sizes."""
+    """Return what a case looks like, in three parts: its image, its mask, its sizes. Of a volume the image is not decoded."""
     foreground = (labels > 0) & (labels != IGNORE)
+    if labels.ndim == 3:
+        seen = [foreground.mean(axis).astype(np.float32)[..., None] for axis in (0, 1)]
+        shapes = [resize_image((255 * (each / max(each.max(), 1e-6))).astype(np.uint8), (_SIDE, _SIDE), by_area=True) for each in seen]
+        sizes = [*labels.shape, max(float(foreground.mean()), 1e-6)]
+        return [np.zeros(1, np.float32), np.concatenate([shape.ravel() for shape in shapes]).astype(np.float32), np.log(sizes)]
     picture = read_thumbnail(case.image, (_SIDE, _SIDE)).astype(np.float32)
     shape = resize_image(foreground[..., None].astype(np.uint8) * 255, (_SIDE, _SIDE), by_area=True).astype(np.float32)
     return [picture.ravel(), shape.ravel(), np.log([*labels.shape, max(foreground.mean(), 1e-4)])]

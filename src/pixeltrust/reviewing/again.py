@@ -1,6 +1,6 @@
 """`pixeltrust mend --again`: the decisions of a review become pairs, menders learn from them, and the masks under review are mended anew.
 
-AUDIT/corrected/<id>.png   the mask that was decided on, for every case with an accepted or mended mask
+AUDIT/corrected/<id>.png, .nii.gz of a volume   the mask that was decided on, for every case with an accepted or mended mask
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.config import Config
 from pixeltrust.data.cases import CaseList, Cases, read_cases
-from pixeltrust.data.images import write_png
+from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.mending.run import Mended, mend_cases
 from pixeltrust.mending.settings import as_mender_config
 from pixeltrust.plumbing.files import make_folder
@@ -34,7 +34,7 @@ def mend_again(folder: Path, *, config: Config | Mapping[str, Any] | None = None
     """
     audit = Audit.read(folder)
     config = replace(as_mender_config(config), classes=audit.classes, ignore_label=audit.ignore_label)
-    data = read_cases(audit.data, needed=("noisy",), show_progress=show_progress)
+    data = read_cases(audit.data, needed=("noisy",), may_be_volumes=True, show_progress=show_progress)
     cases, decided = _with_decisions(audit, data)
     listed = CaseList.of([case for case in cases.cases if case.role == "noisy" or case.id in decided])
     notes = (*data.notes, f"{count(len(decided), 'pair')} by the decisions of this review")
@@ -47,10 +47,12 @@ def _with_decisions(audit: Audit, data: Cases) -> tuple[Cases, set[str]]:
     make_folder(corrected)
     decisions = Decisions(audit)
     try:
+        masks = {case.id: case.mask for case in data.of("noisy")}
         for identity, decision in decisions.all_in_force().items():
-            if decision.what in MADE_CLEAN and decision.after is not None:
-                file = corrected / f"{identity}.png"
-                write_png(file, decisions.mask(decision.after))
+            if decision.what in MADE_CLEAN and decision.after is not None and identity in masks:
+                labels = decisions.mask(decision.after)
+                file = corrected / map_name(identity, labels.ndim)
+                write_labels(file, labels, like=masks[identity])
                 made[identity] = file
     finally:
         decisions.close()

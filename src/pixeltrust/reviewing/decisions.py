@@ -1,7 +1,7 @@
 """AUDIT/review.sqlite: every decision is a row, written before the server responds, and no row is ever changed or removed.
 
     decisions   number, case_id, at (UTC), who, what, before, after, undoes, seen
-    masks       hash, png: the labels of every mask that a decision refers to by its hash
+    masks       hash, png: the labels (of a volume compressed otherwise, see `masks`) of every mask that a decision refers to by its hash
     cases, regions   the tables of the audit, for queries by page; filled again when those change
 
 The decision in force for a case is its last one that is not undone. `before` and `after` are the hashes of the mask before and after a
@@ -20,11 +20,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.folder import CASE_NUMBERS, NOTHING_YET, REGION_NUMBERS, Audit, read_audit_cases, read_audit_regions
-from pixeltrust.data.images import decode_png, encode_image
+from pixeltrust.auditing.folder import CASE_NUMBERS, NOTHING_YET, OF_VOLUMES, REGION_NUMBERS, Audit, read_audit_cases, read_audit_regions
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.text import one_line, some
-from pixeltrust.reviewing.masks import digest
+from pixeltrust.reviewing.masks import decode_mask, digest, encode_mask
 
 FILE = "review.sqlite"
 FORMAT = 1  # of the file, in its user_version
@@ -54,16 +53,20 @@ _SCHEMA = (
     """CREATE TABLE cases (
       position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, folded TEXT NOT NULL, image TEXT NOT NULL, mask TEXT NOT NULL,
       agreement REAL, doubtful_pixels INTEGER, doubtful_share REAL, changed_pixels INTEGER, added_pixels INTEGER, removed_pixels INTEGER,
-      regions INTEGER, height INTEGER, width INTEGER, decision TEXT NOT NULL DEFAULT 'undecided', expected REAL
+      regions INTEGER, height INTEGER, width INTEGER, decision TEXT NOT NULL DEFAULT 'undecided', expected REAL,
+      depth INTEGER
     )""",
     "CREATE INDEX cases_by_decision ON cases (decision, position)",
     """CREATE TABLE regions (
       position INTEGER NOT NULL, region INTEGER, kind TEXT, mended INTEGER, area INTEGER, share REAL,
-      "top" INTEGER, "left" INTEGER, "bottom" INTEGER, "right" INTEGER, confidence REAL
+      "top" INTEGER, "left" INTEGER, "bottom" INTEGER, "right" INTEGER, confidence REAL,
+      slice INTEGER, first INTEGER, last INTEGER, mm3 REAL
     )""",
     "CREATE INDEX regions_of_case ON regions (position, region)",
     "CREATE INDEX regions_by_kind ON regions (kind, position)",
 )
+_LATER = {"cases": ("expected", "depth"), "regions": OF_VOLUMES}
+"""Columns that files of earlier versions have not."""
 _IN_FORCE = """
 SELECT * FROM decisions AS made WHERE case_id = ? AND what <> 'undone'
 AND NOT EXISTS (SELECT 1 FROM decisions AS undo WHERE undo.case_id = made.case_id AND undo.undoes = made.number)
@@ -172,8 +175,8 @@ class Decisions:
         """
         if what not in DECISIONS:
             raise ValueError(f"what: one of {', '.join(DECISIONS)}, not {what!r}")
-        old = None if given is None else (digest(given), encode_image(given, "PNG"))
-        new = None if decided is None else old if decided is given else (digest(decided), encode_image(decided, "PNG"))
+        old = None if given is None else (digest(given), encode_mask(given))
+        new = None if decided is None else old if decided is given else (digest(decided), encode_mask(decided))
         with self._changing(case_id, seen) as connection:
             connection.executemany("INSERT OR IGNORE INTO masks VALUES (?, ?)", filter(None, (old, new)))
             force = _in_force(connection, case_id)
@@ -221,7 +224,7 @@ class Decisions:
         if row is None:
             raise KeyError(key)
         try:
-            return decode_png(row["png"])
+            return decode_mask(row["png"])
         except Exception as error:  # decoders of pictures raise anything
             raise DataError(f"{self.file}: holds a mask that cannot be read: {one_line(error)}") from None
 
@@ -277,8 +280,12 @@ class Decisions:
             for statement in _SCHEMA:
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {FORMAT}")
-        elif "expected" not in [row["name"] for row in connection.execute("PRAGMA table_info (cases)")]:  # of an earlier version
-            connection.execute("ALTER TABLE cases ADD COLUMN expected REAL")
+            return
+        for table, names in _LATER.items():  # of an earlier version
+            there = {row["name"] for row in connection.execute(f"PRAGMA table_info ({table})")}
+            for name in names:
+                if name not in there:
+                    connection.execute(f"ALTER TABLE {table} ADD COLUMN {name}")
 
     def _load(self, connection: sqlite3.Connection) -> None:
         cases, regions = read_audit_cases(self.audit.folder), read_audit_regions(self.audit.folder)
@@ -286,7 +293,8 @@ class Decisions:
         cases["folded"] = cases["id"].str.casefold()
         cases["decision"] = [made.get(case_id, UNDECIDED) for case_id in cases["id"]]
         cases["expected"] = cases.get("expected")  # where it is known, the order is by it
-        columns = ["id", "folded", "image", "mask", *CASE_NUMBERS, "decision", "expected"]
+        cases["depth"] = pd.to_numeric(cases["depth"]) if "depth" in cases else None
+        columns = ["id", "folded", "image", "mask", *CASE_NUMBERS, "decision", "expected", "depth"]
         cases["position"] = range(1, len(cases) + 1)
         evidence = NOTHING_YET if (cases["evidence"] == NOTHING_YET).all() else "some"
         connection.execute("INSERT OR REPLACE INTO about VALUES ('evidence', ?)", [evidence])
@@ -295,7 +303,11 @@ class Decisions:
         _insert(connection, "cases", cases[["position", *columns]])
         places = dict(zip(cases["id"], cases["position"], strict=True))
         kept = regions[regions["id"].isin(places.keys())].assign(position=lambda rows: rows["id"].map(places))
-        kept = kept[["position", "kind", "mended", *REGION_NUMBERS]].rename(columns={"doubt": "confidence"})  # its name in these files
+        for name in OF_VOLUMES:
+            kept[name] = pd.to_numeric(kept[name]) if name in kept else None
+        kept = kept[["position", "kind", "mended", *REGION_NUMBERS, *OF_VOLUMES]].rename(
+            columns={"doubt": "confidence"}
+        )  # its name in these files
         _insert(connection, "regions", kept.drop(columns=["row", "column"]))
 
 

@@ -1,5 +1,6 @@
 """`pixeltrust review --export`: decisions become a data folder for `pixeltrust train`."""
 
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import pandas as pd
 
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.cases import COLUMNS, Case, Cases, read_cases
-from pixeltrust.data.images import image_suffix, read_size, write_png
+from pixeltrust.data.images import image_suffix, mask_name, read_header, write_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free
@@ -80,7 +81,7 @@ def export_decisions(audit: Path, out: Path, *, show_progress: bool = True) -> E
     """
     folder, out = Audit.read(audit), Path(out)
     require_free(out)
-    data = read_cases(folder.data, needed=("noisy",), show_progress=show_progress)
+    data = read_cases(folder.data, needed=("noisy",), may_be_volumes=True, show_progress=show_progress)
     decisions = Decisions(folder)
     try:
         in_force = decisions.all_in_force()
@@ -139,10 +140,10 @@ def _choose_encoding(
         if decision is None:
             return [look_at_file(case.mask), *of_given]
         assert decision.after is not None
-        mask, size = decisions.mask(decision.after), read_size(case.image)
+        mask, size = decisions.mask(decision.after), read_header(case.image).size
         if mask.shape != size:  # the data have been replaced since
-            sides = f"{mask.shape[1]}x{mask.shape[0]}"
-            raise DataError(f"{case.image}: {size[1]}x{size[0]} pixels, but the mask decided on has {sides}; audit and decide again")
+            now, then = ("x".join(map(str, reversed(sides))) for sides in (size, mask.shape))
+            raise DataError(f"{case.image}: {now} pixels, but the mask decided on has {then}; audit and decide again")
         ignored = bool((mask == IGNORE).any())
         means_ignored = audit.classes == 1 and audit.ignore_label is None and ignored
         return [(MaskMeaning(case.mask, "ignored" if means_ignored else "absent"), ignored), *of_given]
@@ -171,16 +172,16 @@ def _write(
 
     def write(planned_case: _Planned) -> list[dict[str, str]]:
         case, decision = planned_case
-        image = folder / "images" / f"{case.id}{image_suffix(case.image) or case.image.suffix}"
-        link_or_copy(case.image, image)
+        images = [_link_image(file, folder, case.id, number if case.channels > 1 else None) for number, file in enumerate(case.image_files)]
         if decision:
             assert decision.after is not None
-            mask = folder / case.role / f"{case.id}.png"
-            write_png(mask, encode(decisions.mask(decision.after)))
+            labels = encode(decisions.mask(decision.after))
+            mask = folder / case.role / (f"{case.id}.png" if labels.ndim == 2 else mask_name(case.id, case.mask))
+            write_labels(mask, labels, like=case.mask)
         else:
             mask = keep(case.mask, case.role, case.id)
         masks = {case.role: mask} | ({"noisy": keep(case.given, "noisy", case.id)} if case.given else {})
-        of_both = {"id": case.id, "image": image.relative_to(folder).as_posix(), "group": case.group or ""}
+        of_both = {"id": case.id, "image": images[0].relative_to(folder).as_posix(), "group": case.group or ""}
         return [{**of_both, "mask": path.relative_to(folder).as_posix(), "role": role} for role, path in masks.items()]
 
     def keep(mask: Path, role: str, identity: str) -> Path:
@@ -193,3 +194,14 @@ def _write(
     needs_table = any(row["group"] or row["id"].startswith(".") for row in rows) or not all(image_suffix(Path(name)) for name in names)
     if needs_table:  # a folder alone has no groups, and skips hidden files and files without an image's ending
         write_csv(pd.DataFrame(rows)[[*COLUMNS, "group"]], folder / "cases.csv")
+
+
+def _link_image(file: Path, folder: Path, identity: str, channel: int | None) -> Path:
+    """Link or copy a file of an image into a data folder, or the folder of a DICOM series; return its place."""
+    number = "" if channel is None else f"_{channel:04}"
+    image = folder / "images" / f"{identity}{number}{image_suffix(file) or file.suffix}"
+    if file.is_dir():
+        shutil.copytree(file, image)
+    else:
+        link_or_copy(file, image)
+    return image

@@ -1,10 +1,12 @@
-"""Masks of a review: labels uint8 (H, W), 0 … max(classes, 2) − 1 and 255 for ignored, whatever values the files hold.
+"""Masks of a review: labels 0 … max(classes, 2) − 1 and 255 for ignored, whatever values the files hold; uint8 (H, W), or (D, H, W).
 
 The page sends a painted mask as runs: a little-endian uint32 each, the label in its low 8 bits, the length in pixels in its high 24,
 row by row.
 """
 
 import hashlib
+import struct
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable
 from pathlib import Path
@@ -13,12 +15,13 @@ from threading import Lock
 import numpy as np
 
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.data.images import read_labels
+from pixeltrust.data.images import decode_png, encode_image, read_labels
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.labels import IGNORE
 
 RUN_BYTES = 4
+_VOLUME = b"volume\n"
 
 
 class MaskCache:
@@ -45,11 +48,11 @@ class MaskCache:
         return labels
 
 
-def given_mask(audit: Audit, mask: Path, size: tuple[int, int]) -> np.ndarray:
+def given_mask(audit: Audit, mask: Path, size: tuple[int, ...]) -> np.ndarray:
     """Return the given mask of a case as labels.
 
     Raises:
-        DataError: the file cannot be read, or has another (height, width) than in the audit.
+        DataError: the file cannot be read, or has another size than in the audit.
     """
     labels, _ = decode_labels(mask, classes=audit.classes, ignore_label=audit.ignore_label)
     return _sized(labels, size, mask)
@@ -72,8 +75,8 @@ def proposed_mask(audit: Audit, identity: str, given: np.ndarray) -> np.ndarray:
     return labels
 
 
-def read_confidence(audit: Audit, identity: str, size: tuple[int, int]) -> np.ndarray:
-    """Return the probability that each pixel's label is right, uint8 (H, W): 0 surely wrong … 255 surely right.
+def read_confidence(audit: Audit, identity: str, size: tuple[int, ...]) -> np.ndarray:
+    """Return the probability that each pixel's label is right, uint8 (*S): 0 surely wrong … 255 surely right.
 
     Raises:
         DataError: the file cannot be read, or has another size than the given mask.
@@ -84,14 +87,30 @@ def read_confidence(audit: Audit, identity: str, size: tuple[int, int]) -> np.nd
 
 def _sized(values: np.ndarray, size: tuple[int, ...], file: Path) -> np.ndarray:
     if values.shape != tuple(size):
-        raise DataError(f"{file}: {values.shape[1]}x{values.shape[0]} pixels, {size[1]}x{size[0]} when it was audited; audit again")
+        now, before = ("x".join(map(str, reversed(shape))) for shape in (values.shape, size))
+        raise DataError(f"{file}: {now} pixels, {before} when it was audited; audit again")
     return values
+
+
+def encode_mask(labels: np.ndarray) -> bytes:
+    """Return a mask as it is saved: a picture as PNG, a volume as its size and its labels, compressed."""
+    if labels.ndim == 2:
+        return encode_image(labels, "PNG")
+    return _VOLUME + struct.pack("<3I", *labels.shape) + zlib.compress(labels.tobytes(), 1)
+
+
+def decode_mask(content: bytes) -> np.ndarray:
+    """Return a mask that `encode_mask` has made; whatever is wrong with it raises an exception."""
+    if not content.startswith(_VOLUME):
+        return decode_png(content)
+    shape = struct.unpack("<3I", content[len(_VOLUME) : len(_VOLUME) + 12])
+    return np.frombuffer(zlib.decompress(content[len(_VOLUME) + 12 :]), np.uint8).reshape(shape)
 
 
 def digest(labels: np.ndarray) -> str:
     """Return a hash of a mask's labels and size."""
-    height, width = labels.shape
-    return hashlib.sha256(f"{height}x{width}\n".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
+    size = "x".join(map(str, labels.shape))
+    return hashlib.sha256(f"{size}\n".encode() + np.ascontiguousarray(labels).tobytes()).hexdigest()
 
 
 def most_bytes(size: tuple[int, int]) -> int:

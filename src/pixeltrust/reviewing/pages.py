@@ -8,6 +8,7 @@ POST /decide      id, what, who, seen and the filters; for `mended` the body is 
 POST /undo        id, who, seen
 GET  /learning    the bar of the page: pairs, learning, expected quality
 POST /learning/start  /learning/stop
+GET and POST /volume/…   of volumes, see `volume_pages`
 POST /export      make a data folder of the decisions beside the data
 
 What was loaded of the audit follows its tables (see `Review.follow`).
@@ -46,6 +47,7 @@ from pixeltrust.plumbing.errors import DataError, PixeltrustError, RunError
 from pixeltrust.plumbing.files import stamp
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import THREADS
+from pixeltrust.reviewing import volume_pages
 from pixeltrust.reviewing.access import AccessMiddleware, AccessPolicy
 from pixeltrust.reviewing.decisions import DECISIONS, LONGEST_NAME, UNDONE, Conflict, Decision, Decisions, clean_name
 from pixeltrust.reviewing.estimate import describe_estimate, draw_estimate
@@ -54,12 +56,14 @@ from pixeltrust.reviewing.learning import Learning, count_pairs, mend_again
 from pixeltrust.reviewing.masks import MaskCache, allowed_labels, given_mask, labels_of_runs, most_bytes, proposed_mask, read_confidence
 from pixeltrust.reviewing.pictures import Decided, shown_image, thumbnail
 from pixeltrust.reviewing.queue import SHOWN, SORTS, Filter, Queue
+from pixeltrust.reviewing.volume_pages import Volumes
 
 Result = TypeVar("Result")
 HERE = Path(__file__).parent
 WORDS = {word: word for word in (*SHOWN, UNDONE)} | {"given": "given accepted", "proposed": "proposed accepted"}
 _YEAR = 31_536_000
 _CACHE_BYTES = 64 << 20  # for given masks; a byte is a pixel
+_MOST_OF_A_STROKE = 64 << 20  # bytes: a byte is a voxel of a slice
 
 
 @functools.cache
@@ -93,6 +97,7 @@ class Review:
         self.templates = _templates()  # compiled now, not by the first requests, all at once
         self._own_pairs = self.pictures.submit(count_pairs, audit)  # reads all headers, which may take seconds
         self.exporting = threading.Lock()
+        self.volumes = Volumes(self)
         self._following = threading.Lock()
         self._seen = ""
         self.version, self.kinds, self.judged, self.fault = "", list[str](), True, ""
@@ -155,14 +160,26 @@ class Review:
         return case
 
     def given(self, case: dict[str, Any]) -> np.ndarray:
-        file, size = Path(case["mask"]), (case["height"], case["width"])
-        return self.cache.get((file, stamp(file)), lambda: given_mask(self.audit, file, size))
+        if case["depth"]:
+            return self.volumes.given(case)
+        file = Path(case["mask"])
+        return self.cache.get((file, stamp(file)), lambda: self.read_given(case))
 
     def proposed(self, case: dict[str, Any]) -> np.ndarray:
-        return proposed_mask(self.audit, case["id"], self.given(case))
+        return self.volumes.proposed(case) if case["depth"] else self.read_proposed(case, self.given(case))
 
-    def confidence(self, case: dict[str, Any]) -> np.ndarray:
-        return read_confidence(self.audit, case["id"], (case["height"], case["width"]))
+    def read_given(self, case: dict[str, Any]) -> np.ndarray:
+        return given_mask(self.audit, Path(case["mask"]), _size(case))
+
+    def read_proposed(self, case: dict[str, Any], given: np.ndarray) -> np.ndarray:
+        return proposed_mask(self.audit, case["id"], given)
+
+    def read_confidence(self, case: dict[str, Any]) -> np.ndarray:
+        return read_confidence(self.audit, case["id"], _size(case))
+
+    def name_of(self, request: Request) -> str:
+        """Return the name of the person who asks."""
+        return _who(request)
 
     def decided(self, case: dict[str, Any]) -> Decided | None:
         """Return the mask that was decided on, where there is one."""
@@ -178,7 +195,11 @@ class Review:
         return stamp(*files[plane])
 
 
-PLANES = {"given": Review.given, "proposed": Review.proposed, "confidence": Review.confidence}
+PLANES = {"given": Review.given, "proposed": Review.proposed, "confidence": Review.read_confidence}
+
+
+def _size(case: dict[str, Any]) -> tuple[int, ...]:
+    return (case["depth"], case["height"], case["width"]) if case["depth"] else (case["height"], case["width"])
 
 
 def application(
@@ -206,6 +227,10 @@ def application(
         Route("/image", run_in(review.pictures, send_image)),
         Route("/thumbnail", run_in(review.pictures, small_image)),
         Route("/plane/{name:str}", run_in(review.pictures, plane)),
+        Route("/volume/slice", run_in(review.pictures, volume_pages.send_slice)),
+        Route("/volume/scale", run_in(review.pictures, volume_pages.send_scale)),
+        Route("/volume/draft", run_in(review.pictures, volume_pages.send_draft)),
+        Route("/volume/{change:str}", functools.partial(change_draft, review), methods=["POST"]),
         Route("/learning", run_in(review.pages, learning_bar)),
         Route("/learning/start", functools.partial(start_learning, review), methods=["POST"]),
         Route("/learning/stop", functools.partial(stop_learning, review), methods=["POST"]),
@@ -242,10 +267,14 @@ def case_page(review: Review, request: Request) -> Response:
     before, behind = review.queue.neighbours(filters, case["position"])
     history = review.decisions.history(case["id"])
     force = review.decisions.in_force(case["id"])
+    volume: dict[str, Any] | None = None
     try:
-        labels = allowed_labels(review.audit, review.given(case))
+        labels = review.volumes.allowed(case) if case["depth"] else allowed_labels(review.audit, review.given(case))
+        volume = review.volumes.about(case) if case["depth"] else None
         fault = ""
     except PixeltrustError as error:
+        if case["depth"]:
+            raise
         labels, fault = [0, 1], str(error)
     info = {
         "audit": review.name,
@@ -264,7 +293,12 @@ def case_page(review: Review, request: Request) -> Response:
         "before": before,
         "behind": behind,
     }
-    return review.render("case.html", filters=filters, case=case, info=info, history=history, force=force, fault=fault, unit="px")
+    if volume:
+        if behind and (following := review.queue.case(behind)):
+            review.volumes.prepare(following)
+        info |= volume
+    template, unit = ("volume.html", "voxels") if volume else ("case.html", "px")
+    return review.render(template, filters=filters, case=case, info=info, history=history, force=force, fault=fault, unit=unit)
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -273,6 +307,8 @@ def case_page(review: Review, request: Request) -> Response:
 def send_image(review: Review, request: Request) -> Response:
     """Return the image of a case, as a browser can show it."""
     case = review.case(request)
+    if case["depth"]:
+        raise HTTPException(404, "A volume is sent slice by slice.")
     file = Path(case["image"])
     tag = stamp(file)
     if (unchanged := _unchanged(request, tag)) is not None:
@@ -284,7 +320,7 @@ def send_image(review: Review, request: Request) -> Response:
 def small_image(review: Review, request: Request) -> Response:
     """Return the thumbnail of a case; browsers may keep it for good if its address has the audit's version."""
     case = review.case(request)
-    mask, size = Path(case["mask"]), (case["height"], case["width"])
+    mask, size = Path(case["mask"]), _size(case)
     history, decided = review.decisions.history(case["id"]), review.decided(case)
     lasting = request.query_params.get("v") == review.version + (f"-{history[-1].number}" if history else "")
     tag = stamp(Path(case["image"]), mask, review.audit.proposed_file(case["id"])) + (decided.key[:24] if decided else "")
@@ -299,6 +335,8 @@ def small_image(review: Review, request: Request) -> Response:
 def plane(review: Review, request: Request) -> Response:
     """Return one byte per pixel of a case, row by row."""
     case, name = review.case(request), request.path_params["name"]
+    if case["depth"]:
+        raise HTTPException(404, "A volume is sent slice by slice.")
     if name == "decided":
         force = review.decisions.in_force(case["id"])
         if force is None or force.after is None:
@@ -324,7 +362,7 @@ async def decide(review: Review, request: Request) -> Response:
     if what not in DECISIONS:
         raise HTTPException(400, "what: given, proposed, mended, rejected or skipped.")
     who, seen, shown = _who(request), _number(request, "seen", -1), request.query_params.get("shown", "")
-    body = await _body(request, most_bytes((case["height"], case["width"])) if what == "mended" else 0)
+    body = await _body(request, most_bytes((case["height"], case["width"])) if what == "mended" and not case["depth"] else 0)
 
     def read() -> tuple[np.ndarray | None, np.ndarray | None]:
         try:
@@ -333,13 +371,15 @@ async def decide(review: Review, request: Request) -> Response:
             if what in ("rejected", "skipped"):  # these need no mask
                 return None, None
             raise
+        if what == "mended" and case["depth"]:
+            return np.array(given), review.volumes.painted(case, who)
         if what == "mended":
             try:
                 decided: np.ndarray | None = labels_of_runs(body, given.shape, allowed_labels(review.audit, given))
             except ValueError as error:
                 raise HTTPException(400, f"The mask cannot be taken: {error}.") from None
         elif what == "proposed":
-            decided = proposed_mask(review.audit, case["id"], given)
+            decided = review.proposed(case)
         else:
             decided = None if what == "rejected" else given
         # Checked after reading, so that what was read is what was shown.
@@ -349,7 +389,18 @@ async def decide(review: Review, request: Request) -> Response:
 
     given, decided = await _run_in(review.pictures, read)
     write = functools.partial(review.decisions.decide, case["id"], what, who=who, seen=seen, given=given, decided=decided)
-    return await _changed(review, request, case, write)
+    answer = await _changed(review, request, case, write)
+    if case["depth"] and what != "skipped" and answer.status_code == 200:
+        await _run_in(review.pictures, review.volumes.drop, case, who)
+    return answer
+
+
+async def change_draft(review: Review, request: Request) -> Response:
+    """Paint on a volume."""
+    change = volume_pages.CHANGES.get(request.path_params["change"])
+    if change is None:
+        raise HTTPException(404, "There is no such change.")
+    return await _run_in(review.pictures, change, review, request, await _body(request, _MOST_OF_A_STROKE))
 
 
 async def undo(review: Review, request: Request) -> Response:

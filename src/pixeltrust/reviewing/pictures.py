@@ -10,7 +10,16 @@ from secrets import token_hex
 import numpy as np
 
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.data.images import encode_image, media_type, read_image, read_thumbnail, resize_labels
+from pixeltrust.data.images import (
+    draw_slice,
+    encode_image,
+    media_type,
+    read_image,
+    read_thumbnail,
+    read_values,
+    resize_image,
+    resize_labels,
+)
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.files import stamp
 from pixeltrust.plumbing.labels import IGNORE
@@ -46,7 +55,7 @@ def shown_image(file: Path) -> tuple[bytes, str]:
 
 
 def thumbnail(
-    audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int], decided: Decided | None = None
+    audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, ...], decided: Decided | None = None
 ) -> tuple[bytes, str]:
     """Return a JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed), and the faults of its files.
 
@@ -76,27 +85,34 @@ def thumbnail(
 
 
 def _with_outlines(
-    audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, int], decided: Decided | None
+    audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, ...], decided: Decided | None
 ) -> tuple[np.ndarray, list[str]]:
     from scipy import ndimage
 
-    scale = min(1.0, SIDE / max(size))
-    small = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+    scale = min(1.0, SIDE / max(size[-2:]))
+    small = (max(1, round(size[-2] * scale)), max(1, round(size[-1] * scale)))
     picture, solid, dashed = np.full((*small, 3), 40, np.uint8), np.zeros(small, bool), np.zeros(small, bool)
-    faults = []
-    try:
-        picture = read_thumbnail(image, small).copy()
-    except DataError as error:
-        faults.append(str(error))
+    faults, masks = [], list[np.ndarray]()
     try:
         if decided:
-            solid = _outline(resize_labels(decided.labels(), small))
+            masks = [decided.labels()]
         else:
-            given = given_mask(audit, mask, size)
-            solid = _outline(resize_labels(given, small))
-            dashed = _outline(resize_labels(proposed_mask(audit, identity, given), small))
+            masks = [given_mask(audit, mask, size)]
+            masks.append(proposed_mask(audit, identity, masks[0]))
     except DataError as error:
         faults.append(str(error))
+    try:
+        if len(size) == 2:
+            picture = read_thumbnail(image, small).copy()
+        else:  # the slice with the most of the mask
+            of_each = sum(((each > 0) & (each != IGNORE)).sum((1, 2)) for each in masks)
+            place = int(np.argmax(of_each)) if np.any(of_each) else size[0] // 2
+            masks = [each[place] for each in masks]
+            picture = resize_image(draw_slice(read_values(image)[place]), small).copy()
+    except DataError as error:
+        faults.append(str(error))
+    lines = [_outline(resize_labels(each, small)) for each in masks if each.ndim == 2]
+    solid, dashed = (*lines, *[np.zeros(small, bool)] * 2)[:2]
 
     around = ndimage.binary_dilation(solid | dashed)
     picture[around] = picture[around] // 3  # so that a line is visible on any image

@@ -10,12 +10,13 @@ export class Decisions {
   /**
    * @param info what the page knows of its case
    * @param work what is painted: `lift()` ends a stroke, `unsaved()` says whether anything would be lost, `refuse(what)` why a decision cannot
-   *   be made now, or "", `body()` the mask for the server, `tag(what)` the ETag of the mask that was shown
+   *   be made now, or "", `body()` the mask for the server, `tag(what)` the ETag of the mask that was shown; `stays` whether what is painted
+   *   is there when one comes back
    */
   constructor(info, work) {
     Object.assign(this, { info, work, busy: false, leaving: false });
     this.made = decisionsKey(info.audit);
-    window.addEventListener("beforeunload", (event) => { if (!this.leaving && work.unsaved()) event.preventDefault(); });
+    window.addEventListener("beforeunload", (event) => { if (!this.leaving && !work.stays && work.unsaved()) event.preventDefault(); });
   }
 
   get idle() { return !this.busy && !this.leaving; }
@@ -93,7 +94,7 @@ export class Decisions {
       work.lift();
       const refused = work.refuse(what);
       if (refused) return say(refused);
-      if (what !== "mended" && work.unsaved()) {
+      if (what !== "mended" && work.unsaved() && !(what === "skipped" && work.stays)) {
         const may = await this.mayLeave("go on");
         if (may !== "go") {
           if (may === "saved") this.go(this.address("/case", { id: info.id }), `${info.id}: ${SAID.mended}`);
@@ -127,6 +128,7 @@ export class Decisions {
     return this.alone(async () => {
       const path = link.getAttribute("href");
       if (!path) return say(otherwise);
+      if (this.work.stays) return this.go(path, this.work.unsaved() ? `${this.info.id}: what is painted is kept, and not decided yet` : "");
       const may = await this.mayLeave();
       if (may) this.go(path, may === "saved" ? `${this.info.id}: ${SAID.mended}` : "");
     });

@@ -172,7 +172,7 @@ export class View {
     }
     c.setTransform(ratio, 0, 0, ratio, 0, 0);
     if (!this.bare) this.drawOutlines();
-    if (this.cross) this.drawCross(this.cross);
+    if (this.cross && !this.bare) this.drawCross(this.cross);
     this.drawCorners(c);
     this.drawPoint();
     if (this.beside) this.drawBeside(ratio);
