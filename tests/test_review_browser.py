@@ -13,15 +13,20 @@ from matplotlib.path import Path as Outline
 from PIL import Image
 
 import fake_mend
-from audits import audit_of, discs, shifted_back
+from audits import audit_of, audit_of_volumes, discs, shifted_back
 from pixeltrust.auditing.blank import find_audit
 from pixeltrust.auditing.folder import Audit, read_audit_cases
 from pixeltrust.data.cases import check
+from pixeltrust.data.images import read_header, read_labels
 from pixeltrust.reviewing.access import AccessPolicy
 from pixeltrust.reviewing.decisions import Decisions
+from pixeltrust.reviewing.drafts import change_at
 from pixeltrust.reviewing.exports import export_decisions as export
 from pixeltrust.reviewing.pages import application
+from pixeltrust.reviewing.planes import planes_of
 from test_review import given_of, rows_of
+from test_review_volumes import moved
+from volumes import write_data
 from waiting import TOO_LONG, wait_for
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -924,6 +929,147 @@ def test_the_address_with_its_token_lets_in_and_no_other(browser, audit):
         with browser.new_context() as stranger:
             assert stranger.new_page().goto(address).status == 401
     assert [row["what"] for row in rows_of(audit)] == ["given"]
+
+
+# --- volumes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def volumes(tmp_path):
+    """An audit of volumes of thick slices, each with a false region."""
+    pytest.importorskip("nibabel", reason="needs nibabel")
+    return audit_of_volumes(write_data(tmp_path / "data", noisy=2, clean=1), tmp_path / "audit", moved)
+
+
+def on_plane(page, name, x, y):
+    """Where a point of a plane is on the screen while the whole plane is shown."""
+    info = json.loads(page.get_attribute("#case", "data-info"))
+    plane = next(each for each in info["planes"] if each["name"] == name)
+    box, (across, down) = page.locator(f"#plane-{name}").bounding_box(), plane["stretch"]
+    wide, high = across * plane["width"], down * plane["height"]
+    scale = min((box["width"] - 2 * MARGIN) / wide, (box["height"] - 2 * MARGIN) / high, LARGEST_SCALE)
+    left, top = (box["width"] - scale * wide) / 2, (box["height"] - scale * high) / 2
+    return box["x"] + left + scale * across * x, box["y"] + top + scale * down * y
+
+
+def slices(page):
+    return [int(page.get_attribute(f"#plane-{name}", "data-slice")) for name in ("axial", "coronal", "sagittal")]
+
+
+def wait_for_slices(page, wanted):
+    shown = "[...document.querySelectorAll('.planes canvas')].map(plane => Number(plane.dataset.slice))"
+    page.wait_for_function(f"wanted => String({shown}) === String(wanted)", arg=wanted)
+
+
+def test_a_volume_is_gone_through_in_three_planes_and_painted_on(browser, volumes):
+    with served(volumes) as address, opened(browser, address, answers="404") as page:
+        first = begin(page)
+        row = read_audit_cases(volumes).set_index("id").loc[first]
+        grid, given = read_header(Path(row["mask"])).grid, read_labels(Path(row["mask"]))
+        axial, coronal, _ = planes_of(grid)
+        expected = moved(first, given)
+        page.mouse.click(*on_plane(page, "axial", 6.5, 9.5))  # the hand puts the cross there
+        row, column = (
+            size - 1 - at if flip else at
+            for size, at, flip in (
+                (grid.shape[axial.rows], 9, axial.flip_rows),
+                (grid.shape[axial.columns], 6, axial.flip_columns),
+            )
+        )
+        at = slices(page)[0]
+        wait_for_slices(page, [at, row, column])
+        page.mouse.move(*on_plane(page, "axial", 3, 3))
+        page.mouse.wheel(0, 100)
+        wait_for_slices(page, [at + 1, row, column])
+        page.keyboard.press("q")
+        wait_for_slices(page, [at, row, column])
+        page.keyboard.press("b")
+        brush_size(page, 1)
+        page.locator("#size").blur()
+        with page.expect_response("**/volume/paint**"):
+            page.mouse.move(*on_plane(page, "coronal", 2.5, 3.5))
+            page.mouse.down()
+            page.mouse.move(*on_plane(page, "coronal", 9.5, 3.5), steps=9)
+            page.mouse.up()
+        coronal.cut(expected, row)[3, 2:10] = 1
+        page.keyboard.press("g")
+        page.wait_for_selector("text=Region 2")
+        with page.expect_response("**/volume/change**"):
+            page.click("[data-turn='0']")
+        region = json.loads(page.get_attribute("#case", "data-info"))["regions"][0]
+        box, where = change_at(
+            given,
+            moved(first, given),
+            tuple(slice(region[low], region[high]) for low, high in (("first", "last"), ("top", "bottom"), ("left", "right"))),
+            region["kind"],
+        )
+        expected[box][where] = given[box][where]
+        page.wait_for_selector(".mark:has-text('left')")
+        page.keyboard.press("m")
+        ready(page, "n1" if first == "n0" else "n0")
+    decisions = Decisions(Audit.read(volumes))
+    (made,) = rows_of(volumes)
+    assert (decisions.mask(made["after"]) == expected).all()
+    decisions.close()
+
+
+@pytest.mark.slow
+def test_what_is_painted_on_a_volume_is_there_when_one_comes_back(browser, volumes):
+    with served(volumes) as address, opened(browser, address) as page:
+        first = begin(page)
+        page.keyboard.press("k")
+        page.keyboard.press("e")
+        brush_size(page, 6)
+        page.locator("#size").blur()
+        with page.expect_response("**/volume/ball**"):
+            page.mouse.click(*on_plane(page, "axial", 10, 12))
+        seen = shown_on(page, "sagittal")
+        page.keyboard.press("n")
+        page.wait_for_selector("text=is kept, and not decided yet")
+        page.keyboard.press("PageUp")
+        ready(page, first)
+        assert page.input_value("#size") == "6"
+        assert page.is_checked("#ball")
+        assert abs(shown_on(page, "sagittal").astype(int) - seen).max() == 0
+        page.keyboard.press("a")
+        page.wait_for_selector("text=The painted mask is not saved")
+        page.click("#ask-other")
+        page.wait_for_function("id => document.querySelector('.side h1').textContent !== id", arg=first)
+        assert [row["what"] for row in rows_of(volumes)] == ["given"]
+        page.goto(f"{address}/case?show=all&id={first}")
+        ready(page, first)
+        page.keyboard.press("m")
+        page.wait_for_selector("text=use the brush B")  # the draft is gone
+
+
+def shown_on(page, name):
+    """What the page's own canvas of a plane shows of the painted mask."""
+    page.wait_for_load_state("networkidle")
+    next_frame(page)
+    seen = page.evaluate(
+        "name => { const c = document.getElementById(`painted-${name}`);"
+        " return Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data); }",
+        name,
+    )
+    return np.array(seen)
+
+
+@pytest.mark.slow
+def test_level_and_window_and_one_plane_alone(browser, volumes):
+    with served(volumes) as address, opened(browser, address) as page:
+        begin(page)
+        level = page.inner_text("#level-text")
+        page.keyboard.press("]")
+        assert page.inner_text("#level-text") != level
+        window = page.inner_text("#window-text")
+        page.keyboard.press("{")
+        assert page.inner_text("#window-text") != window
+        page.keyboard.press("d")
+        assert not page.is_visible("#plane-coronal")
+        page.keyboard.press("d")
+        assert page.is_visible("#plane-coronal")
+        across, window = page.evaluate("() => [document.documentElement.scrollWidth, innerWidth]")
+        assert across <= window
 
 
 # --- for everybody ---------------------------------------------------------------------------------------------------

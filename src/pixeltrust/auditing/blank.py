@@ -134,7 +134,11 @@ def make_blank_audit(
         def look(case: Case) -> tuple[dict[str, Any], list[np.ndarray], MaskMeaning]:
             labels, meaning = decode_labels(case.mask, classes=classes, ignore_label=ignore_label)
             if labels.ndim == 3:
-                write_labels(unfinished / "mended" / map_name(case.id, 3), read_labels(case.mask), like=case.mask)
+                proposed = unfinished / "mended" / map_name(case.id, 3)
+                if case.mask.name.endswith(".nii.gz"):
+                    link_or_copy(case.mask, proposed)
+                else:
+                    write_labels(proposed, read_labels(case.mask), like=case.mask)
                 write_labels(unfinished / "confidence" / map_name(case.id, 3), np.full_like(labels, DOUBTFUL_BELOW), like=case.mask)
             else:
                 write_png(unfinished / "mended" / f"{case.id}.png", read_labels(case.mask))

@@ -93,6 +93,7 @@ class Review:
         """The name under which browsers keep their notes on this audit."""
         self.pages = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
         self.pictures = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
+        self.slices = ThreadPoolExecutor(THREADS, thread_name_prefix="slices")  # they do not wait for thumbnails of whole volumes
         self.cache = MaskCache(_CACHE_BYTES)
         self.templates = _templates()  # compiled now, not by the first requests, all at once
         self._own_pairs = self.pictures.submit(count_pairs, audit)  # reads all headers, which may take seconds
@@ -212,7 +213,7 @@ def application(
     async def lifespan(_: Starlette) -> Any:
         yield
         await run_in_threadpool(review.learning.close)
-        for threads in (review.pages, review.pictures):
+        for threads in (review.pages, review.pictures, review.slices):
             threads.shutdown(cancel_futures=True)
 
     def run_in(threads: Executor, respond: Callable[[Review, Request], Response]) -> Callable[[Request], Any]:
@@ -227,9 +228,9 @@ def application(
         Route("/image", run_in(review.pictures, send_image)),
         Route("/thumbnail", run_in(review.pictures, small_image)),
         Route("/plane/{name:str}", run_in(review.pictures, plane)),
-        Route("/volume/slice", run_in(review.pictures, volume_pages.send_slice)),
-        Route("/volume/scale", run_in(review.pictures, volume_pages.send_scale)),
-        Route("/volume/draft", run_in(review.pictures, volume_pages.send_draft)),
+        Route("/volume/slice", run_in(review.slices, volume_pages.send_slice)),
+        Route("/volume/scale", run_in(review.slices, volume_pages.send_scale)),
+        Route("/volume/draft", run_in(review.slices, volume_pages.send_draft)),
         Route("/volume/{change:str}", functools.partial(change_draft, review), methods=["POST"]),
         Route("/learning", run_in(review.pages, learning_bar)),
         Route("/learning/start", functools.partial(start_learning, review), methods=["POST"]),
@@ -256,6 +257,8 @@ def queue_page(review: Review, request: Request) -> Response:
     review.follow()
     filters = _filter(request)
     page = review.queue.page(filters, _number(request, "page", 1))
+    if page.rows and page.rows[0]["depth"]:
+        review.volumes.prepare(page.rows[0])
     return review.render("queue.html", filters=filters, page=page, kinds=review.kinds, picture_version=review.version, audit=review.name)
 
 
@@ -269,8 +272,8 @@ def case_page(review: Review, request: Request) -> Response:
     force = review.decisions.in_force(case["id"])
     volume: dict[str, Any] | None = None
     try:
-        labels = review.volumes.allowed(case) if case["depth"] else allowed_labels(review.audit, review.given(case))
         volume = review.volumes.about(case) if case["depth"] else None
+        labels = [] if volume else allowed_labels(review.audit, review.given(case))
         fault = ""
     except PixeltrustError as error:
         if case["depth"]:
@@ -326,7 +329,8 @@ def small_image(review: Review, request: Request) -> Response:
     tag = stamp(Path(case["image"]), mask, review.audit.proposed_file(case["id"])) + (decided.key[:24] if decided else "")
     if (unchanged := _unchanged(request, tag, lasting)) is not None:
         return unchanged
-    content, fault = thumbnail(review.audit, case["id"], Path(case["image"]), mask, size, decided)
+    volume = review.volumes.pictured(case) if case["depth"] else None
+    content, fault = thumbnail(review.audit, case["id"], Path(case["image"]), mask, size, decided, volume)
     if fault:  # not cached; a header holds no text beyond Latin letters
         return Response(content, media_type="image/jpeg", headers={"Cache-Control": "no-store", "X-Fault": quote(fault)})
     return Response(content, media_type="image/jpeg", headers=_headers(tag, lasting))
@@ -400,7 +404,7 @@ async def change_draft(review: Review, request: Request) -> Response:
     change = volume_pages.CHANGES.get(request.path_params["change"])
     if change is None:
         raise HTTPException(404, "There is no such change.")
-    return await _run_in(review.pictures, change, review, request, await _body(request, _MOST_OF_A_STROKE))
+    return await _run_in(review.slices, change, review, request, await _body(request, _MOST_OF_A_STROKE))
 
 
 async def undo(review: Review, request: Request) -> Response:

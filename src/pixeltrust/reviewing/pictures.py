@@ -16,7 +16,6 @@ from pixeltrust.data.images import (
     media_type,
     read_image,
     read_thumbnail,
-    read_values,
     resize_image,
     resize_labels,
 )
@@ -43,6 +42,16 @@ class Decided:
     labels: Callable[[], np.ndarray]
 
 
+@dataclass(frozen=True)
+class Pictured:
+    """What a thumbnail shows of a volume: how to get it."""
+
+    image: Callable[[int], np.ndarray]
+    """Returns a slice, real numbers (H, W)."""
+    given: Callable[[], np.ndarray]
+    proposed: Callable[[], np.ndarray]
+
+
 def shown_image(file: Path) -> tuple[bytes, str]:
     """Return an image as a browser can show it, with its media type: the file's own bytes, or a PNG of what training sees.
 
@@ -55,7 +64,13 @@ def shown_image(file: Path) -> tuple[bytes, str]:
 
 
 def thumbnail(
-    audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, ...], decided: Decided | None = None
+    audit: Audit,
+    identity: str,
+    image: Path,
+    mask: Path,
+    size: tuple[int, ...],
+    decided: Decided | None = None,
+    volume: Pictured | None = None,
 ) -> tuple[bytes, str]:
     """Return a JPEG of the image with the outlines of the given (solid) and the proposed mask (dashed), and the faults of its files.
 
@@ -70,7 +85,7 @@ def thumbnail(
         return saved.read_bytes(), ""
     except OSError:
         pass
-    picture, faults = _with_outlines(audit, identity, image, mask, size, decided)
+    picture, faults = _with_outlines(audit, identity, image, mask, size, decided, volume)
     content = encode_image(picture, "JPEG", quality=85)
     if faults:
         return content, "; ".join(faults)
@@ -85,7 +100,7 @@ def thumbnail(
 
 
 def _with_outlines(
-    audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, ...], decided: Decided | None
+    audit: Audit, identity: str, image: Path, mask: Path, size: tuple[int, ...], decided: Decided | None, volume: Pictured | None
 ) -> tuple[np.ndarray, list[str]]:
     from scipy import ndimage
 
@@ -97,18 +112,18 @@ def _with_outlines(
         if decided:
             masks = [decided.labels()]
         else:
-            masks = [given_mask(audit, mask, size)]
-            masks.append(proposed_mask(audit, identity, masks[0]))
+            masks = [volume.given() if volume else given_mask(audit, mask, size)]
+            masks.append(volume.proposed() if volume else proposed_mask(audit, identity, masks[0]))
     except DataError as error:
         faults.append(str(error))
     try:
-        if len(size) == 2:
+        if volume is None:
             picture = read_thumbnail(image, small).copy()
         else:  # the slice with the most of the mask
             of_each = sum(((each > 0) & (each != IGNORE)).sum((1, 2)) for each in masks)
             place = int(np.argmax(of_each)) if np.any(of_each) else size[0] // 2
             masks = [each[place] for each in masks]
-            picture = resize_image(draw_slice(read_values(image)[place]), small).copy()
+            picture = resize_image(draw_slice(volume.image(place)), small).copy()
     except DataError as error:
         faults.append(str(error))
     lines = [_outline(resize_labels(each, small)) for each in masks if each.ndim == 2]

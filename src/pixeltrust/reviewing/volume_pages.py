@@ -17,6 +17,7 @@ import gzip
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from pixeltrust.plumbing.files import stamp
 from pixeltrust.reviewing.decoded import Decoded
 from pixeltrust.reviewing.drafts import Draft, Drafts, ball, change_at
 from pixeltrust.reviewing.masks import allowed_labels
+from pixeltrust.reviewing.pictures import Pictured
 from pixeltrust.reviewing.planes import Plane, planes_of
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Volumes:
     def __init__(self, review: "Review") -> None:
         self.review = review
         self.decoded, self.drafts = Decoded(review.audit.folder), Drafts(review.audit.folder)
+        self._behind = threading.Lock()  # what nobody waits for is decoded one volume at a time
         self._allowed: dict[tuple[str, str], list[int]] = {}
 
     def shape(self, case: Case) -> tuple[int, int, int]:
@@ -91,20 +94,32 @@ class Volumes:
         assert header.grid is not None
         planes = planes_of(header.grid, states_orientation=bool(header.states_orientation))
         return {
+            "labels": allowed_labels(self.review.audit, np.zeros(1, np.uint8)),  # its mask is not decoded yet
             "shape": self.shape(case),
             "spacing": header.grid.spacing,
             "planes": [plane.describe(header.grid) for plane in planes],
         }
 
+    def pictured(self, case: Case) -> Pictured:
+        """Return what a thumbnail shows."""
+
+        def one_at_a_time(read: Callable[[], np.ndarray]) -> np.ndarray:
+            with self._behind:
+                return read()
+
+        return Pictured(
+            image=lambda at: one_at_a_time(lambda: self.decoded.image(case["id"], Path(case["image"]))[0][at]),
+            given=lambda: one_at_a_time(lambda: self.given(case)),
+            proposed=lambda: one_at_a_time(lambda: self.start(case, "proposed")),
+        )
+
     def prepare(self, case: Case) -> None:
         """Decode a volume in the background, so that it opens at once."""
 
         def decode() -> None:
-            try:
+            with self._behind, suppress(Exception):  # whoever opens it is told what is wrong
                 self.decoded.image(case["id"], Path(case["image"]))
                 self.given(case)
-            except Exception:  # whoever opens it is told
-                return
 
         threading.Thread(target=decode, daemon=True, name="prepare").start()
 

@@ -1,12 +1,16 @@
 // Masks as bytes, one label per pixel, row by row. Everything here is exact: a pixel is painted or it is not.
 
+/** The middle of a brush about a place: a corner of pixels if it is an even number of them wide, else the centre of one. */
+export function middle(at, diameter, extent) {
+  return Math.round(diameter / extent) % 2 === 0 && diameter >= extent ? Math.round(at) : Math.floor(at) + 0.5;
+}
+
 /**
  * The pixels of a disc of this diameter about a point, as spans [row, first, behind]; centres within half the diameter count.
  * `stretch` says how wide and high a pixel is, in units of the diameter.
  */
 export function disc(x, y, diameter, [across, down] = [1, 1]) {
-  const middle = (at, extent) => (Math.round(diameter / extent) % 2 === 0 ? Math.round(at) : Math.floor(at) + 0.5);
-  const cx = middle(x, across), cy = middle(y, down), spans = [];
+  const cx = middle(x, diameter, across), cy = middle(y, diameter, down), spans = [];
   const radius = diameter / 2, high = Math.max(radius / down, 0.5);
   for (let row = Math.floor(cy - high); row < cy + high; row++) {
     const dy = (row + 0.5 - cy) * down, rest = radius * radius - dy * dy;

@@ -1,5 +1,5 @@
 // Hand, brush, eraser, polygon, cut and bucket, by mouse, pen, fingers and keys, on the mask's own pixels.
-import { area, disc, polygon } from "./mask.js";
+import { area, disc, middle, polygon } from "./mask.js";
 import { Painting } from "./painting.js";
 
 const BRUSHES = ["brush", "eraser"], OUTLINED = ["polygon", "cut"];
@@ -72,13 +72,16 @@ export class Tools {
 
   // --- strokes
 
+  /** The middle of the brush about a place. */
+  middle(x, y) { return [x, y].map((at, side) => middle(at, this.size, this.view.stretch[side])); }
+
   disc(x, y) { return disc(x, y, this.size, this.view.stretch); }
 
   begin(x, y) {
     this.begins();
     this.painting.begin();
     this.stroke = [x, y];
-    this.path = [[x, y]];
+    this.path = [this.middle(x, y)];
     this.view.setOutline("painted", null); // drawn again when the stroke ends
     this.show(this.painting.fill(this.disc(x, y), this.colour));
   }
@@ -94,7 +97,7 @@ export class Tools {
     }
     if (bottom) this.show([top, left, bottom, right]);
     this.stroke = [x, y];
-    this.path.push(this.stroke);
+    this.path.push(this.middle(x, y));
   }
 
   end(path = this.path) {

@@ -30,6 +30,7 @@ export class View {
     this.bare = false; // show the image alone
     this.corners = [];
     this.point = null; // of the keyboard, [x, y] in pixels of the mask
+    this.caption = "";
     this.cross = null; // where other planes cut this one
     this.brush = null; // {x, y, size, erases, down}: drawn as a ring
     this.fitted = true;
@@ -175,6 +176,7 @@ export class View {
     if (this.cross && !this.bare) this.drawCross(this.cross);
     this.drawCorners(c);
     this.drawPoint();
+    if (this.caption) this.drawCaption(c);
     if (this.beside) this.drawBeside(ratio);
   }
 
@@ -256,6 +258,16 @@ export class View {
     this.line(path, "#ffffff", 1.5, []);
     c.fillStyle = "#ffffff";
     for (const [x, y] of this.corners) c.fillRect(this.x + across * x - 3, this.y + down * y - 3, 6, 6);
+  }
+
+  drawCaption(c) {
+    c.font = "12px system-ui, sans-serif";
+    c.textAlign = "right";
+    c.lineWidth = 3;
+    c.strokeStyle = "rgba(0, 0, 0, 0.8)";
+    c.fillStyle = "#dde2e6";
+    c.strokeText(this.caption, this.across - 8, 18);
+    c.fillText(this.caption, this.across - 8, 18);
   }
 
   drawPoint() {

@@ -100,7 +100,9 @@ function draw(pane) {
     view.tint.clearRect(0, 0, view.width, view.height);
     own.outline();
   }
+  view.caption = `${plane.name} ${pane.at + 1} / ${plane.slices}`;
   view.canvas.dataset.slice = String(pane.at);
+  read();
   if (panes.every((each) => each.slice)) document.body.dataset.ready = "true";
 }
 
@@ -331,7 +333,8 @@ decisions.listen();
 activate(0);
 alone(settings.beside);
 if (info.mended) byId("from").value = "decided";
-say(memory.take("said", "") || "The volume is being decoded …");
+const said = memory.take("said", "");
+say(said || "The volume is being decoded …");
 follow({ ranked: () => { byId("ranked").hidden = false; }, say });
 views[0].canvas.focus({ preventScroll: true });
 begin();
@@ -342,8 +345,8 @@ async function begin() {
     const [low, high] = memory.get(`range ${info.audit}`, [slices.scale.low, slices.scale.high]);
     offerWindows();
     setRange(low, high);
-    if (byId("status").textContent.startsWith("The volume")) say("");
     if (info.regions.length) zoomTo(0); else show();
+    say(said);
     views.forEach((view) => view.fit());
   } catch (error) {
     complain(error.message);

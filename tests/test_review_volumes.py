@@ -1,0 +1,248 @@
+"""The review of volumes: planes, drafts, what is decided and kept, and the NIfTI files that come of it."""
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+
+from audits import audit_of_volumes
+from pixeltrust.auditing.blank import find_audit
+from pixeltrust.auditing.folder import Audit, read_audit_cases
+from pixeltrust.data.cases import check, read_cases
+from pixeltrust.data.images import read_header, read_labels, read_values
+from pixeltrust.data.volumes import Grid
+from pixeltrust.reviewing.decisions import Decisions
+from pixeltrust.reviewing.decoded import Decoded
+from pixeltrust.reviewing.drafts import Drafts, ball, change_at
+from pixeltrust.reviewing.exports import export_decisions as export
+from pixeltrust.reviewing.masks import decode_mask, digest, encode_mask
+from pixeltrust.reviewing.planes import planes_of
+from test_review import clients, rows_of
+from volumes import SHAPE, TURNED, write_data
+
+nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
+AXES = {"axial": 2, "coronal": 1, "sagittal": 0}
+FLIPPED = np.array([[0, 0, 2, 5], [-1, 0, 0, 3], [0, -1.5, 0, -4], [0, 0, 0, 1.0]])  # sagittal slices, the head down
+
+
+def moved(_, given):
+    """A proposal that takes a corner of the mask away, and has a false region apart from it."""
+    proposed = given.copy()
+    proposed[:, :8] = 0
+    proposed[1:3, 1:4, 1:4] = 1
+    return proposed
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("volumes")
+    write_data(folder / "data", noisy=2, clean=1)
+    return audit_of_volumes(folder / "data", folder / "audit", moved)
+
+
+@pytest.fixture
+def audit(template, tmp_path):
+    import shutil
+
+    shutil.copytree(template, tmp_path / "audit")
+    return tmp_path / "audit"
+
+
+@pytest.fixture
+def client(audit):
+    yield from clients(audit)
+
+
+def ask(client, path, *, body=None, status=200, **values):
+    address = f"/volume/{path}?" + urlencode({"id": "n0", "who": "ann", "start": "proposed", **values})
+    answer = client.get(address) if body is None else client.post(address, content=body)
+    assert answer.status_code == status, answer.text
+    return answer
+
+
+# --- planes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("affine", [np.eye(4), np.diag([-1.0, -1, 1, 1]), TURNED, FLIPPED])
+def test_a_plane_is_seen_as_radiologists_see_it(affine):
+    to_left_back_up = np.diag([-1, -1, 1, 1.0]) @ affine
+    shape = (4, 5, 6)
+    grid = Grid(shape, to_left_back_up[:3, :3].T[::-1].copy(), to_left_back_up[:3, 3])
+    places = np.stack(np.indices(shape), -1) @ grid.steps + grid.origin  # (D, H, W, left back up)
+    for plane in planes_of(grid):
+        across = AXES[plane.name]
+        left, back, up = (plane.cut(places[..., axis], 1) for axis in range(3))
+        right_of, below = {"axial": (left, back), "coronal": (left, -up), "sagittal": (back, -up)}[plane.name]
+        assert (np.diff(right_of, axis=1) > 0).all(), plane
+        assert (np.diff(below, axis=0) > 0).all(), plane
+        cosines = abs(grid.steps[:, across]) / np.array(grid.spacing)
+        assert cosines[plane.axis] == cosines.max()
+        about = plane.describe(grid)
+        assert (about["height"], about["width"]) == left.shape
+        assert min(about["stretch"]) >= 1
+
+
+def test_a_volume_that_says_nothing_of_its_orientation_is_seen_as_it_is():
+    grid = Grid((2, 3, 4), -np.eye(3), np.zeros(3))
+    volume = np.arange(24).reshape(2, 3, 4)
+    one, two, three = planes_of(grid, states_orientation=False)
+    assert (one.cut(volume, 1) == volume[1]).all()
+    assert (two.cut(volume, 1) == volume[:, 1]).all()
+    assert (three.cut(volume, 1) == volume[:, :, 1]).all()
+
+
+# --- drafts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_ball_has_the_voxels_whose_centres_lie_in_it():
+    draws, shape, spacing = np.random.default_rng(0), (9, 20, 21), (3.0, 1.0, 0.8)
+    centres = (np.stack(np.indices(shape), -1) + 0.5) * spacing
+    for _ in range(6):
+        path, size = draws.uniform(0, shape, (3, 3)), draws.uniform(1, 9)
+        box, inside = ball(path, size, spacing, shape)
+        found = np.zeros(shape, bool)
+        found[box] = inside
+        dense = np.concatenate([np.linspace(a, b, 80) for a, b in pairwise(path)]) * spacing
+        nearest = np.sqrt(((centres[..., None, :] - dense) ** 2).sum(-1).min(-1))
+        sure = abs(nearest - size / 2) > 0.05
+        assert (found == (nearest <= size / 2))[sure].all()
+
+
+def test_a_draft_outlives_the_server_and_its_strokes_are_undone(tmp_path):
+    start, box = np.zeros((3, 4, 5), np.uint8), (slice(1, 2), slice(0, 4), slice(2, 4))
+    with Drafts(tmp_path).of("a", "ann") as draft:
+        assert draft.paint(lambda: start, box, lambda was: was) == 0
+        assert not draft.exists
+        assert draft.paint(lambda: start, box, lambda was: was + 1) == 8
+        assert draft.paint(lambda: start, box, lambda was: was + 1) == 8
+        assert draft.turn("undo")
+        assert draft.labels.sum() == 8
+        assert draft.turn("redo")
+        assert not draft.turn("redo")
+    with Drafts(tmp_path).of("a", "ann") as draft:
+        assert draft.labels.sum() == 16
+        assert not draft.turn("undo")
+        draft.drop()
+        assert not draft.exists
+    with Drafts(tmp_path).of("a", "bob") as draft:
+        assert not draft.exists
+
+
+def test_one_connected_part_of_a_change_is_found():
+    given, proposed = np.zeros((4, 9, 9), np.uint8), np.zeros((4, 9, 9), np.uint8)
+    proposed[0, 0, 0] = proposed[1, 1, 1] = proposed[3, 8, 8] = 1  # the first two touch by a corner
+    given[0, 0, 1] = 2  # another kind beside
+    box, where = change_at(given, proposed, (slice(1, 2),) * 3)
+    found = np.zeros_like(given, bool)
+    found[box] = where
+    assert np.argwhere(found).tolist() == [[0, 0, 0], [1, 1, 1]]
+    assert change_at(given, proposed, (slice(2, 3),) * 3) is None
+    assert change_at(given, proposed, (slice(0, 4), slice(0, 9), slice(0, 9)), "too much")[1].sum() == 1
+
+
+def test_a_mask_is_saved_and_read_again():
+    labels = np.random.default_rng(0).integers(0, 3, (3, 4, 5)).astype(np.uint8)
+    assert (decode_mask(encode_mask(labels)) == labels).all()
+    assert (decode_mask(encode_mask(labels[0])) == labels[0]).all()
+    assert digest(labels) != digest(labels.reshape(5, 4, 3))
+
+
+def test_decoded_volumes_are_exact_and_the_oldest_are_removed(tmp_path, template):
+    image = Path(read_audit_cases(template)["image"][0])
+    decoded = Decoded(tmp_path, most_bytes=3 * 2 * np.prod(SHAPE))
+    numbers, scale = decoded.image("a", image)
+    assert abs(scale.offset + scale.slope * numbers.astype(float) - read_values(image)).max() <= scale.slope
+    again, same = Decoded(tmp_path).image("a", image)
+    assert same == scale
+    assert (again == numbers).all()
+    for name in "bcdef":
+        decoded.image(name, image)
+    assert 1 <= len(list((tmp_path / ".volumes").glob("*.npy"))) <= 3
+
+
+# --- what the page asks for ----------------------------------------------------------------------------------------------
+
+
+def test_a_slice_has_the_image_and_its_masks(audit, client):
+    row = read_audit_cases(audit).set_index("id").loc["n0"]
+    given, image = read_labels(Path(row["mask"])), read_values(Path(row["image"]))
+    header, scale = read_header(Path(row["mask"])), ask(client, "scale").json()
+    for plane in planes_of(header.grid):
+        content = ask(client, "slice", axis=plane.axis, at=2).content
+        pixels = plane.cut(given, 2).size
+        seen = np.frombuffer(content[: 2 * pixels], "<u2").reshape(plane.cut(given, 2).shape)
+        assert abs(scale["offset"] + scale["slope"] * seen - plane.cut(image, 2)).max() < 2 * scale["slope"]
+        masks = np.frombuffer(content[2 * pixels :], np.uint8).reshape(3, *seen.shape)
+        assert (masks[0] == plane.cut(given, 2)).all()
+        assert (masks[1] == plane.cut(moved("", given), 2)).all()
+    answer = ask(client, "slice", axis=0, at=2)
+    assert client.get(answer.url, headers={"If-None-Match": answer.headers["ETag"]}).status_code == 304
+    for wrong in ({"axis": 3, "at": 0}, {"axis": 0, "at": SHAPE[0]}, {"axis": 0}):
+        ask(client, "slice", status=400, **wrong)
+    assert client.get("/image?id=n0").status_code == 404
+
+
+def test_what_is_painted_is_decided_on_and_exported_as_nifti_on_the_grid_of_the_given_mask(audit, client, tmp_path):
+    row = read_audit_cases(audit).set_index("id").loc["n0"]
+    given, grid = read_labels(Path(row["mask"])), read_header(Path(row["mask"])).grid
+    expected = moved("", given)
+    assert client.post("/decide?id=n0&what=mended&who=ann&seen=0").json()["error"].startswith("Nothing is painted yet")
+    coronal = next(plane for plane in planes_of(grid) if plane.name == "coronal")
+    values = {"axis": coronal.axis, "at": 3, "top": 1, "left": 2, "bottom": 3, "right": 6}
+    assert ask(client, "paint", body=b"\2" * 8, **values).json() == {"exists": True, "undo": 1, "redo": 0, "changed": 8}
+    coronal.cut(expected, 3)[1:3, 2:6] = 2
+    ask(client, "paint", body=b"\3" * 8, status=400, **values)  # no such label
+    ask(client, "paint", body=b"\1" * 7, status=400, **values)
+    axial = next(plane for plane in planes_of(grid) if plane.name == "axial")
+    made = ask(client, "ball", body=b"[[10.2, 12.1], [12.2, 12.1]]", axis=axial.axis, at=5, size=4, label=1).json()
+    assert made["changed"] > 0
+    assert ask(client, "turn", body=b"", what="undo").json()["turned"]
+    assert ask(client, "change", body=b"", axis=0, at=1, x=0, y=0, status=404).json()["error"] == "No change is proposed here."
+    assert ask(client, "change", body=b"", region=0).json()["left"] in (True, False)
+    assert ask(client, "turn", body=b"", what="undo").json()["undo"] == 1
+    draft = ask(client, "draft", axis=coronal.axis, at=3)
+    assert draft.content == coronal.cut(expected, 3).tobytes()
+    assert json.loads(draft.headers["X-Draft"]) == {"exists": True, "undo": 1, "redo": 1}
+    answer = client.post("/decide?id=n0&what=mended&who=ann&seen=0").json()
+    assert answer["next"] == "n1"
+    decisions = Decisions(Audit.read(audit))
+    assert (decisions.mask(rows_of(audit)[0]["after"]) == expected).all()
+    decisions.close()
+    assert not json.loads(ask(client, "draft", axis=0, at=0).headers["X-Draft"])["exists"]
+    assert client.get("/thumbnail?id=n0").status_code == 200
+    export(audit, tmp_path / "out", show_progress=False)
+    written, like = nibabel.load(tmp_path / "out/clean/n0.nii.gz"), nibabel.load(row["mask"])
+    assert (read_labels(tmp_path / "out/clean/n0.nii.gz") == expected).all()
+    assert (written.affine == like.affine).all()
+    assert written.header["sform_code"] == like.header["sform_code"]
+    assert (read_labels(tmp_path / "out/noisy/n0.nii.gz") == given).all()
+    assert len(read_cases(tmp_path / "out", may_be_volumes=True, show_progress=False).pairs) == 1
+    check(tmp_path / "out", classes=3, show_progress=False)
+
+
+def test_what_is_the_same_as_proposed_is_accepted_not_saved(client, audit):
+    at = {"axis": 0, "at": 1, "top": 0, "left": 0, "bottom": 1, "right": 1}
+    ask(client, "paint", body=b"\1", **at)
+    ask(client, "paint", body=b"\0", **at)
+    assert "The same as proposed: P accepts it" in client.post("/decide?id=n0&what=mended&who=ann&seen=0").json()["error"]
+    assert client.post("/decide?id=n0&what=proposed&who=ann&seen=0").status_code == 200
+    assert [row["what"] for row in rows_of(audit)] == ["proposed"]
+
+
+def test_a_data_folder_of_volumes_is_reviewed_without_any_audit(tmp_path):
+    data = write_data(tmp_path / "data", noisy=3, clean=0)
+    audit = find_audit(data, classes=3, show_progress=False)
+    rows = read_audit_cases(audit)
+    assert sorted(rows["id"]) == ["n0", "n1", "n2"]
+    for client in clients(audit):
+        page = client.get("/case?id=n1").text
+        assert "plane-coronal" in page
+        assert "Accept proposed" not in page
+        assert len(ask(client, "slice", axis=0, at=3, id="n1", start="given").content) == 3 * SHAPE[1] * SHAPE[2]
+        assert client.post("/decide?id=n1&what=given&who=ann&seen=0").status_code == 200
+        assert client.post("/export").json()["words"].startswith(f"{tmp_path / 'data-reviewed'}: 2 noisy, 1 clean (1 pair)")
+    given = Path(rows.set_index("id")["mask"]["n1"])
+    assert (read_labels(tmp_path / "data-reviewed/clean/n1.nii.gz") == read_labels(given)).all()
