@@ -13,7 +13,6 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from scipy import ndimage
 
 from pixeltrust.plumbing.files import make_folder
 
@@ -150,6 +149,8 @@ def change_at(
     Args:
         kind: of a region; any where not given, or `unsure`.
     """
+    from scipy import ndimage
+
     seeds = _kinds(given[box], proposed[box])
     number = {"missing": 1, "too much": 2, "other class": 3}.get(kind, 0)
     wanted = (seeds == number) if number else seeds > 0
