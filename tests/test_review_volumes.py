@@ -8,19 +8,23 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
+import pixeltrust
 from audits import audit_of_volumes
 from pixeltrust.auditing.blank import find_audit
 from pixeltrust.auditing.folder import Audit, read_audit_cases
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import read_header, read_labels, read_values
 from pixeltrust.data.volumes import Grid
+from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.reviewing.decisions import Decisions
 from pixeltrust.reviewing.decoded import Decoded
 from pixeltrust.reviewing.drafts import Drafts, ball, change_at
 from pixeltrust.reviewing.exports import export_decisions as export
 from pixeltrust.reviewing.masks import decode_mask, digest, encode_mask
 from pixeltrust.reviewing.planes import planes_of
+from pixeltrust.reviewing.volume_pages import channels_of
 from test_review import clients, rows_of
+from tiny import draw_volumes
 from volumes import SHAPE, TURNED, write_data
 
 nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
@@ -246,3 +250,30 @@ def test_a_data_folder_of_volumes_is_reviewed_without_any_audit(tmp_path):
         assert client.post("/export").json()["words"].startswith(f"{tmp_path / 'data-reviewed'}: 2 noisy, 1 clean (1 pair)")
     given = Path(rows.set_index("id")["mask"]["n1"])
     assert (read_labels(tmp_path / "data-reviewed/clean/n1.nii.gz") == read_labels(given)).all()
+
+
+def test_channels_of_an_image_are_files_of_their_own(tmp_path):
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b.nii.gz"):
+        (tmp_path / name).touch()
+    assert channels_of(tmp_path / "a_0000.nii.gz") == [tmp_path / "a_0000.nii.gz", tmp_path / "a_0001.nii.gz"]
+    assert channels_of(tmp_path / "b.nii.gz") == [tmp_path / "b.nii.gz"]
+
+
+def test_a_review_of_two_channels_exports_both(tmp_path):
+    audit = find_audit(draw_volumes(tmp_path / "data", noisy=2, clean=2, channels=2), classes=3, show_progress=False)
+    name = read_audit_cases(audit)["id"][0]
+    for client in clients(audit):
+        slices = [ask(client, "slice", id=name, axis=0, at=3, channel=channel, start="given").content for channel in (0, 1)]
+        assert slices[0] != slices[1]
+        ask(client, "slice", id=name, axis=0, at=3, channel=2, status=400)
+        assert 'id="channel"' in client.get(f"/case?id={name}").text
+        assert client.post(f"/decide?id={name}&what=given&who=ann&seen=0").status_code == 200
+    export(audit, tmp_path / "out", show_progress=False)
+    assert {path.name for path in (tmp_path / "out/images").iterdir()} >= {f"{name}_0000.nii.gz", f"{name}_0001.nii.gz"}
+    assert read_cases(tmp_path / "out", may_be_volumes=True, show_progress=False).cases[0].channels == 2
+
+
+@pytest.mark.parametrize("source", ["data/noisy", "audit"])
+def test_formats_of_pictures_say_what_opens_volumes(template, tmp_path, source):
+    with pytest.raises(PixeltrustError, match="3D Slicer and ITK-SNAP open the NIfTI files"):
+        pixeltrust.convert(template.parent / source, to="coco", out=tmp_path / "out")

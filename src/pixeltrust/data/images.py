@@ -126,8 +126,11 @@ def read_header(path: Path) -> Header:
             return Header((width, height) if turns else (height, width), None, orientation, two_colours)
 
 
-def refuse_volumes(paths: Iterable[Path]) -> None:
+def refuse_volumes(paths: Iterable[Path], *, repair: str = volumes.NOT_YET) -> None:
     """Raise if one of the files is a volume; only files that may be one by their names are looked into.
+
+    Args:
+        repair: what can be done instead, for the message.
 
     Raises:
         DataError: names the first one.
@@ -139,7 +142,7 @@ def refuse_volumes(paths: Iterable[Path]) -> None:
                     break
     else:
         return
-    raise _volume_refusal(path, grid)
+    raise _volume_refusal(path, grid, repair)
 
 
 def read_image(path: Path, channels: int = 3) -> np.ndarray:
@@ -528,9 +531,9 @@ def _plane(path: Path) -> Plane:
     return medical
 
 
-def _volume_refusal(path: Path, grid: Grid) -> DataError:
+def _volume_refusal(path: Path, grid: Grid, repair: str = volumes.NOT_YET) -> DataError:
     size = volumes.in_order(grid.shape)
-    return _refusal(path, f"a volume of {size} voxels where a picture is read", kind="volumes", repair=volumes.NOT_YET)
+    return _refusal(path, f"a volume of {size} voxels where a picture is read", kind="volumes", repair=repair)
 
 
 def _real(values: np.ndarray, path: Path) -> np.ndarray:

@@ -13,6 +13,8 @@ from pixeltrust.formats.format import Encoded, Format, Output, Source
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.labels import IGNORE
 
+OF_PICTURES = "Label Studio, CVAT, COCO and FiftyOne hold pictures; 3D Slicer and ITK-SNAP open the NIfTI files as they are"
+
 
 def read_masks(source: Source) -> MaskFolder:
     """List the masks of a plain folder.
@@ -26,7 +28,7 @@ def read_masks(source: Source) -> MaskFolder:
         parts = [part for part in ("clean", "noisy", "test", "masks", "mended") if (folder / part).is_dir()]
         inside = f"; is it {folder / parts[0]} that you mean?" if parts else ""
         raise DataError(f"{folder}: no mask in it{inside}")
-    refuse_volumes(listing.files.values())
+    refuse_volumes(listing.files.values(), repair=OF_PICTURES)
     files = [MaskFile(identity, path) for identity, path in sorted(listing.files.items())]
     return MaskFolder(files, source.classes or 1, source.ignore_label, False, listing.faults, listing.notes)
 
@@ -45,6 +47,8 @@ def read_audit(source: Source) -> MaskFolder:
         raise DataError(f"not an audit of format {FORMAT} with its number of classes: {error}") from None
     if source.classes not in (None, record.classes) or source.ignore_label is not None:
         raise ConfigError(f"classes, ignore_label: the audit itself has them ({record.classes} and {record.ignore_label})")
+    if record.axes == 3:
+        raise DataError(f"{folder}: an audit of volumes: {OF_PICTURES}")
     table = folder / "cases.csv"
     files, faults = [], []
     for number, row in enumerate(read_audit_cases(folder).to_dict("records"), 2):

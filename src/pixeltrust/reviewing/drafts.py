@@ -157,14 +157,21 @@ def change_at(
     if not wanted.any():
         return None
     numbers = {int(value) for value in np.unique(seeds[wanted])}
-    changed = np.isin(_kinds(given, proposed), list(numbers))
-    outer = ndimage.find_objects(changed.astype(np.uint8))[0]
-    parts, _ = ndimage.label(changed[outer], np.ones((3, 3, 3)))
+    outer = _box_of(given != proposed)
+    changed = np.isin(_kinds(given[outer], proposed[outer]), list(numbers))
+    parts, _ = ndimage.label(changed, np.ones((3, 3, 3)))
     inner = tuple(slice(max(b.start, o.start) - o.start, max(b.stop, o.start) - o.start) for b, o in zip(box, outer, strict=True))
     chosen = np.isin(parts, np.setdiff1d(np.unique(parts[inner]), [0]))
-    own = ndimage.find_objects(chosen.astype(np.uint8))[0]
+    own = _box_of(chosen)
     place = tuple(slice(o.start + p.start, o.start + p.stop) for o, p in zip(outer, own, strict=True))
     return place, chosen[own]
+
+
+def _box_of(where: np.ndarray) -> tuple[slice, ...]:
+    """Return the box of what is true, which something is."""
+    across = np.asarray(where.any(axis=0))
+    places = [np.flatnonzero(where.any(axis=(1, 2))), np.flatnonzero(across.any(axis=1)), np.flatnonzero(across.any(axis=0))]
+    return tuple(slice(int(place[0]), int(place[-1]) + 1) for place in places)
 
 
 def _kinds(given: np.ndarray, proposed: np.ndarray) -> np.ndarray:

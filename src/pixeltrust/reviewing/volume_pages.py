@@ -1,8 +1,8 @@
 """What the page of a volume asks for: slices, and strokes on a draft. A volume never goes to a browser whole.
 
-GET  /volume/slice    id, axis, at: the image (uint16, little-endian) and the given mask, then, where the case is judged, the proposed mask
-                      and the confidence (a byte each), row by row as the plane is seen
-GET  /volume/scale    id: what the numbers of the image mean
+GET  /volume/slice    id, axis, at, channel: the image (uint16, little-endian) and the given mask, then, where the case is judged, the
+                      proposed mask and the confidence (a byte each), row by row as the plane is seen
+GET  /volume/scale    id, channel: what the numbers of the image mean
 GET  /volume/draft    id, who, start, axis, at: the painted mask, a byte per pixel; the header X-Draft says what there is to undo
 POST /volume/paint    … top, left, bottom, right; the body is the labels of that box of the slice, row by row
 POST /volume/ball     … size (mm), label; the body is a JSON list of the [x, y] on the slice where the ball was
@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pixeltrust.data.images import read_header
+from pixeltrust.data.images import image_suffix, read_header
 from pixeltrust.plumbing.files import stamp
 from pixeltrust.reviewing.decoded import Decoded
 from pixeltrust.reviewing.drafts import Draft, Drafts, ball, change_at
@@ -53,6 +54,11 @@ class Volumes:
 
     def shape(self, case: Case) -> tuple[int, int, int]:
         return case["depth"], case["height"], case["width"]
+
+    def image_file(self, case: Case, request: Request) -> Path:
+        """Return the file of the channel that a request names; the first where it names none."""
+        files = channels_of(Path(case["image"]))
+        return files[_number(request, "channel", 0, len(files) - 1) if "channel" in request.query_params else 0]
 
     def planes(self, case: Case) -> list[Plane]:
         """Return the planes of a case, by the axis of their slices."""
@@ -95,6 +101,7 @@ class Volumes:
         planes = planes_of(header.grid, states_orientation=bool(header.states_orientation))
         return {
             "labels": allowed_labels(self.review.audit, np.zeros(1, np.uint8)),  # its mask is not decoded yet
+            "channels": len(channels_of(Path(case["image"]))),
             "shape": self.shape(case),
             "spacing": header.grid.spacing,
             "planes": [plane.describe(header.grid) for plane in planes],
@@ -144,10 +151,20 @@ class Volumes:
             draft.drop()
 
 
+def channels_of(first: Path) -> list[Path]:
+    """Return the files of an image: <id>_0000, <id>_0001 and so on, or the one file that it is."""
+    suffix = image_suffix(first) or ""
+    stem = first.name[: len(first.name) - len(suffix)]
+    if not stem.endswith("_0000"):
+        return [first]
+    found = takewhile(Path.exists, (first.with_name(f"{stem[:-4]}{number:04}{first.name[len(stem) :]}") for number in count()))
+    return list(found) or [first]
+
+
 def send_scale(review: "Review", request: Request) -> Response:
     """Return what the numbers of an image mean, and the window that shows it at first; the image is decoded for it."""
     case = review.case(request)
-    _, scale = review.volumes.decoded.image(case["id"], Path(case["image"]))
+    _, scale = review.volumes.decoded.image(case["id"], review.volumes.image_file(case, request))
     return JSONResponse(asdict(scale))
 
 
@@ -155,14 +172,15 @@ def send_slice(review: "Review", request: Request) -> Response:
     """Return a slice of an image with its masks."""
     case, volumes = review.case(request), review.volumes
     plane, at = _place(review, case, request)
-    files = [Path(case["image"]), Path(case["mask"])]
+    shown = volumes.image_file(case, request)
+    files = [shown, Path(case["mask"])]
     if review.judged:
         files += [review.audit.proposed_file(case["id"]), review.audit.confidence_file(case["id"])]
     tag = f'"{stamp(*files)}-{plane.axis}-{at}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache"}
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    image, _ = volumes.decoded.image(case["id"], Path(case["image"]))
+    image, _ = volumes.decoded.image(case["id"], shown)
     parts = [plane.cut(image, at).astype("<u2").tobytes(), plane.cut(volumes.given(case), at).tobytes()]
     if review.judged:
         parts += [plane.cut(read(case), at).tobytes() for read in (volumes.proposed, volumes.confidence)]

@@ -42,11 +42,13 @@ export class Slices {
     this.version = 0; // of what is painted
   }
 
-  /** Have the volume decoded. */
-  async begin() {
-    const answer = await fetch(`/volume/scale?${new URLSearchParams({ id: this.info.id })}`), content = await answer.json();
+  /** Have a channel of the volume decoded. */
+  async begin(channel = 0) {
+    const answer = await fetch(`/volume/scale?${new URLSearchParams({ id: this.info.id, channel })}`), content = await answer.json();
     if (!answer.ok) throw new Error(content.error);
     this.scale = content;
+    this.channel = channel;
+    this.kept.clear();
     this.first = Math.min(content.offset, content.low);
     this.last = Math.max(content.high, content.low + content.slope);
   }
@@ -54,7 +56,7 @@ export class Slices {
   get({ axis, width, height }, at) {
     const key = `${axis} ${at}`, known = this.kept.get(key);
     this.kept.delete(key);
-    const slice = known ?? bytes("/volume/slice", { id: this.info.id, axis, at })
+    const slice = known ?? bytes("/volume/slice", { id: this.info.id, axis, at, channel: this.channel })
       .then(({ content }) => new Slice(content, this.scale, width * height, this.info.judged));
     slice.catch(() => this.kept.delete(key));
     this.kept.set(key, slice);

@@ -149,12 +149,12 @@ function arrows(event, dx, dy) {
   show();
 }
 
-function zoomTo(place) {
+function zoomTo(place, scrolls = true) {
   const all = document.querySelectorAll("[data-region]");
   if (!info.regions.length) return say("No doubtful region");
   region = (place + info.regions.length) % info.regions.length;
   all.forEach((button, number) => button.setAttribute("aria-current", String(number === region)));
-  all[region].scrollIntoView({ block: "nearest" });
+  if (scrolls) all[region].scrollIntoView({ block: "nearest" });
   const shown = info.regions[region], box = [[shown.first, shown.last], [shown.top, shown.bottom], [shown.left, shown.right]];
   voxels.at = [shown.slice, ...box.slice(1).map(([first, behind]) => Math.floor((first + behind) / 2))];
   for (const { plane, view } of panes) view.region(voxels.box(plane, box));
@@ -283,6 +283,12 @@ byId("show-alone").addEventListener("change", (event) => alone(event.target.chec
 byId("level").addEventListener("input", slide);
 byId("window").addEventListener("input", slide);
 byId("windows").firstElementChild.addEventListener("click", () => setRange(slices.first, slices.last));
+byId("channel")?.addEventListener("change", async () => {
+  await slices.begin(Number(byId("channel").value)).catch((error) => complain(error.message));
+  setRange(slices.scale.low, slices.scale.high);
+  slices.version++;
+  show();
+});
 byId("again").addEventListener("click", startOver);
 byId("ball").checked = settings.ball;
 byId("ball").addEventListener("change", () => keep("ball", byId("ball").checked));
@@ -345,7 +351,7 @@ async function begin() {
     const [low, high] = memory.get(`range ${info.audit}`, [slices.scale.low, slices.scale.high]);
     offerWindows();
     setRange(low, high);
-    if (info.regions.length) zoomTo(0); else show();
+    if (info.regions.length) zoomTo(0, false); else show();
     say(said);
     views.forEach((view) => view.fit());
   } catch (error) {
