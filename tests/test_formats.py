@@ -23,8 +23,8 @@ from pycocotools import mask as pycocotools_mask
 from pycocotools.coco import COCO
 
 import other_programs
-from pixeltrust import cli
 from pixeltrust.auditing.folder import CASE_NUMBERS, AuditRecord
+from pixeltrust.cli import making
 from pixeltrust.data.images import MAX_PIXELS, read_labels, write_png
 from pixeltrust.formats import brushes, polygons, rle
 from pixeltrust.formats.annotations import Annotations, Picture, Region
@@ -1032,7 +1032,7 @@ def test_a_format_of_ones_own_is_written_recognised_and_read(tmp_path):
 
 
 def test_the_help_of_the_command_lists_the_formats():
-    options = inspect.signature(cli.convert).parameters
+    options = inspect.signature(making.convert).parameters
     reads, writes = (options[name].annotation.__metadata__[0].help for name in ("source_format", "to"))
     assert set(re.findall("[a-z0-9-]+", reads)) >= {form.name for form in FORMATS if form.read}
     assert set(re.findall("[a-z0-9-]+", writes)) >= {form.name for form in FORMATS if form.encode}

@@ -61,7 +61,7 @@ SCHEDULES = ("cosine", "constant", "step")
 SIZES = [(4, 3), (5, 2), (16, 1)]  # of a batch, and how many of them the 10 noisy images fill
 ON_THE_POOL = ("plain", "dice-ce", "gce", "mae", "sce", "nr-dice", "t-loss")
 UPDATES = 9  # of `configured()`: 3 epochs of 4, 4 and 2 noisy images
-FILES = {"config.toml", "environment.json", "cases.csv", "history.csv", "steps.csv", "checkpoint.pt", "best.pt", "model.pt"}
+FILES = {"README.md", "config.toml", "environment.json", "cases.csv", "history.csv", "steps.csv", "checkpoint.pt", "best.pt", "model.pt"}
 HOURS = 1e4  # in seconds
 HERE = Path(__file__).parent
 
@@ -1154,7 +1154,7 @@ def test_the_bar_looks_at_the_loss_after_an_epoch_and_within_one_after_some_time
     notes = []
 
     class Bar:
-        disable = False
+        shown = True
 
         def add_task(self, *_, **__):
             return 0
