@@ -16,6 +16,7 @@ from pixeltrust.benchmarking.answers import FEWEST, MARGIN, answer_too_few, find
 from pixeltrust.benchmarking.cell_masks import FolderMasks
 from pixeltrust.benchmarking.grid import Cell, Grid
 from pixeltrust.benchmarking.question import question
+from pixeltrust.pages.numbers import format_range
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from test_benchmark import Here
 from tiny import draw, leave_figures_out
@@ -116,7 +117,10 @@ def test_it_helps_where_all_noisy_masks_are_far_too_small(tmp_path):
     record = json.loads((tmp_path / "out" / "answer.json").read_text())
     assert record["verdict"] == "helps"
     assert (tmp_path / "out" / "answer.md").read_text().startswith("It helps.")
-    assert "It helps. Use <code>clean</code>" in (tmp_path / "out" / "report.html").read_text()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "It helps. Use <code>clean</code>" in page
+    row = answer.rows[0]  # the one interval of the difference, in the words, at the top and in the table
+    assert page.count(format_range(row.low, row.high, signed=True)) >= 2
     measured = pd.read_csv(tmp_path / "out" / "scores.csv", dtype={"id": str})
     assert set(measured["id"]) == {path.stem for path in (data / "clean").iterdir()}
     assert measured["plain"].mean() == pytest.approx(answer.rows[-1].dice, abs=1e-6)

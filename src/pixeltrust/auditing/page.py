@@ -110,7 +110,8 @@ def _story(audit: Audit, cases: pd.DataFrame) -> str:
     return (
         f"The noisy masks of “{audit.data.name}” were judged by {audit.judge}: {by}. The worst come first. "
         "A pixel is doubtful where its label is more likely wrong than right, and mended where the network also sees another label there. "
-        "Pixels that are not doubtful are never changed, and no mask is emptied." + audit.is_by_files * f" {FAIR[0].upper()}{FAIR[1:]}."
+        "Pixels that are not doubtful are never changed, and no mask is emptied. How much better the proposed masks are, an audit does not "
+        "know: see below what tells." + audit.is_by_files * f" {FAIR[0].upper()}{FAIR[1:]}."
     )
 
 

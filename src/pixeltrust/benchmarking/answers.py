@@ -12,6 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
+from pixeltrust.pages.numbers import format_number
 from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 
@@ -49,7 +50,7 @@ class AnswerRow:
     @property
     def interval(self) -> str:
         """The interval as text, such as "+0.012 to +0.034"."""
-        return f"{self.low:+.3f} to {self.high:+.3f}"
+        return f"{_signed(self.low)} to {_signed(self.high)}"
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -131,7 +132,11 @@ def _row(scores: pd.DataFrame, method: str, comparisons: int) -> AnswerRow:
 
 
 def _difference_words(row: AnswerRow) -> str:
-    return "" if math.isnan(row.difference) else f"{row.difference:+.3f} ({row.interval})"
+    return "" if math.isnan(row.difference) else f"{_signed(row.difference)} ({row.interval})"
+
+
+def _signed(value: float) -> str:
+    return format_number(value, signed=True)
 
 
 def _helps(compared: list[AnswerRow], plain: AnswerRow, cases: int) -> str:
@@ -140,7 +145,7 @@ def _helps(compared: list[AnswerRow], plain: AnswerRow, cases: int) -> str:
     also = f" Within {MARGIN} of it: {', '.join(near)}; the choice between them matters little." if near else ""
     return (
         f"It helps. Use `{best.method}` ({MEANING.get(best.method, 'as you defined it')}): Dice {best.dice:.3f} against {plain.dice:.3f} "
-        f"of plain training. Case by case that is {best.difference:+.3f}, {best.interval} with {CONFIDENCE:.0%} confidence over "
+        f"of plain training. Case by case that is {_signed(best.difference)}, {best.interval} with {CONFIDENCE:.0%} confidence over "
         f"{count(cases, 'clean case')}; the confidence allows for the number of methods. So the noise seems to cost plain training about "
         f"{best.difference:.2f} of Dice, which this method gains back.{also}"
     )
@@ -151,7 +156,7 @@ def _no_difference(compared: list[AnswerRow], cases: int) -> str:
     return (
         f"Plain training is just as good here. Over {count(cases, 'clean case')} no method is ahead of it by more than "
         f"{max(highest, 0):.3f} of Dice, with {CONFIDENCE:.0%} confidence; the best of them, `{best.method}`, differs by "
-        f"{best.difference:+.3f} ({best.interval}). The noise seems to cost almost nothing. Use `plain`, the cheapest method."
+        f"{_signed(best.difference)} ({best.interval}). The noise seems to cost almost nothing. Use `plain`, the cheapest method."
     )
 
 

@@ -23,6 +23,10 @@ from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.text import count
 from pixeltrust.training.run_folder import Run
 
+OF_ANSWER = (
+    "**Differences to `plain`** have the intervals of the answer here: by Student's t, wide enough for all methods together, as few "
+    "cases need. Those of `tables.md` are by the bootstrap, and narrower."
+)
 TEST_CASES = 4
 WEIGHED_CASES = 4
 NOT_SHARED = ("method", "seed", "clean_weight")  # settings that are a method's or a cell's own
@@ -45,7 +49,8 @@ def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
     Raises:
         RunError: files that the page needs are broken.
     """
-    every = words.split_groups(outcome.summary)
+    answer = _answer(folder)
+    every = words.split_groups(_with_intervals_of(answer, outcome.summary))
     methods = list(outcome.summary["method"].unique())
     example = choose_example(every, outcome.cells)
     maps = find_cell_with_maps(outcome.cells)
@@ -53,11 +58,11 @@ def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
         "benchmark.html",
         name=folder.resolve().name,
         headline=headline(every),
-        story=_answer(folder) or _story(outcome),
+        story=answer.get("words") or _story(outcome),
         numbers=_numbers(every),
         overview=list(_overview(outcome.summary)),
         groups=[_group(group, outcome, methods) for group in every],
-        how=words.explain_tables(words.read_match(outcome.summary)),
+        how=[*words.explain_tables(words.read_match(outcome.summary)), *([OF_ANSWER] if answer else [])],
         failures=_failures(outcome.cells),
         scale=draw_heat_legend(),
         example=example,
@@ -89,14 +94,26 @@ def headline(every: Sequence[pd.DataFrame]) -> str:
     return f"{first}{each} {verb} the highest Dice in {most} of {len(compared)} comparisons{sure}"
 
 
-def _answer(folder: Path) -> str:
-    """Return the words of the answer, where a question was asked."""
+def _answer(folder: Path) -> dict[str, Any]:
+    """Return the answer, where a question was asked; else nothing."""
     try:
-        return str(json.loads((folder / "answer.json").read_text(encoding="utf-8"))["words"])
+        record: dict[str, Any] = json.loads((folder / "answer.json").read_text(encoding="utf-8"))
+        return {"words": str(record["words"]), "rows": {row["method"]: row for row in record.get("rows", [])}}
     except FileNotFoundError:
-        return ""
+        return {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'answer.json'}: cannot be read as the answer to a question: {error}") from None
+
+
+def _with_intervals_of(answer: dict[str, Any], summary: pd.DataFrame) -> pd.DataFrame:
+    """Return the summary with the answer's intervals of differences to plain training: a number has one interval on a page."""
+    summary = summary.copy()
+    for place, row in summary.iterrows() if answer else ():
+        told = answer["rows"].get(row["method"])
+        for other in ("plain", "rival"):
+            if told and not np.isnan(row[f"minus_{other}"]) and (other == "plain" or row["rival"] == BASE):
+                summary.loc[place, [f"minus_{other}_low", f"minus_{other}_high"]] = told["low"], told["high"]
+    return summary
 
 
 def _headline_of_one(rows: Sequence[words.SummaryRow]) -> str:
