@@ -16,6 +16,7 @@ from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import read_header, read_labels, read_values
 from pixeltrust.data.volumes import Grid
 from pixeltrust.plumbing.errors import PixeltrustError
+from pixeltrust.reviewing import again
 from pixeltrust.reviewing.decisions import Decisions
 from pixeltrust.reviewing.decoded import Decoded
 from pixeltrust.reviewing.drafts import Drafts, ball, change_at
@@ -276,3 +277,21 @@ def test_a_review_of_two_channels_exports_both(tmp_path):
 def test_formats_of_pictures_refuse_an_audit_of_volumes(template, tmp_path):
     with pytest.raises(PixeltrustError, match="3D Slicer and ITK-SNAP open the NIfTI files"):
         pixeltrust.convert(template, to="coco", out=tmp_path / "out", show_progress=False)
+
+
+def test_what_is_decided_on_volumes_is_learned_from_in_patches_of_their_size(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(again, "mend_cases", lambda cases, listed, **how: asked.append((cases, listed, how)))
+    audit = find_audit(write_data(tmp_path / "data", noisy=3, clean=1), classes=3, show_progress=False)
+    for client in clients(audit):
+        for name in ("n0", "n2"):
+            assert client.post(f"/decide?id={name}&what=given&who=ann&seen=0").status_code == 200
+    again.mend_again(audit, show_progress=False)
+    ((cases, listed, how),) = asked
+    assert (how["config"].classes, how["config"].size, how["config"].method) == (3, (16, 16, 16), "mender")
+    assert {case.id for case in cases.pairs} == {"n0", "n2"}
+    assert len(listed) == 3
+    for case in cases.pairs:
+        assert case.mask == audit / "corrected" / f"{case.id}.nii.gz"
+        assert (read_labels(case.mask) == read_labels(case.given)).all()
+        assert read_header(case.mask).grid.difference(read_header(case.given).grid) == ""

@@ -33,6 +33,21 @@ PROPOSED = 16  # a proposed patch has multiples of it, as U-Nets halve their ima
 MOST_PROPOSED = 96  # voxels a side
 
 
+def propose_patch(cases: Cases) -> list[int]:
+    """Return a size for the patches of volumes, (D, H, W): about the median size at the median spacing, in multiples of `PROPOSED`.
+
+    Raises:
+        DataError: a header cannot be read any more.
+    """
+    headers = _read_headers(cases.of("noisy") + cases.of("clean"))
+    return _propose_patch(headers, tuple(np.median([_spacing(header) for header in headers], axis=0).tolist()))
+
+
+def _propose_patch(headers: Sequence["Header"], spacing: Sequence[float]) -> list[int]:
+    shapes = [resampled_shape(header.size, _spacing(header), spacing) for header in headers]
+    return np.clip(np.median(shapes, axis=0) // PROPOSED * PROPOSED, PROPOSED, MOST_PROPOSED).astype(int).tolist()
+
+
 def settle(config: Config, cases: Cases) -> Config:
     """Return the settings with what the data decide: of volumes the spacing, where it is unset, and the channels.
 
@@ -49,8 +64,7 @@ def settle(config: Config, cases: Cases) -> Config:
     headers = _read_headers(trained)
     spacing = config.spacing or tuple(np.median([_spacing(header) for header in headers], axis=0).round(6).tolist())
     if not volumes:
-        shapes = [resampled_shape(header.size, _spacing(header), spacing) for header in headers]
-        patch = np.clip(np.median(shapes, axis=0) // PROPOSED * PROPOSED, PROPOSED, MOST_PROPOSED).astype(int).tolist()
+        patch = _propose_patch(headers, spacing)
         raise ConfigError(
             f"image_size = {config.image_size} is for pictures, and {cases.data} holds volumes, which are trained on in patches: "
             f"set image_size = [depth, height, width], such as {patch}, and batch_size and clean_batch_size, such as "

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.config import Config
+from pixeltrust.config import Config, batch_of_patches
 from pixeltrust.data.cases import CaseList, Cases, read_cases
+from pixeltrust.data.fitting import propose_patch
 from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.mending.run import Mended, mend_cases
 from pixeltrust.mending.settings import as_mender_config
@@ -25,7 +26,8 @@ def mend_again(folder: Path, *, config: Config | Mapping[str, Any] | None = None
 
     Args:
         folder: one that `pixeltrust review DATA`, `pixeltrust mend` or `pixeltrust audit` has made.
-        config: the settings of the menders; classes, ignore_label and channels are those of the folder.
+        config: the settings of the menders; classes, ignore_label and channels are those of the folder. Of volumes the patches are, where
+            `image_size` is for pictures, those of the mending before, or of about the size of the volumes.
         show_progress: progress bars on standard error.
 
     Raises:
@@ -35,6 +37,9 @@ def mend_again(folder: Path, *, config: Config | Mapping[str, Any] | None = None
     audit = Audit.read(folder)
     config = replace(as_mender_config(config), classes=audit.classes, ignore_label=audit.ignore_label)
     data = read_cases(audit.data, needed=("noisy",), may_be_volumes=True, show_progress=show_progress)
+    if audit.axes == 3 and len(config.size) == 2:
+        depth, height, width = audit.patch or propose_patch(data)
+        config = replace(config, image_size=(depth, height, width), clean_batch_size=batch_of_patches((depth, height, width)))
     cases, decided = _with_decisions(audit, data)
     listed = CaseList.of([case for case in cases.cases if case.role == "noisy" or case.id in decided])
     notes = (*data.notes, f"{count(len(decided), 'pair')} by the decisions of this review")

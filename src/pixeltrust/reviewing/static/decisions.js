@@ -114,7 +114,7 @@ export class Decisions {
       const { info } = this, made = memory.get(this.made, []), own = last ? made.at(-1) : null;
       if (last && !own) return say(`Nothing was decided in this tab${info.decision ? "; 'Undo the decision on this case' is further down" : ""}`);
       const [id, seen] = own ? [own.id, own.number] : [info.id, info.seen];
-      if ((await this.mayLeave()) !== "go") return;
+      if (!this.work.stays && (await this.mayLeave()) !== "go") return;
       const undone = await this.change("/undo", { id, seen }, undefined, "Undo that one");
       if (!undone) return;
       const left = own ? made.slice(0, -1) : made.filter((each) => each.id !== id);
