@@ -65,14 +65,17 @@ class Filter:
     def order(self, *, back: bool = False) -> str:
         """Return the order in SQL, or the order backwards."""
         down = (self.sort[0] == "-") != back
-        return f"{SORTS[self.sort.lstrip('-')]} {'DESC' if down else 'ASC'}, position {'DESC' if back else 'ASC'}"
+        first = f"{SORTS[self.sort.lstrip('-')]} {'DESC' if down else 'ASC'}"
+        return first if self.sort.endswith("rank") else f"{first}, position {'DESC' if back else 'ASC'}"
 
-    def beside(self, *, back: bool = False) -> str:
-        """Return the condition in SQL for what comes behind a case, or before it; its parameters are thrice the case's position."""
+    def beside(self, position: int, *, back: bool = False) -> tuple[str, list[object]]:
+        """Return the condition in SQL for what comes behind a case, or before it, and its parameters."""
         key, down = SORTS[self.sort.lstrip("-")], (self.sort[0] == "-") != back
+        first = f"{key} {'<' if down else '>'}"
+        if key == "position":  # by its index
+            return f"{first} ?", [position]
         own = f"(SELECT {key} FROM cases WHERE position = ?)"
-        further = f"position {'<' if back else '>'} ?"
-        return f"({key} {'<' if down else '>'} {own} OR ({key} = {own} AND {further}))"
+        return f"({first} {own} OR ({key} = {own} AND position {'<' if back else '>'} ?))", [position] * 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,10 +164,10 @@ class Queue:
 
     def _beside(self, filters: Filter, position: int, *, back: bool = False) -> str | None:
         where, values = filters.where()
-        beside, order = filters.beside(back=back), filters.order(back=back)
+        (beside, places), order = filters.beside(position, back=back), filters.order(back=back)
         with self.decisions.reading() as connection:
             found = f"SELECT id FROM cases WHERE {where} AND {beside} ORDER BY {order} LIMIT 1"
-            row = connection.execute(found, [*values, position, position, position]).fetchone()
+            row = connection.execute(found, [*values, *places]).fetchone()
         return row["id"] if row else None
 
     def _first(self, filters: Filter, but: int) -> str | None:
