@@ -989,10 +989,10 @@ def test_what_leaves_no_noisy_case_or_is_of_no_use_is_said(audit, client, tmp_pa
 def test_an_export_is_whole_or_nothing(audit, client, tmp_path, monkeypatch):
     decide(client, "a", "given")
 
-    def failing(path, pixels):
+    def failing(path, labels, *, like):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pixeltrust.reviewing.exports.write_png", failing)
+    monkeypatch.setattr("pixeltrust.reviewing.exports.write_labels", failing)
     with pytest.raises(RunError, match="No space left"):
         export(audit, tmp_path / "out", show_progress=False)
     assert not list(tmp_path.glob("*out*"))
