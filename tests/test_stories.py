@@ -15,6 +15,7 @@ from pixeltrust.demonstration.demo import Plan
 from pixeltrust.demonstration.synthetic import write_source
 from pixeltrust.noise.simulate import simulate
 from test_docs import QUICK, ROOT
+from tiny import draw_volumes
 
 PAGES = (
     "tutorials/mend-and-train",
@@ -23,10 +24,14 @@ PAGES = (
     "how-to/settings",
     "how-to/few-clean-masks",
     "how-to/label-studio",
+    "how-to/volumes",
     "faq",
 )
 FENCE = re.compile(r"^```(sh|python)\n(.*?)^```", re.S | re.M)
 TINY = {"image_size": 16, "epochs": 1, "updates_per_epoch": 3, "batch_size": 4, "clean_batch_size": 4}
+IN_3D = {"model": "tiny:network_3d", "image_size": "[12,26,22]", "epochs": 1, "updates_per_epoch": 2, "batch_size": 2}
+_WORDS = [word for key, value in (IN_3D | {"clean_batch_size": 2}).items() for word in ("--set", f"{key}={value}")]
+QUICK_IN_3D = {"mend": _WORDS, "train": _WORDS}
 QUESTION = ["--set", "image_size=16", "--set", "epochs=1", "--set", 'methods=["clean"]', "--jobs", "1"]
 
 pytestmark = pytest.mark.slow
@@ -86,17 +91,24 @@ def test_what_a_page_shows_runs_in_its_order(page, workplace, tmp_path, monkeypa
     monkeypatch.setattr(Plan, "__init__", lambda plan: vars(plan).update({**PLAN, "cases": 24, "test_share": 0.3, "pairs": 6, "size": 32}))
     if page.endswith("label-studio"):
         make_project(run_command)
+    if page.endswith("volumes"):
+        pytest.importorskip("nibabel", reason="nibabel is not installed")
+        draw_volumes(Path("hippocampus"), noisy=3, clean=6, test=2)
+        shutil.rmtree("scans")
+        shutil.copytree("hippocampus/images", "scans")
+    quick = QUICK_IN_3D if page.endswith("volumes") else QUICK
     fences = FENCE.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
     assert fences
     for language, code in fences:
         if language == "python":
             shutil.rmtree("mended", ignore_errors=True)
-            exec(code.replace('out=Path("mended")', f'out=Path("mended"), config={TINY}'), {})
+            code = code.replace('out=Path("mended")', f'out=Path("mended"), config={TINY}').replace("case-17", "v09")
+            exec(code, {})
             continue
         for line in code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             if runs(words):
-                more = QUESTION if "--question" in words else QUICK.get(words[1], [])
+                more = QUESTION if "--question" in words else quick.get(words[1], [])
                 ended, _, error = run_command(*words[1:], *more)
                 assert ended == 0, f"{line}: {error}"
 
