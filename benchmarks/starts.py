@@ -1,4 +1,5 @@
-"""How long commands take to start: processor seconds until a command refuses a wrong name, setting or folder, and to load what it runs.
+"""How long commands take to start: processor seconds of --help, until a command refuses a wrong name, setting or folder, and to load what
+it runs.
 
     python benchmarks/starts.py [--against SRC] [--rounds 3] --out results/starts
 
@@ -18,11 +19,14 @@ import pandas as pd
 
 HERE = Path(__file__).parents[1] / "src"
 REFUSED = {
+    "demo": ["--out", "file/demo"],
+    "mend": [".", "--out", "out", "--set", "modle=unet"],
+    "export": ["nowhere"],
     "check": ["nowhere"],
     "convert": ["nowhere", "out"],
     "simulate": [".", "out", "--noise", "triangel"],
     "evaluate": [".", "nowhere"],
-    "review": ["."],
+    "review": ["nowhere"],
     "predict": ["nowhere", ".", "--out", "out"],
     "train": [".", "--out", "run", "--set", "modle=unet"],
     "audit": [".", ".", "--out", "out"],
@@ -49,9 +53,14 @@ def main() -> None:
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "file").touch()
         for command, words in REFUSED.items():
             refusal = ["-m", "pixeltrust.cli", command, *words]
-            jobs = {"loaded": (["-c", f"import pixeltrust; pixeltrust.{command}"], HERE), "refused": (refusal, HERE)}
+            jobs = {
+                "help": (["-m", "pixeltrust.cli", command, "--help"], HERE),
+                "refused": (refusal, HERE),
+                "loaded": (["-c", f"import pixeltrust; pixeltrust.{command}"], HERE),
+            }
             if given.against:
                 jobs["refused_before"] = (refusal, given.against.resolve())
             rounds = [{name: processor_seconds(*job, folder) for name, job in jobs.items()} for _ in range(given.rounds)]

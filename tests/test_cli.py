@@ -295,6 +295,7 @@ def test_the_shell_completes_commands_and_settings():
 
 
 REFUSED = [
+    ("demo", "--out", "run/config.toml/demo"),
     ("fetch", "isic2016", "out"),
     ("simulate", "nowhere", "out"),
     ("simulate", ".", "out", "--noise", "triangel"),

@@ -9,9 +9,17 @@ from pixeltrust.cli.app import app
 from pixeltrust.cli.options import Classes, Data, IgnoreLabel, Open, Quiet, existing, show, with_layout
 from pixeltrust.noise.kinds import kind_names
 from pixeltrust.noise.structures import LABEL_KINDS, require_noise
+from pixeltrust.plumbing.errors import RunError
 
 if TYPE_CHECKING:
     from pixeltrust.data.layouts import Layout
+
+
+def _makeable(out: Path) -> Path:
+    """Return a folder that can be made, or is there."""
+    if not next(place for place in (out, *out.resolve().parents) if place.exists()).is_dir():
+        raise RunError(f"{out}: cannot be made, as a file is in the way; choose another --out")
+    return out
 
 
 def _known_noise(name: str) -> str:
@@ -21,7 +29,7 @@ def _known_noise(name: str) -> str:
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option("--out", help="The folder of the demo.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("--out", help="The folder of the demo.", callback=_makeable)] = Path("demo"),
     data_only: Annotated[bool, typer.Option("--data-only", help="Make its images and masks, and stop: data to try commands on.")] = False,
     open_page: Open = False,
     quiet: Quiet = False,
