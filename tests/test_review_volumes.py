@@ -237,6 +237,14 @@ def test_what_is_the_same_as_proposed_is_accepted_not_saved(client, audit):
     assert [row["what"] for row in rows_of(audit)] == ["proposed"]
 
 
+def test_a_file_that_is_missing_or_broken_is_named(client, audit):
+    (audit / "mended/n0.nii.gz").unlink()
+    assert "mended/n0.nii.gz: there is no such file" in ask(client, "slice", axis=0, at=2, status=500).json()["error"]
+    (audit / "mended/n1.nii.gz").write_bytes(b"no volume")
+    assert "mended/n1.nii.gz" in ask(client, "slice", id="n1", axis=0, at=2, status=500).json()["error"]
+    assert client.get("/thumbnail?id=n1").headers["X-Fault"]
+
+
 def test_a_data_folder_of_volumes_is_reviewed_without_any_audit(tmp_path):
     data = write_data(tmp_path / "data", noisy=3, clean=0)
     audit = find_audit(data, classes=3, show_progress=False)

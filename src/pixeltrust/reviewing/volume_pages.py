@@ -140,6 +140,8 @@ class Volumes:
             if not draft.exists:
                 raise HTTPException(400, "Nothing is painted yet: use the brush B, the eraser E or the polygon O.")
             labels = np.array(draft.labels)
+        if labels.shape != self.shape(case):
+            raise HTTPException(400, "The given mask has another size than when it was painted on; start over.")
         for name, key in (("proposed", "P"), ("given", "A")):
             if (name == "given" or self.review.judged) and (labels == self.start(case, name)).all():
                 raise HTTPException(400, f"The same as {name}: {key} accepts it.")
