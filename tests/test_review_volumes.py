@@ -1,6 +1,7 @@
 """The review of volumes: planes, drafts, what is decided and kept, and the NIfTI files that come of it."""
 
 import json
+import shutil
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlencode
@@ -21,6 +22,7 @@ from pixeltrust.reviewing.decisions import Decisions
 from pixeltrust.reviewing.decoded import Decoded
 from pixeltrust.reviewing.drafts import Drafts, ball, change_at
 from pixeltrust.reviewing.exports import export_decisions as export
+from pixeltrust.reviewing.learning import count_pairs
 from pixeltrust.reviewing.masks import decode_mask, digest, encode_mask
 from pixeltrust.reviewing.planes import planes_of
 from pixeltrust.reviewing.volume_pages import channels_of
@@ -50,8 +52,6 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def audit(template, tmp_path):
-    import shutil
-
     shutil.copytree(template, tmp_path / "audit")
     return tmp_path / "audit"
 
@@ -290,16 +290,19 @@ def test_formats_of_pictures_refuse_an_audit_of_volumes(template, tmp_path):
 def test_what_is_decided_on_volumes_is_learned_from_in_patches_of_their_size(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(again, "mend_cases", lambda cases, listed, **how: asked.append((cases, listed, how)))
-    audit = find_audit(write_data(tmp_path / "data", noisy=3, clean=1), classes=3, show_progress=False)
+    write_data(tmp_path / "data", noisy=3, clean=1)
+    shutil.copy(tmp_path / "data/clean/c0.nii.gz", tmp_path / "data/noisy/c0.nii.gz")
+    audit = find_audit(tmp_path / "data", classes=3, show_progress=False)
     for client in clients(audit):
         for name in ("n0", "n2"):
             assert client.post(f"/decide?id={name}&what=given&who=ann&seen=0").status_code == 200
     again.mend_again(audit, show_progress=False)
+    assert count_pairs(Audit.read(audit)) == 1  # of the data themselves
     ((cases, listed, how),) = asked
     assert (how["config"].classes, how["config"].size, how["config"].method) == (3, (16, 16, 16), "mender")
-    assert {case.id for case in cases.pairs} == {"n0", "n2"}
+    assert {case.id for case in cases.pairs} == {"n0", "n2", "c0"}
     assert len(listed) == 3
-    for case in cases.pairs:
+    for case in (case for case in cases.pairs if case.id != "c0"):
         assert case.mask == audit / "corrected" / f"{case.id}.nii.gz"
         assert (read_labels(case.mask) == read_labels(case.given)).all()
         assert read_header(case.mask).grid.difference(read_header(case.given).grid) == ""

@@ -34,7 +34,7 @@ def mend_again(audit: Path) -> Sequence[str]:
 def count_pairs(audit: Audit) -> int:
     """Return how many pairs the data of an audit have by themselves; 0 where they cannot be read any more."""
     try:
-        return len(read_cases(audit.data, needed=(), show_progress=False).pairs)
+        return len(read_cases(audit.data, needed=(), may_be_volumes=True, show_progress=False).pairs)
     except PixeltrustError:
         return 0
 
