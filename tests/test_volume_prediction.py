@@ -162,9 +162,9 @@ def test_volumes_of_other_spacings_and_directions_are_predicted_on_their_own_gri
 
 
 def test_a_volume_smaller_than_a_window_is_padded_and_cut_again(run, tmp_path, out):
-    write_nifti(tmp_path / "images" / "v.nii.gz", LABELS[3:6, 4:, 7:].astype(np.float32))
+    write_nifti(tmp_path / "images" / "v.nii.gz", LABELS[2:4, 4:, 7:].astype(np.float32))
     run_predict(run, tmp_path / "images", out)
-    assert (read_labels(out / "v.nii.gz") == LABELS[3:6, 4:, 7:]).all()
+    assert (read_labels(out / "v.nii.gz") == LABELS[2:4, 4:, 7:]).all()
 
 
 def test_thick_slices_of_ten_to_one_are_taken(run, tmp_path, out):
@@ -187,7 +187,7 @@ def test_probabilities_are_shares_for_whoever_reads_them_and_say_the_mask(tmp_pa
     folders = [out / "probabilities"] if classes == 1 else [out / "probabilities" / str(label) for label in range(classes)]
     shares = np.stack([nibabel.load(folder / "a.nii.gz").get_fdata().transpose() for folder in folders])
     assert shares.min() >= 0
-    assert shares.max() == pytest.approx(1, abs=1e-4)
+    assert shares.max() == pytest.approx(1, abs=1e-6)
     if classes == 1:
         assert ((shares[0] > 0.5) == (read_labels(out / "a.nii.gz") == 1)).all()
     else:
