@@ -11,7 +11,7 @@
 settings: `same` has the spacing of the CT and five classes, a network of one convolution and windows of 96; `coarse` is
 `unet-tiny` at 1.6 x 1.6 x 2 mm.
 
-`train`: processor and wall seconds of an update and of an epoch (loading and all) of `plain` and `trust`, and of a plain loop of MONAI
+`train`: processor seconds of an update and of an epoch (loading and all) of `plain` and `trust`, and of a plain loop of MONAI
 (CacheDataset, patches by RandCropByPosNegLabeld, DataLoader) with the same network, patches, batches and optimiser. A process trains for
 few epochs and another for more; the difference is that of the further epochs, without starts and decoding.
 
@@ -89,7 +89,7 @@ def main() -> None:
     path = arguments.out / f"{arguments.command}.csv"
     if path.is_file():
         earlier = pd.read_csv(path, keep_default_na=False)
-        named = list(table.columns[: table.columns.get_loc("seconds")])
+        named = list(table.columns[: min(table.columns.get_loc(name) for name in ("seconds", "cpu_seconds") if name in table)])
         again = earlier[named].astype(str).apply(tuple, axis=1).isin(table[named].astype(str).apply(tuple, axis=1))
         table = pd.concat([earlier[~again], table], ignore_index=True)
     table.to_csv(path, index=False)
@@ -213,10 +213,9 @@ def train(sizes: list[int], model: str, epochs: tuple[int, int], loops: list[str
                     batches = history["seconds_batches"].iloc[-1] / history["seconds"].iloc[-1]
                 short, long = (taken[number] for number in epochs)
                 updates = (epochs[1] - epochs[0]) * CASES // BATCH
-                each = {name: round((long[name] - short[name]) / updates, 3) for name in ("seconds", "cpu_seconds")}
-                epoch = round(each["cpu_seconds"] * CASES // BATCH, 1)
-                row = {"size": size, "model": model, "loop": loop, **each, "cpu_seconds_an_epoch": epoch, "peak_gib": long["peak_gib"]}
-                rows.append({**row, "waiting_for_batches": round(batches, 4)})
+                each = (long["cpu_seconds"] - short["cpu_seconds"]) / updates
+                took = {"cpu_seconds": round(each, 3), "cpu_seconds_an_epoch": round(each * CASES / BATCH, 1), "peak_gib": long["peak_gib"]}
+                rows.append({"size": size, "model": model, "loop": loop, **took, "waiting_for_batches": round(float(batches), 4)})
                 print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 
