@@ -299,6 +299,7 @@ def test_what_is_decided_on_volumes_is_learned_from_in_patches_of_their_size(tmp
     again.mend_again(audit, show_progress=False)
     assert count_pairs(Audit.read(audit)) == 1  # of the data themselves
     ((cases, listed, how),) = asked
+    assert cases.volumes
     assert (how["config"].classes, how["config"].size, how["config"].method) == (3, (16, 16, 16), "mender")
     assert {case.id for case in cases.pairs} == {"n0", "n2", "c0"}
     assert len(listed) == 3

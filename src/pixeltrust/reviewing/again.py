@@ -65,4 +65,4 @@ def _with_decisions(audit: Audit, data: Cases) -> tuple[Cases, set[str]]:
         replace(case, mask=made[case.id], role="clean", given=case.mask) if case.role == "noisy" and case.id in made else case
         for case in data.cases
     ]
-    return Cases(data.data, CaseList.of(cases)), {case.id for case in cases if case.id in made and case.role == "clean"}
+    return replace(data, cases=CaseList.of(cases)), {case.id for case in cases if case.id in made and case.role == "clean"}
