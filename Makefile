@@ -14,7 +14,7 @@ help:  ## Show what there is to make
 
 setup: $(READY)  ## Make the virtual environment in .venv
 
-# Exact versions, every file checked against its hash, but for torch (docs/project/supply-chain.md). Where pip finds only torch's CUDA build, that is
+# Exact versions, every file checked against its hash, but for torch (docs/supply-chain.md). Where pip finds only torch's CUDA build, that is
 # several gigabytes: on a CPU machine put torch's CPU build of the pinned version within pip's reach (PIP_FIND_LINKS) before `make setup`.
 $(READY): pyproject.toml requirements/dev.txt requirements/torch.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 …"; exit 1; }
@@ -58,7 +58,7 @@ quick: setup
 slow: setup  ## What `make test` leaves out: the slow tests, and new examples for those that make their own
 	$(PYTEST) -m "slow or hypothesis"
 
-reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/project/reliability.md's table
+reliability: setup  ## The long form of the tests of kills, disks, leaks and load; writes docs/reliability.md's table
 	$(BIN)/python tests/reliability/run_all.py
 
 package: setup  ## Build the wheel and the source distribution in dist/, and try both in an empty environment

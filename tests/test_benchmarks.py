@@ -187,7 +187,7 @@ def test_the_script_of_a_table_is_on_the_page_and_runs_grids_and_keeps_results_t
     assert len(grids) == len(kept) == ran.count("--jobs 2") > 0
     assert all(read_grid(Path(grid)).methods for grid in grids)
     assert all(Path(program).is_file() and (Path(folder) / "cells.csv").is_file() for program, folder in kept)
-    assert f"\n    experiments/{script.name} SOURCE OUT\n" in (ROOT / "docs/project/results.md").read_text(encoding="utf-8")
+    assert f"\n    experiments/{script.name} SOURCE OUT\n" in (ROOT / "docs/results.md").read_text(encoding="utf-8")
 
 
 def test_results_that_are_kept_grow_by_what_is_finished_and_stand_for_every_noise_they_did_not_see():

@@ -1,7 +1,6 @@
 """Draw docs/pictures/demo.png from a demo: python docs/make/picture.py demo
 
-The mended masks of the page but the first and the last, between which mending helped more and more: a quarter, half and three quarters
-of the way, as the page shows them.
+The mended masks of typical cases, with which the page begins.
 """
 
 import base64
@@ -14,7 +13,7 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from pixeltrust.demonstration.page import MENDED
+from pixeltrust.demonstration.page import SHOWN
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -25,8 +24,8 @@ COLUMNS = ("image", "given mask", "mended mask", "true mask")
 def main(demo: Path) -> None:
     page = (demo / "report.html").read_text(encoding="utf-8")
     panels = re.findall(r'<figure class="panel">\s*<img src="data:image/png;base64,([^"]+)"[^>]*>\s*<figcaption>([^<]+)', page)
-    rows = MENDED - 2
-    panels = panels[len(COLUMNS) :][: rows * len(COLUMNS)]
+    rows = SHOWN[0]
+    panels = panels[: rows * len(COLUMNS)]
     captions = [caption for _, caption in panels]
     assert captions == [*COLUMNS] * rows, captions
     figure, axes = plt.subplots(rows, len(COLUMNS), figsize=(10.5, 2.68 * rows + 0.3), squeeze=False)

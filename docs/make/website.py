@@ -32,7 +32,7 @@ def formula(source: str, *_: object, **__: object) -> str:
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the changelog, and every file outside of docs/ that a page links to."""
-    files.append(File.generated(config, "project/changelog.md", abs_src_path=str(ROOT / "CHANGELOG.md")))
+    files.append(File.generated(config, "changelog.md", abs_src_path=str(ROOT / "CHANGELOG.md")))
     docs = Path(config.docs_dir)
     for file in [*files.documentation_pages()]:
         for target in linked(Path(file.abs_src_path)):
