@@ -16,18 +16,18 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid
+from pixeltrust.benchmarking.grid import CEILING, GIVEN, Cell, Grid, mask_kind
 from pixeltrust.data.cases import COLUMNS, Case, Cases, read_cases
 from pixeltrust.data.folds import assign_folds, name_groups
-from pixeltrust.data.known_truth import read_source
+from pixeltrust.data.known_truth import SourceCase, read_source
 from pixeltrust.data.layouts import Layout, layout_options
-from pixeltrust.noise.simulate import simulate, split_roles
+from pixeltrust.noise.simulate import simulate, simulated_name, split_roles
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.plumbing.text import count
 
 NOISE = "noise"
-Rows = Iterable[tuple[str, Path, Path, str, str]]
+Row = tuple[str, Path, Path, str, str, int]
 
 
 class CellMasks(Protocol):
@@ -60,9 +60,9 @@ class SourceMasks:
 
     knows_truth = True
 
-    def __init__(self, source: Path, out: Path, *, show_progress: bool = True) -> None:
-        self.source, self.folder = source.absolute(), out.absolute() / NOISE
-        self.cases = read_source(self.source, show_progress=show_progress)
+    def __init__(self, source: Path, out: Path, *, classes: int = 1, show_progress: bool = True) -> None:
+        self.source, self.folder, self.classes = source.absolute(), out.absolute() / NOISE, classes
+        self.cases = read_source(self.source, classes=classes, show_progress=show_progress)
 
     def complete(self, grid: Grid) -> Grid:
         """See `CellMasks.complete`: triangles and 100 clean cases where not given."""
@@ -75,6 +75,7 @@ class SourceMasks:
             if clean < 1:
                 raise ConfigError(f"clean: numbers from 1, not {clean}")
             split_roles(self.cases, clean=clean, seed=0, source=self.source)
+        _check_axes(grid, self.source, volumes=self.cases[0].spacing is not None)
         return grid
 
     def prepare(self, cell: Cell) -> None:
@@ -84,15 +85,18 @@ class SourceMasks:
         self.folder.mkdir(exist_ok=True)
         with FileLock(self.folder / f".{folder.name}.lock"):
             if not folder.exists():  # it appears only when it is complete
-                simulate(self.source, folder, noise=cell.noise, clean=0, seed=cell.seed, show_progress=False)
+                simulate(self.source, folder, noise=cell.noise, classes=self.classes, clean=0, seed=cell.seed, show_progress=False)
 
     def table(self, cell: Cell, *, true: bool = False) -> pd.DataFrame:
         noisy, clean, test = split_roles(self.cases, clean=cell.clean, seed=cell.seed, source=self.source)
-        drawn = self._noise(cell) / "noisy"
-        rows = [(case.id, case.image, case.mask if true else drawn / f"{case.id}.png", "noisy", "") for case in noisy]
-        rows += [(case.id, case.image, case.mask, role, "") for role, cases in (("clean", clean), ("test", test)) for case in cases]
-        rows += [(case.id, case.image, drawn / f"{case.id}.png", "noisy", "") for case in clean if not true]
-        return _table(rows)
+        listed = [(case, "noisy", true) for case in noisy]
+        listed += [(case, role, True) for role, cases in (("clean", clean), ("test", test)) for case in cases]
+        listed += [(case, "noisy", False) for case in clean if not true]
+        return _table(self._row(case, role, cell, true=of_truth) for case, role, of_truth in listed)
+
+    def _row(self, case: SourceCase, role: str, cell: Cell, *, true: bool) -> Row:
+        mask = case.mask if true else self._noise(cell) / "noisy" / simulated_name(case)
+        return case.id, case.image, mask, role, "", len(case.image_files)
 
     def _noise(self, cell: Cell) -> Path:
         return self.folder / f"{cell.noise}-{cell.seed}"
@@ -105,7 +109,7 @@ class FolderMasks:
 
     def __init__(self, data: Path, *, show_progress: bool = True, **layout: Unpack[Layout]) -> None:
         self.data = data
-        self.cases: Cases = read_cases(data, show_progress=show_progress, **layout)
+        self.cases: Cases = read_cases(data, may_be_volumes=True, show_progress=show_progress, **layout)
         self.clean = self.cases.of("clean")
 
     def complete(self, grid: Grid) -> Grid:
@@ -120,6 +124,7 @@ class FolderMasks:
         for clean in grid.clean:
             if not 1 <= clean <= len(self.clean):
                 raise ConfigError(f"clean: {self.data} has {count(len(self.clean), 'clean case')}, so 1 to {len(self.clean)}, not {clean}")
+        _check_axes(grid, self.data, volumes=self.cases.volumes)
         return grid
 
     def prepare(self, cell: Cell) -> None:
@@ -157,12 +162,28 @@ def without_pairs(table: pd.DataFrame) -> pd.DataFrame:
     return table[(table["role"] != "noisy") | ~table["id"].isin(clean)]
 
 
-def _rows(cases: Iterable[Case]) -> Rows:
+def _rows(cases: Iterable[Case]) -> Iterable[Row]:
     for case in cases:
         for mask, role in ((case.mask, case.role), (case.given, "noisy")):
             if mask:
-                yield case.id, case.image.absolute(), mask.absolute(), role, case.group or ""
+                yield case.id, case.image.absolute(), mask.absolute(), role, case.group or "", case.channels
 
 
-def _table(rows: Rows) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=[*COLUMNS, "group"])
+def _table(rows: Iterable[Row]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=[*COLUMNS, "group", "channels"])
+
+
+def _check_axes(grid: Grid, data: Path, *, volumes: bool) -> None:
+    """Refuse a grid that is not for the images of these data.
+
+    Raises:
+        ConfigError: `image_size` has another number of axes, or a method is for pictures alone.
+    """
+    held, axes = ("volumes", 3) if volumes else ("pictures", 2)
+    for method in grid.methods:
+        config = grid.config(Cell(method=method, noise="", clean=0, seed=0))
+        if len(config.size) != axes:
+            example = "[depth, height, width], of patches" if volumes else "one number or two"
+            raise ConfigError(f"image_size = {config.image_size}, and {data} holds {held}: set {example}")
+        if volumes and mask_kind(method) == "pruned":
+            raise ConfigError(f"methods: {method!r} works on pictures, and {data} holds volumes")

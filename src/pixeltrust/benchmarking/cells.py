@@ -29,20 +29,20 @@ from pixeltrust.benchmarking.pruning import prune, seconds_of_halves
 from pixeltrust.config import Config, config_from, to_values
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.cases import read_cases
-from pixeltrust.data.images import image_suffix
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.method_table import METHODS
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.plumbing.children import end_with_parent
 from pixeltrust.plumbing.errors import PixeltrustError
-from pixeltrust.plumbing.files import link_or_copy, make_folder, write_file
+from pixeltrust.plumbing.files import make_folder, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.tables import read_table, write_csv
 from pixeltrust.plumbing.text import one_line
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import predict
+from pixeltrust.prediction.tested import link_test_case
 from pixeltrust.training.methods import StepOutcome
-from pixeltrust.training.run_folder import CACHE
+from pixeltrust.training.run_folder import CACHE, Run
 from pixeltrust.training.train import Watch, train
 
 GRACE = 60.0  # seconds that a stopped cell has for its last update and checkpoint
@@ -91,11 +91,11 @@ def _train_and_measure(folder: Path) -> None:
         data, settings = prune(folder, config)
     elif kind == "mended":
         data = mend_masks(folder, config_from(spec["mender"]))
-    watch = _watch_weights(folder, config) if METHODS[config.method].takes_gains and (folder / "truth.csv").is_file() else None
+    watch = _watch_weights(folder, config) if METHODS[config.method].takes_gains and _truth_is_shown_alike(folder, config) else None
     trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
     cpu = time.process_time() - began
     shutil.rmtree(folder / CACHE, ignore_errors=True)
-    cases = _measure(folder, config)
+    cases = _measure(folder, Run(run).config())  # which has what the data decide
     record = {
         **asdict(cell),
         **{name: mean_of_defined(cases[name].to_numpy()) for name in ("dice", "jaccard")},
@@ -115,10 +115,10 @@ def _measure(folder: Path, config: Config) -> pd.DataFrame:
     images, masks, predicted = (folder / name for name in ("test-images", "test-masks", "predicted"))
     for stale in (images, masks, predicted):
         shutil.rmtree(stale, ignore_errors=True)
+    for gathered in (images, masks):
+        make_folder(gathered)
     for row in read_table(folder / "cases.csv").query("role == 'test'").to_dict("records"):
-        for file, gathered in ((Path(row["image"]), images), (Path(row["mask"]), masks)):
-            gathered.mkdir(exist_ok=True)
-            link_or_copy(file, gathered / f"{row['id']}{image_suffix(file)}")
+        link_test_case(row, images, masks, config)
     predict(folder / "run", images, out=predicted, show_progress=False)
     evaluation = evaluate(
         predicted, masks, classes=config.classes, ignore_label=config.ignore_label, out=folder / "test.csv", show_progress=False
@@ -129,6 +129,11 @@ def _measure(folder: Path, config: Config) -> pd.DataFrame:
 
 
 # --- what the weights do, where the truth is known ----------------------------------------------------------------
+
+
+def _truth_is_shown_alike(folder: Path, config: Config) -> bool:
+    """Return whether the truth is known, and is shown as the noisy masks are; patches of volumes follow the foreground of each."""
+    return (folder / "truth.csv").is_file() and len(config.size) == 2
 
 
 def _watch_weights(folder: Path, config: Config) -> Watch:

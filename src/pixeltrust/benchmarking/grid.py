@@ -42,7 +42,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 """Methods of the benchmark that are another method with settings, or with other masks (see `mask_kind`)."""
 MENDER_SIDE = 96  # pixels: menders see larger images as small as this
-_OF_CELL = ("classes", "channels", "ignore_label", "precision", "device", "seed")  # settings that menders share with the training
+_OF_CELL = ("classes", "channels", "ignore_label", "spacing", "normalise", "precision", "device", "seed")
+"""Settings that menders share with the training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,11 @@ class Grid:
         """Return the grid with these axes where its own are empty."""
         missing: dict[str, Any] = {name: values for name, values in axes.items() if not getattr(self, name)}
         return replace(self, **missing)
+
+    @property
+    def classes(self) -> int:
+        """That of all trainings, as in `Config`."""
+        return config_from(self.settings).classes
 
     def cells(self) -> list[Cell]:
         """Return all cells, ordered by noise, number of clean masks, seed, and method."""

@@ -21,6 +21,7 @@ from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.outcome.statistics import MASKS
 from pixeltrust.config import Config
 from pixeltrust.data.cases import read_cases
+from pixeltrust.data.images import map_name
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.mending.estimate import FEWEST_PAIRS, read_estimate
 from pixeltrust.mending.run import mend_cases
@@ -66,7 +67,7 @@ def mend_masks(folder: Path, config: Config) -> Path:
     mended = folder / "mended"
     if not (mended / "audit.json").is_file():
         with _clocked(folder / "mending.json"):
-            cases = read_cases(folder / "cases.csv", show_progress=False)
+            cases = read_cases(folder / "cases.csv", may_be_volumes=True, show_progress=False)
             mend_cases(cases, cases.of("noisy"), out=mended, config=config, show_progress=False)
     return mended / "mended.csv"
 
@@ -126,7 +127,7 @@ def _measure_masks(folder: Path, config: Config) -> pd.DataFrame:
 
     def measure(case: tuple[str, str]) -> dict[str, Any]:
         identity, given = case
-        files = {"given": Path(given), "mended": folder / "mended" / "mended" / f"{identity}.png"}
+        files = {"given": Path(given), "mended": folder / "mended" / "mended" / map_name(identity, len(config.size))}
         true = decode(Path(truth[identity]))
         return {"id": identity, **{name: round(dice_between(decode(file), true, config.classes), 5) for name, file in files.items()}}
 

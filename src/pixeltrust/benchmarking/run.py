@@ -90,7 +90,7 @@ def benchmark(
     grid = as_grid(grid).filled(methods=METHODS, seeds=SEEDS)
     masks: CellMasks
     if is_source(source, layout):
-        masks = SourceMasks(source, out, show_progress=show_progress)
+        masks = SourceMasks(source, out, classes=grid.classes, show_progress=show_progress)
     else:
         masks = FolderMasks(source, show_progress=show_progress, **layout)
     grid = masks.complete(grid)

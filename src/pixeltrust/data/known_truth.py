@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from pixeltrust.data.images import read_header, refuse_volumes
+from pixeltrust.data.images import read_header
 from pixeltrust.data.layouts import find_best_ending
 from pixeltrust.data.listings import Listing, channel_files, files_by_id, join_channels
 from pixeltrust.data.masks import decode_labels
@@ -35,15 +35,14 @@ class SourceCase:
     """Of a volume, along (D, H, W) in mm."""
 
 
-def read_source(source: Path, *, classes: int = 1, volumes: bool = False, show_progress: bool = True) -> list[SourceCase]:
+def read_source(source: Path, *, classes: int = 1, show_progress: bool = True) -> list[SourceCase]:
     """Read every case of the source, in the order of the ids; decode every mask and read every image's header.
 
     Args:
         classes: as in `Config`.
-        volumes: whether volumes can be used.
 
     Raises:
-        DataError: lists every fault, or says that these are volumes.
+        DataError: lists every fault.
     """
     faults: list[str] = []
     listed, masked = (_list_files(source / part) for part in ("images", "masks"))
@@ -71,8 +70,6 @@ def read_source(source: Path, *, classes: int = 1, volumes: bool = False, show_p
         )
         for id_ in paired
     ]
-    if not volumes:
-        refuse_volumes(case.mask for case in cases)
     checked = attempt_in_threads(partial(_check_files, classes=classes), cases, text="checking", shown=show_progress)
     spacings: list[tuple[float, ...] | None] = []
     for _, outcome in checked:

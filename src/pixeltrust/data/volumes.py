@@ -25,7 +25,8 @@ NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".nrrd", ".mha")
 MAX_VOXELS = 1_000_000_000  # beyond this a file is taken for a decompression bomb
 NOT_YET = (
-    "volumes can be checked, simulated, trained on, mended, audited, reviewed, predicted and evaluated; all else works on pictures so far"
+    "volumes can be checked, simulated, trained on, mended, audited, reviewed, predicted, evaluated and benchmarked; all else works on "
+    "pictures so far"
 )
 FULL_SCALE = 65535  # a probability of 1 in a file of 16 bits
 TOLERANCE_VOXELS = 0.1  # of the smallest spacing: headers of one grid differ by what programs round away

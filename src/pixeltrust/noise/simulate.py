@@ -139,7 +139,7 @@ def simulate(
     if out.resolve().is_relative_to(source.resolve()):
         raise RunError(f"{out}: is inside the source {source}, which is not changed; choose a folder outside it")
     require_free(out)
-    cases = read_source(source, classes=classes, volumes=True, show_progress=show_progress)
+    cases = read_source(source, classes=classes, show_progress=show_progress)
     _check_suits(function, name, is_volume=cases[0].spacing is not None)
     noisy_cases, clean_cases, test_cases = split_roles(cases, clean=clean, seed=seed, source=source)
     is_known = isinstance(function, Kind | LabelKind)
@@ -190,6 +190,11 @@ def _check_settings(classes: int, clean: int, seed: int, strength: float | None,
 
 
 # --- the cases ----------------------------------------------------------------------------------------------------
+
+
+def simulated_name(case: SourceCase) -> str:
+    """Return the name of the file of a noisy mask."""
+    return f"{case.id}.png" if case.spacing is None else mask_name(case.id, case.mask)
 
 
 def split_roles(
@@ -243,7 +248,7 @@ class _Draw:
     def write(self, case: SourceCase, labels: np.ndarray, folder: Path) -> None:
         """Write labels: those of a picture of one class as 0 and 255."""
         values = labels * np.uint8(255) if self.classes == 1 and labels.ndim == 2 else labels
-        write_labels(folder / (f"{case.id}.png" if case.spacing is None else mask_name(case.id, case.mask)), values, like=case.mask)
+        write_labels(folder / simulated_name(case), values, like=case.mask)
 
     def measures(self, truth: np.ndarray, noisy: np.ndarray) -> tuple[float, ...]:
         """Compute `_MEASURES`: of several classes the means of those that the truth has."""

@@ -56,7 +56,7 @@ def measure_on_tests(run: Run, *, show_progress: bool = True) -> pd.DataFrame | 
             for part in ("images", "masks"):
                 make_folder(folder / part)
             for row in rows:
-                _gather(row, folder, config)
+                link_test_case(row, folder / "images", folder / "masks", config)
         told: dict[str, Any] = {"classes": config.classes, "ignore_label": config.ignore_label, "show_progress": show_progress}
         predict(run.folder, folder / "images", out=folder / "predicted", show_progress=show_progress)
         evaluate(folder / "predicted", folder / "masks", out=folder / "dice.csv", **told)
@@ -101,13 +101,18 @@ def show_tests(run: Run, scores: pd.DataFrame, beside: Run | None, others: pd.Da
     )
 
 
-def _gather(row: dict[Hashable, Any], folder: Path, config: Config) -> None:
-    """Link the files of a test case, by its id."""
-    files = channel_files(Path(row["image"]), channels_of(config) if len(config.size) == 3 else 1)
+def link_test_case(row: dict[Hashable, Any], images: Path, masks: Path, config: Config) -> None:
+    """Link the files of a test case into two folders, by its id.
+
+    Args:
+        row: of a run's table of cases.
+        config: of the run.
+    """
+    files = channel_files(Path(row["image"]), channels_of(config))
     for number, file in enumerate(files):
         name = f"{row['id']}_{number:04}" if len(files) > 1 else row["id"]
-        link_or_copy(file, folder / "images" / f"{name}{image_suffix(file)}")
-    link_or_copy(Path(row["mask"]), folder / "masks" / f"{row['id']}{image_suffix(Path(row['mask']))}")
+        link_or_copy(file, images / f"{name}{image_suffix(file)}")
+    link_or_copy(Path(row["mask"]), masks / f"{row['id']}{image_suffix(Path(row['mask']))}")
 
 
 def _sentence(scores: pd.DataFrame) -> str:

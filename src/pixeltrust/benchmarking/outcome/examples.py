@@ -11,7 +11,7 @@ from pixeltrust.benchmarking.grid import CEILING
 from pixeltrust.benchmarking.outcome.statistics import BASE
 from pixeltrust.benchmarking.outcome.weight_pictures import read_files
 from pixeltrust.benchmarking.outcome.words import OURS, list_competitors, name_group, select_group
-from pixeltrust.data.images import read_image
+from pixeltrust.data.images import mask_name, read_shown
 from pixeltrust.data.masks import foreground
 from pixeltrust.pages.pieces import evenly_spread
 from pixeltrust.plumbing.errors import PixeltrustError
@@ -40,7 +40,7 @@ class TestedCase:
 
     id: str
     image: np.ndarray
-    """uint8 (H, W, 3)"""
+    """uint8 (H, W, 3); of a volume, as the masks, the slice where the true mask is largest."""
     true: np.ndarray
     """bool (H, W)"""
     masks: dict[str, np.ndarray]
@@ -94,9 +94,11 @@ def read_tested_cases(example: Example, most: int) -> Iterator[TestedCase]:
     paths = read_files(example.folders[example.better] / "cases.csv")
     for identity in evenly_spread(dice[example.better] - dice[example.worse], most):
         try:
-            image, true = read_image(paths[identity][0]), foreground(paths[identity][1], config)
-            masks = {method: foreground(folder / "predicted" / f"{identity}.png", config) for method, folder in example.folders.items()}
+            (image, file), methods = paths[identity], list(example.folders)
+            true, name = foreground(file, config), mask_name(identity, image)
+            predicted = [foreground(folder / "predicted" / name, config) for folder in example.folders.values()]
+            shown, (true, *masks) = read_shown(image, [true, *predicted], true)
         except (PixeltrustError, KeyError):
             continue
         scores = {method: float(values.get(identity, np.nan)) for method, values in dice.items()}
-        yield TestedCase(id=identity, image=image, true=true, masks=masks, dice=scores)
+        yield TestedCase(id=identity, image=shown, true=true, masks=dict(zip(methods, masks, strict=True)), dice=scores)

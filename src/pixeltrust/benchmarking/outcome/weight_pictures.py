@@ -42,10 +42,14 @@ class WeighedCase:
 
 
 def find_cell_with_maps(cells: pd.DataFrame) -> Path | None:
-    """Return the folder of the first finished cell of `trust` that kept weight maps, or else of any method."""
+    """Return the folder of the first finished cell of `trust` that kept weight maps of pictures, or else of any method."""
     done = cells[cells["status"] == "done"]
     folders = [Path(folder) for ours in (True, False) for folder in done.loc[(done["method"] == OURS) == ours, "folder"]]
-    return next((folder for folder in folders if (folder / "run" / "weight_maps.npz").is_file()), None)
+    return next((folder for folder in folders if _has_maps(Run(folder / "run"))), None)
+
+
+def _has_maps(run: Run) -> bool:
+    return (run.folder / "weight_maps.npz").is_file() and len(run.config().size) == 2
 
 
 def read_weighed_cases(folder: Path, most: int) -> Iterator[WeighedCase]:
