@@ -22,7 +22,7 @@ from pixeltrust.plumbing.text import count
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "results" / "reliability"
-PAGE = ROOT / "docs" / "project" / "reliability.md"
+PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- made by tests/reliability/run_all.py from results/reliability -->", "<!-- end -->"
 
 
