@@ -12,7 +12,7 @@ import pytest
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import mask_name, read_header, read_image, read_labels, read_values, write_labels
 from pixeltrust.data.listings import Listing, join_channels
-from pixeltrust.data.volumes import NOT_YET, Grid
+from pixeltrust.data.volumes import Grid
 from pixeltrust.formats.convert import convert
 from pixeltrust.noise.kinds import KINDS, VOLUME_KINDS, find_kind
 from pixeltrust.noise.simulate import simulate
@@ -565,23 +565,6 @@ def test_predictions_on_another_grid_and_pictures_among_volumes_are_faults(tmp_p
 
 
 # What is to come
-
-
-def test_a_question_about_volumes_is_refused_in_one_line(tmp_path, run_command, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_data(tmp_path / "data")
-    code, _, err = run_command("benchmark", "data", "--question", "--out", "b")
-    assert code == 2
-    assert err == f"error: data: holds volumes: {NOT_YET}\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
-
-
-def test_a_benchmark_of_a_source_of_volumes_is_refused_in_one_line(tmp_path, run_command):
-    source(tmp_path / "source", number=2)
-    code, _, err = run_command("benchmark", tmp_path / "source", "--out", tmp_path / "out")
-    assert code == 2
-    assert "all else works on pictures so far" in err
-    assert err.count("\n") == 1
 
 
 def test_convert_refuses_volumes_in_one_line(tmp_path):
