@@ -32,7 +32,7 @@ TINY = {"image_size": 16, "epochs": 1, "updates_per_epoch": 3, "batch_size": 4, 
 IN_3D = {"model": "tiny:network_3d", "image_size": "[12,26,22]", "epochs": 1, "updates_per_epoch": 2, "batch_size": 2}
 _WORDS = [word for key, value in (IN_3D | {"clean_batch_size": 2}).items() for word in ("--set", f"{key}={value}")]
 QUICK_IN_3D = {"mend": _WORDS, "train": _WORDS}
-QUESTION = ["--set", "image_size=16", "--set", "epochs=1", "--set", 'methods=["clean"]', "--jobs", "1"]
+QUESTION = ["--set", "image_size=16", "--set", "epochs=1", "--set", 'methods=["plain","clean"]', "--jobs", "1"]
 
 pytestmark = pytest.mark.slow
 

@@ -135,7 +135,8 @@ def test_volumes_are_shown_at_the_slice_where_the_true_mask_is_largest(tmp_path)
 
 @needs_chromium
 @pytest.mark.slow
-def test_the_page_of_two_runs_fits_a_phone(run, tmp_path):
+def test_the_page_of_two_runs_fits_a_phone(run, tmp_path, monkeypatch):
+    monkeypatch.undo()  # charts and pictures as they are
     other = with_tests(make_run(tmp_path / "plain", "left_half", method="plain"), tmp_path / "data")
     page = report(run, beside=other, show_progress=False)
     for _, width, needed, broken in seen_in_chromium({"both": page}, tmp_path, widths=(390, 1440)):

@@ -400,7 +400,7 @@ def test_ctrl_c_on_the_command_line_exits_with_130_and_resume_finishes(data, tmp
     assert stopped.returncode == 130
     assert "Traceback" not in stopped.stderr
     assert stopped.stderr.startswith("stopped")
-    assert len(stopped.stderr.splitlines()) == 1
+    assert stopped.stderr.splitlines()[1].endswith("--quiet --resume")
     assert (tmp_path / "run" / "checkpoint.pt").exists()
     assert not (tmp_path / "run" / "model.pt").exists()
     trained(data, tmp_path / "run", resume=True, **settings)

@@ -102,6 +102,8 @@ def train(
         checks.refuse_existing(run)
     elif run.finished():
         run.drop_cache()
+        if not (run.folder / FILE).is_file():  # stopped between the weights and the card
+            _write_card(run, data, method)
         return replace(_summary(run, config, packed or read_checkpoint(run), []), notes=("the run had finished already",))
     keep_freed_memory()
     described = METHODS[config.method] if method is None else describe(method)
@@ -145,8 +147,12 @@ def train(
             run, state, streams, network, step, device, weighs_pixels=described.weighs_pixels, watch=watch, show_progress=show_progress
         )
         loop.run()
-        ranks.on_rank_0(lambda: run.write_text(FILE, model_card(run, Path(data), own_step=method is not None)))
+        ranks.on_rank_0(lambda: _write_card(run, data, method))
     return _summary(run, config, state.pack(), notes)
+
+
+def _write_card(run: RunWriter, data: Path, method: object) -> None:
+    run.write_text(FILE, model_card(run, Path(data), own_step=method is not None))
 
 
 def _build_network(config: Config, device: torch.device) -> tuple[nn.Module, nn.Module]:
