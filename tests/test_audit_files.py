@@ -326,7 +326,8 @@ def test_what_does_not_go_together_is_refused(data, tmp_path, wrong, message):
 
 def test_the_command(data, softmax, run, tmp_path, run_command):
     code, text, error = run_command("audit", data, "--probabilities", softmax, "--helped", run / "helped", "--out", tmp_path / "a", "-q")
-    assert (code, error) == (0, "")
+    assert code == 0, error
+    assert error == ""
     assert f"{NOISY} masks judged by probabilities and training" in text
     assert len(read_audit_cases(tmp_path / "a")) == NOISY
     for words in ((data,), (run, data, "--probabilities", softmax), (data, run, data)):
