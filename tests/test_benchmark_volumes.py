@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from pixeltrust.benchmarking.cells import try_cell
 from pixeltrust.benchmarking.run import benchmark
 from pixeltrust.data.images import read_header
 from pixeltrust.plumbing.errors import ConfigError
+from test_benchmark import Here
 from tiny import draw_volumes
 
 GRID = {
@@ -23,18 +23,6 @@ GRID = {
     "device": "cpu",
     "mender": {"model": "tiny:network_3d", "epochs": 1, "updates_per_epoch": 2, "clean_batch_size": 2},
 }
-
-
-class Here:
-    """A launcher that runs the cells in this process."""
-
-    jobs = 1
-
-    def __call__(self, folder):
-        return try_cell(folder)
-
-    def stop(self):
-        pass
 
 
 @pytest.fixture(scope="module")

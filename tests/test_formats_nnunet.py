@@ -11,7 +11,7 @@ from pixeltrust.data.cases import check
 from pixeltrust.data.images import read_header, read_image, read_labels, read_values
 from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import DataError
-from volumes import SHAPE, ellipsoid, write_data, write_nifti
+from volumes import SHAPE, ellipsoid, simple_itk, write_data, write_nifti
 
 GEOMETRY = (slice(76, 108), slice(123, 124), slice(252, 328))  # of a NIfTI header: pixdim, xyzt_units, both transforms
 LABELS = ellipsoid()
@@ -67,7 +67,7 @@ def test_a_data_folder_of_volumes_becomes_a_dataset_and_is_read_again(data, tmp_
 
 
 def test_channels_of_a_table_and_of_another_format_are_kept(tmp_path, run_command):
-    itk = pytest.importorskip("SimpleITK", reason="the extra medical is not complete here: no SimpleITK")
+    itk = simple_itk()
     for name in ("a_0000", "a_0001", "b_0000", "b_0001"):
         image = itk.GetImageFromArray(np.full(SHAPE, ord(name[0]) + int(name[-1]), np.int16))
         image.SetSpacing((0.7, 0.7, 3))
@@ -150,9 +150,8 @@ def test_what_cannot_be_a_dataset_is_said_and_nothing_is_written(data, tmp_path,
     run(data, tmp_path / "out", classes=3)
     with pytest.raises(DataError, match="a dataset of nnU-Net already"):
         run(tmp_path / "out", tmp_path / "again")
-    pytest.importorskip("SimpleITK", reason="the extra medical is not complete here: no SimpleITK").WriteImage(
-        pytest.importorskip("SimpleITK").ReadImage(str(data / "images" / "n0.nii.gz")), str(tmp_path / "x.nrrd")
-    )
+    itk = simple_itk()
+    itk.WriteImage(itk.ReadImage(str(data / "images" / "n0.nii.gz")), str(tmp_path / "x.nrrd"))
     write_nifti(tmp_path / "x.nii.gz", LABELS)
     (tmp_path / "cases.csv").write_text(f"id,image,mask,role\na,x.nrrd,x.nii.gz,noisy\nb,{data}/images/n0.nii.gz,x.nii.gz,clean\n")
     with pytest.raises(DataError, match="images in 2 formats"):

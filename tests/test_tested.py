@@ -10,7 +10,6 @@ import pytest
 from pixeltrust.data.images import write_png
 from pixeltrust.metrics import bootstrap_interval
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.prediction import tested
 from pixeltrust.prediction.tested import measure_on_tests
 from pixeltrust.reports import report
 from pixeltrust.training.model_card import FILE, NOT_MEASURED
@@ -75,7 +74,7 @@ def test_the_page_tells_the_dice_on_the_test_cases_with_its_interval_and_typical
 
 def test_what_was_measured_is_measured_again_only_for_other_weights(run, monkeypatch):
     first = measure_on_tests(Run(run), show_progress=False)
-    monkeypatch.setattr(tested, "predict", lambda *_, **__: pytest.fail("predicted again"))
+    monkeypatch.setattr("pixeltrust.prediction.measure.predict", lambda *_, **__: pytest.fail("predicted again"))
     shutil.rmtree(run.parent / "data")
     pd.testing.assert_frame_equal(measure_on_tests(Run(run), show_progress=False), first)
     assert "Dice 0.8" in words(report(run, show_progress=False).read_text(encoding="utf-8"))  # without the pictures, which are gone

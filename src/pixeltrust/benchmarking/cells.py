@@ -38,9 +38,7 @@ from pixeltrust.plumbing.files import make_folder, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.tables import read_table, write_csv
 from pixeltrust.plumbing.text import one_line
-from pixeltrust.prediction.evaluate import evaluate
-from pixeltrust.prediction.predict import predict
-from pixeltrust.prediction.tested import link_test_case
+from pixeltrust.prediction.measure import measure_cases
 from pixeltrust.training.methods import StepOutcome
 from pixeltrust.training.run_folder import CACHE, Run
 from pixeltrust.training.train import Watch, train
@@ -95,7 +93,8 @@ def _train_and_measure(folder: Path) -> None:
     trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
     cpu = time.process_time() - began
     shutil.rmtree(folder / CACHE, ignore_errors=True)
-    cases = _measure(folder, Run(run).config())  # which has what the data decide
+    tests = read_table(folder / "cases.csv").query("role == 'test'").to_dict("records")
+    cases = measure_cases(Run(run), tests, folder, out=folder / "test.csv", show_progress=False)
     record = {
         **asdict(cell),
         **{name: mean_of_defined(cases[name].to_numpy()) for name in ("dice", "jaccard")},
@@ -108,24 +107,6 @@ def _train_and_measure(folder: Path) -> None:
     }
     write_json(folder / "cell.json", record)
     (run / "checkpoint.pt").unlink(missing_ok=True)  # three times the size of the network, and nothing is left to continue
-
-
-def _measure(folder: Path, config: Config) -> pd.DataFrame:
-    """Predict and evaluate the test cases, at their own size, with the last weights."""
-    images, masks, predicted = (folder / name for name in ("test-images", "test-masks", "predicted"))
-    for stale in (images, masks, predicted):
-        shutil.rmtree(stale, ignore_errors=True)
-    for gathered in (images, masks):
-        make_folder(gathered)
-    for row in read_table(folder / "cases.csv").query("role == 'test'").to_dict("records"):
-        link_test_case(row, images, masks, config)
-    predict(folder / "run", images, out=predicted, show_progress=False)
-    evaluation = evaluate(
-        predicted, masks, classes=config.classes, ignore_label=config.ignore_label, out=folder / "test.csv", show_progress=False
-    )
-    for gathered in (images, masks):
-        shutil.rmtree(gathered)
-    return evaluation.cases
 
 
 # --- what the weights do, where the truth is known ----------------------------------------------------------------

@@ -7,27 +7,22 @@ RUN/test/of.json                the weights and the masks that these are of
 
 import json
 import shutil
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pixeltrust.config import Config
-from pixeltrust.data.fitting import channels_of
-from pixeltrust.data.images import image_suffix, mask_name, read_shown
-from pixeltrust.data.listings import channel_files
+from pixeltrust.data.images import mask_name, read_shown
 from pixeltrust.data.masks import foreground
 from pixeltrust.metrics import bootstrap_interval, mean_of_defined
 from pixeltrust.pages.charts import draw_dice_strips, draw_differences
 from pixeltrust.pages.numbers import format_number
 from pixeltrust.pages.pieces import GalleryCase, Number, draw_outlines, format_interval, typical_and_worst
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
-from pixeltrust.plumbing.files import link_or_copy, make_folder, naming_write_errors, write_file
+from pixeltrust.plumbing.files import naming_write_errors, write_file
 from pixeltrust.plumbing.text import count
-from pixeltrust.prediction.evaluate import evaluate
-from pixeltrust.prediction.predict import predict
+from pixeltrust.prediction.measure import measure_cases
 from pixeltrust.training.model_card import say_measured
 from pixeltrust.training.page import Tested
 from pixeltrust.training.run_folder import Run
@@ -48,20 +43,12 @@ def measure_on_tests(run: Run, *, show_progress: bool = True) -> pd.DataFrame | 
     rows = run.read_table("cases.csv").query("role == 'test'").to_dict("records")
     if not rows or not run.finished():
         return None
-    folder, config = run.folder / FOLDER, run.config()
+    folder = run.folder / FOLDER
     record = json.dumps({"weights": run.fingerprint(), "masks": [row["mask"] for row in rows]})
     if not ((folder / "of.json").is_file() and (folder / "of.json").read_text(encoding="utf-8") == record):
         with naming_write_errors(folder):
             shutil.rmtree(folder, ignore_errors=True)
-            for part in ("images", "masks"):
-                make_folder(folder / part)
-            for row in rows:
-                link_test_case(row, folder / "images", folder / "masks", config)
-        told: dict[str, Any] = {"classes": config.classes, "ignore_label": config.ignore_label, "show_progress": show_progress}
-        predict(run.folder, folder / "images", out=folder / "predicted", show_progress=show_progress)
-        evaluate(folder / "predicted", folder / "masks", out=folder / "dice.csv", **told)
-        for part in ("images", "masks"):
-            shutil.rmtree(folder / part)
+            measure_cases(run, rows, folder, out=folder / "dice.csv", show_progress=show_progress)
         write_file(folder / "of.json", record)
     scores = pd.read_csv(folder / "dice.csv", dtype={"id": str})
     say_measured(run, _sentence(scores))
@@ -99,20 +86,6 @@ def show_tests(run: Run, scores: pd.DataFrame, beside: Run | None, others: pd.Da
         typical=gallery.draw(typical),
         worst=gallery.draw(worst),
     )
-
-
-def link_test_case(row: dict[Hashable, Any], images: Path, masks: Path, config: Config) -> None:
-    """Link the files of a test case into two folders, by its id.
-
-    Args:
-        row: of a run's table of cases.
-        config: of the run.
-    """
-    files = channel_files(Path(row["image"]), channels_of(config))
-    for number, file in enumerate(files):
-        name = f"{row['id']}_{number:04}" if len(files) > 1 else row["id"]
-        link_or_copy(file, images / f"{name}{image_suffix(file)}")
-    link_or_copy(Path(row["mask"]), masks / f"{row['id']}{image_suffix(Path(row['mask']))}")
 
 
 def _sentence(scores: pd.DataFrame) -> str:

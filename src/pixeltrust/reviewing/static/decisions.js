@@ -19,6 +19,21 @@ export class Decisions {
     window.addEventListener("beforeunload", (event) => { if (!this.leaving && !work.stays && work.unsaved()) event.preventDefault(); });
   }
 
+  /** What keys do, by their names (see keys.js). */
+  get keys() {
+    return {
+      a: () => this.decide("given"),
+      p: () => this.decide("proposed"),
+      m: () => this.decide("mended"),
+      r: () => this.decide("rejected"),
+      s: () => this.decide("skipped"),
+      u: () => this.undo(),
+      n: (event) => this.step(event.shiftKey ? "previous" : "next"),
+      pagedown: () => this.step("next"),
+      pageup: () => this.step("previous"),
+    };
+  }
+
   get idle() { return !this.busy && !this.leaving; }
 
   address(path, values) {

@@ -302,15 +302,7 @@ byId("stroke-redo").addEventListener("click", () => turn("redo"));
 const zoom = (factor) => () => panes[active].view.zoom(factor), here = () => panes[active].tools;
 listen({
   ...controls.keys,
-  a: () => decisions.decide("given"),
-  p: () => decisions.decide("proposed"),
-  m: () => decisions.decide("mended"),
-  r: () => decisions.decide("rejected"),
-  s: () => decisions.decide("skipped"),
-  u: () => decisions.undo(),
-  n: (event) => decisions.step(event.shiftKey ? "previous" : "next"),
-  pagedown: () => decisions.step("next"),
-  pageup: () => decisions.step("previous"),
+  ...decisions.keys,
   g: (event) => zoomTo(event.shiftKey ? region - 1 : region + 1),
   t: turnHere,
   d: () => alone(!settings.beside),
