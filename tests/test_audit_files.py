@@ -1,5 +1,6 @@
 """An audit by files: of a run's own predictions it says what the audit by that run says; helped maps count; stops and faults."""
 
+import ast
 import json
 import shutil
 
@@ -254,6 +255,22 @@ def test_a_stopped_audit_reads_what_is_new_alone_and_ends_the_same(stopped, audi
     assert looked == [changed.stem]
     assert said(out) == said(audited.out)
     assert (out / "regions.csv").read_bytes() == (audited.out / "regions.csv").read_bytes()
+
+
+def test_files_are_read_again_where_python_has_lost_count_of_what_its_threads_parse(stopped, audited, monkeypatch):
+    mine, files, out = stopped
+    seen, headers, parse = iter([True, False] * 1000), [], ast.literal_eval
+
+    def fails_at_every_second_header(text):
+        headers.append(text)
+        if next(seen):
+            raise SystemError("AST constructor recursion depth mismatch")
+        return parse(text)
+
+    monkeypatch.setattr("ast.literal_eval", fails_at_every_second_header)
+    by_files(mine, out, probabilities=files, resume=True)
+    assert headers
+    assert said(out) == said(audited.out)
 
 
 def test_a_stopped_audit_is_not_gone_on_with_by_others(stopped, softmax, run, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 
 from pixeltrust.data.cases import Case
 from pixeltrust.plumbing.errors import RunError
-from pixeltrust.plumbing.files import write_atomically
+from pixeltrust.plumbing.files import retry_parsing, write_atomically
 from pixeltrust.plumbing.text import one_line
 
 Arrays = dict[str, np.ndarray]
@@ -41,7 +41,10 @@ class SeenFolder:
         """
         file = self.file(case)
         try:
-            with np.load(file, allow_pickle=False) as arrays:
-                return parse(arrays)
+            return retry_parsing(lambda: self._parse(file, parse))
         except Exception as error:  # a broken file makes its reader raise anything
             raise RunError(f"{file}: cannot be read: {one_line(error)}; remove it, and continue with --resume") from None
+
+    def _parse(self, file: Path, parse: Callable[[Mapping[str, np.ndarray]], Kept]) -> Kept:
+        with np.load(file, allow_pickle=False) as arrays:
+            return parse(arrays)

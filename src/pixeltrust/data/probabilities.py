@@ -25,6 +25,7 @@ from pixeltrust.data.cases import Case, CaseList
 from pixeltrust.data.images import case_id, image_suffix, read_grey, read_header, read_values, readable
 from pixeltrust.data.nifti import Plane
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
+from pixeltrust.plumbing.files import retry_parsing
 from pixeltrust.plumbing.text import count, some
 
 _FORMATS = {".npz": "npz", ".npy": "npy", ".nii.gz": "NIfTI", ".nii": "NIfTI", ".png": "PNG"}
@@ -186,7 +187,7 @@ class ProbabilityFiles:
         if self._format == "NIfTI" and (len(files) > 1 or read_header(case.mask).grid):
             return np.stack([read_values(file) for file in files]), 16
         with readable(files[0]):
-            array = _load(files[0], self._format)
+            array = retry_parsing(lambda: _load(files[0], self._format))
             if array.dtype.kind not in "biuf":
                 raise DataError(f"{files[0]}: holds values of the type {array.dtype}; real numbers are needed")
             return array.astype(np.float32), 32

@@ -31,6 +31,7 @@ from pixeltrust.formats.documents import checked_type, dump_json, read_json, sho
 from pixeltrust.formats.format import Encoded, Format, Output, Source
 from pixeltrust.formats.names import ID_KEY, checked_id, checked_size, file_name, id_of, writable
 from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.files import retry_parsing
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import attempt_in_threads
 
@@ -235,7 +236,7 @@ def _array(segmentation: dict[str, Any], folder: Path) -> np.ndarray:
             raise DataError(f"its mask is larger than the {MAX_PIXELS:,} bytes of any mask that can be read")
         if not unpacking.eof:
             raise DataError("its mask ends too early")
-        values = np.load(io.BytesIO(content), allow_pickle=False)
+        values = retry_parsing(lambda: np.load(io.BytesIO(content), allow_pickle=False))
     except (binascii.Error, zlib.error, ValueError, EOFError, OSError) as error:
         raise DataError(f"its mask is not an array as FiftyOne writes it: {error}") from None
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "biu" or not values.size:

@@ -5,16 +5,18 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from pixeltrust.plumbing.errors import RunError
 
+Result = TypeVar("Result")
 LONGEST_NAME = 255  # bytes of a file name, on every usual system
 
 
@@ -178,6 +180,18 @@ def link_or_copy(file: Path, to: Path) -> None:
     except OSError:  # another disk, or one without hard links
         with write_atomically(to) as unfinished:
             shutil.copy2(file, unfinished)
+
+
+def retry_parsing(load: Callable[[], Result]) -> Result:
+    """Return what `load` returns, which loads files of NumPy and may run in several threads at once.
+
+    NumPy has `ast` parse their headers, and Python 3.11 before 3.11.8 counts the depth of that for all threads together: where another
+    thread parses in between, a sound file raises SystemError.
+    """
+    for _ in range(9):
+        with suppress(SystemError):
+            return load()
+    return load()
 
 
 def mapped_array(file: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> np.ndarray:

@@ -16,7 +16,7 @@ from threading import Lock
 import numpy as np
 
 from pixeltrust.data.images import STRETCH_PERCENTILES, read_values
-from pixeltrust.plumbing.files import make_folder, stamp, write_atomically, write_file
+from pixeltrust.plumbing.files import make_folder, retry_parsing, stamp, write_atomically, write_file
 
 FOLDER = ".volumes"
 MOST_BYTES = 8 << 30
@@ -80,7 +80,7 @@ class Decoded:
             own = self._locks.setdefault(place.name, Lock())
         with own:  # two pages may ask for one volume
             try:
-                mapped = np.load(place, mmap_mode="r")
+                mapped = retry_parsing(lambda: np.load(place, mmap_mode="r"))
                 os.utime(place)
             except (OSError, ValueError):
                 make_folder(self.folder)
@@ -88,7 +88,7 @@ class Decoded:
                 with write_atomically(place) as unfinished, unfinished.open("wb") as file:
                     np.save(file, volume)
                 self._remove_old(place)
-                mapped = np.load(place, mmap_mode="r")
+                mapped = retry_parsing(lambda: np.load(place, mmap_mode="r"))
         return mapped
 
     def _remove_old(self, kept: Path) -> None:

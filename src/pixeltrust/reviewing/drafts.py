@@ -14,7 +14,7 @@ from threading import Lock
 
 import numpy as np
 
-from pixeltrust.plumbing.files import make_folder
+from pixeltrust.plumbing.files import make_folder, retry_parsing
 
 FOLDER = ".drafts"
 _MOST_STROKES = 200
@@ -40,7 +40,7 @@ class Draft:
     @property
     def labels(self) -> np.ndarray:
         """The mask as it is now, mapped."""
-        return np.load(self.file, mmap_mode="r")
+        return retry_parsing(lambda: np.load(self.file, mmap_mode="r"))
 
     def paint(self, start: Callable[[], np.ndarray], box: tuple[slice, ...], change: Callable[[np.ndarray], np.ndarray]) -> int:
         """Change the labels in a box; return how many voxels are others now.
@@ -80,7 +80,7 @@ class Draft:
         self.done, self.undone = [], []
 
     def _write(self, box: tuple[slice, ...], labels: np.ndarray) -> None:
-        mapped = np.load(self.file, mmap_mode="r+")
+        mapped = retry_parsing(lambda: np.load(self.file, mmap_mode="r+"))
         mapped[box] = labels
         mapped.flush()
 

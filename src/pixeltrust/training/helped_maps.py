@@ -18,7 +18,7 @@ from pixeltrust.data.masks import decode_labels
 from pixeltrust.data.volumes import NIFTI, read_note, write_volume
 from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.plumbing.files import make_folder, naming_write_errors
+from pixeltrust.plumbing.files import make_folder, naming_write_errors, retry_parsing
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.training.run_folder import Run
 
@@ -92,7 +92,7 @@ def read_helped_file(path: Path) -> HelpedMap:
     """
     if path.suffix == ".npy":
         with readable(path):
-            values = np.load(path, allow_pickle=False)
+            values = retry_parsing(lambda: np.load(path, allow_pickle=False))
             if values.dtype != np.uint8:
                 raise DataError(f"{path}: an array of {values.dtype}; a helped map is of bytes, 255 where a pixel has always helped")
             return HelpedMap(values.astype(np.float32) / FULL, None)
