@@ -42,6 +42,7 @@ class Between:
 Count: TypeAlias = Annotated[int, Between(1, 10**9)]
 Share: TypeAlias = Annotated[float, Between(0, 1)]
 NotNegative: TypeAlias = Annotated[float, Between(0, _FINITE)]
+Loss: TypeAlias = Literal["cross-entropy", "dice-ce"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +89,10 @@ class Config:
 
     clean_batch_size: Count = 16
     """Clean images in a step, of all processes together."""
+
+    loss: Loss | None = None
+    """What is minimised: `cross-entropy`, or `dice-ce`, the field's usual Dice plus cross-entropy; methods of a loss of their own keep it.
+    Unset: `dice-ce` for volumes, `cross-entropy` for pictures."""
 
     clean_weight: NotNegative | None = None
     """λ of `trust`, `pixel` and `image`: how much the clean loss adds to the update. Unset: 1 for `trust`, 0 (the paper) for the others."""
@@ -197,6 +202,11 @@ class Config:
     def normalisation(self) -> tuple[str, ...]:
         """How volumes are normalised: one for each channel, or one for all."""
         return (self.normalise,) if isinstance(self.normalise, str) else self.normalise
+
+    @property
+    def training_loss(self) -> Loss:
+        """The loss of the methods that have none of their own."""
+        return self.loss or ("dice-ce" if len(self.size) == 3 else "cross-entropy")
 
     @property
     def planes(self) -> int:
@@ -419,6 +429,8 @@ def _are_of(values: Sequence[object], kinds: tuple[Any, ...]) -> bool:
 
 def _coerce(name: str, value: Any) -> Any:
     """Return the value in its field's type (from a list for a tuple, 1 for 1.0, 32 for "32"), or raise a ConfigError."""
+    if value is None and types.NoneType in _KINDS[name]:
+        return None
     for kind in _KINDS[name]:
         if name == "method" or typing.get_origin(kind) is Literal:
             choices = tuple(METHODS) if name == "method" else typing.get_args(kind)
@@ -429,8 +441,6 @@ def _coerce(name: str, value: Any) -> Any:
             near = get_close_matches(str(value)[:100], map(str, choices), n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise ConfigError(f"{name} must be one of {', '.join(map(str, choices))}, not {value!r:.100}{hint}")
-        if kind is types.NoneType and value is None:
-            return None
         if kind in (int, str) and type(value) is kind:
             return value
         if kind is float and type(value) in (int, float) and value == value:

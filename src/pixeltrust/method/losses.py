@@ -88,7 +88,16 @@ def weighted_dice_cross_entropy(logits: Tensor, masks: Tensor, weights: Tensor) 
     Example:
         step = reweighted_step(model, noisy=noisy, clean=clean, clean_weight=1.0, loss=weighted_dice_cross_entropy)
     """
-    labels = _check_labels(logits, masks)
+    return weighted_dice_cross_entropy_of_labels(logits, _check_labels(logits, masks), weights)
+
+
+def weighted_dice_cross_entropy_of_labels(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+    """Return `weighted_dice_cross_entropy` without a check of the labels, which would wait for the device.
+
+    Args:
+        masks: (B, *S), labels of a whole-number dtype; 255 is ignored.
+    """
+    labels = masks.long()
     counted = labels != IGNORE
     scale = weights.sum() / counted.sum().clamp(min=1)  # the mean weight
     relative = torch.where(counted, weights, 0.0) / scale.clamp(min=torch.finfo(weights.dtype).tiny)

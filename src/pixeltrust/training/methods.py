@@ -20,12 +20,19 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, avg_pool3d
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from pixeltrust.config import Config
+from pixeltrust.config import Config, Loss
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.data.views import to_device
 from pixeltrust.method.batch import Batch, compute_logits
-from pixeltrust.method.losses import PixelLoss, cross_entropy_of_labels, mean_over_counted, probabilities
+from pixeltrust.method.losses import (
+    PixelLoss,
+    WeightedLoss,
+    cross_entropy_of_labels,
+    mean_over_counted,
+    probabilities,
+    weighted_dice_cross_entropy_of_labels,
+)
 from pixeltrust.method.trust import MEMORY, Trust
 from pixeltrust.method.weights import Per, Step, reweighted_step
 from pixeltrust.method_table import METHODS, describe
@@ -82,23 +89,28 @@ class StepOutcome:
 
 
 StepFunction: TypeAlias = Callable[[nn.Module, Feed, Config], StepOutcome]
+BatchLoss: TypeAlias = Callable[..., Tensor]
+"""A function (logits, masks, ranks=…) that returns a scalar."""
 
 
-def _on_the_pool(loss: Callable[..., Tensor]) -> StepFunction:
-    """Return a step with this loss (logits, masks, ranks=…) → scalar on a batch of the pool, where noisy and clean masks count alike."""
+def _mean(pixel_loss: PixelLoss) -> BatchLoss:
+    return lambda logits, masks, ranks: mean_over_counted(pixel_loss(logits, masks), masks, ranks=ranks)
+
+
+LOSSES: Mapping[Loss, BatchLoss] = {"cross-entropy": _mean(cross_entropy_of_labels), "dice-ce": dice_cross_entropy}
+WEIGHTED_LOSSES: Mapping[Loss, WeightedLoss | None] = {"cross-entropy": None, "dice-ce": weighted_dice_cross_entropy_of_labels}
+
+
+def _on_the_pool(loss: BatchLoss | None = None) -> StepFunction:
+    """Return a step with this loss, or that of the settings, on a batch of the pool, where noisy and clean masks count alike."""
 
     def step(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
-        batch = feed.pool()
-        return StepOutcome(loss=_backward(loss(compute_logits(model, batch.images, config.classes), batch.masks, ranks=feed.ranks)))
+        return StepOutcome(loss=_backward_loss(model, feed.pool(), feed, config, loss))
 
     return step
 
 
-def _mean(pixel_loss: PixelLoss) -> Callable[..., Tensor]:
-    return lambda logits, masks, ranks: mean_over_counted(pixel_loss(logits, masks), masks, ranks=ranks)
-
-
-plain = _on_the_pool(_mean(cross_entropy_of_labels))
+plain = _on_the_pool()
 dice_ce = _on_the_pool(dice_cross_entropy)
 gce = _on_the_pool(_mean(generalised_cross_entropy))
 mae = _on_the_pool(_mean(absolute_error))
@@ -106,9 +118,9 @@ sce = _on_the_pool(_mean(symmetric_cross_entropy))
 nr_dice = _on_the_pool(noise_robust_dice)
 
 
-def clean(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
-    """Take the mean cross-entropy on a clean batch alone."""
-    loss = _backward_mean(model, feed.clean(), feed.ranks)
+def clean(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
+    """Take the loss of a clean batch alone."""
+    loss = _backward_loss(model, feed.clean(), feed, config)
     return StepOutcome(loss=loss, clean_loss=loss)
 
 
@@ -123,15 +135,14 @@ def mender(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
         every: Any = (..., *(slice(factor // 2, None, factor) for factor in factors))
         pooled = (avg_pool2d if len(factors) == 2 else avg_pool3d)(batch.images, factors)
         batch = Batch(pooled, batch.masks[every], ignore_label=batch.ignore_label)
-    logits = compute_logits(model, batch.images, config.classes)
-    loss = _backward(dice_cross_entropy(logits, batch.masks, ranks=feed.ranks))
+    loss = _backward_loss(model, batch, feed, config, dice_cross_entropy)
     return StepOutcome(loss=loss, clean_loss=loss)
 
 
-def joint(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:  # noqa: ARG001
+def joint(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
     """Take the mean of the losses of a noisy and a clean batch."""
-    noisy_loss = _backward_mean(model, feed.noisy(), feed.ranks, share=0.5)
-    clean_loss = _backward_mean(model, feed.clean(), feed.ranks, share=0.5)
+    noisy_loss = _backward_loss(model, feed.noisy(), feed, config, share=0.5)
+    clean_loss = _backward_loss(model, feed.clean(), feed, config, share=0.5)
     return StepOutcome(loss=(noisy_loss + clean_loss) / 2, clean_loss=clean_loss)
 
 
@@ -156,7 +167,7 @@ class TLoss(nn.Module):
 
 
 class MeanTeacher(nn.Module):
-    """Cross-entropy on a clean batch, plus consistency with a teacher on the images of a noisy batch, whose masks are not used.
+    """The loss of a clean batch, plus consistency with a teacher on the images of a noisy batch, whose masks are not used.
 
     The teacher is the exponential average of the network (its buffers are the network's). The consistency loss is the mean squared
     difference of their probabilities, each under Gaussian noise of its own on the images; its weight rises as exp(−5 (1 − t)²). Reports
@@ -171,7 +182,7 @@ class MeanTeacher(nn.Module):
 
     def forward(self, model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
         self._follow(model)
-        clean_loss = _backward_mean(model, feed.clean(), feed.ranks)
+        clean_loss = _backward_loss(model, feed.clean(), feed, config)
         consistency = self._consistency(model, feed, config)
         weight = consistency_weight(feed.update, feed.updates)
         value = _backward(consistency, share=weight)
@@ -292,6 +303,7 @@ def _given_to_step(model: nn.Module, feed: Feed, config: Config, *, clean_weight
         "clean": feed.clean(),
         "clean_weight": clean_weight if config.clean_weight is None else config.clean_weight,
         "pixel_loss": cross_entropy_of_labels,
+        "loss": WEIGHTED_LOSSES[config.training_loss],
         "gains": config.gains,
         "along": parameters_along(model, config.along),
         "ranks": feed.ranks,
@@ -314,9 +326,12 @@ def _outcome(step: Step, ranks: Ranks) -> StepOutcome:
     )
 
 
-def _backward_mean(model: nn.Module, batch: Batch, ranks: Ranks, share: float = 1.0) -> float | Tensor:
-    losses = cross_entropy_of_labels(compute_logits(model, batch.images), batch.masks)
-    return _backward(mean_over_counted(losses, batch.masks, ranks=ranks), share)
+def _backward_loss(
+    model: nn.Module, batch: Batch, feed: Feed, config: Config, loss: BatchLoss | None = None, share: float = 1.0
+) -> float | Tensor:
+    """Add `share` of the gradient of this loss, or that of the settings, and return the loss."""
+    logits = compute_logits(model, batch.images, config.classes)
+    return _backward((loss or LOSSES[config.training_loss])(logits, batch.masks, ranks=feed.ranks), share)
 
 
 def _backward(loss: Tensor, share: float = 1.0) -> float | Tensor:
