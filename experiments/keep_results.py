@@ -4,7 +4,8 @@
 
 Each OUT is the folder of a `pixeltrust benchmark` of the same source and settings; cells that are kept already stay as they are. Kept are
 cells.csv (every cell of the grids, done or not), cases.csv (a row per test case of each finished one) and shares.csv (means over the seeds
-of one folder, by epoch); summary.csv and tables.md are made from them. What was compared at equal time (`match = "time"`) has a folder of
+of one folder, by epoch); summary.csv, classes.csv (where there are several) and tables.md are made from
+them. What was compared at equal time (`match = "time"`) has a folder of
 its own, with the costs of every OUT. `clean` and `ceiling` never see a noisy mask, so one training of
 theirs stands for every kind of noise with the same clean cases: in the summary, not in cells.csv.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from pixeltrust.benchmarking.outcome.reading import CELL, read_results
-from pixeltrust.benchmarking.outcome.statistics import GROUP, summarize_cells
+from pixeltrust.benchmarking.outcome.statistics import GROUP, summarize_cells, summarize_classes
 from pixeltrust.benchmarking.outcome.words import format_markdown
 
 BLIND = ("clean", "ceiling")  # to the noise
@@ -90,7 +91,10 @@ def main() -> None:
         table.to_csv(asked.kept / f"{name}.csv", index=False, float_format=form)
     summary = summary_of(cells, cases)
     summary.to_csv(asked.kept / "summary.csv", index=False, float_format="%.6g")
-    (asked.kept / "tables.md").write_text(format_markdown(summary, shares), encoding="utf-8")
+    classes = summarize_classes(cases)
+    if len(classes):
+        classes.to_csv(asked.kept / "classes.csv", index=False, float_format="%.6g")
+    (asked.kept / "tables.md").write_text(format_markdown(summary, shares, classes), encoding="utf-8")
     differs = [f"minus_rival{end}" for end in ("", "_low", "_high")]
     shown = [*GROUP, "method", "seeds", "dice", "dice_low", "dice_high", "rival", *differs]
     print(summary.loc[summary["dice"].notna(), shown].round(3).to_string(index=False))

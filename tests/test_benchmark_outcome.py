@@ -27,6 +27,7 @@ from pixeltrust.benchmarking.outcome.statistics import (
     correct_by_holm,
     signed_rank_test,
     summarize_cells,
+    summarize_classes,
 )
 from pixeltrust.benchmarking.outcome.words import (
     describe_group,
@@ -35,6 +36,7 @@ from pixeltrust.benchmarking.outcome.words import (
     judge_difference,
     list_headings,
     split_groups,
+    tabulate_classes,
 )
 from pixeltrust.benchmarking.outcome.writing import write_results_files
 from pixeltrust.benchmarking.page import headline
@@ -224,6 +226,30 @@ def test_holm_worked_by_hand():
     assert correct_by_holm([0.01, np.nan, 0.5]) == pytest.approx([0.02, np.nan, 0.5], nan_ok=True)
     assert correct_by_holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
     assert len(correct_by_holm([])) == 0
+
+
+def test_every_class_has_its_mean_over_cases_each_averaged_over_the_seeds():
+    rows = [
+        {"noise": "erode", "clean": 10, "method": method, "seed": seed, "id": case, "dice_1": dice, "dice_2": 0.5,
+         "surface_dice_1": 1.0, "surface_dice_2": float("nan")}
+        for method, seed, case, dice in [("plain", 0, "a", 0.2), ("plain", 1, "a", 0.4), ("plain", 0, "b", 0.9), ("clean", 0, "a", 0.7)]
+    ]  # fmt: skip
+    classes = summarize_classes(pd.DataFrame(rows)).set_index(["method", "class"])
+    assert classes.loc[("plain", 1), "dice"] == pytest.approx((0.3 + 0.9) / 2)
+    assert classes.loc[("plain", 1), ["seeds", "surface_dice"]].tolist() == [2, 1.0]
+    assert classes.loc[("clean", 2), "dice"] == 0.5
+    assert np.isnan(classes.loc[("clean", 2), "surface_dice"])
+    summary = pd.DataFrame({"noise": "erode", "clean": 10, "method": ["clean", "plain"]})
+    headings, first, second = tabulate_classes(classes.reset_index(), summary)
+    assert [cell.value for cell in headings] == [
+        "method",
+        "Dice, class 1",
+        "Dice, class 2",
+        "surface Dice, class 1",
+        "surface Dice, class 2",
+    ]
+    assert [first[0].value, second[0].value, second[1].value] == ["`clean`", "`plain`", "0.600"]
+    assert summarize_classes(pd.DataFrame(columns=["noise", "clean", "method", "seed", "id", "dice", "jaccard"])).empty
 
 
 def test_the_signed_rank_worked_by_hand():

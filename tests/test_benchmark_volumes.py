@@ -54,7 +54,10 @@ def test_volumes_are_benchmarked_as_pictures_are(source, tmp_path):
         for case in measured["id"]:
             truth = read_header(source / "masks" / f"{case}.nii.gz")
             assert read_header(cell / "predicted" / f"{case}.nii.gz").grid.difference(truth.grid) == ""
+    classes = pd.read_csv(tmp_path / "out" / "classes.csv").set_index(["method", "class"])
+    assert set(classes.index) == {(method, number) for method in GRID["methods"] for number in (1, 2)}
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "surface Dice, class 2" in page
     assert page.count('class="panel"') >= 2 * 4  # both test volumes: image, true mask, two predictions
 
 

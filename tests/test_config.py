@@ -36,6 +36,7 @@ VALUES = {
     "normalise": st.sampled_from(["image", "ct:-160,240", ("image", "ct:0.5,1e3")]),
     "batch_size": counts,
     "clean_batch_size": counts,
+    "loss": st.sampled_from([None, "cross-entropy", "dice-ce"]),
     "clean_weight": st.none() | positive,
     "trust_memory": st.none() | shares,
     "trust_sharpness": st.floats(0, 100),
@@ -173,7 +174,7 @@ WRONG_TYPES = {
 
 def wording(name):
     kind = typing.get_type_hints(Config)[name]
-    if name in LITERALS:
+    if name in LITERALS or name == "loss":
         return "one of"
     words = {int: "a whole number", float: "a number", str: "a text", int | None: "a whole number", float | None: "a number"}
     words |= {tuple[float, float, float] | None: "three numbers", str | tuple[str, ...]: "a list of texts"}

@@ -14,7 +14,9 @@ from pixeltrust.config import Config
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.method import weights as weights_module
 from pixeltrust.method.batch import Batch
-from pixeltrust.method.weights import Step, pixel_weights
+from pixeltrust.method.losses import weighted_dice_cross_entropy
+from pixeltrust.method.trust import Trust
+from pixeltrust.method.weights import Step, pixel_weights, reweighted_step
 from pixeltrust.method_table import METHODS, Method, describe, family_of
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.training import methods as methods_module
@@ -202,6 +204,44 @@ def test_finetuned_is_plain_and_in_its_last_share_clean(share, update, stream):
     assert asked == [stream]
     expected = by_hand(1, (1.0, POOL if stream == "pool" else CLEAN))
     assert_same({name: p.grad for name, p in model.named_parameters()}, expected)
+
+
+STREAMS_OF = {"plain": (POOL,), "clean": (CLEAN,), "joint": (NOISY, CLEAN)}
+
+
+@CLASSES
+@pytest.mark.parametrize("method", STREAMS_OF)
+def test_the_loss_of_the_settings_takes_the_place_of_cross_entropy(method, classes):
+    outcome, gradients, _ = stepped(method, classes, loss="dice-ce")
+    model, batches = network(classes), [batch(**settings, classes=classes) for settings in STREAMS_OF[method]]
+    loss = sum(PUBLISHED["dice-ce"](model(data.images), data.masks) for data in batches) / len(batches)
+    loss.backward()
+    assert_same(gradients, {name: p.grad for name, p in model.named_parameters()})
+    assert outcome.loss == pytest.approx(loss.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["trust", "pixel", "image"])
+def test_weighted_steps_take_the_loss_of_the_settings_for_update_and_direction(method):
+    outcome, gradients, _ = stepped(method, loss="dice-ce", clean_weight=1.0)
+    model, noisy, clean = network(), batch(**NOISY), batch(**CLEAN)
+    if method == "trust":
+        expected = Trust().step(model, noisy=noisy, clean=clean, where=PLACES, loss=weighted_dice_cross_entropy)
+    else:
+        expected = reweighted_step(model, noisy=noisy, clean=clean, clean_weight=1.0, per=method, loss=weighted_dice_cross_entropy)
+    assert_same(gradients, {name: p.grad for name, p in model.named_parameters()})
+    assert outcome.clean_loss == pytest.approx(PUBLISHED["dice-ce"](network()(clean.images), clean.masks).item(), rel=1e-4)
+    assert outcome.loss == pytest.approx(expected.loss.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["gce", "mae", "sce", "nr-dice", "t-loss", "dice-ce"])
+def test_methods_of_a_loss_of_their_own_keep_it(method):
+    assert_same(stepped(method, loss="cross-entropy")[1], stepped(method, loss="dice-ce")[1])
+
+
+def test_volumes_are_trained_with_dice_too_unless_the_settings_say_otherwise():
+    assert Config().training_loss == "cross-entropy"
+    assert Config(image_size=(16, 16, 16)).training_loss == "dice-ce"
+    assert Config(image_size=(16, 16, 16), loss="cross-entropy").training_loss == "cross-entropy"
 
 
 # What remembers

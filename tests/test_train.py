@@ -669,6 +669,7 @@ CHANGES = {
     "image_size": {"image_size": 24},
     "batch_size": {"batch_size": 5},
     "clean_batch_size": {"clean_batch_size": 2},
+    "loss": {"loss": "dice-ce"},
     "clean_weight": {"clean_weight": 0.5},
     "trust_memory": {"trust_memory": 0.2},
     "trust_sharpness": {"trust_sharpness": 1.0},

@@ -33,7 +33,7 @@ NOT_SHARED = ("method", "seed", "clean_weight")  # settings that are a method's 
 
 
 def write_results(folder: Path) -> BenchmarkResults:
-    """Write the results of a benchmark so far into its folder: summary.csv, shares.csv, tables.md, figures/ and report.html.
+    """Write the results of a benchmark so far into its folder: its tables, figures/ and report.html.
 
     Raises:
         RunError: it is not a benchmark, its records cannot be read, or it cannot be written to.
@@ -61,6 +61,7 @@ def benchmark_page(folder: Path, outcome: BenchmarkResults) -> str:
         story=answer.get("words") or _story(outcome),
         numbers=_numbers(every),
         overview=list(_overview(outcome.summary)),
+        classes_explained=words.CLASSES_EXPLAINED,
         groups=[_group(group, outcome, methods) for group in every],
         how=[*words.explain_tables(words.read_match(outcome.summary)), *([OF_ANSWER] if answer else [])],
         failures=_failures(outcome.cells),
@@ -187,6 +188,7 @@ def _group(group: pd.DataFrame, outcome: BenchmarkResults, methods: Sequence[str
         "sentences": " ".join([*words.describe_group(group), *words.describe_weights(words.select_group(outcome.shares, group))]),
         "headings": words.list_headings(group),
         "rows": [words.format_row(row) for row in words.list_rows(group)],
+        "classes": words.tabulate_classes(outcome.classes, group),
         "charts": list(_group_charts(group, outcome, methods)),
     }
 

@@ -4,14 +4,14 @@ OUT/  cells.csv  cells/<cell>/  spec.json  cell.json (of a finished one)  failed
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pixeltrust.benchmarking.outcome.statistics import MASKS, SHARES, BenchmarkResults, average_shares
+from pixeltrust.benchmarking.outcome.statistics import MASKS, OF_CLASSES, SHARES, BenchmarkResults, average_shares
 from pixeltrust.plumbing.errors import RunError
 
 CELL = ["method", "noise", "clean", "seed"]
@@ -47,7 +47,7 @@ def read_results(out: Path) -> BenchmarkResults:
     histories = _read_all(done, lambda folder: _read(folder / "run" / "history.csv"), ["epoch", *SHARES])
     return BenchmarkResults(
         cells=cells,
-        scores=_read_all(done, lambda folder: _read(folder / "test.csv", dtype={"id": str}, na_filter=True), ["id", "dice", "jaccard"]),
+        scores=_read_all(done, _read_scores, ["id", "dice", "jaccard"]),
         shares=average_shares(histories.dropna(subset=["wrong_pixels"])),
     )
 
@@ -106,15 +106,20 @@ def _ran_on_gpu(folder: Path) -> bool:
     return has_one and spec.get("config", {}).get("device") != "cpu"
 
 
-def _read_all(cells: pd.DataFrame, read: Callable[[Path], pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
+def _read_all(cells: pd.DataFrame, read: Callable[[Path], pd.DataFrame], columns: Sequence[str]) -> pd.DataFrame:
     """Read some columns of a table of every cell, one below the other, with the cell's names; a column that it lacks is NaN."""
     tables = []
     for cell in cells.to_dict("records"):
-        table = read(Path(cell["folder"])).reindex(columns=list(columns))
+        table = read(Path(cell["folder"]))
+        table = table.reindex(columns=[*columns, *(name for name in map(str, table) if name.startswith(OF_CLASSES))])
         for place, name in enumerate(CELL):
             table.insert(place, name, cell[name])
         tables.append(table)
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=[*CELL, *columns])
+
+
+def _read_scores(folder: Path) -> pd.DataFrame:
+    return _read(folder / "test.csv", dtype={"id": str}, na_filter=True)
 
 
 def _read(path: Path, **options: Any) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
     cells     a row per cell: method, noise, clean, seed, (fold,) status, seconds, updates, cpu_seconds, error, and match: what all methods
               have in common, "updates" or "time" ("updates" where there is no such column); perhaps `MASKS`
-    scores    a row per cell and test case: method, noise, clean, seed, id, dice, jaccard
+    scores    a row per cell and test case: method, noise, clean, seed, id, dice, jaccard; of several classes also `OF_CLASSES`
     table     one method's Dice in one group: ids × seeds; NaN where it is not defined
     group     all methods of one noise and one number of clean masks
 
@@ -26,6 +26,8 @@ BASE = "plain"
 SHARES = ("wrong_pixels", "wrong_weight", "wrong_weighed", "right_weighed")
 MASKS = ("masks_given", "masks_mended", "expected", "expected_low", "expected_high")
 """The Dice of a cell's noisy masks with the truth as given and mended, and the estimate of the second with its interval."""
+OF_CLASSES = ("dice_", "surface_dice_")
+"""The measures that are told for every class; the number of the class follows."""
 LEVEL = 0.05  # of the tests, after the correction
 
 _SEEDS = {"seeds": "done", "seeds_failed": "failed", "seeds_not_run": "not run"}
@@ -58,6 +60,11 @@ class BenchmarkResults:
         return summarize_cells(self.cells, self.scores)
 
     @cached_property
+    def classes(self) -> pd.DataFrame:
+        """See `summarize_classes`."""
+        return summarize_classes(self.scores)
+
+    @cached_property
     def seed_means(self) -> pd.DataFrame:
         """The mean Dice of every seed: noise, clean, method, seed, dice."""
         return self.scores.groupby([*GROUP, "method", "seed"], sort=False)["dice"].mean().reset_index()
@@ -86,6 +93,29 @@ def summarize_cells(cells: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
         rows += [{"noise": noise, "clean": clean, **row} for row in _group_rows(group, of_group)]
     match = cells["match"].iloc[0] if "match" in cells and len(cells) else "updates"
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(("rival", "cost_from", "cost_over"), object)).assign(match=match)
+
+
+def summarize_classes(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per noise, clean, method and class, where the scores have several: the mean over cases of each measure.
+
+    Returns:
+        noise, clean, method, class, seeds, and dice, dice_low, dice_high, surface_dice, surface_dice_low, surface_dice_high: the mean over
+        cases, each averaged over the seeds first, and its 95 % bootstrap interval. Surface Dice is at a tolerance of 1 mm (of pictures:
+        1 pixel).
+    """
+    numbers = sorted(int(name.removeprefix("dice_")) for name in map(str, scores) if name.startswith("dice_"))
+    names = [prefix.removesuffix("_") for prefix in OF_CLASSES]
+    rows = []
+    for (noise, clean, method), table in scores.groupby([*GROUP, "method"], sort=False) if numbers else ():
+        for number in numbers:
+            row: Numbers = {"noise": noise, "clean": clean, "method": method, "class": number, "seeds": table["seed"].nunique()}
+            for name in names:
+                means = table.groupby("id", sort=False)[f"{name}_{number}"].mean().to_numpy()
+                low, high = bootstrap_interval(means)
+                row |= {name: mean_of_defined(means), f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+    ends = ("", "_low", "_high")
+    return pd.DataFrame(rows, columns=[*GROUP, "method", "class", "seeds", *(f"{name}{end}" for name in names for end in ends)])
 
 
 def _group_rows(cells: pd.DataFrame, scores: pd.DataFrame) -> list[Numbers]:

@@ -45,6 +45,9 @@ _HOW_TO_READ = (
 )
 
 
+CLASSES_EXPLAINED = "Every class by itself; the tolerance of the surface Dice is 1 mm (of pictures 1 pixel)."
+
+
 def explain_tables(match: str) -> tuple[str, ...]:
     """Return the lines that explain the tables, one for each notion; see `read_match`."""
     return (_HOW_MATCHED[match], *_HOW_TO_READ)
@@ -315,15 +318,42 @@ def _spent_cells(row: SummaryRow) -> list[TableCell]:
     return [TableCell(f"{row.updates:,.0f}") if not np.isnan(row.updates) else NONE, spent if not np.isnan(seconds) else NONE]
 
 
-def format_markdown(summary: pd.DataFrame, shares: pd.DataFrame) -> str:
-    """Return all groups as Markdown: the results in words, and a table sorted by Dice."""
+def tabulate_classes(classes: pd.DataFrame, group: pd.DataFrame) -> list[list[TableCell]]:
+    """Return the table of the measures of every class of a group, its headings first; empty where there is one class."""
+    table = select_group(classes, group)
+    numbers = list(table["class"].unique())
+    if not numbers:
+        return []
+    columns = [(title, name, number) for title, name in (("Dice", "dice"), ("surface Dice", "surface_dice")) for number in numbers]
+    rows = [[TableCell("method"), *(TableCell(f"{title}, class {number}") for title, _, number in columns)]]
+    for method in group.loc[group["method"].isin(table["method"]), "method"]:
+        of_class = table[table["method"] == method].set_index("class").to_dict("index")
+        rows.append([TableCell(f"`{method}`"), *(_measure_cell(of_class[number], name) for _, name, number in columns)])
+    return rows
+
+
+def _measure_cell(row: dict[Any, Any], name: str) -> TableCell:
+    if np.isnan(row[name]):
+        return NONE
+    return TableCell(format_number(row[name]), format_range(row[f"{name}_low"], row[f"{name}_high"]))
+
+
+def format_markdown(summary: pd.DataFrame, shares: pd.DataFrame, classes: pd.DataFrame | None = None) -> str:
+    """Return all groups as Markdown: the results in words, a table sorted by Dice, and one of every class where there are several."""
     parts = ["# Results", "\n".join(f"- {line}" for line in explain_tables(read_match(summary)))]
     for group in split_groups(summary):
         names = list_headings(group)
-        lines = [names, ["---"] * len(names), *([str(cell) for cell in format_row(row)] for row in list_rows(group))]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        table = _join_table([names, *([str(cell) for cell in format_row(row)] for row in list_rows(group))])
         parts += [f"## {name_group(group)}", " ".join([*describe_group(group), *describe_weights(select_group(shares, group))]), table]
+        if classes is not None and (rows := tabulate_classes(classes, group)):
+            parts += [CLASSES_EXPLAINED, _join_table([[str(cell) for cell in row] for row in rows])]
     return "\n\n".join(parts) + "\n"
+
+
+def _join_table(rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown; the first row has its headings."""
+    first, *others = rows
+    return "\n".join(f"| {' | '.join(line)} |" for line in (first, ["---"] * len(first), *others))
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pixeltrust.plumbing.files import make_folder, write_file
 
 
 def write_results_files(out: Path) -> BenchmarkResults:
-    """Write summary.csv, shares.csv, tables.md and figures/ of the results so far into the folder of a benchmark.
+    """Write the tables and figures/ of the results so far into the folder of a benchmark.
 
     Raises:
         RunError: it is not a benchmark, its records cannot be read, or it cannot be written to.
@@ -23,7 +23,9 @@ def write_results_files(out: Path) -> BenchmarkResults:
     try:
         write_file(out / "summary.csv", outcome.summary.to_csv(index=False, float_format="%.6g"))
         write_file(out / "shares.csv", outcome.shares.to_csv(index=False, float_format="%.6g"))
-        write_file(out / "tables.md", format_markdown(outcome.summary, outcome.shares))
+        if len(outcome.classes):
+            write_file(out / "classes.csv", outcome.classes.to_csv(index=False, float_format="%.6g"))
+        write_file(out / "tables.md", format_markdown(outcome.summary, outcome.shares, outcome.classes))
         _write_figures(out / "figures", draw_figures(outcome))
     except OSError as error:
         raise RunError(f"{error.filename or out}: cannot be written: {error.strerror or error}") from None
