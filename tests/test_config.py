@@ -24,7 +24,10 @@ shares = st.floats(0, 1)
 positive = st.floats(0, 1e300)
 counts = st.integers(1, 64)  # of the largest sides a batch of 64 has as many pixels as one may
 LITERALS = {
-    name: typing.get_args(kind) for name, kind in typing.get_type_hints(Config).items() if typing.get_origin(kind) is typing.Literal
+    name: (*typing.get_args(part), *([None] if type(None) in typing.get_args(kind) else []))
+    for name, kind in typing.get_type_hints(Config).items()
+    for part in (kind, *typing.get_args(kind))
+    if typing.get_origin(part) is typing.Literal
 } | {"method": tuple(METHODS)}
 VALUES = {
     "model": st.text(),
@@ -36,7 +39,6 @@ VALUES = {
     "normalise": st.sampled_from(["image", "ct:-160,240", ("image", "ct:0.5,1e3")]),
     "batch_size": counts,
     "clean_batch_size": counts,
-    "loss": st.sampled_from([None, "cross-entropy", "dice-ce"]),
     "clean_weight": st.none() | positive,
     "trust_memory": st.none() | shares,
     "trust_sharpness": st.floats(0, 100),
@@ -174,7 +176,7 @@ WRONG_TYPES = {
 
 def wording(name):
     kind = typing.get_type_hints(Config)[name]
-    if name in LITERALS or name == "loss":
+    if name in LITERALS:
         return "one of"
     words = {int: "a whole number", float: "a number", str: "a text", int | None: "a whole number", float | None: "a number"}
     words |= {tuple[float, float, float] | None: "three numbers", str | tuple[str, ...]: "a list of texts"}

@@ -238,10 +238,14 @@ def test_methods_of_a_loss_of_their_own_keep_it(method):
     assert_same(stepped(method, loss="cross-entropy")[1], stepped(method, loss="dice-ce")[1])
 
 
-def test_volumes_are_trained_with_dice_too_unless_the_settings_say_otherwise():
-    assert Config().training_loss == "cross-entropy"
-    assert Config(image_size=(16, 16, 16)).training_loss == "dice-ce"
-    assert Config(image_size=(16, 16, 16), loss="cross-entropy").training_loss == "cross-entropy"
+def test_volumes_have_defaults_of_their_own():
+    volumes = {"image_size": (16, 16, 16)}
+    assert (Config().training_loss, Config().flips, Config().jittered) == ("cross-entropy", True, "clean")
+    unset = Config(**volumes)
+    assert (unset.training_loss, unset.flips, unset.jittered) == ("dice-ce", False, "all")
+    assert Config(method="mender", **volumes).flips
+    told = Config(**volumes, loss="cross-entropy", augment="flips-and-turns", jitter="none")
+    assert (told.training_loss, told.flips, told.jittered) == ("cross-entropy", True, "none")
 
 
 # What remembers

@@ -43,6 +43,8 @@ Count: TypeAlias = Annotated[int, Between(1, 10**9)]
 Share: TypeAlias = Annotated[float, Between(0, 1)]
 NotNegative: TypeAlias = Annotated[float, Between(0, _FINITE)]
 Loss: TypeAlias = Literal["cross-entropy", "dice-ce"]
+Augment: TypeAlias = Literal["flips-and-turns", "none"]
+Jitter: TypeAlias = Literal["clean", "all", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,11 +142,13 @@ class Config:
     schedule: Literal["cosine", "constant", "step"] = "cosine"
     """Learning rate over the updates: `cosine` to 0, `step` ×0.1 after each third, or `constant`."""
 
-    augment: Literal["flips-and-turns", "none"] = "flips-and-turns"
-    """Random flips and quarter turns (half turns where height and width differ) of every training image, or none."""
+    augment: Augment | None = None
+    """Random flips and quarter turns (half turns where height and width differ) of every training image, or none. Unset: `flips-and-turns`,
+    and `none` for volumes, whose labels often differ by direction alone (left and right, front and back); menders always have them."""
 
-    jitter: Literal["clean", "all", "none"] = "clean"
-    """Random zoom, shift and rotation, contrast and colour: for the clean batches' images, for all images, or for none."""
+    jitter: Jitter | None = None
+    """Random zoom, shift and rotation, contrast and colour: for the clean batches' images, for all images, or for none. Unset: `clean`, and
+    `all` for volumes."""
 
     precision: Literal["32", "bf16"] = "32"
     """`bf16` is mixed precision: passes in bfloat16, parameters, losses and weights in float32."""
@@ -205,8 +209,19 @@ class Config:
 
     @property
     def training_loss(self) -> Loss:
-        """The loss of the methods that have none of their own."""
+        """`loss`, or its default for pictures or volumes."""
         return self.loss or ("dice-ce" if len(self.size) == 3 else "cross-entropy")
+
+    @property
+    def flips(self) -> bool:
+        """Whether training shows images flipped and turned: `augment`, or its default."""
+        unset = "none" if len(self.size) == 3 and not METHODS[self.method].sees_given else "flips-and-turns"
+        return (self.augment or unset) != "none"
+
+    @property
+    def jittered(self) -> Jitter:
+        """`jitter`, or its default for pictures or volumes."""
+        return self.jitter or ("all" if len(self.size) == 3 else "clean")
 
     @property
     def planes(self) -> int:

@@ -121,9 +121,9 @@ class Views:
 def draw_views(count: int, config: Config, update: int, stream: str) -> Views:
     """Draw how an update shows the `count` images of a stream; that depends on seed, stream and update alone."""
     draws, axes = generator(config.seed, "augment", stream, update), len(config.size)
-    turns = np.zeros(count, int) if config.augment == "none" else draw_turns(count, config.size, draws, spacing=config.spacing)
+    turns = draw_turns(count, config.size, draws, spacing=config.spacing) if config.flips else np.zeros(count, int)
     cuts = generator(config.seed, "patches", stream, update).random((count, 3 + axes)) if axes == 3 else None
-    if config.jitter == "none" or (config.jitter == "clean" and stream not in ("clean", "pairs")):
+    if config.jittered == "none" or (config.jittered == "clean" and stream not in ("clean", "pairs")):
         return Views(turns, axes=axes, cuts=cuts)
     lenses = draw_lenses(count, config.size, draws, spacing=config.spacing)
     return Views(turns, lenses, draw_tints(count, config.channels, draws, axes=axes), axes, cuts)

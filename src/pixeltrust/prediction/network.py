@@ -70,7 +70,7 @@ class Network:
     @property
     def turns(self) -> tuple[int, ...]:
         """The flips and turns that the network was trained under, by their numbers (see `data.views`); of volumes the flips alone."""
-        if self.config.augment == "none":
+        if not self.config.flips:
             return (0,)
         flips = 2 ** len(self.config.size)  # in three axes turns would be up to 48
         return tuple(number for number in find_symmetries(self.config.size, self.config.spacing) if self._axes == 2 or number < flips)
