@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pixeltrust.config import Config, config_from, read_toml, setting
-from pixeltrust.mending.settings import DEFAULTS
+from pixeltrust.mending.settings import settle_mender_config
 from pixeltrust.method_table import METHODS
 from pixeltrust.noise.kinds import require_kind
 from pixeltrust.plumbing.errors import ConfigError
@@ -158,7 +158,7 @@ class Grid:
         """
         shared = {name: getattr(config, name) for name in _OF_CELL}
         size = tuple(min(side, MENDER_SIDE) for side in config.size)
-        return config_from({**DEFAULTS, **shared, "image_size": size, **self.mender}, "mender: ")
+        return settle_mender_config(lambda usual: config_from({**usual, **shared, "image_size": size, **self.mender}, "mender: "))
 
     def record(self) -> dict[str, Any]:
         """Return it as plain values."""

@@ -25,7 +25,7 @@ def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -
     Raises:
         ConfigError: as there; or the method is another than `mender`.
     """
-    return _settled(lambda defaults: read_config(file, settings, defaults))
+    return settle_mender_config(lambda defaults: read_config(file, settings, defaults))
 
 
 def as_mender_config(config: Config | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> Config:
@@ -37,10 +37,18 @@ def as_mender_config(config: Config | Mapping[str, Any] | None, defaults: Mappin
     Raises:
         ConfigError: as there; or the method is another than `mender`.
     """
-    return _settled(lambda usual: as_config(config, defaults or usual))
+    return settle_mender_config(lambda usual: as_config(config, defaults or usual))
 
 
-def _settled(read: Callable[[Mapping[str, Any]], Config]) -> Config:
+def settle_mender_config(read: Callable[[Mapping[str, Any]], Config]) -> Config:
+    """Return the settings of menders that are read with the defaults of menders, which go by the size of the patches for volumes.
+
+    Args:
+        read: returns the settings where these defaults hold.
+
+    Raises:
+        ConfigError: as `read`; or the method is another than `mender`.
+    """
     config = read(DEFAULTS)
     if patch := patch_of(config):
         config = read({**DEFAULTS, "clean_batch_size": batch_of_patches(patch)})
