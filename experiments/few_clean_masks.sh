@@ -1,5 +1,5 @@
 #!/bin/sh
-# "Few clean masks" in docs/project/results.md: 10 to 200 clean masks.
+# "Few clean masks" in docs/results.md: 10 to 200 clean masks.
 #   experiments/few_clean_masks.sh SOURCE OUT [--jobs 2] [--set 'clean=[10]']
 # SOURCE: what `pixeltrust fetch isic2017 SOURCE --size 256` makes. Called again it runs what is missing.
 set -eu

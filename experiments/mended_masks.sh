@@ -1,5 +1,5 @@
 #!/bin/sh
-# "Mended masks" in docs/project/results.md: mending and then training, beside the other uses of the same masks.
+# "Mended masks" in docs/results.md: mending and then training, beside the other uses of the same masks.
 #   experiments/mended_masks.sh SOURCE OUT [--jobs 2] [--set 'clean=[100]'] [--set 'methods=["mended","clean"]']
 # SOURCE: what `pixeltrust fetch isic2017 SOURCE --size 256` makes. Called again it runs what is missing.
 set -eu

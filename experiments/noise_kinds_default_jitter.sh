@@ -1,5 +1,5 @@
 #!/bin/sh
-# "With the default of now" in docs/project/results.md: `trust` with jitter = "clean", three kinds of noise, one seed.
+# "With the default of now" in docs/results.md: `trust` with jitter = "clean", three kinds of noise, one seed.
 #   experiments/noise_kinds_default_jitter.sh SOURCE OUT [--jobs 2]
 # SOURCE: what `pixeltrust fetch isic2017 SOURCE --size 256` makes. Called again it runs what is missing.
 set -eu

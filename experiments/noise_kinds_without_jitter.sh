@@ -1,5 +1,5 @@
 #!/bin/sh
-# "Without jitter: the paper's experiment and the rivals" and "Other noise" in docs/project/results.md: every method, five kinds of noise, 100 clean masks.
+# "Without jitter: the paper's experiment and the rivals" and "Other noise" in docs/results.md: every method, five kinds of noise, 100 clean masks.
 #   experiments/noise_kinds_without_jitter.sh SOURCE OUT [--jobs 2] [--set 'noise=["triangle"]']
 # SOURCE: what `pixeltrust fetch isic2017 SOURCE --size 256` makes. Called again it runs what is missing.
 set -eu

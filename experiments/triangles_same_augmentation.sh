@@ -1,5 +1,5 @@
 #!/bin/sh
-# "At equal updates and in equal time" in docs/project/results.md: triangles, 100 clean masks, the same augmentation for every method.
+# "At equal updates and in equal time" in docs/results.md: triangles, 100 clean masks, the same augmentation for every method.
 #   experiments/triangles_same_augmentation.sh SOURCE OUT [--jobs 2] [--set 'seeds=[0]']
 # SOURCE: what `pixeltrust fetch isic2017 SOURCE --size 256` makes. Called again it runs what is missing.
 set -eu

@@ -1,0 +1,9 @@
+#!/bin/sh
+# "Volumes" in docs/results.md: what a network learns from eroded masks of the hippocampus, mended ones, and the clean ones alone.
+#   experiments/hippocampus.sh SOURCE OUT [--jobs 2] [--set 'clean=[20]'] [--set 'methods=["mended","plain"]']
+# SOURCE: hippocampus volumes of the Medical Segmentation Decathlon (images/, masks/, split.csv). Called again it runs what is missing.
+set -eu
+here=$(dirname "$0") source=$1 out=$2
+shift 2
+pixeltrust benchmark "$source" --config "$here/grids/hippocampus.toml" --out "$out/updates" "$@"
+python "$here/keep_results.py" "$here/../results/hippocampus" "$out/updates"
