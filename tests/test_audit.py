@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from pixeltrust.auditing import evidence
 from pixeltrust.auditing import page as page_module
 from pixeltrust.auditing import run as run_module
 from pixeltrust.auditing.folder import CASE_COLUMNS, REGION_COLUMNS, Audit, read_audit_cases, read_audit_record, read_audit_regions
+from pixeltrust.auditing.gain import Gain
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.run import audit
 from pixeltrust.auditing.scores import SHARE, TILT, compute_confidence, count_confusion, estimate_tilt
@@ -253,9 +255,18 @@ def test_the_mended_masks_can_be_trained_on(audited, data, tmp_path):
 def test_the_page_is_whole_and_can_be_written_again(audited, with_pages, tmp_path):
     page = (audited.out / "report.html").read_text(encoding="utf-8")
     assert "likely bad" in page
+    assert "How much better the proposed masks are is not known: there is no pair" in page
     assert page.count("<h3>") == PICTURES
     assert not re.search(r'(?:src|href)="(?!data:)', page)
     assert report(audited.out, out=tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_the_page_begins_with_the_gain_where_it_is_known(audited):
+    gain = Gain(pairs=12, given=0.61, mended=0.83, low=0.18, high=0.26)
+    audit = replace(Audit.read(audited.out), gain=gain)
+    assert page_module._gain(audit)[0].value == "+0.22"
+    story = page_module._story(audit, read_audit_cases(audited.out))
+    assert story.startswith("Given 0.61, mended 0.83: +0.22 of Dice (+0.18 to +0.26, from 12 pairs).")
 
 
 def test_an_audit_of_an_earlier_version_is_reported_reviewed_and_converted(audited, with_pages, tmp_path):
@@ -538,6 +549,9 @@ def test_what_is_no_audit_or_a_later_one_is_refused(audited, tmp_path):
         ("run", None),
         ("seconds", True),
         ("format", 0),
+        ("gain", 3),
+        ("gain", {"low": 2}),
+        ("gain", {"pairs": "many"}),
     ],
 )
 def test_a_record_with_a_value_that_cannot_be_is_refused(name, value, audited, tmp_path):

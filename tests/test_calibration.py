@@ -7,7 +7,8 @@ import pytest
 from audits import disc
 from pixeltrust.auditing import run as run_module
 from pixeltrust.auditing.calibration import FEWEST_PAIRS, Calibration, calibrate, sample_pair
-from pixeltrust.auditing.folder import read_audit_cases
+from pixeltrust.auditing.folder import Audit, read_audit_cases
+from pixeltrust.auditing.gain import Gain, measure_gain
 from pixeltrust.auditing.run import audit
 from pixeltrust.auditing.run_source import RunSource
 from pixeltrust.data.cases import Case, CaseList
@@ -50,7 +51,7 @@ def names(number):
 
 def test_pairs_teach_where_the_outline_is_wrong():
     pairs = [pair(place, small_of(place)) for place in range(PAIRS)]
-    rule = calibrate(pairs, names(PAIRS), NO_TILT, classes=1, sure=0.5)
+    rule = calibrate(pairs, names(PAIRS), NO_TILT, classes=1, sure=0.5).rule
     assert rule is not None
     assert rule.pairs == PAIRS
     judged = rule.judge(small_of(20), seen_of(20))
@@ -62,15 +63,15 @@ def test_pairs_teach_where_the_outline_is_wrong():
 
 def test_pairs_that_show_nothing_better_are_not_used():
     pairs = [pair(place, true_of(place)) for place in range(PAIRS)]
-    assert calibrate(pairs, names(PAIRS), NO_TILT, classes=1, sure=0.5) is None
+    assert calibrate(pairs, names(PAIRS), NO_TILT, classes=1, sure=0.5).rule is None
 
 
 def test_few_pairs_or_few_groups_are_not_used():
     pairs = [pair(place, small_of(place)) for place in range(PAIRS)]
     few = FEWEST_PAIRS - 1
-    assert calibrate(pairs[:few], names(few), NO_TILT, classes=1, sure=0.5) is None
-    assert calibrate(pairs, ["a", "b", "c", "d"] * (PAIRS // 4), NO_TILT, classes=1, sure=0.5) is None
-    assert calibrate([], [], NO_TILT, classes=1, sure=0.5) is None
+    assert calibrate(pairs[:few], names(few), NO_TILT, classes=1, sure=0.5).rule is None
+    assert calibrate(pairs, ["a", "b", "c", "d"] * (PAIRS // 4), NO_TILT, classes=1, sure=0.5).rule is None
+    assert calibrate([], [], NO_TILT, classes=1, sure=0.5).rule is None
 
 
 def test_a_penalty_draws_to_the_rule_without_pairs():
@@ -87,6 +88,39 @@ def test_ignored_pixels_keep_their_probabilities_and_several_classes_their_order
     inside = slice(None), slice(10, 20), slice(10, 20)
     assert (judged[inside][2] < probabilities[inside][2]).all()
     np.testing.assert_array_equal(judged[inside][:2].argmax(0), probabilities[inside][:2].argmax(0))
+
+
+# --- how much better mended masks are expected to be ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gains", "says"),
+    [
+        ([0.2, 0.3, 0.1, 0.2, 0.2], "given 0.60, mended 0.80: +0.20 of Dice (+0.11 to +0.29, from 5 pairs)."),
+        ([0.1, -0.1, 0.1, -0.1, 0.05], "may be no better"),
+        ([-0.2, -0.2, -0.1, -0.2, -0.2], "are worse: do not train on them"),
+    ],
+)
+def test_the_gain_is_the_mean_over_pairs_with_its_interval(gains, says):
+    dice = np.array([[0.6, 0.6 + gain] for gain in gains] + [[0.6, np.nan], [0.6, 1.0]])
+    unseen = np.array([True] * 6 + [False])
+    assert says in measure_gain(dice, names(len(dice)), unseen).sentence()
+
+
+@pytest.mark.parametrize(
+    ("pairs", "unseen", "groups", "why"),
+    [
+        (0, 0, None, "there is no pair"),
+        (6, 0, None, "trained on the corrected masks of all 6 pairs"),
+        (6, 4, None, "only 4 of 6 pairs are of cases that the network was not trained on, and 5 are the fewest"),
+        (6, 6, list("aabbcd"), "only 4 of 6 pairs"),
+    ],
+)
+def test_where_the_gain_cannot_be_known_the_reason_is_said(pairs, unseen, groups, why):
+    gain = measure_gain(np.full((pairs, 2), 0.5), groups or names(pairs), np.arange(pairs) < unseen)
+    assert gain.pairs == 0
+    assert why in gain.sentence()
+    assert Gain.of(gain.values()) == gain
 
 
 # --- a whole audit ----------------------------------------------------------------------------------------------------
@@ -119,6 +153,10 @@ def test_an_audit_uses_pairs_and_says_so(data, tmp_path):
     assert cases["id"].sort_values().tolist() == ["08", "09", "10", "11"]  # pairs are not audited
     assert set(cases["evidence"]) == {f"probabilities, calibrated on {PAIRS - 1} pairs"}
     assert f"4 masks judged by probabilities, calibrated on {PAIRS - 1} pairs" in done.notes
+    assert done.gain.pairs == PAIRS - 1
+    assert done.gain.low > 0.1  # measured by rules that have not seen the pair
+    assert f"given {done.gain.given:.2f}, mended {done.gain.mended:.2f}: +" in str(done)
+    assert Audit.read(done.out).gain == done.gain
     for case in cases.itertuples():
         mended, true = read_labels(done.out / "mended" / f"{case.id}.png") > 0, true_of(int(case.id)) > 0
         assert dice_of(mended, true) > dice_of(small_of(int(case.id)) > 0, true) + 0.1
@@ -142,9 +180,12 @@ def test_a_run_is_measured_by_pairs_that_it_has_not_learned_where_they_are_enoug
         _notes: list[str] = []  # noqa: RUF012
         _run = type("Run", (), {"read_table": lambda *_: pd.DataFrame({"id": ["0", "1"], "role": "clean", "held_out": [False, True]})})()
 
+        has_not_learned = RunSource.has_not_learned
+
     pairs = CaseList.of([Case(str(place), "i", "m", "clean", None, "g") for place in range(4)])
     monkeypatch.setattr("pixeltrust.auditing.run_source.ENOUGH_UNSEEN", 3)
     assert RunSource.choose_pairs(Learned(), pairs).texts("id").tolist() == ["1", "2", "3"]
     assert Learned._notes == []
+    assert RunSource.has_not_learned(Learned(), pairs).tolist() == [False, True, True, True]
     assert RunSource.choose_pairs(Learned(), pairs[:3]).texts("id").tolist() == ["0", "1", "2"]
     assert Learned._notes == ["1 of 3 pairs trained the network, so it may know them better than other cases"]

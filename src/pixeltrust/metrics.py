@@ -16,7 +16,8 @@ return. What is not defined is NaN, never a made-up number:
   ignored band costs nothing. (Where the band cuts both masks alike, their common edge counts with distance 0.)
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union
@@ -295,6 +296,29 @@ def mean_of_defined(values: list[float] | np.ndarray) -> float:
     """Return the mean of the values that are not NaN; NaN where there are none."""
     defined = _defined(values)
     return float(defined.mean()) if len(defined) else float("nan")
+
+
+def standard_error(values: np.ndarray, groups: Sequence[str] | None = None) -> tuple[float, int]:
+    """Return the standard error of the mean of the defined values, and the number of independent draws; infinite for a single one.
+
+    Args:
+        values: (N,), NaN where not defined.
+        groups: the group of each, which count as one draw; all are their own where not given.
+    """
+    import pandas as pd
+
+    defined = ~np.isnan(values)
+    off = values[defined] - values[defined].mean()
+    sums = off if groups is None else pd.Series(off).groupby(np.asarray(groups)[defined]).sum().to_numpy()
+    draws = len(sums)
+    return (math.sqrt(float((sums**2).sum()) * draws / (draws - 1)) / len(off) if draws > 1 else math.inf), draws
+
+
+def student_factor(draws: int, confidence: float = 0.95) -> float:
+    """Return how many standard errors an interval reaches to either side of a mean of so many draws, by Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + confidence) / 2, max(draws - 1, 1)))
 
 
 def bootstrap_interval(

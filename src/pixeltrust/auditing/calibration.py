@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
+from pixeltrust.auditing.gain import FEWEST_PAIRS
 from pixeltrust.auditing.scores import TILT, log_odds
 from pixeltrust.data.folds import assign_folds
 from pixeltrust.metrics import confusion, dice, mean_of_defined
 from pixeltrust.plumbing.labels import IGNORE
 
-FEWEST_PAIRS = 5
 _FOLDS = 5
 _PENALTY = 0.1
 _MOST_PIXELS = 4096  # of a pair
@@ -114,24 +114,36 @@ class Calibration:
         return np.where((wrong > 0.5) & (wrong * pair.of_others > sure), pair.other, pair.given)
 
 
-def calibrate(pairs: Sequence[PairPixels], groups: Sequence[str], tilt: np.ndarray, *, classes: int, sure: float) -> Calibration | None:
-    """Fit a rule to pairs; None where there are fewer than `FEWEST_PAIRS`, or it is not surely better than the rule without pairs.
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """What pairs have taught."""
+
+    rule: Calibration | None
+    """None where there are fewer than `FEWEST_PAIRS`, or it is not surely better than the rule without pairs."""
+    dice: np.ndarray
+    """(N, 2): of the given and of the mended mask of every pair with the true one. A rule has not seen the pair that it mends here."""
+
+
+def calibrate(pairs: Sequence[PairPixels], groups: Sequence[str], tilt: np.ndarray, *, classes: int, sure: float) -> Taught:
+    """Fit a rule to pairs, and measure what is done with them.
 
     Args:
         groups: of each pair; those of one group are never in two folds.
         sure: a label is mended to one that has more than this probability.
     """
+    given, mended = (np.array([_dice(getattr(pair, name), pair.true, classes) for pair in pairs]) for name in ("given", "mended"))
+    without = np.stack([given, mended], -1)
     if len(set(groups)) < FEWEST_PAIRS:
-        return None
-    folds, ahead = assign_folds(groups, 0, _FOLDS), np.full(len(pairs), np.nan)
+        return Taught(None, without)
+    folds, by_others = assign_folds(groups, 0, _FOLDS), np.full(len(pairs), np.nan)
     for fold in range(_FOLDS):
         rule = Calibration.of([pair for pair, its in zip(pairs, folds, strict=True) if its != fold], tilt)
         for place in np.flatnonzero(folds == fold):
             pair = pairs[int(place)]
-            ahead[place] = _dice(rule.mend(pair, sure), pair.true, classes) - _dice(pair.mended, pair.true, classes)
-    defined = ahead[~np.isnan(ahead)]
-    surely = len(defined) > 1 and defined.mean() > defined.std(ddof=1) / np.sqrt(len(defined))
-    return Calibration.of(pairs, tilt) if surely else None
+            by_others[place] = _dice(rule.mend(pair, sure), pair.true, classes)
+    ahead = (by_others - mended)[~np.isnan(by_others - mended)]
+    surely = len(ahead) > 1 and ahead.mean() > ahead.std(ddof=1) / np.sqrt(len(ahead))
+    return Taught(Calibration.of(pairs, tilt), np.stack([given, by_others], -1)) if surely else Taught(None, without)
 
 
 def _describe(given: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -61,6 +61,10 @@ class FileSource:
         """Return the pairs that have probabilities."""
         return pairs[np.array([bool(self._probabilities.files(identity)) for identity in pairs.texts("id")], bool)]
 
+    def has_not_learned(self, pairs: CaseList, /) -> np.ndarray:
+        """Return all: that the probabilities are of masks not learned is the user's word."""
+        return np.ones(len(pairs), bool)
+
     def refuse_unlike(self, _cases: Cases, /) -> None:
         """Take pictures and volumes."""
 

@@ -15,13 +15,14 @@ All pictures of a case have the size of its given mask. Of volumes they are NIfT
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pixeltrust.auditing.gain import Gain
 from pixeltrust.config import batch_of_patches
 from pixeltrust.data.images import map_name
 from pixeltrust.plumbing.errors import DataError, RunError
@@ -87,6 +88,8 @@ class AuditRecord:
     """The size of the patches of volumes, where the judge knows one."""
     tilt: tuple[float, ...]
     """One number per label, see `scores`."""
+    gain: Mapping[str, Any] = field(default_factory=dict)
+    """How much better the proposed masks are expected to be: the values of a `Gain`."""
     seconds: float
     format: int = FORMAT
 
@@ -112,6 +115,7 @@ class Audit:
     """2 of pictures, 3 of volumes."""
     patch: tuple[int, ...]
     """The size of the patches of volumes, where the judge knows one."""
+    gain: Gain
 
     @classmethod
     def read(cls, folder: Path) -> "Audit":
@@ -136,6 +140,7 @@ class Audit:
             ignore_label=record.ignore_label,
             axes=record.axes,
             patch=record.patch,
+            gain=Gain.of(record.gain),
         )
 
     def version(self) -> str:
@@ -189,6 +194,13 @@ def _is_whole(least: int, most: int) -> Callable[[Any], bool]:
     return lambda value: type(value) is int and least <= value <= most
 
 
+def _is_gain(values: Any) -> bool:
+    try:
+        return isinstance(Gain.of(values), Gain)
+    except (TypeError, ValueError):
+        return False
+
+
 _CAN_BE: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("data", "run", "weights", "probabilities", "helped"), lambda value: isinstance(value, str)),
     "classes": _is_whole(1, 254),
@@ -198,6 +210,7 @@ _CAN_BE: dict[str, Callable[[Any], bool]] = {
     "patch": lambda values: len(values) in (0, 3) and all(map(_is_whole(1, 2**14), values)),
     "tilt": lambda values: all(map(_is_number, values)),
     "seconds": _is_number,
+    "gain": _is_gain,
     "format": _is_whole(FORMAT, FORMAT),
 }
 """The check of each value of a record."""

@@ -52,11 +52,11 @@ def audit_page(audit: Audit, cases: pd.DataFrame, regions: pd.DataFrame) -> str:
     surest = regions[regions["mended"].astype(str) == "True"].sort_values("area", ascending=False).head(SUREST)
     return render_page(
         "audit.html",
-        expected=_expected(cases),
+        expected=_expected(audit, cases),
         name=audit.folder.resolve().name,
         headline=_headline(cases),
         story=_story(audit, cases),
-        numbers=_numbers(cases, regions),
+        numbers=[*_gain(audit), *_numbers(cases, regions)],
         charts=[spread],
         cases=worst,
         gone=gone,
@@ -92,15 +92,25 @@ def _commands(audit: Audit) -> list[tuple[str, str]]:
     ]
 
 
-def _expected(cases: pd.DataFrame) -> str:
-    """Return how much better mended masks are expected to be, as far as that is known."""
-    mended = cases[cases["changed_pixels"] > 0]
+def _expected(audit: Audit, cases: pd.DataFrame) -> str:
+    """Return what would be changed, and what tells whether that helps."""
+    changed = f"{count(int((cases['changed_pixels'] > 0).sum()), 'mask has', 'masks have')} pixels that would be changed. "
+    if audit.gain.pairs:
+        return changed + "Some masks get worse: look at a dozen. `mend --again` measures each way to treat a mask, and takes the best."
     return (
-        f"{count(len(mended), 'mask has', 'masks have')} pixels that would be changed. How much better that makes them is "
-        "not known from an audit alone: it judges by what the network has learned, and some masks get worse. An estimate needs corrected "
-        "masks: correct five or more in the review, then `mend --again` says by cross-fitting how good given and mended masks are, and "
-        "changes only those that it expects to help."
+        changed + "Some masks get worse. How good they are is measured on corrected masks: correct five or more in the review, drawn at "
+        "random, then `mend --again` says by cross-fitting how good given and mended masks are, and changes only where that is expected "
+        "to help."
     )
+
+
+def _gain(audit: Audit) -> list[Number]:
+    """Return the expected gain as a number, where it is known."""
+    gain = audit.gain
+    if not gain.pairs:
+        return []
+    words = f"{gain.low:+.2f} to {gain.high:+.2f}, expected, from {count(gain.pairs, 'pair')}"
+    return [Number(what="Dice, by mending", value=f"{gain.mended - gain.given:+.2f}", interval=words)]
 
 
 def _story(audit: Audit, cases: pd.DataFrame) -> str:
@@ -108,11 +118,23 @@ def _story(audit: Audit, cases: pd.DataFrame) -> str:
         return f"Nothing is known yet of the noisy masks of {audit.data.name}. They come as a random sample that is spread over all."
     by = ", ".join(f"{number:,} by {evidence}" for evidence, number in cases["evidence"].value_counts().items())
     return (
-        f"The noisy masks of “{audit.data.name}” were judged by {audit.judge}: {by}. The worst come first. "
+        f"{_measured(audit)} The noisy masks of “{audit.data.name}” were judged by {audit.judge}: {by}. The worst come first. "
         "A pixel is doubtful where its label is more likely wrong than right, and mended where the network also sees another label there. "
-        "Pixels that are not doubtful are never changed, and no mask is emptied. How much better the proposed masks are, an audit does not "
-        "know: see below what tells." + audit.is_by_files * f" {FAIR[0].upper()}{FAIR[1:]}."
+        "Pixels that are not doubtful are never changed, and no mask is emptied." + audit.is_by_files * f" {FAIR[0].upper()}{FAIR[1:]}."
     )
+
+
+def _measured(audit: Audit) -> str:
+    """Return how much better mended masks are expected to be and how far that holds, or why it is not known."""
+    text = audit.gain.sentence()
+    if not audit.gain.pairs:
+        return text
+    like = "holds as far as they are like the other masks: drawn at random, not picked for being bad."
+    measured = f"{text[0].upper()}{text[1:]} That is measured on pairs"
+    if audit.is_by_files:
+        return f"{measured}, and {like}"
+    unseen = "whose corrected masks the network had not seen"
+    return f"{measured} {unseen}, and {like} It has trained on the given masks of the others, and may follow them more."
 
 
 def _numbers(cases: pd.DataFrame, regions: pd.DataFrame) -> list[Number]:

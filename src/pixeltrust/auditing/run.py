@@ -18,7 +18,7 @@ from typing import TypeVar, Unpack
 import numpy as np
 import pandas as pd
 
-from pixeltrust.auditing.calibration import FEWEST_PAIRS, Calibration, PairPixels, calibrate, sample_pair
+from pixeltrust.auditing.calibration import Calibration, PairPixels, Taught, calibrate, sample_pair
 from pixeltrust.auditing.file_source import FileSource
 from pixeltrust.auditing.folder import (
     DOUBTFUL_BELOW,
@@ -28,6 +28,7 @@ from pixeltrust.auditing.folder import (
     review_command,
     train_command,
 )
+from pixeltrust.auditing.gain import FEWEST_PAIRS, Gain, measure_gain
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.run_source import RunSource
 from pixeltrust.auditing.scores import compute_confidence, estimate_tilt
@@ -62,6 +63,8 @@ class Audited(Summary):
     to_train: str
     """The command that trains on the mended masks; empty where the data have no clean mask to train by."""
     notes: tuple[str, ...]
+    gain: Gain
+    """How much better the mended masks are expected to be."""
 
     def in_rows(self) -> pd.DataFrame:
         return self.cases[["rank", "id", "agreement", "doubtful_share", "changed_pixels", "regions"]].head(10)
@@ -73,6 +76,7 @@ class Audited(Summary):
             *self.notes,
             f"{len(doubtful):,} of {count(len(self.cases), 'mask')} have doubtful pixels, in {count(self.regions, 'region')}",
             f"lowest agreement: {worst}",
+            self.gain.sentence().removesuffix("."),
             f"the page is {self.out / 'report.html'}; `{review_command(self.out)}` goes through them, worst first",
             *([f"to train on the mended masks: {self.to_train}"] if self.to_train else []),
         ])  # fmt: skip
@@ -152,12 +156,14 @@ def audit(
     with naming_write_errors(out), ExitStack() as held:
         auditor.look(ranks.on_rank_0(lambda: auditor.begin(held)))
         tilt, foreground_value = auditor.compare()
-        calibration = auditor.calibrate(tilt)
-        table, regions = auditor.judge_all(tilt, calibration, foreground_value)
-        ranks.on_rank_0(lambda: auditor.write(table, regions, tilt, cases, layout, started))
+        taught = auditor.learn(tilt)
+        gain = measure_gain(taught.dice, auditor.groups, source.has_not_learned(pairs))
+        table, regions = auditor.judge_all(tilt, taught.rule, foreground_value)
+        ranks.on_rank_0(lambda: auditor.write(table, regions, tilt, gain, cases, layout, started))
     to_train = train_command(out, source.classes, source.ignore_label, patch=source.patch) if cases.of("clean") else ""
     judged = [f"{count(number, 'mask')} judged by {evidence}" for evidence, number in table["evidence"].value_counts().items()]
-    return Audited(out, table, len(regions), to_train, (*cases.notes, *source.notes(), *_pair_notes(cases.pairs, calibration), *judged))
+    notes = (*cases.notes, *source.notes(), *_pair_notes(cases.pairs, taught.rule), *judged)
+    return Audited(out, table, len(regions), to_train, notes, gain)
 
 
 @dataclass(frozen=True)
@@ -249,12 +255,16 @@ class _Auditor:
         labels, kind = self._decode_mask(case)
         return self.source.confusion(case, labels, self.seen), kind
 
-    def calibrate(self, tilt: np.ndarray) -> Calibration | None:
-        """Return the rule that the pairs teach; None where they teach none that is surely better than the one without them."""
+    @cached_property
+    def groups(self) -> list[str]:
+        """The group of every pair."""
+        return name_groups(self.pairs.texts("id"), self.pairs.texts("group"))
+
+    def learn(self, tilt: np.ndarray) -> Taught:
+        """Return what the pairs teach, and what is done with them."""
         complaint = f"{self.data}: pairs that cannot be measured"
         pixels = self._map(partial(self._sample_pair, tilt=tilt), self.pairs, text="learning from pairs", complaint=complaint)
-        groups = name_groups(self.pairs.texts("id"), self.pairs.texts("group"))
-        return calibrate(pixels, groups, tilt, classes=self.source.classes, sure=self.sure)
+        return calibrate(pixels, self.groups, tilt, classes=self.source.classes, sure=self.sure)
 
     def _sample_pair(self, pair: Case, *, tilt: np.ndarray) -> PairPixels:
         assert pair.given is not None
@@ -291,7 +301,9 @@ class _Auditor:
 
     # --- tables and page --------------------------------------------------------------------------------------------
 
-    def write(self, table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray, cases: Cases, layout: Layout, started: float) -> None:
+    def write(
+        self, table: pd.DataFrame, regions: pd.DataFrame, tilt: np.ndarray, gain: Gain, cases: Cases, layout: Layout, started: float
+    ) -> None:
         """Write the tables, the page and, last of all, audit.json; remove what the first pass has kept."""
         from pixeltrust.auditing.page import audit_page  # imported here: it loads matplotlib
 
@@ -302,6 +314,7 @@ class _Auditor:
             axes=3 if cases.volumes else 2,
             patch=self.source.patch,
             tilt=tuple(round(float(value), 4) for value in tilt),
+            gain=gain.values(),
             seconds=round(time.perf_counter() - started, 1),
             **self.source.describe(),
         )

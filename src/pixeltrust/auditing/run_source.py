@@ -81,9 +81,7 @@ class RunSource:
 
     def choose_pairs(self, pairs: CaseList, /) -> CaseList:
         """Return the pairs of which the network has not learned the clean mask, where they are enough; else all."""
-        table = self._run.read_table("cases.csv")
-        learned = table.loc[(table["role"] == "clean") & (table["held_out"].astype(str) != "True"), "id"]
-        unseen = ~pairs.texts("id").isin(learned).to_numpy(bool)
+        unseen = self.has_not_learned(pairs)
         if unseen.sum() >= ENOUGH_UNSEEN:
             return pairs[unseen]
         if not unseen.all():
@@ -91,6 +89,13 @@ class RunSource:
                 f"{(~unseen).sum():,} of {count(len(pairs), 'pair')} trained the network, so it may know them better than other cases"
             )
         return pairs
+
+    def has_not_learned(self, pairs: CaseList, /) -> np.ndarray:
+        """Return which pairs, bool (N,), have not trained the network with their clean mask; nor has another case of their group."""
+        table = self._run.read_table("cases.csv")
+        learned = table[(table["role"] == "clean") & (table["held_out"].astype(str) != "True")]
+        ids, groups = (set(learned[name].astype(str)) - {""} if name in learned else set() for name in ("id", "group"))
+        return ~(pairs.texts("id").isin(ids) | pairs.texts("group").isin(groups)).to_numpy(bool)
 
     def connect(self, _noisy: CaseList, _pairs: CaseList, /) -> Ranks:
         """Put the network on its device; return the processes that share the work.

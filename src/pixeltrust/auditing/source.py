@@ -39,6 +39,9 @@ class Source(Protocol):
     def choose_pairs(self, pairs: CaseList, /) -> CaseList:
         """Return the pairs that show best how good it is."""
 
+    def has_not_learned(self, pairs: CaseList, /) -> np.ndarray:
+        """Return of which pairs, bool (N,), it knows the clean mask no better than those of other cases."""
+
     def connect(self, noisy: CaseList, pairs: CaseList, /) -> Ranks:
         """Get ready for these cases; return the processes that share the work."""
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from pixeltrust.mending.ways import ALONE, WAYS, Way
+from pixeltrust.metrics import standard_error, student_factor
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import write_file
 from pixeltrust.plumbing.text import one_line
@@ -25,7 +25,6 @@ FILE, FORMAT = "estimate.json", 1
 FEWEST_PAIRS = 5
 LOW_DICE = 0.7  # masks that are expected below it are counted
 MORE_PAIRS = 20
-_CONFIDENCE = 0.95
 _SURE = 1.0  # standard errors by which a way must be ahead, on the same pairs, of the one that it takes the place of
 _PRIOR = 4.0  # pairs whose weight the prior of the calibration has: that the soft Dice is right but for a shift
 _ENDS = 1e-3  # Dice are kept this far from 0 and 1
@@ -52,28 +51,13 @@ def mean_interval(values: np.ndarray, groups: Sequence[str] | None = None) -> Qu
     """
     if np.isnan(values).all():
         return Quality(dice=math.nan, low=math.nan, high=math.nan)
-    return _quality(float(np.nanmean(values)), *_standard_error(values, groups))
+    return _quality(float(np.nanmean(values)), *standard_error(values, groups))
 
 
 def _quality(mean: float, error: float, draws: int) -> Quality:
     """Return a mean with its interval by Student's t, both within 0 … 1."""
-    half = error * _student(draws - 1)
+    half = error * student_factor(draws)
     return Quality(dice=min(max(mean, 0.0), 1.0), low=max(0.0, mean - half), high=min(1.0, mean + half))
-
-
-def _standard_error(values: np.ndarray, groups: Sequence[str] | None) -> tuple[float, int]:
-    """Return the standard error of the mean of the defined values, and the number of independent draws; infinite for a single one."""
-    defined = ~np.isnan(values)
-    off = values[defined] - values[defined].mean()
-    sums = off if groups is None else pd.Series(off).groupby(np.asarray(groups)[defined]).sum().to_numpy()
-    draws = len(sums)
-    return (math.sqrt(float((sums**2).sum()) * draws / (draws - 1)) / len(off) if draws > 1 else math.inf), draws
-
-
-def _student(degrees: int) -> float:
-    from scipy.stats import t
-
-    return float(t.ppf((1 + _CONFIDENCE) / 2, max(degrees, 1)))
 
 
 @dataclass(frozen=True)
@@ -135,7 +119,7 @@ def choose(measured: Measured, folds: np.ndarray, groups: Sequence[str]) -> Choi
     best: Way = "given"
     for way in ("mender", *ALONE):  # what sees the image and the mask goes before what sees less, unless that is surely better
         ahead = measured[way][:, 0] - measured[best][:, 0]
-        error, _ = _standard_error(ahead, groups)
+        error, _ = standard_error(ahead, groups)
         if np.nanmean(ahead) > _SURE * error:
             best = way
     calibrations = {way: Calibration.of(*values.T) for way, values in measured.items()}
@@ -231,7 +215,7 @@ def make_estimate(
     treated = np.clip(choice.calibrations[choice.way].expect(soft[:, 1]) + soft[:, 2], 0, 1)
     expected = np.where(changed, treated, expected_given)
     verdict = Verdict(changed & noisy, expected_given, expected)
-    overall = _quality(float(expected[noisy].mean() + np.nanmean(off)), *_standard_error(off, groups))
+    overall = _quality(float(expected[noisy].mean() + np.nanmean(off)), *standard_error(off, groups))
     below = np.mean([(expected[noisy] + value < LOW_DICE).sum() for value in off[~np.isnan(off)]])
     history = (*(row for row in earlier if row["pairs"] < len(real)), {"pairs": len(real), **asdict(overall)})
     estimate = Estimate(
