@@ -139,6 +139,15 @@ def test_without_a_terminal_lines_say_how_far_a_work_is_and_how_long_it_will_tak
     assert shown == bool(told)
 
 
+def test_the_first_step_of_many_says_nothing_of_the_time_left():
+    with progress_bar(False) as bar:
+        bar.add_task("training", total=1000)
+        for done, known in ((1, False), (9, False), (10, True)):
+            bar.update(bar.tasks[0].id, completed=done)
+            bar.tasks[0].start_time -= 60.0
+            assert bool(progress._left(bar.tasks[0])) == known
+
+
 def test_a_work_that_ctrl_c_ends_says_how_far_it_was(monkeypatch):
     monkeypatch.setattr(Bar, "stopped", [])
 

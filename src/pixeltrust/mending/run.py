@@ -260,7 +260,7 @@ class _Work:
 
             def tick(number: int, update: int) -> None:
                 done = (number - 1) * updates + update
-                bar.update(task, completed=done, note=f"{number} of {self.menders.count}")
+                bar.update(task, completed=done, note=f"mender {number} of {self.menders.count}")
                 self.report_status(f"training {number} of {self.menders.count}", _TRAINED * done / total)
 
             self.menders.train(tick, self.ranks)

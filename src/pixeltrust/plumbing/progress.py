@@ -23,6 +23,7 @@ AHEAD = 4 * THREADS  # so many items are started before their turn, so that a mi
 
 
 LINE_EVERY = 60.0  # seconds between two lines where there is no terminal
+_KNOWN = 0.01  # the share of a work from which on its pace is known: the first steps load and compile
 
 
 class _Speed(ProgressColumn):
@@ -99,7 +100,7 @@ def progress_bar(shown: bool = True) -> Bar:
 def _left(task: Task) -> str:
     """Return how long a work has still to go, by its pace so far; empty where that is not known yet."""
     done = task.completed - task.fields["before"]
-    if task.finished or task.total is None or not task.elapsed or done <= 0:
+    if task.finished or task.total is None or not task.elapsed or done < max(1, _KNOWN * task.total):
         return ""
     return f"{format_duration(task.elapsed * (task.total - task.completed) / done)} left"
 
