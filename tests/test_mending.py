@@ -20,7 +20,7 @@ from pixeltrust.data.images import read_labels
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.mending.estimate import Calibration, choose, make_estimate, mean_interval, read_estimate
 from pixeltrust.mending.menders import Menders
-from pixeltrust.mending.settings import DEFAULTS, read_mender_config
+from pixeltrust.mending.settings import DEFAULTS, as_mender_config, read_mender_config
 from pixeltrust.mending.ways import WAYS, dice_between, propose, soft_dice
 from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
@@ -362,3 +362,10 @@ def test_a_broken_estimate_is_named(mended, tmp_path):
         read_estimate(tmp_path)
     with pytest.raises(ConfigError):
         read_mender_config(settings=["method=plain"])
+
+
+@pytest.mark.parametrize(("clean", "epochs"), [(5, 2), (10, 4), (25, 10), (500, 10)])
+def test_few_pairs_are_learned_in_few_epochs_unless_the_settings_say_otherwise(clean, epochs):
+    assert as_mender_config({"image_size": 64}, clean=clean).epochs == epochs
+    assert as_mender_config({"epochs": 7}, clean=clean).epochs == 7
+    assert as_mender_config({"image_size": [8, 16, 16]}, clean=clean).epochs == DEFAULTS["epochs"]

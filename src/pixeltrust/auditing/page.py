@@ -118,7 +118,7 @@ def _story(audit: Audit, cases: pd.DataFrame) -> str:
         return f"Nothing is known yet of the noisy masks of {audit.data.name}. They come as a random sample that is spread over all."
     by = ", ".join(f"{number:,} by {evidence}" for evidence, number in cases["evidence"].value_counts().items())
     return (
-        f"{_measured(audit)} The noisy masks of “{audit.data.name}” were judged by {audit.judge}: {by}. The worst come first. "
+        f"{_measured(audit)} The masks were judged by {audit.judge}: {by}. The worst come first. "
         "A pixel is doubtful where its label is more likely wrong than right, and mended where the network also sees another label there. "
         "Pixels that are not doubtful are never changed, and no mask is emptied." + audit.is_by_files * f" {FAIR[0].upper()}{FAIR[1:]}."
     )

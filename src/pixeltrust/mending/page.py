@@ -50,7 +50,7 @@ def mending_page(audit: Audit, cases: pd.DataFrame, estimate: Estimate) -> str:
         "mend.html",
         name=audit.folder.resolve().name,
         headline=estimate.sentence(),
-        story=_story(audit, estimate),
+        story=_story(estimate),
         numbers=_numbers(estimate),
         charts=[_draw_ways(estimate), *_draw_expected(noisy)],
         worst=worst,
@@ -71,9 +71,9 @@ def _commands(audit: Audit) -> list[tuple[str, str]]:
     ]
 
 
-def _story(audit: Audit, estimate: Estimate) -> str:
+def _story(estimate: Estimate) -> str:
     words = (
-        f"The Dice is that of the masks of {audit.data.name} with what an expert would draw. It is measured on "
+        "The numbers are Dice: how much the masks agree with what an expert would draw, 1 at best. They are measured on "
         f"{count(estimate.pairs, 'pair')}, each judged by networks that have not seen it, and carried over to the other masks. That holds "
         "as far as the pairs are like them: drawn at random, not picked for being bad. "
     )
@@ -91,7 +91,11 @@ def _numbers(estimate: Estimate) -> list[Number]:
         Number(what="Dice as given", value=short(given.dice), interval=f"{short(given.low)} to {short(given.high)}"),
         Number(what="Dice once mended", value=short(expected.dice), interval=f"{short(expected.low)} to {short(expected.high)}, expected"),
         Number(what="Changed", value=f"{estimate.changed:,}", interval=f"of {count(estimate.cases, 'mask')}"),
-        Number(what=f"Below {short(low['dice'])}", value=f"{int(low['cases']):,}", interval="masks, about: look at these first"),
+        Number(
+            what=f"Below {short(low['dice'])}",
+            value=f"{int(low['cases']):,}",
+            interval="masks, about" + ": look at these first" * bool(low["cases"]),
+        ),
     ]
     if more:
         gain = f"about +{short(more['gain'])}" if more["gain"] >= 0.005 else "less than +.01"

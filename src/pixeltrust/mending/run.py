@@ -118,11 +118,12 @@ def mend(
     """
     out = Path(out)
     before = _settings_before(out) if resume else {}
-    config = as_mender_config(config, before)
+    settled = as_mender_config(config, before)
     if before:
-        refuse_other_settings(out, config_from(before), config)
-    choose_device(config)[1].on_rank_0(lambda: _check_out(out, resume))
+        refuse_other_settings(out, config_from(before), settled)
+    choose_device(settled)[1].on_rank_0(lambda: _check_out(out, resume))
     cases = read_cases(Path(data), may_be_volumes=True, show_progress=show_progress, **layout)
+    config = as_mender_config(config, before, clean=len(cases.of("clean")))
     return mend_cases(cases, cases.of("noisy"), out=out, config=config, show_progress=show_progress, layout=layout)
 
 

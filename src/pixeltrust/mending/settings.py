@@ -1,5 +1,6 @@
 """The settings of menders: those of a training, with other defaults."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ DEFAULTS: Mapping[str, Any] = {
     "weight_map_cases": 0,
 }
 """The defaults of menders where they differ from those of `Config`; `clean_batch_size` of volumes goes by the size of their patches."""
+EPOCHS_PER_CASE = 0.4  # of pictures: by default so many epochs for every clean case, up to those of `DEFAULTS`; more did not mend better
 
 
 def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -> Config:
@@ -28,23 +30,29 @@ def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -
     return settle_mender_config(lambda defaults: read_config(file, settings, defaults))
 
 
-def as_mender_config(config: Config | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None) -> Config:
+def as_mender_config(
+    config: Config | Mapping[str, Any] | None, defaults: Mapping[str, Any] | None = None, *, clean: int | None = None
+) -> Config:
     """Return the settings of menders that a Python call was given, as `as_config` does.
 
     Args:
         defaults: in place of the usual ones of menders.
+        clean: how many clean cases they learn from: with few the default of `epochs` is smaller.
 
     Raises:
         ConfigError: as there; or the method is another than `mender`.
     """
-    return settle_mender_config(lambda usual: as_config(config, defaults or usual))
+    return settle_mender_config(lambda usual: as_config(config, defaults or usual), clean)
 
 
-def settle_mender_config(read: Callable[[Mapping[str, Any]], Config]) -> Config:
-    """Return the settings of menders that are read with the defaults of menders, which go by the size of the patches for volumes.
+def settle_mender_config(read: Callable[[Mapping[str, Any]], Config], clean: int | None = None) -> Config:
+    """Return the settings of menders that are read with the defaults of menders.
+
+    These go by the size of the patches for volumes, and for pictures by the number of clean cases where it is known.
 
     Args:
         read: returns the settings where these defaults hold.
+        clean: how many clean cases there are.
 
     Raises:
         ConfigError: as `read`; or the method is another than `mender`.
@@ -52,6 +60,8 @@ def settle_mender_config(read: Callable[[Mapping[str, Any]], Config]) -> Config:
     config = read(DEFAULTS)
     if patch := patch_of(config):
         config = read({**DEFAULTS, "clean_batch_size": batch_of_patches(patch)})
+    elif clean is not None:
+        config = read({**DEFAULTS, "epochs": min(DEFAULTS["epochs"], math.ceil(EPOCHS_PER_CASE * clean))})
     if config.method != "mender":
         raise ConfigError(f"method = {config.method!r}: menders are trained by method = 'mender'; leave it out")
     return config

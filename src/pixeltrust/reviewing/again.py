@@ -35,12 +35,13 @@ def mend_again(folder: Path, *, config: Config | Mapping[str, Any] | None = None
         DataError: the data have faults, or there are too few pairs.
     """
     audit = Audit.read(folder)
-    config = replace(as_mender_config(config), classes=audit.classes, ignore_label=audit.ignore_label)
     data = read_cases(audit.data, needed=("noisy",), may_be_volumes=True, show_progress=show_progress)
+    cases, decided = _with_decisions(audit, data)
+    config = as_mender_config(config, clean=len(cases.of("clean")) if audit.axes == 2 else None)
+    config = replace(config, classes=audit.classes, ignore_label=audit.ignore_label)
     if audit.axes == 3 and len(config.size) == 2:
         depth, height, width = audit.patch or propose_patch(data)
         config = replace(config, image_size=(depth, height, width), clean_batch_size=batch_of_patches((depth, height, width)))
-    cases, decided = _with_decisions(audit, data)
     listed = CaseList.of([case for case in cases.cases if case.role == "noisy" or case.id in decided])
     notes = (*data.notes, f"{count(len(decided), 'pair')} by the decisions of this review")
     return mend_cases(replace(cases, notes=notes), listed, out=audit.folder, config=config, show_progress=show_progress)
