@@ -254,6 +254,7 @@ def test_every_class_has_its_mean_over_cases_each_averaged_over_the_seeds():
 
 def test_the_signed_rank_worked_by_hand():
     assert signed_rank_test(np.array([1.0, 2.0, 3.0])) == pytest.approx(0.25)  # 2 of the 8 choices of signs
+    assert signed_rank_test(np.array([1.0, 0, 1, -1, 2])) == 0.5  # ranks 2, 2, 2 and 4: 4 of the 16 choices are as far up as 8
     assert signed_rank_test(np.zeros(4)) == 1
     assert np.isnan(signed_rank_test(np.array([])))
 
