@@ -16,7 +16,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No example fails for taking long: the machine may be busy. Among the quick tests examples are always the same ones, and few.
 settings.register_profile("new", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("same", settings.get_profile("new"), derandomize=True, max_examples=25)
+settings.register_profile("same", settings.get_profile("new"), derandomize=True, max_examples=12)
 settings.load_profile("new")
 
 # What is loaded before the first test stays to the end: to look through it for garbage again and again takes seconds.

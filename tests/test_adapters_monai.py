@@ -210,8 +210,8 @@ def assert_alike(model, trust, expected, learned, **tolerance):
     ("chosen", "settings", "loop"),
     [
         ({}, {}, {}),
-        ({"loss_function": weighted_dice_cross_entropy}, {}, {"loss": weighted_dice_cross_entropy}),
-        ({"optim_set_to_none": True}, {"clean_weight": 0.5}, {"clean_weight": 0.5}),
+        pytest.param({"loss_function": weighted_dice_cross_entropy}, {}, {"loss": weighted_dice_cross_entropy}, marks=pytest.mark.slow),
+        pytest.param({"optim_set_to_none": True}, {"clean_weight": 0.5}, {"clean_weight": 0.5}, marks=pytest.mark.slow),
         ({"accumulation_steps": 2}, {}, {"accumulated": 2}),
     ],
     ids=["cross-entropy", "dice", "settings", "accumulated"],

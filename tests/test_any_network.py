@@ -186,8 +186,13 @@ def test_a_network_of_an_odd_kind_has_the_gains_of_reverse_mode(name):
         assert get_choice(model).way is way
 
 
+FEW = ("plain-batch-norm", "patches")
+
+
 @pytest.mark.parametrize("way", [FORWARD_MODE, REVERSE_MODE], ids=lambda way: way.name)
-@pytest.mark.parametrize("name", ["plain-batch-norm", "patches", "basic-unet", "attention-unet", "unetr"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.slow) for name in (*FEW, "basic-unet", "attention-unet", "unetr")]
+)
 def test_every_exact_way_gives_the_gains_of_the_differentiated_step(name, way, monkeypatch):
     monkeypatch.setattr(tangents, "WAYS", (way,))
     size = 16

@@ -340,6 +340,7 @@ def test_an_audit_leaves_the_run_folder_as_it_was_and_decodes_the_clean_cases_th
     assert held == [evidence.ASKED]
 
 
+@pytest.mark.slow
 def test_where_the_clean_files_are_gone_the_network_is_asked_alone(data, tmp_path):
     moved = shutil.copytree(data, tmp_path / "data")
     plain = trained(moved, tmp_path / "run", method="plain", epochs=1)
@@ -380,6 +381,7 @@ def test_a_stopped_audit_goes_on_and_ends_the_same(run, data, audited, tmp_path,
         assert (out / name).read_bytes() == (audited.out / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_an_audit_of_another_run_is_not_gone_on_with(run, data, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "estimate_tilt", lambda confusion: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -427,6 +429,7 @@ def test_what_a_stopped_audit_has_written_goes_where_nothing_is_mended(run, data
     assert pictures(stopped) == pictures(audited.out)
 
 
+@pytest.mark.slow
 def test_a_mask_that_has_changed_since_it_was_looked_at_is_named(run, data, tmp_path, monkeypatch):
     mine, out = shutil.copytree(data, tmp_path / "data"), tmp_path / "audit"
     with monkeypatch.context() as patched:
@@ -441,6 +444,7 @@ def test_a_mask_that_has_changed_since_it_was_looked_at_is_named(run, data, tmp_
     assert len(audit(run, mine, out=out, resume=True, show_progress=False).cases) == 24
 
 
+@pytest.mark.slow
 def test_masks_without_foreground_are_mended_in_the_values_of_the_others(run, data, tmp_path):
     mine = shutil.copytree(data, tmp_path / "data")
     masks = sorted((mine / "noisy").iterdir())

@@ -147,6 +147,7 @@ def test_a_map_of_another_program_in_other_proportions_is_refused(data, softmax,
         by_files(data, tmp_path / "audit", probabilities=softmax, helped=tmp_path / "helped")
 
 
+@pytest.mark.slow
 def test_a_maps_own_grid_may_have_other_proportions_than_the_mask(tmp_path):
     """As those of training have, where images are not square."""
     data = discs(tmp_path / "data", size=(24, 40), ids=[*"abcdef"], clean=[*"kl"])

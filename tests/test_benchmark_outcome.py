@@ -468,6 +468,7 @@ def drawn(many):
     ]
 
 
+@pytest.mark.slow
 def test_figures_name_every_method_where_it_is_and_load_nothing(drawn):
     for drawing, texts in drawn:
         chart = drawing.chart()
@@ -477,6 +478,7 @@ def test_figures_name_every_method_where_it_is_and_load_nothing(drawn):
         assert chart.text
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 def test_figures_are_pictures_on_white_too(drawn, monkeypatch):
     monkeypatch.setattr("pixeltrust.pages.charts.PRINTED_DPI", 40)
@@ -674,6 +676,7 @@ def test_another_folder_is_no_benchmark(tmp_path):
         read_results(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_charts")
 def test_a_benchmark_ends_with_its_page(tmp_path):
     write_source(tmp_path / "source", cases=20, size=32, test_share=0.3, seed=0, show_progress=False)

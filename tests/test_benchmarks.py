@@ -137,6 +137,7 @@ def test_the_cost_of_trust_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
     assert len((tmp_path / "cost.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the frameworks' own
 def test_the_cost_in_every_framework_is_measured_in_a_toy(tmp_path, capsys, monkeypatch):
     for framework in ("lightning", "ignite", "accelerate"):

@@ -164,6 +164,7 @@ def test_an_audit_uses_pairs_and_says_so(data, tmp_path):
         np.testing.assert_array_equal(mended != (small_of(int(case.id)) > 0), confidence < 128)
 
 
+@pytest.mark.slow
 def test_a_stopped_audit_with_pairs_ends_the_same(data, tmp_path, monkeypatch):
     whole = by_files(data, tmp_path / "whole")
     with monkeypatch.context() as patch:

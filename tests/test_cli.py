@@ -175,6 +175,7 @@ def test_an_output_that_cannot_be_written_is_named(data, tmp_path, run_command):
     assert error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_exists_is_left_alone(data, tmp_path, monkeypatch, run_command):
     monkeypatch.setattr("pixeltrust.reports.report", lambda folder, **_: folder / "report.html")
     assert run_command("train", data, "--out", tmp_path / "run", *TINY)[0] == 0

@@ -32,7 +32,9 @@ TOY = Plan(cases=24, test_share=0.25, pairs=6, size=32, model=f"{__name__}:tiny_
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     out = tmp_path_factory.mktemp("toy") / "demo"
-    return out, demo(out, plan=TOY, show_progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pixeltrust.pages.charts.to_svg", lambda figure: "<svg/>")  # test_report has them
+        return out, demo(out, plan=TOY, show_progress=False)
 
 
 def stamps(out):

@@ -163,7 +163,7 @@ def test_the_recorded_values_have_the_gradient_of_an_ordinary_pass(model):
         assert_equal_to_rounding(actual, wanted)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_usual_layers_all_have_rules(name, dims, monkeypatch):
     without_rule = []
@@ -182,7 +182,9 @@ def test_the_usual_layers_all_have_rules(name, dims, monkeypatch):
     assert set(without_rule) == ({"multi_head_attention_forward"} if name == "patches" else set())
 
 
-@pytest.mark.parametrize("name", ["basic-unet", "dyn-unet", "seg-res-net", "unetr"])
+@pytest.mark.parametrize(
+    "name", ["dyn-unet", "seg-res-net", *(pytest.param(name, marks=pytest.mark.slow) for name in ("basic-unet", "unetr"))]
+)
 def test_nothing_is_recorded_for_the_tangents(name):
     model, images = network(name), batch(1).images
     _, direction = clean_gradient(model, batch(2))
@@ -321,7 +323,11 @@ class Checkpointed(nn.Module):
         return images
 
 
-@pytest.mark.parametrize("wrapped", [Checkpointed, partial(torch.compile, backend="eager")], ids=["checkpointed", "compiled"])
+@pytest.mark.parametrize(
+    "wrapped",
+    [Checkpointed, pytest.param(partial(torch.compile, backend="eager"), marks=pytest.mark.slow)],
+    ids=["checkpointed", "compiled"],
+)
 @pytest.mark.parametrize("gains", ["exact", "finite-difference"])
 def test_a_wrapped_network_gives_the_same_step(wrapped, gains):
     noisy, clean = batch(1), batch(2)

@@ -82,7 +82,7 @@ def test_an_audit_of_volumes_by_a_run(data, tmp_path):
     assert set(again.cases["evidence"]) == {"network and training", "network and clean set"}
 
 
-@pytest.mark.parametrize("form", ["npz", "nii.gz"])
+@pytest.mark.parametrize("form", ["npz", pytest.param("nii.gz", marks=pytest.mark.slow)])
 def test_an_audit_of_volumes_by_probabilities(data, tmp_path, form):
     for case in noisy_cases(data):
         labels = read_labels(case.mask)

@@ -88,7 +88,9 @@ def test_what_is_drawn_does_not_hang_on_the_strength(kind):
     assert len(set(states)) == 1
 
 
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ("triangle", "box", "erode", "human") else pytest.mark.slow) for kind in ALL_KINDS]
+)
 def test_dice_falls_as_the_strength_grows(kind):
     image = np.where(ellipse(radii=(14, 22)) > 0, np.uint8(60), np.uint8(200))
     steps = [

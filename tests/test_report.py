@@ -56,8 +56,13 @@ def assert_alone(html):
     assert not re.search(r"https?://|@import|url\(|<script [^>]|fetch\(|import\(", html)
 
 
-pytestmark = pytest.mark.usefixtures("blank_charts")  # but for those of `pages`
+pytestmark = pytest.mark.usefixtures("blank_charts", "smaller_pictures")  # but for those of `pages`
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium to look at the page with")
+
+
+@pytest.fixture
+def smaller_pictures(monkeypatch):
+    monkeypatch.setattr("pixeltrust.pages.pictures.PANEL_PIXELS", 64)
 
 
 def seen_in_chromium(pages, folder, *, widths):
@@ -240,7 +245,14 @@ def test_a_demos_page_stands_alone_and_tells_its_numbers(pages):
     assert "7 more have both such a mask and the true one" in text
 
 
-@pytest.mark.parametrize(("advantage", "said"), [(0.1, "learns more"), (-0.1, "learns less"), (0.0, "cannot be told apart")])
+@pytest.mark.parametrize(
+    ("advantage", "said"),
+    [
+        (0.1, "learns more"),
+        pytest.param(-0.1, "learns less", marks=pytest.mark.slow),
+        pytest.param(0.0, "cannot be told apart", marks=pytest.mark.slow),
+    ],
+)
 def test_the_headlines_say_what_came_out(tmp_path, advantage, said):
     html = report(write_demo(tmp_path / "demo", advantage=advantage, shown=("n",))).read_text(encoding="utf-8")
     assert words(html.split("<h1>")[1].split("</h1>")[0]) == "7 corrected masks mended 1 others: from a Dice of 0.50 to 0.70"

@@ -368,6 +368,7 @@ def begun(tmp_path):
     return find_audit(discs(tmp_path / "data", ids="abcdefgh"), show_progress=False)
 
 
+@pytest.mark.slow
 def test_a_person_corrects_has_it_learned_from_and_goes_on(browser, begun):
     first = order(begun)
     with served(begun) as address, opened(browser, address) as page:
@@ -474,6 +475,7 @@ def test_the_exported_mask_is_exactly_what_was_painted(page, audit, tmp_path):
     check(tmp_path / "out", show_progress=False)
 
 
+@pytest.mark.slow
 def test_a_proposed_change_is_taken_or_left_by_a_click_or_a_key(page, audit):
     first = order(audit)[0]
     begin(page)
@@ -510,6 +512,7 @@ def test_a_proposed_change_is_taken_or_left_by_a_click_or_a_key(page, audit):
     assert rows_of(audit) == []
 
 
+@pytest.mark.slow
 def test_how_one_works_stays_from_case_to_case_and_nothing_is_painted_unseen(page, audit):
     first, second, _ = order(audit)
     begin(page)
@@ -1133,6 +1136,7 @@ def test_nothing_is_wider_than_the_window(browser, address, audit, viewport):
         assert sheet[0] <= sheet[1]
 
 
+@pytest.mark.slow
 def test_a_name_with_markup_is_only_a_name(browser, tmp_path):
     audit = audit_of(discs(tmp_path / "data", ids=(STRANGE, "b")), tmp_path / "audit", shifted_back)
     with served(audit, who=STRANGE) as address, opened(browser, address) as page:

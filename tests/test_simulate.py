@@ -249,20 +249,21 @@ def test_unsupervised_noise_looks_at_the_image(source, tmp_path):
     ("kind", "target"),
     [
         ("triangle", 0.8),
-        ("triangle", 0.985),
+        pytest.param("triangle", 0.985, marks=pytest.mark.slow),
         ("box", 0.95),
-        ("dilate", 0.6),
-        ("erode", 0.5),
-        ("shift", 0.7),
+        pytest.param("dilate", 0.6, marks=pytest.mark.slow),
+        pytest.param("erode", 0.5, marks=pytest.mark.slow),
+        pytest.param("shift", 0.7, marks=pytest.mark.slow),
         ("drop", 0.75),
-        ("coarse", 0.9),
+        pytest.param("coarse", 0.9, marks=pytest.mark.slow),
     ],
 )
 def test_a_target_dice_is_met_within_a_hundredth(source, tmp_path, kind, target):
     summary = run(source, tmp_path / "out", noise=kind, target_dice=target)
     assert abs(summary.mean_dice - target) <= 0.01
-    run(source, tmp_path / "again", noise=kind, strength=summary.strength)
-    assert contents(tmp_path / "again/noisy") == contents(tmp_path / "out/noisy")
+    if kind == "triangle":
+        run(source, tmp_path / "again", noise=kind, strength=summary.strength)
+        assert contents(tmp_path / "again/noisy") == contents(tmp_path / "out/noisy")
 
 
 def test_a_target_is_met_on_all_cases_when_the_sample_differs(source, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ from pixeltrust.method.losses import mean_over_counted, pixel_cross_entropy
 from pixeltrust.method.weights import reweighted_step
 from reference import NETWORKS, batch, network
 
+LARGE = ("basic-unet", "attention-unet", "dyn-unet", "unetr")  # they take most of the time of all
 FEW = ("plain-batch-norm", "patches")  # a finite difference is a pass more, whatever the network
 
 
@@ -35,7 +36,7 @@ def untested(model, noisy, clean, gains="exact", steps=2):
 @pytest.mark.parametrize(
     ("gains", "name"),
     [
-        pytest.param(gains, name, marks=pytest.mark.slow if name == "unetr" or (gains != "exact" and name not in FEW) else ())
+        pytest.param(gains, name, marks=pytest.mark.slow if name in LARGE or (gains != "exact" and name not in FEW) else ())
         for gains in ("exact", "finite-difference")
         for name in NETWORKS
     ],

@@ -65,6 +65,8 @@ FILES = {"README.md", "config.toml", "environment.json", "cases.csv", "history.c
 HOURS = 1e4  # in seconds
 HERE = Path(__file__).parent
 
+pytestmark = pytest.mark.usefixtures("small_pictures")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -137,9 +139,18 @@ def interrupted(data, out, update, resume=False, **settings):
             trained(data, out, resume=resume, **settings)
 
 
+OF_EACH_KIND = ("plain", "clean", "mender", "finetuned", "trust", "mean-teacher")
+"""Methods of every kind of batches."""
+
+
+def slow_but_for(one, *quick):
+    """The marks of a case that is in the quick lane where it is one of these."""
+    return () if one in quick else pytest.mark.slow
+
+
 def quick(*methods):
-    """All methods, these of them in the quick lane: one of each kind of batches."""
-    return [pytest.param(method, marks=() if method in methods else pytest.mark.slow) for method in METHODS]
+    """All methods, these of them in the quick lane."""
+    return [pytest.param(method, marks=slow_but_for(method, *methods)) for method in METHODS]
 
 
 def streams_of(method):
@@ -152,7 +163,10 @@ def streams_of(method):
 # How many updates, of what
 
 
-@pytest.mark.parametrize(("method", "batch_size", "per_epoch"), [(method, *size) for method, size in zip(METHODS, cycle(SIZES))])
+@pytest.mark.parametrize(
+    ("method", "batch_size", "per_epoch"),
+    [pytest.param(method, *size, marks=slow_but_for(method, *OF_EACH_KIND)) for method, size in zip(METHODS, cycle(SIZES))],
+)
 def test_every_method_makes_as_many_updates_as_noisy_batches_fill_the_epochs_and_asks_for_its_streams(
     data, tmp_path, monkeypatch, method, batch_size, per_epoch
 ):
@@ -266,8 +280,8 @@ def test_a_step_may_report_tensors_and_the_tables_hold_numbers(data, straight, t
 # Continuing
 
 
-REMEMBERING = ("trust", "mean-teacher", "t-loss", "pixel", "finetuned", "clean")
-"""Methods that have something of their own to continue with, and one of each kind of batches."""
+REMEMBERING = ("trust", "mean-teacher", "t-loss", "finetuned")
+"""Methods that have something of their own to continue with."""
 
 
 @pytest.mark.parametrize(
@@ -290,8 +304,8 @@ def test_a_run_stopped_by_ctrl_c_twice_continues_to_the_bit(data, straight, tmp_
     assert_same_run(out, straight(**settings))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
-def test_every_optimiser_continues_to_the_bit(data, straight, tmp_path, optimizer):
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
+def test_every_other_optimiser_continues_to_the_bit(data, straight, tmp_path, optimizer):
     settings = {"method": "plain", "optimizer": optimizer}
     interrupted(data, tmp_path / "run", 5, **settings)
     trained(data, tmp_path / "run", resume=True, **settings)
@@ -449,7 +463,7 @@ def test_a_run_ends_with_a_model_card_of_what_is_known_and_what_is_to_be_filled_
     assert "by a training step of its own" in told
 
 
-def test_resume_needs_no_settings_again(data, straight, tmp_path, run_command):
+def test_resume_needs_no_settings_again(data, straight, tmp_path, run_command, blank_charts):
     interrupted(data, tmp_path / "run", 3, method="plain")
     words = ["train", data, "--out", tmp_path / "run", "--resume", "--quiet"]
     code, _, error = run_command(*words, "--set", "seed=1")
@@ -521,16 +535,16 @@ def test_a_checkpoint_that_knows_only_the_sum_of_the_seconds_continues(data, str
     assert_same_run(tmp_path / "run", straight(method="plain"))
 
 
-@pytest.mark.parametrize("update", [2, 3, 7])
+@pytest.mark.parametrize("update", [pytest.param(2, marks=pytest.mark.slow), 3, 7])
 def test_a_checkpoint_that_holds_all_rows_of_the_steps_continues(data, straight, tmp_path, update):
     run, table = RunWriter(tmp_path / "run"), tmp_path / "run" / "steps.csv"
-    interrupted(data, run.folder, update, method="pixel")
+    interrupted(data, run.folder, update, method="plain")
     rows = pd.read_csv(table).to_dict("records")
     assert len(rows) == update
     run.write_state("checkpoint.pt", run.read_state("checkpoint.pt") | {"steps": rows})
     table.write_text("".join(table.read_text().splitlines(keepends=True)[: 1 + update // 3 * 3]))  # it was written after every epoch
-    trained(data, run.folder, resume=True, method="pixel")
-    assert_same_run(run.folder, straight(method="pixel"))
+    trained(data, run.folder, resume=True, method="plain")
+    assert_same_run(run.folder, straight(method="plain"))
 
 
 def test_rows_that_no_checkpoint_knows_are_cut_off(data, straight, tmp_path):
@@ -676,7 +690,7 @@ CHANGES = {
     "gains": {"gains": "finite-difference"},
     "along": {"along": "5"},
     "finetune_share": {"finetune_share": 0.5},
-    "epochs": {"epochs": 4},
+    "epochs": {"epochs": 2},
     "updates_per_epoch": {"updates_per_epoch": 4},
     "learning_rate": {"learning_rate": 2e-3},
     "optimizer": {"optimizer": "sgd"},
@@ -692,11 +706,12 @@ CHANGES = {
 BASES = {
     **{name: {"method": "pixel"} for name in ("method", "clean_weight", "gains", "along")},
     "jitter": {"method": "clean"},
-    "trust_memory": {"method": "trust"},
-    "trust_sharpness": {"method": "trust"},
+    "trust_memory": {"method": "trust", "epochs": 2},  # the second visit is the first to know what was learned of a pixel
+    "trust_sharpness": {"method": "trust", "epochs": 2},
     "momentum": {"optimizer": "sgd"},
-    "finetune_share": {"method": "finetuned"},
+    "finetune_share": {"method": "finetuned", "epochs": 2},
 }
+ONCE = {"epochs": 1, "weight_map_cases": 0}
 NOT_NUMBERS = {"device", "cache_gib", "checkpoint_minutes", "weight_map_cases"}
 OF_VOLUMES = {"spacing", "normalise"}  # tested in test_train_volumes.py
 OF_MENDERS = {"given_dropped", "coarse_share"}  # tested in test_mending.py
@@ -714,30 +729,30 @@ def small_labels(tmp_path_factory):
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_setting_changes_what_is_learned(straight, small_labels, tmp_path, name):
-    base = {"method": "joint", **BASES.get(name, {})}
+    base = {"method": "joint", **ONCE, **BASES.get(name, {})}
     done = trained(small_labels, tmp_path / "run", **{**base, **CHANGES[name]})
     assert not same_weights(tmp_path / "run", straight(**base))
     if name != "classes":
         assert all(value.isfinite().all() for value in state_of(tmp_path / "run").values())
-    assert done.updates == {"batch_size": 6, "epochs": 12, "updates_per_epoch": 12}.get(name, UPDATES)
+    assert done.updates == {"batch_size": 2, "epochs": 6, "updates_per_epoch": 4}.get(name, 3 * base["epochs"])
 
 
 @pytest.mark.parametrize(
-    ("name", "method"), [("momentum", "pixel"), ("clean_weight", "plain"), ("gains", "joint"), ("clean_batch_size", "plain")]
+    ("name", "method"), [("momentum", "plain"), ("clean_weight", "plain"), ("gains", "joint"), ("clean_batch_size", "plain")]
 )
 def test_a_setting_that_the_method_has_no_use_for_changes_nothing(data, straight, tmp_path, name, method):
-    trained(data, tmp_path / "run", method=method, **CHANGES[name])
-    assert same_weights(tmp_path / "run", straight(method=method))
+    trained(data, tmp_path / "run", method=method, **ONCE, **CHANGES[name])
+    assert same_weights(tmp_path / "run", straight(method=method, **ONCE))
 
 
 def test_decoded_cases_in_a_mapped_file_train_the_same(data, straight, tmp_path, monkeypatch):
     made = []
     real = np.memmap
     monkeypatch.setattr(np, "memmap", lambda path, *rest, **options: made.append(path.parent) or real(path, *rest, **options))
-    trained(data, tmp_path / "run", method="pixel", cache_gib=0)
+    trained(data, tmp_path / "run", method="plain", cache_gib=0)
     assert set(made) == {tmp_path / "run" / ".cache"}
-    assert same_weights(tmp_path / "run", straight(method="pixel"))
-    pd.testing.assert_frame_equal(history(tmp_path / "run"), history(straight(method="pixel")), check_exact=True)
+    assert same_weights(tmp_path / "run", straight(method="plain"))
+    pd.testing.assert_frame_equal(history(tmp_path / "run"), history(straight(method="plain")), check_exact=True)
     assert not (tmp_path / "run" / ".cache").exists()
 
 
@@ -791,7 +806,8 @@ def test_bf16_on_a_processor_without_it_is_remarked_on_before_training(data, tmp
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
     done = trained(data, tmp_path / "run", method="plain", precision="bf16", epochs=1)
     assert ("use precision = '32'" in str(done)) == lacking
-    assert "use precision" not in str(trained(data, tmp_path / "32", method="plain", epochs=1))
+    if lacking:
+        assert "use precision" not in str(trained(data, tmp_path / "32", method="plain", epochs=1))
 
 
 def test_mixed_precision_keeps_the_parameters_in_float32(data, tmp_path):
@@ -834,7 +850,7 @@ def test_what_a_method_reports_beyond_the_usual_is_in_the_tables(straight):
 # Randomness
 
 
-@pytest.mark.parametrize("method", quick("plain", "joint", "mender"))
+@pytest.mark.parametrize("method", quick("plain"))
 def test_the_same_seed_gives_the_same_bits(data, straight, tmp_path, method):
     torch.manual_seed(123)  # what went on before does not matter
     trained(data, tmp_path / "run", method=method)
@@ -848,7 +864,7 @@ class AllAtOnce(Prefetcher):
         return self._make(stream, update)
 
 
-@pytest.mark.parametrize(("threads", "loader", "cache_gib"), [(1, AllAtOnce, 0.0), (2, Prefetcher, 4.0), (13, Prefetcher, 0.0)])
+@pytest.mark.parametrize(("threads", "loader", "cache_gib"), [(1, AllAtOnce, 4.0), (13, Prefetcher, 0.0)])
 def test_the_number_of_threads_that_load_does_not_matter(data, straight, tmp_path, monkeypatch, threads, loader, cache_gib):
     monkeypatch.setattr(progress_module, "THREADS", threads)
     monkeypatch.setattr(progress_module, "AHEAD", 4 * threads)
@@ -888,10 +904,10 @@ def test_the_noisy_batches_do_not_change_with_what_happens_to_the_clean_cases(da
     seen = []
     for number, settings in enumerate(({}, {"val_fraction": 0.0}, {"clean_batch_size": 7}, {"method": "joint"}, {"model": "tiny:wider"})):
         seen.append(_Seen(monkeypatch, data))
-        trained(data, tmp_path / str(number), **{"method": "pixel", "jitter": "none", **settings})
+        trained(data, tmp_path / str(number), **{"method": "pixel", "jitter": "none", **ONCE, **settings})
         monkeypatch.undo()
     for other in seen[1:]:
-        for update in range(UPDATES):
+        for update in range(3):
             assert other.batches["noisy", update] == seen[0].batches["noisy", update]
             assert torch.equal(other.images["noisy", update], seen[0].images["noisy", update])
 
@@ -1060,7 +1076,7 @@ def test_the_smallest_batch_is_what_is_left_or_a_part_of_it(batch_size, cases, p
 # What is written
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", quick("plain", "trust", "pixel", "mean-teacher", "finetuned", "mender"))
 def test_a_run_folder_holds_what_it_promises(straight, method):
     names = {path.name for path in straight(method=method).iterdir()}
     gains = {"helped"} if method in ("image", "pixel", "trust") else set()
@@ -1100,9 +1116,9 @@ def test_the_summary_tells_updates_speed_dice_and_place(data, tmp_path):
 
 def test_the_time_is_told_by_part_over_all_sittings(data, tmp_path):
     out = tmp_path / "run"
-    interrupted(data, out, 4, method="pixel")
+    interrupted(data, out, 4, method="plain")
     first = Run(out).read_state("checkpoint.pt")["seconds"]
-    done = trained(data, out, resume=True, method="pixel")
+    done = trained(data, out, resume=True, method="plain")
     assert all(done.seconds[part] > first[part] > 0 for part in PARTS)
     rows = pd.read_csv(out / "history.csv")
     parts = rows[[f"seconds_{part}" for part in PARTS]]
@@ -1126,10 +1142,10 @@ def passing(monkeypatch):
     [
         ("batches", data_module, "draw_views"),
         ("validation", loop_module, "validate"),
-        ("validation", loop_module, "keep_weight_maps"),
+        pytest.param("validation", loop_module, "keep_weight_maps", marks=pytest.mark.slow),
         ("saving", RunWriter, "write_state"),
-        ("saving", RunWriter, "write_table"),
-        ("saving", RunWriter, "append_rows"),
+        pytest.param("saving", RunWriter, "write_table", marks=pytest.mark.slow),
+        pytest.param("saving", RunWriter, "append_rows", marks=pytest.mark.slow),
         ("optimiser", torch.optim.Adam, "step"),
     ],
 )
@@ -1141,7 +1157,8 @@ def test_what_takes_long_is_found_in_its_part(data, tmp_path, monkeypatch, part,
         return real(*arguments, **options)
 
     monkeypatch.setattr(module, name, slow)
-    seconds = trained(data, tmp_path / "run", method="pixel", epochs=1).seconds
+    method = "pixel" if name == "keep_weight_maps" else "plain"
+    seconds = trained(data, tmp_path / "run", method=method, epochs=1).seconds
     assert seconds[part] >= HOURS
 
 
@@ -1199,6 +1216,7 @@ def test_weight_maps_are_multiples_of_the_average_weight_by_all_clean_cases(data
     np.testing.assert_allclose(kept["maps"][-1].astype(float), weights.numpy() * weights.numel(), rtol=2e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_weight_maps_by_batches_equal_those_by_all_at_once(data, straight, tmp_path):
     settings = {"method": "pixel", "optimizer": "sgd", "learning_rate": 1e-30, "val_fraction": 0.0, "weight_map_cases": 10, "epochs": 1}
     maps = []
@@ -1209,7 +1227,7 @@ def test_weight_maps_by_batches_equal_those_by_all_at_once(data, straight, tmp_p
 
 
 def test_no_weight_maps_are_kept_where_none_are_asked_for(straight):
-    assert Run(straight(method="pixel", weight_map_cases=0)).weight_maps() is None
+    assert Run(straight(method="pixel", **ONCE)).weight_maps() is None
 
 
 def test_one_pixel_may_have_all_the_weight(data, tmp_path, monkeypatch):
@@ -1249,7 +1267,7 @@ def test_steps_in_which_no_noisy_pixel_helps_are_counted_and_said(tmp_path):
 # Wrong results are caught
 
 
-@pytest.mark.parametrize("method", quick("plain", "clean", "mender", "finetuned", "trust"))
+@pytest.mark.parametrize("method", quick("plain", "trust"))
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_batch_and_the_step(data, tmp_path, method):
     with pytest.raises(RunError, match="not finite in update 1, whose batch is") as caught:
         trained(data, tmp_path / "run", method=method, model="tiny:overflowing")
@@ -1284,7 +1302,7 @@ def with_a_lost_gradient(model, outcome):
     return outcome
 
 
-@pytest.mark.parametrize("spoil", [with_a_lost_gain, with_a_lost_gradient])
+@pytest.mark.parametrize("spoil", [with_a_lost_gain, pytest.param(with_a_lost_gradient, marks=pytest.mark.slow)])
 def test_nothing_bad_is_saved_and_the_run_goes_on_from_the_last_good_checkpoint(data, straight, tmp_path, spoil):
     settings = configured(method="pixel", jitter="none")
     step, steps = spoiling("pixel", 6, spoil)  # at the end of an epoch: the next thing is to save
@@ -1301,6 +1319,7 @@ def test_nothing_bad_is_saved_and_the_run_goes_on_from_the_last_good_checkpoint(
     assert_same_run(tmp_path / "run", straight(method="pixel", jitter="none"))
 
 
+@pytest.mark.slow
 def test_the_same_batch_leads_to_the_same_end_and_the_message_says_so(data, tmp_path):
     def lost(model, outcome):
         return dataclasses.replace(outcome, loss=math.nan)
@@ -1380,14 +1399,14 @@ def test_a_clean_set_of_ignored_pixels_is_warned_of_and_teaches_nothing(tmp_path
 
 @pytest.mark.parametrize(("changes", "said"), [(None, "it has no update, images"), ({"update": -5}, "update is -5")])
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_checkpoint_that_no_run_writes_is_refused(data, tmp_path, changes, said, finished):
-    trained(data, tmp_path / "run")
+def test_a_checkpoint_that_no_run_writes_is_refused(data, straight, tmp_path, changes, said, finished):
+    shutil.copytree(straight(method="plain"), tmp_path / "run")
     run = RunWriter(tmp_path / "run")
     run.write_state("checkpoint.pt", {} if changes is None else run.read_state("checkpoint.pt") | changes)
     if not finished:
         (run.folder / "model.pt").unlink()
     with pytest.raises(RunError, match=f"{re.escape(str(run.folder / 'checkpoint.pt'))}: not a checkpoint of a run: {said}"):
-        trained(data, tmp_path / "run", resume=True)
+        trained(data, tmp_path / "run", resume=True, method="plain")
 
 
 @pytest.mark.parametrize("val_fraction", [0.8, 0.0])
@@ -1401,15 +1420,18 @@ def test_weights_that_are_zero_for_many_steps_are_warned_of(tmp_path):
     data = draw(tmp_path / "data")
     for path in (data / "noisy").iterdir():
         Image.fromarray(np.full((16, 16), 255, np.uint8)).save(path)
-    warned(data, tmp_path / "run", "in 24 steps in a row, updates 1 to 24", method="pixel", ignore_label=255, epochs=8)
+    warned(
+        data, tmp_path / "run", "in 24 steps in a row, updates 1 to 24", method="pixel", ignore_label=255, epochs=1, updates_per_epoch=24
+    )
 
 
-def test_too_few_held_out_cases_to_choose_by_are_in_the_log_and_on_the_page(data, tmp_path):
+def test_too_few_held_out_cases_to_choose_by_are_in_the_log_and_on_the_page(data, tmp_path, blank_charts):
     done = trained(data, tmp_path / "run", method="plain", val_fraction=0.5)
     assert "none held out (10 at least): the last weights count" in str(done)
     assert "nothing was chosen, the last weights count" in run_page(Run(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_warnings_come_again_when_a_run_goes_on(tmp_path):
     data = draw(tmp_path / "data")
     for path in (data / "clean").iterdir():
@@ -1462,8 +1484,7 @@ def test_pixel_learns_what_the_clean_masks_show_where_plain_learns_what_the_nois
 
 
 def test_trust_goes_into_the_checkpoint_and_goes_on_from_there(data, straight, tmp_path, monkeypatch):
-    trained(data, tmp_path / "whole", method="trust")
-    whole = Run(tmp_path / "whole").read_state("checkpoint.pt")
+    whole = Run(straight(method="trust")).read_state("checkpoint.pt")
     assert whole["memory"]["trust._extra_state"]["pixels"].dtype == torch.int16
     assert whole["memory"]["trust._extra_state"]["pixels"].any()
 
@@ -1482,15 +1503,9 @@ def test_trust_goes_into_the_checkpoint_and_goes_on_from_there(data, straight, t
         with pytest.raises(Stopped):
             trained(data, tmp_path / "run", method="trust")
     trained(data, tmp_path / "run", method="trust", resume=True)
-    assert same_weights(tmp_path / "run", tmp_path / "whole")
+    assert same_weights(tmp_path / "run", straight(method="trust"))
     resumed = Run(tmp_path / "run").read_state("checkpoint.pt")
     assert torch.equal(resumed["memory"]["trust._extra_state"]["pixels"], whole["memory"]["trust._extra_state"]["pixels"])
-
-
-def test_trust_in_a_mapped_file_trains_the_same(data, tmp_path):
-    trained(data, tmp_path / "here", method="trust")
-    trained(data, tmp_path / "mapped", method="trust", cache_gib=0)
-    assert same_weights(tmp_path / "here", tmp_path / "mapped")
 
 
 def test_steps_are_told_which_pixels_of_which_cases_they_see(data, tmp_path):

@@ -199,7 +199,7 @@ def test_the_last_weights_follow_from_the_spacing_and_the_normalisation(data, tm
     assert not same(tmp_path / "one", tmp_path / "window")
 
 
-@pytest.mark.parametrize("method", ["trust", "plain"])
+@pytest.mark.parametrize("method", ["trust", pytest.param("plain", marks=pytest.mark.slow)])
 def test_a_stopped_run_continues_to_the_bit(data, tmp_path, monkeypatch, method):
     settings = {"method": method, "jitter": "all", "val_fraction": 0.0}
     trained(data, tmp_path / "straight", **settings)
