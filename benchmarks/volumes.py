@@ -1,9 +1,10 @@
-"""What volumes cost: time of `check`, memory of `predict`, and a step and an epoch against MONAI's plain loop.
+"""What volumes cost: time of `check`, memory of `predict` and `mend`, and a step and an epoch against MONAI's plain loop.
 
     OMP_NUM_THREADS=1 python benchmarks/volumes.py check --out results/volumes
     OMP_NUM_THREADS=1 python benchmarks/volumes.py predict --out results/volumes
     OMP_NUM_THREADS=1 python benchmarks/volumes.py train --out results/volumes
     OMP_NUM_THREADS=1 python benchmarks/volumes.py trust --out results/volumes
+    OMP_NUM_THREADS=1 python benchmarks/volumes.py mend --out results/volumes
 
 `check`: wall and processor seconds of `pixeltrust check`, with and without `--headers`, of made-up cases of 48x48x48 voxels.
 
@@ -15,7 +16,9 @@ settings: `same` has the spacing of the CT and five classes, a network of one co
 (CacheDataset, patches by RandCropByPosNegLabeld, DataLoader) with the same network, patches, batches and optimiser. A process trains for
 few epochs and another for more; the difference is that of the further epochs, without starts and decoding.
 
-`trust`: memory and disk of `Trust` in a mapped file, when it visits patches of CT-sized cases.
+`trust`: memory and disk of `Trust` in a mapped file, when it visits patches of CT-sized cases, and what a checkpoint of it takes.
+
+`mend`: seconds and peak memory of `pixeltrust mend` with few and with many pairs, by menders of one convolution.
 
 Each writes OUT/<its name>.csv, in which rows of other settings stay; the machine goes to environment.json.
 """
@@ -41,6 +44,7 @@ from pixeltrust.config import Config
 from pixeltrust.method.addresses import Where
 from pixeltrust.method.trust import Trust
 from pixeltrust.training.models import build_model
+from pixeltrust.training.run_folder import Run
 from pixeltrust.training.run_writer import RunWriter, describe_environment
 
 PEAK_UNIT = 2**30 if sys.platform == "darwin" else 2**20  # of a process's peak, in GiB
@@ -78,6 +82,10 @@ def main() -> None:
     of_trust.add_argument("--cases", type=int, default=500)
     of_trust.add_argument("--shape", type=int, nargs=3, default=(200, 256, 256))
     of_trust.set_defaults(measure=lambda arguments: trust(arguments.cases, tuple(arguments.shape)))
+    of_mend = commands.add_parser("mend")
+    of_mend.add_argument("--pairs", type=int, nargs="*", default=[6, 24])
+    of_mend.add_argument("--shape", type=int, nargs=3, default=(128, 128, 128))
+    of_mend.set_defaults(measure=lambda arguments: mend(arguments.pairs, tuple(arguments.shape)))
     for command in commands.choices.values():
         command.add_argument("--out", type=Path, required=True)
     if sys.argv[1:2] == ["monai"]:  # what `train` runs beside
@@ -99,20 +107,35 @@ def main() -> None:
 
 
 def run(*words: object, program: tuple[str, ...] = ("-m", "pixeltrust.cli")) -> dict[str, float]:
-    """Run a command of pixeltrust in a process of its own; return its wall and processor seconds and its peak memory.
+    """Run a command of pixeltrust in a process of its own; return its wall and processor seconds and its peak memory, all and its own.
 
     Raises:
         CalledProcessError: it failed.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
-    begun = time.perf_counter()
+    begun, own = time.perf_counter(), 0.0
     process = subprocess.Popen([sys.executable, *program, *map(str, words)], env=environment)
-    _, status, used = os.wait4(process.pid, 0)
+    while True:
+        ended, status, used = os.wait4(process.pid, os.WNOHANG)
+        if ended:
+            break
+        own = max(own, own_gib(process.pid))
+        time.sleep(0.05)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, list(map(str, words)))
-    taken = {"seconds": time.perf_counter() - begun, "cpu_seconds": used.ru_utime + used.ru_stime, "peak_gib": used.ru_maxrss / PEAK_UNIT}
+    seconds, cpu_seconds = time.perf_counter() - begun, used.ru_utime + used.ru_stime
+    taken = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_gib": used.ru_maxrss / PEAK_UNIT, "own_gib": own}
     return {name: round(value, 2) for name, value in taken.items()}
+
+
+def own_gib(process: int | str = "self") -> float:
+    """Return the memory of a process without pages of mapped files, which are the system's to take back (Linux; 0 elsewhere)."""
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon")), 0) / 2**20
 
 
 # --- check ------------------------------------------------------------------------------------------------------------
@@ -129,16 +152,24 @@ def check(cases: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write_cases(data: Path, cases: int, shape: tuple[int, int, int]) -> None:
-    """Write noisy cases, and every tenth of them clean: noise, and a ball in it."""
+def write_cases(data: Path, cases: int, shape: tuple[int, int, int], *, every: int = 10, noisy: bool = False) -> None:
+    """Write noisy cases, and every tenth of them clean: noise, and a ball in it.
+
+    Args:
+        every: in place of the tenth.
+        noisy: write noisy masks of the clean ones too: of the ball without its lower half.
+    """
     draws = np.random.default_rng(0)
     centred = [np.arange(extent) - extent / 2 for extent in shape]
     ball = (sum(axis**2 for axis in np.ix_(*centred)) < (min(shape) / 4) ** 2).astype(np.uint8)
+    half = ball * (np.arange(shape[0]) < shape[0] / 2).astype(np.uint8)[:, None, None]
     for name in ("images", "noisy", "clean"):
         (data / name).mkdir(parents=True)
     for number in range(cases):
         image = draws.normal(100 * ball, 20).astype(np.int16)
-        for folder, values in (("images", image), ("clean" if number % 10 == 0 else "noisy", ball)):
+        clean = number % every == 0
+        masks = [("clean" if clean else "noisy", ball), *([("noisy", half)] if clean and noisy else [])]
+        for folder, values in (("images", image), *masks):
             write_nifti(data / folder / f"{number:04}.nii.gz", values, SPACING)
 
 
@@ -264,10 +295,7 @@ def trust(cases: int, shape: tuple[int, int, int]) -> pd.DataFrame:
 
 
 def visit(cases: int, shape: tuple[int, int, int], in_file: bool, *, side: int = 96, visits: int = 40) -> dict[str, float]:
-    """Show patches of random cases to a `Trust`; return the median wall and processor seconds of a visit, and the memory of the process.
-
-    Pages of a mapped file that are in memory are the system's to take back; `own_gib` is what is not (Linux).
-    """
+    """Show patches of random cases to a `Trust`; return the median wall and processor seconds of a visit, and the memory of the process."""
     draws = np.random.default_rng(0)
     with TemporaryDirectory() as folder:
         remembered = Trust(folder=folder if in_file else None)
@@ -282,9 +310,44 @@ def visit(cases: int, shape: tuple[int, int, int], in_file: bool, *, side: int =
             begun, before = time.perf_counter(), time.process_time()
             remembered.learn(gains, where)
             steps.append((time.perf_counter() - begun, time.process_time() - before))
-        own = next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+        own, begun, before = own_gib(), time.perf_counter(), time.process_time()
+        RunWriter(Path(folder)).write_state("checkpoint.pt", {"memory": remembered.state_dict()})
+        took, worked = time.perf_counter() - begun, time.process_time() - before
+        again, begun = Trust(folder=Path(folder) / "again" if in_file else None), time.perf_counter()
+        again.load_state_dict(Run(Path(folder)).read_state("checkpoint.pt")["memory"])
+        of_checkpoint = {
+            "write_seconds": took,
+            "write_cpu_seconds": worked,
+            "read_seconds": time.perf_counter() - begun,
+            "after_gib": own_gib(),
+        }
     seconds, cpu_seconds = np.median(steps, axis=0).round(3).tolist()
-    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "own_gib": round(own / 2**20, 2)}
+    return {"seconds": seconds, "cpu_seconds": cpu_seconds, "own_gib": round(own, 2)} | {
+        name: round(value, 2) for name, value in of_checkpoint.items()
+    }
+
+
+# --- mend -------------------------------------------------------------------------------------------------------------
+
+
+def mend(pairs: list[int], shape: tuple[int, int, int]) -> pd.DataFrame:
+    """Return what `mend` takes with so many pairs, and as few noisy masks as there can be besides."""
+    rows = []
+    for number in pairs:
+        with TemporaryDirectory() as folder:
+            data = Path(folder) / "data"
+            write_cases(data, number + 2, shape, every=1, noisy=True)
+            for name in ("0000", "0001"):
+                (data / "clean" / f"{name}.nii.gz").unlink()
+            settings = {
+                "model": "volumes:convolution", "classes": 2, "image_size": [96, 96, 96], "spacing": list(SPACING), "epochs": 1,
+                "updates_per_epoch": 2, "clean_batch_size": 2, "device": "cpu",
+            }  # fmt: skip
+            words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+            taken = run("mend", data, "--out", Path(folder) / "out", "--quiet", *words)
+        rows.append({"pairs": number, "voxels": "x".join(map(str, reversed(shape))), "classes": 2, **taken})
+        print(rows[-1], flush=True)
+    return pd.DataFrame(rows)
 
 
 if __name__ == "__main__":

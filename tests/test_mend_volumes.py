@@ -1,6 +1,7 @@
 """Mending and auditing volumes: files on the grid of the masks, regions in three axes, pages of slices."""
 
 import json
+from types import SimpleNamespace
 
 import nibabel
 import numpy as np
@@ -11,8 +12,11 @@ import pixeltrust
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.auditing.page import read_audit_page
 from pixeltrust.auditing.regions import list_regions
+from pixeltrust.data import fitting
 from pixeltrust.data.cases import read_cases
+from pixeltrust.data.fitting import threads_for
 from pixeltrust.data.images import read_header, read_labels
+from pixeltrust.mending.menders import look
 from pixeltrust.mending.settings import read_mender_config
 from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.errors import ConfigError, DataError
@@ -139,6 +143,36 @@ def test_patches_of_menders_make_batches_of_about_as_many_voxels_as_those_of_pic
     assert read_mender_config(settings=["image_size=[96, 96, 96]"]).clean_batch_size == 2
     assert read_mender_config(settings=["image_size=[32, 48, 32]", "clean_batch_size=5"]).clean_batch_size == 5
     assert read_mender_config().clean_batch_size == 16
+
+    assert read_mender_config(settings=["image_size=[96, 96, 96]"]).batch_size == 2
+
+
+@pytest.mark.parametrize(("size", "batches"), [((12, 26, 22), [2, 2, 2]), ((8, 24, 20), [1] * 6)])
+def test_menders_hold_no_more_voxels_at_once_than_a_batch_of_patches_has_or_one_volume(data, size, batches):
+    seen = []
+
+    def see(images, *_):
+        seen.append(len(images))
+        return np.zeros((len(images), 3, *images[0].shape[1:]), np.float32)
+
+    config = of_volumes(image_size=size, batch_size=2, spacing=(5.0, 0.8, 0.8), channels=2)
+    network = SimpleNamespace(config=config, batch_size=2, probabilities_over_turns=see)
+    pairs = read_cases(data, may_be_volumes=True, show_progress=False).pairs
+    looked = look([network], pairs, turns=[(0,)], known=True, text="", show_progress=False)
+    assert [each.case.id for each in looked] == pairs.texts("id").tolist()
+    assert seen == batches
+
+
+def test_as_many_cases_are_in_work_at_once_as_their_probabilities_leave_room_for(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(fitting, "THREADS", 8)
+    assert threads_for(noisy_cases(data), 3) == 8
+    largest = max(read_labels(case.mask).size for case in noisy_cases(data))
+    for room, threads in ((largest, 1), (6 * largest, 2), (7 * largest, 2), (9 * largest, 3)):
+        monkeypatch.setattr(fitting, "HELD", room)
+        assert threads_for(noisy_cases(data), 3) == threads
+    pictures = read_cases(draw(tmp_path, noisy=2, clean=2), show_progress=False).of("noisy")
+    monkeypatch.setattr(fitting, "HELD", 2**28)
+    assert threads_for(pictures, 1) == 8
 
 
 def test_what_cannot_be_is_refused_in_one_line(data, tmp_path):

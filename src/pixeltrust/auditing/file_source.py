@@ -16,6 +16,7 @@ from pixeltrust.auditing.seen import Arrays, SeenFolder
 from pixeltrust.auditing.source import Evidence
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, CaseList, Cases
+from pixeltrust.data.fitting import threads_for
 from pixeltrust.data.images import resize_labels, resize_plane
 from pixeltrust.data.listings import files_by_id
 from pixeltrust.data.masks import decode_labels
@@ -109,7 +110,8 @@ class FileSource:
 
     def look(self, cases: Sequence[Case], faults: dict[str, str], *, show_progress: bool) -> Iterator[tuple[Case, Arrays]]:
         """Yield every case with its confusion."""
-        for case, outcome in attempt_in_threads(self._look, cases, text="looking", shown=show_progress):
+        threads = threads_for(cases, self.classes)
+        for case, outcome in attempt_in_threads(self._look, cases, text="looking", shown=show_progress, threads=threads):
             if isinstance(outcome, PixeltrustError):
                 faults[case.id] = outcome.fault
             else:

@@ -36,6 +36,7 @@ from pixeltrust.auditing.seen import SeenFolder
 from pixeltrust.auditing.source import Evidence, Source
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
 from pixeltrust.data.cases import Case, CaseList, Cases, read_cases
+from pixeltrust.data.fitting import threads_for
 from pixeltrust.data.folds import name_groups
 from pixeltrust.data.images import read_header
 from pixeltrust.data.layouts import Layout
@@ -215,8 +216,10 @@ class _Auditor:
 
     def _map(self, work: Callable[[Case], Result], cases: CaseList, *, text: str, complaint: str) -> list[Result]:
         """Return the results of all these cases; every rank works on its share, in threads."""
-        share = self.ranks.share(cases)
-        return self.ranks.gather_results(lambda: map_in_threads(work, share, text=text, complaint=complaint, shown=self.show_progress))
+        share, threads = self.ranks.share(cases), threads_for(cases, self.source.classes)
+        return self.ranks.gather_results(
+            lambda: map_in_threads(work, share, text=text, complaint=complaint, shown=self.show_progress, threads=threads)
+        )
 
     # --- the first pass ---------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from pixeltrust.auditing.seen import Arrays, SeenFolder
 from pixeltrust.auditing.source import Evidence
 from pixeltrust.config import patch_of
 from pixeltrust.data.cases import Case, CaseList, Cases
-from pixeltrust.data.fitting import fit_image, fit_labels, read_spacing, restore, to_floats
+from pixeltrust.data.fitting import fit_image, fit_labels, read_spacing, restore, threads_for, to_floats
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.processes import Ranks
@@ -139,7 +139,7 @@ class RunSource:
         """Yield every case with the network's probabilities, and with the clean set's shares for a mask unseen in training."""
         clean, without = clean_set_of(self._run, self._network)
         self._notes += without
-        decoded = attempt_in_threads(self._decode, cases, text="looking", shown=show_progress)
+        decoded = attempt_in_threads(self._decode, cases, text="looking", shown=show_progress, threads=threads_for(cases, self.classes))
         yield from _look_at(decoded, self._network, clean, faults)
 
     def _decode(self, case: Case) -> DecodedCase:

@@ -18,7 +18,7 @@ import torch
 from pixeltrust.config import Config
 from pixeltrust.data.cases import CaseList, Cases
 from pixeltrust.data.checks import MIN_HELD_OUT
-from pixeltrust.data.fitting import fit_image, fit_labels, fitted_shapes, read_spacing, to_floats
+from pixeltrust.data.fitting import fit_image, fit_labels, fitted_shapes, read_spacing, threads_for, to_floats
 from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
 from pixeltrust.data.views import Views, cut_corner, draw_views, to_device
 from pixeltrust.method.addresses import Where, addresses_in_cases
@@ -62,6 +62,7 @@ class CaseCache:
             name: mapped_array(folder / f"{name}.{kind}", kind, (length,)) if self.mapped else np.empty(length, kind)
             for name, (kind, length) in arrays.items()
         }
+        self._threads = threads_for(cases, config.classes)
         self._foreground: dict[int, list[np.ndarray]] = {}
         self._decoded = np.zeros(len(cases), bool)
         self._meanings: dict[str, dict[tuple[str, bool], MaskMeaning]] = {}  # by role, an example of each
@@ -80,7 +81,7 @@ class CaseCache:
 
     def _decode(self, missing: list[int], show_progress: bool) -> None:
         faults: list[str] = []
-        for index, outcome in attempt_in_threads(self._decode_one, missing, text="decoding", shown=show_progress):
+        for index, outcome in attempt_in_threads(self._decode_one, missing, text="decoding", shown=show_progress, threads=self._threads):
             if isinstance(outcome, PixeltrustError):
                 faults.append(outcome.fault)
             else:

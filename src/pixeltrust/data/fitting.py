@@ -8,7 +8,9 @@ image   of pictures uint8, 0 … 255 for 0 … 1; of volumes float16, normalised
 spacing that of a case's files in mm; None for pictures
 """
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,14 +23,15 @@ from pixeltrust.config import Config, batch_of_patches
 from pixeltrust.data.cases import Case, CaseList, Cases
 from pixeltrust.data.images import read_header, read_image, read_values, resize_image, resize_labels, resize_plane
 from pixeltrust.data.resampling import normalise, resample, resample_labels, resample_planes, resampled_shape
-from pixeltrust.plumbing.errors import ConfigError
+from pixeltrust.plumbing.errors import ConfigError, DataError
 from pixeltrust.plumbing.labels import IGNORE
-from pixeltrust.plumbing.progress import map_in_threads
+from pixeltrust.plumbing.progress import THREADS, map_in_threads
 
 if TYPE_CHECKING:
     from pixeltrust.data.images import Header
 
 Spacing: TypeAlias = tuple[float, ...] | None
+HELD = 2**28  # numbers of float32, 1 GiB: what probabilities of all cases in work may have together, on the grid of their files
 PROPOSED = 16  # a proposed patch has multiples of it, as U-Nets halve their images four times
 MOST_PROPOSED = 96  # voxels a side
 
@@ -106,6 +109,21 @@ def fitted_shapes(cases: CaseList, config: Config) -> list[tuple[int, ...]]:
     if len(config.size) == 2:
         return [config.size] * len(cases)
     return [fitted_shape(header.size, _spacing(header), config) for header in _read_headers(cases)]
+
+
+def threads_for(cases: Sequence[Case], classes: int) -> int:
+    """Return how many of these cases may be in work at once, each in a thread: of large volumes one.
+
+    A header that cannot be read is left to the work to complain about.
+    """
+    largest = 1
+    for case in cases:
+        with suppress(DataError):
+            size = read_header(case.image).size
+            if len(size) == 2:
+                break
+            largest = max(largest, math.prod(size))
+    return int(np.clip(HELD // (max(classes, 2) * largest), 1, THREADS))
 
 
 def fitted_shape(shape: Sequence[int], spacing: Spacing, config: Config) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ Every mender is trained on all clean cases but those of its fold, and of their g
 sees a share of the flips and turns, and their probabilities are averaged.
 """
 
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ import numpy as np
 
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, Cases, table_of
-from pixeltrust.data.fitting import fit_image, fit_labels, read_spacing, restore
+from pixeltrust.data.fitting import fit_image, fit_labels, read_spacing, restore, threads_for
 from pixeltrust.data.folds import assign_folds, name_groups
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.mending.ways import in_two
@@ -130,12 +131,14 @@ def look(
         labels, _ = decode_labels(noisy_mask(case), classes=config.classes, ignore_label=config.ignore_label)
         return fit_image(case, config), fit_labels(labels, read_spacing(case, config), config)
 
+    most = networks[0].batch_size * math.prod(config.size)  # pixels in a batch, unless a single volume has more
     waiting: list[tuple[Case, np.ndarray, np.ndarray]] = []
-    for case, decoded in attempt_in_threads(decode, cases, text=text, shown=show_progress):
+    threads = threads_for(cases, config.classes)
+    for case, decoded in attempt_in_threads(decode, cases, text=text, shown=show_progress, threads=threads):
         if isinstance(decoded, PixeltrustError):
             faults.append(decoded.fault)
             continue
-        if waiting and (len(waiting) == networks[0].batch_size or waiting[0][2].shape != decoded[1].shape):
+        if waiting and ((len(waiting) + 1) * decoded[1].size > most or waiting[0][2].shape != decoded[1].shape):
             yield from _look_at(networks, waiting, turns, known)
             waiting = []
         waiting.append((case, *decoded))

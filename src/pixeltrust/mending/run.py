@@ -9,11 +9,10 @@ All is made in DIR/.mending/next, where a stopped mending continues, and moved t
 are whole until then. DIR/.mending/status.json says how far the work is.
 """
 
-import itertools
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,7 +28,7 @@ from pixeltrust.auditing.scores import count_confusion, estimate_tilt
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
 from pixeltrust.config import Config, config_from, patch_of, refuse_other_settings, to_values
 from pixeltrust.data.cases import CaseList, Cases, read_cases
-from pixeltrust.data.fitting import fitted_shapes, read_spacing, settle
+from pixeltrust.data.fitting import fitted_shapes, read_spacing, settle, threads_for
 from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
@@ -277,31 +276,43 @@ class _Work:
     def look_at_pairs(self, networks: Sequence[Network]) -> "_Pairs":
         """Measure every way of treating a mask on the pairs, by menders that have not seen them.
 
-        The Dice is by all flips and turns. The soft Dice is by those that the mender sees of other masks, to be comparable.
+        The Dice is by all flips and turns, which are kept in files. The soft Dice is by those that the mender sees of other masks, to be
+        comparable.
         """
-        pairs, shares = self.cases.pairs, share_turns(networks[0].turns, len(networks))
-        views: dict[tuple[int, bool, bool], Looked] = {}
-        for fold, network in enumerate(networks):
-            places = np.flatnonzero(self.menders.folds == fold)
-            for known, all_turns in itertools.product((False, True), repeat=2):
-                turns = [network.turns if all_turns else shares[fold]]
-                looked = look([network], pairs[places], turns=turns, known=known, text="judging pairs", show_progress=False)
-                views |= {(int(place), known, all_turns): seen for place, seen in zip(places, looked, strict=True)}
-        alone = [views[place, False, True] for place in range(len(pairs))]
-        tilt = estimate_tilt([count_confusion(looked.labels, in_two(looked.probabilities)) for looked in alone])
+        pairs, shapes = self.cases.pairs, fitted_shapes(self.cases.pairs, self.config)
+        every, shares = [network.turns for network in networks], share_turns(networks[0].turns, len(networks))
+        views, confusions = {}, {}
+        for known in (False, True):
+            views[known] = SeenMasks(self.next / "seen", shapes, self.config, f"pairs-{'with' if known else 'without'}-mask", self.ranks)
+            for place, looked in self._look_as_strangers(networks, every, known):
+                views[known].planes(place)[...] = looked.probabilities
+                if not known:
+                    confusions[place] = count_confusion(looked.labels, in_two(looked.probabilities))
+        tilt = estimate_tilt([confusions[place] for place in range(len(pairs))])
         measured = {way: np.full((len(pairs), 2), np.nan) for way in WAYS}
+        for known in (False, True):
+            for place, looked in self._look_as_strangers(networks, shares, known):
+                for way in _ways_by(known):
+                    measured[way][place, 1] = soft_dice_of_each(way, looked, tilt)[0]
 
         def measure(place: int) -> None:
             given, clean = self._decode(noisy_mask(pairs[place])), self._decode(pairs[place].mask)
-            for way in WAYS:
-                known = way not in ALONE
-                labels = propose(way, given, enlarge(views[place, known, True].probabilities, pairs[place], given.shape, self.config), tilt)
-                soft = soft_dice_of_each(way, views[place, known, False], tilt)
-                measured[way][place] = dice_between(labels, clean, self.config.classes), soft[0]
+            for known, seen in views.items():
+                probabilities = enlarge(seen.planes(place), pairs[place], given.shape, self.config)
+                for way in _ways_by(known):
+                    measured[way][place, 0] = dice_between(propose(way, given, probabilities, tilt), clean, self.config.classes)
 
         complaint = f"{self.cases.data}: pairs that cannot be measured"
-        map_in_threads(measure, list(range(len(pairs))), text="judging pairs", complaint=complaint, shown=self.show_progress)
-        return _Pairs(measured, tilt, {(place, known): seen for (place, known, all_turns), seen in views.items() if all_turns})
+        threads = threads_for(pairs, self.config.classes)
+        map_in_threads(measure, range(len(pairs)), text="judging pairs", complaint=complaint, shown=self.show_progress, threads=threads)
+        return _Pairs(measured, tilt, views)
+
+    def _look_as_strangers(self, networks: Sequence[Network], turns: Sequence[Sequence[int]], known: bool) -> Iterator[tuple[int, Looked]]:
+        """Yield every pair, by its place, as the mender sees it that was not trained on it."""
+        for fold, network in enumerate(networks):
+            places = np.flatnonzero(self.menders.folds == fold)
+            looked = look([network], self.cases.pairs[places], turns=[turns[fold]], known=known, text="judging pairs", show_progress=False)
+            yield from zip(places.tolist(), looked, strict=True)
 
     def look_at_all(self, networks: Sequence[Network], way: Way, tilt: np.ndarray) -> SeenMasks:
         """Let all menders look at the listed masks, as a way to treat them needs it; what was seen before a stop is kept."""
@@ -332,9 +343,12 @@ class _Work:
             return self._judge(place, way, seen.planes(place), pairs.tilt, verdict)
 
         complaint = f"{self.cases.data}: masks that cannot be mended"
-        return join_judged(
-            self.ranks.gather_results(lambda: map_in_threads(judge, places, text="mending", complaint=complaint, shown=self.show_progress))
-        )
+        more: dict[str, Any] = {
+            "complaint": complaint,
+            "shown": self.show_progress,
+            "threads": threads_for(self.listed, self.config.classes),
+        }
+        return join_judged(self.ranks.gather_results(lambda: map_in_threads(judge, places, text="mending", **more)))
 
     def _judge(self, place: int, way: Way, planes: np.ndarray, tilt: np.ndarray, verdict: Verdict) -> Judged:
         case = self.listed[place]
@@ -395,8 +409,8 @@ class _Work:
         rows = []
         for place, case in enumerate(self.cases.pairs):
             given = self._decode(noisy_mask(case))
-            seen = pairs.views[place, way not in ALONE]
-            labels = propose(way, given, enlarge(seen.probabilities, case, given.shape, self.config), pairs.tilt)
+            planes = pairs.views[way not in ALONE].planes(place)
+            labels = propose(way, given, enlarge(planes, case, given.shape, self.config), pairs.tilt)
             values = labels if self.config.classes > 1 else (labels == 1) * np.uint8(255)
             write_labels(self.next / "pairs" / map_name(case.id, values.ndim), values, like=noisy_mask(case))
             dice = {f"dice_{name}": round(float(pairs.measured[name][place, 0]), 5) for name in WAYS}
@@ -435,14 +449,19 @@ def soft_dice_of_each(way: Way, looked: Looked, tilt: np.ndarray) -> tuple[float
     return own, soft_dice(propose(way, looked.labels, together, tilt), together) - apart
 
 
+def _ways_by(known: bool) -> list[Way]:
+    """Return the ways that go by what menders see with the given mask, or without it."""
+    return [way for way in WAYS if (way not in ALONE) == known]
+
+
 @dataclass(frozen=True, eq=False)
 class _Pairs:
     """What was measured on the pairs."""
 
     measured: Measured
     tilt: np.ndarray
-    views: Mapping[tuple[int, bool], Looked]
-    """What the mender that has not seen a pair sees of it: by its place, and whether the given mask was shown."""
+    views: Mapping[bool, SeenMasks]
+    """What menders see of pairs that they were not trained on: without, and with the given masks."""
 
 
 def _remove(entry: Path) -> None:

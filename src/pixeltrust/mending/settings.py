@@ -17,7 +17,7 @@ DEFAULTS: Mapping[str, Any] = {
     "learning_rate": 3e-3,
     "weight_map_cases": 0,
 }
-"""The defaults of menders where they differ from those of `Config`; `clean_batch_size` of volumes goes by the size of their patches."""
+"""The defaults of menders where they differ from those of `Config`; the batches of volumes go by the size of their patches."""
 EPOCHS_PER_CASE = 0.4  # of pictures: by default so many epochs for every clean case, up to those of `DEFAULTS`; more did not mend better
 
 
@@ -59,7 +59,7 @@ def settle_mender_config(read: Callable[[Mapping[str, Any]], Config], clean: int
     """
     config = read(DEFAULTS)
     if patch := patch_of(config):
-        config = read({**DEFAULTS, "clean_batch_size": batch_of_patches(patch)})
+        config = read({**DEFAULTS, "batch_size": batch_of_patches(patch), "clean_batch_size": batch_of_patches(patch)})
     elif clean is not None:
         config = read({**DEFAULTS, "epochs": min(DEFAULTS["epochs"], math.ceil(EPOCHS_PER_CASE * clean))})
     if config.method != "mender":

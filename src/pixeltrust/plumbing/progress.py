@@ -106,13 +106,14 @@ def _left(task: Task) -> str:
 
 
 def attempt_in_threads(
-    work: Callable[[Item], Result], items: Sequence[Item], *, text: str, shown: bool = True
+    work: Callable[[Item], Result], items: Sequence[Item], *, text: str, shown: bool = True, threads: int = THREADS
 ) -> Iterator[tuple[Item, Result | PixeltrustError]]:
     """Yield each item with its result, or with an error that the user can correct, in the order of the items.
 
     Args:
         text: the work, as the bar names it.
         shown: show the bar.
+        threads: at once, where items are large.
     """
 
     def attempt(item: Item) -> Result | PixeltrustError:
@@ -121,21 +122,24 @@ def attempt_in_threads(
         except PixeltrustError as error:
             return error
 
-    pool = ThreadPoolExecutor(THREADS)
+    pool = ThreadPoolExecutor(threads)
     try:
         with progress_bar(shown) as bar:
             task = bar.add_task(text, total=len(items), note="")
-            for item, outcome in zip(items, map_in_order(pool, attempt, items), strict=True):
+            for item, outcome in zip(items, map_in_order(pool, attempt, items, ahead=min(AHEAD, 4 * threads)), strict=True):
                 bar.advance(task)
                 yield item, outcome
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def map_in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, text: str, complaint: str, shown: bool = True) -> list[Result]:
+def map_in_threads(
+    work: Callable[[Item], Result], items: Sequence[Item], *, text: str, complaint: str, shown: bool = True, threads: int = THREADS
+) -> list[Result]:
     """Return the results in the order of the items.
 
     Args:
+        text, shown, threads: as for `attempt_in_threads`.
         complaint: the line above the list of faults, if there are any.
 
     Raises:
@@ -143,7 +147,7 @@ def map_in_threads(work: Callable[[Item], Result], items: Sequence[Item], *, tex
     """
     results: list[Result] = []
     faults: list[str] = []
-    for _, outcome in attempt_in_threads(work, items, text=text, shown=shown):
+    for _, outcome in attempt_in_threads(work, items, text=text, shown=shown, threads=threads):
         if isinstance(outcome, PixeltrustError):
             faults += faults_of(outcome)
         else:
