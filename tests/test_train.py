@@ -768,6 +768,11 @@ def test_a_checkpoint_is_written_after_every_epoch_and_within_one_after_some_tim
     trained(data, tmp_path / "run", method="plain", checkpoint_minutes=minutes)
     assert names["checkpoint.pt"] == written
     assert same_weights(tmp_path / "run", straight(method="plain"))
+    names.clear()
+    monkeypatch.setattr(loop_module, "LONG", -1.0)  # a checkpoint that takes long is not written after every epoch
+    monkeypatch.setattr(loop_module, "REST", 1e9)
+    trained(data, tmp_path / "large", method="plain", checkpoint_minutes=minutes)
+    assert names["checkpoint.pt"] == 2
 
 
 def test_cpu_is_what_auto_means_where_there_is_nothing_else(data, straight, tmp_path):

@@ -257,13 +257,14 @@ class Trust(nn.Module):
             write_helped_map(out, case, self.helped(case).cpu().numpy())
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Return what state_dict() holds beside parameters and buffers, of which there are none."""
+        """Return what state_dict() holds beside parameters and buffers, of which there are none; pixels in a file are not copied."""
+        pixels = self.pixels[1 : self._used]
         return {
             "format": 1,
             "memory": self.memory,
             "ids": list(self._cases),
             "shapes": [list(shape) for _, shape in self._cases.values()],
-            "pixels": self.pixels[1 : self._used].clone(),
+            "pixels": pixels.clone() if self._folder is None else pixels,
         }
 
     def set_extra_state(self, state: Mapping[str, Any]) -> None:

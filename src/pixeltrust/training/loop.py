@@ -31,6 +31,8 @@ from pixeltrust.training.validation import validate
 from pixeltrust.training.warning_signs import warning_signs
 from pixeltrust.training.weight_maps import keep_weight_maps, map_epochs
 
+LONG, REST = 5.0, 20.0
+"""Seconds: after a checkpoint that takes longer, the next one waits so many times as long; few of the training's seconds go to them so."""
 Watch: TypeAlias = Callable[[Feed, StepOutcome], Mapping[str, float | Tensor]]
 
 
@@ -60,6 +62,8 @@ class Loop:
         self.interrupted = threading.Event()
         self.saved, self.saved_at = state.update, time.monotonic()
         """The update of the last checkpoint, and when it was written."""
+        self.rests_until = self.saved_at
+        """When the next may be written: one that takes long is not written after every epoch."""
 
     # --- the loop ---------------------------------------------------------------------------------------------------
 
@@ -169,18 +173,19 @@ class Loop:
 
     def save_and_stop_where_due(self, epoch_ended: bool) -> None:
         """Write a checkpoint after an epoch, after some minutes, and where Ctrl-C was pressed: then stop, too."""
-        late = time.monotonic() - self.saved_at > 60 * self.config.checkpoint_minutes
-        stopping, due = self.ranks.sum_counts(self.interrupted.is_set(), late)
+        now, first = time.monotonic(), self.ranks.rank == 0
+        late = now - self.saved_at > 60 * self.config.checkpoint_minutes
+        stopping, due = self.ranks.sum_counts(self.interrupted.is_set(), first and (epoch_ended or late) and now >= self.rests_until)
         if not epoch_ended and (stopping or due):
             self.check()
-        if epoch_ended or stopping or due:
+        if stopping or due or self.state.update == self.updates:
             self.save()
         if stopping and self.state.update < self.updates:
             raise KeyboardInterrupt
 
     def save(self) -> None:
         """Write a checkpoint."""
-        state, first = self.state, self.ranks.rank == 0
+        state, first, began = self.state, self.ranks.rank == 0, time.monotonic()
         with self.clock.part("saving"):
             self.clock.read()
             if first:  # before the checkpoint, which relies on these rows
@@ -190,6 +195,8 @@ class Loop:
             if first:
                 self.out.write_state("checkpoint.pt", packed)
         self.saved, self.saved_at = state.update, time.monotonic()
+        took = self.saved_at - began
+        self.rests_until = self.saved_at + (REST * took if took > LONG else 0)
 
     def settle(self) -> None:
         """Read the numbers that the last steps have left on the device, and raise where one is not finite."""

@@ -30,6 +30,7 @@ from pixeltrust.training.models import build_model
 FORMAT = 1  # of the run folder; a newer one is refused, an earlier one read
 WEIGHTS = {"last": "model.pt", "best": "best.pt"}
 CACHE = ".cache"
+LARGE = 2**30  # bytes of a file of tensors that is mapped, not read as a whole: trust of many volumes takes gigabytes
 _COUNTED = ["epoch", "update", "seconds", "loss", "all_zero_steps"]
 _COLUMNS = {"cases.csv": (*COLUMNS, "held_out"), "history.csv": (*_COUNTED, "val_dice")}
 _BEFORE_SETTINGS = (CACHE, "environment.json", "cases.csv")  # what a training makes before config.toml
@@ -140,7 +141,7 @@ class Run:
         _refuse_bomb(path)
         try:
             with warnings.catch_warnings(action="ignore"):  # about how a foreign file was pickled
-                state = torch.load(path, map_location="cpu", weights_only=True)
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=path.stat().st_size > LARGE)
         except FileNotFoundError:
             raise RunError(f"{path}: there is no such file; has the run got that far?") from None
         except (pickle.UnpicklingError, EOFError, KeyError):  # torch's own text advises to run the code of such a file
