@@ -4,7 +4,7 @@ import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import unquote, urlencode
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ from pixeltrust.reviewing.planes import planes_of
 from pixeltrust.reviewing.volume_pages import channels_of
 from test_review import clients, rows_of
 from tiny import draw_volumes
-from volumes import SHAPE, TURNED, write_data
+from volumes import SHAPE, TURNED, write_data, write_nifti
 
 nibabel = pytest.importorskip("nibabel", reason="needs nibabel")
 AXES = {"axial": 2, "coronal": 1, "sagittal": 0}
@@ -239,10 +239,50 @@ def test_what_is_the_same_as_proposed_is_accepted_not_saved(client, audit):
 
 def test_a_file_that_is_missing_or_broken_is_named(client, audit):
     (audit / "mended/n0.nii.gz").unlink()
-    assert "mended/n0.nii.gz: there is no such file" in ask(client, "slice", axis=0, at=2, status=500).json()["error"]
+    assert "mended/n0.nii.gz: there is no such file" in unquote(ask(client, "slice", axis=0, at=2).headers["X-Fault"])
     (audit / "mended/n1.nii.gz").write_bytes(b"no volume")
-    assert "mended/n1.nii.gz" in ask(client, "slice", id="n1", axis=0, at=2, status=500).json()["error"]
+    assert "mended/n1.nii.gz" in unquote(ask(client, "slice", id="n1", axis=0, at=2).headers["X-Fault"])
     assert client.get("/thumbnail?id=n1").headers["X-Fault"]
+
+
+@pytest.mark.parametrize("fault", ["truncated", "no volume", "absent", "another size"])
+def test_the_page_of_a_broken_mask_opens_with_the_image(tmp_path, fault):
+    data = write_data(tmp_path / "data", noisy=2, clean=1)
+    audit = audit_of_volumes(data, tmp_path / "audit", moved)
+    mask, image = data / "noisy/n0.nii.gz", read_values(data / "images/n0.nii.gz")
+    content = mask.read_bytes()
+    mask.unlink()
+    if fault == "another size":
+        write_nifti(mask, np.zeros((4, 5, 6), np.uint8))
+    elif fault != "absent":
+        mask.write_bytes(content[: len(content) // 2] if fault == "truncated" else b"no volume")
+    for client in clients(audit):
+        page = client.get("/case?id=n0")
+        assert page.status_code == 200
+        assert "plane-coronal" in page.text
+        answer = ask(client, "slice", axis=0, at=3)
+        assert "noisy/n0.nii.gz: " in unquote(answer.headers["X-Fault"])
+        numbers, scale = np.frombuffer(answer.content[: 2 * image[3].size], "<u2"), ask(client, "scale").json()
+        assert abs(scale["offset"] + scale["slope"] * numbers.reshape(image[3].shape) - image[3]).max() < 2 * scale["slope"]
+        assert not np.frombuffer(answer.content[2 * image[3].size :][: image[3].size], np.uint8).any()
+        assert "noisy/n0.nii.gz" in ask(client, "draft", axis=0, at=3, start="given", status=500).json()["error"]
+        assert "X-Fault" not in ask(client, "slice", id="n1", axis=0, at=3).headers
+
+
+def test_a_dataset_of_nnunet_is_reviewed_with_its_labels(tmp_path):
+    data = write_data(tmp_path / "data", noisy=2, clean=0)
+    (data / "images").rename(data / "imagesTr")
+    (data / "noisy").rename(data / "labelsTr")
+    for file in list((data / "imagesTr").iterdir()):
+        file.rename(file.with_name(file.name.replace(".nii", "_0000.nii")))
+    record = {"labels": {"background": 0, "anterior": 1, "posterior": 2}, "channel_names": {"0": "MR"}, "file_ending": ".nii.gz"}
+    (data / "dataset.json").write_text(json.dumps(record))
+    audit = find_audit(data, show_progress=False)
+    assert find_audit(data, classes=3, show_progress=False) == audit
+    for client in clients(audit):
+        page = client.get("/case?id=n1").text
+        assert "</i>anterior</span>" in page
+        assert "</i>posterior</span>" in page
 
 
 def test_a_data_folder_of_volumes_is_reviewed_without_any_audit(tmp_path):

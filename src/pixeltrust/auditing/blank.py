@@ -29,6 +29,7 @@ from pixeltrust.data.cases import Case, read_cases
 from pixeltrust.data.images import map_name, read_labels, read_thumbnail, resize_image, write_labels, write_png
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
+from pixeltrust.data.nnunet import labels_of
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, write_file
 from pixeltrust.plumbing.labels import IGNORE
@@ -43,7 +44,7 @@ def find_audit(
     folder: Path,
     *,
     out: Path | None = None,
-    classes: int = 1,
+    classes: int | None = None,
     ignore_label: int | None = None,
     seed: int = 0,
     show_progress: bool = True,
@@ -54,7 +55,7 @@ def find_audit(
     Args:
         folder: an audit folder, which is returned; or a data folder or table of cases.
         out: the audit folder of the data; `<name>-review` beside them where not given.
-        classes, ignore_label: of the data, as in `Config`.
+        classes, ignore_label: of the data, as in `Config`; where not given those of dataset.json in a dataset of nnU-Net, else 1 and none.
         seed: of the order of the cases (see `order_sample`).
         show_progress: a progress bar on standard error.
         layout: how the data folder differs from the usual, as for `read_cases`.
@@ -67,7 +68,7 @@ def find_audit(
     folder = Path(folder)
     if (folder / "audit.json").is_file() or all((folder / name).is_dir() for name in ("confidence", "mended")):
         read_audit_record(folder)
-        if out is not None or layout_options(layout) or (classes, ignore_label, seed) != (1, None, 0):
+        if out is not None or layout_options(layout) or (classes or 1, ignore_label, seed) != (1, None, 0):
             raise ConfigError(f"{folder}: an audit, which knows its data: leave out --out, --classes, and all that is for data")
         return folder
     data = Path(folder).resolve()
@@ -75,6 +76,7 @@ def find_audit(
     if not (out / "audit.json").is_file():
         make_blank_audit(folder, out=out, classes=classes, ignore_label=ignore_label, seed=seed, show_progress=show_progress, **layout)
         return out
+    classes, ignore_label = labels_of(folder, classes, ignore_label)
     before, now = _read_begun(out), _begun_with(folder, classes, ignore_label, seed, layout)
     if changed := [f"{name} was {before.get(name)}, now {value}" for name, value in now.items() if before.get(name) != value]:
         raise RunError(f"{out}: this review was begun with others ({'; '.join(changed)}); use the same, or another --out")
@@ -101,7 +103,7 @@ def make_blank_audit(
     data: Path,
     *,
     out: Path,
-    classes: int = 1,
+    classes: int | None = None,
     ignore_label: int | None = None,
     seed: int = 0,
     show_progress: bool = True,
@@ -123,6 +125,7 @@ def make_blank_audit(
         make_blank_audit(Path("lesions"), out=Path("lesions-review"))["id"]
     """
     started, out = time.perf_counter(), Path(out).absolute()
+    classes, ignore_label = labels_of(data, classes, ignore_label)
     cases = read_cases(data, needed=("noisy",), may_be_volumes=True, show_progress=show_progress, **layout)
     noisy = cases.of("noisy")
     check_names(noisy, data)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pixeltrust.cli.app import INTERRUPTED, app
-from pixeltrust.cli.options import Classes, ConfigFile, IgnoreLabel, Open, Quiet, Settings, Weights, existing, show, with_layout
+from pixeltrust.cli.options import ConfigFile, IgnoreLabel, Open, Quiet, Settings, Weights, existing, show, with_layout
 from pixeltrust.config import read_values, require_run
 from pixeltrust.plumbing.errors import ConfigError
 
@@ -166,7 +166,15 @@ def review(
     out: Annotated[
         Path | None, typer.Option("--out", help="Of data: the folder of the review, made or gone on with; DATA-review if not given.")
     ] = None,
-    classes: Classes = 1,
+    classes: Annotated[
+        int | None,
+        typer.Option(
+            "--classes",
+            min=1,
+            max=254,
+            help="1 (if not given): foreground and background; 2 or more: labels. A dataset of nnU-Net says it itself.",
+        ),
+    ] = None,
     ignore_label: IgnoreLabel = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of data: seed of the order of the cases.")] = 0,
     quiet: Quiet = False,

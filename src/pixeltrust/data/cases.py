@@ -25,7 +25,7 @@ from pixeltrust.data.images import SUFFIXES, case_id, read_values
 from pixeltrust.data.layouts import Folders, Layout, layout_options, other_folders, propose_endings, propose_folders
 from pixeltrust.data.listings import Listing, channel_files, files_by_id, join_channels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, role_faults
-from pixeltrust.data.nnunet import list_dataset, read_dataset
+from pixeltrust.data.nnunet import labels_of, list_dataset, read_dataset
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.files import LONGEST_NAME
 from pixeltrust.plumbing.labels import IGNORE
@@ -256,9 +256,7 @@ def check(
         DataError: lists every fault.
     """
     cases, findings = _read(Path(data), ("noisy", "clean"), show_progress, layout)
-    dataset = read_dataset(Path(data))
-    classes = classes or (dataset.classes if dataset else 1)
-    ignore_label = dataset.ignore_label if ignore_label is None and dataset else ignore_label
+    classes, ignore_label = labels_of(data, classes, ignore_label)
     decoded = [] if headers else _decode(cases.cases, classes, ignore_label, findings, show_progress)
     findings.raise_faults(data)
     notes = list(cases.notes)

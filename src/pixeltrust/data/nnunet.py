@@ -4,6 +4,7 @@ DATA/  dataset.json  imagesTr/<id>_0000.nii.gz …  labelsTr/<id>.nii.gz  clean.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from json import JSONDecodeError, loads
@@ -66,6 +67,26 @@ def read_dataset(data: Path) -> Dataset | None:
     if wrong:
         raise DataError(f"{file}: {wrong}; wanted is the format of nnU-Net 2 (nnUNetv2_convert_MSD_dataset makes it of a Decathlon's)")
     return Dataset(data, record)
+
+
+def labels_of(data: Path, classes: int | None = None, ignore_label: int | None = None) -> tuple[int, int | None]:
+    """Return the number of classes and the label of ignored pixels: as given, else of a dataset's record, else 1 and none.
+
+    Raises:
+        DataError: the record cannot be used; says why.
+    """
+    dataset = read_dataset(Path(data))
+    if dataset is None:
+        return classes or 1, ignore_label
+    return classes or dataset.classes, dataset.ignore_label if ignore_label is None else ignore_label
+
+
+def name_labels(data: Path) -> dict[int, str]:
+    """Return the names of labels that the record of a dataset has; none of other data, and none of regions of several labels."""
+    with suppress(DataError):
+        if dataset := read_dataset(data):
+            return {values[0]: name for name, values in dataset.labels.items() if len(values) == 1}
+    return {}
 
 
 def _faults(record: Any) -> Iterator[str]:

@@ -42,6 +42,7 @@ from starlette.staticfiles import StaticFiles
 
 from pixeltrust import __version__
 from pixeltrust.auditing.folder import AUDIT_TABLES, Audit
+from pixeltrust.data.nnunet import name_labels
 from pixeltrust.mending.estimate import FEWEST_PAIRS, read_estimate
 from pixeltrust.plumbing.errors import DataError, PixeltrustError, RunError
 from pixeltrust.plumbing.files import stamp
@@ -94,6 +95,7 @@ class Review:
         self.pages = ThreadPoolExecutor(THREADS, thread_name_prefix="pages")
         self.pictures = ThreadPoolExecutor(THREADS, thread_name_prefix="pictures")
         self.slices = ThreadPoolExecutor(THREADS, thread_name_prefix="slices")  # they do not wait for thumbnails of whole volumes
+        self.names = name_labels(audit.data)
         self.cache = MaskCache(_CACHE_BYTES)
         self.templates = _templates()  # compiled now, not by the first requests, all at once
         self._own_pairs = self.pictures.submit(count_pairs, audit)  # reads all headers, which may take seconds
@@ -287,6 +289,7 @@ def case_page(review: Review, request: Request) -> Response:
         "height": case["height"],
         "width": case["width"],
         "labels": labels,
+        "names": review.names,
         "ignored": IGNORE,
         "regions": review.queue.regions(case["position"]),
         "seen": history[-1].number if history else 0,

@@ -47,7 +47,7 @@ def review(
     folder: Path,
     *,
     out: Path | None = None,
-    classes: int = 1,
+    classes: int | None = None,
     ignore_label: int | None = None,
     seed: int = 0,
     host: str = "127.0.0.1",
@@ -67,8 +67,8 @@ def review(
         folder: a folder that `audit` or `mend` made; or a data folder or table of cases, for which such a folder is made, without
             judgements. review.sqlite, .thumbnails/ and .mending/ are made in it.
         out: the folder that is made for data, and gone on with the next time; `<name>-review` beside them where not given.
-        classes: of the data, as in `Config`.
-        ignore_label: of the data, as in `Config`.
+        classes: of the data, as in `Config`; those of dataset.json in a dataset of nnU-Net, where not given.
+        ignore_label: of the data, as in `Config`; that of dataset.json in a dataset of nnU-Net, where not given.
         seed: of the order of the cases of data.
         host: the address to listen on; beyond this machine a token is required, which is part of the announced address.
         port: the port to listen on; 0 for any free one.

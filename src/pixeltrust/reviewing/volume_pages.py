@@ -1,7 +1,8 @@
 """What the page of a volume asks for: slices, and strokes on a draft. A volume never goes to a browser whole.
 
 GET  /volume/slice    id, axis, at, channel: the image (uint16, little-endian) and the given mask, then, where the case is judged, the
-                      proposed mask and the confidence (a byte each), row by row as the plane is seen
+                      proposed mask and the confidence (a byte each), row by row as the plane is seen; of what cannot be read zeros,
+                      and the header X-Fault says why
 GET  /volume/scale    id, channel: what the numbers of the image mean
 GET  /volume/draft    id, who, start, axis, at: the painted mask, a byte per pixel; the header X-Draft says what there is to undo
 POST /volume/paint    … top, left, bottom, right; the body is the labels of that box of the slice, row by row
@@ -22,6 +23,7 @@ from dataclasses import asdict
 from itertools import count, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
 from starlette.exceptions import HTTPException
@@ -29,6 +31,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from pixeltrust.data.images import image_suffix, read_header
+from pixeltrust.data.volumes import Grid
+from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import stamp
 from pixeltrust.reviewing.decoded import Decoded
 from pixeltrust.reviewing.drafts import Draft, Drafts, ball, change_at
@@ -60,11 +64,19 @@ class Volumes:
         files = channels_of(Path(case["image"]))
         return files[_number(request, "channel", 0, len(files) - 1) if "channel" in request.query_params else 0]
 
-    def planes(self, case: Case) -> list[Plane]:
-        """Return the planes of a case, by the axis of their slices."""
-        header = read_header(Path(case["mask"]))
-        assert header.grid is not None
-        return planes_of(header.grid, states_orientation=bool(header.states_orientation))
+    def grid(self, case: Case) -> tuple[Grid, list[Plane]]:
+        """Return the grid of a case, by the given mask or, where that is broken, by the image; and its planes, by the axis of their slices.
+
+        Raises:
+            DataError: neither can be read, or has the size that it had when the case was listed.
+        """
+        for file in (Path(case["mask"]), Path(case["image"])):
+            with suppress(DataError):
+                header = read_header(file)
+                if header.grid and header.grid.shape == self.shape(case):
+                    return header.grid, planes_of(header.grid, states_orientation=bool(header.states_orientation))
+        read_header(file)
+        raise DataError(f"{file}: has another size than when the case was listed; audit or review again")
 
     def given(self, case: Case) -> np.ndarray:
         mask = Path(case["mask"])
@@ -96,15 +108,13 @@ class Volumes:
 
     def about(self, case: Case) -> dict[str, Any]:
         """Return what the page of a case has to know, from its header."""
-        header = read_header(Path(case["mask"]))
-        assert header.grid is not None
-        planes = planes_of(header.grid, states_orientation=bool(header.states_orientation))
+        grid, planes = self.grid(case)
         return {
             "labels": allowed_labels(self.review.audit, np.zeros(1, np.uint8)),  # its mask is not decoded yet
             "channels": len(channels_of(Path(case["image"]))),
             "shape": self.shape(case),
-            "spacing": header.grid.spacing,
-            "planes": [plane.describe(header.grid) for plane in planes],
+            "spacing": grid.spacing,
+            "planes": [plane.describe(grid) for plane in planes],
         }
 
     def pictured(self, case: Case) -> Pictured:
@@ -183,9 +193,18 @@ def send_slice(review: "Review", request: Request) -> Response:
     if tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
     image, _ = volumes.decoded.image(case["id"], shown)
-    parts = [plane.cut(image, at).astype("<u2").tobytes(), plane.cut(volumes.given(case), at).tobytes()]
-    if review.judged:
-        parts += [plane.cut(read(case), at).tobytes() for read in (volumes.proposed, volumes.confidence)]
+    if image.shape != volumes.shape(case):
+        raise DataError(f"{shown}: has another size than when the case was listed; audit or review again")
+    numbers = plane.cut(image, at)
+    parts, faults = [numbers.astype("<u2").tobytes()], []
+    for read in (volumes.given, *((volumes.proposed, volumes.confidence) if review.judged else ())):
+        try:
+            parts.append(plane.cut(read(case), at).tobytes())
+        except PixeltrustError as error:  # the image is seen without it
+            parts.append(bytes(numbers.size))
+            faults.append(str(error))
+    if faults:
+        headers = {"Cache-Control": "no-store", "X-Fault": quote("; ".join(dict.fromkeys(faults)))}
     return _binary(b"".join(parts), headers)
 
 
@@ -239,9 +258,7 @@ def paint_ball(review: "Review", request: Request, body: bytes) -> Response:
     path[:, plane.axis] = at + 0.5
     path[:, plane.columns] = shape[plane.columns] - points[:, 0] if plane.flip_columns else points[:, 0]
     path[:, plane.rows] = shape[plane.rows] - points[:, 1] if plane.flip_rows else points[:, 1]
-    header = read_header(Path(case["mask"]))
-    assert header.grid is not None
-    box, inside = ball(path, size, header.grid.spacing, shape)
+    box, inside = ball(path, size, review.volumes.grid(case)[0].spacing, shape)
     return _painted(review, request, case, box, lambda was: np.where(inside, np.uint8(label), was))
 
 
@@ -316,7 +333,7 @@ def _state(draft: Draft) -> dict[str, Any]:
 
 def _place(review: "Review", case: Case, request: Request) -> tuple[Plane, int]:
     axis = _number(request, "axis", 0, 2)
-    plane = next(plane for plane in review.volumes.planes(case) if plane.axis == axis)
+    plane = next(plane for plane in review.volumes.grid(case)[1] if plane.axis == axis)
     return plane, _number(request, "at", 0, review.volumes.shape(case)[axis] - 1)
 
 

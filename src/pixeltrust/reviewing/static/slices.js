@@ -8,7 +8,8 @@ async function bytes(path, values) {
 }
 
 class Slice {
-  constructor(content, scale, pixels, judged) {
+  constructor(content, scale, pixels, judged, fault) {
+    this.fault = fault; // why a mask is not there
     this.numbers = new Uint16Array(content, 0, pixels);
     this.scale = scale;
     const part = (place) => new Uint8Array(content, (2 + place) * pixels, pixels);
@@ -57,7 +58,7 @@ export class Slices {
     const key = `${axis} ${at}`, known = this.kept.get(key);
     this.kept.delete(key);
     const slice = known ?? bytes("/volume/slice", { id: this.info.id, axis, at, channel: this.channel })
-      .then(({ content }) => new Slice(content, this.scale, width * height, this.info.judged));
+      .then(({ content, headers }) => new Slice(content, this.scale, width * height, this.info.judged, decodeURIComponent(headers.get("X-Fault") ?? "")));
     slice.catch(() => this.kept.delete(key));
     this.kept.set(key, slice);
     if (this.kept.size > MOST) this.kept.delete(this.kept.keys().next().value);

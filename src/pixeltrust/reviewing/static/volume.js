@@ -14,6 +14,7 @@ import "./page.js";
 const byId = (name) => document.getElementById(name);
 const info = JSON.parse(byId("case").dataset.info);
 const unit = Math.min(...info.spacing); // mm of a pixel of the brush
+const named = (label) => info.names[label] ?? label;
 const voxels = new Voxels(info.planes, info.shape);
 const slices = new Slices(info, () => byId("from").value, who);
 let draft = { exists: false, undo: 0, redo: 0 }, region = -1, active = 0, range = null, edits = Promise.resolve(), waiting = 0;
@@ -74,11 +75,13 @@ async function showSlice(pane) {
   pane.wanted = at;
   pane.version = slices.version;
   try {
-    const [slice, mask] = await Promise.all([slices.get(plane, at), slices.draft(plane, at)]);
+    const [slice, mask] = await Promise.all([slices.get(plane, at), slices.draft(plane, at).catch((error) => ({ error }))]);
+    if (mask.error && !slice.fault) throw mask.error; // else the image is shown all the same
     if (pane.wanted !== at || pane.tools.stroke) return; // another one is looked at by now, or is painted on
     pane.slice = slice;
     pane.at = at;
-    pane.mask = mask.labels;
+    pane.mask = mask.labels ?? new Uint8Array(plane.width * plane.height);
+    if (slice.fault) complain(slice.fault);
     draft = mask.draft ?? draft;
     draw(pane);
     for (const next of [at + 1, at - 1]) if (next >= 0 && next < plane.slices) slices.get(plane, next).catch(() => null);
@@ -117,9 +120,9 @@ function read(at = voxels.at) {
   const pane = panes.find((each) => each.slice && each.at === at[each.plane.axis]);
   if (pane) {
     const [x, y] = voxels.on(pane.plane, at), place = Math.floor(y) * pane.plane.width + Math.floor(x), { slice } = pane;
-    parts.push(`value ${slice.value(place)}`, `given ${slice.given[place]}`);
-    if (slice.proposed) parts.push(`proposed ${slice.proposed[place]}`);
-    if (pane.tools.painting.mask) parts.push(`painted ${pane.tools.painting.mask[place]}`);
+    parts.push(`value ${slice.value(place)}`, `given ${named(slice.given[place])}`);
+    if (slice.proposed) parts.push(`proposed ${named(slice.proposed[place])}`);
+    if (pane.tools.painting.mask) parts.push(`painted ${named(pane.tools.painting.mask[place])}`);
     if (slice.confidence) parts.push(`doubt ${100 - Math.round(slice.confidence[place] / 2.55)} %`);
   }
   byId("readout").textContent = parts.join("   ");
