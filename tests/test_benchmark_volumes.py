@@ -1,13 +1,16 @@
 """Grids on volumes with known truth: each cell trains on patches, and is measured on the grid of its files."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from pixeltrust.benchmarking.run import benchmark
+from pixeltrust.data.batches import Streams
+from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import read_header
 from pixeltrust.plumbing.errors import ConfigError
 from test_benchmark import Here
-from tiny import draw_volumes
+from tiny import draw_volumes, of_volumes
 
 GRID = {
     "methods": ["trust", "mended", "ceiling"],
@@ -56,9 +59,24 @@ def test_volumes_are_benchmarked_as_pictures_are(source, tmp_path):
             assert read_header(cell / "predicted" / f"{case}.nii.gz").grid.difference(truth.grid) == ""
     classes = pd.read_csv(tmp_path / "out" / "classes.csv").set_index(["method", "class"])
     assert set(classes.index) == {(method, number) for method in GRID["methods"] for number in (1, 2)}
+    shares = pd.read_csv(tmp_path / "out" / "shares.csv").set_index("method")
+    steps = pd.read_csv(tmp_path / "out" / "cells" / "trust-erode-6-0" / "run" / "steps.csv")
+    assert steps[["wrong_weight", "wrong_weighed", "right_weighed"]].apply(lambda values: values.between(0, 1)).all(axis=None)
+    assert 0 < shares["wrong_pixels"]["trust"] < 0.2
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "surface Dice, class 2" in page
     assert page.count('class="panel"') >= 2 * 4  # both test volumes: image, true mask, two predictions
+
+
+def test_labels_are_found_where_a_batch_shows_their_voxels(tmp_path):
+    """Patches of volumes follow the foreground of the mask that is trained on: the truth is read at the same voxels."""
+    cases = draw_volumes(tmp_path / "data", noisy=3, clean=2, channels=2)
+    config = of_volumes(image_size=(8, 16, 16), batch_size=3, spacing=(5.0, 0.8, 0.8), channels=2, jitter="all")
+    found = read_cases(cases, may_be_volumes=True, show_progress=False)
+    streams = Streams(found, found.of("clean"), found.of("clean")[:0], config, tmp_path / "cache")
+    for update in range(3):
+        assert (streams.pixels.labels_at(streams.where(update)) == streams.batch("noisy", update).masks).all()
+        assert len(np.unique(streams.batch("noisy", update).masks)) > 2
 
 
 @pytest.mark.parametrize(

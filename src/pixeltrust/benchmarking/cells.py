@@ -27,8 +27,9 @@ from pixeltrust.benchmarking.mended import judge_masks, mend_masks, seconds_of_m
 from pixeltrust.benchmarking.outcome.reading import is_finished, read_json_record
 from pixeltrust.benchmarking.pruning import prune, seconds_of_halves
 from pixeltrust.config import Config, config_from, to_values
-from pixeltrust.data.batches import Streams
+from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import read_cases
+from pixeltrust.data.fitting import settle
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.method_table import METHODS
 from pixeltrust.metrics import mean_of_defined
@@ -89,7 +90,7 @@ def _train_and_measure(folder: Path) -> None:
         data, settings = prune(folder, config)
     elif kind == "mended":
         data = mend_masks(folder, config_from(spec["mender"]))
-    watch = _watch_weights(folder, config) if METHODS[config.method].takes_gains and _truth_is_shown_alike(folder, config) else None
+    watch = _watch_weights(folder, config) if METHODS[config.method].takes_gains and (folder / "truth.csv").is_file() else None
     trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
     cpu = time.process_time() - began
     shutil.rmtree(folder / CACHE, ignore_errors=True)
@@ -112,21 +113,15 @@ def _train_and_measure(folder: Path) -> None:
 # --- what the weights do, where the truth is known ----------------------------------------------------------------
 
 
-def _truth_is_shown_alike(folder: Path, config: Config) -> bool:
-    """Return whether the truth is known, and is shown as the noisy masks are; patches of volumes follow the foreground of each."""
-    return (folder / "truth.csv").is_file() and len(config.size) == 2
-
-
 def _watch_weights(folder: Path, config: Config) -> Watch:
     """Return a watch that reports how every step weighs the pixels whose mask is wrong."""
-    cases = read_cases(folder / "truth.csv", show_progress=False)
-    empty = cases.of("clean")[:0]  # only noisy batches are used
-    truth = Streams(cases, empty, empty, config, folder / CACHE)
+    trained, true = (read_cases(folder / name, may_be_volumes=True, show_progress=False) for name in ("cases.csv", "truth.csv"))
+    truth = CaseCache(true.of("noisy"), settle(config, trained), folder / CACHE)
 
     def watch(feed: Feed, outcome: StepOutcome) -> Mapping[str, Tensor]:
         assert outcome.weights is not None
-        true = truth.batch("noisy", feed.update).masks  # the same images in the same orientations
-        return measure_wrong_pixels(outcome.weights.cpu(), feed.noisy().masks.cpu(), true)
+        assert feed.where is not None
+        return measure_wrong_pixels(outcome.weights.cpu(), feed.noisy().masks.cpu(), truth.labels_at(feed.where()))
 
     return watch
 

@@ -108,6 +108,20 @@ class CaseCache:
         """Return the given masks of the cases, labels (B, *P), of a network that sees them; all ignored for a case without one."""
         return to_device(self._part("given", indices, corners), device)
 
+    def labels_at(self, where: Where) -> torch.Tensor:
+        """Return the labels of the pixels that a batch shows, uint8 (B, *P); 255 for a pixel of no case."""
+        indices = [self._places[identity] for identity in where.ids]
+        self.decode(indices)
+        masks = (torch.from_numpy(self._case("masks", index)).flatten() for index in indices)
+        addresses = where.addresses.cpu()
+        labels = [mask[shown.clamp(min=0)] for mask, shown in zip(masks, addresses, strict=True)]
+        return torch.stack(labels).masked_fill(addresses < 0, IGNORE) if labels else addresses.byte()
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Return the index of every case, by its id."""
+        return {identity: place for place, identity in enumerate(self.cases.texts("id"))}
+
     def corners(self, indices: np.ndarray, views: Views) -> Corners | None:
         """Return where the views of these cases cut their patches; None for pictures."""
         if views.cuts is None:
