@@ -18,7 +18,7 @@ few epochs and another for more; the difference is that of the further epochs, w
 
 `trust`: memory and disk of `Trust` in a mapped file, when it visits patches of CT-sized cases, and what a checkpoint of it takes.
 
-`mend`: seconds and peak memory of `pixeltrust mend` with few and with many pairs, by menders of one convolution.
+`mend`: memory that judging pairs holds, few and many of them, by menders that give every label alike.
 
 Each writes OUT/<its name>.csv, in which rows of other settings stay; the machine goes to environment.json.
 """
@@ -29,6 +29,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -41,8 +42,13 @@ import torch
 from torch import nn
 
 from pixeltrust.config import Config
+from pixeltrust.data.cases import read_cases
+from pixeltrust.data.fitting import settle
+from pixeltrust.mending import run as mending
+from pixeltrust.mending.settings import as_mender_config
 from pixeltrust.method.addresses import Where
 from pixeltrust.method.trust import Trust
+from pixeltrust.plumbing.processes import ALONE
 from pixeltrust.training.models import build_model
 from pixeltrust.training.run_folder import Run
 from pixeltrust.training.run_writer import RunWriter, describe_environment
@@ -84,7 +90,7 @@ def main() -> None:
     of_trust.set_defaults(measure=lambda arguments: trust(arguments.cases, tuple(arguments.shape)))
     of_mend = commands.add_parser("mend")
     of_mend.add_argument("--pairs", type=int, nargs="*", default=[6, 24])
-    of_mend.add_argument("--shape", type=int, nargs=3, default=(128, 128, 128))
+    of_mend.add_argument("--shape", type=int, nargs=3, default=(96, 96, 96))
     of_mend.set_defaults(measure=lambda arguments: mend(arguments.pairs, tuple(arguments.shape)))
     for command in commands.choices.values():
         command.add_argument("--out", type=Path, required=True)
@@ -331,23 +337,53 @@ def visit(cases: int, shape: tuple[int, int, int], in_file: bool, *, side: int =
 
 
 def mend(pairs: list[int], shape: tuple[int, int, int]) -> pd.DataFrame:
-    """Return what `mend` takes with so many pairs, and as few noisy masks as there can be besides."""
+    """Return what judging so many pairs holds in memory, by menders that give every label alike."""
     rows = []
     for number in pairs:
-        with TemporaryDirectory() as folder:
-            data = Path(folder) / "data"
-            write_cases(data, number + 2, shape, every=1, noisy=True)
-            for name in ("0000", "0001"):
-                (data / "clean" / f"{name}.nii.gz").unlink()
-            settings = {
-                "model": "volumes:convolution", "classes": 2, "image_size": [96, 96, 96], "spacing": list(SPACING), "epochs": 1,
-                "updates_per_epoch": 2, "clean_batch_size": 2, "device": "cpu",
-            }  # fmt: skip
-            words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-            taken = run("mend", data, "--out", Path(folder) / "out", "--quiet", *words)
+        with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            taken = process.submit(judge, number, shape).result()
         rows.append({"pairs": number, "voxels": "x".join(map(str, reversed(shape))), "classes": 2, **taken})
         print(rows[-1], flush=True)
     return pd.DataFrame(rows)
+
+
+class Alike:
+    """A mender that gives every label alike."""
+
+    turns, batch_size = tuple(range(8)), 2
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def probabilities_over_turns(self, images: list[np.ndarray], *_: object) -> np.ndarray:
+        return np.full((len(images), 2, *images[0].shape[1:]), 0.5, np.float32)
+
+
+def judge(pairs: int, shape: tuple[int, int, int]) -> dict[str, float]:
+    """Judge made-up pairs; return processor seconds, and the process's own memory before, at its peak and while the verdict is held."""
+    with TemporaryDirectory() as folder:
+        data, out = Path(folder) / "data", Path(folder) / "out"
+        write_cases(data, pairs + 2, shape, every=1, noisy=True)
+        for name in ("0000", "0001"):  # noisy masks that are to be mended
+            (data / "clean" / f"{name}.nii.gz").unlink()
+        cases = read_cases(data, may_be_volumes=True, show_progress=False)
+        config = settle(as_mender_config({"classes": 2, "image_size": list(shape)}), cases)
+        work = mending._Work(cases, cases.of("noisy"), out, config, ALONE, show_progress=False)
+        before, cpu, ended, seen = own_gib(), time.process_time(), threading.Event(), [0.0]
+
+        def watch() -> None:
+            while not ended.wait(0.02):
+                seen.append(own_gib())
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        held = work.look_at_pairs([Alike(config)] * work.menders.count)  # type: ignore[list-item]
+        after = own_gib()
+        ended.set()
+        watching.join()
+        assert held.measured
+    taken = {"cpu_seconds": time.process_time() - cpu, "own_gib_before": before, "own_gib_peak": max(seen), "own_gib_held": after}
+    return {name: round(value, 2) for name, value in taken.items()}
 
 
 if __name__ == "__main__":
