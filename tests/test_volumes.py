@@ -163,7 +163,7 @@ NOT_A_NUMBER[1, 2, 3:5] = np.nan, np.inf
         pytest.param(set_affine(np.full((4, 4), np.nan)), "not finite", id="affine of NaN"),
         pytest.param(write_pixels(NOT_A_NUMBER), "2 voxels whose value is not finite", id="NaN voxels"),
         pytest.param(write_pixels(LABELS.astype(np.complex64)), "one real number per voxel", id="complex numbers"),
-        pytest.param(cut, "cannot be read", id="truncated gzip"),
+        pytest.param(cut, "cannot be read: it ends too early; copy it again", id="truncated gzip"),
         pytest.param(lambda path: path.write_bytes(gzip.compress(b"no header")), "cannot be read", id="no NIfTI"),
         pytest.param(lambda path: simple_itk() and path.mkdir(), "a folder", id="folder"),
     ],
@@ -562,6 +562,7 @@ def test_predictions_on_another_grid_and_pictures_among_volumes_are_faults(tmp_p
     text = refused(evaluate, tmp_path / "predicted", tmp_path / "truth", classes=3, show_progress=False)
     assert "up to 3 mm off (origin 3 mm off)" in text
     assert "20 × 24 × 9 voxels, but its truth" in text
+    assert "save each at the size of its truth" in text
     for folder in ("truth", "predicted"):
         write_nifti(tmp_path / folder / "a.nii.gz", LABELS)
         write_nifti(tmp_path / folder / "b.nii.gz", LABELS[:1])

@@ -442,6 +442,8 @@ def readable(path: Path, *, or_series: bool = False) -> Iterator[None]:
         raise _refusal(path, f"not an image of a known format ({known})", kind="files that are not images of a known format") from None
     except Image.DecompressionBombError:
         raise _too_large(path) from None
+    except EOFError:
+        raise _unreadable(path, "it ends too early", repair="copy it again, as what was copied here was cut off") from None
     except OSError as error:
         raise _unreadable(path, error.strerror or " ".join(str(error).split())) from error
     except ImportError as error:
@@ -455,8 +457,8 @@ def _refusal(path: Path, wrong: str, *, kind: str, repair: str = "") -> DataErro
     return DataError(Fault(f"{path}: {wrong}", kind=kind, repair=repair))
 
 
-def _unreadable(path: Path, wrong: str) -> DataError:
-    return _refusal(path, f"cannot be read: {wrong}", kind="files that cannot be read")
+def _unreadable(path: Path, wrong: str, *, repair: str = "") -> DataError:
+    return _refusal(path, f"cannot be read: {wrong}", kind="files that cannot be read", repair=repair)
 
 
 @contextmanager
