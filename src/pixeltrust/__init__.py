@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from pixeltrust.reviewing.server import review as review
     from pixeltrust.training.train import train as train
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _MODULES = {
     "method.batch": ("Batch",),
