@@ -31,10 +31,11 @@ JOBS = [{"name": method, "settings": SETTINGS | {"method": method}} for method i
     {"name": "nr-dice-of-3-classes", "settings": SETTINGS | {"method": "nr-dice", "classes": 3}},
     {"name": "pixel-by-sgd", "settings": SETTINGS | {"method": "pixel", "optimizer": "sgd", "learning_rate": 0.1, "clean_weight": 0.5}},
     {"name": "pixel-along", "settings": SETTINGS | {"method": "pixel", "along": "network.5"}},
+    {"name": "trust-dice", "settings": SETTINGS | {"method": "trust", "loss": "dice-ce"}},
     {"name": "trust-jittered", "settings": SETTINGS | {"method": "trust", "jitter": "all"}},
     {"name": "trust-mapped", "settings": SETTINGS | {"method": "trust", "cache_gib": 0}},
 ]
-ON = {2: [JOBS[0], *JOBS[len(METHODS_TRIED) :]], 4: JOBS[: len(METHODS_TRIED)]}
+ON = {2: [JOBS[0], *JOBS[len(METHODS_TRIED) :]], 4: [job for job in JOBS if job["name"] in (*METHODS_TRIED, "trust-dice")]}
 """What so many processes train: `trust` both."""
 STOPPED = {"name": "stopped", "settings": SETTINGS | {"method": "trust"}}
 

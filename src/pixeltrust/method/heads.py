@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from pixeltrust.method.batch import Batch, at_least_float32, pixel_losses
-from pixeltrust.method.losses import PixelLoss, WeightedLoss, pixel_cross_entropy
+from pixeltrust.method.losses import JointLoss, PixelLoss, WeightedLoss, pixel_cross_entropy
 from pixeltrust.method.tangents import Pick, require_logits
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import ALONE, Ranks
@@ -47,7 +47,8 @@ class Objective:
         pixel_loss: (logits, masks) to losses (B, *S).
         loss: (logits, masks, weights) to a scalar, in place of Σ w ℓ.
         shares: what each head counts; 1, ½, ¼ … if not given. They are divided by their sum.
-        ranks: with several, Σ w ℓ is over the joined batch, and any other loss is the mean of those of the ranks' parts, by their images.
+        ranks: with several, Σ w ℓ and a `JointLoss` are over the joined batch; any other loss is the mean of those of the ranks' parts,
+            by their images.
     """
 
     pixel_loss: PixelLoss = pixel_cross_entropy
@@ -58,7 +59,7 @@ class Objective:
     @property
     def scope(self) -> Ranks:
         """The ranks over which weights are normalised."""
-        return self.ranks if self.loss is None else ALONE
+        return self.ranks if self.loss is None or isinstance(self.loss, JointLoss) else ALONE
 
     def average(self, heads: Sequence[Tensor], batch: Batch) -> Tensor:
         """Return the loss with equal weights of all pixels that are not ignored; 0 where all are."""
@@ -85,11 +86,13 @@ class Objective:
                 total = total + share * (pooled * self.pixel_loss(at_least_float32(logits), masks)).sum()
             else:
                 total = total + share * self._scalar(logits, masks, pooled)
+        if isinstance(self.loss, JointLoss):  # it has been summed over the ranks
+            return total / sum(shares)
         return self.ranks.all_reduce_sum(total / sum(shares) * self._share(len(batch.images)))
 
     def _scalar(self, logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
         assert self.loss is not None
-        if not len(logits):  # of a part without images
+        if not len(logits) and not isinstance(self.loss, JointLoss):  # of a part without images
             return logits.sum()
         value = self.loss(at_least_float32(logits), masks, weights)
         if not isinstance(value, Tensor) or value.shape:

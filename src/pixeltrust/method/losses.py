@@ -7,6 +7,7 @@ weights (B, *S)      ≥ 0, 0 where ignored
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -91,15 +92,17 @@ def weighted_dice_cross_entropy(logits: Tensor, masks: Tensor, weights: Tensor) 
     return weighted_dice_cross_entropy_of_labels(logits, _check_labels(logits, masks), weights)
 
 
-def weighted_dice_cross_entropy_of_labels(logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+def weighted_dice_cross_entropy_of_labels(logits: Tensor, masks: Tensor, weights: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
     """Return `weighted_dice_cross_entropy` without a check of the labels, which would wait for the device.
+
+    With several ranks it is that of the joined batch, and its gradient this rank's part.
 
     Args:
         masks: (B, *S), labels of a whole-number dtype; 255 is ignored.
     """
     labels = masks.long()
     counted = labels != IGNORE
-    scale = weights.sum() / counted.sum().clamp(min=1)  # the mean weight
+    scale = ranks.all_reduce_sum(weights.sum()) / ranks.all_reduce_sum(counted.sum()).clamp(min=1)  # the mean weight
     relative = torch.where(counted, weights, 0.0) / scale.clamp(min=torch.finfo(weights.dtype).tiny)
     axes = tuple(range(2, logits.ndim))
     predicted, truth = foreground(logits, labels)
@@ -107,8 +110,19 @@ def weighted_dice_cross_entropy_of_labels(logits: Tensor, masks: Tensor, weights
     both, either = (spread * predicted * truth).sum(axes), (spread * (predicted + truth)).sum(axes)
     dice = (1 - (2 * both + DICE_SMOOTH) / (either + DICE_SMOOTH)).mean(1)  # (B,)
     of_image = relative.flatten(1).sum(1)
-    total = of_image.sum().clamp(min=torch.finfo(weights.dtype).tiny)
-    return (relative * cross_entropy_of_labels(logits, labels)).sum() / total + (of_image * dice).sum() / total
+    total = ranks.all_reduce_sum(of_image.sum()).clamp(min=torch.finfo(weights.dtype).tiny)
+    return ranks.all_reduce_sum((relative * cross_entropy_of_labels(logits, labels)).sum() / total + (of_image * dice).sum() / total)
+
+
+@dataclass(frozen=True)
+class JointLoss:
+    """A weighted loss of the joined batch of several ranks: a function that takes `ranks=`, and these ranks."""
+
+    function: Callable[..., Tensor]
+    ranks: Ranks
+
+    def __call__(self, logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
+        return self.function(logits, masks, weights, ranks=self.ranks)
 
 
 def probabilities(logits: Tensor) -> Tensor:

@@ -26,8 +26,8 @@ from pixeltrust.data.prefetch import Feed
 from pixeltrust.data.views import to_device
 from pixeltrust.method.batch import Batch, compute_logits
 from pixeltrust.method.losses import (
+    JointLoss,
     PixelLoss,
-    WeightedLoss,
     cross_entropy_of_labels,
     mean_over_counted,
     probabilities,
@@ -98,7 +98,7 @@ def _mean(pixel_loss: PixelLoss) -> BatchLoss:
 
 
 LOSSES: Mapping[Loss, BatchLoss] = {"cross-entropy": _mean(cross_entropy_of_labels), "dice-ce": dice_cross_entropy}
-WEIGHTED_LOSSES: Mapping[Loss, WeightedLoss | None] = {"cross-entropy": None, "dice-ce": weighted_dice_cross_entropy_of_labels}
+WEIGHTED_LOSSES: Mapping[Loss, Callable[..., Tensor] | None] = {"cross-entropy": None, "dice-ce": weighted_dice_cross_entropy_of_labels}
 
 
 def _on_the_pool(loss: BatchLoss | None = None) -> StepFunction:
@@ -298,12 +298,13 @@ def _reweighted(model: nn.Module, feed: Feed, config: Config, per: Per) -> StepO
 
 def _given_to_step(model: nn.Module, feed: Feed, config: Config, *, clean_weight: float) -> dict[str, Any]:
     """Return the arguments of a weighted step; `clean_weight` is λ where the settings leave it unset."""
+    weighted = WEIGHTED_LOSSES[config.training_loss]
     return {
         "noisy": feed.noisy(),
         "clean": feed.clean(),
         "clean_weight": clean_weight if config.clean_weight is None else config.clean_weight,
         "pixel_loss": cross_entropy_of_labels,
-        "loss": WEIGHTED_LOSSES[config.training_loss],
+        "loss": weighted and JointLoss(weighted, feed.ranks),
         "gains": config.gains,
         "along": parameters_along(model, config.along),
         "ranks": feed.ranks,
