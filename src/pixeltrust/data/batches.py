@@ -62,7 +62,6 @@ class CaseCache:
             name: mapped_array(folder / f"{name}.{kind}", kind, (length,)) if self.mapped else np.empty(length, kind)
             for name, (kind, length) in arrays.items()
         }
-        self._threads = threads_for(cases, config.classes)
         self._foreground: dict[int, list[np.ndarray]] = {}
         self._decoded = np.zeros(len(cases), bool)
         self._meanings: dict[str, dict[tuple[str, bool], MaskMeaning]] = {}  # by role, an example of each
@@ -81,7 +80,8 @@ class CaseCache:
 
     def _decode(self, missing: list[int], show_progress: bool) -> None:
         faults: list[str] = []
-        for index, outcome in attempt_in_threads(self._decode_one, missing, text="decoding", shown=show_progress, threads=self._threads):
+        threads = threads_for(self.cases[np.array(missing)], self.config.classes)
+        for index, outcome in attempt_in_threads(self._decode_one, missing, text="decoding", shown=show_progress, threads=threads):
             if isinstance(outcome, PixeltrustError):
                 faults.append(outcome.fault)
             else:
