@@ -80,7 +80,7 @@ class CaseCache:
 
     def _decode(self, missing: list[int], show_progress: bool) -> None:
         faults: list[str] = []
-        threads = threads_for(self.cases[np.array(missing)], self.config.classes)
+        threads = threads_for([self.cases[index] for index in missing], self.config.classes)
         for index, outcome in attempt_in_threads(self._decode_one, missing, text="decoding", shown=show_progress, threads=threads):
             if isinstance(outcome, PixeltrustError):
                 faults.append(outcome.fault)
