@@ -242,8 +242,9 @@ def train(sizes: list[int], model: str, epochs: tuple[int, int], loops: list[str
                         taken[number] = run("monai", data, model, size, number, program=(__file__,))
                         continue
                     patches = {"image_size": [size] * 3, "spacing": list(SPACING), "batch_size": BATCH, "clean_batch_size": BATCH}
-                    usual = {"method": loop, "model": model, "classes": CLASSES, "jitter": "none", "device": "cpu", "weight_map_cases": 0}
-                    settings = {**patches, **usual, "epochs": number, "updates_per_epoch": CASES // BATCH}
+                    usual = {"method": loop, "model": model, "classes": CLASSES, "device": "cpu", "weight_map_cases": 0}
+                    alike = {"loss": "cross-entropy", "augment": "flips-and-turns", "jitter": "none"}  # what the other loop does
+                    settings = {**patches, **usual, **alike, "epochs": number, "updates_per_epoch": CASES // BATCH}
                     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
                     taken[number] = run("train", data, "--out", out, "--quiet", *words)
                     history = pd.read_csv(out / "history.csv")
