@@ -272,14 +272,18 @@ def test_volumes_that_cannot_be_read_are_all_named_after_the_others_were_written
     assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
 
 
-def test_a_run_of_pictures_and_folders_without_volumes_are_refused_in_one_line(run, tmp_path, images, out):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="there is no volume in it"):
-        run_predict(run, tmp_path / "empty", out)
+def test_a_folder_without_a_series_is_refused_in_one_line(run, tmp_path, out):
+    simple_itk()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "read.me").write_text("nothing")
     with pytest.raises(DataError, match="0 DICOM series"):
         run_predict(run, tmp_path / "text", out)
+
+
+def test_a_run_of_pictures_and_folders_without_volumes_are_refused_in_one_line(run, tmp_path, images, out):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="there is no volume in it"):
+        run_predict(run, tmp_path / "empty", out)
     of_pictures = tmp_path / "pictures"
     RunWriter(of_pictures).create(Config(model="unet-tiny", device="cpu"), pd.DataFrame())
     RunWriter(of_pictures).write_state("model.pt", {"model": build_model("unet-tiny", channels=3, classes=1).state_dict()})
