@@ -225,6 +225,29 @@ def test_a_tint_is_contrast_about_the_mean_and_an_addition_within_0_to_1():
     assert torch.allclose(bright.images.flatten(), torch.tensor([0.7, 0.9, 1.0, 1.0]))
 
 
+def test_grey_images_show_the_mean_of_their_channels():
+    images = torch.rand(2, 3, 4, 4, generator=torch.manual_seed(0))
+    result = Views(np.zeros(2, int), grey=torch.tensor([True, False])).show(Batch(images, torch.zeros(2, 4, 4)))
+    assert torch.allclose(result.images[0], images[0].mean(0).expand(3, 4, 4))
+    assert torch.equal(result.images[1], images[1])
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_colours_change_as_far_as_the_setting_says(strength):
+    """Contrast by up to the strength, each channel by half of it; .4 of it is the share in grey."""
+    views = draw_views(4000, configured(jitter="all", colour_jitter=strength, channels=3), 0, "noisy")
+    contrast, tint = views.tints[:, 0].numpy() - 1, views.tints[:, 1:].numpy()
+    for values, most in ((contrast, strength), (tint, strength / 2)):
+        assert 0.99 * most <= abs(values).max() <= most
+    assert abs(views.grey.float().mean() - 0.4 * strength) < 0.03
+
+
+def test_only_pictures_in_colour_are_shown_in_grey():
+    assert draw_views(4, configured(jitter="all", channels=1), 0, "noisy").grey is None
+    volumes = configured(jitter="all", channels=3, image_size=(8, 8, 8), spacing=(1.0, 1.0, 1.0), batch_size=2, clean_batch_size=2)
+    assert draw_views(4, volumes, 0, "noisy").grey is None
+
+
 def test_views_of_some_of_the_images_show_just_those():
     batch = derived_batch()
     views = draw_views(12, configured(jitter="all"), 5, "noisy")

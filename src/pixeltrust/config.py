@@ -150,6 +150,10 @@ class Config:
     """Random zoom, shift and rotation, contrast and colour: for the clean batches' images, for all images, or for none. Unset: `clean`, and
     `all` for volumes."""
 
+    colour_jitter: Share = 0.5
+    """How far `jitter` changes the colours of pictures: contrast by this much, each channel by half of it, either way; and .4 of it is the
+    share that is shown in grey. Little where colour alone tells what is what."""
+
     precision: Literal["32", "bf16"] = "32"
     """`bf16` is mixed precision: passes in bfloat16, parameters, losses and weights in float32."""
 

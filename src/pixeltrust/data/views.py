@@ -56,15 +56,15 @@ INVERSES = {axes: _inverses(axes) for axes in SYMMETRIES}
 ZOOM = (0.75, 1.25)  # of what a shown side spans, over the image's
 SHIFT = 0.075  # of the side, at most, either way
 ROTATION = 15.0  # degrees, at most, either way
-CONTRAST = (0.75, 1.25)
-TINT = {2: 0.1, 3: 0.25}  # at most, either way, added to a channel: of pictures, 0 … 1, and of volumes, whose unit is about a deviation
+COLOUR_OF_VOLUMES = 0.25, 0.25  # how far contrast, about 1, and a channel, whose unit is about a deviation, change at most, either way
+GREY_SHARE = 0.4  # of pictures that jitter shows in grey, at a strength of 1
 THICK = 3.0  # from this ratio of spacings on, a lens does not turn one axis into the other
 FOREGROUND_SHARE = 1 / 3  # of patches, which surely show foreground
 
 
 @dataclass(frozen=True, eq=False)  # == on arrays does not give a single bool
 class Views:
-    """The views of B images: cut out of volumes, turned, then through a lens, then tinted."""
+    """The views of B images: cut out of volumes, turned, then through a lens, then tinted, then some without their colours."""
 
     turns: np.ndarray
     """Symmetries (B,), by their numbers."""
@@ -73,6 +73,8 @@ class Views:
     interpolated."""
     tints: Tensor | None = None
     """(B, 1 + C): the contrast, where 1 changes nothing, and what is added to each channel."""
+    grey: Tensor | None = None
+    """(B,) bool: whose channels all show their mean."""
     axes: int = 2
     """2 for pictures, 3 for volumes."""
     cuts: np.ndarray | None = None
@@ -80,9 +82,9 @@ class Views:
 
     def __getitem__(self, chosen: slice) -> "Views":
         """Return the views of a slice of the batch; those of an empty slice interpolate nothing."""
-        turns = self.turns[chosen]
-        lenses, tints = (values[chosen] if values is not None and len(turns) else None for values in (self.lenses, self.tints))
-        return Views(turns, lenses, tints, self.axes, None if self.cuts is None else self.cuts[chosen])
+        turns, drawn = self.turns[chosen], (self.lenses, self.tints, self.grey)
+        lenses, tints, grey = (values[chosen] if values is not None and len(turns) else None for values in drawn)
+        return Views(turns, lenses, tints, grey, self.axes, None if self.cuts is None else self.cuts[chosen])
 
     def show(self, batch: Batch) -> Batch:
         """Show the upright batch; outside of an image is its reflection, which is ignored."""
@@ -96,6 +98,9 @@ class Views:
             mean = images.mean(tuple(range(2, images.ndim)), keepdim=True)
             images = (images - mean) * contrast + mean + tint
             images = images.clamp(0, 1) if self.axes == 2 else images  # pictures are 0 … 1
+        if self.grey is not None:
+            grey = to_device(self.grey, images.device).view(-1, *(1,) * (images.ndim - 1))
+            images = torch.where(grey, images.mean(1, keepdim=True), images)
         return batch if images is batch.images else Batch(images, masks, batch.ignore_label)
 
     def show_masks(self, masks: Tensor) -> Tensor:
@@ -126,7 +131,12 @@ def draw_views(count: int, config: Config, update: int, stream: str) -> Views:
     if config.jittered == "none" or (config.jittered == "clean" and stream not in ("clean", "pairs")):
         return Views(turns, axes=axes, cuts=cuts)
     lenses = draw_lenses(count, config.size, draws, spacing=config.spacing)
-    return Views(turns, lenses, draw_tints(count, config.channels, draws, axes=axes), axes, cuts)
+    strength = config.colour_jitter
+    contrast, tint = (strength, strength / 2) if axes == 2 else COLOUR_OF_VOLUMES
+    tints = draw_tints(count, config.channels, draws, contrast=contrast, tint=tint)
+    has_colours = axes == 2 and config.channels == 3  # the channels of volumes are different measurements
+    grey = torch.from_numpy(draws.random(count) < GREY_SHARE * strength) if has_colours else None
+    return Views(turns, lenses, tints, grey, axes, cuts)
 
 
 def cut_corner(cut: np.ndarray, shape: Sequence[int], size: Sequence[int], foreground: Sequence[np.ndarray]) -> tuple[int, ...]:
@@ -182,9 +192,9 @@ def draw_lenses(count: int, size: tuple[int, ...], draws: np.random.Generator, *
     return torch.from_numpy(np.concatenate([matrices * extents / extents[:, None], shift[:, :, None]], 2))
 
 
-def draw_tints(count: int, channels: int, draws: np.random.Generator, *, axes: int = 2) -> Tensor:
-    """Draw a contrast and tint for each of `count` images, (count, 1 + channels)."""
-    tints = draws.uniform(*CONTRAST, (count, 1)), draws.uniform(-TINT[axes], TINT[axes], (count, channels))
+def draw_tints(count: int, channels: int, draws: np.random.Generator, *, contrast: float, tint: float) -> Tensor:
+    """Draw a contrast, 1 ± `contrast`, and what is added to each channel, ± `tint`, for each of `count` images: (count, 1 + channels)."""
+    tints = draws.uniform(1 - contrast, 1 + contrast, (count, 1)), draws.uniform(-tint, tint, (count, channels))
     return torch.from_numpy(np.hstack(tints))
 
 

@@ -11,7 +11,7 @@ from pixeltrust.plumbing.errors import ConfigError
 DEFAULTS: Mapping[str, Any] = {
     "method": "mender",
     "model": "unet-tiny",
-    "epochs": 10,
+    "epochs": 6,
     "updates_per_epoch": 100,
     "coarse_share": 0.75,
     "learning_rate": 3e-3,
