@@ -18,7 +18,7 @@ DEFAULTS: Mapping[str, Any] = {
     "weight_map_cases": 0,
 }
 """The defaults of menders where they differ from those of `Config`; the batches of volumes go by the size of their patches."""
-EPOCHS_PER_CASE = 0.4  # of pictures: by default so many epochs for every clean case, up to those of `DEFAULTS`; more did not mend better
+EPOCHS_PER_CASE = 0.4  # of pictures: by default so many epochs for every clean case, up to those of `DEFAULTS`
 
 
 def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -> Config:
