@@ -234,17 +234,24 @@ def test_grey_images_show_the_mean_of_their_channels():
 
 @pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
 def test_colours_change_as_far_as_the_setting_says(strength):
-    """Contrast by up to the strength, each channel by half of it; .4 of it is the share in grey."""
-    views = draw_views(4000, configured(jitter="all", colour_jitter=strength, channels=3), 0, "noisy")
+    """Contrast by up to the strength, each channel by .4 of it."""
+    views = draw_views(4000, configured(jitter="all", colour_jitter=strength), 0, "noisy")
     contrast, tint = views.tints[:, 0].numpy() - 1, views.tints[:, 1:].numpy()
-    for values, most in ((contrast, strength), (tint, strength / 2)):
+    for values, most in ((contrast, strength), (tint, 0.4 * strength)):
         assert 0.99 * most <= abs(values).max() <= most
-    assert abs(views.grey.float().mean() - 0.4 * strength) < 0.03
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_a_share_of_the_pictures_is_shown_in_grey(share):
+    views = draw_views(4000, configured(jitter="all", grey_share=share), 0, "noisy")
+    assert abs(views.grey.float().mean() - share) < 0.03
 
 
 def test_only_pictures_in_colour_are_shown_in_grey():
-    assert draw_views(4, configured(jitter="all", channels=1), 0, "noisy").grey is None
-    volumes = configured(jitter="all", channels=3, image_size=(8, 8, 8), spacing=(1.0, 1.0, 1.0), batch_size=2, clean_batch_size=2)
+    assert draw_views(4, configured(jitter="all", grey_share=0.5, channels=1), 0, "noisy").grey is None
+    volumes = configured(
+        jitter="all", grey_share=0.5, channels=3, image_size=(8, 8, 8), spacing=(1.0, 1.0, 1.0), batch_size=2, clean_batch_size=2
+    )
     assert draw_views(4, volumes, 0, "noisy").grey is None
 
 

@@ -48,6 +48,7 @@ VALUES = {
     "updates_per_epoch": st.none() | st.integers(1, 10**9),
     "given_dropped": shares,
     "colour_jitter": shares,
+    "grey_share": shares,
     "coarse_share": shares,
     "learning_rate": st.floats(1e-300, 1e300),
     "momentum": shares,

@@ -700,13 +700,14 @@ CHANGES = {
     "augment": {"augment": "none"},
     "jitter": {"jitter": "none"},
     "colour_jitter": {"colour_jitter": 0.9},
+    "grey_share": {"grey_share": 0.5},
     "precision": {"precision": "bf16"},
     "seed": {"seed": 1},
     "val_fraction": {"val_fraction": 0.75},  # 10 of 14 held out, not 11
 }
 BASES = {
     **{name: {"method": "pixel"} for name in ("method", "clean_weight", "gains", "along")},
-    **{name: {"method": "clean"} for name in ("jitter", "colour_jitter")},
+    **{name: {"method": "clean"} for name in ("jitter", "colour_jitter", "grey_share")},
     "trust_memory": {"method": "trust", "epochs": 2},  # the second visit is the first to know what was learned of a pixel
     "trust_sharpness": {"method": "trust", "epochs": 2},
     "momentum": {"optimizer": "sgd"},

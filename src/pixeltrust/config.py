@@ -150,9 +150,13 @@ class Config:
     """Random zoom, shift and rotation, contrast and colour: for the clean batches' images, for all images, or for none. Unset: `clean`, and
     `all` for volumes."""
 
-    colour_jitter: Share = 0.5
-    """How far `jitter` changes the colours of pictures: contrast by this much, each channel by half of it, either way; and .4 of it is the
-    share that is shown in grey. Little where colour alone tells what is what."""
+    colour_jitter: Share = 0.25
+    """How far `jitter` changes the colours of pictures, either way: contrast by this much, each channel by .4 of it. Further helps where
+    clean masks are few, and costs a little where they are many; menders have 0.5 by default."""
+
+    grey_share: Share = 0.0
+    """Share of the pictures with `jitter` that are shown in grey; menders have 0.2 by default. Leave it 0 where colour alone tells what is
+    what."""
 
     precision: Literal["32", "bf16"] = "32"
     """`bf16` is mixed precision: passes in bfloat16, parameters, losses and weights in float32."""

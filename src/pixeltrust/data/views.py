@@ -57,7 +57,7 @@ ZOOM = (0.75, 1.25)  # of what a shown side spans, over the image's
 SHIFT = 0.075  # of the side, at most, either way
 ROTATION = 15.0  # degrees, at most, either way
 COLOUR_OF_VOLUMES = 0.25, 0.25  # how far contrast, about 1, and a channel, whose unit is about a deviation, change at most, either way
-GREY_SHARE = 0.4  # of pictures that jitter shows in grey, at a strength of 1
+TINT = 0.4  # what is added to a channel of a picture, over how far its contrast changes
 THICK = 3.0  # from this ratio of spacings on, a lens does not turn one axis into the other
 FOREGROUND_SHARE = 1 / 3  # of patches, which surely show foreground
 
@@ -131,11 +131,10 @@ def draw_views(count: int, config: Config, update: int, stream: str) -> Views:
     if config.jittered == "none" or (config.jittered == "clean" and stream not in ("clean", "pairs")):
         return Views(turns, axes=axes, cuts=cuts)
     lenses = draw_lenses(count, config.size, draws, spacing=config.spacing)
-    strength = config.colour_jitter
-    contrast, tint = (strength, strength / 2) if axes == 2 else COLOUR_OF_VOLUMES
+    contrast, tint = (config.colour_jitter, TINT * config.colour_jitter) if axes == 2 else COLOUR_OF_VOLUMES
     tints = draw_tints(count, config.channels, draws, contrast=contrast, tint=tint)
     has_colours = axes == 2 and config.channels == 3  # the channels of volumes are different measurements
-    grey = torch.from_numpy(draws.random(count) < GREY_SHARE * strength) if has_colours else None
+    grey = torch.from_numpy(draws.random(count) < config.grey_share) if has_colours and config.grey_share else None
     return Views(turns, lenses, tints, grey, axes, cuts)
 
 

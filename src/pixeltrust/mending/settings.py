@@ -15,9 +15,12 @@ DEFAULTS: Mapping[str, Any] = {
     "updates_per_epoch": 100,
     "coarse_share": 0.75,
     "learning_rate": 3e-3,
+    "colour_jitter": 0.5,
+    "grey_share": 0.2,
     "weight_map_cases": 0,
 }
-"""The defaults of menders where they differ from those of `Config`; the batches of volumes go by the size of their patches."""
+"""The defaults of menders where they differ from those of `Config`; of volumes, the batches go by the size of their patches."""
+EPOCHS_OF_VOLUMES = 10
 EPOCHS_PER_CASE = 0.4  # of pictures: by default so many epochs for every clean case, up to those of `DEFAULTS`
 
 
@@ -59,7 +62,8 @@ def settle_mender_config(read: Callable[[Mapping[str, Any]], Config], clean: int
     """
     config = read(DEFAULTS)
     if patch := patch_of(config):
-        config = read({**DEFAULTS, "batch_size": batch_of_patches(patch), "clean_batch_size": batch_of_patches(patch)})
+        batch = batch_of_patches(patch)
+        config = read({**DEFAULTS, "epochs": EPOCHS_OF_VOLUMES, "batch_size": batch, "clean_batch_size": batch})
     elif clean is not None:
         config = read({**DEFAULTS, "epochs": min(DEFAULTS["epochs"], math.ceil(EPOCHS_PER_CASE * clean))})
     if config.method != "mender":
