@@ -6,12 +6,12 @@ import pytest
 
 from audits import disc
 from pixeltrust.auditing import run as run_module
-from pixeltrust.auditing.calibration import FEWEST_PAIRS, Calibration, calibrate, sample_pair
+from pixeltrust.auditing.calibration import Calibration, calibrate, sample_pair
 from pixeltrust.auditing.folder import Audit, read_audit_cases
 from pixeltrust.auditing.gain import Gain, measure_gain
 from pixeltrust.auditing.run import audit
 from pixeltrust.auditing.run_source import RunSource
-from pixeltrust.data.cases import Case, CaseList
+from pixeltrust.data.cases import FEWEST_PAIRS, Case, CaseList
 from pixeltrust.data.images import read_labels, write_png
 
 SIZE = (40, 40)

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from pixeltrust.auditing.gain import FEWEST_PAIRS
 from pixeltrust.auditing.scores import TILT, log_odds
+from pixeltrust.data.cases import FEWEST_PAIRS
 from pixeltrust.data.folds import assign_folds
 from pixeltrust.metrics import confusion, dice, mean_of_defined
 from pixeltrust.plumbing.labels import IGNORE

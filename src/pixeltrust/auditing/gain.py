@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from pixeltrust.data.cases import FEWEST_PAIRS
 from pixeltrust.metrics import standard_error, student_factor
 from pixeltrust.plumbing.text import count
-
-FEWEST_PAIRS = 5
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,14 +28,14 @@ from pixeltrust.auditing.folder import (
     review_command,
     train_command,
 )
-from pixeltrust.auditing.gain import FEWEST_PAIRS, Gain, measure_gain
+from pixeltrust.auditing.gain import Gain, measure_gain
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.run_source import RunSource
 from pixeltrust.auditing.scores import compute_confidence, estimate_tilt
 from pixeltrust.auditing.seen import SeenFolder
 from pixeltrust.auditing.source import Evidence, Source
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
-from pixeltrust.data.cases import Case, CaseList, Cases, read_cases
+from pixeltrust.data.cases import FEWEST_PAIRS, Case, CaseList, Cases, read_cases
 from pixeltrust.data.fitting import threads_for
 from pixeltrust.data.folds import name_groups
 from pixeltrust.data.images import read_header

@@ -20,10 +20,10 @@ from pixeltrust.benchmarking.grid import Cell, mask_kind
 from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.outcome.statistics import MASKS
 from pixeltrust.config import Config
-from pixeltrust.data.cases import read_cases
+from pixeltrust.data.cases import FEWEST_PAIRS, read_cases
 from pixeltrust.data.images import map_name
 from pixeltrust.data.masks import decode_labels
-from pixeltrust.mending.estimate import FEWEST_PAIRS, read_estimate
+from pixeltrust.mending.estimate import read_estimate
 from pixeltrust.mending.run import mend_cases
 from pixeltrust.mending.ways import dice_between
 from pixeltrust.metrics import mean_of_defined

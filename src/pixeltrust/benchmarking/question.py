@@ -25,8 +25,8 @@ from pixeltrust.benchmarking.mended import count_pairs, require_pairs
 from pixeltrust.benchmarking.outcome.reading import is_finished
 from pixeltrust.benchmarking.run import claim_folder, folder_of, run_cells, writing_results
 from pixeltrust.config import Config
+from pixeltrust.data.cases import FEWEST_PAIRS
 from pixeltrust.data.layouts import Layout
-from pixeltrust.mending.estimate import FEWEST_PAIRS
 from pixeltrust.plumbing.errors import ConfigError, RunError
 from pixeltrust.plumbing.files import write_file
 from pixeltrust.plumbing.processes import connect

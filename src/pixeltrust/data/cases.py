@@ -38,6 +38,8 @@ Role = Literal["noisy", "clean", "test"]
 ROLES: tuple[Role, ...] = get_args(Role)
 TABLES = ("cases.csv", "cases.parquet")
 COLUMNS = ("id", "image", "mask", "role")
+FEWEST_PAIRS = 5
+"""From fewer it cannot be known what helps."""
 LONGEST_ID = LONGEST_NAME - len(".png")  # bytes
 _LONGEST_PATH = 4095  # bytes
 _FIRST_CHANNEL = rf"(?i)_0000(?:{'|'.join(map(re.escape, volumes.SUFFIXES))})$"

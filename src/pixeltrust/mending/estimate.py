@@ -22,7 +22,6 @@ from pixeltrust.plumbing.files import write_file
 from pixeltrust.plumbing.text import one_line
 
 FILE, FORMAT = "estimate.json", 1
-FEWEST_PAIRS = 5
 LOW_DICE = 0.7  # masks that are expected below it are counted
 MORE_PAIRS = 20
 _SURE = 1.0  # standard errors by which a way must be ahead, on the same pairs, of the one that it takes the place of

@@ -27,12 +27,12 @@ from pixeltrust.auditing.regions import list_regions, measure_agreement, measure
 from pixeltrust.auditing.scores import count_confusion, estimate_tilt
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
 from pixeltrust.config import Config, config_from, patch_of, refuse_other_settings, to_values
-from pixeltrust.data.cases import CaseList, Cases, read_cases
+from pixeltrust.data.cases import FEWEST_PAIRS, CaseList, Cases, read_cases
 from pixeltrust.data.fitting import fitted_shapes, read_spacing, settle, threads_for
 from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
-from pixeltrust.mending.estimate import FEWEST_PAIRS, Estimate, Measured, Verdict, choose, make_estimate, read_estimate, short
+from pixeltrust.mending.estimate import Estimate, Measured, Verdict, choose, make_estimate, read_estimate, short
 from pixeltrust.mending.menders import Looked, Menders, enlarge, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
 from pixeltrust.mending.settings import as_mender_config

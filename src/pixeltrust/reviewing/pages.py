@@ -42,8 +42,9 @@ from starlette.staticfiles import StaticFiles
 
 from pixeltrust import __version__
 from pixeltrust.auditing.folder import AUDIT_TABLES, Audit
+from pixeltrust.data.cases import FEWEST_PAIRS
 from pixeltrust.data.nnunet import name_labels
-from pixeltrust.mending.estimate import FEWEST_PAIRS, read_estimate
+from pixeltrust.mending.estimate import read_estimate
 from pixeltrust.plumbing.errors import DataError, PixeltrustError, RunError
 from pixeltrust.plumbing.files import stamp
 from pixeltrust.plumbing.labels import IGNORE
