@@ -746,3 +746,9 @@ def test_a_clean_loss_that_reaches_no_trained_parameter_is_refused():
     same = Batch(torch.rand(2, 3, 4, 4), torch.ones(2, 4, 4))
     with pytest.raises(ValueError, match="reaches none of the parameters of _OnCopies"):
         pixel_gains(_OnCopies(), noisy=same, clean=same)
+
+
+def test_a_step_is_told_in_a_line():
+    weights = torch.tensor([[[0.0, 0.5], [0.5, 0.0]]])
+    step = Step(torch.tensor(0.75), torch.tensor(0.5), weights, weights, torch.zeros(1, 1, 2, 2), torch.ones(1, 2, 2, dtype=torch.bool))
+    assert repr(step) == "Step(loss=0.75, clean_loss=0.5, 1x2x2 weights, 50% of them 0)"

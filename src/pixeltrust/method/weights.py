@@ -113,7 +113,7 @@ def normalise_gains(gains: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
     return helpful / ranks.all_reduce_sum(helpful.sum()).clamp(min=torch.finfo(helpful.dtype).tiny)
 
 
-@dataclass(frozen=True, eq=False)  # == on tensors does not give a single bool
+@dataclass(frozen=True, eq=False, repr=False)  # == on tensors does not give a single bool
 class Step:
     """The numbers of one `reweighted_step`, all detached but `total`.
 
@@ -143,6 +143,10 @@ class Step:
     def all_zero(self) -> bool:
         """True if no noisy pixel helps the clean loss, so that the noisy part of the step did nothing."""
         return not bool(self.weights.any())
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.weights.shape))
+        return f"Step(loss={self.loss:.4g}, clean_loss={self.clean_loss:.4g}, {shape} weights, {self.zero_share:.0%} of them 0)"
 
 
 def reweighted_step(
