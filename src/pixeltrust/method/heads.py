@@ -57,9 +57,14 @@ class Objective:
     ranks: Ranks = field(default=ALONE, kw_only=True)
 
     @property
+    def joins_ranks(self) -> bool:
+        """Whether `loss` sums over the ranks itself, so that a part without images has its share in it too."""
+        return isinstance(self.loss, JointLoss)
+
+    @property
     def scope(self) -> Ranks:
         """The ranks over which weights are normalised."""
-        return self.ranks if self.loss is None or isinstance(self.loss, JointLoss) else ALONE
+        return self.ranks if self.loss is None or self.joins_ranks else ALONE
 
     def average(self, heads: Sequence[Tensor], batch: Batch) -> Tensor:
         """Return the loss with equal weights of all pixels that are not ignored; 0 where all are."""
@@ -86,13 +91,13 @@ class Objective:
                 total = total + share * (pooled * self.pixel_loss(at_least_float32(logits), masks)).sum()
             else:
                 total = total + share * self._scalar(logits, masks, pooled)
-        if isinstance(self.loss, JointLoss):  # it has been summed over the ranks
+        if self.joins_ranks:
             return total / sum(shares)
         return self.ranks.all_reduce_sum(total / sum(shares) * self._share(len(batch.images)))
 
     def _scalar(self, logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
         assert self.loss is not None
-        if not len(logits) and not isinstance(self.loss, JointLoss):  # of a part without images
+        if not len(logits) and not self.joins_ranks:
             return logits.sum()
         value = self.loss(at_least_float32(logits), masks, weights)
         if not isinstance(value, Tensor) or value.shape:
