@@ -5,6 +5,7 @@
     OMP_NUM_THREADS=1 python benchmarks/volumes.py train --out results/volumes
     OMP_NUM_THREADS=1 python benchmarks/volumes.py trust --out results/volumes
     OMP_NUM_THREADS=1 python benchmarks/volumes.py mend --out results/volumes
+    OMP_NUM_THREADS=1 python benchmarks/volumes.py mend-cts --out results/volumes
 
 `check`: wall and processor seconds of `pixeltrust check`, with and without `--headers`, of made-up cases of 48x48x48 voxels.
 
@@ -19,6 +20,9 @@ few epochs and another for more; the difference is that of the further epochs, w
 `trust`: memory and disk of `Trust` in a mapped file, when it visits patches of CT-sized cases, and what a checkpoint of it takes.
 
 `mend`: memory that judging pairs holds, few and many of them, by menders that give every label alike.
+
+`mend-cts`: seconds and peak resident memory of a whole `pixeltrust mend` of CTs of 512x512x400 voxels, five pairs and a noisy mask, at
+4 x 4 x 4 mm, with few updates: what menders learn does not count, what is read, held and written does.
 
 Each writes OUT/<its name>.csv, in which rows of other settings stay; the machine goes to environment.json.
 """
@@ -92,6 +96,10 @@ def main() -> None:
     of_mend.add_argument("--pairs", type=int, nargs="*", default=[6, 24])
     of_mend.add_argument("--shape", type=int, nargs=3, default=(96, 96, 96))
     of_mend.set_defaults(measure=lambda arguments: mend(arguments.pairs, tuple(arguments.shape)))
+    of_mend_cts = commands.add_parser("mend-cts")
+    of_mend_cts.add_argument("--pairs", type=int, default=5)
+    of_mend_cts.add_argument("--shape", type=int, nargs=3, default=CT)
+    of_mend_cts.set_defaults(measure=lambda arguments: mend_cts(arguments.pairs, tuple(arguments.shape)))
     for command in commands.choices.values():
         command.add_argument("--out", type=Path, required=True)
     if sys.argv[1:2] == ["monai"]:  # what `train` runs beside
@@ -385,6 +393,19 @@ def judge(pairs: int, shape: tuple[int, int, int]) -> dict[str, float]:
         assert held.measured
     taken = {"cpu_seconds": time.process_time() - cpu, "own_gib_before": before, "own_gib_peak": max(seen), "own_gib_held": after}
     return {name: round(value, 2) for name, value in taken.items()}
+
+
+def mend_cts(pairs: int, shape: tuple[int, int, int]) -> pd.DataFrame:
+    """Return what a whole mending of one noisy mask from so many pairs takes, by menders that hardly learn."""
+    with TemporaryDirectory() as folder:
+        data, out = Path(folder) / "data", Path(folder) / "out"
+        write_cases(data, pairs + 1, shape, every=1, noisy=True)
+        (data / "clean" / "0000.nii.gz").unlink()  # the noisy mask that is to be mended
+        spacing = ("--set", "spacing=[4,4,4]", "--set", "image_size=[64,64,64]")
+        taken = run("mend", data, "--out", out, "--quiet", *spacing, "--set", "epochs=1", "--set", "updates_per_epoch=4")
+        written = sorted(path.relative_to(out).as_posix() for path in out.rglob("0000.nii.gz"))
+        assert "mended/0000.nii.gz" in written, written
+    return pd.DataFrame([{"pairs": pairs, "voxels": "x".join(map(str, reversed(shape))), **taken}])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pixeltrust.data.prefetch import Feed
 from pixeltrust.mending.estimate import Calibration, choose, make_estimate, mean_interval, read_estimate
 from pixeltrust.mending.menders import Menders
 from pixeltrust.mending.settings import DEFAULTS, as_mender_config, read_mender_config
-from pixeltrust.mending.ways import WAYS, dice_between, propose, soft_dice
+from pixeltrust.mending.ways import WAYS, dice_between, drop_parts_apart, propose, soft_dice
 from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.training import methods
@@ -141,6 +141,30 @@ def test_no_mask_is_emptied():
     given = np.array([[0, 1]], np.uint8)
     nothing = np.stack([np.ones((1, 2)), np.zeros((1, 2))]).astype(np.float32)
     assert propose("mender", given, nothing, np.zeros(2)).tolist() == given.tolist()
+
+
+def test_parts_that_touch_the_given_mask_stay_and_others_become_background():
+    given = np.array([[0, 1, 0, 0, 0], [0, 0, 0, 0, 255]], np.uint8)
+    seen = np.array([[0, 2, 0, 0, 1], [1, 0, 0, 2, 1]], np.uint8)  # the 1 below touches at a corner; the ignored pixel is nothing to touch
+    probabilities = np.stack([np.where(seen == label, 0.8, 0.1) for label in range(3)]).astype(np.float32)
+    before = probabilities.copy()
+    drop_parts_apart(probabilities, np.zeros_like(given))
+    assert (probabilities == before).all(), "there is nothing to touch"
+    drop_parts_apart(probabilities, given)
+    assert probabilities.argmax(0).tolist() == [[0, 2, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert probabilities.sum(0) == pytest.approx(1)
+    assert (probabilities[:, :, :3] == before[:, :, :3]).all()
+
+
+def test_parts_of_volumes_touch_through_slices():
+    given, kept = np.zeros((3, 3, 5), np.uint8), np.zeros((3, 3, 5), np.float32)
+    given[0, 0, 0] = 1
+    kept[0, 0, 0] = kept[1, 1, 1] = kept[2, 2, 0] = 1  # from corner to corner
+    seen = kept.copy()
+    seen[1, 1, 4] = 0.9
+    probabilities = np.stack([1 - seen, seen])
+    drop_parts_apart(probabilities, given)
+    assert (probabilities[1] == kept).all()
 
 
 def test_soft_dice_is_the_dice_where_probabilities_are_sure():
@@ -279,6 +303,46 @@ def test_what_is_said_of_a_mending(mended):
     assert "Look at these first" in page
     assert "from 7 pairs" in page
     assert pixeltrust.report(mended.out).read_text() == page
+
+
+class SeesACorner:
+    """A mender that sees the given mask without its first column, and a square in the last corner of every image."""
+
+    turns, batch_size = (0,), 4
+
+    def __init__(self, config):
+        self.config = config
+
+    def probabilities_over_turns(self, images, given=None, turns=None):
+        marked = np.stack(given) > 0 if given is not None else np.zeros((len(images), *images[0].shape[1:]), bool)
+        seen = marked & np.roll(marked, 1, axis=-1)
+        seen[:, -3:, -3:] = True
+        return np.where(seen, 0.9, 0.1)[:, None].astype(np.float32)
+
+
+@pytest.mark.parametrize("is_right", [False, True])
+def test_what_menders_see_apart_from_the_given_mask_is_dropped_unless_the_pairs_have_it(tmp_path, monkeypatch, is_right):
+    for part in ("images", "noisy", "clean"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    for number in range(8):
+        mask = np.zeros((16, 16), np.uint8)
+        mask[2:7, 2 : 5 + number % 3] = 255
+        Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "data/images" / f"{number}.png")
+        Image.fromarray(mask).save(tmp_path / "data/noisy" / f"{number}.png")
+        if number < 6:
+            mask[:, 2] = 0  # given masks are a column too wide
+            mask[-3:, -3:] = 255 * is_right
+            Image.fromarray(mask).save(tmp_path / "data/clean" / f"{number}.png")
+    monkeypatch.setattr(Menders, "train", lambda self, *_: (self.folder / "1").mkdir(parents=True))
+    monkeypatch.setattr(Menders, "load", lambda self: [SeesACorner(self.config)] * self.count)
+    done = pixeltrust.mend(tmp_path / "data", out=tmp_path / "out", config=as_mender_config({"image_size": 16}), show_progress=False)
+    assert done.estimate.way == "mender"
+    assert done.estimate.drops_apart != is_right
+    assert pd.read_csv(tmp_path / "out/pairs.csv")["dice_mender"].eq(1).all()
+    for folder, number in (("pairs", 0), ("mended", 7)):
+        assert read_labels(tmp_path / "out" / folder / f"{number}.png")[-3:, -3:].any() == is_right
+    assert ("do not touch the given mask are left out" in (tmp_path / "out/report.html").read_text()) != is_right
+    assert read_estimate(tmp_path / "out") == done.estimate
 
 
 def test_mended_masks_are_trained_on(mended, tmp_path):

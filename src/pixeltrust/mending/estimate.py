@@ -21,7 +21,7 @@ from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import write_file
 from pixeltrust.plumbing.text import one_line
 
-FILE, FORMAT = "estimate.json", 1
+FILE, FORMAT = "estimate.json", 2
 LOW_DICE = 0.7  # masks that are expected below it are counted
 MORE_PAIRS = 20
 _SURE = 1.0  # standard errors by which a way must be ahead, on the same pairs, of the one that it takes the place of
@@ -148,6 +148,8 @@ class Estimate:
     way: Way
     changed: int
     """Masks that are changed."""
+    drops_apart: bool = False
+    """Whether parts that do not touch the given mask are dropped (not in files of format 1)."""
     ways: Mapping[Way, Quality]
     """Of the pairs, by menders that have not seen them."""
     expected: Quality
@@ -197,6 +199,7 @@ def make_estimate(
     *,
     soft: np.ndarray,
     noisy: np.ndarray,
+    drops_apart: bool = False,
     earlier: Sequence[Mapping[str, float]] = (),
 ) -> tuple[Estimate, Verdict]:
     """Return the estimate of all masks, and what becomes of each.
@@ -205,6 +208,7 @@ def make_estimate(
         measured, groups: of the pairs.
         soft: of every listed mask the soft Dice as given, that after the chosen way, and what several menders together add to it, (N, 3).
         noisy: whether a listed mask is noisy, (N,), and not one that a person has corrected: those are in no number.
+        drops_apart: whether the chosen way drops what does not touch the given mask.
         earlier: the history of an estimate from fewer pairs.
     """
     real, predicted = _apply(choice, measured)
@@ -222,6 +226,7 @@ def make_estimate(
         cases=int(noisy.sum()),
         way=choice.way,
         changed=int(verdict.changed.sum()),
+        drops_apart=drops_apart,
         ways={way: mean_interval(values[:, 0], groups) for way, values in measured.items()},
         expected=overall,
         below={"dice": LOW_DICE, "cases": round(float(below))},

@@ -81,7 +81,8 @@ def _story(estimate: Estimate) -> str:
         return words + "No way to change the masks was surely better than to leave them, so all stay as they are."
     kept = estimate.cases - estimate.changed
     stay = f"; {kept:,} stay as they are, since a change is not expected to help them" if kept else ""
-    return words + f"{estimate.changed:,} of {count(estimate.cases, 'mask')} are changed, to {_WORDS[estimate.way]}{stay}."
+    apart = " Parts that do not touch the given mask are left out: on the pairs that makes masks no worse." if estimate.drops_apart else ""
+    return words + f"{estimate.changed:,} of {count(estimate.cases, 'mask')} are changed, to {_WORDS[estimate.way]}{stay}.{apart}"
 
 
 def _numbers(estimate: Estimate) -> list[Number]:

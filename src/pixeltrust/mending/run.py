@@ -27,7 +27,7 @@ from pixeltrust.auditing.regions import list_regions, measure_agreement, measure
 from pixeltrust.auditing.scores import count_confusion, estimate_tilt
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
 from pixeltrust.config import Config, config_from, patch_of, refuse_other_settings, to_values
-from pixeltrust.data.cases import FEWEST_PAIRS, CaseList, Cases, read_cases
+from pixeltrust.data.cases import FEWEST_PAIRS, Case, CaseList, Cases, read_cases
 from pixeltrust.data.fitting import fitted_shapes, read_spacing, settle, threads_for
 from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.data.layouts import Layout
@@ -36,7 +36,7 @@ from pixeltrust.mending.estimate import Estimate, Measured, Verdict, choose, mak
 from pixeltrust.mending.menders import Looked, Menders, enlarge, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
 from pixeltrust.mending.settings import as_mender_config
-from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, in_two, propose, soft_dice
+from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, drop_parts_apart, in_two, propose, soft_dice
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
 from pixeltrust.plumbing.labels import IGNORE
@@ -235,7 +235,7 @@ class _Work:
         pairs = self.look_at_pairs(networks)
         choice = choose(pairs.measured, self.menders.folds, self.menders.groups)
         way: Way = choice.way if choice.way != "given" else "mender"  # whose view of the masks is shown where all are left as they are
-        seen = self.look_at_all(networks, way, pairs.tilt)
+        seen = self.look_at_all(networks, way, pairs)
         earlier = read_estimate(self.out)
         estimate, verdict = make_estimate(
             pairs.measured,
@@ -243,6 +243,7 @@ class _Work:
             self.menders.groups,
             soft=seen.soft,
             noisy=self.listed.has_role("noisy"),
+            drops_apart=pairs.drops(way),
             earlier=earlier.history if earlier else (),
         )
         tables = self.mend_all(pairs, way, seen, verdict)
@@ -277,7 +278,7 @@ class _Work:
         """Measure every way of treating a mask on the pairs, by menders that have not seen them.
 
         The Dice is by all flips and turns, which are kept in files. The soft Dice is by those that the mender sees of other masks, to be
-        comparable.
+        comparable. What a mender sees apart from the given masks is dropped unless that makes the masks of the pairs worse.
         """
         pairs, shapes = self.cases.pairs, fitted_shapes(self.cases.pairs, self.config)
         every, shares = [network.turns for network in networks], share_turns(networks[0].turns, len(networks))
@@ -290,22 +291,33 @@ class _Work:
                     confusions[place] = count_confusion(looked.labels, in_two(looked.probabilities))
         tilt = estimate_tilt([confusions[place] for place in range(len(pairs))])
         measured = {way: np.full((len(pairs), 2), np.nan) for way in WAYS}
-        for known in (False, True):
-            for place, looked in self._look_as_strangers(networks, shares, known):
-                for way in _ways_by(known):
-                    measured[way][place, 1] = soft_dice_of_each(way, looked, tilt)[0]
+        without_parts_apart = np.full(len(pairs), np.nan)
 
         def measure(place: int) -> None:
             given, clean = self._decode(noisy_mask(pairs[place])), self._decode(pairs[place].mask)
+
+            def dice_by(way: Way, probabilities: np.ndarray) -> float:
+                return dice_between(propose(way, given, probabilities, tilt), clean, self.config.classes)
+
             for known, seen in views.items():
                 probabilities = enlarge(seen.planes(place), pairs[place], given.shape, self.config)
                 for way in _ways_by(known):
-                    measured[way][place, 0] = dice_between(propose(way, given, probabilities, tilt), clean, self.config.classes)
+                    measured[way][place, 0] = dice_by(way, probabilities)
+                if known:
+                    drop_parts_apart(probabilities, given)
+                    without_parts_apart[place] = dice_by("mender", probabilities)
 
         complaint = f"{self.cases.data}: pairs that cannot be measured"
         threads = threads_for(pairs, self.config.classes)
         map_in_threads(measure, range(len(pairs)), text="judging pairs", complaint=complaint, shown=self.show_progress, threads=threads)
-        return _Pairs(measured, tilt, views)
+        drops_apart = bool(np.nanmean(without_parts_apart - measured["mender"][:, 0]) >= 0)
+        if drops_apart:
+            measured["mender"][:, 0] = without_parts_apart
+        for known in (False, True):
+            for place, looked in self._look_as_strangers(networks, shares, known):
+                for way in _ways_by(known):
+                    measured[way][place, 1] = soft_dice_of_each(way, looked, tilt, drops_apart=drops_apart and known)[0]
+        return _Pairs(measured, tilt, views, drops_apart)
 
     def _look_as_strangers(self, networks: Sequence[Network], turns: Sequence[Sequence[int]], known: bool) -> Iterator[tuple[int, Looked]]:
         """Yield every pair, by its place, as the mender sees it that was not trained on it."""
@@ -314,7 +326,7 @@ class _Work:
             looked = look([network], self.cases.pairs[places], turns=[turns[fold]], known=known, text="judging pairs", show_progress=False)
             yield from zip(places.tolist(), looked, strict=True)
 
-    def look_at_all(self, networks: Sequence[Network], way: Way, tilt: np.ndarray) -> SeenMasks:
+    def look_at_all(self, networks: Sequence[Network], way: Way, pairs: "_Pairs") -> SeenMasks:
         """Let all menders look at the listed masks, as a way to treat them needs it; what was seen before a stop is kept."""
         seen = SeenMasks(self.next / "seen", fitted_shapes(self.listed, self.config), self.config, way, self.ranks)
         todo = [place for place in self.ranks.share(range(len(self.listed))) if not seen.done[place]]
@@ -327,7 +339,8 @@ class _Work:
             show_progress=self.show_progress,
         )
         for number, (place, case) in enumerate(zip(todo, looked, strict=True)):
-            seen.keep(place, case.probabilities, soft_dice_of_each("given", case, tilt)[0], *soft_dice_of_each(way, case, tilt))
+            as_given, mended = (soft_dice_of_each(each, case, pairs.tilt, drops_apart=pairs.drops(way)) for each in ("given", way))
+            seen.keep(place, case.probabilities, as_given[0], *mended)
             self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
         self.ranks.barrier()
         return seen
@@ -340,7 +353,7 @@ class _Work:
         places = self.ranks.share(range(len(self.listed)))
 
         def judge(place: int) -> Judged:
-            return self._judge(place, way, seen.planes(place), pairs.tilt, verdict)
+            return self._judge(place, way, seen.planes(place), pairs, verdict)
 
         complaint = f"{self.cases.data}: masks that cannot be mended"
         more: dict[str, Any] = {
@@ -350,14 +363,14 @@ class _Work:
         }
         return join_judged(self.ranks.gather_results(lambda: map_in_threads(judge, places, text="mending", **more)))
 
-    def _judge(self, place: int, way: Way, planes: np.ndarray, tilt: np.ndarray, verdict: Verdict) -> Judged:
+    def _judge(self, place: int, way: Way, planes: np.ndarray, pairs: "_Pairs", verdict: Verdict) -> Judged:
         case = self.listed[place]
         given = self._decode(noisy_mask(case))
-        probabilities = enlarge(planes, case, given.shape, self.config)
+        probabilities = self._enlarge(planes, case, given, way, pairs)
         if case.role == "clean":  # a pair: corrected by a person, in a review
             mended, expected, evidence = self._decode(case.mask), 1.0, "corrected"
         elif verdict.changed[place]:
-            mended, expected, evidence = propose(way, given, probabilities, tilt), verdict.expected[place], way
+            mended, expected, evidence = propose(way, given, probabilities, pairs.tilt), verdict.expected[place], way
         else:
             mended, expected, evidence = given, verdict.expected[place], "given"
         right = np.take_along_axis(probabilities, np.where(given == IGNORE, 0, given)[None].astype(np.intp), 0)[0]
@@ -370,6 +383,13 @@ class _Work:
         return row | {
             "regions": len(regions), "evidence": evidence, "expected_given": verdict.expected_given[place], "expected": expected,
         }, regions  # fmt: skip
+
+    def _enlarge(self, planes: np.ndarray, case: Case, given: np.ndarray, way: Way, pairs: "_Pairs") -> np.ndarray:
+        """Return what menders saw of a case, on the grid of its given mask, as a way takes it."""
+        probabilities = enlarge(planes, case, given.shape, self.config)
+        if pairs.drops(way):
+            drop_parts_apart(probabilities, given)
+        return probabilities
 
     def _decode(self, file: Path) -> np.ndarray:
         return decode_labels(file, classes=self.config.classes, ignore_label=self.config.ignore_label)[0]
@@ -410,7 +430,7 @@ class _Work:
         for place, case in enumerate(self.cases.pairs):
             given = self._decode(noisy_mask(case))
             planes = pairs.views[way not in ALONE].planes(place)
-            labels = propose(way, given, enlarge(planes, case, given.shape, self.config), pairs.tilt)
+            labels = propose(way, given, self._enlarge(planes, case, given, way, pairs), pairs.tilt)
             values = labels if self.config.classes > 1 else (labels == 1) * np.uint8(255)
             write_labels(self.next / "pairs" / map_name(case.id, values.ndim), values, like=noisy_mask(case))
             dice = {f"dice_{name}": round(float(pairs.measured[name][place, 0]), 5) for name in WAYS}
@@ -434,8 +454,11 @@ class _Work:
             _remove(self.out / WORK / name)
 
 
-def soft_dice_of_each(way: Way, looked: Looked, tilt: np.ndarray) -> tuple[float, float]:
+def soft_dice_of_each(way: Way, looked: Looked, tilt: np.ndarray, *, drops_apart: bool = False) -> tuple[float, float]:
     """Return two numbers of the masks that a way makes of what several menders see.
+
+    Args:
+        drops_apart: drop what they see apart from the given mask.
 
     Returns:
         The soft Dice of the mask that each would make, with what it sees, in the mean: the same for one mender and for several.
@@ -443,6 +466,8 @@ def soft_dice_of_each(way: Way, looked: Looked, tilt: np.ndarray) -> tuple[float
     """
     together = in_two(looked.probabilities)
     views = [in_two(planes) for planes in looked.of_each]
+    for view in (together, *views) if drops_apart else ():
+        drop_parts_apart(view, looked.labels)
     masks = [propose(way, looked.labels, view, tilt) for view in views]
     own = float(np.mean([soft_dice(mask, view) for mask, view in zip(masks, views, strict=True)]))
     apart = float(np.mean([soft_dice(mask, together) for mask in masks]))
@@ -462,6 +487,12 @@ class _Pairs:
     tilt: np.ndarray
     views: Mapping[bool, SeenMasks]
     """What menders see of pairs that they were not trained on: without, and with the given masks."""
+    drops_apart: bool
+    """Whether the parts that menders see apart from the given masks are dropped."""
+
+    def drops(self, way: Way) -> bool:
+        """Return whether a way drops them: what sees the image alone does not."""
+        return self.drops_apart and way not in ALONE
 
 
 def _remove(entry: Path) -> None:

@@ -9,6 +9,7 @@ given labels uint8 (*S); 255 ignored   probabilities float32 (K, *S), K ≥ 2, t
 from typing import Literal, get_args
 
 import numpy as np
+from scipy import ndimage
 
 from pixeltrust.auditing.scores import compute_confidence
 from pixeltrust.metrics import confusion, dice, mean_of_defined
@@ -24,6 +25,26 @@ def in_two(planes: np.ndarray) -> np.ndarray:
     """Return probabilities float32 (K, …), K ≥ 2: a single plane is that of the foreground."""
     planes = planes.astype(np.float32)
     return np.concatenate([1 - planes, planes]) if len(planes) == 1 else planes
+
+
+def drop_parts_apart(probabilities: np.ndarray, given: np.ndarray) -> None:
+    """Turn the parts of the foreground that do not touch the given mask's into background, in place.
+
+    With few pairs a mender takes ink, stickers and shadows that no pair has for foreground. Nothing changes where the given mask is empty.
+
+    Args:
+        probabilities: float32 (K, *S), K ≥ 2; background afterwards is 1 there.
+        given: labels uint8 (*S); pixels that touch at a corner are of one part.
+    """
+    marked = (given > 0) & (given != IGNORE)
+    if not marked.any():
+        return
+    parts, number = ndimage.label(probabilities.argmax(0) > 0, np.ones((3,) * given.ndim))
+    apart = np.ones(number + 1, bool)
+    apart[parts[marked]] = apart[0] = False
+    where = apart[parts]
+    probabilities[:, where] = 0
+    probabilities[0, where] = 1
 
 
 def propose(way: Way, given: np.ndarray, probabilities: np.ndarray, tilt: np.ndarray) -> np.ndarray:
