@@ -22,7 +22,7 @@ from pixeltrust.auditing.scores import TILT, log_odds
 from pixeltrust.data.cases import FEWEST_PAIRS
 from pixeltrust.data.folds import assign_folds
 from pixeltrust.metrics import confusion, dice, mean_of_defined
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import IGNORE, most_probable
 
 _FOLDS = 5
 _PENALTY = 0.1
@@ -59,9 +59,7 @@ def sample_pair(given: np.ndarray, true: np.ndarray, probabilities: np.ndarray, 
     counted = (given[grid] != IGNORE) & (true[grid] != IGNORE)
     features = _describe(given, probabilities)[grid][counted]
     others = _without(given, probabilities)[(slice(None), *grid)][:, counted]
-    return PairPixels(
-        given[grid][counted], true[grid][counted], features, others.argmax(0).astype(np.uint8), others.max(0), mended[grid][counted]
-    )
+    return PairPixels(given[grid][counted], true[grid][counted], features, most_probable(others), others.max(0), mended[grid][counted])
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from skimage.measure import regionprops_table
 
 from pixeltrust.auditing.folder import DOUBTFUL_BELOW, KINDS
 from pixeltrust.metrics import mean_of_defined
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import IGNORE, most_probable
 
 _THRESHOLDS = np.arange(1, 10) / 10
 
@@ -45,7 +45,7 @@ def measure_agreement(given: np.ndarray, probabilities: np.ndarray) -> float:
     where the network is unsure how far a lesion reaches.
     """
     counted = given != IGNORE
-    labels, seen, planes = given[counted], probabilities.argmax(0)[counted], probabilities[:, counted]
+    labels, seen, planes = given[counted], most_probable(probabilities)[counted], probabilities[:, counted]
     scores = [_class_agreement(labels == label, seen == label, planes[label]) for label in range(1, len(probabilities))]
     return 1.0 if np.isnan(scores).all() else mean_of_defined(scores)
 

@@ -43,7 +43,7 @@ from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import IGNORE, most_probable
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.summaries import Summary
@@ -346,7 +346,7 @@ class _Opinion:
         else:
             probabilities = calibration.judge(given, probabilities)
             confidence = compute_confidence(given, probabilities, np.zeros_like(tilt), None)
-        return cls(probabilities, probabilities.argmax(0).astype(np.uint8), (confidence * 255).round().astype(np.uint8))
+        return cls(probabilities, most_probable(probabilities), (confidence * 255).round().astype(np.uint8))
 
 
 def _pair_notes(pairs: CaseList, calibration: Calibration | None) -> list[str]:

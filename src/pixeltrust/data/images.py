@@ -282,7 +282,8 @@ def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None 
     for key, value in (text or {}).items():
         texts.add_text(key, value)
     with write_atomically(path) as unfinished:
-        Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=texts)
+        # compressed by 3, not by 6: half the time, a tenth more bytes
+        Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=texts, compress_level=3)
 
 
 def write_labels(path: Path, labels: np.ndarray, *, like: Path) -> None:

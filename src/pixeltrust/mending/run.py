@@ -39,7 +39,7 @@ from pixeltrust.mending.settings import as_mender_config
 from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, drop_parts_apart, in_two, propose, soft_dice
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import IGNORE, most_probable
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import map_in_threads, progress_bar
 from pixeltrust.plumbing.summaries import Summary
@@ -375,7 +375,7 @@ class _Work:
             mended, expected, evidence = given, verdict.expected[place], "given"
         right = np.take_along_axis(probabilities, np.where(given == IGNORE, 0, given)[None].astype(np.intp), 0)[0]
         confidence = (np.where(given == IGNORE, 1, right) * 255).round().astype(np.uint8)
-        seen = probabilities.argmax(0).astype(np.uint8)
+        seen = most_probable(probabilities)
         case = replace(case, mask=noisy_mask(case))
         self.writer.write_pictures(case, given, confidence, mended, self.foreground_value)
         regions = list_regions(given, mended, seen, confidence, SMALLEST, read_spacing(case, self.config))

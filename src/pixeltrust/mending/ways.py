@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from pixeltrust.auditing.scores import compute_confidence
 from pixeltrust.metrics import confusion, dice, mean_of_defined
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import IGNORE, most_probable
 
 Way = Literal["given", "network", "audit", "mender"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -39,7 +39,7 @@ def drop_parts_apart(probabilities: np.ndarray, given: np.ndarray) -> None:
     marked = (given > 0) & (given != IGNORE)
     if not marked.any():
         return
-    parts, number = ndimage.label(probabilities.argmax(0) > 0, np.ones((3,) * given.ndim))
+    parts, number = ndimage.label(most_probable(probabilities) > 0, np.ones((3,) * given.ndim))
     apart = np.ones(number + 1, bool)
     apart[parts[marked]] = apart[0] = False
     where = apart[parts]
@@ -56,7 +56,7 @@ def propose(way: Way, given: np.ndarray, probabilities: np.ndarray, tilt: np.nda
         probabilities: of the network, which sees the given mask too for `mender`.
         tilt: see `auditing.scores`; for `audit`.
     """
-    seen = probabilities.argmax(0).astype(np.uint8)
+    seen = most_probable(probabilities)
     if way == "given":
         return given
     if way == "audit":

@@ -12,10 +12,11 @@ from pixeltrust.config import Config
 from pixeltrust.data.images import read_image, resize_image, resize_plane
 from pixeltrust.data.volumes import in_order
 from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.labels import most_probable
 from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, choose_device, holds_window, read_network
-from pixeltrust.prediction.volumes import label_plane, list_volumes, probability_planes, read_volume_header
+from pixeltrust.prediction.volumes import list_volumes, probability_planes, read_volume_header
 from pixeltrust.training.run_folder import Run
 
 
@@ -108,7 +109,7 @@ class Predictor(Summary):
         header = read_volume_header(cases[0])
         planes = probability_planes(self._network, cases[0], header)
         if not as_probabilities:
-            return np.stack([label_plane(plane) for plane in planes]).astype(np.uint8)
+            return np.stack([most_probable(plane) for plane in planes])
         shares = np.stack(list(planes), axis=1)
         return shares[0] if len(shares) == 1 else shares
 
@@ -142,7 +143,7 @@ class Predictor(Summary):
             if as_probabilities:
                 outcomes.append(planes[0] if len(planes) == 1 else planes)
             else:
-                outcomes.append((planes[0] > 0.5 if len(planes) == 1 else planes.argmax(0)).astype(np.uint8))
+                outcomes.append(most_probable(planes))
         return outcomes
 
 

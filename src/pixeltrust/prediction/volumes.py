@@ -21,6 +21,7 @@ from pixeltrust.data.listings import Listing, files_by_id, join_channels
 from pixeltrust.data.volumes import MAX_VOXELS, NIFTI, in_order, write_shares
 from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.files import naming_write_errors
+from pixeltrust.plumbing.labels import most_probable
 from pixeltrust.plumbing.progress import progress_bar
 from pixeltrust.plumbing.text import count, some
 from pixeltrust.prediction.network import Network
@@ -99,7 +100,7 @@ def _predict_one(network: Network, case: Case, files: Sequence[Path], tell: Call
         with ExitStack() as opened:
             writers = [opened.enter_context(write_shares(path, like=case.image)) for path in of_probabilities]
             for place, planes in enumerate(probability_planes(network, case, header)):
-                labels[place] = label_plane(planes)
+                labels[place] = most_probable(planes)
                 for write, plane in zip(writers, planes, strict=False):
                     write(plane)
                 tell(f"{case.id}: {place + 1} of {len(labels)} planes")
@@ -144,8 +145,3 @@ def probability_planes(network: Network, case: Case, header: Header) -> Iterator
         )
     planes = network.probabilities_by_planes(fit_image(case, network.config))
     yield from restore_planes(planes, header.size, header.spacing_mm, network.config)
-
-
-def label_plane(probabilities: np.ndarray) -> np.ndarray:
-    """Return the labels (H, W) of probabilities (K, H, W): 1 where that of the foreground is above ½, or the first of the largest."""
-    return probabilities[0] > 0.5 if len(probabilities) == 1 else probabilities.argmax(0)
