@@ -9,6 +9,7 @@ from PIL import Image
 from examples import examples
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults, read_values, role_faults
 from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.labels import most_probable
 
 
 def put(path, pixels):
@@ -152,3 +153,17 @@ def test_the_masks_of_each_role_must_hold_a_label(tmp_path):
     assert "clean masks" in fault
     both = [MaskMeaning(tmp_path / "a.png", "ignored"), MaskMeaning(tmp_path / "b.png", "foreground")]
     assert len(role_faults({"noisy": both[:1], "clean": both[1:]})) == 1
+
+
+@pytest.mark.parametrize(
+    ("planes", "labels"),
+    [
+        ([[0.4, 0.5, 0.6]], [0, 0, 1]),
+        ([[0.4, 0.5, 0.6], [0.6, 0.5, 0.4]], [1, 0, 0]),
+        ([[0.2, 0.4, 0.3], [0.5, 0.4, 0.3], [0.3, 0.2, 0.4]], [1, 0, 2]),
+    ],
+)
+def test_the_most_probable_label_is_the_first_of_the_largest(planes, labels):
+    found = most_probable(np.array(planes, np.float32))
+    assert found.tolist() == labels
+    assert found.dtype == np.uint8
