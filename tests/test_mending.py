@@ -18,7 +18,7 @@ from pixeltrust.data.batches import Streams, add_given, hold_out
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.images import read_labels
 from pixeltrust.data.prefetch import Feed
-from pixeltrust.mending.estimate import Calibration, choose, make_estimate, mean_interval, read_estimate
+from pixeltrust.mending.estimate import Calibration, choose, make_estimate, mean_interval, read_estimate, spread
 from pixeltrust.mending.menders import Menders
 from pixeltrust.mending.settings import DEFAULTS, as_mender_config, read_mender_config
 from pixeltrust.mending.ways import WAYS, dice_between, drop_parts_apart, propose, soft_dice
@@ -268,6 +268,29 @@ def test_further_pairs_are_worth_what_earlier_ones_were():
     assert [row["pairs"] for row in later.history] == [10, 40]
     assert later.more["pairs"] == 20
     assert 0 < later.more["gain"] < 1 - later.expected.dice
+
+
+def test_expected_dice_are_spread_by_how_far_menders_agree_and_keep_their_mean():
+    expected, agreement = np.array([0.8, 0.9, 0.85, 0.2]), np.array([0.99, 0.7, 0.95, 0.9])
+    counted = np.array([True, True, True, False])
+    changed = spread(expected, agreement, counted)
+    assert changed[counted].mean() == pytest.approx(0.85)
+    assert (np.argsort(changed) == np.argsort(agreement)).all()
+    odds = np.log(changed / (1 - changed)) - np.log(agreement / (1 - agreement))
+    assert odds == pytest.approx(odds[0])
+    assert spread(expected, np.array([0.99, np.nan, 0.9, 0.9]), counted).tolist() == expected.tolist()
+    assert spread(np.ones(2), np.ones(2), np.ones(2, bool)) == pytest.approx(1, abs=2e-3)
+
+
+def test_the_ranking_of_an_estimate_is_that_of_the_agreement():
+    values = measured(np.random.default_rng(7), given=0.6, mender=0.9)
+    choice = choose(values, FOLDS, GROUPS)
+    soft, agreement = np.tile([0.6, 0.9, 0.02], (4, 1)), np.array([0.9, 0.99, 0.2, 0.95])
+    level, _ = make_estimate(values, choice, GROUPS, soft=soft, noisy=np.ones(4, bool))
+    estimate, verdict = make_estimate(values, choice, GROUPS, soft=soft, agreement=agreement, noisy=np.ones(4, bool))
+    assert np.argsort(verdict.expected).tolist() == [2, 0, 3, 1]
+    assert estimate.expected.dice == pytest.approx(level.expected.dice)
+    assert estimate.below["cases"] > level.below["cases"]
 
 
 # --- the whole way ------------------------------------------------------------------------------------------------

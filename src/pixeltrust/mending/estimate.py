@@ -1,9 +1,10 @@
 """How good masks are expected to be: measured on pairs by menders that have not seen them, and carried over to the other masks.
 
 A pair says what the Dice of each way of treating its mask really is; the soft Dice with what the mender saw (see `ways`) is known of
-every mask. A calibration joins the two, and gives every mask an expected Dice. The mean of those is corrected by how far the calibration
-is off on the pairs, and its interval is that of this correction (prediction-powered inference: Angelopoulos et al., Science 382, 2023).
-It holds as far as the pairs are like the other masks: drawn at random, not picked for being bad.
+every mask. A calibration joins the two, and gives every mask an expected Dice. Among the masks these are spread by how far the menders
+agree (see `spread`). Their mean is corrected by how far the calibration is off on the pairs, and its interval is that of this correction
+(prediction-powered inference: Angelopoulos et al., Science 382, 2023). It holds as far as the pairs are like the other masks: drawn at
+random, not picked for being bad.
 """
 
 import json
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+from scipy.optimize import brentq
 
 from pixeltrust.mending.ways import ALONE, WAYS, Way
 from pixeltrust.metrics import standard_error, student_factor
@@ -82,12 +84,17 @@ class Calibration:
 
     def expect(self, soft: np.ndarray) -> np.ndarray:
         """Return the expected Dice (N,), 0 … 1."""
-        return np.clip(1 / (1 + np.exp(-(self.level + self.slope * _log_odds(soft)))) + self.shift, 0, 1)
+        return np.clip(_share(self.level + self.slope * _log_odds(soft)) + self.shift, 0, 1)
 
 
 def _log_odds(values: np.ndarray) -> np.ndarray:
     inside = np.clip(values, _ENDS, 1 - _ENDS)
     return np.log(inside / (1 - inside))
+
+
+def _share(log_odds: np.ndarray) -> np.ndarray:
+    shares: np.ndarray = 1 / (1 + np.exp(-log_odds))
+    return shares
 
 
 @dataclass(frozen=True)
@@ -198,6 +205,7 @@ def make_estimate(
     groups: Sequence[str],
     *,
     soft: np.ndarray,
+    agreement: np.ndarray | None = None,
     noisy: np.ndarray,
     drops_apart: bool = False,
     earlier: Sequence[Mapping[str, float]] = (),
@@ -207,6 +215,7 @@ def make_estimate(
     Args:
         measured, groups: of the pairs.
         soft: of every listed mask the soft Dice as given, that after the chosen way, and what several menders together add to it, (N, 3).
+        agreement: how far those menders agree on the mask after the chosen way, a Dice (N,); NaN where not known.
         noisy: whether a listed mask is noisy, (N,), and not one that a person has corrected: those are in no number.
         drops_apart: whether the chosen way drops what does not touch the given mask.
         earlier: the history of an estimate from fewer pairs.
@@ -216,6 +225,8 @@ def make_estimate(
     changed = choice.changes(soft[:, 0], soft[:, 1])
     expected_given = choice.calibrations["given"].expect(soft[:, 0])
     treated = np.clip(choice.calibrations[choice.way].expect(soft[:, 1]) + soft[:, 2], 0, 1)
+    if agreement is not None and (counted := changed & noisy).any():
+        treated = spread(treated, agreement, counted)
     expected = np.where(changed, treated, expected_given)
     verdict = Verdict(changed & noisy, expected_given, expected)
     overall = _quality(float(expected[noisy].mean() + np.nanmean(off)), *standard_error(off, groups))
@@ -234,6 +245,23 @@ def make_estimate(
         history=history,
     )
     return estimate, verdict
+
+
+def spread(expected: np.ndarray, agreement: np.ndarray, counted: np.ndarray) -> np.ndarray:
+    """Return expected Dice (N,) that are higher where menders agree more, with the same mean over the counted masks.
+
+    The log odds are those of the agreement but for one shift. Menders that were trained on other pairs are wrong where they differ; what
+    each is sure of by itself says less of a mask (`docs/lab.md`). Nothing changes where an agreement is not known.
+
+    Args:
+        agreement: the mean Dice of the masks of several menders with the one that they make together, (N,).
+        counted: whose mean stays, (N,) bool, not all False.
+    """
+    if np.isnan(agreement).any():
+        return expected
+    odds, mean = _log_odds(agreement), float(np.clip(expected[counted].mean(), _ENDS, 1 - _ENDS))
+    shift = brentq(lambda shift: float(_share(odds[counted] + shift).mean()) - mean, -20, 20)
+    return _share(odds + shift)
 
 
 def _apply(choice: Choice, measured: Measured) -> tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,12 @@ are whole until then. DIR/.mending/status.json says how far the work is.
 """
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
@@ -48,6 +49,7 @@ from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, choose_device
 
 WORK = ".mending"
+LOOKED = "looked"  # in which the masks are as menders see them
 SMALLEST = 9  # pixels of a region that gets a row
 _TRAINED, _LOOKED = 0.75, 0.9  # of the work, once the menders are trained, and once they have looked
 _STATUS_SECONDS = 0.5
@@ -241,7 +243,8 @@ class _Work:
             pairs.measured,
             choice,
             self.menders.groups,
-            soft=seen.soft,
+            soft=seen.numbers[:, :3],
+            agreement=seen.numbers[:, 3],
             noisy=self.listed.has_role("noisy"),
             drops_apart=pairs.drops(way),
             earlier=earlier.history if earlier else (),
@@ -284,7 +287,7 @@ class _Work:
         every, shares = [network.turns for network in networks], share_turns(networks[0].turns, len(networks))
         views, confusions = {}, {}
         for known in (False, True):
-            views[known] = SeenMasks(self.next / "seen", shapes, self.config, f"pairs-{'with' if known else 'without'}-mask", self.ranks)
+            views[known] = SeenMasks(self.next / LOOKED, shapes, self.config, f"pairs-{'with' if known else 'without'}-mask", self.ranks)
             for place, looked in self._look_as_strangers(networks, every, known):
                 views[known].planes(place)[...] = looked.probabilities
                 if not known:
@@ -316,7 +319,7 @@ class _Work:
         for known in (False, True):
             for place, looked in self._look_as_strangers(networks, shares, known):
                 for way in _ways_by(known):
-                    measured[way][place, 1] = soft_dice_of_each(way, looked, tilt, drops_apart=drops_apart and known)[0]
+                    measured[way][place, 1] = judge(way, looked, tilt, drops_apart=drops_apart and known).soft
         return _Pairs(measured, tilt, views, drops_apart)
 
     def _look_as_strangers(self, networks: Sequence[Network], turns: Sequence[Sequence[int]], known: bool) -> Iterator[tuple[int, Looked]]:
@@ -328,7 +331,7 @@ class _Work:
 
     def look_at_all(self, networks: Sequence[Network], way: Way, pairs: "_Pairs") -> SeenMasks:
         """Let all menders look at the listed masks, as a way to treat them needs it; what was seen before a stop is kept."""
-        seen = SeenMasks(self.next / "seen", fitted_shapes(self.listed, self.config), self.config, way, self.ranks)
+        seen = SeenMasks(self.next / LOOKED, fitted_shapes(self.listed, self.config), self.config, way, self.ranks)
         todo = [place for place in self.ranks.share(range(len(self.listed))) if not seen.done[place]]
         looked = look(
             networks,
@@ -339,8 +342,8 @@ class _Work:
             show_progress=self.show_progress,
         )
         for number, (place, case) in enumerate(zip(todo, looked, strict=True)):
-            as_given, mended = (soft_dice_of_each(each, case, pairs.tilt, drops_apart=pairs.drops(way)) for each in ("given", way))
-            seen.keep(place, case.probabilities, as_given[0], *mended)
+            as_given, mended = (judge(each, case, pairs.tilt, drops_apart=pairs.drops(way)) for each in ("given", way))
+            seen.keep(place, case.probabilities, as_given.soft, *astuple(mended))
             self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
         self.ranks.barrier()
         return seen
@@ -352,8 +355,8 @@ class _Work:
         self.report_status("mending", _LOOKED)
         places = self.ranks.share(range(len(self.listed)))
 
-        def judge(place: int) -> Judged:
-            return self._judge(place, way, seen.planes(place), pairs, verdict)
+        def write(place: int) -> Judged:
+            return self._write_case(place, way, seen.planes(place), pairs, verdict)
 
         complaint = f"{self.cases.data}: masks that cannot be mended"
         more: dict[str, Any] = {
@@ -361,9 +364,9 @@ class _Work:
             "shown": self.show_progress,
             "threads": threads_for(self.listed, self.config.classes),
         }
-        return join_judged(self.ranks.gather_results(lambda: map_in_threads(judge, places, text="mending", **more)))
+        return join_judged(self.ranks.gather_results(lambda: map_in_threads(write, places, text="mending", **more)))
 
-    def _judge(self, place: int, way: Way, planes: np.ndarray, pairs: "_Pairs", verdict: Verdict) -> Judged:
+    def _write_case(self, place: int, way: Way, planes: np.ndarray, pairs: "_Pairs", verdict: Verdict) -> Judged:
         case = self.listed[place]
         given = self._decode(noisy_mask(case))
         probabilities = self._enlarge(planes, case, given, way, pairs)
@@ -417,7 +420,7 @@ class _Work:
         write_csv(self._write_pairs(pairs, way), self.next / "pairs.csv")
         estimate.write(self.next)
         self.menders.slim()
-        for name in ("seen", "of.json"):
+        for name in (LOOKED, "of.json"):
             _remove(self.next / name)
         self._install()
         write_file(self.out / "report.html", mending_page(Audit.of(self.out, record), tables[0], estimate))
@@ -454,24 +457,35 @@ class _Work:
             _remove(self.out / WORK / name)
 
 
-def soft_dice_of_each(way: Way, looked: Looked, tilt: np.ndarray, *, drops_apart: bool = False) -> tuple[float, float]:
-    """Return two numbers of the masks that a way makes of what several menders see.
+@dataclass(frozen=True)
+class Judgement:
+    """What several menders say of the mask that a way makes of a given one."""
+
+    soft: float
+    """The soft Dice of the mask that each would make, with what it sees, in the mean: the same for one mender and for several."""
+    gain: float
+    """How much better than those masks the one is that they make together, by what they see together."""
+    agreement: float
+    """The Dice of the masks that each would make with the one that they make together, in the mean; NaN for a single mender."""
+
+
+def judge(way: Way, looked: Looked, tilt: np.ndarray, *, drops_apart: bool = False) -> Judgement:
+    """Judge the mask that a way makes of what several menders see.
 
     Args:
         drops_apart: drop what they see apart from the given mask.
-
-    Returns:
-        The soft Dice of the mask that each would make, with what it sees, in the mean: the same for one mender and for several.
-        How much better than those masks the one is that they make together, by what they see together.
     """
     together = in_two(looked.probabilities)
     views = [in_two(planes) for planes in looked.of_each]
     for view in (together, *views) if drops_apart else ():
         drop_parts_apart(view, looked.labels)
     masks = [propose(way, looked.labels, view, tilt) for view in views]
-    own = float(np.mean([soft_dice(mask, view) for mask, view in zip(masks, views, strict=True)]))
+    joint = propose(way, looked.labels, together, tilt)
+    soft = float(np.mean([soft_dice(mask, view) for mask, view in zip(masks, views, strict=True)]))
     apart = float(np.mean([soft_dice(mask, together) for mask in masks]))
-    return own, soft_dice(propose(way, looked.labels, together, tilt), together) - apart
+    shared = [dice_between(mask, joint, len(together)) for mask in masks]  # NaN where neither has any foreground
+    agreement = float(np.nan_to_num(shared, nan=1).mean()) if len(masks) > 1 else math.nan
+    return Judgement(soft, soft_dice(joint, together) - apart, agreement)
 
 
 def _ways_by(known: bool) -> list[Way]:

@@ -19,6 +19,7 @@ Way = Literal["given", "network", "audit", "mender"]
 WAYS: tuple[Way, ...] = get_args(Way)
 ALONE: tuple[Way, ...] = ("network", "audit")
 """The ways that need the network's view of the image alone."""
+_PARTS_FROM = (0.5, 0.1)  # the probability of foreground that pixels of a part have, one after the other
 
 
 def in_two(planes: np.ndarray) -> np.ndarray:
@@ -30,7 +31,8 @@ def in_two(planes: np.ndarray) -> np.ndarray:
 def drop_parts_apart(probabilities: np.ndarray, given: np.ndarray) -> None:
     """Turn the parts of the foreground that do not touch the given mask's into background, in place.
 
-    With few pairs a mender takes ink, stickers and shadows that no pair has for foreground. Nothing changes where the given mask is empty.
+    With few pairs a mender takes ink, stickers and shadows that no pair has for foreground. Then what is left around such parts, and what
+    is hardly foreground anywhere else, goes as well. Nothing changes where the given mask is empty.
 
     Args:
         probabilities: float32 (K, *S), K ≥ 2; background afterwards is 1 there.
@@ -39,12 +41,13 @@ def drop_parts_apart(probabilities: np.ndarray, given: np.ndarray) -> None:
     marked = (given > 0) & (given != IGNORE)
     if not marked.any():
         return
-    parts, number = ndimage.label(most_probable(probabilities) > 0, np.ones((3,) * given.ndim))
-    apart = np.ones(number + 1, bool)
-    apart[parts[marked]] = apart[0] = False
-    where = apart[parts]
-    probabilities[:, where] = 0
-    probabilities[0, where] = 1
+    for least in _PARTS_FROM:
+        parts, number = ndimage.label(probabilities[0] < 1 - least, np.ones((3,) * given.ndim))
+        apart = np.ones(number + 1, bool)
+        apart[parts[marked]] = apart[0] = False
+        where = apart[parts]
+        probabilities[:, where] = 0
+        probabilities[0, where] = 1
 
 
 def propose(way: Way, given: np.ndarray, probabilities: np.ndarray, tilt: np.ndarray) -> np.ndarray:
