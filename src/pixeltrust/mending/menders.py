@@ -5,7 +5,7 @@ seen it.
     FOLDER/1.csv … FOLDER/<folds>.csv   the clean cases that each is trained on
 
 Every mender is trained on all clean cases but those of its fold, and of their groups. Other masks are judged by all of them together: each
-sees a share of the flips and turns, and their probabilities are averaged.
+sees another of the flips and turns, and their probabilities are averaged.
 """
 
 import math
@@ -35,6 +35,7 @@ from pixeltrust.training.run_folder import CACHE, Run
 from pixeltrust.training.train import train
 
 FOLDS = 4
+VIEWS = 4  # flips and turns of a mask that all menders see together; twice as many make masks no better (docs/lab.md)
 Tick = Callable[[int, int], None]
 """Is told the number of the mender, from 1, and the number of its updates so far."""
 
@@ -102,8 +103,8 @@ class Looked:
 
 
 def share_turns(turns: Sequence[int], networks: int) -> list[Sequence[int]]:
-    """Return the flips and turns that each of several networks is to see, so that together they see every one about once."""
-    return [turns[number::networks] or turns[:1] for number in range(networks)]
+    """Return the flips and turns that each of several networks is to see: others, `VIEWS` together where there are as many."""
+    return [turns[number::networks][: max(1, VIEWS // networks)] or turns[:1] for number in range(networks)]
 
 
 def look(
