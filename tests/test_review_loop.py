@@ -372,7 +372,7 @@ def test_an_estimate_is_a_sentence(tmp_path):
     [
         ("{", "cannot be read"),
         ("[]", "cannot be read"),
-        (json.dumps(fake_mend.ESTIMATE | {"format": 2}), "later pixeltrust"),
+        (json.dumps(fake_mend.ESTIMATE | {"format": 3}), "later pixeltrust"),
         (json.dumps({"format": 1}), "cannot be read: 'more'"),
         (json.dumps(fake_mend.ESTIMATE | {"expected": {"dice": 93, "low": 0.9, "high": 1}}), "dice 93.0 is not from 0 to 1"),
         (json.dumps(fake_mend.ESTIMATE | {"more": 3}), "cannot be read"),

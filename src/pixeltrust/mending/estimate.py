@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from scipy.optimize import brentq
 
 from pixeltrust.mending.ways import ALONE, WAYS, Way
 from pixeltrust.metrics import standard_error, student_factor
@@ -257,6 +256,8 @@ def spread(expected: np.ndarray, agreement: np.ndarray, counted: np.ndarray) -> 
         agreement: the mean Dice of the masks of several menders with the one that they make together, (N,).
         counted: whose mean stays, (N,) bool, not all False.
     """
+    from scipy.optimize import brentq  # imported here: a review needs none of it
+
     if np.isnan(agreement).any():
         return expected
     odds, mean = _log_odds(agreement), float(np.clip(expected[counted].mean(), _ENDS, 1 - _ENDS))

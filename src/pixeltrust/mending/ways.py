@@ -9,7 +9,6 @@ given labels uint8 (*S); 255 ignored   probabilities float32 (K, *S), K ≥ 2, t
 from typing import Literal, get_args
 
 import numpy as np
-from scipy import ndimage
 
 from pixeltrust.auditing.scores import compute_confidence
 from pixeltrust.metrics import confusion, dice, mean_of_defined
@@ -38,6 +37,8 @@ def drop_parts_apart(probabilities: np.ndarray, given: np.ndarray) -> None:
         probabilities: float32 (K, *S), K ≥ 2; background afterwards is 1 there.
         given: labels uint8 (*S); pixels that touch at a corner are of one part.
     """
+    from scipy import ndimage  # imported here: a review needs none of it
+
     marked = (given > 0) & (given != IGNORE)
     if not marked.any():
         return
