@@ -318,8 +318,9 @@ class _Work:
             measured["mender"][:, 0] = without_parts_apart
         for known in (False, True):
             for place, looked in self._look_as_strangers(networks, shares, known):
+                views_of_case = Views.of(looked, drops_apart=drops_apart and known)
                 for way in _ways_by(known):
-                    measured[way][place, 1] = judge(way, looked, tilt, drops_apart=drops_apart and known).soft
+                    measured[way][place, 1] = views_of_case.judge(way, tilt).soft
         return _Pairs(measured, tilt, views, drops_apart)
 
     def _look_as_strangers(self, networks: Sequence[Network], turns: Sequence[Sequence[int]], known: bool) -> Iterator[tuple[int, Looked]]:
@@ -342,8 +343,8 @@ class _Work:
             show_progress=self.show_progress,
         )
         for number, (place, case) in enumerate(zip(todo, looked, strict=True)):
-            as_given, mended = (judge(each, case, pairs.tilt, drops_apart=pairs.drops(way)) for each in ("given", way))
-            seen.keep(place, case.probabilities, as_given.soft, *astuple(mended))
+            views = Views.of(case, drops_apart=pairs.drops(way))
+            seen.keep(place, case.probabilities, views.judge("given", pairs.tilt).soft, *astuple(views.judge(way, pairs.tilt)))
             self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
         self.ranks.barrier()
         return seen
@@ -469,23 +470,32 @@ class Judgement:
     """The Dice of the masks that each would make with the one that they make together, in the mean; NaN for a single mender."""
 
 
-def judge(way: Way, looked: Looked, tilt: np.ndarray, *, drops_apart: bool = False) -> Judgement:
-    """Judge the mask that a way makes of what several menders see.
+@dataclass(frozen=True, eq=False)
+class Views:
+    """What several menders see of a case, as the masks are made from it; probabilities float32 (K, *S), K ≥ 2."""
 
-    Args:
-        drops_apart: drop what they see apart from the given mask.
-    """
-    together = in_two(looked.probabilities)
-    views = [in_two(planes) for planes in looked.of_each]
-    for view in (together, *views) if drops_apart else ():
-        drop_parts_apart(view, looked.labels)
-    masks = [propose(way, looked.labels, view, tilt) for view in views]
-    joint = propose(way, looked.labels, together, tilt)
-    soft = float(np.mean([soft_dice(mask, view) for mask, view in zip(masks, views, strict=True)]))
-    apart = float(np.mean([soft_dice(mask, together) for mask in masks]))
-    shared = [dice_between(mask, joint, len(together)) for mask in masks]  # NaN where neither has any foreground
-    agreement = float(np.nan_to_num(shared, nan=1).mean()) if len(masks) > 1 else math.nan
-    return Judgement(soft, soft_dice(joint, together) - apart, agreement)
+    labels: np.ndarray
+    """The given mask, uint8 (*S)."""
+    together: np.ndarray
+    of_each: list[np.ndarray]
+
+    @classmethod
+    def of(cls, looked: Looked, *, drops_apart: bool) -> "Views":
+        """Take the views; with `drops_apart` without what lies apart from the given mask."""
+        views = [in_two(planes) for planes in (looked.probabilities, *looked.of_each)]
+        for view in views if drops_apart else ():
+            drop_parts_apart(view, looked.labels)
+        return cls(looked.labels, views[0], views[1:])
+
+    def judge(self, way: Way, tilt: np.ndarray) -> Judgement:
+        """Judge the mask that a way makes of them."""
+        masks = [propose(way, self.labels, view, tilt) for view in self.of_each]
+        joint = propose(way, self.labels, self.together, tilt)
+        soft = float(np.mean([soft_dice(mask, view) for mask, view in zip(masks, self.of_each, strict=True)]))
+        apart = float(np.mean([soft_dice(mask, self.together) for mask in masks]))
+        shared = [dice_between(mask, joint, len(self.together)) for mask in masks]  # NaN where neither has any foreground
+        agreement = float(np.nan_to_num(shared, nan=1).mean()) if len(masks) > 1 else math.nan
+        return Judgement(soft, soft_dice(joint, self.together) - apart, agreement)
 
 
 def _ways_by(known: bool) -> list[Way]:
