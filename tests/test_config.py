@@ -49,6 +49,7 @@ VALUES = {
     "given_dropped": shares,
     "colour_jitter": shares,
     "grey_share": shares,
+    "crop_around_given": st.none() | positive,
     "coarse_share": shares,
     "learning_rate": st.floats(1e-300, 1e300),
     "momentum": shares,

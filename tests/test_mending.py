@@ -16,10 +16,11 @@ from pixeltrust.auditing.folder import Audit, read_audit_cases, read_audit_regio
 from pixeltrust.config import Config
 from pixeltrust.data.batches import Streams, add_given, hold_out
 from pixeltrust.data.cases import read_cases
+from pixeltrust.data.fitting import crop_around
 from pixeltrust.data.images import read_labels
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.mending.estimate import Calibration, choose, make_estimate, mean_interval, read_estimate, spread
-from pixeltrust.mending.menders import Menders
+from pixeltrust.mending.menders import Menders, choose_crop
 from pixeltrust.mending.settings import DEFAULTS, as_mender_config, read_mender_config
 from pixeltrust.mending.ways import WAYS, dice_between, drop_parts_apart, propose, soft_dice
 from pixeltrust.method.batch import Batch
@@ -79,6 +80,96 @@ def test_given_masks_are_dropped_at_random_and_absent_ones_are_unknown(data, tmp
     unknown = [(streams.batch("pairs", update).images[:, 3] == 0).flatten(1).all(1).float().mean() for update in range(40)]
     assert 0.5 < np.mean(unknown) < 0.65  # half of seven pairs, and the clean case without a noisy mask
     assert torch.equal(streams.batch("pairs", 5).images, streams.batch("pairs", 5).images)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "crop"),
+    [
+        ((20, 30), (40, 60), ((15, 35), (30, 70))),  # as high as a tenth of the picture, and as wide: a fifth of it around its middle
+        ((20, 30), (40, 45), ((15, 35), (22, 62))),  # the larger extent counts, and the picture's proportions are kept
+        ((0, 10), (180, 200), ((0, 20), (160, 200))),  # within the picture
+        ((50, 52), (100, 103), ((45, 57), (89, 114))),  # no less than an eighth of the sides
+        ((10, 90), (0, 20), ((0, 100), (0, 200))),
+    ],
+)
+def test_a_picture_is_cropped_around_the_given_mask(rows, columns, crop):
+    given = np.zeros((100, 200), np.uint8)
+    given[slice(*rows), slice(*columns)] = 1
+    given[99, 0] = 255  # ignored
+    config = Config(method="mender", crop_around_given=2)
+    assert crop_around(given, config) == tuple(slice(*span) for span in crop)
+    assert crop_around(given, Config(method="plain", crop_around_given=2)) is None
+    assert crop_around(given, Config(method="mender")) is None
+    assert crop_around(given * 0, config) is None
+
+
+@pytest.fixture
+def far_off(tmp_path):
+    """Six pairs and two noisy cases: squares in the corner of large pictures, the clean ones further inside."""
+
+    def draw(step):
+        for part in ("images", "noisy", "clean"):
+            (tmp_path / "data" / part).mkdir(parents=True)
+        for number in range(8):
+            mask = np.zeros((64, 64), np.uint8)
+            mask[4:12, 4 : 11 + number % 2] = 255
+            Image.fromarray(mask[..., None] // 2 + np.arange(64, dtype=np.uint8)[:, None, None].repeat(3, 2)).save(
+                tmp_path / "data/images" / f"{number}.png"
+            )
+            Image.fromarray(mask).save(tmp_path / "data/noisy" / f"{number}.png")
+            if number < 6:
+                Image.fromarray(np.roll(mask, step, (0, 1))).save(tmp_path / "data/clean" / f"{number}.png")
+        return tmp_path / "data"
+
+    return draw
+
+
+@pytest.mark.parametrize(("step", "crop"), [(0, 2), (12, 3), (20, 4), (34, 6), (50, 0)])
+def test_the_crop_holds_the_clean_masks_of_the_pairs(far_off, step, crop):
+    cases, config = read_cases(far_off(step), show_progress=False), as_mender_config({})
+    assert choose_crop(config, cases).crop_around_given == crop
+    assert choose_crop(as_mender_config({"crop_around_given": 5}), cases).crop_around_given == 5
+
+
+def test_images_are_cropped_where_the_given_mask_is_shown_and_whole_where_it_is_not(far_off, tmp_path):
+    data = far_off(0)
+    settings = {"image_size": 32, "crop_around_given": 2, "jitter": "none", "augment": "none", "given_dropped": 0.5, "clean_batch_size": 6}
+    streams = streams_of(data, tmp_path, **settings)
+    batch = streams.batch("pairs", 0)
+    dropped = (batch.images[:, 3] == 0).flatten(1).all(1)
+    assert 0 < dropped.sum() < 6
+    share = batch.masks.float().mean((1, 2))
+    assert (share[dropped] < 0.02).all()  # 56 to 64 of 4,096 pixels
+    assert (share[~dropped] > 0.19).all()  # of 16 x 16 pixels
+    brighter = [
+        float(image[0][mask == 1].mean() - image[0][mask == 0].mean()) for image, mask in zip(batch.images, batch.masks, strict=True)
+    ]
+    assert min(brighter) > 0.3  # a mask is where its image is bright, by half of 255
+    assert torch.equal(batch.images[~dropped, 3] > 0, batch.masks[~dropped] == 1)
+
+
+class SeesTheGiven:
+    """A mender that sees the given mask again."""
+
+    turns, batch_size = (0,), 4
+
+    def __init__(self, config):
+        self.config = config
+
+    def probabilities_over_turns(self, images, given=None, turns=None):
+        return np.where(np.stack(images)[:, :1] > 100 if given is None else np.stack(given)[:, None] == 1, 0.9, 0.1).astype(np.float32)
+
+
+def test_masks_are_put_back_where_they_were_cropped(far_off, tmp_path, monkeypatch):
+    monkeypatch.setattr(Menders, "train", lambda self, *_: (self.folder / "1").mkdir(parents=True))
+    monkeypatch.setattr(Menders, "load", lambda self: [SeesTheGiven(self.config)] * self.count)
+    data = far_off(0)
+    done = pixeltrust.mend(data, out=tmp_path / "out", config={"image_size": 32}, show_progress=False)
+    assert done.cases["changed_pixels"].eq(0).all()
+    for number in (6, 7):
+        assert np.array_equal(read_labels(tmp_path / "out/mended" / f"{number}.png"), read_labels(data / "noisy" / f"{number}.png"))
+    confidence = np.asarray(Image.open(tmp_path / "out/confidence/6.png"))
+    assert confidence[20:].min() == 255  # what menders were not shown is background
 
 
 def test_the_first_updates_of_a_mender_see_half_the_size():

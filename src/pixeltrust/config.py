@@ -124,6 +124,10 @@ class Config:
     given_dropped: Share = 0.25
     """Share of the images that `mender` sees without their given mask, so that it also knows what to do without one."""
 
+    crop_around_given: NotNegative | None = None
+    """How much a `mender` sees of a picture around its given mask, in multiples of the mask's extent, so that small lesions look like large
+    ones; 0: all. Unset: all, but `mend` chooses by the pairs, 2 where that holds their clean masks. Not for volumes."""
+
     coarse_share: Share = 0.0
     """Share of the updates, the first ones, that `mender` makes at half the image size, which takes a quarter of the time."""
 
@@ -390,6 +394,8 @@ def refuse_other_settings(folder: Path, before: Config, now: Config) -> None:
     """
     if len(before.size) == len(now.size) == 3:
         now = dataclasses.replace(now, spacing=now.spacing or before.spacing, channels=before.channels)
+    if now.crop_around_given is None:
+        now = dataclasses.replace(now, crop_around_given=before.crop_around_given)
     changed = [name for name, value in dataclasses.asdict(now).items() if getattr(before, name) != value]
     if changed:
         was = ", ".join(f"{name} = {getattr(before, name)!r}, now {getattr(now, name)!r}" for name in changed)

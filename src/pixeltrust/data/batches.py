@@ -18,7 +18,7 @@ import torch
 from pixeltrust.config import Config
 from pixeltrust.data.cases import CaseList, Cases
 from pixeltrust.data.checks import MIN_HELD_OUT
-from pixeltrust.data.fitting import fit_image, fit_labels, fitted_shapes, read_spacing, threads_for, to_floats
+from pixeltrust.data.fitting import crop_around, crops_of, fit_image, fit_labels, fitted_shapes, read_spacing, threads_for, to_floats
 from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
 from pixeltrust.data.views import Views, cut_corner, draw_views, to_device
 from pixeltrust.method.addresses import Where, addresses_in_cases
@@ -35,6 +35,7 @@ SAMPLED = 1000  # voxels of each class of a volume, of which patches with foregr
 Corners: TypeAlias = Sequence[Sequence[int]]
 """(B, axes), the first voxels of patches."""
 PIECE = 64  # cases to read in one go, where there are many
+CROPPED = "cropped-"  # the names of what is kept of pictures as they are cropped around their given masks begin so
 
 
 class CaseCache:
@@ -53,11 +54,13 @@ class CaseCache:
         """*S of every case."""
         self._ends = np.cumsum([math.prod(shape) for shape in self.shapes], dtype=np.int64)
         dtype, pixels = np.dtype(np.uint8 if len(config.size) == 2 else np.float16), int(self._ends[-1]) if len(cases) else 0
-        self.gib = pixels * (config.channels * dtype.itemsize + 1 + bool(config.planes)) / 2**30
+        self.gib = pixels * ((config.channels * dtype.itemsize + 1) * (1 + crops_of(config)) + bool(config.planes)) / 2**30
         self.mapped = self.gib > config.cache_gib
         arrays = {"images": (dtype, pixels * config.channels), "masks": (np.dtype(np.uint8), pixels)}
         if config.planes:
             arrays["given"] = arrays["masks"]
+        if crops_of(config):
+            arrays |= {f"{CROPPED}{name}": arrays[name] for name in ("images", "masks")}
         self._arrays = {
             name: mapped_array(folder / f"{name}.{kind}", kind, (length,)) if self.mapped else np.empty(length, kind)
             for name, (kind, length) in arrays.items()
@@ -94,18 +97,22 @@ class CaseCache:
         if faults:
             raise DataError(complaint, faults)
 
-    def batch(self, indices: np.ndarray, device: torch.device = CPU, *, corners: Corners | None = None) -> Batch:
+    def batch(
+        self, indices: np.ndarray, device: torch.device = CPU, *, corners: Corners | None = None, cropped: np.ndarray | None = None
+    ) -> Batch:
         """Return the cases of `indices` (B,) as float images (B, C, *P) and labels (B, *P); the device gets them as they are kept.
 
         Args:
             corners: the first voxels of patches of the size of training; where not given, cases are shown whole, which then are of one
                 shape *S in place of *P.
+            cropped: which of the pictures are shown cropped around their given masks, for a network that sees them so, bools (B,).
         """
-        images, masks = (to_device(self._part(name, indices, corners), device) for name in ("images", "masks"))
+        images, masks = (to_device(self._part(name, indices, corners, cropped), device) for name in ("images", "masks"))
         return Batch(to_floats(images), masks, ignore_label=IGNORE)
 
     def given(self, indices: np.ndarray, device: torch.device = CPU, *, corners: Corners | None = None) -> torch.Tensor:
-        """Return the given masks of the cases, labels (B, *P), of a network that sees them; all ignored for a case without one."""
+        """Return the given masks of the cases, labels (B, *P), of a network that sees them, cropped where it sees pictures so; all ignored
+        for a case without one."""
         return to_device(self._part("given", indices, corners), device)
 
     def labels_at(self, where: Where) -> torch.Tensor:
@@ -148,9 +155,11 @@ class CaseCache:
         changes = [place for place, (one, other) in enumerate(pairwise(indices), start=1) if self.shapes[one] != self.shapes[other]]
         return [piece for part in np.split(indices, changes) for piece in split_in_pieces(part, size)]
 
-    def _part(self, name: str, indices: np.ndarray, corners: Corners | None) -> torch.Tensor:
+    def _part(self, name: str, indices: np.ndarray, corners: Corners | None, cropped: np.ndarray | None = None) -> torch.Tensor:
         self.decode(indices)
-        whole = [self._case(name, index) for index in indices.tolist()]
+        is_cropped = np.zeros(len(indices), bool) if cropped is None or not crops_of(self.config) else cropped
+        of_each = [f"{CROPPED}{name}" if crop else name for crop in is_cropped]
+        whole = [self._case(name_of_case, index) for name_of_case, index in zip(of_each, indices.tolist(), strict=True)]
         for place, corner in enumerate(corners or ()):
             whole[place] = whole[place][cut_of(corner, self.config.size)]
         empty = (0, *([self.config.channels] if name == "images" else []), *self.config.size)
@@ -158,20 +167,24 @@ class CaseCache:
 
     def _case(self, name: str, index: int) -> np.ndarray:
         """Return what is kept of a case, to be read or written: its image (C, *S), or a mask (*S)."""
-        shape, channels = self.shapes[index], self.config.channels if name == "images" else 1
+        shape, channels = self.shapes[index], self.config.channels if name.endswith("images") else 1
         end = int(self._ends[index]) * channels
         kept = self._arrays[name][end - math.prod(shape) * channels : end]
-        return kept.reshape(*([channels] if name == "images" else []), *shape)
+        return kept.reshape(*([channels] if name.endswith("images") else []), *shape)
 
     def _decode_one(self, index: int) -> MaskMeaning:
         case, config = self.cases[index], self.config
-        spacing = read_spacing(case, config)
+        spacing, crop = read_spacing(case, config), None
         if "given" in self._arrays:
             given = decode_labels(case.given, classes=config.classes, ignore_label=config.ignore_label)[0] if case.given else None
-            self._case("given", index)[...] = IGNORE if given is None else fit_labels(given, spacing, config)
+            crop = None if given is None else crop_around(given, config)
+            self._case("given", index)[...] = IGNORE if given is None else fit_labels(given, spacing, config, crop)
         labels, meaning = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
         self._case("images", index)[...] = fit_image(case, config)
         self._case("masks", index)[...] = fitted = fit_labels(labels, spacing, config)
+        if crops_of(config):
+            self._case(f"{CROPPED}images", index)[...] = fit_image(case, config, crop)
+            self._case(f"{CROPPED}masks", index)[...] = fit_labels(labels, spacing, config, crop)
         if spacing:
             self._foreground[index] = _sample_foreground(fitted, generator(config.seed, "foreground", case.id))
         return meaning
@@ -292,17 +305,17 @@ class Streams:
         cases, views = self._shown(stream, update)
         part = self.ranks.span(len(cases))
         corners = self.pixels.corners(cases[part], views[part])
-        batch = views[part].show(self.pixels.batch(cases[part], device, corners=corners))
         if stream != "pairs":
-            return batch
-        given = views[part].show_masks(self.pixels.given(cases[part], device, corners=corners))
+            return views[part].show(self.pixels.batch(cases[part], device, corners=corners))
         dropped = generator(self.config.seed, "given dropped", update).random(len(cases))[part] < self.config.given_dropped
+        batch = views[part].show(self.pixels.batch(cases[part], device, corners=corners, cropped=~dropped))
+        given = views[part].show_masks(self.pixels.given(cases[part], device, corners=corners))
         given[torch.from_numpy(dropped).to(device)] = IGNORE
         return Batch(add_given(batch.images, given, self.config.planes), batch.masks, ignore_label=IGNORE)
 
     def upright(self, indices: np.ndarray, device: torch.device = CPU, *, corners: Corners | None = None) -> Batch:
         """Return cases, or patches of them, as they are, with their given masks for a network that sees them."""
-        batch = self.pixels.batch(indices, device, corners=corners)
+        batch = self.pixels.batch(indices, device, corners=corners, cropped=np.ones(len(indices), bool))
         if not self.config.planes:
             return batch
         given = self.pixels.given(indices, device, corners=corners)

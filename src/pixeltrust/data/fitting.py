@@ -6,6 +6,7 @@ is padded on both sides: its image by its outermost voxels, its mask by 255, whi
 C channels   K classes   *S a shape on the grid of training   *O the shape of the files: (H, W) or (D, H, W)
 image   of pictures uint8, 0 … 255 for 0 … 1; of volumes float16, normalised (see `resampling.normalise`)
 spacing that of a case's files in mm; None for pictures
+crop    the part of a picture that is brought to the grid; None for all of it
 """
 
 import math
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from pixeltrust.data.images import Header
 
 Spacing: TypeAlias = tuple[float, ...] | None
+Crop: TypeAlias = tuple[slice, slice] | None
+SMALLEST_CROP = 1 / 8  # of the sides of a picture
 HELD = 2**28  # numbers of float32, 1 GiB: what probabilities of all cases in work may have together, on the grid of their files
 PROPOSED = 16  # a proposed patch has multiples of it, as U-Nets halve their images four times
 MOST_PROPOSED = 96  # voxels a side
@@ -133,23 +136,48 @@ def fitted_shape(shape: Sequence[int], spacing: Spacing, config: Config) -> tupl
     return tuple(map(max, _resampled(shape, spacing, config), config.size))
 
 
-def fit_image(case: Case, config: Config) -> np.ndarray:
+def crops_of(config: Config) -> bool:
+    """Return whether a network sees pictures cropped around their given masks."""
+    return bool(config.planes and config.crop_around_given) and len(config.size) == 2
+
+
+def crop_around(given: np.ndarray, config: Config) -> Crop:
+    """Return the part of a picture around the foreground of its given mask, labels uint8 (*O), that a network sees.
+
+    It has the proportions of the picture and all sides within it; None, all, where there is no foreground, or for a network that does not
+    see pictures so (see `crops_of`).
+    """
+    marked = (given > 0) & (given != IGNORE)
+    if not crops_of(config) or not marked.any():
+        return None
+    spans = [np.flatnonzero(marked.any(1 - axis))[[0, -1]] + (0, 1) for axis in (0, 1)]
+    extent = max((stop - start) / length for (start, stop), length in zip(spans, given.shape, strict=True))
+    share = float(np.clip((config.crop_around_given or 0) * extent, SMALLEST_CROP, 1))
+    crop = []
+    for (start, stop), length in zip(spans, given.shape, strict=True):
+        side = max(1, round(share * length))
+        first = int(np.clip((start + stop - side) // 2, 0, length - side))
+        crop.append(slice(first, first + side))
+    return crop[0], crop[1]
+
+
+def fit_image(case: Case, config: Config, crop: Crop = None) -> np.ndarray:
     """Read the image of a case, (C, *S).
 
     Raises:
         DataError: a file cannot be read, or a voxel is not finite.
     """
     if len(config.size) == 2:
-        return resize_image(read_image(case.image, config.channels), config.size).transpose(2, 0, 1)
+        return resize_image(read_image(case.image, config.channels)[crop or ...], config.size).transpose(2, 0, 1)
     values = normalise(np.stack([read_values(file) for file in case.image_files]), config.normalisation)
     fitted = resample(values, _resampled(values.shape[1:], read_spacing(case, config), config))
     return np.pad(fitted, [(0, 0), *_padding(fitted.shape[1:], config)], mode="edge").astype(np.float16)
 
 
-def fit_labels(labels: np.ndarray, spacing: Spacing, config: Config) -> np.ndarray:
+def fit_labels(labels: np.ndarray, spacing: Spacing, config: Config, crop: Crop = None) -> np.ndarray:
     """Bring labels uint8 (*O) to the grid of training, (*S)."""
     if spacing is None:
-        return resize_labels(labels, config.size)
+        return resize_labels(labels[crop or ...], config.size)
     fitted = resample_labels(labels, _resampled(labels.shape, spacing, config))
     return np.pad(fitted, _padding(fitted.shape, config), constant_values=IGNORE)
 

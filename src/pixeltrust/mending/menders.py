@@ -12,21 +12,22 @@ import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, Cases, table_of
-from pixeltrust.data.fitting import fit_image, fit_labels, read_spacing, restore, threads_for
+from pixeltrust.data.fitting import crop_around, fit_image, fit_labels, read_spacing, restore, threads_for
 from pixeltrust.data.folds import assign_folds, name_groups
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.mending.ways import in_two
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import make_folder
+from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.processes import ALONE, Ranks
-from pixeltrust.plumbing.progress import attempt_in_threads
+from pixeltrust.plumbing.progress import attempt_in_threads, map_in_threads
 from pixeltrust.plumbing.tables import write_csv
 from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, choose_device, read_network
@@ -35,9 +36,35 @@ from pixeltrust.training.run_folder import CACHE, Run
 from pixeltrust.training.train import train
 
 FOLDS = 4
+CROPS = (2.0, 3.0, 4.0, 6.0)
+"""Of which `choose_crop` takes one."""
+_LOST = 0.005  # of the pairs' true foreground, at most, may be outside of what menders see
 VIEWS = 4  # flips and turns of a mask that all menders see together; twice as many make masks no better (docs/lab.md)
 Tick = Callable[[int, int], None]
 """Is told the number of the mender, from 1, and the number of its updates so far."""
+
+
+def choose_crop(config: Config, cases: Cases, *, show_progress: bool = False) -> Config:
+    """Return the settings with `crop_around_given`, where it is unset, for pictures: the least of `CROPS` that holds the clean masks of the
+    pairs, all but half a percent of their foreground in the mean; 0, the whole picture, where none does.
+
+    Raises:
+        DataError: masks that cannot be read.
+    """
+    if config.crop_around_given is not None or len(config.size) == 3:
+        return config
+    of_each = [replace(config, crop_around_given=crop) for crop in CROPS]
+
+    def lost(case: Case) -> list[float]:
+        files = (noisy_mask(case), case.mask)
+        given, clean = (decode_labels(file, classes=config.classes, ignore_label=config.ignore_label)[0] for file in files)
+        foreground = (clean > 0) & (clean != IGNORE)
+        shown = [foreground[crop_around(given, one) or ...].sum() for one in of_each]
+        return [1 - float(pixels) / foreground.sum() if foreground.any() else 0.0 for pixels in shown]
+
+    complaint = f"{cases.data}: pairs that cannot be used"
+    shares = np.mean(map_in_threads(lost, cases.pairs, text="reading pairs", complaint=complaint, shown=show_progress), axis=0)
+    return replace(config, crop_around_given=next((crop for crop, share in zip(CROPS, shares, strict=True) if share <= _LOST), 0.0))
 
 
 class Menders:
@@ -130,7 +157,8 @@ def look(
 
     def decode(case: Case) -> tuple[np.ndarray, np.ndarray]:
         labels, _ = decode_labels(noisy_mask(case), classes=config.classes, ignore_label=config.ignore_label)
-        return fit_image(case, config), fit_labels(labels, read_spacing(case, config), config)
+        crop = crop_around(labels, config) if known else None
+        return fit_image(case, config, crop), fit_labels(labels, read_spacing(case, config), config, crop)
 
     most = networks[0].batch_size * math.prod(config.size)  # pixels in a batch, unless a single volume has more
     waiting: list[tuple[Case, np.ndarray, np.ndarray]] = []
@@ -159,13 +187,21 @@ def _look_at(
         yield Looked(case, labels_of_case, of_each.mean(0).astype(np.float16), of_each)
 
 
-def enlarge(seen: np.ndarray, case: Case, shape: Sequence[int], config: Config) -> np.ndarray:
+def enlarge(seen: np.ndarray, case: Case, given: np.ndarray, config: Config, *, known: bool) -> np.ndarray:
     """Return probabilities float32 (K, *O), K ≥ 2, on the grid of a case's files, of what menders saw, (K or 1, *S).
 
     Args:
-        shape: *O, of its mask.
+        given: its given mask, labels uint8 (*O).
+        known: whether they saw that mask too; then what they were not shown around it is background.
     """
-    return in_two(restore(seen.astype(np.float32), shape, read_spacing(case, config), config))
+    crop = crop_around(given, config) if known else None
+    planes = in_two(restore(seen.astype(np.float32), given[crop or ...].shape, read_spacing(case, config), config))
+    if crop is None:
+        return planes
+    whole = np.zeros((len(planes), *given.shape), np.float32)
+    whole[0] = 1
+    whole[:, *crop] = planes
+    return whole
 
 
 def noisy_mask(case: Case) -> Path:

@@ -34,7 +34,7 @@ from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.mending.estimate import Estimate, Measured, Verdict, choose, make_estimate, read_estimate, short
-from pixeltrust.mending.menders import Looked, Menders, enlarge, look, noisy_mask, share_turns
+from pixeltrust.mending.menders import Looked, Menders, choose_crop, enlarge, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
 from pixeltrust.mending.settings import as_mender_config
 from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, drop_parts_apart, in_two, propose, soft_dice
@@ -161,6 +161,7 @@ def mend_cases(
         )
     check_names(listed, cases.data)
     _, ranks, moved = choose_device(config)
+    config = choose_crop(config, cases, show_progress=show_progress and ranks.rank == 0)
     work = _Work(cases, listed, out, config, ranks, show_progress=show_progress and ranks.rank == 0)
     with naming_write_errors(out), ExitStack() as held:
         ranks.on_rank_0(lambda: work.begin(held))
@@ -303,7 +304,7 @@ class _Work:
                 return dice_between(propose(way, given, probabilities, tilt), clean, self.config.classes)
 
             for known, seen in views.items():
-                probabilities = enlarge(seen.planes(place), pairs[place], given.shape, self.config)
+                probabilities = enlarge(seen.planes(place), pairs[place], given, self.config, known=known)
                 for way in _ways_by(known):
                     measured[way][place, 0] = dice_by(way, probabilities)
                 if known:
@@ -390,7 +391,7 @@ class _Work:
 
     def _enlarge(self, planes: np.ndarray, case: Case, given: np.ndarray, way: Way, pairs: "_Pairs") -> np.ndarray:
         """Return what menders saw of a case, on the grid of its given mask, as a way takes it."""
-        probabilities = enlarge(planes, case, given.shape, self.config)
+        probabilities = enlarge(planes, case, given, self.config, known=way not in ALONE)
         if pairs.drops(way):
             drop_parts_apart(probabilities, given)
         return probabilities
