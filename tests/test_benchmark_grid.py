@@ -76,6 +76,12 @@ def test_menders_have_their_own_settings_at_the_size_of_the_cell_up_to_a_largest
     assert (mender.classes, mender.channels, mender.device, mender.seed) == (3, 1, "cpu", 4)
 
 
+def test_menders_train_as_long_as_mend_would_with_as_few_pairs():
+    grid = Grid(settings={"epochs": 50})
+    assert grid.mender_config(grid.config(cell()), 10).epochs == 4
+    assert grid.mender_config(grid.config(cell()), 100).epochs == DEFAULTS["epochs"]
+
+
 def test_menders_of_volumes_get_as_many_patches_as_mend_takes():
     grid = Grid(settings={"image_size": [32, 48, 32], "clean_batch_size": 5}, mender={"image_size": [40, 56, 40]})
     assert grid.mender_config(grid.config(cell(method="mended"))).clean_batch_size == 2

@@ -149,16 +149,19 @@ class Grid:
             raise ConfigError(f"methods: {cell.method!r} is not known; {hint}known: {', '.join(variants)}, or a name in [variants]")
         return config_from({**self.settings, **variants[cell.method], "seed": cell.seed}, f"{cell.method}: ")
 
-    def mender_config(self, config: Config) -> Config:
+    def mender_config(self, config: Config, clean: int | None = None) -> Config:
         """Return the settings of the menders of a cell that trains with these: those of `pixeltrust mend`, for the same files and device,
         and the size of the training up to `MENDER_SIDE` a side.
+
+        Args:
+            clean: the clean cases of the cell; where not given, as for many.
 
         Raises:
             ConfigError: a setting of `mender` cannot be used.
         """
         shared = {name: getattr(config, name) for name in _OF_CELL}
         size = tuple(min(side, MENDER_SIDE) for side in config.size)
-        return settle_mender_config(lambda usual: config_from({**usual, **shared, "image_size": size, **self.mender}, "mender: "))
+        return settle_mender_config(lambda usual: config_from({**usual, **shared, "image_size": size, **self.mender}, "mender: "), clean)
 
     def record(self) -> dict[str, Any]:
         """Return it as plain values."""

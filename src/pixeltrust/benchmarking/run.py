@@ -170,7 +170,7 @@ def _prepare_cell(work: Workload, cells: Mapping[Path, Cell], config_of: Callabl
     truth = work.masks.table(cell, true=True) if work.masks.knows_truth else None
     table = truth if cell.method == CEILING and truth is not None else work.masks.table(cell)
     config = config_of(cell)
-    write_spec(folder, cell, config, work.grid.mender_config(config), table, truth)
+    write_spec(folder, cell, config, work.grid.mender_config(config, cell.clean), table, truth)
 
 
 def _record_cells(work: Workload) -> None:
