@@ -28,6 +28,7 @@ from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.training import methods
 
 QUICK = ("model=tiny:network", "image_size=16", "epochs=1", "updates_per_epoch=2", "clean_batch_size=4", "batch_size=8")
+WHOLE = {"image_size": 16, "crop_around_given": 0}
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,7 @@ def far_off(tmp_path):
     return draw
 
 
-@pytest.mark.parametrize(("step", "crop"), [(0, 2), (12, 3), (20, 4), (34, 6), (50, 0)])
+@pytest.mark.parametrize(("step", "crop"), [(0, 1.5), (3, 1.75), (8, 2.5), (12, 3), (20, 4), (34, 6), (50, 0)])
 def test_the_crop_holds_the_clean_masks_of_the_pairs(far_off, step, crop):
     cases, config = read_cases(far_off(step), show_progress=False), as_mender_config({})
     assert choose_crop(config, cases).crop_around_given == crop
@@ -449,7 +450,7 @@ def test_what_menders_see_apart_from_the_given_mask_is_dropped_unless_the_pairs_
             Image.fromarray(mask).save(tmp_path / "data/clean" / f"{number}.png")
     monkeypatch.setattr(Menders, "train", lambda self, *_: (self.folder / "1").mkdir(parents=True))
     monkeypatch.setattr(Menders, "load", lambda self: [SeesACorner(self.config)] * self.count)
-    done = pixeltrust.mend(tmp_path / "data", out=tmp_path / "out", config=as_mender_config({"image_size": 16}), show_progress=False)
+    done = pixeltrust.mend(tmp_path / "data", out=tmp_path / "out", config=WHOLE, show_progress=False)
     assert done.estimate.way == "mender"
     assert done.estimate.drops_apart != is_right
     assert pd.read_csv(tmp_path / "out/pairs.csv")["dice_mender"].eq(1).all()

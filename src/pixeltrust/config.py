@@ -126,7 +126,7 @@ class Config:
 
     crop_around_given: NotNegative | None = None
     """How much a `mender` sees of a picture around its given mask, in multiples of the mask's extent, so that small lesions look like large
-    ones; 0: all. Unset: all, but `mend` chooses by the pairs, 2 where that holds their clean masks. Not for volumes."""
+    ones; 0: all. Unset: all, but `mend` takes as little, from 1.5 on, as holds the clean masks of the pairs. Not for volumes."""
 
     coarse_share: Share = 0.0
     """Share of the updates, the first ones, that `mender` makes at half the image size, which takes a quarter of the time."""

@@ -36,7 +36,7 @@ from pixeltrust.training.run_folder import CACHE, Run
 from pixeltrust.training.train import train
 
 FOLDS = 4
-CROPS = (2.0, 3.0, 4.0, 6.0)
+CROPS = (1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
 """Of which `choose_crop` takes one."""
 _LOST = 0.005  # of the pairs' true foreground, at most, may be outside of what menders see
 VIEWS = 4  # flips and turns of a mask that all menders see together; twice as many make masks no better (docs/lab.md)
