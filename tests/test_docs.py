@@ -21,6 +21,7 @@ from pixeltrust.benchmarking.grid import Grid
 from pixeltrust.config import Config
 from pixeltrust.data.images import read_labels
 from pixeltrust.demonstration.synthetic import write_source
+from pixeltrust.mending.settings import DEFAULTS
 from pixeltrust.noise import kinds
 from pixeltrust.noise.simulate import simulate
 
@@ -108,6 +109,13 @@ def test_the_loop_of_the_readme_trains():
 @pytest.mark.parametrize("page", made_pages.PAGES, ids=lambda page: page.name)
 def test_pages_made_from_the_code_equal_it(page):
     assert page.read_text(encoding="utf-8") == made_pages.PAGES[page](), "python docs/make/made_pages.py writes it"
+
+
+def test_the_settings_of_menders_with_other_defaults_are_all_documented():
+    page = (ROOT / "docs/reference/commands.md").read_text()
+    written = page[page.index("### Which settings have other defaults?") : page.index("## audit\n")]
+    for name, value in DEFAULTS.items():
+        assert f"`{name} = {value}`" in written
 
 
 def test_every_option_of_every_command_is_documented():
