@@ -38,7 +38,7 @@ from pixeltrust.training.train import train
 FOLDS = 4
 CROPS = (1.5, 1.75, 2.0, 2.5, 3.0, 4.0, 6.0)
 """Of which `choose_crop` takes one."""
-_LOST = 0.005  # of the pairs' true foreground, at most, may be outside of what menders see
+_LOST = 0.02  # of the pairs' true foreground, at most, may be outside of what menders see
 VIEWS = 4  # flips and turns of a mask that all menders see together; twice as many make masks no better (docs/lab.md)
 Tick = Callable[[int, int], None]
 """Is told the number of the mender, from 1, and the number of its updates so far."""
@@ -46,7 +46,7 @@ Tick = Callable[[int, int], None]
 
 def choose_crop(config: Config, cases: Cases, *, show_progress: bool = False) -> Config:
     """Return the settings with `crop_around_given`, where it is unset, for pictures: the least of `CROPS` that holds the clean masks of the
-    pairs, all but half a percent of their foreground in the mean; 0, the whole picture, where none does.
+    pairs, all but two percent of their foreground in the mean; 0, the whole picture, where none does.
 
     Raises:
         DataError: masks that cannot be read.
