@@ -18,7 +18,7 @@ import torch
 from pixeltrust.config import Config
 from pixeltrust.data.cases import CaseList, Cases
 from pixeltrust.data.checks import MIN_HELD_OUT
-from pixeltrust.data.fitting import crop_around, crops_of, fit_image, fit_labels, fitted_shapes, read_spacing, threads_for, to_floats
+from pixeltrust.data.fitting import crop_around, crops_of, fit_crops, fit_labels, fitted_shapes, read_spacing, threads_for, to_floats
 from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
 from pixeltrust.data.views import Views, cut_corner, draw_views, to_device
 from pixeltrust.method.addresses import Where, addresses_in_cases
@@ -35,7 +35,8 @@ SAMPLED = 1000  # voxels of each class of a volume, of which patches with foregr
 Corners: TypeAlias = Sequence[Sequence[int]]
 """(B, axes), the first voxels of patches."""
 PIECE = 64  # cases to read in one go, where there are many
-CROPPED = "cropped-"  # the names of what is kept of pictures as they are cropped around their given masks begin so
+CROPPED = {"images": "cropped-images", "masks": "cropped-masks"}
+"""The names of what is kept of pictures as they are cropped around their given masks."""
 
 
 class CaseCache:
@@ -60,7 +61,7 @@ class CaseCache:
         if config.planes:
             arrays["given"] = arrays["masks"]
         if crops_of(config):
-            arrays |= {f"{CROPPED}{name}": arrays[name] for name in ("images", "masks")}
+            arrays |= {cropped: arrays[name] for name, cropped in CROPPED.items()}
         self._arrays = {
             name: mapped_array(folder / f"{name}.{kind}", kind, (length,)) if self.mapped else np.empty(length, kind)
             for name, (kind, length) in arrays.items()
@@ -157,9 +158,8 @@ class CaseCache:
 
     def _part(self, name: str, indices: np.ndarray, corners: Corners | None, cropped: np.ndarray | None = None) -> torch.Tensor:
         self.decode(indices)
-        is_cropped = np.zeros(len(indices), bool) if cropped is None or not crops_of(self.config) else cropped
-        of_each = [f"{CROPPED}{name}" if crop else name for crop in is_cropped]
-        whole = [self._case(name_of_case, index) for name_of_case, index in zip(of_each, indices.tolist(), strict=True)]
+        is_cropped = cropped if cropped is not None and crops_of(self.config) else np.zeros(len(indices), bool)
+        whole = [self._case(CROPPED[name] if crop else name, index) for crop, index in zip(is_cropped, indices.tolist(), strict=True)]
         for place, corner in enumerate(corners or ()):
             whole[place] = whole[place][cut_of(corner, self.config.size)]
         empty = (0, *([self.config.channels] if name == "images" else []), *self.config.size)
@@ -167,10 +167,11 @@ class CaseCache:
 
     def _case(self, name: str, index: int) -> np.ndarray:
         """Return what is kept of a case, to be read or written: its image (C, *S), or a mask (*S)."""
-        shape, channels = self.shapes[index], self.config.channels if name.endswith("images") else 1
+        shape, of_image = self.shapes[index], name in ("images", CROPPED["images"])
+        channels = self.config.channels if of_image else 1
         end = int(self._ends[index]) * channels
         kept = self._arrays[name][end - math.prod(shape) * channels : end]
-        return kept.reshape(*([channels] if name.endswith("images") else []), *shape)
+        return kept.reshape(*([channels] if of_image else []), *shape)
 
     def _decode_one(self, index: int) -> MaskMeaning:
         case, config = self.cases[index], self.config
@@ -180,11 +181,12 @@ class CaseCache:
             crop = None if given is None else crop_around(given, config)
             self._case("given", index)[...] = IGNORE if given is None else fit_labels(given, spacing, config, crop)
         labels, meaning = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
-        self._case("images", index)[...] = fit_image(case, config)
+        images = fit_crops(case, config, [None, crop] if crops_of(config) else [None])
+        self._case("images", index)[...] = images[0]
         self._case("masks", index)[...] = fitted = fit_labels(labels, spacing, config)
         if crops_of(config):
-            self._case(f"{CROPPED}images", index)[...] = fit_image(case, config, crop)
-            self._case(f"{CROPPED}masks", index)[...] = fit_labels(labels, spacing, config, crop)
+            self._case(CROPPED["images"], index)[...] = images[1]
+            self._case(CROPPED["masks"], index)[...] = fit_labels(labels, spacing, config, crop)
         if spacing:
             self._foreground[index] = _sample_foreground(fitted, generator(config.seed, "foreground", case.id))
         return meaning

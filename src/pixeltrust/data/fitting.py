@@ -167,11 +167,21 @@ def fit_image(case: Case, config: Config, crop: Crop = None) -> np.ndarray:
     Raises:
         DataError: a file cannot be read, or a voxel is not finite.
     """
+    return fit_crops(case, config, [crop])[0]
+
+
+def fit_crops(case: Case, config: Config, crops: Sequence[Crop]) -> list[np.ndarray]:
+    """Read the image of a case once, and return each of these parts of it, as `fit_image` does.
+
+    Raises:
+        DataError: as there.
+    """
     if len(config.size) == 2:
-        return resize_image(read_image(case.image, config.channels)[crop or ...], config.size).transpose(2, 0, 1)
+        pixels = read_image(case.image, config.channels)
+        return [resize_image(pixels[crop or ...], config.size).transpose(2, 0, 1) for crop in crops]
     values = normalise(np.stack([read_values(file) for file in case.image_files]), config.normalisation)
     fitted = resample(values, _resampled(values.shape[1:], read_spacing(case, config), config))
-    return np.pad(fitted, [(0, 0), *_padding(fitted.shape[1:], config)], mode="edge").astype(np.float16)
+    return [np.pad(fitted, [(0, 0), *_padding(fitted.shape[1:], config)], mode="edge").astype(np.float16)] * len(crops)
 
 
 def fit_labels(labels: np.ndarray, spacing: Spacing, config: Config, crop: Crop = None) -> np.ndarray:
