@@ -3,8 +3,8 @@
     python experiments/keep_results.py results/noise-kinds-small OUT [OUT …]
 
 Each OUT is the folder of a `pixeltrust benchmark` of the same source and settings; cells that are kept already stay as they are. Kept are
-cells.csv (every cell of the grids, done or not), cases.csv (a row per test case of each finished one) and shares.csv (means over the seeds
-of one folder, by epoch); summary.csv, classes.csv (where there are several) and tables.md are made from them. What was compared at equal
+cells.csv (every cell of the grids, done or not), cases.csv (a row per test case of each finished one), masks.csv (a row per noisy mask of
+each that mends) and shares.csv (means over the seeds of one folder, by epoch); summary.csv, classes.csv (where there are several) and tables.md are made from them. What was compared at equal
 time (`match = "time"`) has a folder of its own, with the costs of every OUT. `clean` and `ceiling` never see a noisy mask, so one training
 of theirs stands for every kind of noise with the same clean cases: in the summary, not in cells.csv.
 """
@@ -21,6 +21,7 @@ from pixeltrust.benchmarking.outcome.statistics import GROUP, summarize_cells, s
 from pixeltrust.benchmarking.outcome.words import format_markdown
 
 BLIND = ("clean", "ceiling")  # to the noise
+MASK = ("id", "given", "mended", "expected")
 
 
 def added(kept: pd.DataFrame | None, new: pd.DataFrame, key: list[str]) -> pd.DataFrame:
@@ -34,6 +35,14 @@ def with_cells(kept: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     order = both.drop_duplicates(CELL)[CELL]
     done_first = both.sort_values("status", key=lambda status: status != "done", kind="stable").drop_duplicates(CELL)
     return order.merge(done_first, on=CELL, how="left")[list(kept.columns)]
+
+
+def mended_masks(cells: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per noisy mask of every finished cell that mends."""
+    done = cells[cells["status"] == "done"].to_dict("records")
+    tables = [(cell, file) for cell in done if (file := Path(cell["folder"]) / "masks.csv").is_file()]
+    masks = [pd.read_csv(file, dtype={"id": str}).assign(**{name: cell[name] for name in CELL}) for cell, file in tables]
+    return pd.concat(masks, ignore_index=True)[[*CELL, *MASK]] if masks else pd.DataFrame(columns=[*CELL, *MASK])
 
 
 def with_shares(kept: pd.DataFrame | None, new: pd.DataFrame) -> pd.DataFrame:
@@ -70,8 +79,9 @@ def main() -> None:
     parser.add_argument("kept", type=Path)
     parser.add_argument("outs", type=Path, nargs="*")
     asked = parser.parse_args()
-    names = ("cells", "cases", "shares")
-    cells, cases, shares = (pd.read_csv(path) if (path := asked.kept / f"{name}.csv").is_file() else None for name in names)
+    names = ("cells", "cases", "masks", "shares")
+    kept = {name: pd.read_csv(file, dtype={"id": str}) for name in names if (file := asked.kept / f"{name}.csv").is_file()}
+    cells, cases, masks, shares = map(kept.get, names)
     for out in asked.outs:
         outcome = read_results(out)
         found = outcome.cells.drop(columns=["folder", "fold"])
@@ -80,12 +90,15 @@ def main() -> None:
         before = 0 if cells is None else (cells["status"] == "done").sum()
         cells = found if cells is None else with_cells(cells, found)
         cases = added(cases, outcome.scores, [*CELL, "id"])
+        masks = added(masks, mended_masks(outcome.cells), [*CELL, "id"])
         shares = with_shares(shares, outcome.shares)
         print(f"{out}: {(cells['status'] == 'done').sum() - before} cells more")
     asked.kept.mkdir(parents=True, exist_ok=True)
     for out in asked.outs:
         if (out / "costs.json").is_file():
             shutil.copy(out / "costs.json", asked.kept / f"costs-{out.name}.json")
+    if masks is not None and len(masks):
+        masks.to_csv(asked.kept / "masks.csv", index=False, float_format="%.5g")
     for name, table, form in (("cells", cells, None), ("cases", cases, "%.6f"), ("shares", shares, "%.6g")):
         table.to_csv(asked.kept / f"{name}.csv", index=False, float_format=form)
     summary = summary_of(cells, cases)

@@ -206,6 +206,23 @@ def test_results_that_are_kept_grow_by_what_is_finished_and_stand_for_every_nois
     assert summary.loc[("axes", "clean"), "dice"] == summary.loc[("box", "clean"), "dice"]
 
 
+def test_every_mask_of_a_finished_mending_is_kept(tmp_path):
+    rows = [("mended", 0, "done"), ("mended", 1, "failed"), ("plain", 0, "done")]
+    cells = pd.DataFrame(
+        [(method, "box", 10, seed, status, tmp_path / f"{method}-{seed}") for method, seed, status in rows],
+        columns=["method", "noise", "clean", "seed", "status", "folder"],
+    )
+    for folder in cells["folder"]:
+        folder.mkdir()
+        if folder.name.startswith("mended"):
+            (folder / "masks.csv").write_text("id,given,mended,expected\n007,0.5,0.9,0.8\n")
+    kept = keep_results.mended_masks(cells)
+    assert kept.to_dict("records") == [
+        {"method": "mended", "noise": "box", "clean": 10, "seed": 0, "id": "007", "given": 0.5, "mended": 0.9, "expected": 0.8}
+    ]
+    assert not len(keep_results.mended_masks(cells[cells["method"] == "plain"]))
+
+
 def test_results_at_equal_time_are_not_kept_among_those_of_equal_updates(tmp_path, monkeypatch, capsys):
     for match in ("updates", "time"):
         folder = write_benchmark(tmp_path / match)
