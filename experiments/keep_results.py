@@ -4,9 +4,10 @@
 
 Each OUT is the folder of a `pixeltrust benchmark` of the same source and settings; cells that are kept already stay as they are. Kept are
 cells.csv (every cell of the grids, done or not), cases.csv (a row per test case of each finished one), masks.csv (a row per noisy mask of
-each that mends) and shares.csv (means over the seeds of one folder, by epoch); summary.csv, classes.csv (where there are several) and tables.md are made from them. What was compared at equal
-time (`match = "time"`) has a folder of its own, with the costs of every OUT. `clean` and `ceiling` never see a noisy mask, so one training
-of theirs stands for every kind of noise with the same clean cases: in the summary, not in cells.csv.
+each that mends) and shares.csv (means over the seeds of one folder, by epoch); summary.csv, classes.csv (where there are several) and
+tables.md are made from them. What was compared at equal time (`match = "time"`) has a folder of its own, with the costs of every OUT.
+`clean` and `ceiling` never see a noisy mask, so one training of theirs stands for every kind of noise with the same clean cases: in the
+summary, not in cells.csv.
 """
 
 import argparse
