@@ -27,7 +27,8 @@ MASK = ("id", "given", "mended", "expected")
 
 def added(kept: pd.DataFrame | None, new: pd.DataFrame, key: list[str]) -> pd.DataFrame:
     """Join both; the rows that are kept already stay as they are."""
-    return pd.concat([kept, new], ignore_index=True).drop_duplicates(key, ignore_index=True)
+    parts = [table for table in (kept, new) if table is not None and len(table)]  # an empty one would make all columns objects
+    return pd.concat(parts, ignore_index=True).drop_duplicates(key, ignore_index=True) if parts else new
 
 
 def with_cells(kept: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
