@@ -317,7 +317,7 @@ def test_of_equal_ways_the_one_that_sees_the_mask_is_chosen():
 def test_masks_that_no_way_improves_stay():
     values = measured(np.random.default_rng(2), given=0.95, mender=0.9)
     choice = choose(values, FOLDS, GROUPS)
-    soft = np.array([[0.9, 0.9, 0], [0.8, 0.95, 0]])
+    soft = np.array([[0.9, 0.9], [0.8, 0.95]])
     estimate, verdict = make_estimate(values, choice, GROUPS, soft=soft, noisy=np.ones(2, bool))
     assert choice.way == "given"
     assert not verdict.changed.any()
@@ -331,7 +331,7 @@ def test_a_single_mask_is_left_where_its_own_expected_dice_is_higher():
     values = measured(draws, given=0.5, mender=0.8)
     values["given"][good] = draws.uniform(0.93, 0.97, (20, 2))  # half of the masks are good, and can be told by their soft Dice
     choice = choose(values, FOLDS, GROUPS)
-    _, verdict = make_estimate(values, choice, GROUPS, soft=np.array([[0.95, 0.8, 0], [0.5, 0.8, 0]]), noisy=np.ones(2, bool))
+    _, verdict = make_estimate(values, choice, GROUPS, soft=np.array([[0.95, 0.8], [0.5, 0.8]]), noisy=np.ones(2, bool))
     assert choice.by_case
     assert verdict.changed.tolist() == [False, True]
     assert verdict.expected == pytest.approx([0.95, 0.8], abs=0.03)
@@ -342,7 +342,7 @@ def test_the_expected_dice_is_right_for_masks_of_another_mixture():
     values = measured(draws, given=0.3, mender=0.8)
     values["mender"][:, 0] = draws.uniform(0.6, 1, 40)
     values["mender"][:, 1] = np.clip(values["mender"][:, 0] + draws.normal(0, 0.02, 40), 0, 1)
-    soft = np.stack([np.full(500, 0.3), draws.uniform(0.8, 1, 500), np.zeros(500)], 1)  # better ones than the pairs
+    soft = np.stack([np.full(500, 0.3), draws.uniform(0.8, 1, 500)], 1)  # better ones than the pairs
     estimate, _ = make_estimate(values, choose(values, FOLDS, GROUPS), GROUPS, soft=soft, noisy=np.ones(500, bool))
     assert estimate.expected.dice == pytest.approx(soft[:, 1].mean(), abs=0.02)
     assert estimate.ways["mender"].dice < estimate.expected.dice - 0.05
@@ -352,7 +352,7 @@ def test_the_expected_dice_is_right_for_masks_of_another_mixture():
 def test_further_pairs_are_worth_what_earlier_ones_were():
     values = measured(np.random.default_rng(5), given=0.5, mender=0.9)
     earlier = ({"pairs": 10, "dice": 0.8, "low": 0.7, "high": 0.9},)
-    soft = np.array([[0.9, 0.9, 0]] * 5)
+    soft = np.array([[0.9, 0.9]] * 5)
     choice = choose(values, FOLDS, GROUPS)
     alone, _ = make_estimate(values, choice, GROUPS, soft=soft, noisy=np.ones(5, bool))
     later, _ = make_estimate(values, choice, GROUPS, soft=soft, noisy=np.ones(5, bool), earlier=earlier)
@@ -377,7 +377,7 @@ def test_expected_dice_are_spread_by_how_far_menders_agree_and_keep_their_mean()
 def test_the_ranking_of_an_estimate_is_that_of_the_agreement():
     values = measured(np.random.default_rng(7), given=0.6, mender=0.9)
     choice = choose(values, FOLDS, GROUPS)
-    soft, agreement = np.tile([0.6, 0.9, 0.02], (4, 1)), np.array([0.9, 0.99, 0.2, 0.95])
+    soft, agreement = np.tile([0.6, 0.9], (4, 1)), np.array([0.9, 0.99, 0.2, 0.95])
     level, _ = make_estimate(values, choice, GROUPS, soft=soft, noisy=np.ones(4, bool))
     estimate, verdict = make_estimate(values, choice, GROUPS, soft=soft, agreement=agreement, noisy=np.ones(4, bool))
     assert np.argsort(verdict.expected).tolist() == [2, 0, 3, 1]

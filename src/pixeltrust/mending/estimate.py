@@ -213,7 +213,7 @@ def make_estimate(
 
     Args:
         measured, groups: of the pairs.
-        soft: of every listed mask the soft Dice as given, that after the chosen way, and what several menders together add to it, (N, 3).
+        soft: of every listed mask the soft Dice as given, and that after the chosen way, (N, 2).
         agreement: how far those menders agree on the mask after the chosen way, a Dice (N,); NaN where not known.
         noisy: whether a listed mask is noisy, (N,), and not one that a person has corrected: those are in no number.
         drops_apart: whether the chosen way drops what does not touch the given mask.
@@ -223,7 +223,7 @@ def make_estimate(
     off = real - predicted
     changed = choice.changes(soft[:, 0], soft[:, 1])
     expected_given = choice.calibrations["given"].expect(soft[:, 0])
-    treated = np.clip(choice.calibrations[choice.way].expect(soft[:, 1]) + soft[:, 2], 0, 1)
+    treated = choice.calibrations[choice.way].expect(soft[:, 1])
     if agreement is not None and (counted := changed & noisy).any():
         treated = spread(treated, agreement, counted)
     expected = np.where(changed, treated, expected_given)

@@ -244,8 +244,8 @@ class _Work:
             pairs.measured,
             choice,
             self.menders.groups,
-            soft=seen.numbers[:, :3],
-            agreement=seen.numbers[:, 3],
+            soft=seen.numbers[:, :2],
+            agreement=seen.numbers[:, 2],
             noisy=self.listed.has_role("noisy"),
             drops_apart=pairs.drops(way),
             earlier=earlier.history if earlier else (),
@@ -465,8 +465,6 @@ class Judgement:
 
     soft: float
     """The soft Dice of the mask that each would make, with what it sees, in the mean: the same for one mender and for several."""
-    gain: float
-    """How much better than those masks the one is that they make together, by what they see together."""
     agreement: float
     """The Dice of the masks that each would make with the one that they make together, in the mean; NaN for a single mender."""
 
@@ -493,10 +491,9 @@ class Views:
         masks = [propose(way, self.labels, view, tilt) for view in self.of_each]
         joint = propose(way, self.labels, self.together, tilt)
         soft = float(np.mean([soft_dice(mask, view) for mask, view in zip(masks, self.of_each, strict=True)]))
-        apart = float(np.mean([soft_dice(mask, self.together) for mask in masks]))
         shared = [dice_between(mask, joint, len(self.together)) for mask in masks]  # NaN where neither has any foreground
         agreement = float(np.nan_to_num(shared, nan=1).mean()) if len(masks) > 1 else math.nan
-        return Judgement(soft, soft_dice(joint, self.together) - apart, agreement)
+        return Judgement(soft, agreement)
 
 
 def _ways_by(known: bool) -> list[Way]:

@@ -1,6 +1,6 @@
 """What menders have seen of the masks, on the grid of their training, in files that a stopped mending finds again.
 
-FOLDER/<way>/   planes.f16 (of each of the N masks (K or 1, *S), one after the other)   numbers.f32 (N, 4)   done.u8 (N,)
+FOLDER/<way>/   planes.f16 (of each of the N masks (K or 1, *S), one after the other)   numbers.f32 (N, 3)   done.u8 (N,)
 """
 
 import math
@@ -28,7 +28,7 @@ class SeenMasks:
         self._ends = np.cumsum([math.prod(shape) for shape in self._shapes], dtype=np.int64)
         arrays = {
             "planes.f16": (np.float16, (int(self._ends[-1]) if len(shapes) else 0,)),
-            "numbers.f32": (np.float32, (len(shapes), 4)),
+            "numbers.f32": (np.float32, (len(shapes), 3)),
             "done.u8": (np.uint8, (len(shapes),)),
         }
         files = {name: folder / way / name for name in arrays}
@@ -42,7 +42,7 @@ class SeenMasks:
         self._planes, self.numbers, self.done = (
             np.memmap(files[name], dtype, "r+", shape=shape) for name, (dtype, shape) in arrays.items()
         )
-        """Probabilities; soft Dice as given, after the way, what several menders add to it, how far they agree; 1 once looked at."""
+        """Probabilities; soft Dice as given, after the way, how far the menders agree; 1 once looked at."""
 
     def planes(self, place: int) -> np.ndarray:
         """Return the probabilities (K or 1, *S) of a mask, to be read or written."""
