@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from filelock import FileLock
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.fitting import settle
 from pixeltrust.data.prefetch import Feed
+from pixeltrust.method.batch import to_device
 from pixeltrust.method_table import METHODS
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.plumbing.children import end_with_parent
@@ -121,7 +123,8 @@ def _watch_weights(folder: Path, config: Config) -> Watch:
     def watch(feed: Feed, outcome: StepOutcome) -> Mapping[str, Tensor]:
         assert outcome.weights is not None
         assert feed.where is not None
-        return measure_wrong_pixels(outcome.weights.cpu(), feed.noisy().masks.cpu(), truth.labels_at(feed.where()))
+        weights = outcome.weights
+        return measure_wrong_pixels(weights, feed.noisy().masks, to_device(truth.labels_at(feed.where()), weights.device))
 
     return watch
 
@@ -138,9 +141,9 @@ def measure_wrong_pixels(weights: Tensor, masks: Tensor, truth: Tensor) -> Mappi
     weighed = weights > 0
     return {
         "wrong_pixels": wrong.sum() / counted.sum(),
-        "wrong_weight": weights[wrong].sum() / weights[counted].sum(),
-        "wrong_weighed": weighed[wrong].float().mean(),
-        "right_weighed": weighed[right].float().mean(),
+        "wrong_weight": torch.where(wrong, weights, 0.0).sum() / torch.where(counted, weights, 0.0).sum(),
+        "wrong_weighed": (weighed & wrong).sum() / wrong.sum(),
+        "right_weighed": (weighed & right).sum() / right.sum(),
     }
 
 

@@ -20,9 +20,9 @@ from pixeltrust.data.cases import CaseList, Cases
 from pixeltrust.data.checks import MIN_HELD_OUT
 from pixeltrust.data.fitting import crop_around, crops_of, fit_crops, fit_labels, fitted_shapes, read_spacing, threads_for, to_floats
 from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
-from pixeltrust.data.views import Views, cut_corner, draw_views, to_device
+from pixeltrust.data.views import Views, cut_corner, draw_views
 from pixeltrust.method.addresses import Where, addresses_in_cases
-from pixeltrust.method.batch import Batch
+from pixeltrust.method.batch import Batch, to_device
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import mapped_array
 from pixeltrust.plumbing.labels import IGNORE
@@ -312,7 +312,7 @@ class Streams:
         dropped = generator(self.config.seed, "given dropped", update).random(len(cases))[part] < self.config.given_dropped
         batch = views[part].show(self.pixels.batch(cases[part], device, corners=corners, cropped=~dropped))
         given = views[part].show_masks(self.pixels.given(cases[part], device, corners=corners))
-        given[torch.from_numpy(dropped).to(device)] = IGNORE
+        given[to_device(torch.from_numpy(dropped), device)] = IGNORE
         return Batch(add_given(batch.images, given, self.config.planes), batch.masks, ignore_label=IGNORE)
 
     def upright(self, indices: np.ndarray, device: torch.device = CPU, *, corners: Corners | None = None) -> Batch:

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from pixeltrust.config import Config
 from pixeltrust.method.addresses import OUTSIDE, address_map
-from pixeltrust.method.batch import Batch
+from pixeltrust.method.batch import Batch, to_device
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.seeds import generator
 
@@ -209,11 +209,6 @@ def turn_images(values: Tensor, turns: np.ndarray, axes: int = 2) -> Tensor:
         part = part.flip(flipped) if flipped else part
         result[chosen] = part.permute(*range(first), *(first + axis for axis in exchanged))
     return result
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Move the tensor to the device, without waiting for the device's work."""
-    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _grid(lenses: Tensor, values: Tensor) -> Tensor:

@@ -94,3 +94,10 @@ def _refuse_pictures(masks: Tensor) -> None:
             f"masks hold 0 and {IGNORE} alone, and {IGNORE} is ignored: there is no foreground. If {IGNORE} is the foreground, as in "
             f"pictures, give Batch(images, masks / {IGNORE}); if it is to be ignored, Batch(images, masks, ignore_label={IGNORE})"
         )
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Move the tensor to the device; from the CPU to a GPU without waiting for its work."""
+    if values.device.type == "cpu" and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)

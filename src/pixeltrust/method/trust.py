@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from pixeltrust.method.addresses import Shape, Where, shapes_of
-from pixeltrust.method.batch import Batch
+from pixeltrust.method.batch import Batch, to_device
 from pixeltrust.method.heads import PickHeads
 from pixeltrust.method.losses import PixelLoss, WeightedLoss, pixel_cross_entropy
 from pixeltrust.method.tangents import require_logits
@@ -298,8 +298,8 @@ class Trust(nn.Module):
         self._add(zip(ids, shapes, strict=True), ranks)
         starts = torch.tensor([self._cases[case][0] for case in ids], dtype=torch.int64).view(-1, *(1,) * (addresses.ndim - 1))
         device = self.pixels.device
-        addresses = addresses.to(device)
-        return torch.where(addresses >= 0, addresses + starts.to(device), 0)
+        addresses = to_device(addresses, device)
+        return torch.where(addresses >= 0, addresses + to_device(starts, device), 0)
 
     def _add(self, shown: Iterable[tuple[str, tuple[int, ...]]], ranks: Ranks, *, spare: bool = True) -> None:
         """Add the cases that are new on any rank, in the same order on all, with `spare` room for more.

@@ -140,7 +140,7 @@ class Loop:
             clean=lambda: batch("clean"),
             pool=lambda: batch("pool"),
             pairs=lambda: batch("pairs"),
-            where=partial(self.streams.where, update),
+            where=cache(partial(self.streams.where, update)),
             update=update,
             updates=self.updates,
             ranks=self.ranks,

@@ -23,8 +23,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from pixeltrust.config import Config, Loss
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.prefetch import Feed
-from pixeltrust.data.views import to_device
-from pixeltrust.method.batch import Batch, compute_logits
+from pixeltrust.method.batch import Batch, compute_logits, to_device
 from pixeltrust.method.losses import (
     JointLoss,
     PixelLoss,
