@@ -8,7 +8,6 @@ confidence            the probability that each given label is right, uint8 (*S)
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 from skimage.measure import label as connected_regions
 from skimage.measure import regionprops_table
 
@@ -78,11 +77,12 @@ def list_regions(
     axes = given.ndim
     regions = connected_regions(kinds, connectivity=axes)
     wanted = ("label", "area", "bbox", "centroid", "intensity_mean")
-    table = pd.DataFrame(regionprops_table(regions, intensity_image=1 - confidence / 255, properties=wanted))
-    table = table[table["area"] >= smallest].sort_values(["intensity_mean", "area"], ascending=False, kind="stable")
+    table = regionprops_table(regions, intensity_image=1 - confidence / 255, properties=wanted)
+    found = [dict(zip(table, row, strict=True)) for row in zip(*(column.tolist() for column in table.values()), strict=True)]
+    large = sorted((row for row in found if row["area"] >= smallest), key=lambda row: (-row["intensity_mean"], -row["area"]))
     lesion = int(((given > 0) & (given != IGNORE)).sum())
     rows = []
-    for number, row in enumerate(table.to_dict("records"), start=1):
+    for number, row in enumerate(large, start=1):
         first, last = ([int(row[f"bbox-{axis + side}"]) for axis in range(axes)] for side in (0, axes))
         box = tuple(map(slice, first, last))
         inside = regions[box] == row["label"]
