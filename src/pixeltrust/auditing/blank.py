@@ -32,7 +32,7 @@ from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.data.nnunet import labels_of
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, write_file
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import is_foreground
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.text import one_line
 
@@ -193,7 +193,7 @@ def _write_confidence(folder: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def _describe(case: Case, labels: np.ndarray) -> list[np.ndarray]:
     """Return what a case looks like, in three parts: its image, its mask, its sizes. Of a volume the image is not decoded."""
-    foreground = (labels > 0) & (labels != IGNORE)
+    foreground = is_foreground(labels)
     if labels.ndim == 3:
         seen = [foreground.mean(axis).astype(np.float32)[..., None] for axis in (0, 1)]
         shapes = [resize_image((255 * (each / max(each.max(), 1e-6))).astype(np.uint8), (_SIDE, _SIDE), by_area=True) for each in seen]

@@ -22,7 +22,7 @@ from pixeltrust.auditing.scores import TILT, log_odds
 from pixeltrust.data.cases import FEWEST_PAIRS
 from pixeltrust.data.folds import assign_folds
 from pixeltrust.metrics import confusion, dice, mean_of_defined
-from pixeltrust.plumbing.labels import IGNORE, most_probable
+from pixeltrust.plumbing.labels import IGNORE, is_foreground, most_probable
 
 _FOLDS = 5
 _PENALTY = 0.1
@@ -159,7 +159,7 @@ def _distance(given: np.ndarray) -> np.ndarray:
         here = given == label
         if not here.all():
             found[here] = distance_transform_edt(here)[here] - 0.5
-    foreground = max(1, int(((given > 0) & (given != IGNORE)).sum()))
+    foreground = max(1, int(is_foreground(given).sum()))
     return np.minimum(found / foreground ** (1 / given.ndim), _FAR)
 
 

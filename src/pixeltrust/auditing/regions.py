@@ -13,7 +13,7 @@ from skimage.measure import regionprops_table
 
 from pixeltrust.auditing.folder import DOUBTFUL_BELOW, KINDS
 from pixeltrust.metrics import mean_of_defined
-from pixeltrust.plumbing.labels import IGNORE, most_probable
+from pixeltrust.plumbing.labels import IGNORE, is_foreground, most_probable
 
 _THRESHOLDS = np.arange(1, 10) / 10
 
@@ -80,7 +80,7 @@ def list_regions(
     table = regionprops_table(regions, intensity_image=1 - confidence / 255, properties=wanted)
     found = [dict(zip(table, row, strict=True)) for row in zip(*(column.tolist() for column in table.values()), strict=True)]
     large = sorted((row for row in found if row["area"] >= smallest), key=lambda row: (-row["intensity_mean"], -row["area"]))
-    lesion = int(((given > 0) & (given != IGNORE)).sum())
+    lesion = int(is_foreground(given).sum())
     rows = []
     for number, row in enumerate(large, start=1):
         first, last = ([int(row[f"bbox-{axis + side}"]) for axis in range(axes)] for side in (0, axes))

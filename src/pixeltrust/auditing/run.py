@@ -43,7 +43,7 @@ from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
-from pixeltrust.plumbing.labels import IGNORE, most_probable
+from pixeltrust.plumbing.labels import IGNORE, is_foreground, most_probable
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.summaries import Summary
@@ -299,7 +299,7 @@ class _Auditor:
         """Return the proposed labels: those that are seen where they contradict doubtful ones and are sure enough."""
         seen, sure = opinion.seen, opinion.probabilities.max(0) > self.sure
         mended = np.where((opinion.confidence < DOUBTFUL_BELOW) & (seen != given) & (given != IGNORE) & sure, seen, given)
-        has_foreground = ((mended > 0) & (mended != IGNORE)).any()
+        has_foreground = is_foreground(mended).any()
         return mended if has_foreground else given  # people have to judge a lesion that the network does not see at all
 
     # --- tables and page --------------------------------------------------------------------------------------------

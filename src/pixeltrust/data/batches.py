@@ -25,7 +25,7 @@ from pixeltrust.method.addresses import Where, addresses_in_cases
 from pixeltrust.method.batch import Batch, to_device
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import mapped_array
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import IGNORE, is_foreground
 from pixeltrust.plumbing.processes import ALONE, Ranks
 from pixeltrust.plumbing.progress import attempt_in_threads
 from pixeltrust.plumbing.seeds import generator
@@ -194,7 +194,7 @@ class CaseCache:
 
 def _sample_foreground(labels: np.ndarray, draws: np.random.Generator) -> list[np.ndarray]:
     """Return up to `SAMPLED` addresses of voxels of each foreground class that a mask has."""
-    addresses = np.flatnonzero((labels > 0) & (labels < IGNORE))
+    addresses = np.flatnonzero(is_foreground(labels))
     of_each = labels.ravel()[addresses]
     classes = [addresses[of_each == label] for label in np.unique(of_each)]
     return [draws.choice(of_class, min(SAMPLED, len(of_class)), replace=False) for of_class in classes]

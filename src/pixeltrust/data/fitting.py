@@ -25,7 +25,7 @@ from pixeltrust.data.cases import Case, CaseList, Cases
 from pixeltrust.data.images import read_header, read_image, read_values, resize_image, resize_labels, resize_plane
 from pixeltrust.data.resampling import normalise, resample, resample_labels, resample_planes, resampled_shape
 from pixeltrust.plumbing.errors import ConfigError, DataError
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import IGNORE, is_foreground
 from pixeltrust.plumbing.progress import THREADS, map_in_threads
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def crop_around(given: np.ndarray, config: Config) -> Crop:
     It has the proportions of the picture and all sides within it; None, all, where there is no foreground, or for a network that does not
     see pictures so (see `crops_of`).
     """
-    marked = (given > 0) & (given != IGNORE)
+    marked = is_foreground(given)
     if not crops_of(config) or not marked.any():
         return None
     spans = [np.flatnonzero(marked.any(1 - axis))[[0, -1]] + (0, 1) for axis in (0, 1)]

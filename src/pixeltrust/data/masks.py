@@ -11,7 +11,7 @@ import numpy as np
 from pixeltrust.config import Config
 from pixeltrust.data.images import read_labels
 from pixeltrust.plumbing.errors import DataError, Fault
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import IGNORE, is_foreground
 from pixeltrust.plumbing.text import count, some
 
 Meaning = Literal["foreground", "ignored", "absent"]
@@ -41,7 +41,7 @@ def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ign
     except ValueError as error:
         kind, repair = _diagnosis(np.unique(values).tolist(), classes=classes, may_ignore=may_ignore)
         raise DataError(Fault(f"{path}: {error}", kind=kind, repair=repair)) from None
-    return labels, MaskMeaning(path, meaning, bool(((labels > 0) & (labels < IGNORE)).any()))
+    return labels, MaskMeaning(path, meaning, bool(is_foreground(labels).any()))
 
 
 def read_binary(path: Path) -> np.ndarray:
@@ -60,7 +60,7 @@ def foreground(path: Path, config: Config) -> np.ndarray:
         DataError: as `decode_labels`.
     """
     labels, _ = decode_labels(path, classes=config.classes, ignore_label=config.ignore_label)
-    return (labels > 0) & (labels < IGNORE)
+    return is_foreground(labels)
 
 
 def read_values(

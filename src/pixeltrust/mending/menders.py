@@ -25,7 +25,7 @@ from pixeltrust.data.masks import decode_labels
 from pixeltrust.mending.ways import in_two
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import make_folder
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import is_foreground
 from pixeltrust.plumbing.processes import ALONE, Ranks
 from pixeltrust.plumbing.progress import attempt_in_threads, map_in_threads
 from pixeltrust.plumbing.tables import write_csv
@@ -58,7 +58,7 @@ def choose_crop(config: Config, cases: Cases, *, show_progress: bool = False) ->
     def lost(case: Case) -> list[float]:
         files = (noisy_mask(case), case.mask)
         given, clean = (decode_labels(file, classes=config.classes, ignore_label=config.ignore_label)[0] for file in files)
-        foreground = (clean > 0) & (clean != IGNORE)
+        foreground = is_foreground(clean)
         shown = [foreground[crop_around(given, one) or ...].sum() for one in of_each]
         return [1 - float(pixels) / foreground.sum() if foreground.any() else 0.0 for pixels in shown]
 

@@ -14,7 +14,7 @@ from pixeltrust.mending.ways import WAYS
 from pixeltrust.pages.charts import Chart, ink, new_panels, to_svg
 from pixeltrust.pages.pieces import GalleryCase, Number, draw_outlines, render_page
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import is_foreground
 from pixeltrust.plumbing.tables import read_table
 from pixeltrust.plumbing.text import count
 
@@ -176,4 +176,4 @@ def _pick(rows: pd.DataFrame, most: int) -> pd.DataFrame:
 
 def _foreground(audit: Audit, file: Path) -> np.ndarray:
     labels, _ = decode_labels(file, classes=audit.classes, ignore_label=audit.ignore_label)
-    return (labels > 0) & (labels != IGNORE)
+    return is_foreground(labels)

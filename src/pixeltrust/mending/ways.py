@@ -12,7 +12,7 @@ import numpy as np
 
 from pixeltrust.auditing.scores import compute_confidence
 from pixeltrust.metrics import confusion, dice, mean_of_defined
-from pixeltrust.plumbing.labels import IGNORE, most_probable
+from pixeltrust.plumbing.labels import IGNORE, is_foreground, most_probable
 
 Way = Literal["given", "network", "audit", "mender"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -39,7 +39,7 @@ def drop_parts_apart(probabilities: np.ndarray, given: np.ndarray) -> None:
     """
     from scipy import ndimage  # imported here: a review needs none of it
 
-    marked = (given > 0) & (given != IGNORE)
+    marked = is_foreground(given)
     if not marked.any():
         return
     for least in _PARTS_FROM:
@@ -67,7 +67,7 @@ def propose(way: Way, given: np.ndarray, probabilities: np.ndarray, tilt: np.nda
         contradicted = (compute_confidence(given, probabilities, tilt, None) < 0.5) & (probabilities.max(0) > 0.5)
         seen = np.where(contradicted, seen, given)
     labels = np.where(given == IGNORE, given, seen)
-    return labels if ((labels > 0) & (labels != IGNORE)).any() else given
+    return labels if is_foreground(labels).any() else given
 
 
 def dice_between(predicted: np.ndarray, truth: np.ndarray, classes: int) -> float:

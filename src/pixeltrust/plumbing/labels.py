@@ -6,6 +6,11 @@ IGNORE = 255
 """The label of ignored pixels in every tensor of masks. `data.masks` decides which value of a mask file becomes 255."""
 
 
+def is_foreground(labels: np.ndarray) -> np.ndarray:
+    """Return where labels, of any shape, are of a class, and neither background nor ignored."""
+    return (labels > 0) & (labels != IGNORE)
+
+
 def most_probable(probabilities: np.ndarray) -> np.ndarray:
     """Return the labels uint8 (*S) of probabilities (K, *S): the first of the largest; of one plane, 1 where it is above ½."""
     if len(probabilities) <= 2:  # by comparison: argmax takes fifty times as long

@@ -21,7 +21,7 @@ from pixeltrust.data.images import (
 )
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.files import stamp
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import is_foreground
 from pixeltrust.reviewing.masks import given_mask, proposed_mask
 
 FOLDER = ".thumbnails"
@@ -120,7 +120,7 @@ def _with_outlines(
         if volume is None:
             picture = read_thumbnail(image, small).copy()
         else:  # the slice with the most of the mask
-            of_each = sum(((each > 0) & (each != IGNORE)).sum((1, 2)) for each in masks)
+            of_each = sum(is_foreground(each).sum((1, 2)) for each in masks)
             place = int(np.argmax(of_each)) if np.any(of_each) else size[0] // 2
             masks = [each[place] for each in masks]
             picture = resize_image(draw_slice(volume.image(place)), small).copy()
@@ -145,4 +145,4 @@ def _outline(labels: np.ndarray) -> np.ndarray:
     framed = np.pad(labels, 1)
     middle = framed[1:-1, 1:-1]
     beside = (framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:])
-    return (middle > 0) & (middle != IGNORE) & np.any([middle != other for other in beside], axis=0)
+    return is_foreground(middle) & np.any([middle != other for other in beside], axis=0)

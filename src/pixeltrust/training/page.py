@@ -29,7 +29,7 @@ from pixeltrust.pages.pieces import (
     seconds_per_update,
 )
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import is_foreground
 from pixeltrust.plumbing.text import format_duration
 from pixeltrust.training.run_folder import Run
 
@@ -156,7 +156,7 @@ def _picture(row: Mapping[Hashable, Any], config: Config, corner: Sequence[int] 
     labels = fit_labels(labels, read_spacing(case, config), config)[cut_of(corner, config.size)]
     middle = config.size[0] // 2
     image = fit_image(case, config)[cut_of(corner, config.size)]
-    return draw_slice(image[0, middle].astype(np.float32)), (labels[middle] > 0) & (labels[middle] < IGNORE)
+    return draw_slice(image[0, middle].astype(np.float32)), is_foreground(labels[middle])
 
 
 def _maps_over_time(run: Run, cases: pd.DataFrame, config: Config) -> tuple[list[GalleryCase], str]:
