@@ -130,6 +130,8 @@ def trained(data: Path, run: Run, config: Config, seconds: float) -> dict[str, A
     """Return the seconds of an update and the images a second, over all epochs but the first; of the first if the time was up."""
     try:
         stopped_after(seconds, lambda: train(data, out=run.folder, config=config, show_progress=False))
+        if not (run.folder / "history.csv").is_file():
+            return {"failure": f"no epoch ended within {seconds:.0f} s"}
         history = run.read_table("history.csv")
     except Exception as error:
         return {"failure": one_line(error)}
@@ -290,8 +292,8 @@ def summary(results: dict[str, Any]) -> str:
         form = "{flop:.4g} FLOP in {seconds:.4f} s: {teraflop_a_second:.4g} TFLOP/s, {share_of_rate:.1%}"
         lines.append(f"  {row.get('kind', 'share')}: {form.format(**row) if 'flop' in row else row.get('failure', NOT_MEASURED)}")
     for row in rows_of(results, "variants"):
-        took = f"{row['seconds']:.4f} s" if "seconds" in row else row["failure"]
-        lines.append(f"both, {row.get('cell', '')}, {row.get('variant', '')}: {took}")
+        named = f"both, {row['cell']}, {row['variant']}: " if "cell" in row else ""
+        lines.append(named + (f"{row['seconds']:.4f} s" if "seconds" in row else row["failure"]))
     found = results.get("steps", NOT_MEASURED)
     return "\n".join([*lines, *(found if isinstance(found, list) else [f"steps: {found}"])])
 
