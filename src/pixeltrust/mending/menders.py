@@ -109,7 +109,7 @@ class Menders:
         for number in range(1, self.count + 1):
             config, model, _ = read_network(Run(self._run(number)), "last")
             device, _, _ = choose_device(config)
-            networks.append(Network(device, lay_out(model, len(config.size)) if device.type == "cpu" else model, config))
+            networks.append(Network(device, lay_out(model, len(config.size), device), config))
         return networks
 
     def _run(self, number: int) -> Path:

@@ -1,6 +1,6 @@
 """What menders have seen of the masks, on the grid of their training, in files that a stopped mending finds again.
 
-FOLDER/<way>/   planes.f16 (of each of the N masks (K or 1, *S), one after the other)   numbers.f32 (N, 3)   done.u8 (N,)
+FOLDER/<way>/   planes.f16 (of each of the N masks (K or 1, *S), one after the other)   numbers.f32 (N, 3)   looked.u8 (N,)
 """
 
 import math
@@ -29,13 +29,13 @@ class SeenMasks:
         arrays = {
             "planes.f16": (np.float16, (int(self._ends[-1]) if len(shapes) else 0,)),
             "numbers.f32": (np.float32, (len(shapes), 3)),
-            "done.u8": (np.uint8, (len(shapes),)),
+            "looked.u8": (np.uint8, (len(shapes),)),
         }
         files = {name: folder / way / name for name in arrays}
 
         def make() -> None:
             for name, (dtype, shape) in arrays.items():
-                if not files["done.u8"].is_file():  # it is made last
+                if not files["looked.u8"].is_file():  # it is made last
                     mapped_array(files[name], dtype, shape)
 
         ranks.on_rank_0(make)

@@ -67,11 +67,13 @@ def _users_model(name: str, channels: int, classes: int) -> nn.Module:
     return model
 
 
-def lay_out(model: nn.Module, axes: int) -> nn.Module:
-    """Lay the parameters of a network out with the channels last: on a CPU a small one takes a quarter less time, for volumes half.
+def lay_out(model: nn.Module, axes: int, device: torch.device) -> nn.Module:
+    """Lay the parameters of a network on a CPU out with the channels last: a small one takes a quarter less time, for volumes half.
 
     Not for a network of which gains are asked: forward mode needs the usual layout.
     """
+    if device.type != "cpu":
+        return model
     layout = torch.channels_last_3d if axes == 3 else torch.channels_last
     laid_out: nn.Module = model.to(memory_format=layout)  # type: ignore[call-overload]
     return laid_out

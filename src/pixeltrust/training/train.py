@@ -127,8 +127,8 @@ def train(
     with run.claimed(ranks):
         streams = Streams(cases, clean, held, config, run.cache(ranks), ranks)
         model, network = _build_network(config, device)
-        if device.type == "cpu" and (config.method == "mender" or (len(config.size) == 3 and not described.takes_gains)):
-            lay_out(model, len(config.size))
+        if config.method == "mender" or (len(config.size) == 3 and not described.takes_gains):
+            lay_out(model, len(config.size), device)
         checks.refuse_batches_of_one(model, described, streams, config)
         notes += checks.try_gains(network, described, config, device) if described.takes_gains else []
         if not streams.pixels.mapped:
