@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
@@ -321,7 +321,7 @@ class _Work:
             for place, looked in self._look_as_strangers(networks, shares, known):
                 views_of_case = Views.of(looked, drops_apart=drops_apart and known)
                 for way in _ways_by(known):
-                    measured[way][place, 1] = views_of_case.judge(way, tilt).soft
+                    measured[way][place, 1] = views_of_case.soft(way, tilt)
         return _Pairs(measured, tilt, views, drops_apart)
 
     def _look_as_strangers(self, networks: Sequence[Network], turns: Sequence[Sequence[int]], known: bool) -> Iterator[tuple[int, Looked]]:
@@ -345,7 +345,8 @@ class _Work:
         )
         for number, (place, case) in enumerate(zip(todo, looked, strict=True)):
             views = Views.of(case, drops_apart=pairs.drops(way))
-            seen.keep(place, case.probabilities, views.judge("given", pairs.tilt).soft, *astuple(views.judge(way, pairs.tilt)))
+            numbers = (views.soft("given", pairs.tilt), views.soft(way, pairs.tilt), views.agreement(way, pairs.tilt))
+            seen.keep(place, case.probabilities, *numbers)
             self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
         self.ranks.barrier()
         return seen
@@ -459,16 +460,6 @@ class _Work:
             _remove(self.out / WORK / name)
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What several menders say of the mask that a way makes of a given one."""
-
-    soft: float
-    """The soft Dice of the mask that each would make, with what it sees, in the mean: the same for one mender and for several."""
-    agreement: float
-    """The Dice of the masks that each would make with the one that they make together, in the mean; NaN for a single mender."""
-
-
 @dataclass(frozen=True, eq=False)
 class Views:
     """What several menders see of a case, as the masks are made from it; probabilities float32 (K, *S), K ≥ 2."""
@@ -486,14 +477,22 @@ class Views:
             drop_parts_apart(view, looked.labels)
         return cls(looked.labels, views[0], views[1:])
 
-    def judge(self, way: Way, tilt: np.ndarray) -> Judgement:
-        """Judge the mask that a way makes of them."""
-        masks = [propose(way, self.labels, view, tilt) for view in self.of_each]
+    def soft(self, way: Way, tilt: np.ndarray) -> float:
+        """Return the soft Dice of the mask that each would make by a way, with what it sees, in the mean: the same for one mender and for
+        several."""
+        pairs = zip(self._masks(way, tilt), self.of_each, strict=True)
+        return float(np.mean([soft_dice(mask, view) for mask, view in pairs]))
+
+    def agreement(self, way: Way, tilt: np.ndarray) -> float:
+        """Return the Dice of the masks that each would make with the one that they make together, in the mean; NaN for a single mender."""
+        if len(self.of_each) == 1:
+            return math.nan
         joint = propose(way, self.labels, self.together, tilt)
-        soft = float(np.mean([soft_dice(mask, view) for mask, view in zip(masks, self.of_each, strict=True)]))
-        shared = [dice_between(mask, joint, len(self.together)) for mask in masks]  # NaN where neither has any foreground
-        agreement = float(np.nan_to_num(shared, nan=1).mean()) if len(masks) > 1 else math.nan
-        return Judgement(soft, agreement)
+        shared = [dice_between(mask, joint, len(self.together)) for mask in self._masks(way, tilt)]
+        return float(np.nan_to_num(shared, nan=1).mean())  # NaN where neither has any foreground
+
+    def _masks(self, way: Way, tilt: np.ndarray) -> list[np.ndarray]:
+        return [propose(way, self.labels, view, tilt) for view in self.of_each]
 
 
 def _ways_by(known: bool) -> list[Way]:
