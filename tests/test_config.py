@@ -51,6 +51,7 @@ VALUES = {
     "grey_share": shares,
     "crop_around_given": st.none() | positive,
     "coarse_share": shares,
+    "stronger_below": shares,
     "learning_rate": st.floats(1e-300, 1e300),
     "momentum": shares,
     "weight_decay": positive,

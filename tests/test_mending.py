@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import tomllib
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -21,7 +23,7 @@ from pixeltrust.data.images import read_labels
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.mending.estimate import Calibration, choose, make_estimate, mean_interval, read_estimate, spread
 from pixeltrust.mending.menders import Menders, choose_crop
-from pixeltrust.mending.settings import DEFAULTS, as_mender_config, read_mender_config
+from pixeltrust.mending.settings import DEFAULTS, as_mender_config, read_mender_config, strengthen
 from pixeltrust.mending.ways import WAYS, dice_between, drop_parts_apart, propose, soft_dice
 from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
@@ -481,6 +483,42 @@ def test_a_stopped_mending_continues(data, tmp_path, monkeypatch, small_pictures
     assert resumed.cases.drop(columns=["image", "mask"]).equals(mended.cases.drop(columns=["image", "mask"]))
     with pytest.raises(RunError, match="finished already"):
         pixeltrust.mend(data, out=out, config=config, resume=True, show_progress=False)
+
+
+@pytest.mark.parametrize(("dice", "epochs"), [({"menders": 0.5, "stronger": 0.6}, 3), ({"menders": 0.5, "stronger": 0.4}, 1)])
+def test_where_masks_stay_poor_stronger_menders_are_trained_and_the_better_are_taken(
+    data, tmp_path, monkeypatch, small_pictures, dice, epochs
+):
+    monkeypatch.setattr("pixeltrust.mending.run.FEWEST_FOR_STRONGER", 7)
+    monkeypatch.setattr("pixeltrust.mending.run._Learned.dice", property(lambda learned: dice[learned.menders.folder.name]))
+    config, out = read_mender_config(settings=QUICK), tmp_path / "out"
+    with monkeypatch.context() as stopping:
+        stopping.setattr("pixeltrust.mending.run._Work.look_at_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            pixeltrust.mend(data, out=out, config=config, show_progress=False)
+    with monkeypatch.context() as trained:
+        trained.setattr("pixeltrust.training.loop.Loop.run", lambda self: pytest.fail("a finished mender is trained again"))
+        said = str(pixeltrust.mend(data, out=out, config=config, resume=True, show_progress=False))
+    assert [tomllib.loads(file.read_text())["epochs"] for file in out.glob("menders/*/config.toml")] == [epochs] * 4
+    assert f"trained for 6: .{100 * dice['stronger']:.0f}" in said
+    assert not list(out.glob("**/stronger"))
+    assert not list(out.glob("menders/*/checkpoint.pt"))
+
+
+@pytest.mark.parametrize(("settings", "fewest"), [(("stronger_below=0",), 7), (("stronger_below=1",), 8)])
+def test_no_stronger_menders_are_trained_where_that_is_unset_or_pairs_are_few(
+    data, tmp_path, monkeypatch, small_pictures, settings, fewest
+):
+    monkeypatch.setattr("pixeltrust.mending.run.FEWEST_FOR_STRONGER", fewest)
+    done = pixeltrust.mend(data, out=tmp_path / "out", config=read_mender_config(settings=(*QUICK, *settings)), show_progress=False)
+    assert "others were trained" not in str(done)
+
+
+def test_stronger_menders_learn_longer_by_a_larger_network_unless_the_network_was_chosen():
+    usual = as_mender_config(None)
+    assert strengthen(usual) == replace(usual, model="unet-small", epochs=18)
+    chosen = as_mender_config({"model": "tiny:network", "epochs": 2})
+    assert strengthen(chosen) == replace(chosen, epochs=6)
 
 
 @pytest.mark.slow

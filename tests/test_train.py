@@ -716,7 +716,7 @@ BASES = {
 ONCE = {"epochs": 1, "weight_map_cases": 0}
 NOT_NUMBERS = {"device", "cache_gib", "checkpoint_minutes", "weight_map_cases"}
 OF_VOLUMES = {"spacing", "normalise"}  # tested in test_train_volumes.py
-OF_MENDERS = {"given_dropped", "coarse_share", "crop_around_given"}  # tested in test_mending.py
+OF_MENDERS = {"given_dropped", "coarse_share", "crop_around_given", "stronger_below"}  # tested in test_mending.py
 
 
 def test_every_setting_has_its_test():

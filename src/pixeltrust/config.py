@@ -131,6 +131,10 @@ class Config:
     coarse_share: Share = 0.0
     """Share of the updates, the first ones, that `mender` makes at half the image size, which takes a quarter of the time."""
 
+    stronger_below: Share = 0.9
+    """Mean Dice of the pairs below which `mend` trains stronger menders too, `unet-small` in place of `unet-tiny` and three times as long,
+    and takes the better ones; with fewer than 20 pairs it never does. 0: never."""
+
     learning_rate: float = 1e-3
     """Learning rate at the start."""
 

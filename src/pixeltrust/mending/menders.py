@@ -85,6 +85,8 @@ class Menders:
         self.folds = assign_folds(self.groups, config.seed, self.count)
         """The fold of every pair, from 0."""
         fold_of = dict(zip(self.groups, self.folds.tolist(), strict=True))
+        self.updates = config.epochs * (config.updates_per_epoch or 1)
+        """Of each mender."""
         self._fold_of_clean = np.array([fold_of.get(group, -1) for group in groups])
 
     def train(self, tick: Tick, ranks: Ranks = ALONE) -> None:

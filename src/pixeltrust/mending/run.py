@@ -33,10 +33,10 @@ from pixeltrust.data.fitting import fitted_shapes, read_spacing, settle, threads
 from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
-from pixeltrust.mending.estimate import Estimate, Measured, Verdict, choose, make_estimate, read_estimate, short
+from pixeltrust.mending.estimate import Choice, Estimate, Measured, Verdict, choose, make_estimate, mean_interval, read_estimate, short
 from pixeltrust.mending.menders import Looked, Menders, choose_crop, enlarge, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
-from pixeltrust.mending.settings import as_mender_config
+from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, as_mender_config, strengthen
 from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, drop_parts_apart, in_two, propose, soft_dice
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
@@ -167,7 +167,7 @@ def mend_cases(
         ranks.on_rank_0(lambda: work.begin(held))
         estimate, table = work.run(layout or {}, started)
     to_train = train_command(out, config.classes, config.ignore_label, method="plain", patch=patch_of(config))
-    return Mended(out, estimate, table, to_train, (*moved, *cases.notes))
+    return Mended(out, estimate, table, to_train, (*moved, *cases.notes, *work.notes))
 
 
 @dataclass
@@ -180,16 +180,14 @@ class _Work:
     config: Config
     ranks: Ranks
     show_progress: bool
+    notes: list[str] = field(default_factory=list, init=False)
+    """What the person should know of how it went."""
     _reported: float = field(default=0.0, init=False)
 
     @cached_property
     def next(self) -> Path:
         """The folder in which all is made."""
         return self.out / WORK / "next"
-
-    @cached_property
-    def menders(self) -> Menders:
-        return Menders(self.cases, self.next / "menders", self.config)
 
     @cached_property
     def writer(self) -> AuditWriter:
@@ -233,17 +231,15 @@ class _Work:
     def run(self, layout: Layout, started: float) -> tuple[Estimate, pd.DataFrame]:
         """Do the work; return the estimate, and the rows of cases.csv."""
         _ = self.foreground_value  # so that faults of the masks are known before the training
-        self.train()
-        networks = self.menders.load()
-        pairs = self.look_at_pairs(networks)
-        choice = choose(pairs.measured, self.menders.folds, self.menders.groups)
+        learned = self.learn()
+        menders, pairs, choice = learned.menders, learned.pairs, learned.choice
         way: Way = choice.way if choice.way != "given" else "mender"  # whose view of the masks is shown where all are left as they are
-        seen = self.look_at_all(networks, way, pairs)
+        seen = self.look_at_all(learned, way)
         earlier = read_estimate(self.out)
         estimate, verdict = make_estimate(
             pairs.measured,
             choice,
-            self.menders.groups,
+            menders.groups,
             soft=seen.numbers[:, :2],
             agreement=seen.numbers[:, 2],
             noisy=self.listed.has_role("noisy"),
@@ -251,24 +247,43 @@ class _Work:
             earlier=earlier.history if earlier else (),
         )
         tables = self.mend_all(pairs, way, seen, verdict)
-        self.ranks.on_rank_0(lambda: self.write(tables, pairs, way, estimate, layout, started))
+        self.ranks.on_rank_0(lambda: self.write(tables, learned, way, estimate, layout, started))
         return estimate, tables[0]
 
     # --- the menders ------------------------------------------------------------------------------------------------
 
-    def train(self) -> None:
+    def learn(self) -> "_Learned":
+        """Train menders, and measure them on the pairs; where these stay poor, train stronger ones, and take the better."""
+        usual = self._learn(self.config, "menders")
+        if not self.ranks.on_rank_0(lambda: len(self.cases.pairs) >= FEWEST_FOR_STRONGER and usual.dice < self.config.stronger_below):
+            return usual
+        stronger = self._learn(strengthen(self.config), "stronger")
+        self.notes.append(
+            f"with menders of {usual.menders.updates:,} updates the pairs had a Dice of {short(usual.dice)}; so stronger ones were trained "
+            f"for {stronger.menders.updates:,}: {short(stronger.dice)}"
+        )
+        return stronger if self.ranks.on_rank_0(lambda: stronger.dice > usual.dice) else usual
+
+    def _learn(self, config: Config, name: str) -> "_Learned":
+        menders = Menders(self.cases, self.next / name, config)
+        self.train(menders)
+        networks = menders.load()
+        pairs = self.look_at_pairs(menders, networks)
+        return _Learned(menders, networks, pairs, choose(pairs.measured, menders.folds, menders.groups))
+
+    def train(self, menders: Menders) -> None:
         """Train the menders, under one progress bar."""
-        updates = self.config.epochs * (self.config.updates_per_epoch or 1)
-        total = self.menders.count * updates
+        which = "" if menders.folder.name == "menders" else f"{menders.folder.name} "
+        total = menders.count * menders.updates
         with progress_bar(self.show_progress) as bar:
-            task = bar.add_task("training menders", total=total, note="")
+            task = bar.add_task(f"training {which}menders", total=total, note="")
 
             def tick(number: int, update: int) -> None:
-                done = (number - 1) * updates + update
-                bar.update(task, completed=done, note=f"mender {number} of {self.menders.count}")
-                self.report_status(f"training {number} of {self.menders.count}", _TRAINED * done / total)
+                done = (number - 1) * menders.updates + update
+                bar.update(task, completed=done, note=f"mender {number} of {menders.count}")
+                self.report_status(f"training {which}{number} of {menders.count}", _TRAINED * done / total)
 
-            self.menders.train(tick, self.ranks)
+            menders.train(tick, self.ranks)
 
     def report_status(self, stage: str, share: float) -> None:
         """Write how far the work is, now and then."""
@@ -278,7 +293,7 @@ class _Work:
 
     # --- what they see ----------------------------------------------------------------------------------------------
 
-    def look_at_pairs(self, networks: Sequence[Network]) -> "_Pairs":
+    def look_at_pairs(self, menders: Menders, networks: Sequence[Network]) -> "_Pairs":
         """Measure every way of treating a mask on the pairs, by menders that have not seen them.
 
         The Dice is by all flips and turns, which are kept in files. The soft Dice is by those that the mender sees of other masks, to be
@@ -288,8 +303,9 @@ class _Work:
         every, shares = [network.turns for network in networks], share_turns(networks[0].turns, len(networks))
         views, confusions = {}, {}
         for known in (False, True):
-            views[known] = SeenMasks(self.next / LOOKED, shapes, self.config, f"pairs-{'with' if known else 'without'}-mask", self.ranks)
-            for place, looked in self._look_as_strangers(networks, every, known):
+            folder = self._looked_by(menders)
+            views[known] = SeenMasks(folder, shapes, self.config, f"pairs-{'with' if known else 'without'}-mask", self.ranks)
+            for place, looked in self._look_as_strangers(menders, networks, every, known):
                 views[known].planes(place)[...] = looked.probabilities
                 if not known:
                     confusions[place] = count_confusion(looked.labels, in_two(looked.probabilities))
@@ -318,22 +334,28 @@ class _Work:
         if drops_apart:
             measured["mender"][:, 0] = without_parts_apart
         for known in (False, True):
-            for place, looked in self._look_as_strangers(networks, shares, known):
+            for place, looked in self._look_as_strangers(menders, networks, shares, known):
                 views_of_case = Views.of(looked, drops_apart=drops_apart and known)
                 for way in _ways_by(known):
                     measured[way][place, 1] = views_of_case.soft(way, tilt)
         return _Pairs(measured, tilt, views, drops_apart)
 
-    def _look_as_strangers(self, networks: Sequence[Network], turns: Sequence[Sequence[int]], known: bool) -> Iterator[tuple[int, Looked]]:
+    def _looked_by(self, menders: Menders) -> Path:
+        return self.next / LOOKED / menders.folder.name
+
+    def _look_as_strangers(
+        self, menders: Menders, networks: Sequence[Network], turns: Sequence[Sequence[int]], known: bool
+    ) -> Iterator[tuple[int, Looked]]:
         """Yield every pair, by its place, as the mender sees it that was not trained on it."""
         for fold, network in enumerate(networks):
-            places = np.flatnonzero(self.menders.folds == fold)
+            places = np.flatnonzero(menders.folds == fold)
             looked = look([network], self.cases.pairs[places], turns=[turns[fold]], known=known, text="judging pairs", show_progress=False)
             yield from zip(places.tolist(), looked, strict=True)
 
-    def look_at_all(self, networks: Sequence[Network], way: Way, pairs: "_Pairs") -> SeenMasks:
+    def look_at_all(self, learned: "_Learned", way: Way) -> SeenMasks:
         """Let all menders look at the listed masks, as a way to treat them needs it; what was seen before a stop is kept."""
-        seen = SeenMasks(self.next / LOOKED, fitted_shapes(self.listed, self.config), self.config, way, self.ranks)
+        networks, pairs = learned.networks, learned.pairs
+        seen = SeenMasks(self._looked_by(learned.menders), fitted_shapes(self.listed, self.config), self.config, way, self.ranks)
         todo = [place for place in self.ranks.share(range(len(self.listed))) if not seen.done[place]]
         looked = look(
             networks,
@@ -403,7 +425,7 @@ class _Work:
     # --- what is written --------------------------------------------------------------------------------------------
 
     def write(
-        self, tables: tuple[pd.DataFrame, pd.DataFrame], pairs: "_Pairs", way: Way, estimate: Estimate, layout: Layout, started: float
+        self, tables: tuple[pd.DataFrame, pd.DataFrame], learned: "_Learned", way: Way, estimate: Estimate, layout: Layout, started: float
     ) -> None:
         """Write the tables, the pairs, the page and audit.json, and move all to its place."""
         from pixeltrust.mending.page import mending_page  # imported here: it loads matplotlib
@@ -417,21 +439,26 @@ class _Work:
             channels=self.config.channels,
             axes=len(self.config.size),
             patch=patch_of(self.config),
-            tilt=tuple(round(float(value), 4) for value in pairs.tilt),
+            tilt=tuple(round(float(value), 4) for value in learned.pairs.tilt),
             seconds=round(time.perf_counter() - started, 1),
         )
-        write_csv(self._write_pairs(pairs, way), self.next / "pairs.csv")
+        write_csv(self._write_pairs(learned, way), self.next / "pairs.csv")
         estimate.write(self.next)
-        self.menders.slim()
+        learned.menders.slim()
+        if learned.menders.folder != (place := self.next / "menders"):
+            _remove(place)
+            learned.menders.folder.rename(place)
+        _remove(self.next / "stronger")
         for name in (LOOKED, "of.json"):
             _remove(self.next / name)
         self._install()
         write_file(self.out / "report.html", mending_page(Audit.of(self.out, record), tables[0], estimate))
         write_file(self.out / "audit.json", record.text())
 
-    def _write_pairs(self, pairs: "_Pairs", way: Way) -> pd.DataFrame:
+    def _write_pairs(self, learned: "_Learned", way: Way) -> pd.DataFrame:
         """Write the masks that a mender makes of the pairs it has not seen; return the rows of pairs.csv."""
         make_folder(self.next / "pairs")
+        pairs = learned.pairs
         rows = []
         for place, case in enumerate(self.cases.pairs):
             given = self._decode(noisy_mask(case))
@@ -441,7 +468,7 @@ class _Work:
             write_labels(self.next / "pairs" / map_name(case.id, values.ndim), values, like=noisy_mask(case))
             dice = {f"dice_{name}": round(float(pairs.measured[name][place, 0]), 5) for name in WAYS}
             files = {"image": str(case.image.absolute()), "given": str(noisy_mask(case).absolute()), "clean": str(case.mask.absolute())}
-            rows.append({"id": case.id, **files, "mender": int(self.menders.folds[place]) + 1, **dice})
+            rows.append({"id": case.id, **files, "mender": int(learned.menders.folds[place]) + 1, **dice})
         return pd.DataFrame(rows)
 
     def _install(self) -> None:
@@ -514,6 +541,21 @@ class _Pairs:
     def drops(self, way: Way) -> bool:
         """Return whether a way drops them: what sees the image alone does not."""
         return self.drops_apart and way not in ALONE
+
+
+@dataclass(frozen=True, eq=False)
+class _Learned:
+    """Trained menders, and what was measured of them on the pairs."""
+
+    menders: Menders
+    networks: list[Network]
+    pairs: _Pairs
+    choice: Choice
+
+    @property
+    def dice(self) -> float:
+        """The mean Dice of the pairs by the chosen way; NaN where it is not defined of any."""
+        return mean_interval(self.pairs.measured[self.choice.way][:, 0]).dice
 
 
 def _remove(entry: Path) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ DEFAULTS: Mapping[str, Any] = {
 """The defaults of menders where they differ from those of `Config`; of volumes, the batches go by the size of their patches."""
 EPOCHS_OF_VOLUMES = 10
 EPOCHS_PER_CASE = 0.4  # of pictures: by default so many epochs for every clean case, up to those of `DEFAULTS`
+
+LONGER = 3  # times as long are stronger menders trained
+FEWEST_FOR_STRONGER = 20  # pairs; fewer are learned in few updates, and say less of how poor the masks are
 
 
 def read_mender_config(file: Path | None = None, settings: Sequence[str] = ()) -> Config:
@@ -69,3 +73,9 @@ def settle_mender_config(read: Callable[[Mapping[str, Any]], Config], clean: int
     if config.method != "mender":
         raise ConfigError(f"method = {config.method!r}: menders are trained by method = 'mender'; leave it out")
     return config
+
+
+def strengthen(config: Config) -> Config:
+    """Return the settings of stronger menders (see `Config.stronger_below`): a larger network, unless another was chosen, that is trained
+    for longer."""
+    return replace(config, model="unet-small" if config.model == DEFAULTS["model"] else config.model, epochs=LONGER * config.epochs)
