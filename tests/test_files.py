@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,6 +64,24 @@ def test_what_is_added_to_a_file_is_on_the_disk_and_its_name_too(tmp_path, monke
     append_text(path, "more")
     assert path.read_text(encoding="utf-8") == "ämore"
     assert synced == [2, "folder", 6]
+
+
+def test_many_files_are_brought_to_the_disk_in_the_end(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def syncing(descriptor):
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    places = [tmp_path / name for name in ("a", "b", "in/c")]
+    (tmp_path / "in").mkdir()
+    for place in places:
+        with write_atomically(place, synced=False) as unfinished:
+            unfinished.write_text("whole")
+    assert not synced
+    files.sync_files(tmp_path)
+    assert sorted(synced) == sorted(map(str, (tmp_path, tmp_path / "in", *places)))
 
 
 def test_folders_that_are_made_are_on_the_disk_by_name(tmp_path, monkeypatch):

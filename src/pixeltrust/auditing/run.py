@@ -321,6 +321,7 @@ class _Auditor:
             seconds=round(time.perf_counter() - started, 1),
             **self.source.describe(),
         )
+        self.writer.sync_pictures()
         write_file(self.out / "report.html", audit_page(Audit.of(self.out, record), table, regions))
         write_file(self.out / "audit.json", record.text())
         shutil.rmtree(self.seen.folder, ignore_errors=True)

@@ -12,9 +12,11 @@ from pixeltrust.data.cases import Case, CaseList, Cases, table_of
 from pixeltrust.data.images import map_name, read_labels, write_labels
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.data.masks import MaskMeaning
-from pixeltrust.plumbing.files import make_folder, write_atomically
+from pixeltrust.plumbing.files import make_folder, sync_files, write_atomically
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.tables import write_csv
+
+PICTURES = ("confidence", "mended", "changed")  # the folders of the pictures of cases
 
 Judged = tuple[dict[str, object], list[dict[str, object]]]
 """The row of a case in cases.csv, and those of its regions."""
@@ -32,11 +34,16 @@ class AuditWriter:
 
     def make_folders(self) -> None:
         """Make the folders of pictures."""
-        for name in ("confidence", "mended", "changed"):
+        for name in PICTURES:
             make_folder(self.out / name)
 
+    def sync_pictures(self) -> None:
+        """Make sure that the pictures are on the disk: none is waited for while they are written."""
+        for name in PICTURES:
+            sync_files(self.out / name)
+
     def write_pictures(self, case: Case, given: np.ndarray, confidence: np.ndarray, mended: np.ndarray, foreground_value: int) -> None:
-        """Write the pictures of a case.
+        """Write the pictures of a case; `sync_pictures` is to follow.
 
         Args:
             given, mended: labels of the given and of the proposed mask, uint8 (*S); 255 ignored. *S is (H, W), or (D, H, W).
@@ -44,11 +51,11 @@ class AuditWriter:
             foreground_value: what foreground is in the files of two labels, for a mask without any.
         """
         name = map_name(case.id, given.ndim)
-        write_labels(self.out / "confidence" / name, confidence, like=case.mask)
-        write_labels(self.out / "mended" / name, self._values_of(mended, case, given, foreground_value), like=case.mask)
+        write_labels(self.out / "confidence" / name, confidence, like=case.mask, synced=False)
+        write_labels(self.out / "mended" / name, self._values_of(mended, case, given, foreground_value), like=case.mask, synced=False)
         changed = self.out / "changed" / name
         if (mended != given).any():
-            write_labels(changed, (mended != given).astype(np.uint8) * 255, like=case.mask)
+            write_labels(changed, (mended != given).astype(np.uint8) * 255, like=case.mask, synced=False)
         else:  # there may be one from before this audit was stopped
             changed.unlink(missing_ok=True)
 

@@ -276,22 +276,30 @@ def _picture_values(path: Path) -> np.ndarray:
         return values == brighter if brighter is not None and values.max(initial=0) <= 1 else values
 
 
-def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None = None) -> None:
-    """Write uint8 (H, W) or (H, W, 3) as PNG, whole or not at all; `text` goes into the file beside the pixels, by its keys."""
+def write_png(path: Path, pixels: np.ndarray, *, text: Mapping[str, str] | None = None, synced: bool = True) -> None:
+    """Write uint8 (H, W) or (H, W, 3) as PNG, whole or not at all; `text` goes into the file beside the pixels, by its keys.
+
+    Args:
+        synced: as of `write_atomically`.
+    """
     texts = PngInfo()
     for key, value in (text or {}).items():
         texts.add_text(key, value)
-    with write_atomically(path) as unfinished:
+    with write_atomically(path, synced=synced) as unfinished:
         # compressed by 3, not by 6: half the time, a tenth more bytes
         Image.fromarray(pixels).save(unfinished, format="PNG", pnginfo=texts, compress_level=3)
 
 
-def write_labels(path: Path, labels: np.ndarray, *, like: Path) -> None:
-    """Write uint8 labels, whole or not at all: a picture as PNG, a volume with the geometry of `like` (see `mask_name`)."""
+def write_labels(path: Path, labels: np.ndarray, *, like: Path, synced: bool = True) -> None:
+    """Write uint8 labels, whole or not at all: a picture as PNG, a volume with the geometry of `like` (see `mask_name`).
+
+    Args:
+        synced: as of `write_atomically`.
+    """
     if labels.ndim == 2:
-        write_png(path, labels)
+        write_png(path, labels, synced=synced)
     else:
-        volumes.write_volume(path, labels, like=like)
+        volumes.write_volume(path, labels, like=like, synced=synced)
 
 
 def mask_name(identity: str, like: Path) -> str:

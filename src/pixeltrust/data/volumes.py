@@ -252,15 +252,16 @@ def read_note(path: Path) -> str:
     return bytes(_load_nifti(path).header["descrip"]).rstrip(b"\0").decode(errors="replace")
 
 
-def write_volume(path: Path, labels: np.ndarray, *, like: Path, note: str = "") -> None:
+def write_volume(path: Path, labels: np.ndarray, *, like: Path, note: str = "", synced: bool = True) -> None:
     """Write uint8 labels (D, H, W) with the geometry of another volume, in its format to the bit; whole or not at all.
 
     Args:
         path: is NIfTI, or has the ending of `like`.
         like: a file of the same shape, or the folder of a DICOM series.
         note: up to 79 bytes for the header of NIfTI.
+        synced: as of `write_atomically`.
     """
-    with write_atomically(path) as unfinished:
+    with write_atomically(path, synced=synced) as unfinished:
         if path.name.lower().endswith(NIFTI):
             with _opened_as(path, unfinished) as file:
                 _header_like(like, np.uint8, note).write_to(file)

@@ -449,6 +449,7 @@ class _Work:
             _remove(place)
             learned.menders.folder.rename(place)
         _remove(self.next / "stronger")
+        self.writer.sync_pictures()
         for name in (LOOKED, "of.json"):
             _remove(self.next / name)
         self._install()

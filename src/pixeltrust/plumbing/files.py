@@ -5,7 +5,9 @@ import hashlib
 import math
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
@@ -17,14 +19,18 @@ import numpy.typing as npt
 from pixeltrust.plumbing.errors import RunError
 
 Result = TypeVar("Result")
+SYNCED_AT_ONCE = 8  # files: the disk writes its own journal once for all of them
 LONGEST_NAME = 255  # bytes of a file name, on every usual system
 
 
 @contextmanager
-def write_atomically(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path, *, synced: bool = True) -> Iterator[Path]:
     """Write atomically: yield a temporary path that replaces `path` when the block succeeds and is deleted when it fails.
 
     The temporary path is free at first: through a link that somebody left there, another file would be written.
+
+    Args:
+        synced: make sure that the file is on the disk. Where very many are written, `sync_files` does that in a tenth of the time.
     """
     name = f".{path.name}.unfinished"
     if len(os.fsencode(name)) > LONGEST_NAME:
@@ -33,10 +39,11 @@ def write_atomically(path: Path) -> Iterator[Path]:
     unfinished.unlink(missing_ok=True)
     try:
         yield unfinished
-        with unfinished.open("rb") as written:
-            os.fsync(written.fileno())
+        if synced:
+            _sync(unfinished)
         unfinished.replace(path)
-        sync_folder(path.parent)
+        if synced:
+            sync_folder(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -54,6 +61,19 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def sync_files(folder: Path) -> None:
+    """Make sure that all files below a folder are on the disk."""
+    with ThreadPoolExecutor(SYNCED_AT_ONCE) as threads:
+        for place, _, names in os.walk(folder):
+            deque(threads.map(_sync, [Path(place, name) for name in names]), maxlen=0)
+            sync_folder(Path(place))
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 def make_folder(folder: Path) -> None:
