@@ -45,4 +45,5 @@ def forecast(work: Workload, cells: Sequence[Cell]) -> str:
     total = sum(seconds[cell.method] + seconds.get(f"{cell.method}: menders", 0.0) for cell in cells)
     at_once = min(work.launcher.jobs, len(cells))
     made = count(max(updates[method] for method in phases), "update")
-    return f"{count(len(cells), 'training')} of up to {made}, {at_once} at once: about {format_duration(total / at_once)}"
+    more = ", and more where masks stay poor and stronger menders are trained" if menders else ""
+    return f"{count(len(cells), 'training')} of up to {made}, {at_once} at once: about {format_duration(total / at_once)}{more}"
