@@ -485,22 +485,27 @@ def test_a_stopped_mending_continues(data, tmp_path, monkeypatch, small_pictures
         pixeltrust.mend(data, out=out, config=config, resume=True, show_progress=False)
 
 
-@pytest.mark.parametrize(("dice", "epochs"), [({"menders": 0.5, "stronger": 0.6}, 3), ({"menders": 0.5, "stronger": 0.4}, 1)])
+@pytest.mark.parametrize(("stronger", "brings", "epochs", "dropped"), [(0.6, 0.1, 3, 0.25), (0.6, 0.04, 3, 1), (0.4, 0.1, 1, 0.25)])
 def test_where_masks_stay_poor_stronger_menders_are_trained_and_the_better_are_taken(
-    data, tmp_path, monkeypatch, small_pictures, dice, epochs
+    data, tmp_path, monkeypatch, small_pictures, stronger, brings, epochs, dropped
 ):
+    dice = {"menders": 0.5, "stronger": stronger}
     monkeypatch.setattr("pixeltrust.mending.run.FEWEST_FOR_STRONGER", 7)
-    monkeypatch.setattr("pixeltrust.mending.run._Learned.dice", property(lambda learned: dice[learned.menders.folder.name]))
+    monkeypatch.setattr(
+        "pixeltrust.mending.run._Learned.dice_by", lambda learned, way: dice[learned.menders.folder.name] - brings * (way == "network")
+    )
     config, out = read_mender_config(settings=QUICK), tmp_path / "out"
     with monkeypatch.context() as stopping:
         stopping.setattr("pixeltrust.mending.run._Work.look_at_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             pixeltrust.mend(data, out=out, config=config, show_progress=False)
-    with monkeypatch.context() as trained:
-        trained.setattr("pixeltrust.training.loop.Loop.run", lambda self: pytest.fail("a finished mender is trained again"))
+    with monkeypatch.context() as resumed:
+        resumed.setattr("pixeltrust.training.loop.Loop.run", lambda self: pytest.fail("a finished mender is trained again"))
         said = str(pixeltrust.mend(data, out=out, config=config, resume=True, show_progress=False))
-    assert [tomllib.loads(file.read_text())["epochs"] for file in out.glob("menders/*/config.toml")] == [epochs] * 4
-    assert f"trained for 6: .{100 * dice['stronger']:.0f}" in said
+    trained = [tomllib.loads(file.read_text()) for file in out.glob("menders/*/config.toml")]
+    assert [(config["epochs"], config["given_dropped"]) for config in trained] == [(epochs, dropped)] * 4
+    alone = ", on the images alone, as the given masks say little more" if brings < 0.05 else ""
+    assert f"trained for 6{alone}: .{100 * stronger:.0f}" in said
     assert not list(out.glob("**/stronger"))
     assert not list(out.glob("menders/*/checkpoint.pt"))
 
@@ -516,9 +521,10 @@ def test_no_stronger_menders_are_trained_where_that_is_unset_or_pairs_are_few(
 
 def test_stronger_menders_learn_longer_by_a_larger_network_unless_the_network_was_chosen():
     usual = as_mender_config(None)
-    assert strengthen(usual) == replace(usual, model="unet-small", epochs=18)
+    assert strengthen(usual, alone=False) == replace(usual, model="unet-small", epochs=18)
+    assert strengthen(usual, alone=True) == replace(usual, model="unet-small", epochs=18, given_dropped=1)
     chosen = as_mender_config({"model": "tiny:network", "epochs": 2})
-    assert strengthen(chosen) == replace(chosen, epochs=6)
+    assert strengthen(chosen, alone=False) == replace(chosen, epochs=6)
 
 
 @pytest.mark.slow

@@ -36,7 +36,7 @@ from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.mending.estimate import Choice, Estimate, Measured, Verdict, choose, make_estimate, mean_interval, read_estimate, short
 from pixeltrust.mending.menders import Looked, Menders, choose_crop, enlarge, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
-from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, as_mender_config, strengthen
+from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, HARDLY, as_mender_config, strengthen
 from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, drop_parts_apart, in_two, propose, soft_dice
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
@@ -257,10 +257,12 @@ class _Work:
         usual = self._learn(self.config, "menders")
         if not self.ranks.on_rank_0(lambda: len(self.cases.pairs) >= FEWEST_FOR_STRONGER and usual.dice < self.config.stronger_below):
             return usual
-        stronger = self._learn(strengthen(self.config), "stronger")
+        alone = self.ranks.on_rank_0(lambda: usual.dice_by("mender") - usual.dice_by("network") < HARDLY)
+        stronger = self._learn(strengthen(self.config, alone=alone), "stronger")
+        how = ", on the images alone, as the given masks say little more" if alone else ""
         self.notes.append(
             f"with menders of {usual.menders.updates:,} updates the pairs had a Dice of {short(usual.dice)}; so stronger ones were trained "
-            f"for {stronger.menders.updates:,}: {short(stronger.dice)}"
+            f"for {stronger.menders.updates:,}{how}: {short(stronger.dice)}"
         )
         return stronger if self.ranks.on_rank_0(lambda: stronger.dice > usual.dice) else usual
 
@@ -556,7 +558,11 @@ class _Learned:
     @property
     def dice(self) -> float:
         """The mean Dice of the pairs by the chosen way; NaN where it is not defined of any."""
-        return mean_interval(self.pairs.measured[self.choice.way][:, 0]).dice
+        return self.dice_by(self.choice.way)
+
+    def dice_by(self, way: Way) -> float:
+        """Return the mean Dice of the pairs by a way."""
+        return mean_interval(self.pairs.measured[way][:, 0]).dice
 
 
 def _remove(entry: Path) -> None:

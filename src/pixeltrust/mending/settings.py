@@ -25,6 +25,7 @@ EPOCHS_OF_VOLUMES = 10
 EPOCHS_PER_CASE = 0.4  # of pictures: by default so many epochs for every clean case, up to those of `DEFAULTS`
 
 LONGER = 3  # times as long are stronger menders trained
+HARDLY = 0.05  # of Dice: if given masks bring the pairs no more than that, stronger menders learn from the images alone
 FEWEST_FOR_STRONGER = 20  # pairs; fewer are learned in few updates, and say less of how poor the masks are
 
 
@@ -75,7 +76,12 @@ def settle_mender_config(read: Callable[[Mapping[str, Any]], Config], clean: int
     return config
 
 
-def strengthen(config: Config) -> Config:
+def strengthen(config: Config, *, alone: bool) -> Config:
     """Return the settings of stronger menders (see `Config.stronger_below`): a larger network, unless another was chosen, that is trained
-    for longer."""
-    return replace(config, model="unet-small" if config.model == DEFAULTS["model"] else config.model, epochs=LONGER * config.epochs)
+    for longer.
+
+    Args:
+        alone: on the images alone, without the given masks.
+    """
+    model = "unet-small" if config.model == DEFAULTS["model"] else config.model
+    return replace(config, model=model, epochs=LONGER * config.epochs, given_dropped=1.0 if alone else config.given_dropped)
