@@ -152,7 +152,7 @@ class Config:
 
     augment: Augment | None = None
     """Random flips and quarter turns (half turns where height and width differ) of every training image, or none. Unset: `flips-and-turns`,
-    and `none` for volumes, whose labels often differ by direction alone (left and right, front and back); menders always have them."""
+    and `none` for volumes, whose labels often differ by direction alone (left and right, front and back)."""
 
     jitter: Jitter | None = None
     """Random zoom, shift and rotation, contrast and colour: for the clean batches' images, for all images, or for none. Unset: `clean`, and
@@ -231,7 +231,7 @@ class Config:
     @property
     def flips(self) -> bool:
         """Whether training shows images flipped and turned: `augment`, or its default."""
-        unset = "none" if len(self.size) == 3 and not METHODS[self.method].sees_given else "flips-and-turns"
+        unset = "none" if len(self.size) == 3 else "flips-and-turns"
         return (self.augment or unset) != "none"
 
     @property
