@@ -49,6 +49,7 @@ from pixeltrust.config import Config
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.fitting import settle
 from pixeltrust.mending import run as mending
+from pixeltrust.mending.menders import Menders
 from pixeltrust.mending.settings import as_mender_config
 from pixeltrust.method.addresses import Where
 from pixeltrust.method.trust import Trust
@@ -378,6 +379,7 @@ def judge(pairs: int, shape: tuple[int, int, int]) -> dict[str, float]:
         cases = read_cases(data, may_be_volumes=True, show_progress=False)
         config = settle(as_mender_config({"classes": 2, "image_size": list(shape)}), cases)
         work = mending._Work(cases, cases.of("noisy"), out, config, ALONE, show_progress=False)
+        menders = Menders(cases, out, config)
         before, cpu, ended, seen = own_gib(), time.process_time(), threading.Event(), [0.0]
 
         def watch() -> None:
@@ -386,7 +388,7 @@ def judge(pairs: int, shape: tuple[int, int, int]) -> dict[str, float]:
 
         watching = threading.Thread(target=watch)
         watching.start()
-        held = work.look_at_pairs([Alike(config)] * work.menders.count)  # type: ignore[list-item]
+        held = work.look_at_pairs(menders, [Alike(config)] * menders.count)  # type: ignore[list-item]
         after = own_gib()
         ended.set()
         watching.join()
