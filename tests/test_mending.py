@@ -485,38 +485,133 @@ def test_a_stopped_mending_continues(data, tmp_path, monkeypatch, small_pictures
         pixeltrust.mend(data, out=out, config=config, resume=True, show_progress=False)
 
 
-@pytest.mark.parametrize(("stronger", "brings", "epochs", "dropped"), [(0.6, 0.1, 3, 0.25), (0.6, 0.04, 3, 1), (0.4, 0.1, 1, 0.25)])
-def test_where_masks_stay_poor_stronger_menders_are_trained_and_the_better_are_taken(
-    data, tmp_path, monkeypatch, small_pictures, stronger, brings, epochs, dropped
-):
-    dice = {"menders": 0.5, "stronger": stronger}
-    monkeypatch.setattr("pixeltrust.mending.run.FEWEST_FOR_STRONGER", 7)
-    monkeypatch.setattr(
-        "pixeltrust.mending.run._Learned.dice_by", lambda learned, way: dice[learned.menders.folder.name] - brings * (way == "network")
-    )
-    config, out = read_mender_config(settings=QUICK), tmp_path / "out"
+# --- stronger menders ------------------------------------------------------------------------------------------------
+
+STRONG = (*QUICK, "stronger_below=1")
+
+
+@pytest.fixture
+def poor(monkeypatch):
+    """Make seven pairs enough for stronger menders, and set what menders bring the pairs to, by the folder of their kind."""
+
+    def set_dice(kinds, brings=0.1):
+        monkeypatch.setattr("pixeltrust.mending.run.FEWEST_FOR_STRONGER", 7)
+        spread = np.linspace(-0.01, 0.01, 7)
+        monkeypatch.setattr("pixeltrust.mending.run._Learned.dice", property(lambda learned: kinds[learned.kind] + spread))
+        monkeypatch.setattr("pixeltrust.mending.run._Learned.given_brings", brings)
+
+    return set_dice
+
+
+def stop_at(monkeypatch, place, data, out, settings, *, resume=False):
     with monkeypatch.context() as stopping:
-        stopping.setattr("pixeltrust.mending.run._Work.look_at_all", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopping.setattr(place, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            pixeltrust.mend(data, out=out, config=config, show_progress=False)
+            pixeltrust.mend(data, out=out, config=read_mender_config(settings=settings), resume=resume, show_progress=False)
+
+
+def resume_without_training(monkeypatch, data, out, **settings):
     with monkeypatch.context() as resumed:
         resumed.setattr("pixeltrust.training.loop.Loop.run", lambda self: pytest.fail("a finished mender is trained again"))
-        said = str(pixeltrust.mend(data, out=out, config=config, resume=True, show_progress=False))
+        return pixeltrust.mend(data, out=out, config=settings, resume=True, show_progress=False)
+
+
+@pytest.mark.parametrize(
+    ("stronger", "brings", "kind", "epochs", "dropped"),
+    [(0.6, 0.1, "stronger", 3, 0.25), (0.6, 0.04, "alone", 3, 1), (0.501, 0.1, "usual", 1, 0.25), (0.4, 0.1, "usual", 1, 0.25)],
+)
+def test_where_masks_stay_poor_stronger_menders_are_trained_and_taken_if_they_are_surely_better(
+    data, tmp_path, monkeypatch, small_pictures, poor, stronger, brings, kind, epochs, dropped
+):
+    poor({"usual": 0.5 + np.array([0.02, -0.02, 0.02, -0.02, 0.02, -0.02, 0]), "stronger": stronger, "alone": stronger}, brings)
+    out = tmp_path / "out"
+    stop_at(monkeypatch, "pixeltrust.mending.run._Work.look_at_all", data, out, STRONG)
+    done = resume_without_training(monkeypatch, data, out)
     trained = [tomllib.loads(file.read_text()) for file in out.glob("menders/*/config.toml")]
     assert [(config["epochs"], config["given_dropped"]) for config in trained] == [(epochs, dropped)] * 4
-    alone = ", on the images alone, as the given masks say little more" if brings < 0.05 else ""
-    assert f"trained for 6{alone}: .{100 * stronger:.0f}" in said
-    assert not list(out.glob("**/stronger"))
+    assert done.estimate.menders == kind
+    assert ("mender" in done.estimate.ways) == (kind != "alone")
+    assert ("on the images alone" in str(done)) == (brings < 0.05)
+    assert f"to {stronger:.3f}: {'the usual ones' if kind == 'usual' else 'these'} are used" in str(done)
+    assert sorted(entry.name for entry in out.iterdir() if "menders" in entry.name) == ["menders"]
     assert not list(out.glob("menders/*/checkpoint.pt"))
+    assert read_estimate(out) == done.estimate
+    assert pixeltrust.report(out).read_text() == (out / "report.html").read_text()
 
 
-@pytest.mark.parametrize(("settings", "fewest"), [(("stronger_below=0",), 7), (("stronger_below=1",), 8)])
-def test_no_stronger_menders_are_trained_where_that_is_unset_or_pairs_are_few(
-    data, tmp_path, monkeypatch, small_pictures, settings, fewest
-):
+def test_a_mending_that_was_stopped_while_stronger_menders_were_trained_continues(data, tmp_path, monkeypatch, small_pictures, poor):
+    poor({"usual": 0.5, "stronger": 0.6}, brings=0.0)
+    out, train = tmp_path / "out", Menders.train
+    stop_at(monkeypatch, "pixeltrust.mending.run.strengthen", data, out, STRONG)
+    (out / ".mending/next/stronger-menders").mkdir()  # begun on another device, where the given masks brought a little more
+    with monkeypatch.context() as stopping:
+        trained = []
+        stopping.setattr(Menders, "train", lambda self, tick, ranks: trained.append(self.folder.name) or train(self, tick, ranks))
+        done = pixeltrust.mend(data, out=out, resume=True, show_progress=False)
+    assert trained == ["menders", "stronger-menders"]
+    assert done.estimate.menders == "stronger"
+
+
+def test_stronger_menders_can_be_declined_once_the_usual_ones_are_trained(data, tmp_path, monkeypatch, small_pictures, poor):
+    poor({"usual": 0.5})
+    stop_at(monkeypatch, "pixeltrust.mending.run.strengthen", data, tmp_path / "out", STRONG)
+    done = resume_without_training(monkeypatch, data, tmp_path / "out", stronger_below=0)
+    assert done.estimate.menders == "usual"
+
+
+@pytest.mark.parametrize("poor_ones", [False, True])
+def test_a_disk_that_is_full_at_the_end_loses_nothing(data, tmp_path, monkeypatch, small_pictures, poor, poor_ones):
+    poor({"usual": 0.5, "stronger": 0.6})
+    out = tmp_path / "out"
+    settings = STRONG if poor_ones else (*QUICK, "stronger_below=0")
+    stop_at(monkeypatch, "pixeltrust.auditing.writing.sync_files", data, out, settings)
+    stop_at(monkeypatch, "pixeltrust.mending.run.sync_files", data, out, settings, resume=True)
+    done = resume_without_training(monkeypatch, data, out)
+    assert done.estimate.menders == ("stronger" if poor_ones else "usual")
+
+
+@pytest.mark.parametrize(("settings", "fewest"), [((), 7), (("stronger_below=0",), 7), (("stronger_below=1",), 8)])
+def test_no_stronger_menders_are_trained_where_that_is_unset_or_pairs_few(data, tmp_path, monkeypatch, small_pictures, settings, fewest):
     monkeypatch.setattr("pixeltrust.mending.run.FEWEST_FOR_STRONGER", fewest)
-    done = pixeltrust.mend(data, out=tmp_path / "out", config=read_mender_config(settings=(*QUICK, *settings)), show_progress=False)
-    assert "others were trained" not in str(done)
+    trained, train = [], Menders.train
+    monkeypatch.setattr(Menders, "train", lambda self, tick, ranks: trained.append(self.config.epochs) or train(self, tick, ranks))
+    pixeltrust.mend(data, out=tmp_path / "out", config=read_mender_config(settings=(*QUICK, *settings)), show_progress=False)
+    assert trained == ([1] if settings else [1, 3])
+
+
+def test_the_given_masks_are_judged_on_pairs_as_they_are_on_other_masks(tmp_path, monkeypatch):
+    """Where the image alone is the best way, the given masks of both are judged by what is seen in the image alone."""
+    for part in ("images", "noisy", "clean"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    for number in range(16):
+        given, clean = np.zeros((2, 16, 16), np.uint8)
+        clean[4:12, 4:12] = 255
+        given[4:12, 4 : 5 + number % 8] = 255
+        Image.fromarray(np.stack([clean] * 3, -1)).save(tmp_path / "data/images" / f"{number:02}.png")
+        Image.fromarray(given).save(tmp_path / "data/noisy" / f"{number:02}.png")
+        if number < 8:
+            Image.fromarray(clean).save(tmp_path / "data/clean" / f"{number:02}.png")
+    monkeypatch.setattr(Menders, "train", lambda self, *_: (self.folder / "1").mkdir(parents=True))
+    monkeypatch.setattr(Menders, "load", lambda self: [SeesTheImage(self.config)] * self.count)
+    done = pixeltrust.mend(tmp_path / "data", out=tmp_path / "out", config=WHOLE, show_progress=False)
+    assert done.estimate.way == "network"
+    true = {f"{number:02}": 2 * (1 + number % 8) / (9 + number % 8) for number in range(8, 16)}
+    told = done.cases.set_index("id")["expected_given"]
+    assert told.to_numpy() == pytest.approx([true[identity] for identity in told.index], abs=0.1)
+
+
+class SeesTheImage:
+    """A mender that sees what is bright in the image, and of a given mask the wrong half."""
+
+    turns, batch_size = (0,), 4
+
+    def __init__(self, config):
+        self.config = config
+
+    def probabilities_over_turns(self, images, given=None, turns=None):
+        bright = np.stack([np.asarray(image)[0] > 100 for image in images])
+        seen = bright if given is None else ~bright
+        return np.where(seen, 0.99, 0.01)[:, None].astype(np.float32)
 
 
 def test_stronger_menders_learn_longer_by_a_larger_network_unless_the_network_was_chosen():

@@ -243,7 +243,7 @@ def test_volumes_have_defaults_of_their_own():
     assert (Config().training_loss, Config().flips, Config().jittered) == ("cross-entropy", True, "clean")
     unset = Config(**volumes)
     assert (unset.training_loss, unset.flips, unset.jittered) == ("dice-ce", False, "all")
-    assert Config(method="mender", **volumes).flips
+    assert not Config(method="mender", **volumes).flips
     told = Config(**volumes, loss="cross-entropy", augment="flips-and-turns", jitter="none")
     assert (told.training_loss, told.flips, told.jittered) == ("cross-entropy", True, "none")
 

@@ -214,11 +214,19 @@ class _Auditor:
         listed = (self.cases + self.pairs).one_per_mask()
         return listed[listed.has_role("noisy")]
 
-    def _map(self, work: Callable[[Case], Result], cases: CaseList, *, text: str, complaint: str) -> list[Result]:
-        """Return the results of all these cases; every rank works on its share, in threads."""
+    def _map(
+        self,
+        work: Callable[[Case], Result],
+        cases: CaseList,
+        *,
+        text: str,
+        complaint: str,
+        then: Callable[[list[Result]], list[Result]] = lambda results: results,
+    ) -> list[Result]:
+        """Return the results of all these cases; every rank works on its share, in threads, and hands its results through `then`."""
         share, threads = self.ranks.share(cases), threads_for(cases, self.source.classes)
         return self.ranks.gather_results(
-            lambda: map_in_threads(work, share, text=text, complaint=complaint, shown=self.show_progress, threads=threads)
+            lambda: then(map_in_threads(work, share, text=text, complaint=complaint, shown=self.show_progress, threads=threads))
         )
 
     # --- the first pass ---------------------------------------------------------------------------------------------
@@ -280,7 +288,10 @@ class _Auditor:
     def judge_all(self, tilt: np.ndarray, calibration: Calibration | None, foreground_value: int) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Write the pictures of every case; return the tables of cases and of regions."""
         judge = partial(self._judge, tilt=tilt, calibration=calibration, foreground_value=foreground_value)
-        return join_judged(self._map(judge, self.cases, text="auditing", complaint=f"{self.data}: masks that cannot be audited"))
+        judged = self._map(
+            judge, self.cases, text="auditing", complaint=f"{self.data}: masks that cannot be audited", then=self.writer.syncing
+        )
+        return join_judged(judged)
 
     def _judge(self, case: Case, *, tilt: np.ndarray, calibration: Calibration | None, foreground_value: int) -> Judged:
         given, _ = self._decode_mask(case)
@@ -321,7 +332,6 @@ class _Auditor:
             seconds=round(time.perf_counter() - started, 1),
             **self.source.describe(),
         )
-        self.writer.sync_pictures()
         write_file(self.out / "report.html", audit_page(Audit.of(self.out, record), table, regions))
         write_file(self.out / "audit.json", record.text())
         shutil.rmtree(self.seen.folder, ignore_errors=True)

@@ -37,13 +37,14 @@ class AuditWriter:
         for name in PICTURES:
             make_folder(self.out / name)
 
-    def sync_pictures(self) -> None:
-        """Make sure that the pictures are on the disk: none is waited for while they are written."""
+    def syncing(self, judged: list[Judged]) -> list[Judged]:
+        """Return the rows of cases whose pictures this process has written, once all pictures are on the disk."""
         for name in PICTURES:
             sync_files(self.out / name)
+        return judged
 
     def write_pictures(self, case: Case, given: np.ndarray, confidence: np.ndarray, mended: np.ndarray, foreground_value: int) -> None:
-        """Write the pictures of a case; `sync_pictures` is to follow.
+        """Write the pictures of a case; `syncing` is to follow.
 
         Args:
             given, mended: labels of the given and of the proposed mask, uint8 (*S); 255 ignored. *S is (H, W), or (D, H, W).

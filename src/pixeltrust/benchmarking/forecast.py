@@ -9,6 +9,7 @@ from pixeltrust.benchmarking.grid import Cell, mask_kind
 from pixeltrust.benchmarking.jobs import Workload
 from pixeltrust.benchmarking.matching import costs_of, measure_trainings, trainings_of
 from pixeltrust.mending.menders import FOLDS
+from pixeltrust.mending.settings import FEWEST_FOR_STRONGER
 from pixeltrust.plumbing.progress import progress_bar
 from pixeltrust.plumbing.text import count, format_duration
 
@@ -45,5 +46,7 @@ def forecast(work: Workload, cells: Sequence[Cell]) -> str:
     total = sum(seconds[cell.method] + seconds.get(f"{cell.method}: menders", 0.0) for cell in cells)
     at_once = min(work.launcher.jobs, len(cells))
     made = count(max(updates[method] for method in phases), "update")
-    more = ", and more where masks stay poor and stronger menders are trained" if menders else ""
+    mended = [cell for cell in cells if mask_kind(cell.method) == "mended" and cell.clean >= FEWEST_FOR_STRONGER]
+    may_take_longer = any(work.grid.mender_config(configs[cell.method]).stronger_below for cell in mended)
+    more = ", and more where masks stay poor and stronger menders are trained" if may_take_longer else ""
     return f"{count(len(cells), 'training')} of up to {made}, {at_once} at once: about {format_duration(total / at_once)}{more}"

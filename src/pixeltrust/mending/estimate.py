@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
@@ -29,8 +29,11 @@ _SURE = 1.0  # standard errors by which a way must be ahead, on the same pairs, 
 _PRIOR = 4.0  # pairs whose weight the prior of the calibration has: that the soft Dice is right but for a shift
 _ENDS = 1e-3  # Dice are kept this far from 0 and 1
 
+Kind: TypeAlias = Literal["usual", "stronger", "alone"]
+"""Of menders: the usual ones; stronger ones; stronger ones that see the images alone (see `Config.stronger_below`)."""
 Measured: TypeAlias = Mapping[Way, np.ndarray]
-"""Per way (N, 2): the Dice with the truth (NaN where it is not defined), and the soft Dice."""
+"""Per way (N, 2): the Dice with the truth (NaN where it is not defined), and the soft Dice. Menders that see the images alone have no way
+`mender`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,18 +123,29 @@ def choose(measured: Measured, folds: np.ndarray, groups: Sequence[str]) -> Choi
 
     Whether to choose case by case is decided by cross-validation: the calibrations of the other folds choose for the pairs of a fold.
     """
-    given = measured["given"][:, 0]
-    best: Way = "given"
-    for way in ("mender", *ALONE):  # what sees the image and the mask goes before what sees less, unless that is surely better
-        ahead = measured[way][:, 0] - measured[best][:, 0]
-        error, _ = standard_error(ahead, groups)
-        if np.nanmean(ahead) > _SURE * error:
-            best = way
+    given, best = measured["given"][:, 0], best_way(measured, groups)
     calibrations = {way: Calibration.of(*values.T) for way, values in measured.items()}
     if best == "given":
         return Choice(best, False, calibrations)
     by_case = np.where(_changes_by_others(measured, best, folds), measured[best][:, 0], given)
     return Choice(best, bool(np.nanmean(by_case) > np.nanmean(measured[best][:, 0])), calibrations)
+
+
+def best_way(measured: Measured, groups: Sequence[str]) -> Way:
+    """Return the way that is best in the mean over the pairs: what sees the image and the mask goes before what sees less, unless that is
+    surely better."""
+    best: Way = "given"
+    for way in ("mender", *ALONE):
+        if way in measured and is_surely_better(measured[way][:, 0], measured[best][:, 0], groups):
+            best = way
+    return best
+
+
+def is_surely_better(dice: np.ndarray, other: np.ndarray, groups: Sequence[str]) -> bool:
+    """Return whether Dice (N,) of the pairs are higher in the mean than other ones, by more than `_SURE` standard errors."""
+    ahead = dice - other
+    error, _ = standard_error(ahead, groups)
+    return bool(np.nanmean(ahead) > _SURE * error)
 
 
 def _changes_by_others(measured: Measured, way: Way, folds: np.ndarray) -> np.ndarray:
@@ -156,6 +170,8 @@ class Estimate:
     """Masks that are changed."""
     drops_apart: bool = False
     """Whether parts that do not touch the given mask are dropped (not in files of format 1)."""
+    menders: Kind = "usual"
+    """Not in files of format 1 either."""
     ways: Mapping[Way, Quality]
     """Of the pairs, by menders that have not seen them."""
     expected: Quality
@@ -163,9 +179,9 @@ class Estimate:
     below: Mapping[str, float]
     """`cases` expected below the Dice `dice`."""
     more: Mapping[str, float] | None
-    """About how much Dice (`gain`) so many `pairs` more would bring; None where only one number of pairs was tried."""
-    history: tuple[Mapping[str, float], ...]
-    """`pairs`, `dice`, `low`, `high` of every time, the last one this."""
+    """About how much Dice (`gain`) so many `pairs` more would bring; None where these menders learned from one number of pairs only."""
+    history: tuple[Mapping[str, Any], ...]
+    """`pairs`, `dice`, `low`, `high` and `menders` of every time, the last one this."""
 
     def write(self, folder: Path) -> None:
         """Write estimate.json."""
@@ -207,7 +223,8 @@ def make_estimate(
     agreement: np.ndarray | None = None,
     noisy: np.ndarray,
     drops_apart: bool = False,
-    earlier: Sequence[Mapping[str, float]] = (),
+    menders: Kind = "usual",
+    earlier: Sequence[Mapping[str, Any]] = (),
 ) -> tuple[Estimate, Verdict]:
     """Return the estimate of all masks, and what becomes of each.
 
@@ -217,6 +234,7 @@ def make_estimate(
         agreement: how far those menders agree on the mask after the chosen way, a Dice (N,); NaN where not known.
         noisy: whether a listed mask is noisy, (N,), and not one that a person has corrected: those are in no number.
         drops_apart: whether the chosen way drops what does not touch the given mask.
+        menders: which menders they are by.
         earlier: the history of an estimate from fewer pairs.
     """
     real, predicted = _apply(choice, measured)
@@ -230,13 +248,14 @@ def make_estimate(
     verdict = Verdict(changed & noisy, expected_given, expected)
     overall = _quality(float(expected[noisy].mean() + np.nanmean(off)), *standard_error(off, groups))
     below = np.mean([(expected[noisy] + value < LOW_DICE).sum() for value in off[~np.isnan(off)]])
-    history = (*(row for row in earlier if row["pairs"] < len(real)), {"pairs": len(real), **asdict(overall)})
+    history = (*(row for row in earlier if row["pairs"] < len(real)), {"pairs": len(real), **asdict(overall), "menders": menders})
     estimate = Estimate(
         pairs=len(real),
         cases=int(noisy.sum()),
         way=choice.way,
         changed=int(verdict.changed.sum()),
         drops_apart=drops_apart,
+        menders=menders,
         ways={way: mean_interval(values[:, 0], groups) for way, values in measured.items()},
         expected=overall,
         below={"dice": LOW_DICE, "cases": round(float(below))},
@@ -273,8 +292,10 @@ def _apply(choice: Choice, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
     return np.where(changed, treated[:, 0], given[:, 0]), np.where(changed, expected, kept)
 
 
-def _gain_of_more(history: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
-    """Return what further pairs would bring, if the error falls as a power of their number; None for a single point."""
+def _gain_of_more(history: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
+    """Return what further pairs would bring, if the error falls as a power of their number; None for a single point of these menders."""
+    kinds = [row.get("menders", "usual") for row in history]
+    history = [row for row, kind in zip(history, kinds, strict=True) if kind == kinds[-1]]
     if len(history) < 2:
         return None
     pairs = np.array([row["pairs"] for row in history], float)
@@ -304,12 +325,22 @@ def read_estimate(folder: Path) -> Estimate | None:
 def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
     more = values["more"]
     return {
-        "ways": {way: _parsed_quality(values["ways"][way]) for way in WAYS},
+        "menders": _parsed_kind(values),
+        "ways": {way: _parsed_quality(values["ways"][way]) for way in WAYS if way != "mender" or _parsed_kind(values) != "alone"},
         "expected": _parsed_quality(values["expected"]),
         "below": {"dice": float(values["below"]["dice"]), "cases": int(values["below"]["cases"])},
         "more": more and {"pairs": int(more["pairs"]), "gain": float(more["gain"])},
-        "history": tuple({"pairs": int(row["pairs"]), **asdict(_parsed_quality(row))} for row in values["history"]),
+        "history": tuple(
+            {"pairs": int(row["pairs"]), **asdict(_parsed_quality(row)), "menders": _parsed_kind(row)} for row in values["history"]
+        ),
     }
+
+
+def _parsed_kind(values: Mapping[str, Any]) -> Kind:
+    kind: Kind = values.get("menders", "usual")
+    if kind not in get_args(Kind):
+        raise ValueError(f"menders: {kind!r} is none of {', '.join(get_args(Kind))}")
+    return kind
 
 
 def _parsed_quality(values: Mapping[str, Any]) -> Quality:

@@ -10,7 +10,6 @@ from pixeltrust.auditing.page import audited_case
 from pixeltrust.data.images import map_name, read_labels, read_shown
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.mending.estimate import Estimate, read_estimate, short
-from pixeltrust.mending.ways import WAYS
 from pixeltrust.pages.charts import Chart, ink, new_panels, to_svg
 from pixeltrust.pages.pieces import GalleryCase, Number, draw_outlines, render_page
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
@@ -20,6 +19,11 @@ from pixeltrust.plumbing.text import count
 
 WORST, TYPICAL, PAIRS = 12, 6, 8  # cases in pictures
 _SHORT = {"given": "as given", "network": "network, image alone", "audit": "audit by that network", "mender": "mender: image and mask"}
+_MENDERS = {
+    "usual": "",
+    "stronger": "The usual menders left the masks poor; these are stronger ones. ",
+    "alone": "The usual menders left the masks poor, and the given masks added little; these are stronger ones that see the images alone. ",
+}
 _WORDS = {
     "given": "as given",
     "network": "what a network sees in the image alone",
@@ -56,7 +60,7 @@ def mending_page(audit: Audit, cases: pd.DataFrame, estimate: Estimate) -> str:
         worst=worst,
         gone=gone,
         typical=typical,
-        pairs=_draw_pairs(audit),
+        pairs=_draw_pairs(audit, estimate),
         next_to=audit.folder.resolve().name,
         commands=_commands(audit),
     )
@@ -76,7 +80,7 @@ def _story(estimate: Estimate) -> str:
         "The numbers are Dice: how much the masks agree with what an expert would draw, 1 at best. They are measured on "
         f"{count(estimate.pairs, 'pair')}, each judged by networks that have not seen it, and carried over to the other masks. That holds "
         "as far as the pairs are like them: drawn at random, not picked for being bad. "
-    )
+    ) + _MENDERS[estimate.menders]
     if estimate.way == "given":
         return words + "No way to change the masks was surely better than to leave them, so all stay as they are."
     kept = estimate.cases - estimate.changed
@@ -108,14 +112,14 @@ def _draw_ways(estimate: Estimate) -> Chart:
     """Draw the Dice of every way on the pairs with its interval."""
     figure, (axes,) = new_panels(1)
     words = []
-    for row, way in enumerate(WAYS):
-        quality, chosen = estimate.ways[way], way == estimate.way
+    for row, (way, quality) in enumerate(estimate.ways.items()):
+        chosen = way == estimate.way
         colour = ink("pixel") if chosen else ink("ink")
         axes.plot([quality.low, quality.high], [row, row], color=colour, linewidth=2.2, solid_capstyle="butt")
         axes.plot(quality.dice, row, marker="D", markersize=5, color=colour)
         axes.text(0.0, row - 0.3, f"{_SHORT[way]}  {quality.dice:.3f}", transform=axes.get_yaxis_transform(), color=colour)
         words.append(f"{_WORDS[way]}: {quality.dice:.3f}, 95 % interval {quality.low:.3f} to {quality.high:.3f}")
-    axes.set(ylim=(len(WAYS) - 0.6, -0.6), yticks=[], xlabel="mean Dice on the pairs")
+    axes.set(ylim=(len(estimate.ways) - 0.6, -0.6), yticks=[], xlabel="mean Dice on the pairs")
     axes.spines["left"].set_visible(False)
     return Chart(title="What can be done with a mask, measured on the pairs", svg=to_svg(figure), text="; ".join(words))
 
@@ -145,10 +149,11 @@ def _draw_cases(audit: Audit, rows: pd.DataFrame) -> tuple[list[GalleryCase], st
     return pictures, f"The files of {', '.join(unreadable)} cannot be read any more (moved or deleted?)." if unreadable else ""
 
 
-def _draw_pairs(audit: Audit) -> list[GalleryCase]:
-    """Draw pairs from the worst to the best, as the mender does on them."""
+def _draw_pairs(audit: Audit, estimate: Estimate) -> list[GalleryCase]:
+    """Draw pairs from the worst to the best, as menders that have not seen them mend them."""
+    way = estimate.way if estimate.way != "given" else "mender" if "mender" in estimate.ways else "network"
     table = read_table(audit.folder / "pairs.csv")
-    dice = pd.to_numeric(table["dice_mender"], errors="coerce")
+    dice = pd.to_numeric(table[f"dice_{way}"], errors="coerce")
     table = table.assign(dice=dice).sort_values("dice", kind="stable")
     pictures = []
     for row in _pick(table, PAIRS).to_dict("records"):

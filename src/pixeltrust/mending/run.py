@@ -33,13 +33,26 @@ from pixeltrust.data.fitting import fitted_shapes, read_spacing, settle, threads
 from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.data.layouts import Layout
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
-from pixeltrust.mending.estimate import Choice, Estimate, Measured, Verdict, choose, make_estimate, mean_interval, read_estimate, short
+from pixeltrust.mending.estimate import (
+    Choice,
+    Estimate,
+    Kind,
+    Measured,
+    Verdict,
+    best_way,
+    choose,
+    is_surely_better,
+    make_estimate,
+    mean_interval,
+    read_estimate,
+    short,
+)
 from pixeltrust.mending.menders import Looked, Menders, choose_crop, enlarge, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
-from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, HARDLY, as_mender_config, strengthen
+from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, LEAST_BROUGHT, as_mender_config, strengthen
 from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, drop_parts_apart, in_two, propose, soft_dice
 from pixeltrust.plumbing.errors import DataError, RunError
-from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, write_file
+from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, sync_files, write_file
 from pixeltrust.plumbing.labels import IGNORE, most_probable
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import map_in_threads, progress_bar
@@ -49,9 +62,15 @@ from pixeltrust.plumbing.text import count
 from pixeltrust.prediction.network import Network, choose_device
 
 WORK = ".mending"
+OF = "of.json"  # what it is the mending of
 LOOKED = "looked"  # in which the masks are as menders see them
 SMALLEST = 9  # pixels of a region that gets a row
-_TRAINED, _LOOKED = 0.75, 0.9  # of the work, once the menders are trained, and once they have looked
+FOLDERS: Mapping[Kind, str] = {"usual": "menders", "stronger": "stronger-menders", "alone": "menders-alone"}
+"""Of menders in the making."""
+WAYS_BY: Mapping[bool, tuple[Way, ...]] = {False: ALONE, True: ("mender",)}
+"""The ways that go by what menders see without, and with the given mask."""
+STRONGER: tuple[Kind, ...] = ("stronger", "alone")
+_TRAINED, _STRONGER_TRAINED, _LOOKED = 0.7, 0.85, 0.9  # of the work, once menders are trained, stronger ones too, and once they have looked
 _STATUS_SECONDS = 0.5
 
 
@@ -121,7 +140,7 @@ def mend(
     before = _settings_before(out) if resume else {}
     settled = as_mender_config(config, before)
     if before:
-        refuse_other_settings(out, config_from(before), settled)
+        refuse_other_settings(out, replace(config_from(before), stronger_below=settled.stronger_below), settled)
     choose_device(settled)[1].on_rank_0(lambda: _check_out(out, resume))
     cases = read_cases(Path(data), may_be_volumes=True, show_progress=show_progress, **layout)
     config = as_mender_config(config, before, clean=len(cases.of("clean")))
@@ -131,7 +150,7 @@ def mend(
 def _settings_before(out: Path) -> dict[str, Any]:
     """Return the settings of a mending that was stopped in the folder; none where there is no record of it."""
     try:
-        return dict(json.loads((out / WORK / "next" / "of.json").read_text(encoding="utf-8"))["config"])
+        return dict(json.loads((out / WORK / "next" / OF).read_text(encoding="utf-8"))["config"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -199,12 +218,12 @@ class _Work:
         held.enter_context(exclusive_lock(self.out / WORK / "lock", f"{self.out}: another process mends here; wait for its end"))
         masks = [file for case in (*self.cases.of("clean"), *self.listed) for file in (case.mask, noisy_mask(case))]
         files = [[str(file), file.stat().st_mtime_ns] for file in masks]
-        record = json.dumps({"data": str(self.cases.data.resolve()), "files": files, "config": to_values(self.config)})
-        file = self.next / "of.json"
-        if not (file.is_file() and file.read_text(encoding="utf-8") == record):
+        record = {"data": str(self.cases.data.resolve()), "files": files, "config": to_values(self.config)}
+        file = self.next / OF
+        if not (file.is_file() and _without_further(json.loads(file.read_text(encoding="utf-8"))) == _without_further(record)):
             shutil.rmtree(self.next, ignore_errors=True)
             make_folder(self.next)
-            write_file(file, record)
+        write_file(file, json.dumps(record))
         self.writer.make_folders()
         _remove(self.out / WORK / "status.json")
 
@@ -232,58 +251,70 @@ class _Work:
         """Do the work; return the estimate, and the rows of cases.csv."""
         _ = self.foreground_value  # so that faults of the masks are known before the training
         learned = self.learn()
-        menders, pairs, choice = learned.menders, learned.pairs, learned.choice
-        way: Way = choice.way if choice.way != "given" else "mender"  # whose view of the masks is shown where all are left as they are
-        seen = self.look_at_all(learned, way)
+        pairs, way = learned.pairs, learned.way
+        seen = self.look_at_all(learned)
         earlier = read_estimate(self.out)
         estimate, verdict = make_estimate(
             pairs.measured,
-            choice,
-            menders.groups,
+            learned.choice,
+            learned.menders.groups,
             soft=seen.numbers[:, :2],
             agreement=seen.numbers[:, 2],
             noisy=self.listed.has_role("noisy"),
             drops_apart=pairs.drops(way),
+            menders=learned.kind,
             earlier=earlier.history if earlier else (),
         )
         tables = self.mend_all(pairs, way, seen, verdict)
-        self.ranks.on_rank_0(lambda: self.write(tables, learned, way, estimate, layout, started))
+        self.ranks.on_rank_0(lambda: self.write(tables, learned, estimate, layout, started))
         return estimate, tables[0]
 
     # --- the menders ------------------------------------------------------------------------------------------------
 
     def learn(self) -> "_Learned":
-        """Train menders, and measure them on the pairs; where these stay poor, train stronger ones, and take the better."""
-        usual = self._learn(self.config, "menders")
-        if not self.ranks.on_rank_0(lambda: len(self.cases.pairs) >= FEWEST_FOR_STRONGER and usual.dice < self.config.stronger_below):
+        """Train menders, and measure them on the pairs; where these stay poor, train stronger ones too, and take the better."""
+        usual = self._learn("usual")
+        kind = self.ranks.on_rank_0(lambda: self._next_kind(usual))
+        if kind == "usual":
             return usual
-        alone = self.ranks.on_rank_0(lambda: usual.dice_by("mender") - usual.dice_by("network") < HARDLY)
-        stronger = self._learn(strengthen(self.config, alone=alone), "stronger")
-        how = ", on the images alone, as the given masks say little more" if alone else ""
+        stronger = self._learn(kind)
+        is_better = self.ranks.on_rank_0(lambda: is_surely_better(stronger.dice, usual.dice, usual.menders.groups))
+        taken, left = (stronger, usual) if is_better else (usual, stronger)
+        self.ranks.on_rank_0(lambda: _remove(self._looked_by(left.menders)))
+        how = ", on the images alone, as the given masks add little," if kind == "alone" else ""
         self.notes.append(
-            f"with menders of {usual.menders.updates:,} updates the pairs had a Dice of {short(usual.dice)}; so stronger ones were trained "
-            f"for {stronger.menders.updates:,}{how}: {short(stronger.dice)}"
+            f"the usual menders bring the pairs to a Dice of {usual.mean_dice:.3f}, stronger ones{how} to {stronger.mean_dice:.3f}: "
+            + ("these are used" if is_better else "the usual ones are used, as these are not surely better")
         )
-        return stronger if self.ranks.on_rank_0(lambda: stronger.dice > usual.dice) else usual
+        return taken
 
-    def _learn(self, config: Config, name: str) -> "_Learned":
-        menders = Menders(self.cases, self.next / name, config)
-        self.train(menders)
+    def _next_kind(self, usual: "_Learned") -> Kind:
+        """Return which menders are to be trained after the usual ones: none others, or stronger ones as it was decided before a stop."""
+        config = self.config
+        if not config.stronger_below or len(self.cases.pairs) < FEWEST_FOR_STRONGER or not usual.mean_dice < config.stronger_below:
+            return "usual"
+        begun: list[Kind] = [kind for kind in STRONGER if (self.next / FOLDERS[kind]).is_dir()]
+        return begun[0] if begun else "alone" if usual.given_brings < LEAST_BROUGHT else "stronger"
+
+    def _learn(self, kind: Kind) -> "_Learned":
+        config = replace(self.config, stronger_below=0.0)  # a training does not know whether others follow
+        menders = Menders(self.cases, self.next / FOLDERS[kind], config if kind == "usual" else strengthen(config, alone=kind == "alone"))
+        self.train(menders, kind)
         networks = menders.load()
         pairs = self.look_at_pairs(menders, networks)
-        return _Learned(menders, networks, pairs, choose(pairs.measured, menders.folds, menders.groups))
+        return _Learned.of(kind, menders, networks, pairs)
 
-    def train(self, menders: Menders) -> None:
+    def train(self, menders: Menders, kind: Kind) -> None:
         """Train the menders, under one progress bar."""
-        which = "" if menders.folder.name == "menders" else f"{menders.folder.name} "
+        which, first, last = ("mender", 0.0, _TRAINED) if kind == "usual" else ("stronger mender", _TRAINED, _STRONGER_TRAINED)
         total = menders.count * menders.updates
         with progress_bar(self.show_progress) as bar:
-            task = bar.add_task(f"training {which}menders", total=total, note="")
+            task = bar.add_task(f"training {which}s", total=total, note="")
 
             def tick(number: int, update: int) -> None:
                 done = (number - 1) * menders.updates + update
                 bar.update(task, completed=done, note=f"mender {number} of {menders.count}")
-                self.report_status(f"training {which}{number} of {menders.count}", _TRAINED * done / total)
+                self.report_status(f"training {which} {number} of {menders.count}", first + (last - first) * done / total)
 
             menders.train(tick, self.ranks)
 
@@ -299,20 +330,22 @@ class _Work:
         """Measure every way of treating a mask on the pairs, by menders that have not seen them.
 
         The Dice is by all flips and turns, which are kept in files. The soft Dice is by those that the mender sees of other masks, to be
-        comparable. What a mender sees apart from the given masks is dropped unless that makes the masks of the pairs worse.
+        comparable. What a mender sees apart from the given masks is dropped unless that makes the masks of the pairs worse. Menders that
+        have never seen a given mask are shown none.
         """
         pairs, shapes = self.cases.pairs, fitted_shapes(self.cases.pairs, self.config)
+        shown = (False, True) if menders.config.given_dropped < 1 else (False,)
         every, shares = [network.turns for network in networks], share_turns(networks[0].turns, len(networks))
-        views, confusions = {}, {}
-        for known in (False, True):
-            folder = self._looked_by(menders)
+        views, confusions, folder = {}, {}, self._looked_by(menders)
+        for known in shown:
             views[known] = SeenMasks(folder, shapes, self.config, f"pairs-{'with' if known else 'without'}-mask", self.ranks)
             for place, looked in self._look_as_strangers(menders, networks, every, known):
                 views[known].planes(place)[...] = looked.probabilities
                 if not known:
                     confusions[place] = count_confusion(looked.labels, in_two(looked.probabilities))
         tilt = estimate_tilt([confusions[place] for place in range(len(pairs))])
-        measured = {way: np.full((len(pairs), 2), np.nan) for way in WAYS}
+        measured = {way: np.full((len(pairs), 2), np.nan) for way in WAYS if way != "mender" or True in shown}
+        soft_given = {known: np.full(len(pairs), np.nan) for known in shown}
         without_parts_apart = np.full(len(pairs), np.nan)
 
         def measure(place: int) -> None:
@@ -321,9 +354,10 @@ class _Work:
             def dice_by(way: Way, probabilities: np.ndarray) -> float:
                 return dice_between(propose(way, given, probabilities, tilt), clean, self.config.classes)
 
+            measured["given"][place, 0] = dice_between(given, clean, self.config.classes)
             for known, seen in views.items():
                 probabilities = enlarge(seen.planes(place), pairs[place], given, self.config, known=known)
-                for way in _ways_by(known):
+                for way in WAYS_BY[known]:
                     measured[way][place, 0] = dice_by(way, probabilities)
                 if known:
                     drop_parts_apart(probabilities, given)
@@ -332,15 +366,16 @@ class _Work:
         complaint = f"{self.cases.data}: pairs that cannot be measured"
         threads = threads_for(pairs, self.config.classes)
         map_in_threads(measure, range(len(pairs)), text="judging pairs", complaint=complaint, shown=self.show_progress, threads=threads)
-        drops_apart = bool(np.nanmean(without_parts_apart - measured["mender"][:, 0]) >= 0)
+        drops_apart = True in shown and bool(np.nanmean(without_parts_apart - measured["mender"][:, 0]) >= 0)
         if drops_apart:
             measured["mender"][:, 0] = without_parts_apart
-        for known in (False, True):
+        for known in shown:
             for place, looked in self._look_as_strangers(menders, networks, shares, known):
                 views_of_case = Views.of(looked, drops_apart=drops_apart and known)
-                for way in _ways_by(known):
+                soft_given[known][place] = views_of_case.soft("given", tilt)
+                for way in WAYS_BY[known]:
                     measured[way][place, 1] = views_of_case.soft(way, tilt)
-        return _Pairs(measured, tilt, views, drops_apart)
+        return _Pairs(measured, soft_given, tilt, views, drops_apart)
 
     def _looked_by(self, menders: Menders) -> Path:
         return self.next / LOOKED / menders.folder.name
@@ -354,9 +389,9 @@ class _Work:
             looked = look([network], self.cases.pairs[places], turns=[turns[fold]], known=known, text="judging pairs", show_progress=False)
             yield from zip(places.tolist(), looked, strict=True)
 
-    def look_at_all(self, learned: "_Learned", way: Way) -> SeenMasks:
-        """Let all menders look at the listed masks, as a way to treat them needs it; what was seen before a stop is kept."""
-        networks, pairs = learned.networks, learned.pairs
+    def look_at_all(self, learned: "_Learned") -> SeenMasks:
+        """Let all menders look at the listed masks, as the way to treat them needs it; what was seen before a stop is kept."""
+        networks, pairs, way = learned.networks, learned.pairs, learned.way
         seen = SeenMasks(self._looked_by(learned.menders), fitted_shapes(self.listed, self.config), self.config, way, self.ranks)
         todo = [place for place in self.ranks.share(range(len(self.listed))) if not seen.done[place]]
         looked = look(
@@ -371,7 +406,7 @@ class _Work:
             views = Views.of(case, drops_apart=pairs.drops(way))
             numbers = (views.soft("given", pairs.tilt), views.soft(way, pairs.tilt), views.agreement(way, pairs.tilt))
             seen.keep(place, case.probabilities, *numbers)
-            self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
+            self.report_status("looking at masks", _STRONGER_TRAINED + (_LOOKED - _STRONGER_TRAINED) * number / len(todo))
         self.ranks.barrier()
         return seen
 
@@ -391,7 +426,7 @@ class _Work:
             "shown": self.show_progress,
             "threads": threads_for(self.listed, self.config.classes),
         }
-        return join_judged(self.ranks.gather_results(lambda: map_in_threads(write, places, text="mending", **more)))
+        return join_judged(self.ranks.gather_results(lambda: self.writer.syncing(map_in_threads(write, places, text="mending", **more))))
 
     def _write_case(self, place: int, way: Way, planes: np.ndarray, pairs: "_Pairs", verdict: Verdict) -> Judged:
         case = self.listed[place]
@@ -427,7 +462,7 @@ class _Work:
     # --- what is written --------------------------------------------------------------------------------------------
 
     def write(
-        self, tables: tuple[pd.DataFrame, pd.DataFrame], learned: "_Learned", way: Way, estimate: Estimate, layout: Layout, started: float
+        self, tables: tuple[pd.DataFrame, pd.DataFrame], learned: "_Learned", estimate: Estimate, layout: Layout, started: float
     ) -> None:
         """Write the tables, the pairs, the page and audit.json, and move all to its place."""
         from pixeltrust.mending.page import mending_page  # imported here: it loads matplotlib
@@ -444,34 +479,38 @@ class _Work:
             tilt=tuple(round(float(value), 4) for value in learned.pairs.tilt),
             seconds=round(time.perf_counter() - started, 1),
         )
-        write_csv(self._write_pairs(learned, way), self.next / "pairs.csv")
+        write_csv(self._write_pairs(learned), self.next / "pairs.csv")
         estimate.write(self.next)
-        learned.menders.slim()
-        if learned.menders.folder != (place := self.next / "menders"):
-            _remove(place)
-            learned.menders.folder.rename(place)
-        _remove(self.next / "stronger")
-        self.writer.sync_pictures()
-        for name in (LOOKED, "of.json"):
-            _remove(self.next / name)
+        _remove(self.next / OF)  # from here on all is done, and nothing in this folder can be continued
+        _remove(self.next / LOOKED)
+        self._keep(learned)
         self._install()
         write_file(self.out / "report.html", mending_page(Audit.of(self.out, record), tables[0], estimate))
         write_file(self.out / "audit.json", record.text())
 
-    def _write_pairs(self, learned: "_Learned", way: Way) -> pd.DataFrame:
+    def _keep(self, learned: "_Learned") -> None:
+        """Keep the menders that were taken alone, without what only a training that goes on needs."""
+        learned.menders.slim()
+        for kind, name in FOLDERS.items():
+            if kind != learned.kind:
+                _remove(self.next / name)
+        learned.menders.folder.rename(self.next / FOLDERS["usual"])
+
+    def _write_pairs(self, learned: "_Learned") -> pd.DataFrame:
         """Write the masks that a mender makes of the pairs it has not seen; return the rows of pairs.csv."""
         make_folder(self.next / "pairs")
-        pairs = learned.pairs
+        pairs, way = learned.pairs, learned.way
         rows = []
         for place, case in enumerate(self.cases.pairs):
             given = self._decode(noisy_mask(case))
             planes = pairs.views[way not in ALONE].planes(place)
             labels = propose(way, given, self._enlarge(planes, case, given, way, pairs), pairs.tilt)
             values = labels if self.config.classes > 1 else (labels == 1) * np.uint8(255)
-            write_labels(self.next / "pairs" / map_name(case.id, values.ndim), values, like=noisy_mask(case))
-            dice = {f"dice_{name}": round(float(pairs.measured[name][place, 0]), 5) for name in WAYS}
+            write_labels(self.next / "pairs" / map_name(case.id, values.ndim), values, like=noisy_mask(case), synced=False)
+            dice = {f"dice_{name}": round(float(values[place, 0]), 5) for name, values in pairs.measured.items()}
             files = {"image": str(case.image.absolute()), "given": str(noisy_mask(case).absolute()), "clean": str(case.mask.absolute())}
             rows.append({"id": case.id, **files, "mender": int(learned.menders.folds[place]) + 1, **dice})
+        sync_files(self.next / "pairs")
         return pd.DataFrame(rows)
 
     def _install(self) -> None:
@@ -525,16 +564,13 @@ class Views:
         return [propose(way, self.labels, view, tilt) for view in self.of_each]
 
 
-def _ways_by(known: bool) -> list[Way]:
-    """Return the ways that go by what menders see with the given mask, or without it."""
-    return [way for way in WAYS if (way not in ALONE) == known]
-
-
 @dataclass(frozen=True, eq=False)
 class _Pairs:
     """What was measured on the pairs."""
 
     measured: Measured
+    soft_given: Mapping[bool, np.ndarray]
+    """The soft Dice of their given masks (N,): by what menders see without, and with the given masks."""
     tilt: np.ndarray
     views: Mapping[bool, SeenMasks]
     """What menders see of pairs that they were not trained on: without, and with the given masks."""
@@ -545,24 +581,51 @@ class _Pairs:
         """Return whether a way drops them: what sees the image alone does not."""
         return self.drops_apart and way not in ALONE
 
+    def beside(self, way: Way) -> "_Pairs":
+        """Return them with the soft Dice of the given masks by what menders see of masks that are treated in a way."""
+        given = np.column_stack([self.measured["given"][:, 0], self.soft_given[way not in ALONE]])
+        return replace(self, measured={**self.measured, "given": given})
+
 
 @dataclass(frozen=True, eq=False)
 class _Learned:
     """Trained menders, and what was measured of them on the pairs."""
 
+    kind: Kind
     menders: Menders
     networks: list[Network]
     pairs: _Pairs
     choice: Choice
+    way: Way
+    """The chosen way; where all masks are left as they are, that whose view of them is shown."""
+
+    @classmethod
+    def of(cls, kind: Kind, menders: Menders, networks: list[Network], pairs: _Pairs) -> "_Learned":
+        """Choose the way."""
+        best = best_way(pairs.measured, menders.groups)
+        way: Way = best if best != "given" else "mender" if "mender" in pairs.measured else "network"
+        pairs = pairs.beside(way)
+        return cls(kind, menders, networks, pairs, choose(pairs.measured, menders.folds, menders.groups), way)
 
     @property
-    def dice(self) -> float:
-        """The mean Dice of the pairs by the chosen way; NaN where it is not defined of any."""
-        return self.dice_by(self.choice.way)
+    def dice(self) -> np.ndarray:
+        """The Dice of the pairs by the chosen way (N,)."""
+        return self.pairs.measured[self.choice.way][:, 0]
 
-    def dice_by(self, way: Way) -> float:
-        """Return the mean Dice of the pairs by a way."""
-        return mean_interval(self.pairs.measured[way][:, 0]).dice
+    @property
+    def mean_dice(self) -> float:
+        """The mean of `dice`; NaN where it is not defined of any."""
+        return mean_interval(self.dice).dice
+
+    @property
+    def given_brings(self) -> float:
+        """How much higher the mean Dice of the pairs is by menders that see the given masks than by the same ones without."""
+        return mean_interval(self.pairs.measured["mender"][:, 0]).dice - mean_interval(self.pairs.measured["network"][:, 0]).dice
+
+
+def _without_further(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record of a mending without what a mending that goes on may change: whether further menders are trained."""
+    return record | {"config": {name: value for name, value in record["config"].items() if name != "stronger_below"}}
 
 
 def _remove(entry: Path) -> None:

@@ -25,7 +25,7 @@ EPOCHS_OF_VOLUMES = 10
 EPOCHS_PER_CASE = 0.4  # of pictures: by default so many epochs for every clean case, up to those of `DEFAULTS`
 
 LONGER = 3  # times as long are stronger menders trained
-HARDLY = 0.05  # of Dice: if given masks bring the pairs no more than that, stronger menders learn from the images alone
+LEAST_BROUGHT = 0.05  # of Dice: where given masks bring the pairs less than that, stronger menders learn from the images alone
 FEWEST_FOR_STRONGER = 20  # pairs; fewer are learned in few updates, and say less of how poor the masks are
 
 

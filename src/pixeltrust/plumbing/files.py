@@ -5,7 +5,6 @@ import hashlib
 import math
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -30,7 +29,8 @@ def write_atomically(path: Path, *, synced: bool = True) -> Iterator[Path]:
     The temporary path is free at first: through a link that somebody left there, another file would be written.
 
     Args:
-        synced: make sure that the file is on the disk. Where very many are written, `sync_files` does that in a tenth of the time.
+        synced: make sure that the file is on the disk. Where very many are written, `sync_files` does that in far less time. Until it has,
+            a crash of the machine may leave an empty file under the final name.
     """
     name = f".{path.name}.unfinished"
     if len(os.fsencode(name)) > LONGEST_NAME:
@@ -67,7 +67,7 @@ def sync_files(folder: Path) -> None:
     """Make sure that all files below a folder are on the disk."""
     with ThreadPoolExecutor(SYNCED_AT_ONCE) as threads:
         for place, _, names in os.walk(folder):
-            deque(threads.map(_sync, [Path(place, name) for name in names]), maxlen=0)
+            list(threads.map(_sync, [Path(place, name) for name in names]))
             sync_folder(Path(place))
 
 
