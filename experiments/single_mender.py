@@ -28,7 +28,7 @@ from pixeltrust.prediction.network import Network, choose_device, read_network
 from pixeltrust.training.run_folder import Run
 from pixeltrust.training.train import train
 
-SETTINGS = ("model", "epochs", "updates_per_epoch", "coarse_share", "given_dropped", "augment")  # columns of the table
+SETTINGS = ("model", "epochs", "updates_per_epoch", "coarse_share", "given_dropped", "flips")  # columns of the table
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--noise", default="triangle")
     parser.add_argument("--clean", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--every", type=int, default=6, help="of the noisy masks, so many-th ones are measured")
+    parser.add_argument("--every", type=int, default=6, help="measure every N-th noisy mask")
     parser.add_argument("--set", action="append", default=[], dest="settings")
     asked = parser.parse_args()
     cases, truth, config = draw(asked)
@@ -52,11 +52,11 @@ def main() -> None:
     started = time.process_time()
     train(table, out=run, config=config, show_progress=False)
     seconds = time.process_time() - started
-    row = {name: value for name, value in to_values(config).items() if name in SETTINGS}
-    row = {"noise": asked.noise, "pairs": pairs, "seed": asked.seed} | row | measure(run, cases, truth, asked.every)
-    print(row | {"training_processor_seconds": round(seconds)}, flush=True)
+    row = {"noise": asked.noise, "pairs": pairs, "seed": asked.seed} | {name: getattr(config, name) for name in SETTINGS}
+    row |= measure(run, cases, truth, asked.every) | {"training_processor_seconds": round(seconds)}
+    print(row, flush=True)
     rows = pd.read_csv(asked.out).to_dict("records") if asked.out.is_file() else []
-    pd.DataFrame([*rows, row | {"training_processor_seconds": round(seconds)}]).to_csv(asked.out, index=False)
+    pd.DataFrame([*rows, row]).to_csv(asked.out, index=False)
 
 
 def draw(asked: argparse.Namespace) -> tuple[Cases, dict[str, Path], Config]:

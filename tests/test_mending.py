@@ -618,6 +618,8 @@ def test_stronger_menders_learn_longer_by_a_larger_network_unless_the_network_wa
     usual = as_mender_config(None)
     assert strengthen(usual, alone=False) == replace(usual, model="unet-small", epochs=18)
     assert strengthen(usual, alone=True) == replace(usual, model="unet-small", epochs=18, given_dropped=1)
+    volumes = as_mender_config({"image_size": (32, 32, 32)})
+    assert strengthen(volumes, alone=False) == replace(volumes, epochs=30)
     chosen = as_mender_config({"model": "tiny:network", "epochs": 2})
     assert strengthen(chosen, alone=False) == replace(chosen, epochs=6)
 

@@ -77,11 +77,11 @@ def settle_mender_config(read: Callable[[Mapping[str, Any]], Config], clean: int
 
 
 def strengthen(config: Config, *, alone: bool) -> Config:
-    """Return the settings of stronger menders (see `Config.stronger_below`): a larger network, unless another was chosen, that is trained
-    for longer.
+    """Return the settings of stronger menders (see `Config.stronger_below`), which are trained for longer, and of pictures have a larger
+    network unless another was chosen.
 
     Args:
         alone: on the images alone, without the given masks.
     """
-    model = "unet-small" if config.model == DEFAULTS["model"] else config.model
+    model = "unet-small" if config.model == DEFAULTS["model"] and len(config.size) == 2 else config.model
     return replace(config, model=model, epochs=LONGER * config.epochs, given_dropped=1.0 if alone else config.given_dropped)
