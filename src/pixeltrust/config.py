@@ -132,8 +132,8 @@ class Config:
     """Share of the updates, the first ones, that `mender` makes at half the image size, which takes a quarter of the time."""
 
     stronger_below: Share = 0.9
-    """Mean Dice of the pairs below which `mend` trains stronger menders too, three times as long and, of pictures, with `unet-small` in place
-    of `unet-tiny`, and takes them if they are surely better; with fewer than 20 pairs it never does. 0: never."""
+    """Mean Dice of the pairs below which `mend` trains stronger menders too, and takes them if they are surely better: three times as long
+    and, of pictures, `unet-small` in place of `unet-tiny`. With fewer than 20 pairs it never does. 0: never."""
 
     learning_rate: float = 1e-3
     """Learning rate at the start."""
