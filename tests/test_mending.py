@@ -517,13 +517,20 @@ def resume_without_training(monkeypatch, data, out, **settings):
 
 
 @pytest.mark.parametrize(
-    ("stronger", "brings", "kind", "epochs", "dropped"),
-    [(0.6, 0.1, "stronger", 3, 0.25), (0.6, 0.04, "alone", 3, 1), (0.501, 0.1, "usual", 1, 0.25), (0.4, 0.1, "usual", 1, 0.25)],
+    ("stronger", "brings", "alone", "kind", "epochs", "dropped"),
+    [
+        (0.6, 0.1, 0.7, "stronger", 3, 0.25),  # the given masks bring enough: no others are tried
+        (0.6, 0.04, 0.7, "alone", 3, 1),
+        (0.6, 0.04, 0.4, "stronger", 3, 0.25),
+        (0.501, 0.1, 0.7, "usual", 1, 0.25),  # better by chance
+        (0.4, 0.04, 0.7, "alone", 3, 1),
+        (0.4, 0.04, 0.4, "usual", 1, 0.25),
+    ],
 )
-def test_where_masks_stay_poor_stronger_menders_are_trained_and_taken_if_they_are_surely_better(
-    data, tmp_path, monkeypatch, small_pictures, poor, stronger, brings, kind, epochs, dropped
+def test_where_masks_stay_poor_stronger_menders_are_trained_and_the_best_are_taken(
+    data, tmp_path, monkeypatch, small_pictures, poor, stronger, brings, alone, kind, epochs, dropped
 ):
-    poor({"usual": 0.5 + np.array([0.02, -0.02, 0.02, -0.02, 0.02, -0.02, 0]), "stronger": stronger, "alone": stronger}, brings)
+    poor({"usual": 0.5 + np.array([0.02, -0.02, 0.02, -0.02, 0.02, -0.02, 0]), "stronger": stronger, "alone": alone}, brings)
     out = tmp_path / "out"
     stop_at(monkeypatch, "pixeltrust.mending.run._Work.look_at_all", data, out, STRONG)
     done = resume_without_training(monkeypatch, data, out)
@@ -531,25 +538,14 @@ def test_where_masks_stay_poor_stronger_menders_are_trained_and_taken_if_they_ar
     assert [(config["epochs"], config["given_dropped"]) for config in trained] == [(epochs, dropped)] * 4
     assert done.estimate.menders == kind
     assert ("mender" in done.estimate.ways) == (kind != "alone")
-    assert ("on the images alone" in str(done)) == (brings < 0.05)
-    assert f"to {stronger:.3f}: {'the usual ones' if kind == 'usual' else 'these'} are used" in str(done)
+    assert f", {stronger:.3f} by stronger ones" in str(done)
+    assert (f", {alone:.3f} by ones that see the images alone" in str(done)) == (brings < 0.05)
+    used = {"usual": "the usual menders", "stronger": "stronger ones", "alone": "ones that see the images alone"}[kind]
+    assert f"; {used} are used" in str(done)
     assert sorted(entry.name for entry in out.iterdir() if "menders" in entry.name) == ["menders"]
     assert not list(out.glob("menders/*/checkpoint.pt"))
     assert read_estimate(out) == done.estimate
     assert pixeltrust.report(out).read_text() == (out / "report.html").read_text()
-
-
-def test_a_mending_that_was_stopped_while_stronger_menders_were_trained_continues(data, tmp_path, monkeypatch, small_pictures, poor):
-    poor({"usual": 0.5, "stronger": 0.6}, brings=0.0)
-    out, train = tmp_path / "out", Menders.train
-    stop_at(monkeypatch, "pixeltrust.mending.run.strengthen", data, out, STRONG)
-    (out / ".mending/next/stronger-menders").mkdir()  # begun on another device, where the given masks brought a little more
-    with monkeypatch.context() as stopping:
-        trained = []
-        stopping.setattr(Menders, "train", lambda self, tick, ranks: trained.append(self.folder.name) or train(self, tick, ranks))
-        done = pixeltrust.mend(data, out=out, resume=True, show_progress=False)
-    assert trained == ["menders", "stronger-menders"]
-    assert done.estimate.menders == "stronger"
 
 
 def test_stronger_menders_can_be_declined_once_the_usual_ones_are_trained(data, tmp_path, monkeypatch, small_pictures, poor):
@@ -570,13 +566,20 @@ def test_a_disk_that_is_full_at_the_end_loses_nothing(data, tmp_path, monkeypatc
     assert done.estimate.menders == ("stronger" if poor_ones else "usual")
 
 
+def test_menders_that_see_no_given_masks_have_no_way_for_them(data, tmp_path, small_pictures):
+    done = pixeltrust.mend(data, out=tmp_path / "out", config=read_mender_config(settings=(*QUICK, "given_dropped=1")), show_progress=False)
+    assert list(done.estimate.ways) == ["given", "network", "audit"]
+    assert read_estimate(done.out) == done.estimate
+    assert "mender: image and mask" not in (done.out / "report.html").read_text()
+
+
 @pytest.mark.parametrize(("settings", "fewest"), [((), 7), (("stronger_below=0",), 7), (("stronger_below=1",), 8)])
 def test_no_stronger_menders_are_trained_where_that_is_unset_or_pairs_few(data, tmp_path, monkeypatch, small_pictures, settings, fewest):
     monkeypatch.setattr("pixeltrust.mending.run.FEWEST_FOR_STRONGER", fewest)
     trained, train = [], Menders.train
     monkeypatch.setattr(Menders, "train", lambda self, tick, ranks: trained.append(self.config.epochs) or train(self, tick, ranks))
     pixeltrust.mend(data, out=tmp_path / "out", config=read_mender_config(settings=(*QUICK, *settings)), show_progress=False)
-    assert trained == ([1] if settings else [1, 3])
+    assert trained == ([1] if settings else [1, 3, 3])
 
 
 def test_the_given_masks_are_judged_on_pairs_as_they_are_on_other_masks(tmp_path, monkeypatch):

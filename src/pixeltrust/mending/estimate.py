@@ -32,8 +32,8 @@ _ENDS = 1e-3  # Dice are kept this far from 0 and 1
 Kind: TypeAlias = Literal["usual", "stronger", "alone"]
 """Of menders: the usual ones; stronger ones; stronger ones that see the images alone (see `Config.stronger_below`)."""
 Measured: TypeAlias = Mapping[Way, np.ndarray]
-"""Per way (N, 2): the Dice with the truth (NaN where it is not defined), and the soft Dice. Menders that see the images alone have no way
-`mender`."""
+"""Per way (N, 2): the Dice with the truth (NaN where it is not defined), and the soft Dice. `mender` is missing of menders that see the
+images alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,7 +326,7 @@ def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
     more = values["more"]
     return {
         "menders": _parsed_kind(values),
-        "ways": {way: _parsed_quality(values["ways"][way]) for way in WAYS if way != "mender" or _parsed_kind(values) != "alone"},
+        "ways": {way: _parsed_quality(values["ways"][way]) for way in WAYS if way != "mender" or way in values["ways"]},
         "expected": _parsed_quality(values["expected"]),
         "below": {"dice": float(values["below"]["dice"]), "cases": int(values["below"]["cases"])},
         "more": more and {"pairs": int(more["pairs"]), "gain": float(more["gain"])},

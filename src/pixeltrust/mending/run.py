@@ -65,12 +65,16 @@ WORK = ".mending"
 OF = "of.json"  # what it is the mending of
 LOOKED = "looked"  # in which the masks are as menders see them
 SMALLEST = 9  # pixels of a region that gets a row
-FOLDERS: Mapping[Kind, str] = {"usual": "menders", "stronger": "stronger-menders", "alone": "menders-alone"}
+FOLDERS: Mapping[Kind, str] = {"usual": "menders", "stronger": "stronger-menders", "alone": "menders-of-images-alone"}
 """Of menders in the making."""
 WAYS_BY: Mapping[bool, tuple[Way, ...]] = {False: ALONE, True: ("mender",)}
 """The ways that go by what menders see without, and with the given mask."""
-STRONGER: tuple[Kind, ...] = ("stronger", "alone")
-_TRAINED, _STRONGER_TRAINED, _LOOKED = 0.7, 0.85, 0.9  # of the work, once menders are trained, stronger ones too, and once they have looked
+_WORDS: Mapping[Kind, str] = {"usual": "the usual menders", "stronger": "stronger ones", "alone": "ones that see the images alone"}
+_STAGES: Mapping[Kind, tuple[str, float, float]] = {
+    "usual": ("mender", 0.0, 0.7), "stronger": ("stronger mender", 0.7, 0.8), "alone": ("mender of images alone", 0.8, 0.85),
+}  # fmt: skip
+"""How a mender of a kind is called while it is trained, and from which share of the work to which."""
+_TRAINED, _LOOKED = 0.85, 0.9  # of the work, once all menders are trained, and once they have looked
 _STATUS_SECONDS = 0.5
 
 
@@ -272,41 +276,36 @@ class _Work:
     # --- the menders ------------------------------------------------------------------------------------------------
 
     def learn(self) -> "_Learned":
-        """Train menders, and measure them on the pairs; where these stay poor, train stronger ones too, and take the better."""
-        usual = self._learn("usual")
-        kind = self.ranks.on_rank_0(lambda: self._next_kind(usual))
-        if kind == "usual":
-            return usual
-        stronger = self._learn(kind)
-        is_better = self.ranks.on_rank_0(lambda: is_surely_better(stronger.dice, usual.dice, usual.menders.groups))
-        taken, left = (stronger, usual) if is_better else (usual, stronger)
-        self.ranks.on_rank_0(lambda: _remove(self._looked_by(left.menders)))
-        how = ", on the images alone, as the given masks add little," if kind == "alone" else ""
-        self.notes.append(
-            f"the usual menders bring the pairs to a Dice of {usual.mean_dice:.3f}, stronger ones{how} to {stronger.mean_dice:.3f}: "
-            + ("these are used" if is_better else "the usual ones are used, as these are not surely better")
-        )
-        return taken
+        """Train menders, and measure them on the pairs. Where these stay poor, train stronger ones too; where the given masks bring those
+        little, also some that see the images alone. Take the best."""
+        tried = [self._learn("usual")]
+        if self.ranks.on_rank_0(lambda: self._are_poor(tried[0])):
+            tried.append(self._learn("stronger"))
+            if self.ranks.on_rank_0(lambda: tried[1].given_brings < LEAST_BROUGHT):
+                tried.append(self._learn("alone"))
+        best = tried[0]
+        for learned in tried[1:]:
+            if self.ranks.on_rank_0(lambda: is_surely_better(learned.dice, best.dice, best.menders.groups)):  # noqa: B023
+                best = learned
+        if len(tried) > 1:
+            told = ", ".join(f"{learned.mean_dice:.3f} by {_WORDS[learned.kind]}" for learned in tried)
+            self.notes.append(f"Dice of the pairs once mended: {told}; {_WORDS[best.kind]} are used")
+        return best
 
-    def _next_kind(self, usual: "_Learned") -> Kind:
-        """Return which menders are to be trained after the usual ones: none others, or stronger ones as it was decided before a stop."""
-        config = self.config
-        if not config.stronger_below or len(self.cases.pairs) < FEWEST_FOR_STRONGER or not usual.mean_dice < config.stronger_below:
-            return "usual"
-        begun: list[Kind] = [kind for kind in STRONGER if (self.next / FOLDERS[kind]).is_dir()]
-        return begun[0] if begun else "alone" if usual.given_brings < LEAST_BROUGHT else "stronger"
+    def _are_poor(self, usual: "_Learned") -> bool:
+        """Return whether the pairs stay so poor that stronger menders are worth their time."""
+        return len(self.cases.pairs) >= FEWEST_FOR_STRONGER and usual.mean_dice < self.config.stronger_below
 
     def _learn(self, kind: Kind) -> "_Learned":
         config = replace(self.config, stronger_below=0.0)  # a training does not know whether others follow
         menders = Menders(self.cases, self.next / FOLDERS[kind], config if kind == "usual" else strengthen(config, alone=kind == "alone"))
         self.train(menders, kind)
         networks = menders.load()
-        pairs = self.look_at_pairs(menders, networks)
-        return _Learned.of(kind, menders, networks, pairs)
+        return _Learned.of(kind, menders, networks, self.look_at_pairs(menders, networks))
 
     def train(self, menders: Menders, kind: Kind) -> None:
         """Train the menders, under one progress bar."""
-        which, first, last = ("mender", 0.0, _TRAINED) if kind == "usual" else ("stronger mender", _TRAINED, _STRONGER_TRAINED)
+        which, first, last = _STAGES[kind]
         total = menders.count * menders.updates
         with progress_bar(self.show_progress) as bar:
             task = bar.add_task(f"training {which}s", total=total, note="")
@@ -406,7 +405,7 @@ class _Work:
             views = Views.of(case, drops_apart=pairs.drops(way))
             numbers = (views.soft("given", pairs.tilt), views.soft(way, pairs.tilt), views.agreement(way, pairs.tilt))
             seen.keep(place, case.probabilities, *numbers)
-            self.report_status("looking at masks", _STRONGER_TRAINED + (_LOOKED - _STRONGER_TRAINED) * number / len(todo))
+            self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
         self.ranks.barrier()
         return seen
 
@@ -620,6 +619,8 @@ class _Learned:
     @property
     def given_brings(self) -> float:
         """How much higher the mean Dice of the pairs is by menders that see the given masks than by the same ones without."""
+        if "mender" not in self.pairs.measured:
+            return 0.0
         return mean_interval(self.pairs.measured["mender"][:, 0]).dice - mean_interval(self.pairs.measured["network"][:, 0]).dice
 
 
