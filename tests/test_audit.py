@@ -353,6 +353,15 @@ def test_where_the_clean_files_are_gone_the_network_is_asked_alone(data, tmp_pat
 # --- stops and faults -------------------------------------------------------------------------------------------------
 
 
+def test_an_audit_is_not_done_before_its_pictures_are_on_the_disk(run, data, audited, tmp_path, monkeypatch):
+    out = tmp_path / "audit"
+    monkeypatch.setattr("pixeltrust.auditing.writing.sync_files", lambda folder: (_ for _ in ()).throw(OSError(28, "full", str(folder))))
+    with pytest.raises(RunError, match="free the disk"):
+        audit(run, data, out=out, show_progress=False)
+    assert pictures(out) == pictures(audited.out)
+    assert not (out / "audit.json").exists()
+
+
 def test_a_stopped_audit_goes_on_and_ends_the_same(run, data, audited, tmp_path, monkeypatch):
     out, calls = tmp_path / "audit", []
     real = Network.probabilities_over_turns
