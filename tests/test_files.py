@@ -83,6 +83,15 @@ def test_many_files_are_brought_to_the_disk_in_the_end(tmp_path, monkeypatch):
     assert sorted(synced) == sorted(place.stat().st_ino for place in (tmp_path, tmp_path / "in", *places))
 
 
+def test_a_file_that_another_process_finishes_meanwhile_is_left_to_it(tmp_path, monkeypatch):
+    with write_atomically(tmp_path / "a", synced=False) as unfinished:
+        unfinished.write_text("whole")
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: [(place, folders, [*names, ".b.unfinished"]) for place, folders, names in walk(top)])
+    files.sync_files(tmp_path)
+    assert (tmp_path / "a").read_text() == "whole"
+
+
 def test_folders_that_are_made_are_on_the_disk_by_name(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(files, "sync_folder", synced.append)

@@ -64,10 +64,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_files(folder: Path) -> None:
-    """Make sure that all files below a folder are on the disk."""
+    """Make sure that all files below a folder are on the disk. Those that another process has not finished are left to it."""
+
+    def sync_if_there(file: Path) -> None:
+        with suppress(FileNotFoundError):  # it got its final name meanwhile
+            _sync(file)
+
     with ThreadPoolExecutor(SYNCED_AT_ONCE) as threads:
         for place, _, names in os.walk(folder):
-            list(threads.map(_sync, [Path(place, name) for name in names]))
+            list(threads.map(sync_if_there, [Path(place, name) for name in names]))
             sync_folder(Path(place))
 
 
