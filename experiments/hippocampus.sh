@@ -7,3 +7,6 @@ here=$(dirname "$0") source=$1 out=$2
 shift 2
 pixeltrust benchmark "$source" --config "$here/grids/hippocampus.toml" --out "$out/updates" "$@"
 python "$here/keep_results.py" "$here/../results/hippocampus" "$out/updates"
+pixeltrust benchmark "$source" --config "$here/grids/hippocampus.toml" --out "$out/time" --set updates_per_epoch=1880 "$@" \
+  --set 'methods=["clean","finetuned"]' # in the time of mending and 400 updates
+python "$here/keep_results.py" "$here/../results/hippocampus-equal-time" "$out/time"
