@@ -39,6 +39,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -48,8 +49,8 @@ from torch import nn
 from pixeltrust.config import Config
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.fitting import settle
-from pixeltrust.mending import run as mending
 from pixeltrust.mending.menders import Menders
+from pixeltrust.mending.pairs import look_at_pairs
 from pixeltrust.mending.settings import as_mender_config
 from pixeltrust.method.addresses import Where
 from pixeltrust.method.trust import Trust
@@ -360,7 +361,7 @@ def mend(pairs: list[int], shape: tuple[int, int, int]) -> pd.DataFrame:
 class Alike:
     """A mender that gives every label alike."""
 
-    turns, batch_size = tuple(range(8)), 2
+    turns, batch_size = (0,), 2
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -378,7 +379,6 @@ def judge(pairs: int, shape: tuple[int, int, int]) -> dict[str, float]:
             (data / "clean" / f"{name}.nii.gz").unlink()
         cases = read_cases(data, may_be_volumes=True, show_progress=False)
         config = settle(as_mender_config({"classes": 2, "image_size": list(shape)}), cases)
-        work = mending._Work(cases, cases.of("noisy"), out, config, ALONE, show_progress=False)
         menders = Menders(cases, out, config)
         before, cpu, ended, seen = own_gib(), time.process_time(), threading.Event(), [0.0]
 
@@ -388,7 +388,8 @@ def judge(pairs: int, shape: tuple[int, int, int]) -> dict[str, float]:
 
         watching = threading.Thread(target=watch)
         watching.start()
-        held = work.look_at_pairs(menders, [Alike(config)] * menders.count)  # type: ignore[list-item]
+        networks: list[Any] = [Alike(config)] * menders.count
+        held = look_at_pairs(cases, menders, networks, out, ALONE, show_progress=False)
         after = own_gib()
         ended.set()
         watching.join()

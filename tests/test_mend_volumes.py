@@ -16,10 +16,12 @@ from pixeltrust.data import fitting
 from pixeltrust.data.cases import read_cases
 from pixeltrust.data.fitting import threads_for
 from pixeltrust.data.images import read_header, read_labels
-from pixeltrust.mending.menders import look
+from pixeltrust.mending.menders import Menders, look
+from pixeltrust.mending.pairs import look_at_pairs
 from pixeltrust.mending.settings import read_mender_config
 from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.errors import ConfigError, DataError
+from pixeltrust.plumbing.processes import ALONE
 from tiny import draw, draw_volumes, of_volumes
 from volumes import write_nifti
 
@@ -67,6 +69,40 @@ def test_mending_of_volumes(data, tmp_path):
         tmp_path / "out" / "mended.csv", out=tmp_path / "run", config=of_volumes(method="plain", epochs=1), show_progress=False
     )
     assert done.updates == 1
+
+
+class Stranger:
+    """A mender that sees more foreground where the image is bright, and where the given mask has it."""
+
+    batch_size = 2
+
+    def __init__(self, config, turns):
+        self.config, self.turns, self.looked = config, turns, 0
+
+    def probabilities_over_turns(self, images, given, turns):
+        self.looked += len(images)
+        marked = [np.full(image.shape[1:], 0.5) if given is None else given[number] % 255 > 0 for number, image in enumerate(images)]
+        bright = np.stack(
+            [1 / (1 + np.exp(-image.mean(0, dtype=np.float32) / 50 + 2 - mask)) for image, mask in zip(images, marked, strict=True)]
+        )
+        return np.stack([1 - bright, bright * 0.7, bright * 0.3], 1).astype(np.float32)
+
+
+def test_menders_with_one_view_of_a_volume_look_at_pairs_once(data, tmp_path):
+    cases = read_cases(data, may_be_volumes=True, show_progress=False)
+    config = fitting.settle(read_mender_config(settings=QUICK), cases)
+    by_turns = {}
+    for turns in ((0,), (0, 0)):
+        stranger, folder = Stranger(config, turns), tmp_path / str(len(turns))
+        menders = Menders(cases, folder, config)
+        by_turns[turns] = look_at_pairs(cases, menders, [stranger] * menders.count, folder, ALONE, show_progress=False)
+        assert stranger.looked == 6 * 2 * len(turns)  # without and with the given mask
+    once, again = by_turns.values()
+    for way, values in once.measured.items():
+        np.testing.assert_allclose(values, again.measured[way], atol=1e-3)
+    for known, values in once.soft_given.items():
+        assert 0 < values.min() < 1
+        np.testing.assert_allclose(values, again.soft_given[known], atol=1e-3)
 
 
 @pytest.mark.slow

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pixeltrust.benchmarking.cell_masks import CellMasks
@@ -22,7 +21,7 @@ from pixeltrust.benchmarking.outcome.statistics import MASKS
 from pixeltrust.config import Config
 from pixeltrust.data.cases import FEWEST_PAIRS, read_cases
 from pixeltrust.data.images import map_name
-from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.masks import read_mask
 from pixeltrust.mending.estimate import read_estimate
 from pixeltrust.mending.run import mend_cases
 from pixeltrust.mending.ways import dice_between
@@ -122,14 +121,11 @@ def _measure_masks(folder: Path, config: Config) -> pd.DataFrame:
     truth = read_table(folder / "truth.csv").query("role == 'noisy'").set_index("id")["mask"]
     cases = pd.read_csv(folder / "mended" / "cases.csv", dtype={"id": str}, keep_default_na=False).sort_values("id", ignore_index=True)
 
-    def decode(file: Path) -> np.ndarray:
-        return decode_labels(file, classes=config.classes, ignore_label=config.ignore_label)[0]
-
     def measure(case: tuple[str, str]) -> dict[str, Any]:
         identity, given = case
         files = {"given": Path(given), "mended": folder / "mended" / "mended" / map_name(identity, len(config.size))}
-        true = decode(Path(truth[identity]))
-        return {"id": identity, **{name: round(dice_between(decode(file), true, config.classes), 5) for name, file in files.items()}}
+        true, labels = read_mask(Path(truth[identity]), config), {name: read_mask(file, config) for name, file in files.items()}
+        return {"id": identity, **{name: round(dice_between(mask, true, config.classes), 5) for name, mask in labels.items()}}
 
     listed = list(zip(cases["id"], cases["mask"], strict=True))
     rows = map_in_threads(measure, listed, text="measuring masks", complaint="masks that cannot be read", shown=False)

@@ -20,7 +20,7 @@ from pixeltrust.config import Config
 from pixeltrust.data.batches import CaseCache, split_in_pieces
 from pixeltrust.data.cases import Case, CaseList, Cases, read_cases, table_of
 from pixeltrust.data.images import resize_labels, write_png
-from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.masks import read_mask
 from pixeltrust.plumbing.errors import ConfigError
 from pixeltrust.plumbing.files import make_folder
 from pixeltrust.plumbing.labels import IGNORE
@@ -118,7 +118,7 @@ def _write_masks(cases: Cases, issues: np.ndarray, out: Path, config: Config) ->
     wrong = dict(zip(cases.of("noisy").texts("id"), issues, strict=True))
 
     def write(case: Case) -> None:
-        labels, _ = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
+        labels = read_mask(case.mask, config)
         if case.id in wrong:
             labels[resize_labels(wrong[case.id].astype(np.uint8), labels.shape) > 0] = IGNORE
         write_png(out / f"{case.id}.png", labels)

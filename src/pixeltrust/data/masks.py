@@ -53,14 +53,22 @@ def read_binary(path: Path) -> np.ndarray:
     return decode_labels(path, classes=1, ignore_label=None, may_ignore=False)[0]
 
 
-def foreground(path: Path, config: Config) -> np.ndarray:
-    """Decode where a mask file has foreground (of any class), bool (H, W).
+def read_mask(path: Path, config: Config) -> np.ndarray:
+    """Decode a mask file to labels uint8 (*O), 255 ignored, by the classes and the ignored label of the settings.
 
     Raises:
         DataError: as `decode_labels`.
     """
-    labels, _ = decode_labels(path, classes=config.classes, ignore_label=config.ignore_label)
-    return is_foreground(labels)
+    return decode_labels(path, classes=config.classes, ignore_label=config.ignore_label)[0]
+
+
+def foreground(path: Path, config: Config) -> np.ndarray:
+    """Decode where a mask file has foreground (of any class), bool (*O).
+
+    Raises:
+        DataError: as `decode_labels`.
+    """
+    return is_foreground(read_mask(path, config))
 
 
 def read_values(

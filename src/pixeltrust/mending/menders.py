@@ -21,7 +21,7 @@ from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, Cases, table_of
 from pixeltrust.data.fitting import crop_around, fit_image, fit_labels, read_spacing, restore, threads_for
 from pixeltrust.data.folds import assign_folds, name_groups
-from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.masks import read_mask
 from pixeltrust.mending.ways import in_two
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import make_folder
@@ -56,8 +56,7 @@ def choose_crop(config: Config, cases: Cases, *, show_progress: bool = False) ->
     of_each = [replace(config, crop_around_given=crop) for crop in CROPS]
 
     def lost(case: Case) -> list[float]:
-        files = (noisy_mask(case), case.mask)
-        given, clean = (decode_labels(file, classes=config.classes, ignore_label=config.ignore_label)[0] for file in files)
+        given, clean = read_mask(noisy_mask(case), config), read_mask(case.mask, config)
         foreground = is_foreground(clean)
         shown = [foreground[crop_around(given, one) or ...].sum() for one in of_each]
         return [1 - float(pixels) / foreground.sum() if foreground.any() else 0.0 for pixels in shown]
@@ -158,7 +157,7 @@ def look(
     config, faults = networks[0].config, []
 
     def decode(case: Case) -> tuple[np.ndarray, np.ndarray]:
-        labels, _ = decode_labels(noisy_mask(case), classes=config.classes, ignore_label=config.ignore_label)
+        labels = read_mask(noisy_mask(case), config)
         crop = crop_around(labels, config) if known else None
         return fit_image(case, config, crop), fit_labels(labels, read_spacing(case, config), config, crop)
 

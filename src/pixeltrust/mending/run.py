@@ -10,10 +10,9 @@ are whole until then. DIR/.mending/status.json says how far the work is.
 """
 
 import json
-import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,19 +24,17 @@ import pandas as pd
 
 from pixeltrust.auditing.folder import Audit, AuditRecord, check_names, review_command, train_command
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
-from pixeltrust.auditing.scores import count_confusion, estimate_tilt
 from pixeltrust.auditing.writing import AuditWriter, Judged, describe_files, find_foreground_value, join_judged
 from pixeltrust.config import Config, config_from, patch_of, refuse_other_settings, to_values
-from pixeltrust.data.cases import FEWEST_PAIRS, Case, CaseList, Cases, read_cases
+from pixeltrust.data.cases import FEWEST_PAIRS, CaseList, Cases, read_cases
 from pixeltrust.data.fitting import fitted_shapes, read_spacing, settle, threads_for
 from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.data.layouts import Layout
-from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
+from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults, read_mask
 from pixeltrust.mending.estimate import (
     Choice,
     Estimate,
     Kind,
-    Measured,
     Verdict,
     best_way,
     choose,
@@ -47,10 +44,11 @@ from pixeltrust.mending.estimate import (
     read_estimate,
     short,
 )
-from pixeltrust.mending.menders import Looked, Menders, choose_crop, enlarge, look, noisy_mask, share_turns
+from pixeltrust.mending.menders import Menders, choose_crop, look, noisy_mask, share_turns
+from pixeltrust.mending.pairs import Pairs, look_at_pairs
 from pixeltrust.mending.seen import SeenMasks
 from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, LEAST_BROUGHT, as_mender_config, strengthen
-from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, drop_parts_apart, in_two, propose, soft_dice
+from pixeltrust.mending.ways import ALONE, Way, propose
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, sync_files, write_file
 from pixeltrust.plumbing.labels import IGNORE, most_probable
@@ -67,8 +65,6 @@ LOOKED = "looked"  # in which the masks are as menders see them
 SMALLEST = 9  # pixels of a region that gets a row
 FOLDERS: Mapping[Kind, str] = {"usual": "menders", "stronger": "stronger-menders", "alone": "menders-of-images-alone"}
 """Of menders in the making."""
-WAYS_BY: Mapping[bool, tuple[Way, ...]] = {False: ALONE, True: ("mender",)}
-"""The ways that go by what menders see without, and with the given mask."""
 _WORDS: Mapping[Kind, str] = {"usual": "the usual menders", "stronger": "stronger ones", "alone": "ones that see the images alone"}
 _STAGES: Mapping[Kind, tuple[str, float, float]] = {
     "usual": ("mender", 0.0, 0.7), "stronger": ("stronger mender", 0.7, 0.8), "alone": ("mender of images alone", 0.8, 0.85),
@@ -301,7 +297,8 @@ class _Work:
         menders = Menders(self.cases, self.next / FOLDERS[kind], config if kind == "usual" else strengthen(config, alone=kind == "alone"))
         self.train(menders, kind)
         networks = menders.load()
-        return _Learned.of(kind, menders, networks, self.look_at_pairs(menders, networks))
+        pairs = look_at_pairs(self.cases, menders, networks, self._looked_by(menders), self.ranks, show_progress=self.show_progress)
+        return _Learned.of(kind, menders, networks, pairs)
 
     def train(self, menders: Menders, kind: Kind) -> None:
         """Train the menders, under one progress bar."""
@@ -325,68 +322,8 @@ class _Work:
 
     # --- what they see ----------------------------------------------------------------------------------------------
 
-    def look_at_pairs(self, menders: Menders, networks: Sequence[Network]) -> "_Pairs":
-        """Measure every way of treating a mask on the pairs, by menders that have not seen them.
-
-        The Dice is by all flips and turns, which are kept in files. The soft Dice is by those that the mender sees of other masks, to be
-        comparable. What a mender sees apart from the given masks is dropped unless that makes the masks of the pairs worse. Menders that
-        have never seen a given mask are shown none.
-        """
-        pairs, shapes = self.cases.pairs, fitted_shapes(self.cases.pairs, self.config)
-        shown = (False, True) if menders.config.given_dropped < 1 else (False,)
-        every, shares = [network.turns for network in networks], share_turns(networks[0].turns, len(networks))
-        views, confusions, folder = {}, {}, self._looked_by(menders)
-        for known in shown:
-            views[known] = SeenMasks(folder, shapes, self.config, f"pairs-{'with' if known else 'without'}-mask", self.ranks)
-            for place, looked in self._look_as_strangers(menders, networks, every, known):
-                views[known].planes(place)[...] = looked.probabilities
-                if not known:
-                    confusions[place] = count_confusion(looked.labels, in_two(looked.probabilities))
-        tilt = estimate_tilt([confusions[place] for place in range(len(pairs))])
-        measured = {way: np.full((len(pairs), 2), np.nan) for way in WAYS if way != "mender" or True in shown}
-        soft_given = {known: np.full(len(pairs), np.nan) for known in shown}
-        without_parts_apart = np.full(len(pairs), np.nan)
-
-        def measure(place: int) -> None:
-            given, clean = self._decode(noisy_mask(pairs[place])), self._decode(pairs[place].mask)
-
-            def dice_by(way: Way, probabilities: np.ndarray) -> float:
-                return dice_between(propose(way, given, probabilities, tilt), clean, self.config.classes)
-
-            measured["given"][place, 0] = dice_between(given, clean, self.config.classes)
-            for known, seen in views.items():
-                probabilities = enlarge(seen.planes(place), pairs[place], given, self.config, known=known)
-                for way in WAYS_BY[known]:
-                    measured[way][place, 0] = dice_by(way, probabilities)
-                if known:
-                    drop_parts_apart(probabilities, given)
-                    without_parts_apart[place] = dice_by("mender", probabilities)
-
-        complaint = f"{self.cases.data}: pairs that cannot be measured"
-        threads = threads_for(pairs, self.config.classes)
-        map_in_threads(measure, range(len(pairs)), text="judging pairs", complaint=complaint, shown=self.show_progress, threads=threads)
-        drops_apart = True in shown and bool(np.nanmean(without_parts_apart - measured["mender"][:, 0]) >= 0)
-        if drops_apart:
-            measured["mender"][:, 0] = without_parts_apart
-        for known in shown:
-            for place, looked in self._look_as_strangers(menders, networks, shares, known):
-                views_of_case = Views.of(looked, drops_apart=drops_apart and known)
-                soft_given[known][place] = views_of_case.soft("given", tilt)
-                for way in WAYS_BY[known]:
-                    measured[way][place, 1] = views_of_case.soft(way, tilt)
-        return _Pairs(measured, soft_given, tilt, views, drops_apart)
-
     def _looked_by(self, menders: Menders) -> Path:
         return self.next / LOOKED / menders.folder.name
-
-    def _look_as_strangers(
-        self, menders: Menders, networks: Sequence[Network], turns: Sequence[Sequence[int]], known: bool
-    ) -> Iterator[tuple[int, Looked]]:
-        """Yield every pair, by its place, as the mender sees it that was not trained on it."""
-        for fold, network in enumerate(networks):
-            places = np.flatnonzero(menders.folds == fold)
-            looked = look([network], self.cases.pairs[places], turns=[turns[fold]], known=known, text="judging pairs", show_progress=False)
-            yield from zip(places.tolist(), looked, strict=True)
 
     def look_at_all(self, learned: "_Learned") -> SeenMasks:
         """Let all menders look at the listed masks, as the way to treat them needs it; what was seen before a stop is kept."""
@@ -402,16 +339,14 @@ class _Work:
             show_progress=self.show_progress,
         )
         for number, (place, case) in enumerate(zip(todo, looked, strict=True)):
-            views = Views.of(case, drops_apart=pairs.drops(way))
-            numbers = (views.soft("given", pairs.tilt), views.soft(way, pairs.tilt), views.agreement(way, pairs.tilt))
-            seen.keep(place, case.probabilities, *numbers)
+            seen.keep(place, case.probabilities, *pairs.judge(case, way))
             self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
         self.ranks.barrier()
         return seen
 
     # --- every mask is judged ---------------------------------------------------------------------------------------
 
-    def mend_all(self, pairs: "_Pairs", way: Way, seen: SeenMasks, verdict: Verdict) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def mend_all(self, pairs: Pairs, way: Way, seen: SeenMasks, verdict: Verdict) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Write the pictures of every case; return the tables of cases and of regions."""
         self.report_status("mending", _LOOKED)
         places = self.ranks.share(range(len(self.listed)))
@@ -427,12 +362,12 @@ class _Work:
         }
         return join_judged(self.ranks.gather_results(lambda: self.writer.syncing(map_in_threads(write, places, text="mending", **more))))
 
-    def _write_case(self, place: int, way: Way, planes: np.ndarray, pairs: "_Pairs", verdict: Verdict) -> Judged:
+    def _write_case(self, place: int, way: Way, planes: np.ndarray, pairs: Pairs, verdict: Verdict) -> Judged:
         case = self.listed[place]
-        given = self._decode(noisy_mask(case))
-        probabilities = self._enlarge(planes, case, given, way, pairs)
+        given = read_mask(noisy_mask(case), self.config)
+        probabilities = pairs.enlarge(planes, case, given, way, self.config)
         if case.role == "clean":  # a pair: corrected by a person, in a review
-            mended, expected, evidence = self._decode(case.mask), 1.0, "corrected"
+            mended, expected, evidence = read_mask(case.mask, self.config), 1.0, "corrected"
         elif verdict.changed[place]:
             mended, expected, evidence = propose(way, given, probabilities, pairs.tilt), verdict.expected[place], way
         else:
@@ -447,16 +382,6 @@ class _Work:
         return row | {
             "regions": len(regions), "evidence": evidence, "expected_given": verdict.expected_given[place], "expected": expected,
         }, regions  # fmt: skip
-
-    def _enlarge(self, planes: np.ndarray, case: Case, given: np.ndarray, way: Way, pairs: "_Pairs") -> np.ndarray:
-        """Return what menders saw of a case, on the grid of its given mask, as a way takes it."""
-        probabilities = enlarge(planes, case, given, self.config, known=way not in ALONE)
-        if pairs.drops(way):
-            drop_parts_apart(probabilities, given)
-        return probabilities
-
-    def _decode(self, file: Path) -> np.ndarray:
-        return decode_labels(file, classes=self.config.classes, ignore_label=self.config.ignore_label)[0]
 
     # --- what is written --------------------------------------------------------------------------------------------
 
@@ -501,9 +426,9 @@ class _Work:
         pairs, way = learned.pairs, learned.way
         rows = []
         for place, case in enumerate(self.cases.pairs):
-            given = self._decode(noisy_mask(case))
-            planes = pairs.views[way not in ALONE].planes(place)
-            labels = propose(way, given, self._enlarge(planes, case, given, way, pairs), pairs.tilt)
+            given = read_mask(noisy_mask(case), self.config)
+            planes = pairs.seen[way not in ALONE].planes(place)
+            labels = propose(way, given, pairs.enlarge(planes, case, given, way, self.config), pairs.tilt)
             values = labels if self.config.classes > 1 else (labels == 1) * np.uint8(255)
             write_labels(self.next / "pairs" / map_name(case.id, values.ndim), values, like=noisy_mask(case), synced=False)
             dice = {f"dice_{name}": round(float(values[place, 0]), 5) for name, values in pairs.measured.items()}
@@ -529,77 +454,19 @@ class _Work:
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
-    """What several menders see of a case, as the masks are made from it; probabilities float32 (K, *S), K ≥ 2."""
-
-    labels: np.ndarray
-    """The given mask, uint8 (*S)."""
-    together: np.ndarray
-    of_each: list[np.ndarray]
-
-    @classmethod
-    def of(cls, looked: Looked, *, drops_apart: bool) -> "Views":
-        """Take the views; with `drops_apart` without what lies apart from the given mask."""
-        views = [in_two(planes) for planes in (looked.probabilities, *looked.of_each)]
-        for view in views if drops_apart else ():
-            drop_parts_apart(view, looked.labels)
-        return cls(looked.labels, views[0], views[1:])
-
-    def soft(self, way: Way, tilt: np.ndarray) -> float:
-        """Return the soft Dice of the mask that each would make by a way, with what it sees, in the mean: the same for one mender and for
-        several."""
-        pairs = zip(self._masks(way, tilt), self.of_each, strict=True)
-        return float(np.mean([soft_dice(mask, view) for mask, view in pairs]))
-
-    def agreement(self, way: Way, tilt: np.ndarray) -> float:
-        """Return the Dice of the masks that each would make with the one that they make together, in the mean; NaN for a single mender."""
-        if len(self.of_each) == 1:
-            return math.nan
-        joint = propose(way, self.labels, self.together, tilt)
-        shared = [dice_between(mask, joint, len(self.together)) for mask in self._masks(way, tilt)]
-        return float(np.nan_to_num(shared, nan=1).mean())  # NaN where neither has any foreground
-
-    def _masks(self, way: Way, tilt: np.ndarray) -> list[np.ndarray]:
-        return [propose(way, self.labels, view, tilt) for view in self.of_each]
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """What was measured on the pairs."""
-
-    measured: Measured
-    soft_given: Mapping[bool, np.ndarray]
-    """The soft Dice of their given masks (N,): by what menders see without, and with the given masks."""
-    tilt: np.ndarray
-    views: Mapping[bool, SeenMasks]
-    """What menders see of pairs that they were not trained on: without, and with the given masks."""
-    drops_apart: bool
-    """Whether the parts that menders see apart from the given masks are dropped."""
-
-    def drops(self, way: Way) -> bool:
-        """Return whether a way drops them: what sees the image alone does not."""
-        return self.drops_apart and way not in ALONE
-
-    def beside(self, way: Way) -> "_Pairs":
-        """Return them with the soft Dice of the given masks by what menders see of masks that are treated in a way."""
-        given = np.column_stack([self.measured["given"][:, 0], self.soft_given[way not in ALONE]])
-        return replace(self, measured={**self.measured, "given": given})
-
-
-@dataclass(frozen=True, eq=False)
 class _Learned:
     """Trained menders, and what was measured of them on the pairs."""
 
     kind: Kind
     menders: Menders
     networks: list[Network]
-    pairs: _Pairs
+    pairs: Pairs
     choice: Choice
     way: Way
     """The chosen way; where all masks are left as they are, that whose view of them is shown."""
 
     @classmethod
-    def of(cls, kind: Kind, menders: Menders, networks: list[Network], pairs: _Pairs) -> "_Learned":
+    def of(cls, kind: Kind, menders: Menders, networks: list[Network], pairs: Pairs) -> "_Learned":
         """Choose the way."""
         best = best_way(pairs.measured, menders.groups)
         way: Way = best if best != "given" else "mender" if "mender" in pairs.measured else "network"

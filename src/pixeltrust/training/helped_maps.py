@@ -14,7 +14,7 @@ import numpy as np
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.fitting import read_spacing, restore
 from pixeltrust.data.images import image_suffix, map_name, read_grey, read_labels, readable, write_png
-from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.masks import read_mask
 from pixeltrust.data.volumes import NIFTI, read_note, write_volume
 from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.errors import DataError
@@ -45,7 +45,7 @@ def write_helped_maps(run: Run, streams: Streams, trust: Trust, *, show_progress
             labels = streams.pixels.batch(index).masks[0].numpy()
             write_png(path, _bytes(shares), text={_MASK: fingerprint(labels)})
         else:
-            labels, _ = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
+            labels = read_mask(case.mask, config)
             shares = restore(shares[None], labels.shape, read_spacing(case, config), config)[0]
             write_volume(path, _bytes(shares), like=case.mask, note=fingerprint(labels))
 

@@ -14,7 +14,7 @@ from pixeltrust.data.batches import cut_of
 from pixeltrust.data.cases import Case
 from pixeltrust.data.fitting import channels_of, fit_image, fit_labels, read_spacing
 from pixeltrust.data.images import draw_slice, read_image
-from pixeltrust.data.masks import decode_labels, foreground
+from pixeltrust.data.masks import foreground, read_mask
 from pixeltrust.pages.charts import Chart, draw_heat_legend, draw_training_curves
 from pixeltrust.pages.pieces import (
     GalleryCase,
@@ -152,7 +152,7 @@ def _picture(row: Mapping[Hashable, Any], config: Config, corner: Sequence[int] 
     case = Case(str(row["id"]), Path(row["image"]), Path(row["mask"]), row["role"], channels=channels_of(config))
     if corner is None:
         return read_image(case.image), foreground(case.mask, config)
-    labels, _ = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)
+    labels = read_mask(case.mask, config)
     labels = fit_labels(labels, read_spacing(case, config), config)[cut_of(corner, config.size)]
     middle = config.size[0] // 2
     image = fit_image(case, config)[cut_of(corner, config.size)]
