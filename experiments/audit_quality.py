@@ -38,8 +38,9 @@ from pixeltrust.benchmarking.pruning import predict_unseen_halves, prune
 from pixeltrust.config import config_from
 from pixeltrust.data.batches import CaseCache, split_in_pieces
 from pixeltrust.data.cases import CaseList, read_cases
-from pixeltrust.data.images import read_labels, resize_labels, resize_plane
+from pixeltrust.data.images import read_labels
 from pixeltrust.data.masks import foreground
+from pixeltrust.data.resizing import resize_labels, resize_plane
 from pixeltrust.metrics import bootstrap_interval, confusion, dice
 from pixeltrust.plumbing.files import make_folder
 from pixeltrust.plumbing.tables import read_table

@@ -26,9 +26,10 @@ from torch.nn import functional
 
 from pixeltrust.config import Config
 from pixeltrust.data.batches import endless_order, epoch_order
-from pixeltrust.data.images import read_image, resize_image, resize_labels
+from pixeltrust.data.images import read_image
 from pixeltrust.data.known_truth import read_source
 from pixeltrust.data.masks import read_binary
+from pixeltrust.data.resizing import resize_image, resize_labels
 from pixeltrust.data.views import Views, draw_views
 from pixeltrust.method.losses import cross_entropy_of_labels, mean_over_counted
 from pixeltrust.method.tangents import exact_tangent

@@ -26,7 +26,8 @@ from pixeltrust.auditing.run import audit
 from pixeltrust.auditing.scores import SHARE, TILT, compute_confidence, count_confusion, estimate_tilt
 from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import check, read_cases
-from pixeltrust.data.images import read_image, read_labels, write_png
+from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.data.pictures import write_png
 from pixeltrust.formats.convert import convert
 from pixeltrust.pages.pictures import draw_overlay, png_source
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError

@@ -16,7 +16,8 @@ from pixeltrust.auditing import run_source
 from pixeltrust.auditing.folder import FAIR, Audit, read_audit_cases, read_audit_record
 from pixeltrust.auditing.run import audit
 from pixeltrust.data.cases import check, read_cases
-from pixeltrust.data.images import read_image, read_labels, write_png
+from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.data.pictures import write_png
 from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.prediction.predict import predict

@@ -13,7 +13,8 @@ from pixeltrust.auditing.folder import Audit, read_audit_cases, read_audit_regio
 from pixeltrust.auditing.page import read_audit_page
 from pixeltrust.auditing.sampling import order_sample
 from pixeltrust.data.cases import read_cases
-from pixeltrust.data.images import read_image, read_labels, read_thumbnail, resize_image
+from pixeltrust.data.images import read_image, read_labels, read_thumbnail
+from pixeltrust.data.resizing import resize_image
 from pixeltrust.formats.convert import convert
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 

@@ -12,7 +12,8 @@ from pixeltrust.auditing.gain import Gain, measure_gain
 from pixeltrust.auditing.run import audit
 from pixeltrust.auditing.run_source import RunSource
 from pixeltrust.data.cases import FEWEST_PAIRS, Case, CaseList
-from pixeltrust.data.images import read_labels, write_png
+from pixeltrust.data.images import read_labels
+from pixeltrust.data.pictures import write_png
 
 SIZE = (40, 40)
 PAIRS = 8

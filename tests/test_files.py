@@ -7,7 +7,7 @@ import stat
 import numpy as np
 import pytest
 
-from pixeltrust.data.images import image_suffix
+from pixeltrust.data.image_files import image_suffix
 from pixeltrust.plumbing import files
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import (

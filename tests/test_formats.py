@@ -25,7 +25,9 @@ from pycocotools.coco import COCO
 import other_programs
 from pixeltrust.auditing.folder import CASE_NUMBERS, AuditRecord
 from pixeltrust.cli import making
-from pixeltrust.data.images import MAX_PIXELS, read_labels, write_png
+from pixeltrust.data.image_files import MAX_PIXELS
+from pixeltrust.data.images import read_labels
+from pixeltrust.data.pictures import write_png
 from pixeltrust.formats import brushes, polygons, rle
 from pixeltrust.formats.annotations import Annotations, Picture, Region
 from pixeltrust.formats.convert import FORMATS, convert

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixeltrust.data.images import read_labels, write_png
+from pixeltrust.data.images import read_labels
+from pixeltrust.data.pictures import write_png
 from pixeltrust.formats import brushes, shapes
 from pixeltrust.formats.annotations import Tally
 from pixeltrust.formats.convert import convert

@@ -14,21 +14,10 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from examples import examples
-from pixeltrust.data.images import (
-    case_id,
-    decode_png,
-    encode_image,
-    image_suffix,
-    media_type,
-    read_header,
-    read_image,
-    read_labels,
-    read_size,
-    resize_image,
-    resize_labels,
-    write_jpeg,
-    write_png,
-)
+from pixeltrust.data.image_files import case_id, image_suffix
+from pixeltrust.data.images import media_type, read_header, read_image, read_labels, read_size
+from pixeltrust.data.pictures import decode_png, encode_image, write_jpeg, write_png
+from pixeltrust.data.resizing import resize_image, resize_labels
 from pixeltrust.plumbing.errors import DataError
 
 ORIENTATION = 0x0112

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from examples import examples
-from pixeltrust.data.images import read_image, read_labels, resize_image, resize_labels
+from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.data.resizing import resize_image, resize_labels
 from pixeltrust.noise.kinds import KINDS, VOLUME_KINDS, Kind, axes, find_kind, polygon
 from pixeltrust.noise.structures import LABEL_KINDS
 

@@ -20,7 +20,8 @@ from odd_making import COLOUR, HARM, case, content, half, harmful, put, saved
 from pixeltrust.auditing.run import _Auditor
 from pixeltrust.auditing.run_source import RunSource
 from pixeltrust.data.cases import read_cases
-from pixeltrust.data.images import image_suffix, read_labels
+from pixeltrust.data.image_files import image_suffix
+from pixeltrust.data.images import read_labels
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
 from pixeltrust.plumbing.processes import ALONE
 from pixeltrust.training.checkpoints import State

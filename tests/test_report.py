@@ -13,7 +13,7 @@ import pytest
 
 from pixeltrust.config import Config, to_toml
 from pixeltrust.data.cases import Case, table_of
-from pixeltrust.data.images import write_png
+from pixeltrust.data.pictures import write_png
 from pixeltrust.mending.estimate import Estimate, Quality
 from pixeltrust.mending.ways import WAYS
 from pixeltrust.metrics import METRICS, bootstrap_interval

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from pixeltrust.config import Config
-from pixeltrust.data.images import resize_labels
 from pixeltrust.data.resampling import normalise, resample, resample_labels, resampled_shape
+from pixeltrust.data.resizing import resize_labels
 from pixeltrust.plumbing.errors import ConfigError
 
 RANDOM = np.random.default_rng(0)

@@ -28,7 +28,8 @@ import pixeltrust.reviewing.decisions as decisions_module
 from audits import audit_of, discs, shifted_back
 from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases
 from pixeltrust.data.cases import check, read_cases
-from pixeltrust.data.images import decode_png, encode_image, read_labels
+from pixeltrust.data.images import read_labels
+from pixeltrust.data.pictures import decode_png, encode_image
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import stamp
 from pixeltrust.reviewing.access import AccessPolicy

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from pixeltrust.data.cases import read_cases
-from pixeltrust.data.images import read_image, read_labels, write_png
+from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.data.pictures import write_png
 from pixeltrust.noise import simulate as simulate_module
 from pixeltrust.noise.kinds import find_kind
 from pixeltrust.noise.simulate import simulate

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pixeltrust.data.images import write_png
 from pixeltrust.data.known_truth import read_source
 from pixeltrust.data.masks import read_binary
+from pixeltrust.data.pictures import write_png
 from pixeltrust.plumbing.errors import DataError
 
 MASK = np.array([[0, 1, 1], [0, 0, 1]], np.uint8)

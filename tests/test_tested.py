@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pixeltrust.data.images import write_png
+from pixeltrust.data.pictures import write_png
 from pixeltrust.metrics import bootstrap_interval
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.prediction.tested import measure_on_tests

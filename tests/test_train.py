@@ -30,9 +30,9 @@ from pixeltrust.data import batches as data_module
 from pixeltrust.data import fitting
 from pixeltrust.data.batches import Streams, smallest_batch
 from pixeltrust.data.cases import Case, read_cases
-from pixeltrust.data.images import resize_labels
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.data.prefetch import Prefetcher
+from pixeltrust.data.resizing import resize_labels
 from pixeltrust.method.trust import Trust
 from pixeltrust.method.weights import pixel_weights
 from pixeltrust.method_table import METHODS

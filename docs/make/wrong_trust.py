@@ -21,7 +21,8 @@ sys.path.append(str(Path(__file__).parents[2] / "experiments"))
 
 from audit_quality import Truth
 from pixeltrust.benchmarking.outcome.examples import evenly_spread
-from pixeltrust.data.images import read_image, read_labels, resize_labels, resize_plane
+from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.data.resizing import resize_labels, resize_plane
 from pixeltrust.training.helped_maps import read_helped_map
 
 matplotlib.use("Agg")

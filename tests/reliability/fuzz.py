@@ -41,7 +41,8 @@ from pixeltrust.auditing.folder import Audit, AuditRecord, read_audit_cases, rea
 from pixeltrust.benchmarking.grid import read_grid
 from pixeltrust.config import read_config, setting
 from pixeltrust.data.cases import read_cases
-from pixeltrust.data.images import image_suffix, read_image, read_labels, read_size
+from pixeltrust.data.image_files import image_suffix
+from pixeltrust.data.images import read_image, read_labels, read_size
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.datasets.zips import files_in, open_zip
 from pixeltrust.formats import brushes, polygons, rle

@@ -19,7 +19,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from pixeltrust.data.images import read_labels, write_png
+from pixeltrust.data.images import read_labels
+from pixeltrust.data.pictures import write_png
 from pixeltrust.formats.convert import convert
 
 LABELS = {1: "lesion", 2: "hair", 255: "ignored"}

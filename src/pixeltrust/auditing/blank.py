@@ -26,10 +26,12 @@ from pixeltrust.auditing.folder import (
 from pixeltrust.auditing.sampling import order_sample
 from pixeltrust.auditing.writing import AuditWriter, describe_files
 from pixeltrust.data.cases import Case, read_cases
-from pixeltrust.data.images import map_name, read_labels, read_thumbnail, resize_image, write_labels, write_png
+from pixeltrust.data.images import map_name, read_labels, read_thumbnail, write_labels
 from pixeltrust.data.layouts import Layout, layout_options
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.data.nnunet import labels_of
+from pixeltrust.data.pictures import write_png
+from pixeltrust.data.resizing import resize_image
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, write_file
 from pixeltrust.plumbing.labels import is_foreground

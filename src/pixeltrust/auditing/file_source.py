@@ -17,10 +17,10 @@ from pixeltrust.auditing.source import Evidence
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, CaseList, Cases
 from pixeltrust.data.fitting import threads_for
-from pixeltrust.data.images import resize_labels, resize_plane
 from pixeltrust.data.listings import files_by_id
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.data.probabilities import ProbabilityFiles, check_grid
+from pixeltrust.data.resizing import resize_labels, resize_plane
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import stamp
 from pixeltrust.plumbing.processes import Ranks, connect

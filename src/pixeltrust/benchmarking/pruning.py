@@ -19,8 +19,9 @@ from torch import Tensor
 from pixeltrust.config import Config
 from pixeltrust.data.batches import CaseCache, split_in_pieces
 from pixeltrust.data.cases import Case, CaseList, Cases, read_cases, table_of
-from pixeltrust.data.images import resize_labels, write_png
 from pixeltrust.data.masks import read_mask
+from pixeltrust.data.pictures import write_png
+from pixeltrust.data.resizing import resize_labels
 from pixeltrust.plumbing.errors import ConfigError
 from pixeltrust.plumbing.files import make_folder
 from pixeltrust.plumbing.labels import IGNORE

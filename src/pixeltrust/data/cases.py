@@ -21,7 +21,8 @@ import pandas as pd
 
 from pixeltrust.data import volumes
 from pixeltrust.data.checks import Findings, clean_warnings, compare_headers, compare_sides, drop_repeated_ids
-from pixeltrust.data.images import SUFFIXES, case_id, read_values
+from pixeltrust.data.image_files import SUFFIXES, case_id
+from pixeltrust.data.images import read_values
 from pixeltrust.data.layouts import Folders, Layout, layout_options, other_folders, propose_endings, propose_folders
 from pixeltrust.data.listings import Listing, channel_files, files_by_id, join_channels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, role_faults

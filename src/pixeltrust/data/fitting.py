@@ -22,8 +22,9 @@ from torch import Tensor
 
 from pixeltrust.config import Config, batch_of_patches
 from pixeltrust.data.cases import Case, CaseList, Cases
-from pixeltrust.data.images import read_header, read_image, read_values, resize_image, resize_labels, resize_plane
+from pixeltrust.data.images import read_header, read_image, read_values
 from pixeltrust.data.resampling import normalise, resample, resample_labels, resample_planes, resampled_shape
+from pixeltrust.data.resizing import resize_image, resize_labels, resize_plane
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from pixeltrust.plumbing.labels import IGNORE, is_foreground
 from pixeltrust.plumbing.progress import THREADS, map_in_threads

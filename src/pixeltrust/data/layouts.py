@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from pixeltrust.data.images import image_suffix
+from pixeltrust.data.image_files import image_suffix
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.text import count
 

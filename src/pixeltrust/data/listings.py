@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pixeltrust.data import volumes
-from pixeltrust.data.images import case_id, image_suffix
+from pixeltrust.data.image_files import case_id, image_suffix
 from pixeltrust.data.layouts import without_ending
 from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.text import CONTROL, count, some

@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 
 from pixeltrust.data.cases import Case, CaseList
-from pixeltrust.data.images import case_id, image_suffix, read_grey, read_header, read_values, readable
+from pixeltrust.data.image_files import case_id, image_suffix, readable
+from pixeltrust.data.images import read_header, read_values
 from pixeltrust.data.nifti import Plane
+from pixeltrust.data.pictures import read_grey
 from pixeltrust.plumbing.errors import DataError, Fault, PixeltrustError
 from pixeltrust.plumbing.files import retry_parsing
 from pixeltrust.plumbing.text import count, some

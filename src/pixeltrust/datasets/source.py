@@ -22,8 +22,10 @@ import numpy as np
 from rich.filesize import decimal
 from rich.progress import Progress
 
-from pixeltrust.data.images import read_image, resize_image, resize_labels, write_jpeg, write_png
+from pixeltrust.data.images import read_image
 from pixeltrust.data.masks import read_binary
+from pixeltrust.data.pictures import write_jpeg, write_png
+from pixeltrust.data.resizing import resize_image, resize_labels
 from pixeltrust.datasets.contents import Leftovers, PackedCase, packed_cases
 from pixeltrust.datasets.downloads import Patience, bytes_on_disk, download, lock_folder, remote_size
 from pixeltrust.datasets.published import DATASETS, Archive, Dataset

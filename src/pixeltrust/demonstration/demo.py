@@ -22,7 +22,8 @@ import pandas as pd
 
 from pixeltrust.auditing.folder import read_audit_cases, review_command
 from pixeltrust.config import Config, config_from
-from pixeltrust.data.images import case_id, read_labels
+from pixeltrust.data.image_files import case_id
+from pixeltrust.data.images import read_labels
 from pixeltrust.data.masks import foreground
 from pixeltrust.demonstration.page import FORMAT, TRAINED, demo_page, read_demo_estimate, read_demo_record
 from pixeltrust.demonstration.synthetic import write_source

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from pixeltrust.auditing.folder import review_command
-from pixeltrust.data.images import case_id, image_suffix, read_image
+from pixeltrust.data.image_files import case_id, image_suffix
+from pixeltrust.data.images import read_image
 from pixeltrust.data.masks import foreground
 from pixeltrust.mending.estimate import Estimate, Quality, read_estimate
 from pixeltrust.metrics import METRICS, bootstrap_interval, mean_of_defined

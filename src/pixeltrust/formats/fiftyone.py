@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from pixeltrust.data.images import MAX_PIXELS, read_labels
+from pixeltrust.data.image_files import MAX_PIXELS
+from pixeltrust.data.images import read_labels
 from pixeltrust.formats import shapes
 from pixeltrust.formats.annotations import IGNORED, AnnotatedMask, Annotations, Decode, Picture, Region, Size, Tally
 from pixeltrust.formats.documents import checked_type, dump_json, read_json, shortened

@@ -6,8 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from pixeltrust.auditing.folder import FORMAT, read_audit_cases, read_audit_record
-from pixeltrust.data.images import case_id, image_suffix, read_labels, refuse_volumes, write_png
+from pixeltrust.data.image_files import case_id, image_suffix
+from pixeltrust.data.images import read_labels, refuse_volumes
 from pixeltrust.data.listings import files_by_id
+from pixeltrust.data.pictures import write_png
 from pixeltrust.formats.annotations import AnnotatedMask, MaskFile, MaskFolder
 from pixeltrust.formats.format import Encoded, Format, Output, Source
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError

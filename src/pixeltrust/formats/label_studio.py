@@ -28,7 +28,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
-from pixeltrust.data.images import decode_alpha
+from pixeltrust.data.pictures import decode_alpha
 from pixeltrust.formats import shapes
 from pixeltrust.formats.addresses import other_names, path_in
 from pixeltrust.formats.annotations import AnnotatedMask, Annotations, Picture, Region, Size, Tally, split_labels

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from pixeltrust.data.images import MAX_PIXELS, case_id, image_suffix
+from pixeltrust.data.image_files import MAX_PIXELS, case_id, image_suffix
 from pixeltrust.plumbing.errors import DataError
 
 ID_KEY = "pixeltrust_id"

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pixeltrust.data.cases import Case, CaseList, read_cases
-from pixeltrust.data.images import image_suffix, read_header, read_image, read_values, write_labels, write_png
+from pixeltrust.data.image_files import image_suffix
+from pixeltrust.data.images import read_header, read_image, read_values, write_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.data.nnunet import CLEAN_IDS, IGNORED, RECORD, read_dataset
+from pixeltrust.data.pictures import write_png
 from pixeltrust.data.volumes import NIFTI
 from pixeltrust.plumbing.errors import ConfigError, DataError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, write_file

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from pixeltrust import metrics
 from pixeltrust.data import images
+from pixeltrust.data.image_files import SUFFIXES
 from pixeltrust.data.layouts import as_endings, find_best_ending, suffix_option
 from pixeltrust.data.listings import Listing, files_by_id
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
@@ -177,7 +178,7 @@ def _find_masks(folder: Path, endings: Sequence[str], *, is_truth: bool = False)
     listing = files_by_id(folder, endings)
     if not listing.files:
         meant = is_truth and (folder / "test").is_dir()
-        hint = f"; probably {folder / 'test'} was meant" if meant else f" ({', '.join(images.SUFFIXES)})"
+        hint = f"; probably {folder / 'test'} was meant" if meant else f" ({', '.join(SUFFIXES)})"
         raise DataError(f"{folder}: no mask files in this folder{hint}")
     return listing
 

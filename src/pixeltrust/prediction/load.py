@@ -9,7 +9,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pixeltrust.config import Config
-from pixeltrust.data.images import read_image, resize_image, resize_plane
+from pixeltrust.data.images import read_image
+from pixeltrust.data.resizing import resize_image, resize_plane
 from pixeltrust.data.volumes import in_order
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.labels import most_probable

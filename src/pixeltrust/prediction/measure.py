@@ -9,7 +9,7 @@ import pandas as pd
 
 from pixeltrust.config import Config
 from pixeltrust.data.fitting import channels_of
-from pixeltrust.data.images import image_suffix
+from pixeltrust.data.image_files import image_suffix
 from pixeltrust.data.listings import channel_files
 from pixeltrust.plumbing.files import link_or_copy, make_folder
 from pixeltrust.prediction.evaluate import evaluate

@@ -19,8 +19,11 @@ import numpy as np
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case
 from pixeltrust.data.fitting import describe_patches
-from pixeltrust.data.images import SUFFIXES, case_id, image_suffix, read_image, refuse_volumes, resize_image, resize_plane, write_png
+from pixeltrust.data.image_files import SUFFIXES, case_id, image_suffix
+from pixeltrust.data.images import read_image, refuse_volumes
 from pixeltrust.data.listings import files_by_id
+from pixeltrust.data.pictures import write_png
+from pixeltrust.data.resizing import resize_image, resize_plane
 from pixeltrust.data.volumes import FULL_SCALE
 from pixeltrust.data.volumes import SUFFIXES as VOLUME_SUFFIXES
 from pixeltrust.plumbing.errors import DataError, RunError

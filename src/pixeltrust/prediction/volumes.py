@@ -16,7 +16,8 @@ import numpy as np
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case
 from pixeltrust.data.fitting import fit_image, fitted_shape, restore_planes
-from pixeltrust.data.images import SUFFIXES, Header, case_id, image_suffix, read_header, write_labels
+from pixeltrust.data.image_files import SUFFIXES, case_id, image_suffix
+from pixeltrust.data.images import Header, read_header, write_labels
 from pixeltrust.data.listings import Listing, files_by_id, join_channels
 from pixeltrust.data.volumes import MAX_VOXELS, NIFTI, in_order, write_shares
 from pixeltrust.plumbing.errors import DataError, Fault

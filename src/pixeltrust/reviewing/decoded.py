@@ -15,7 +15,8 @@ from threading import Lock
 
 import numpy as np
 
-from pixeltrust.data.images import STRETCH_PERCENTILES, read_values
+from pixeltrust.data.images import read_values
+from pixeltrust.data.pictures import STRETCH_PERCENTILES
 from pixeltrust.plumbing.files import make_folder, retry_parsing, stamp, write_atomically, write_file
 
 FOLDER = ".volumes"

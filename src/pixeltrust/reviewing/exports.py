@@ -12,7 +12,8 @@ import pandas as pd
 
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.cases import COLUMNS, Case, Cases, read_cases
-from pixeltrust.data.images import image_suffix, mask_name, read_header, write_labels
+from pixeltrust.data.image_files import image_suffix
+from pixeltrust.data.images import mask_name, read_header, write_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free

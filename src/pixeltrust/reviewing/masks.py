@@ -15,8 +15,9 @@ from threading import Lock
 import numpy as np
 
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.data.images import decode_png, encode_image, read_labels
+from pixeltrust.data.images import read_labels
 from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.pictures import decode_png, encode_image
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.labels import IGNORE
 

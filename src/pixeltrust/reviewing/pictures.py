@@ -10,15 +10,9 @@ from secrets import token_hex
 import numpy as np
 
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.data.images import (
-    draw_slice,
-    encode_image,
-    media_type,
-    read_image,
-    read_thumbnail,
-    resize_image,
-    resize_labels,
-)
+from pixeltrust.data.images import draw_slice, media_type, read_image, read_thumbnail
+from pixeltrust.data.pictures import encode_image
+from pixeltrust.data.resizing import resize_image, resize_labels
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.files import stamp
 from pixeltrust.plumbing.labels import is_foreground

@@ -30,7 +30,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from pixeltrust.data.images import image_suffix, read_header
+from pixeltrust.data.image_files import image_suffix
+from pixeltrust.data.images import read_header
 from pixeltrust.data.volumes import Grid
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import stamp

@@ -13,8 +13,10 @@ import numpy as np
 
 from pixeltrust.data.batches import Streams
 from pixeltrust.data.fitting import read_spacing, restore
-from pixeltrust.data.images import image_suffix, map_name, read_grey, read_labels, readable, write_png
+from pixeltrust.data.image_files import image_suffix, readable
+from pixeltrust.data.images import map_name, read_labels
 from pixeltrust.data.masks import read_mask
+from pixeltrust.data.pictures import read_grey, write_png
 from pixeltrust.data.volumes import NIFTI, read_note, write_volume
 from pixeltrust.method.trust import Trust
 from pixeltrust.plumbing.errors import DataError

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pixeltrust.data.images import write_png
+from pixeltrust.data.pictures import write_png
 from pixeltrust.demonstration.synthetic.picture import dermoscopy
 from pixeltrust.plumbing.files import fill_folder_atomically, write_file
 from pixeltrust.plumbing.progress import map_in_threads
