@@ -23,10 +23,11 @@ from pixeltrust.data.images import read_labels
 from pixeltrust.data.prefetch import Feed
 from pixeltrust.mending.estimate import Calibration, choose, make_estimate, mean_interval, read_estimate, spread
 from pixeltrust.mending.menders import Menders, choose_crop
-from pixeltrust.mending.settings import DEFAULTS, as_mender_config, read_mender_config, strengthen
+from pixeltrust.mending.settings import DEFAULTS, as_mender_config, chosen_settings, read_mender_config, strengthen
 from pixeltrust.mending.ways import WAYS, dice_between, drop_parts_apart, propose, soft_dice
 from pixeltrust.method.batch import Batch
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.reviewing.again import mend_again
 from pixeltrust.training import methods
 
 QUICK = ("model=tiny:network", "image_size=16", "epochs=1", "updates_per_epoch=2", "clean_batch_size=4", "batch_size=8")
@@ -625,6 +626,25 @@ def test_stronger_menders_learn_longer_by_a_larger_network_unless_the_network_wa
     assert strengthen(volumes, alone=False) == replace(volumes, epochs=30)
     chosen = as_mender_config({"model": "tiny:network", "epochs": 2})
     assert strengthen(chosen, alone=False) == replace(chosen, epochs=6)
+
+
+def test_settings_that_menders_were_given_are_those_that_differ_from_the_usual():
+    assert chosen_settings(as_mender_config(None, clean=10), clean=10) == {}
+    of_data = {"classes": 3, "device": "cpu"}
+    assert chosen_settings(as_mender_config({**of_data, "seed": 4, "epochs": 6}, clean=10), clean=10) == {"seed": 4, "epochs": 6}
+    assert chosen_settings(as_mender_config({"image_size": [32, 32, 32]}), clean=10) == {"image_size": [32, 32, 32]}
+    again = {"image_size": [32, 32, 32], "stronger_below": 0.0}
+    assert chosen_settings(as_mender_config(again, clean=10), clean=10) == again
+
+
+def test_a_mending_anew_has_the_settings_of_the_one_before(data, tmp_path, monkeypatch, small_pictures, mended):
+    shutil.copytree(mended.out, tmp_path / "out")
+    asked = []
+    monkeypatch.setattr("pixeltrust.reviewing.again.mend_cases", lambda cases, listed, *, config, **_: asked.append(config))
+    mend_again(tmp_path / "out", show_progress=False)
+    mend_again(tmp_path / "out", config={"epochs": 2, "model": "unet-small"}, show_progress=False)
+    usual = read_mender_config(settings=QUICK)
+    assert asked == [usual, replace(usual, epochs=2, model="unet-small")]
 
 
 @pytest.mark.slow

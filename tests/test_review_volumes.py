@@ -341,6 +341,7 @@ def test_what_is_decided_on_volumes_is_learned_from_in_patches_of_their_size(tmp
     ((cases, listed, how),) = asked
     assert cases.volumes
     assert (how["config"].classes, how["config"].size, how["config"].method) == (3, (16, 16, 16), "mender")
+    assert how["config"].epochs == 10  # as for volumes
     assert {case.id for case in cases.pairs} == {"n0", "n2", "c0"}
     assert len(listed) == 3
     for case in (case for case in cases.pairs if case.id != "c0"):

@@ -90,6 +90,8 @@ class AuditRecord:
     """One number per label, see `scores`."""
     gain: Mapping[str, Any] = field(default_factory=dict)
     """How much better the proposed masks are expected to be: the values of a `Gain`."""
+    menders: Mapping[str, Any] = field(default_factory=dict)
+    """The settings that the menders of a mending were given, where they differ from the usual ones; a mending anew begins with them."""
     seconds: float
     format: int = FORMAT
 
@@ -116,6 +118,8 @@ class Audit:
     patch: tuple[int, ...]
     """The size of the patches of volumes, where the judge knows one."""
     gain: Gain
+    menders: Mapping[str, Any]
+    """The settings that menders were given."""
 
     @classmethod
     def read(cls, folder: Path) -> "Audit":
@@ -141,6 +145,7 @@ class Audit:
             axes=record.axes,
             patch=record.patch,
             gain=Gain.of(record.gain),
+            menders=record.menders,
         )
 
     def version(self) -> str:
@@ -211,6 +216,7 @@ _CAN_BE: dict[str, Callable[[Any], bool]] = {
     "tilt": lambda values: all(map(_is_number, values)),
     "seconds": _is_number,
     "gain": _is_gain,
+    "menders": lambda values: isinstance(values, dict),
     "format": _is_whole(FORMAT, FORMAT),
 }
 """The check of each value of a record."""

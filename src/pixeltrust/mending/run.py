@@ -47,7 +47,7 @@ from pixeltrust.mending.estimate import (
 from pixeltrust.mending.menders import Menders, choose_crop, look, noisy_mask, share_turns
 from pixeltrust.mending.pairs import Pairs, look_at_pairs
 from pixeltrust.mending.seen import SeenMasks
-from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, LEAST_BROUGHT, as_mender_config, strengthen
+from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, LEAST_BROUGHT, as_mender_config, chosen_settings, strengthen
 from pixeltrust.mending.ways import ALONE, Way, propose
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, sync_files, write_file
@@ -164,15 +164,16 @@ def _check_out(out: Path, resume: bool) -> None:
 
 
 def mend_cases(
-    cases: Cases, listed: CaseList, *, out: Path, config: Config | None = None, show_progress: bool = True, layout: Layout | None = None
+    cases: Cases, listed: CaseList, *, out: Path, config: Config, show_progress: bool = True, layout: Layout | None = None
 ) -> Mended:
     """Mend masks as `mend` does, into a folder that may have the results of an earlier mending: they are replaced at the end.
 
     Args:
         cases: the data; menders learn from its pairs.
         listed: the cases that the folder lists: the noisy ones, and pairs of a review.
+        config: the settings of the menders, before they are settled by the data.
     """
-    started, config = time.perf_counter(), settle(as_mender_config(config), cases)
+    started, chosen, config = time.perf_counter(), chosen_settings(config, clean=len(cases.of("clean"))), settle(config, cases)
     if len(cases.pairs) < FEWEST_PAIRS:
         raise DataError(
             f"{cases.data}: {count(len(cases.pairs), 'pair')} (cases with a noisy and a clean mask), and from fewer than {FEWEST_PAIRS} it "
@@ -181,7 +182,7 @@ def mend_cases(
     check_names(listed, cases.data)
     _, ranks, moved = choose_device(config)
     config = choose_crop(config, cases, show_progress=show_progress and ranks.rank == 0)
-    work = _Work(cases, listed, out, config, ranks, show_progress=show_progress and ranks.rank == 0)
+    work = _Work(cases, listed, out, config, chosen, ranks, show_progress=show_progress and ranks.rank == 0)
     with naming_write_errors(out), ExitStack() as held:
         ranks.on_rank_0(lambda: work.begin(held))
         estimate, table = work.run(layout or {}, started)
@@ -197,6 +198,8 @@ class _Work:
     listed: CaseList
     out: Path
     config: Config
+    chosen: Mapping[str, Any]
+    """The settings that are not the usual ones."""
     ranks: Ranks
     show_progress: bool
     notes: list[str] = field(default_factory=list, init=False)
@@ -401,6 +404,7 @@ class _Work:
             axes=len(self.config.size),
             patch=patch_of(self.config),
             tilt=tuple(round(float(value), 4) for value in learned.pairs.tilt),
+            menders=self.chosen,
             seconds=round(time.perf_counter() - started, 1),
         )
         write_csv(self._write_pairs(learned), self.next / "pairs.csv")

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pixeltrust.config import Config, as_config, batch_of_patches, patch_of, read_config
+from pixeltrust.config import Config, as_config, batch_of_patches, patch_of, read_config, to_values
 from pixeltrust.plumbing.errors import ConfigError
 
 DEFAULTS: Mapping[str, Any] = {
@@ -23,6 +23,8 @@ DEFAULTS: Mapping[str, Any] = {
 """The defaults of menders where they differ from those of `Config`; of volumes, the batches go by the size of their patches."""
 EPOCHS_OF_VOLUMES = 10
 EPOCHS_PER_CASE = 0.4  # of pictures: by default so many epochs for every clean case, up to those of `DEFAULTS`
+
+_OF_DATA = ("classes", "ignore_label", "channels", "device")  # and of the machine
 
 LONGER = 3  # times as long are stronger menders trained
 LEAST_BROUGHT = 0.05  # of Dice: where given masks bring the pairs less than that, stronger menders learn from the images alone
@@ -74,6 +76,18 @@ def settle_mender_config(read: Callable[[Mapping[str, Any]], Config], clean: int
     if config.method != "mender":
         raise ConfigError(f"method = {config.method!r}: menders are trained by method = 'mender'; leave it out")
     return config
+
+
+def chosen_settings(config: Config, *, clean: int) -> dict[str, Any]:
+    """Return the settings of menders that differ from those that they would have by themselves, but for those of the data and the machine.
+
+    Args:
+        clean: how many clean cases they learn from.
+    """
+    patch = patch_of(config)
+    usual = to_values(as_mender_config({"image_size": patch} if patch else None, clean=clean))
+    kept = ("image_size",) if patch else ()
+    return {name: value for name, value in to_values(config).items() if name not in _OF_DATA and (value != usual.get(name) or name in kept)}
 
 
 def strengthen(config: Config, *, alone: bool) -> Config:

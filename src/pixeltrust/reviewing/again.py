@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.config import Config, batch_of_patches
+from pixeltrust.config import Config, to_values
 from pixeltrust.data.cases import CaseList, Cases, read_cases
 from pixeltrust.data.fitting import propose_patch
 from pixeltrust.data.images import map_name, write_labels
@@ -26,8 +28,9 @@ def mend_again(folder: Path, *, config: Config | Mapping[str, Any] | None = None
 
     Args:
         folder: one that `pixeltrust review DATA`, `pixeltrust mend` or `pixeltrust audit` has made.
-        config: the settings of the menders; classes, ignore_label and channels are those of the folder. Of volumes the patches are, where
-            `image_size` is for pictures, those of the mending before, or of about the size of the volumes.
+        config: the settings of the menders, as a Config or a mapping of some, over those that the mending before was given; classes,
+            ignore_label and channels are those of the folder. Of volumes the patches are, where `image_size` is for pictures, those of
+            the mending before, or of about the size of the volumes.
         show_progress: progress bars on standard error.
 
     Raises:
@@ -37,11 +40,11 @@ def mend_again(folder: Path, *, config: Config | Mapping[str, Any] | None = None
     audit = Audit.read(folder)
     data = read_cases(audit.data, needed=("noisy",), may_be_volumes=True, show_progress=show_progress)
     cases, decided = _with_decisions(audit, data)
-    config = as_mender_config(config, clean=len(cases.of("clean")) if audit.axes == 2 else None)
-    config = replace(config, classes=audit.classes, ignore_label=audit.ignore_label)
-    if audit.axes == 3 and len(config.size) == 2:
-        depth, height, width = audit.patch or propose_patch(data)
-        config = replace(config, image_size=(depth, height, width), clean_batch_size=batch_of_patches((depth, height, width)))
+    settings = to_values(config) if isinstance(config, Config) else {**audit.menders, **(config or {})}
+    if audit.axes == 3 and np.ndim(settings.get("image_size", 0)) == 0:
+        settings["image_size"] = audit.patch or propose_patch(data)
+    settings |= {"classes": audit.classes, **({} if audit.ignore_label is None else {"ignore_label": audit.ignore_label})}
+    config = as_mender_config(settings, clean=len(cases.of("clean")))
     listed = CaseList.of([case for case in cases.cases if case.role == "noisy" or case.id in decided])
     notes = (*data.notes, f"{count(len(decided), 'pair')} by the decisions of this review")
     return mend_cases(replace(cases, notes=notes), listed, out=audit.folder, config=config, show_progress=show_progress)
