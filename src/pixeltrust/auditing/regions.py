@@ -8,14 +8,13 @@ confidence            the probability that each given label is right, uint8 (*S)
 from collections.abc import Sequence
 
 import numpy as np
-from skimage.measure import label as connected_regions
-from skimage.measure import regionprops_table
+from scipy import ndimage
 
 from pixeltrust.auditing.folder import DOUBTFUL_BELOW, KINDS
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.plumbing.labels import IGNORE, is_foreground, most_probable
 
-_THRESHOLDS = np.arange(1, 10) / 10
+_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def measure_case(given: np.ndarray, mended: np.ndarray, seen: np.ndarray, confidence: np.ndarray) -> dict[str, object]:
@@ -43,9 +42,13 @@ def measure_agreement(given: np.ndarray, probabilities: np.ndarray) -> float:
     with its most favourable reading, the best Dice of all thresholds .1 … .9 on the probability. So the mask has the benefit of the doubt
     where the network is unsure how far a lesion reaches.
     """
-    counted = given != IGNORE
-    labels, seen, planes = given[counted], most_probable(probabilities)[counted], probabilities[:, counted]
-    scores = [_class_agreement(labels == label, seen == label, planes[label]) for label in range(1, len(probabilities))]
+    seen = most_probable(probabilities)
+    counted = (given > 0) | (seen > 0)
+    for plane in probabilities[1:]:
+        counted |= plane > _THRESHOLDS[0]  # no score depends on the pixels that are left
+    counted &= given != IGNORE
+    labels, seen = given[counted], seen[counted]
+    scores = [_class_agreement(labels == label, seen == label, probabilities[label][counted]) for label in range(1, len(probabilities))]
     return 1.0 if np.isnan(scores).all() else mean_of_defined(scores)
 
 
@@ -53,10 +56,15 @@ def _class_agreement(given: np.ndarray, seen: np.ndarray, probability: np.ndarra
     """Return the agreement of one class, from flat arrays; NaN where neither has it."""
     if not given.any() and not seen.any():
         return float("nan")
-    steps = np.digitize(probability, _THRESHOLDS, right=True)  # how many thresholds the probability is above
-    above, both = (np.bincount(values, minlength=len(_THRESHOLDS) + 1)[::-1].cumsum()[-2::-1] for values in (steps, steps[given]))
-    favourable = 2 * both / np.maximum(above + given.sum(), 1)
-    return float((2 * (given & seen).sum() / (given.sum() + seen.sum()) + favourable.max()) / 2)
+    above = (probability > threshold for threshold in _THRESHOLDS)
+    favourable = [_shared(given, mask) for mask in above]
+    return (_shared(given, seen) + max(favourable)) / 2
+
+
+def _shared(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the Dice of two masks, bool of one shape; 0 where both are empty."""
+    both = int(np.count_nonzero(one)) + int(np.count_nonzero(other))
+    return 2 * int(np.count_nonzero(one & other)) / max(both, 1)
 
 
 def list_regions(
@@ -73,36 +81,38 @@ def list_regions(
     doubtful = (confidence < DOUBTFUL_BELOW) & (given != IGNORE)
     if not doubtful.any():
         return []
-    kinds = np.select([seen == given, given == 0, seen == 0], [4, 1, 2], 3) * doubtful
-    axes = given.ndim
-    regions = connected_regions(kinds, connectivity=axes)
-    wanted = ("label", "area", "bbox", "centroid", "intensity_mean")
-    table = regionprops_table(regions, intensity_image=1 - confidence / 255, properties=wanted)
-    found = [dict(zip(table, row, strict=True)) for row in zip(*(column.tolist() for column in table.values()), strict=True)]
-    large = sorted((row for row in found if row["area"] >= smallest), key=lambda row: (-row["intensity_mean"], -row["area"]))
-    lesion = int(is_foreground(given).sum())
-    rows = []
-    for number, row in enumerate(large, start=1):
-        first, last = ([int(row[f"bbox-{axis + side}"]) for axis in range(axes)] for side in (0, axes))
-        box = tuple(map(slice, first, last))
-        inside = regions[box] == row["label"]
-        centre = [round(row[f"centroid-{axis}"], 1) for axis in range(axes)]
-        rows.append({
-            "region": number,
-            "kind": KINDS[int(kinds[box][inside][0]) - 1],
-            "area": int(row["area"]),
-            "share": row["area"] / lesion if lesion else np.nan,
-            "top": first[-2],
-            "left": first[-1],
-            "bottom": last[-2],
-            "right": last[-1],
-            "row": centre[-2],
-            "column": centre[-1],
-            "doubt": row["intensity_mean"],
-            "mended": bool((given != mended)[box][inside].any()),
-            **(_slices(inside, first[0], last[0], spacing) if spacing else {}),
-        })  # fmt: skip
-    return rows
+    kinds = np.select([seen == given, given == 0, seen == 0], np.array([4, 1, 2], np.uint8), np.uint8(3)) * doubtful
+    changed, lesion, touching, rows = given != mended, int(is_foreground(given).sum()), np.ones((3,) * given.ndim), []
+    for kind, name in enumerate(KINDS, start=1):
+        regions, _ = ndimage.label(kinds == kind, touching)
+        for number, box in enumerate(ndimage.find_objects(regions), start=1):
+            inside = regions[box] == number
+            if (area := int(np.count_nonzero(inside))) < smallest:
+                continue
+            centre = [round(part.start + place, 1) for part, place in zip(box, _centre(inside, area), strict=True)]
+            rows.append({
+                "kind": name,
+                "area": area,
+                "share": area / lesion if lesion else np.nan,
+                "top": box[-2].start,
+                "left": box[-1].start,
+                "bottom": box[-2].stop,
+                "right": box[-1].stop,
+                "row": centre[-2],
+                "column": centre[-1],
+                "doubt": 1 - float(confidence[box][inside].mean()) / 255,
+                "mended": bool(changed[box][inside].any()),
+                **(_slices(inside, box[0].start, box[0].stop, spacing) if spacing else {}),
+            })  # fmt: skip
+    rows.sort(key=lambda row: (-row["doubt"], -row["area"]))
+    return [{"region": number, **row} for number, row in enumerate(rows, start=1)]
+
+
+def _centre(inside: np.ndarray, area: int) -> list[float]:
+    """Return the mean place of a region's pixels along each axis of its box, bool (*S)."""
+    axes = set(range(inside.ndim))
+    counts = (inside.sum(axis=tuple(axes - {axis})) for axis in sorted(axes))
+    return [float(of_each @ np.arange(len(of_each))) / area for of_each in counts]
 
 
 def _slices(inside: np.ndarray, first: int, last: int, spacing: Sequence[float]) -> dict[str, object]:

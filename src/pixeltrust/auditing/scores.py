@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pixeltrust.plumbing.labels import IGNORE
+from pixeltrust.plumbing.labels import IGNORE, probability_of
 
 SHARE = 0.2
 TILT = 0.5
@@ -55,8 +55,8 @@ def _one_sidedness(confusions: Sequence[np.ndarray]) -> np.ndarray:
 def compute_confidence(labels: np.ndarray, probabilities: np.ndarray, tilt: np.ndarray, shares: np.ndarray | None) -> np.ndarray:
     """Return the probability that each given label is right, float32 (H, W); 1 for ignored pixels."""
     counted = labels != IGNORE
-    known = np.where(counted, labels, 0)
-    odds = log_odds(np.take_along_axis(probabilities, known[None].astype(np.intp), 0)[0]) + TILT * tilt[known]
+    tilted = (TILT * tilt).astype(np.float32)[np.where(counted, labels, 0)]
+    odds: np.ndarray = log_odds(probability_of(labels, probabilities)) + tilted
     if shares is not None:
         odds = odds + SHARE * log_odds(shares)
     return np.where(counted, 1 / (1 + np.exp(-odds)), 1).astype(np.float32)

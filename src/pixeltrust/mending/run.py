@@ -51,7 +51,7 @@ from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, LEAST_BROUGHT, as_m
 from pixeltrust.mending.ways import ALONE, Way, propose
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, sync_files, write_file
-from pixeltrust.plumbing.labels import IGNORE, most_probable
+from pixeltrust.plumbing.labels import most_probable, probability_of
 from pixeltrust.plumbing.processes import Ranks
 from pixeltrust.plumbing.progress import map_in_threads, progress_bar
 from pixeltrust.plumbing.summaries import Summary
@@ -375,8 +375,7 @@ class _Work:
             mended, expected, evidence = propose(way, given, probabilities, pairs.tilt), verdict.expected[place], way
         else:
             mended, expected, evidence = given, verdict.expected[place], "given"
-        right = np.take_along_axis(probabilities, np.where(given == IGNORE, 0, given)[None].astype(np.intp), 0)[0]
-        confidence = (np.where(given == IGNORE, 1, right) * 255).round().astype(np.uint8)
+        confidence = (probability_of(given, probabilities) * 255).round().astype(np.uint8)
         seen = most_probable(probabilities)
         case = replace(case, mask=noisy_mask(case))
         self.writer.write_pictures(case, given, confidence, mended, self.foreground_value)

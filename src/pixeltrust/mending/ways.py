@@ -47,8 +47,8 @@ def drop_parts_apart(probabilities: np.ndarray, given: np.ndarray) -> None:
         apart = np.ones(number + 1, bool)
         apart[parts[marked]] = apart[0] = False
         where = apart[parts]
-        probabilities[:, where] = 0
-        probabilities[0, where] = 1
+        np.copyto(probabilities, 0, where=where)
+        np.copyto(probabilities[0], 1, where=where)
 
 
 def propose(way: Way, given: np.ndarray, probabilities: np.ndarray, tilt: np.ndarray) -> np.ndarray:

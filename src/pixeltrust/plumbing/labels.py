@@ -16,3 +16,16 @@ def most_probable(probabilities: np.ndarray) -> np.ndarray:
     if len(probabilities) <= 2:  # by comparison: argmax takes fifty times as long
         return (probabilities[-1] > (0.5 if len(probabilities) == 1 else probabilities[0])).astype(np.uint8)
     return probabilities.argmax(0).astype(np.uint8)
+
+
+def probability_of(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Return the probability of every pixel's own label, float32 (*S); 1 of ignored pixels.
+
+    Args:
+        labels: uint8 (*S).
+        probabilities: float32 (K, *S).
+    """
+    own = np.ones(labels.shape, np.float32)
+    for label, plane in enumerate(probabilities):
+        np.copyto(own, plane, where=labels == label)
+    return own
