@@ -20,7 +20,7 @@ from pixeltrust.benchmarking.grid import read_grid
 from pixeltrust.config import Config, read_config, to_values
 from pixeltrust.data.cases import Cases, read_cases, table_of
 from pixeltrust.data.fitting import settle
-from pixeltrust.data.masks import decode_labels
+from pixeltrust.data.masks import read_mask
 from pixeltrust.mending.menders import choose_crop, enlarge, look, noisy_mask
 from pixeltrust.mending.ways import dice_between, drop_parts_apart, propose
 from pixeltrust.plumbing.tables import write_csv
@@ -83,19 +83,17 @@ def measure(run: Path, cases: Cases, truth: dict[str, Path], every: int) -> dict
     network = Network(choose_device(config)[0], model, config)
     noisy = cases.of("noisy")[np.arange(0, len(cases.of("noisy")), every)]
 
-    def decode(file: Path) -> np.ndarray:
-        return decode_labels(file, classes=config.classes, ignore_label=config.ignore_label)[0]
-
     found: dict[str, float] = {"masks": len(noisy)}
     for name, known in (("mender", True), ("network", False)):
         dice = []
         for looked in look([network], noisy, turns=[network.turns], known=known, text=name, show_progress=False):
-            given = decode(noisy_mask(looked.case))
-            probabilities = enlarge(looked.probabilities, looked.case, given, config, known=known)
+            case = noisy[looked.place]
+            given = read_mask(noisy_mask(case), config)
+            probabilities = enlarge(looked.probabilities, case, given, config, known=known)
             if known:
                 drop_parts_apart(probabilities, given)
             mask = propose("mender", given, probabilities, np.zeros(len(probabilities)))
-            dice.append(dice_between(mask, decode(truth[looked.case.id]), config.classes))
+            dice.append(dice_between(mask, read_mask(truth[case.id], config), config.classes))
         found[name] = round(float(np.nanmean(dice)), 4)
     return found
 

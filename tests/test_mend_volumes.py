@@ -195,7 +195,7 @@ def test_menders_hold_no_more_voxels_at_once_than_a_batch_of_patches_has_or_one_
     network = SimpleNamespace(config=config, batch_size=2, probabilities_over_turns=see)
     pairs = read_cases(data, may_be_volumes=True, show_progress=False).pairs
     looked = look([network], pairs, turns=[(0,)], known=True, text="", show_progress=False)
-    assert [each.case.id for each in looked] == pairs.texts("id").tolist()
+    assert [each.place for each in looked] == list(range(len(pairs)))
     assert seen == batches
 
 

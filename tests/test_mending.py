@@ -699,6 +699,23 @@ def test_a_broken_mask_is_named_before_any_training(data, tmp_path):
     assert not list((tmp_path / "out").glob(".mending/next/menders/*"))
 
 
+def test_an_image_that_breaks_on_the_way_changes_no_other_mask(data, tmp_path, small_pictures, monkeypatch, mended):
+    shutil.copytree(data, tmp_path / "data")
+    config, out = read_mender_config(settings=QUICK), tmp_path / "out"
+    stop_at(monkeypatch, "pixeltrust.mending.run._Work.look_at_all", tmp_path / "data", out, QUICK)
+    broken = tmp_path / "data" / "images" / f"{sorted(mended.cases['id'])[0]}.png"
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:60])
+    with pytest.raises(DataError, match=broken.name):
+        pixeltrust.mend(tmp_path / "data", out=out, config=config, resume=True, show_progress=False)
+    broken.write_bytes(whole)
+    resumed = pixeltrust.mend(tmp_path / "data", out=out, config=config, resume=True, show_progress=False)
+    assert resumed.cases.drop(columns=["image", "mask"]).equals(mended.cases.drop(columns=["image", "mask"]))
+    for identity in mended.cases["id"]:
+        for folder in ("mended", "confidence"):
+            assert (read_labels(out / folder / f"{identity}.png") == read_labels(mended.out / folder / f"{identity}.png")).all()
+
+
 def test_a_broken_estimate_is_named(mended, tmp_path):
     (tmp_path / "estimate.json").write_text(json.dumps({"format": 1}))
     with pytest.raises(RunError, match=r"estimate\.json: cannot be read"):

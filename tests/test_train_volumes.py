@@ -19,8 +19,10 @@ from pixeltrust.method.batch import Batch
 from pixeltrust.method_table import METHODS
 from pixeltrust.metrics import confusion, dice
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
+from pixeltrust.training import bfloat16
 from pixeltrust.training import run_folder as run_folder_module
 from pixeltrust.training import train as train_module
+from pixeltrust.training.bfloat16 import wrong_convolutions
 from pixeltrust.training.page import run_page
 from pixeltrust.training.run_folder import Run
 from pixeltrust.training.train import train
@@ -302,3 +304,42 @@ def test_a_network_that_fits_no_patch_is_refused_before_anything_is_written(data
 
 def test_settings_of_volumes_make_no_difference_to_pictures():
     assert dataclasses.replace(Config(), spacing=(1, 1, 1)).size == (96, 96)
+
+
+# --- bfloat16 ---------------------------------------------------------------------------------------------------------
+
+
+class Deepens(torch.nn.Module):
+    """Two convolutions whose inputs have the depths 4 and 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = torch.nn.Conv3d(1, 8, 3, stride=2, padding=1), torch.nn.Conv3d(8, 8, 3, padding=1)
+
+    def forward(self, images):
+        return self.second(self.first(images))
+
+
+def test_convolutions_whose_gradient_is_wrong_in_bfloat16_are_found():
+    torch.manual_seed(0)
+    model = Deepens()
+    random = torch.random.get_rng_state()
+    wrong = wrong_convolutions(model, (1, 1, 4, 8, 8))
+    assert (torch.random.get_rng_state() == random).all()
+    images = torch.randn(1, 8, 2, 4, 4)
+
+    def gradient(enabled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            return torch.autograd.grad(model.second(images).float().sum(), model.second.weight)[0]
+
+    right, rounded = gradient(False), gradient(True)
+    is_wrong = not (rounded - right).norm() <= 0.1 * right.norm()  # as with torch 2.13, on processors that have bfloat16
+    assert wrong == ({"second": (2, 4, 4)} if is_wrong else {})
+
+
+def test_a_network_is_not_trained_by_wrong_gradients(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(bfloat16, "_is_right", lambda convolution, images: images.shape[2] != 10)
+    with pytest.raises(ConfigError, match=r"2 of the network's convolutions wrong \(such as .*10x24x20.*use precision = '32'"):
+        train(data, out=tmp_path / "run", config=of_volumes(method="plain", precision="bf16", epochs=1, image_size=(10, 24, 20)))
+    assert not (tmp_path / "run" / "config.toml").exists()
+    train(data, out=tmp_path / "run", config=of_volumes(method="plain", precision="bf16", epochs=1, image_size=(8, 24, 20)))

@@ -121,7 +121,8 @@ class Menders:
 class Looked:
     """A case that menders have looked at, on the grid of their training."""
 
-    case: Case
+    place: int
+    """Its place among the cases that were to be looked at, of which some may not be readable."""
     labels: np.ndarray
     """The given mask, uint8 (*S); 255 ignored."""
     probabilities: np.ndarray
@@ -144,7 +145,7 @@ def look(
     text: str,
     show_progress: bool,
 ) -> Iterator[Looked]:
-    """Let networks look at cases together.
+    """Let networks look at cases together; those that cannot be read are left out until the end.
 
     Args:
         turns: the flips and turns that each network sees.
@@ -162,16 +163,16 @@ def look(
         return fit_image(case, config, crop), fit_labels(labels, read_spacing(case, config), config, crop)
 
     most = networks[0].batch_size * math.prod(config.size)  # pixels in a batch, unless a single volume has more
-    waiting: list[tuple[Case, np.ndarray, np.ndarray]] = []
+    waiting: list[tuple[int, np.ndarray, np.ndarray]] = []
     threads = threads_for(cases, config.classes)
-    for case, decoded in attempt_in_threads(decode, cases, text=text, shown=show_progress, threads=threads):
+    for place, (_, decoded) in enumerate(attempt_in_threads(decode, cases, text=text, shown=show_progress, threads=threads)):
         if isinstance(decoded, PixeltrustError):
             faults.append(decoded.fault)
             continue
         if waiting and ((len(waiting) + 1) * decoded[1].size > most or waiting[0][2].shape != decoded[1].shape):
             yield from _look_at(networks, waiting, turns, known)
             waiting = []
-        waiting.append((case, *decoded))
+        waiting.append((place, *decoded))
     if waiting:
         yield from _look_at(networks, waiting, turns, known)
     if faults:
@@ -179,13 +180,13 @@ def look(
 
 
 def _look_at(
-    networks: Sequence[Network], batch: Sequence[tuple[Case, np.ndarray, np.ndarray]], turns: Sequence[Sequence[int]], known: bool
+    networks: Sequence[Network], batch: Sequence[tuple[int, np.ndarray, np.ndarray]], turns: Sequence[Sequence[int]], known: bool
 ) -> Iterator[Looked]:
-    cases, pictures, labels = (list(values) for values in zip(*batch, strict=True))
+    places, pictures, labels = (list(values) for values in zip(*batch, strict=True))
     given = labels if known else None
     planes = [network.probabilities_over_turns(pictures, given, own) for network, own in zip(networks, turns, strict=True)]
-    for case, labels_of_case, of_each in zip(cases, labels, np.stack(planes, 1), strict=True):
-        yield Looked(case, labels_of_case, of_each.mean(0).astype(np.float16), of_each)
+    for place, labels_of_case, of_each in zip(places, labels, np.stack(planes, 1), strict=True):
+        yield Looked(place, labels_of_case, of_each.mean(0).astype(np.float16), of_each)
 
 
 def enlarge(seen: np.ndarray, case: Case, given: np.ndarray, config: Config, *, known: bool) -> np.ndarray:

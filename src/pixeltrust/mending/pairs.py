@@ -104,8 +104,8 @@ def _look_as_strangers(
     """Yield every pair, by its place, as the mender sees it that was not trained on it."""
     for fold, network in enumerate(networks):
         places = np.flatnonzero(menders.folds == fold)
-        looked = look([network], cases.pairs[places], turns=[turns[fold]], known=known, text="judging pairs", show_progress=False)
-        yield from zip(places.tolist(), looked, strict=True)
+        for looked in look([network], cases.pairs[places], turns=[turns[fold]], known=known, text="judging pairs", show_progress=False):
+            yield int(places[looked.place]), looked
 
 
 def _recall(cases: Cases, seen: SeenMasks, config: Config, known: bool) -> Iterator[tuple[int, Looked]]:
@@ -113,7 +113,7 @@ def _recall(cases: Cases, seen: SeenMasks, config: Config, known: bool) -> Itera
     for place, case in enumerate(cases.pairs):
         given, planes = read_mask(noisy_mask(case), config), np.array(seen.planes(place))
         labels = fit_labels(given, read_spacing(case, config), config, crop_around(given, config) if known else None)
-        yield place, Looked(case, labels, planes, planes[None].astype(np.float32))
+        yield place, Looked(place, labels, planes, planes[None].astype(np.float32))
 
 
 def _measure_dice(

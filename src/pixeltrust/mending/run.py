@@ -341,9 +341,9 @@ class _Work:
             text="looking at masks",
             show_progress=self.show_progress,
         )
-        for number, (place, case) in enumerate(zip(todo, looked, strict=True)):
-            seen.keep(place, case.probabilities, *pairs.judge(case, way))
-            self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * number / len(todo))
+        for case in looked:
+            seen.keep(todo[case.place], case.probabilities, *pairs.judge(case, way))
+            self.report_status("looking at masks", _TRAINED + (_LOOKED - _TRAINED) * case.place / len(todo))
         self.ranks.barrier()
         return seen
 

@@ -123,7 +123,7 @@ def trains_on_one(model: nn.Module, *, channels: int, size: tuple[int, ...]) -> 
     """
     try:
         with keep_buffers(model):
-            _run_on_zeros(model, (1, channels, *size), training=True)
+            run_on_zeros(model, (1, channels, *size), training=True)
     except Exception as error:  # a user's network may raise anything
         return " ".join(str(error).split()) or type(error).__name__
     return ""
@@ -139,7 +139,7 @@ def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, .
     """
     attempt = f"the network with images (B, {', '.join(map(str, (channels, *size)))})"
     try:
-        logits = _run_on_zeros(model, (1, channels, *size), training=False)
+        logits = run_on_zeros(model, (1, channels, *size), training=False)
     except Exception as error:  # a user's network may raise anything, and memory may be short
         raise ConfigError(f"{attempt} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
     wanted = (1, classes, *size)
@@ -148,7 +148,7 @@ def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, .
         raise ConfigError(f"{attempt} gives {got} for one image where classes = {classes} needs logits {wanted}")
 
 
-def _run_on_zeros(model: nn.Module, shape: tuple[int, ...], *, training: bool) -> Any:
+def run_on_zeros(model: nn.Module, shape: tuple[int, ...], *, training: bool) -> Any:
     """Return the output for empty images, without gradient; mode and random numbers are left as before."""
     device, before = next(model.parameters(), torch.empty(0)).device, model.training
     try:

@@ -22,6 +22,7 @@ from pixeltrust.plumbing.processes import connect
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.plumbing.summaries import Summary
 from pixeltrust.training import checks
+from pixeltrust.training.bfloat16 import refuse_wrong_gradients
 from pixeltrust.training.checkpoints import State, find_checkpoint, read_checkpoint, refuse_other_cases, seconds_by_part
 from pixeltrust.training.history import Steps, time_shares
 from pixeltrust.training.loop import Loop, Watch
@@ -129,6 +130,7 @@ def train(
         model, network = _build_network(config, device)
         if config.method == "mender" or (len(config.size) == 3 and not described.takes_gains):
             lay_out(model, len(config.size), device)
+        refuse_wrong_gradients(model, config, device)
         checks.refuse_batches_of_one(model, described, streams, config)
         notes += checks.try_gains(network, described, config, device) if described.takes_gains else []
         if not streams.pixels.mapped:
