@@ -301,6 +301,18 @@ def test_a_data_folder_of_volumes_is_reviewed_without_any_audit(tmp_path):
     assert (read_labels(tmp_path / "data-reviewed/clean/n1.nii.gz") == read_labels(given)).all()
 
 
+def test_an_export_of_one_structure_keeps_the_numbers_of_its_masks(tmp_path):
+    data = write_data(tmp_path / "data", noisy=2, clean=1)
+    for mask in (*data.glob("noisy/*"), *data.glob("clean/*")):
+        write_nifti(mask, (read_labels(mask) > 0).astype(np.uint8))
+    audit = find_audit(data, show_progress=False)
+    for client in clients(audit):
+        assert client.post("/decide?id=n0&what=given&who=ann&seen=0").status_code == 200
+    export(audit, tmp_path / "out", show_progress=False)
+    written = [np.unique(read_labels(mask)).tolist() for mask in (tmp_path / "out").glob("[cn]*/*.nii.gz")]
+    assert written == [[0, 1]] * 4
+
+
 def test_channels_of_an_image_are_files_of_their_own(tmp_path):
     for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b.nii.gz"):
         (tmp_path / name).touch()

@@ -272,11 +272,20 @@ def test_volumes_that_cannot_be_read_are_all_named_after_the_others_were_written
     assert sorted(path.name for path in out.iterdir()) == ["a.nii.gz", "b.nii.gz", "c.nii.gz"]
 
 
+def test_what_lies_beside_folders_of_series_is_noted(run, tmp_path, out):
+    simple_itk()
+    write_series(tmp_path / "scans" / "one", np.random.default_rng(0).integers(0, 99, (6, 24, 20)).astype(np.int16))
+    (tmp_path / "scans" / "notes.txt").write_text("nothing")
+    done = run_predict(run, tmp_path / "scans", out)
+    assert "1 entry beside DICOM series left out: notes.txt" in str(done)
+    assert [path.name for path in out.iterdir()] == ["one.nii.gz"]
+
+
 def test_a_folder_without_a_series_is_refused_in_one_line(run, tmp_path, out):
     simple_itk()
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "read.me").write_text("nothing")
-    with pytest.raises(DataError, match="0 DICOM series"):
+    with pytest.raises(DataError, match="or a DICOM series; folders within it are not searched"):
         run_predict(run, tmp_path / "text", out)
 
 

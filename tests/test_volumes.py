@@ -74,15 +74,31 @@ def test_what_itk_writes_is_read_and_written_as_nifti_is(tmp_path, ending):
     assert (read_labels(tmp_path / f"w{ending}") == 2 - LABELS).all()
 
 
+def test_a_damaged_gzip_is_refused(tmp_path):
+    path = write_nifti(tmp_path / "v.nii.gz", np.random.default_rng(0).integers(0, 255, SHAPE, np.uint8))
+    whole = bytearray(path.read_bytes())
+    whole[len(whole) // 2] ^= 1
+    path.write_bytes(whole)
+    for read in (read_values, read_labels):
+        assert refused(read, path).startswith(f"{path}: cannot be read: ")
+
+
+@pytest.mark.parametrize(("steps", "letters"), [(np.eye(3), "RAS"), (np.diag([-1, -1, 1]), "LPS"), (np.eye(3)[[1, 2, 0]], "SRA")])
+def test_orientations_are_named_as_nibabel_does(tmp_path, steps, letters):
+    affine = np.eye(4)
+    affine[:3, :3] = steps
+    nibabel.save(nibabel.Nifti1Image(LABELS.transpose(), affine), tmp_path / "v.nii.gz")
+    assert "".join(nibabel.aff2axcodes(affine)) == letters
+    assert read_header(tmp_path / "v.nii.gz").grid.orientation == letters
+
+
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])
 def test_what_itk_cannot_read_is_said_in_one_line(tmp_path, capfd, ending):
     itk = simple_itk()
     path = tmp_path / f"v{ending}"
     itk.WriteImage(itk.GetImageFromArray(np.random.default_rng(0).normal(size=SHAPE)), str(path))
     path.write_bytes(path.read_bytes()[:9000])
-    text = refused(read_values, path)
-    assert text.startswith(f"{path}: cannot be read: ")
-    assert "\n" not in text
+    assert refused(read_values, path) == f"{path}: cannot be read: its voxels are damaged, or cut off"
     path.write_text("nothing of this kind")
     assert refused(read_header, path).startswith(f"{path}: cannot be read: ")
     itk.WriteImage(itk.GetImageFromArray(np.zeros((*SHAPE, 3), np.uint8), isVector=True), str(path))
@@ -101,7 +117,7 @@ def test_a_dicom_series_is_read_by_its_folder(tmp_path):
     (tmp_path / "scan" / "8.dcm").unlink()
     assert "do not lie evenly" in refused(read_header, tmp_path / "scan")
     (tmp_path / "none").mkdir()
-    assert "0 DICOM series" in refused(read_header, tmp_path / "none")
+    assert "without a volume (.nii.gz, .nii, .nrrd, .mha) or a DICOM series" in refused(read_header, tmp_path / "none")
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])
@@ -213,6 +229,18 @@ def test_check_says_what_volumes_are_there(tmp_path, run_command):
     assert "5 volumes: 20 x 24 x 10 voxels in all, spacing 0.8 x 0.8 x 5 mm in all" in out
     counts = np.bincount(LABELS.ravel()) * 6
     assert f"1 {counts[1]:,} ({counts[1] / (6 * LABELS.size):.2%}, in 6 masks)" in out
+
+
+def test_check_warns_of_volumes_that_are_turned_in_different_ways(tmp_path, run_command):
+    data = write_data(tmp_path / "data")
+    _, out, _ = run_command("check", data, "--classes", "3")
+    assert "point different ways" not in out
+    for part in ("images", "noisy"):
+        write_nifti(data / part / "n0.nii.gz", LABELS, np.diag([1, 1, 1, 1]))
+    code, out, _ = run_command("check", data, "--classes", "3")
+    assert code == 0
+    assert "axes of volumes point different ways (4 " in out
+    assert "1 RAS)" in out
 
 
 def test_check_of_headers_reads_no_pixel(tmp_path, run_command):
@@ -562,7 +590,7 @@ def test_predictions_on_another_grid_and_pictures_among_volumes_are_faults(tmp_p
     text = refused(evaluate, tmp_path / "predicted", tmp_path / "truth", classes=3, show_progress=False)
     assert "up to 3 mm off (origin 3 mm off)" in text
     assert "20 × 24 × 9 voxels, but its truth" in text
-    assert "save each at the size of its truth" in text
+    assert "resample them to its grid" in text
     for folder in ("truth", "predicted"):
         write_nifti(tmp_path / folder / "a.nii.gz", LABELS)
         write_nifti(tmp_path / folder / "b.nii.gz", LABELS[:1])

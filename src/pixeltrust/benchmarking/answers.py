@@ -27,6 +27,7 @@ MEANING = {
     "joint": "put a clean batch into every step",
     "finetuned": "train on everything, then on the clean cases alone",
     "mended": "mend the noisy masks by what your pairs show, with `pixeltrust mend`, then train on them as `plain`",
+    "mended+finetuned": "mend them so, then train on everything, and then on the clean cases alone (`finetuned`)",
     "image": "weigh every image",
     "pixel": "weigh every pixel",
     "pixel+clean": "weigh every pixel, and learn from the clean cases too",

@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "pixel+clean": {"method": "pixel", "clean_weight": 1.0},
     "pruned": {"method": "plain"},
     "mended": {"method": "plain"},
+    "mended+finetuned": {"method": "finetuned"},
     CEILING: {"method": "plain"},
 }
 """Methods of the benchmark that are another method with settings, or with other masks (see `mask_kind`)."""
@@ -170,7 +171,7 @@ class Grid:
 
 def mask_kind(method: str) -> MaskKind:
     """Return which masks the noisy cases get in training: their own, the true ones, their own without pruned pixels, or mended ones."""
-    return {CEILING: "true", "pruned": "pruned", "mended": "mended"}.get(method, "noisy")  # type: ignore[return-value]
+    return {CEILING: "true", "pruned": "pruned", "mended": "mended", "mended+finetuned": "mended"}.get(method, "noisy")  # type: ignore[return-value]
 
 
 def read_grid(file: Path | None = None, settings: Sequence[str] = ()) -> Grid:

@@ -1,4 +1,5 @@
-"""The method `mended`: the noisy masks of a cell are mended by its pairs (see `pixeltrust.mending`), and then trained on as `plain`.
+"""The method `mended`: the noisy masks of a cell are mended by its pairs (see `pixeltrust.mending`), and then trained on as `plain`; and
+`mended+finetuned`, which ends on the clean masks.
 
 CELL/mended/        the folder of the mending
 CELL/mending.json   its seconds, of all its goes together

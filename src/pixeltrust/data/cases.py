@@ -264,7 +264,7 @@ def check(
     findings.raise_faults(data)
     notes = list(cases.notes)
     if findings.volumes or classes > 1:
-        notes += _labels_note(decoded)
+        notes += _labels_note(decoded, "voxels" if findings.volumes else "pixels")
     for role in ROLES:
         if empty := sum(of == role and not meaning.labelled for of, meaning, _ in decoded):
             notes.append(f"{count(empty, f'{role} mask')} without foreground: allowed")
@@ -301,8 +301,8 @@ def _try_image(image: Path) -> None:
     read_values(image)  # which is not kept: many are on their way at once
 
 
-def _labels_note(decoded: Sequence[tuple[Role, MaskMeaning, np.ndarray]]) -> list[str]:
-    """Say how many pixels have each label."""
+def _labels_note(decoded: Sequence[tuple[Role, MaskMeaning, np.ndarray]], units: str) -> list[str]:
+    """Say how many pixels, or voxels, have each label."""
     counts = np.array([pixels for *_, pixels in decoded], np.int64).reshape(-1, 256)
     total, masks = counts.sum(axis=0), (counts > 0).sum(axis=0)
     share = total / max(total.sum(), 1)
@@ -310,7 +310,7 @@ def _labels_note(decoded: Sequence[tuple[Role, MaskMeaning, np.ndarray]]) -> lis
         f"{'ignored' if label == IGNORE else label} {total[label]:,} ({share[label]:.2%}, in {count(int(masks[label]), 'mask')})"
         for label in np.flatnonzero(total).tolist()
     ]
-    return [f"pixels of each label: {'; '.join(each)}"] if each else []
+    return [f"{units} of each label: {'; '.join(each)}"] if each else []
 
 
 def _read(data: Path, needed: Sequence[Role], show_progress: bool, layout: Layout) -> tuple[Cases, Findings]:

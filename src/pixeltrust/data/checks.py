@@ -4,7 +4,7 @@ Everything here reads names and image headers; no pixel is decoded. What is aske
 """
 
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -125,7 +125,12 @@ def compare_headers(cases: "CaseList", findings: Findings, show_progress: bool) 
             kind = "masks in the orientation that their image had before EXIF turned it"
             repair = f"turn these masks as well, or {_REMOVE_ORIENTATION}"
         else:
-            kind, repair = "masks of another size than their image", "save each at the size of its image, scaled without smoothing"
+            kind = "masks of another size than their image"
+            repair = (
+                "resample each to the grid of its image, labels by the nearest neighbour"
+                if size[0]
+                else "save each at the size of its image, scaled without smoothing"
+            )
         findings.faults.append(Fault(wrong, kind=kind, repair=repair))
     one_stated = stated[images] * stated[masks] < 0
     for place in np.flatnonzero(one_stated).tolist():
@@ -188,6 +193,10 @@ def _compare_grids(cases: "CaseList", grids: dict[int, Grid], differ: np.ndarray
     sizes, spacings = _range([grid.shape for grid in of_images], "voxels"), _range([grid.spacing for grid in of_images], "mm")
     several = f", {usual} channels" if usual > 1 else ""
     findings.notes.append(f"{count(len(of_images), 'volume')}{several}: {sizes}, spacing {spacings}")
+    turned = Counter(grid.orientation for grid in of_images)
+    if len(turned) > 1:
+        each = ", ".join(f"{number:,} {letters}" for letters, number in turned.most_common())
+        findings.notes.append(f"warning: axes of volumes point different ways ({each}), and none is turned; bring all to one orientation")
 
 
 def _apart(grid: Grid | None, other: Grid) -> str:

@@ -19,7 +19,6 @@ import numpy as np
 
 from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.files import write_atomically
-from pixeltrust.plumbing.text import count
 
 NIFTI = (".nii.gz", ".nii")
 SUFFIXES = (*NIFTI, ".nrrd", ".mha")
@@ -35,6 +34,7 @@ _SAME_ANGLE = 0.01  # degrees
 _UNEVEN = 0.01  # of the distance between slices
 _LEFT_BACK_UP = np.diag([-1.0, -1.0, 1.0])  # from NIfTI's right, front and up
 _COMPRESSION = 6  # of gzip
+_CHUNK = 1 << 20
 _SAVE_AGAIN = "save it again with a right one"
 
 
@@ -66,6 +66,15 @@ class Grid:
         """The distance between voxel centres along each axis of `shape`, in mm."""
         along_d, along_h, along_w = np.linalg.norm(self.steps, axis=1).tolist()
         return along_d, along_h, along_w
+
+    @property
+    def orientation(self) -> str:
+        """Where the axes of the file, the fastest first, point to, in NIfTI's letters: `RAS` is right, front and up."""
+        letters = []
+        for step in self.steps[::-1] @ _LEFT_BACK_UP:
+            axis = int(np.abs(step).argmax())
+            letters.append("LRPAIS"[2 * axis + int(step[axis] > 0)])
+        return "".join(letters)
 
     def farthest_mm(self, other: "Grid") -> float:
         """Return how far a voxel may lie from that of the same address in another grid of this shape, in mm."""
@@ -148,21 +157,34 @@ def _open_nifti(path: Path) -> Volume | None:
     grid = Grid(_depth_first(file.shape), steps, origin)
 
     def values(dtype: Any = None) -> np.ndarray:
-        return np.asarray(file.dataobj, dtype=dtype).reshape(file.shape[:3], order="F").transpose()
+        return _decode_nifti(path, file, dtype).reshape(file.shape[:3], order="F").transpose()
 
     return Volume(grid, bool(file.header["sform_code"] > 0 or file.header["qform_code"] > 0), values)
 
 
+def _decode_nifti(path: Path, file: Any, dtype: Any) -> np.ndarray:
+    """Return the values of a NIfTI file whose header is read; a compressed one is read to its end, where its checksum is."""
+    if path.suffix.lower() != ".gz":
+        return np.asarray(file.dataobj, dtype=dtype)
+    import nibabel
+
+    with gzip.open(path) as stream:
+        values = np.asarray(type(file).from_file_map({"image": nibabel.FileHolder(fileobj=stream)}).dataobj, dtype=dtype)
+        while stream.read(_CHUNK):
+            pass
+    return values
+
+
 @contextmanager
-def _itk() -> Iterator[Any]:
-    """Give SimpleITK to the block, without its warnings; of its errors only what is wrong."""
+def _itk(wrong: str = "") -> Iterator[Any]:
+    """Give SimpleITK to the block, without its warnings; of its errors only what is wrong, in its words or in these."""
     import SimpleITK
 
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)  # they go to standard error, and name no file
     try:
         yield SimpleITK
     except RuntimeError as error:
-        raise OSError(str(error).rpartition("ERROR: ")[2]) from error
+        raise OSError(wrong or str(error).rpartition("ERROR: ")[2]) from error
 
 
 def _open_by_itk(path: Path) -> Volume:
@@ -180,19 +202,27 @@ def _open_by_itk(path: Path) -> Volume:
     grid = Grid(_depth_first(reader.GetSize()), steps, np.array(reader.GetOrigin())[:3])
 
     def values(dtype: Any = None) -> np.ndarray:
-        with _itk() as itk:
+        with _itk(wrong="its voxels are damaged, or cut off") as itk:
             pixels = itk.GetArrayFromImage(itk.ReadImage(str(path)))
         return pixels.reshape(grid.shape).astype(dtype or pixels.dtype, copy=False)
 
     return Volume(grid, True, values)
 
 
-def _open_series(folder: Path) -> Volume:
+def series_in(folder: Path) -> list[str]:
+    """Return the ids of the DICOM series whose files lie in a folder itself."""
     with _itk() as itk:
-        series = itk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    if len(series) != 1:
-        found = count(len(series), "DICOM series", "DICOM series")
-        raise DataError(Fault(f"{folder}: a folder with {found}, not a file", repair="give each series a folder of its own"))
+        return list(itk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
+
+
+def _open_series(folder: Path) -> Volume:
+    series = series_in(folder)
+    if not series:
+        wrong = f"{folder}: a folder without a volume ({', '.join(SUFFIXES)}) or a DICOM series"
+        raise DataError(Fault(wrong, kind="folders without a volume", repair="folders within it are not searched"))
+    if len(series) > 1:
+        wrong = f"{folder}: a folder with {len(series)} DICOM series, not a file"
+        raise DataError(Fault(wrong, kind="folders with several DICOM series", repair="give each series a folder of its own"))
     slices = []
     with _itk() as itk:
         names = itk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series[0])
@@ -216,7 +246,7 @@ def _open_series(folder: Path) -> Volume:
     grid = Grid((len(names), height, width), np.stack([step, columns[1] * spacing[1], columns[0] * spacing[0]]), np.array(origin))
 
     def values(dtype: Any = None) -> np.ndarray:
-        with _itk() as itk:
+        with _itk(wrong="its voxels are damaged, or cut off") as itk:
             pixels = itk.GetArrayFromImage(itk.ReadImage(names))
         if pixels.ndim != 3:
             raise DataError(f"{folder}: holds colours; one real number per voxel is what can be read")

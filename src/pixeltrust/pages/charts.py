@@ -40,7 +40,8 @@ COLOURS = {
     "line": ("#dcd8cf", "#3b3a36"),
 }
 _OTHERS = {  # what benchmarks and the demo compare beside `METHODS`
-    "ceiling": "ink", "pixel+clean": "pixel", "pruned": "robust", "mended": "own", "given masks": "plain", "mended masks": "pixel",
+    "ceiling": "ink", "pixel+clean": "pixel", "pruned": "robust", "mended": "own", "mended+finetuned": "clean",
+    "given masks": "plain", "mended masks": "pixel",
 }  # fmt: skip
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "<", ">", "h", "d")
 _QUANTITIES = {

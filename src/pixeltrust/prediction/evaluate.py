@@ -207,7 +207,7 @@ def _read_header(pair: _Pair) -> images.Header:
     predicted, real = images.read_header(pair.predicted), images.read_header(pair.truth)
     if predicted.size != real.size:
         wrong = f"{pair.predicted}: {_extents(predicted)}, but its truth {pair.truth} has {_extents(real)}"
-        repair = "save each at the size of its truth, scaled without smoothing"
+        repair = "resample them to its grid" if real.grid else "save each at the size of its truth, scaled without smoothing"
         raise DataError(Fault(wrong, kind="predicted masks of another size than their truth", repair=repair))
     if real.grid and predicted.grid and (off := predicted.grid.difference(real.grid)):
         wrong = f"{pair.predicted}: not on the grid of its truth {pair.truth}: {off}"

@@ -19,7 +19,7 @@ from pixeltrust.data.fitting import fit_image, fitted_shape, restore_planes
 from pixeltrust.data.image_files import SUFFIXES, case_id, image_suffix
 from pixeltrust.data.images import Header, read_header, write_labels
 from pixeltrust.data.listings import Listing, files_by_id, join_channels
-from pixeltrust.data.volumes import MAX_VOXELS, NIFTI, in_order, write_shares
+from pixeltrust.data.volumes import MAX_VOXELS, NIFTI, in_order, series_in, write_shares
 from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.files import naming_write_errors
 from pixeltrust.plumbing.labels import most_probable
@@ -52,7 +52,7 @@ def list_volumes(images: Path, channels: int) -> tuple[list[Case], list[str]]:
     else:
         listing = files_by_id(images)
         if not listing.files and not listing.faults:
-            return _list_series(images, channels), []
+            return _list_series(images, channels)
     numbered = {name: match for name in listing.files if (match := _NUMBERED.fullmatch(name))}
     joined: dict[str, int] = {}
     if len(numbered) == len(listing.files) and (channels > 1 or {match[2] for match in numbered.values()} == {"0000"}):
@@ -62,19 +62,23 @@ def list_volumes(images: Path, channels: int) -> tuple[list[Case], list[str]]:
         found = f"{count(len(wrong), 'volume')} of another number (such as {some(wrong, 3)})"
         listing.faults.append(f"{images}: the network takes {count(channels, 'channel')}, one a file ({names}); {found}")
     if listing.faults:
-        raise DataError(f"{images}: masks are named by id, so every volume needs an id of its own", listing.faults)
+        needed = "each needs an id of its own, and as many channels as the network"
+        raise DataError(f"{images}: volumes that cannot be predicted; {needed}", listing.faults)
     return [Case(name, path, path, "test", channels=channels) for name, path in sorted(listing.files.items())], listing.notes
 
 
-def _list_series(images: Path, channels: int) -> list[Case]:
-    """Return the DICOM series of a folder: itself, where it holds files, else its folders."""
+def _list_series(images: Path, channels: int) -> tuple[list[Case], list[str]]:
+    """Return the DICOM series of a folder, itself or each of its folders, and a note of what else lies there."""
     entries = sorted(path for path in images.iterdir() if not path.name.startswith("."))
-    folders = [images] if any(path.is_file() for path in entries) else [path for path in entries if path.is_dir()]
-    if not folders:
+    inner = [path for path in entries if path.is_dir()]
+    is_one = bool(series_in(images)) or not inner
+    folders, others = ([images], inner) if is_one else (inner, [path for path in entries if not path.is_dir()])
+    if not entries:
         raise DataError(f"{images}: there is no volume in it ({', '.join(SUFFIXES)}, or a folder for each DICOM series)")
     if channels > 1:
         raise DataError(f"{images}: the network takes {channels} channels, and a DICOM series has one; save them as <id>_0000.nii.gz …")
-    return [Case(path.resolve().name, path, path, "test") for path in folders]
+    notes = [f"{images}: {count(len(others), 'entry', 'entries')} beside DICOM series left out: {some([path.name for path in others])}"]
+    return [Case(path.resolve().name, path, path, "test") for path in folders], notes if others else []
 
 
 def predict_volumes(network: Network, cases: Sequence[Case], out: Path, *, probabilities: bool, show_progress: bool) -> dict[str, str]:

@@ -159,7 +159,8 @@ def _choose_encoding(
     if audit.ignore_label is not None:
         values[IGNORE] = audit.ignore_label
     if audit.classes == 1:
-        values[1] = 1 if values[IGNORE] == IGNORE and (ignores or audit.ignore_label is not None) else 255
+        is_one = audit.axes == 3 or (values[IGNORE] == IGNORE and (ignores or audit.ignore_label is not None))
+        values[1] = 1 if is_one else 255  # as programs have it for volumes, and for pictures
     if ignores and audit.classes == 1:
         notes.append(f"some pixels are ignored: train with --set ignore_label={values[IGNORE]}")
     return lambda labels: values[labels], notes
