@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from pixeltrust.data.cases import check, read_cases
-from pixeltrust.data.images import mask_name, read_header, read_image, read_labels, read_values, write_labels
+from pixeltrust.data.images import mask_name, read_header, read_image, read_labels, read_shown, read_values, write_labels
 from pixeltrust.data.listings import Listing, join_channels
 from pixeltrust.data.volumes import Grid
 from pixeltrust.formats.convert import convert
@@ -90,6 +90,18 @@ def test_orientations_are_named_as_nibabel_does(tmp_path, steps, letters):
     nibabel.save(nibabel.Nifti1Image(LABELS.transpose(), affine), tmp_path / "v.nii.gz")
     assert "".join(nibabel.aff2axcodes(affine)) == letters
     assert read_header(tmp_path / "v.nii.gz").grid.orientation == letters
+
+
+def test_a_slice_is_shown_in_its_true_proportions(tmp_path):
+    values = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    labels = (values > 0).astype(np.uint8)
+    path = write_nifti(tmp_path / "v.nii.gz", values, np.diag([0.5, 1.5, 3, 1]))
+    interest = np.zeros((4, 5, 6), bool)
+    interest[2, 1, 1] = True
+    image, (shown,) = read_shown(path, [labels], interest)
+    assert image.shape == (15, 6, 3)
+    assert (shown == labels[2].repeat(3, axis=0)).all()
+    assert (image[::3] == image[2::3]).all()
 
 
 @pytest.mark.parametrize("ending", [".nrrd", ".mha"])

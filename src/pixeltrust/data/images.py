@@ -211,7 +211,8 @@ def read_thumbnail(path: Path, size: tuple[int, int]) -> np.ndarray:
 
 
 def read_shown(path: Path, arrays: Sequence[np.ndarray], interest: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Read what a page shows of an image, uint8 (H, W, 3), and of arrays on its grid: of a volume the slice that has most of interest.
+    """Read what a page shows of an image, uint8 (H, W, 3), and of arrays on its grid: of a volume the slice that has most of interest, with
+    square pixels.
 
     Args:
         arrays: (H, W), or (D, H, W) of a volume.
@@ -223,7 +224,15 @@ def read_shown(path: Path, arrays: Sequence[np.ndarray], interest: np.ndarray) -
     if interest.ndim == 2:
         return read_image(path), list(arrays)
     place = int(interest.sum(axis=(1, 2)).argmax()) if interest.any() else len(interest) // 2
-    return draw_slice(read_values(path)[place]), [array[place] for array in arrays]
+    where = _square_pixels(interest.shape[1:], (read_header(path).spacing_mm or (1.0, 1.0, 1.0))[1:])
+    return draw_slice(read_values(path)[place])[where], [array[place][where] for array in arrays]
+
+
+def _square_pixels(shape: Sequence[int], spacing: Sequence[float]) -> tuple[np.ndarray, ...]:
+    """Return which pixels of a slice (H, W) to repeat so that it has its true proportions: places that numpy takes."""
+    extents = [max(1, round(count * step / min(spacing))) for count, step in zip(shape, spacing, strict=True)]
+    places = [(np.arange(extent) * count // extent) for extent, count in zip(extents, shape, strict=True)]
+    return np.ix_(*places)
 
 
 def draw_slice(values: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
