@@ -1,5 +1,6 @@
 """Mending and auditing volumes: files on the grid of the masks, regions in three axes, pages of slices."""
 
+import html
 import json
 from types import SimpleNamespace
 
@@ -57,6 +58,8 @@ def test_mending_of_volumes(data, tmp_path):
     assert set(mended.cases["id"]) == {case.id for case in noisy_cases(data)}
     assert (mended.cases["depth"] == mended.cases["id"].map({case.id: read_labels(case.mask).shape[0] for case in noisy_cases(data)})).all()
     assert "image_size=[12,26,22]" in mended.to_train
+    assert "--set method=finetuned" in mended.to_train
+    assert mended.to_train.split(".csv ")[1] in html.unescape((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     audit = Audit.read(tmp_path / "out")
     assert (audit.axes, audit.patch) == (3, (12, 26, 22))
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")

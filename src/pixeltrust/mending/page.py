@@ -10,6 +10,7 @@ from pixeltrust.auditing.page import audited_case
 from pixeltrust.data.images import map_name, read_labels, read_shown
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.mending.estimate import Estimate, read_estimate, short
+from pixeltrust.mending.settings import method_for_mended
 from pixeltrust.pages.charts import Chart, ink, new_panels, to_svg
 from pixeltrust.pages.pieces import GalleryCase, Number, draw_outlines, render_page
 from pixeltrust.plumbing.errors import PixeltrustError, RunError
@@ -68,10 +69,10 @@ def mending_page(audit: Audit, cases: pd.DataFrame, estimate: Estimate) -> str:
 
 def _commands(audit: Audit) -> list[tuple[str, str]]:
     """Return what to do next, and the commands, which hold wherever the folder lies: they name it alone."""
-    here = Path(audit.folder.resolve().name)
+    here, method = Path(audit.folder.resolve().name), method_for_mended(audit.patch)
     return [
         ("Go through the masks, worst first, and accept, correct or reject each", review_command(here)),
-        ("Train on the mended masks", train_command(here, audit.classes, audit.ignore_label, method="plain", patch=audit.patch)),
+        ("Train on the mended masks", train_command(here, audit.classes, audit.ignore_label, method=method, patch=audit.patch)),
     ]
 
 

@@ -47,7 +47,7 @@ from pixeltrust.mending.estimate import (
 from pixeltrust.mending.menders import Menders, choose_crop, look, noisy_mask, share_turns
 from pixeltrust.mending.pairs import Pairs, look_at_pairs
 from pixeltrust.mending.seen import SeenMasks
-from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, LEAST_BROUGHT, as_mender_config, chosen_settings, strengthen
+from pixeltrust.mending.settings import FEWEST_FOR_STRONGER, LEAST_BROUGHT, as_mender_config, chosen_settings, method_for_mended, strengthen
 from pixeltrust.mending.ways import ALONE, Way, propose
 from pixeltrust.plumbing.errors import DataError, RunError
 from pixeltrust.plumbing.files import exclusive_lock, make_folder, naming_write_errors, require_free, sync_files, write_file
@@ -186,7 +186,7 @@ def mend_cases(
     with naming_write_errors(out), ExitStack() as held:
         ranks.on_rank_0(lambda: work.begin(held))
         estimate, table = work.run(layout or {}, started)
-    to_train = train_command(out, config.classes, config.ignore_label, method="plain", patch=patch_of(config))
+    to_train = train_command(out, config.classes, config.ignore_label, method=method_for_mended(patch := patch_of(config)), patch=patch)
     return Mended(out, estimate, table, to_train, (*moved, *cases.notes, *work.notes))
 
 

@@ -90,6 +90,15 @@ def chosen_settings(config: Config, *, clean: int) -> dict[str, Any]:
     return {name: value for name, value in to_values(config).items() if name not in _OF_DATA and (value != usual.get(name) or name in kept)}
 
 
+def method_for_mended(patch: Sequence[int]) -> str:
+    """Return the method to train with on mended masks: `plain`, and of volumes one that ends on the clean masks (docs/lab.md).
+
+    Args:
+        patch: the size of the patches of volumes; empty for pictures.
+    """
+    return "finetuned" if patch else "plain"
+
+
 def strengthen(config: Config, *, alone: bool) -> Config:
     """Return the settings of stronger menders (see `Config.stronger_below`), which are trained for longer, and of pictures have a larger
     network unless another was chosen.
