@@ -20,6 +20,13 @@ def test_every_name_builds_a_network_from_images_to_logits(name, channels, class
         assert model(torch.zeros(1, channels, 32, 48)).shape == (1, classes, 32, 48)
 
 
+def test_a_patch_that_our_networks_cannot_halve_is_refused_with_the_least_side():
+    model = build_model("unet-tiny", channels=1, classes=1, axes=3)
+    with pytest.raises(ConfigError, match=r"images \(B, 1, 24, 24, 8\) fails: .*; our networks need sides of 16 or more"):
+        try_out(model, channels=1, classes=1, size=(24, 24, 8))
+    try_out(model, channels=1, classes=1, size=(16, 16, 16))
+
+
 def test_the_paper_s_network_has_31_million_parameters_and_the_small_one_2():
     assert count(build_model("unet", channels=3, classes=1)) == pytest.approx(31e6, rel=0.03)
     assert count(build_model("unet-small", channels=3, classes=1)) == pytest.approx(2e6, rel=0.05)

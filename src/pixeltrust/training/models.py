@@ -18,6 +18,7 @@ WIDTHS = {
     "unet-small": (16, 32, 64, 128, 256, 16),  # 2 million
     "unet-tiny": (8, 16, 32, 64, 128, 8),  # half a million
 }
+HALVED_FROM = 16  # pixels a side, at the least: they halve their images four times
 GROUPS = 8  # of normalisation, 4 for 8 channels: no batch statistics, in which the noisy and the clean batch would meet
 
 
@@ -141,7 +142,9 @@ def try_out(model: nn.Module, *, channels: int, classes: int, size: tuple[int, .
     try:
         logits = run_on_zeros(model, (1, channels, *size), training=False)
     except Exception as error:  # a user's network may raise anything, and memory may be short
-        raise ConfigError(f"{attempt} fails: {' '.join(str(error).split()) or type(error).__name__}") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        small = f"; our networks need sides of {HALVED_FROM} or more" if min(size) < HALVED_FROM else ""
+        raise ConfigError(f"{attempt} fails: {reason}{small}") from error
     wanted = (1, classes, *size)
     if not isinstance(logits, torch.Tensor) or logits.shape != wanted:
         got = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
