@@ -113,8 +113,8 @@ def test_the_gain_is_the_mean_over_pairs_with_its_interval(gains, says):
     [
         (0, 0, None, "there is no pair"),
         (6, 0, None, "trained on the corrected masks of all 6 pairs"),
-        (6, 4, None, "of 6 pairs the network was not trained on the cases of 4, and 5 are the fewest"),
-        (6, 6, list("aabbcd"), "of 6 pairs the network was not trained on the cases of 4"),
+        (6, 4, None, "only 4 of 6 pairs are of cases that the network was not trained on, and 5 are the fewest"),
+        (6, 6, list("aabbcd"), "only 4 of 6 pairs"),
     ],
 )
 def test_where_the_gain_cannot_be_known_the_reason_is_said(pairs, unseen, groups, why):

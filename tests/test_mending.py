@@ -554,6 +554,9 @@ def test_stronger_menders_can_be_declined_once_the_usual_ones_are_trained(data, 
     stop_at(monkeypatch, "pixeltrust.mending.run.strengthen", data, tmp_path / "out", STRONG)
     done = resume_without_training(monkeypatch, data, tmp_path / "out", stronger_below=0)
     assert done.estimate.menders == "usual"
+    kept = json.loads((tmp_path / "out" / "audit.json").read_text())["menders"]
+    assert kept["stronger_below"] == 0
+    assert "crop_around_given" not in kept  # the data have settled it
 
 
 @pytest.mark.parametrize("poor_ones", [False, True])
@@ -628,23 +631,31 @@ def test_stronger_menders_learn_longer_by_a_larger_network_unless_the_network_wa
     assert strengthen(chosen, alone=False) == replace(chosen, epochs=6)
 
 
-def test_settings_that_menders_were_given_are_those_that_differ_from_the_usual():
-    assert chosen_settings(as_mender_config(None, clean=10), clean=10) == {}
-    of_data = {"classes": 3, "device": "cpu"}
-    assert chosen_settings(as_mender_config({**of_data, "seed": 4, "epochs": 6}, clean=10), clean=10) == {"seed": 4, "epochs": 6}
-    assert chosen_settings(as_mender_config({"image_size": [32, 32, 32]}), clean=10) == {"image_size": [32, 32, 32]}
-    again = {"image_size": [32, 32, 32], "stronger_below": 0.0}
-    assert chosen_settings(as_mender_config(again, clean=10), clean=10) == again
+def test_settings_that_menders_were_given_are_kept_without_those_of_the_data():
+    given = {"classes": 3, "device": "cpu", "seed": 4, "epochs": 6, "crop_around_given": None}
+    assert chosen_settings(given, as_mender_config(given, clean=10)) == {"seed": 4, "epochs": 6, "crop_around_given": None}
+    assert chosen_settings(None, as_mender_config(None, clean=10)) == {}
+    whole = as_mender_config({"epochs": 3, "classes": 2})
+    kept = chosen_settings(whole, whole)
+    assert kept["epochs"] == 3
+    assert kept["learning_rate"] == 3e-3
+    assert "classes" not in kept
 
 
 def test_a_mending_anew_has_the_settings_of_the_one_before(data, tmp_path, monkeypatch, small_pictures, mended):
     shutil.copytree(mended.out, tmp_path / "out")
     asked = []
-    monkeypatch.setattr("pixeltrust.reviewing.again.mend_cases", lambda cases, listed, *, config, **_: asked.append(config))
-    mend_again(tmp_path / "out", show_progress=False)
-    mend_again(tmp_path / "out", config={"epochs": 2, "model": "unet-small"}, show_progress=False)
+    monkeypatch.setattr("pixeltrust.reviewing.again.mend_cases", lambda cases, listed, **more: asked.append((cases.notes, more)))
     usual = read_mender_config(settings=QUICK)
-    assert asked == [usual, replace(usual, epochs=2, model="unet-small")]
+    for given in (None, {"epochs": 2, "model": "unet-small", "device": "cpu"}, {"model": "tiny:network"}, usual):
+        mend_again(tmp_path / "out", config=given, show_progress=False)
+    configs, chosen = ([more[name] for _, more in asked] for name in ("config", "chosen"))
+    by_ours = replace(usual, model="unet-tiny")  # of a folder that may be somebody else's no code is called
+    assert configs == [by_ours, replace(usual, epochs=2, model="unet-small", device="cpu"), usual, usual]
+    assert [settings.get("model") for settings in chosen] == [None, "unet-small", "tiny:network", "tiny:network"]
+    assert chosen[1]["epochs"] == 2
+    assert "device" not in chosen[1]
+    assert ["--set model=tiny:network" in " ".join(notes) for notes, _ in asked] == [True, False, False, False]
 
 
 @pytest.mark.slow

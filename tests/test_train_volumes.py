@@ -337,6 +337,26 @@ def test_convolutions_whose_gradient_is_wrong_in_bfloat16_are_found():
     assert wrong == ({"second": (2, 4, 4)} if is_wrong else {})
 
 
+def test_convolutions_are_tried_however_they_are_made_and_called(monkeypatch):
+    class Odd(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.frozen = torch.nn.Conv3d(1, 4, 3, padding=1).requires_grad_(False)
+            self.normed = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv3d(4, 4, 3, padding=1))
+            self.up = torch.nn.ConvTranspose3d(4, 4, 2, stride=2)
+
+        def forward(self, images):
+            images = self.normed(self.frozen(images))
+            return self.up(input=self.normed(images[:, :, :2]))
+
+    model, tried, real = Odd(), [], bfloat16._is_right
+    monkeypatch.setattr(bfloat16, "_is_right", lambda *of: tried.append((type(of[0]), of[1].shape[2])) or real(*of))
+    wrong_convolutions(model, (1, 1, 6, 8, 8))
+    assert [depth for _, depth in tried] == [6, 2, 2]
+    monkeypatch.setattr(bfloat16, "_is_right", lambda convolution, images: images.shape[2] != 6)
+    assert wrong_convolutions(model, (1, 1, 6, 8, 8)) == {"normed": (6, 8, 8)}
+
+
 def test_a_network_is_not_trained_by_wrong_gradients(data, tmp_path, monkeypatch):
     monkeypatch.setattr(bfloat16, "_is_right", lambda convolution, images: images.shape[2] != 10)
     with pytest.raises(ConfigError, match=r"2 of the network's convolutions wrong \(such as .*10x24x20.*use precision = '32'"):

@@ -83,6 +83,21 @@ def test_a_damaged_gzip_is_refused(tmp_path):
         assert refused(read, path).startswith(f"{path}: cannot be read: ")
 
 
+def test_what_follows_compressed_values_does_not_count(tmp_path):
+    path = write_nifti(tmp_path / "v.nii.gz", LABELS)
+    path.write_bytes(path.read_bytes() + b"trailing")
+    assert (read_labels(path) == LABELS).all()
+
+
+def test_a_damaged_plane_is_refused(tmp_path):
+    draws = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    nibabel.save(nibabel.Nifti1Image(draws, np.eye(4)), tmp_path / "p.nii.gz")
+    whole = bytearray((tmp_path / "p.nii.gz").read_bytes())
+    whole[-6] ^= 1  # of the checksum
+    (tmp_path / "p.nii.gz").write_bytes(whole)
+    assert "CRC" in refused(read_image, tmp_path / "p.nii.gz")
+
+
 @pytest.mark.parametrize(("steps", "letters"), [(np.eye(3), "RAS"), (np.diag([-1, -1, 1]), "LPS"), (np.eye(3)[[1, 2, 0]], "SRA")])
 def test_orientations_are_named_as_nibabel_does(tmp_path, steps, letters):
     affine = np.eye(4)

@@ -168,7 +168,7 @@ class Config:
 
     precision: Literal["32", "bf16"] = "32"
     """`bf16` is mixed precision: passes in bfloat16, parameters, losses and weights in float32. Refused on a CPU where torch gets the
-    gradient of a convolution wrong there, as torch 2.13 does in volumes where a side of its input is shorter than the kernel."""
+    gradient of a convolution wrong there, as torch 2.13 does in volumes where its input has fewer planes than the kernel."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """The device to train on."""

@@ -91,7 +91,7 @@ class AuditRecord:
     gain: Mapping[str, Any] = field(default_factory=dict)
     """How much better the proposed masks are expected to be: the values of a `Gain`."""
     menders: Mapping[str, Any] = field(default_factory=dict)
-    """The settings that the menders of a mending were given, where they differ from the usual ones; a mending anew begins with them."""
+    """The settings that the menders of a mending were given; a mending anew begins with them."""
     seconds: float
     format: int = FORMAT
 

@@ -77,5 +77,7 @@ def measure_gain(dice: np.ndarray, groups: Sequence[str], unseen: np.ndarray) ->
         return Gain(why_not="there is no pair, a case with a given and a corrected mask")
     if not unseen.any():
         return Gain(why_not=f"the network was trained on the corrected masks of all {count(len(dice), 'pair')}, and knows these cases best")
-    few = f"of {count(len(dice), 'pair')} the network was not trained on the cases of {len(set(own)):,}"
+    cases = len(set(own))
+    are = "is of a case" if cases == 1 else "are of cases"
+    few = f"only {cases:,} of {count(len(dice), 'pair')} {are} that the network was not trained on"
     return Gain(why_not=f"{few}, and {FEWEST_PAIRS} are the fewest that can tell (those of one group count once)")

@@ -143,6 +143,7 @@ def compare_headers(cases: "CaseList", findings: Findings, show_progress: bool) 
         findings.faults.append(Fault(wrong, kind="pictures in several files", repair="save each picture as one file"))
     if grids:
         _compare_grids(cases, grids, differ | one_stated, findings, show_progress)
+        _note_orientations([grids[number] for number in np.unique(images).tolist() if number in grids and stated[number] > 0], findings)
     mixed = cases.texts("id")[(stated[images] != 0) != (stated[masks] != 0)].nunique()
     if mixed:
         cases_of = f"{count(mixed, 'case')} of a NIfTI file and one of another format"
@@ -193,6 +194,10 @@ def _compare_grids(cases: "CaseList", grids: dict[int, Grid], differ: np.ndarray
     sizes, spacings = _range([grid.shape for grid in of_images], "voxels"), _range([grid.spacing for grid in of_images], "mm")
     several = f", {usual} channels" if usual > 1 else ""
     findings.notes.append(f"{count(len(of_images), 'volume')}{several}: {sizes}, spacing {spacings}")
+
+
+def _note_orientations(of_images: list[Grid], findings: Findings) -> None:
+    """Note that volumes point different ways, of those that state where they do."""
     turned = Counter(grid.orientation for grid in of_images)
     if len(turned) > 1:
         each = ", ".join(f"{number:,} {letters}" for letters, number in turned.most_common())

@@ -36,6 +36,7 @@ from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.text import count
 
 FIRST_SWAPPED = 5  # from this EXIF orientation on width and height change places
+_MOST_REPEATED = 20  # times is a pixel of a slice repeated, at the most
 _SHOWN_BY_BROWSERS = {"JPEG": "image/jpeg", "PNG": "image/png"}
 
 
@@ -230,7 +231,7 @@ def read_shown(path: Path, arrays: Sequence[np.ndarray], interest: np.ndarray) -
 
 def _square_pixels(shape: Sequence[int], spacing: Sequence[float]) -> tuple[np.ndarray, ...]:
     """Return which pixels of a slice (H, W) to repeat so that it has its true proportions: places that numpy takes."""
-    extents = [max(1, round(count * step / min(spacing))) for count, step in zip(shape, spacing, strict=True)]
+    extents = [round(count * min(step / min(spacing), _MOST_REPEATED)) for count, step in zip(shape, spacing, strict=True)]
     places = [(np.arange(extent) * count // extent) for extent, count in zip(extents, shape, strict=True)]
     return np.ix_(*places)
 

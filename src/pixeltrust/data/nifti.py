@@ -3,6 +3,7 @@
 size    (height, width) in pixels
 """
 
+import gzip
 import logging
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from pixeltrust.plumbing.errors import DataError, Fault
+
+_CHUNK = 1 << 20  # bytes
 
 
 class Plane:
@@ -73,7 +76,28 @@ class Plane:
 
     def layers(self) -> np.ndarray:
         """Return all values of each pixel, (K, H, W), of any type of real numbers."""
-        layers = np.asarray(self._file.dataobj).reshape(*self._file.shape[:2], self._layers)
+        layers = decode_nifti(self._path, self._file).reshape(*self._file.shape[:2], self._layers)
         if layers.dtype.kind not in "biuf":
             raise DataError(f"{self._path}: holds values of the type {layers.dtype}; one real number per pixel is what can be read")
         return np.flip(layers, self._mirrored).transpose(2, *self._axes)
+
+
+def decode_nifti(path: Path, file: Any, dtype: Any = None) -> np.ndarray:
+    """Return the values of a NIfTI file whose header is read; a compressed one is read to its end, where its checksum is.
+
+    Raises:
+        BadGzipFile: the checksum is another. What somebody has put after the compressed values does not count.
+    """
+    if path.suffix.lower() != ".gz":
+        return np.asarray(file.dataobj, dtype=dtype)
+    import nibabel
+
+    with gzip.open(path) as stream:
+        values = np.asarray(type(file).from_file_map({"image": nibabel.FileHolder(fileobj=stream)}).dataobj, dtype=dtype)
+        try:
+            while stream.read(_CHUNK):
+                pass
+        except gzip.BadGzipFile as error:
+            if not str(error).startswith("Not a gzipped file"):
+                raise
+    return values

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from pixeltrust.data.nifti import decode_nifti
 from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.files import write_atomically
 
@@ -34,7 +35,6 @@ _SAME_ANGLE = 0.01  # degrees
 _UNEVEN = 0.01  # of the distance between slices
 _LEFT_BACK_UP = np.diag([-1.0, -1.0, 1.0])  # from NIfTI's right, front and up
 _COMPRESSION = 6  # of gzip
-_CHUNK = 1 << 20
 _SAVE_AGAIN = "save it again with a right one"
 
 
@@ -70,11 +70,9 @@ class Grid:
     @property
     def orientation(self) -> str:
         """Where the axes of the file, the fastest first, point to, in NIfTI's letters: `RAS` is right, front and up."""
-        letters = []
-        for step in self.steps[::-1] @ _LEFT_BACK_UP:
-            axis = int(np.abs(step).argmax())
-            letters.append("LRPAIS"[2 * axis + int(step[axis] > 0)])
-        return "".join(letters)
+        import nibabel
+
+        return "".join(nibabel.aff2axcodes(_affine(self)))
 
     def farthest_mm(self, other: "Grid") -> float:
         """Return how far a voxel may lie from that of the same address in another grid of this shape, in mm."""
@@ -157,22 +155,9 @@ def _open_nifti(path: Path) -> Volume | None:
     grid = Grid(_depth_first(file.shape), steps, origin)
 
     def values(dtype: Any = None) -> np.ndarray:
-        return _decode_nifti(path, file, dtype).reshape(file.shape[:3], order="F").transpose()
+        return decode_nifti(path, file, dtype).reshape(file.shape[:3], order="F").transpose()
 
     return Volume(grid, bool(file.header["sform_code"] > 0 or file.header["qform_code"] > 0), values)
-
-
-def _decode_nifti(path: Path, file: Any, dtype: Any) -> np.ndarray:
-    """Return the values of a NIfTI file whose header is read; a compressed one is read to its end, where its checksum is."""
-    if path.suffix.lower() != ".gz":
-        return np.asarray(file.dataobj, dtype=dtype)
-    import nibabel
-
-    with gzip.open(path) as stream:
-        values = np.asarray(type(file).from_file_map({"image": nibabel.FileHolder(fileobj=stream)}).dataobj, dtype=dtype)
-        while stream.read(_CHUNK):
-            pass
-    return values
 
 
 @contextmanager

@@ -137,20 +137,23 @@ def mend(
         KeyboardInterrupt: Ctrl-C; what is trained is kept.
     """
     out = Path(out)
-    before = _settings_before(out) if resume else {}
+    record = _record_before(out) if resume else {}
+    before = record.get("config", {})
     settled = as_mender_config(config, before)
+    chosen = record.get("chosen", {}) | chosen_settings(config, settled)
     if before:
         refuse_other_settings(out, replace(config_from(before), stronger_below=settled.stronger_below), settled)
     choose_device(settled)[1].on_rank_0(lambda: _check_out(out, resume))
     cases = read_cases(Path(data), may_be_volumes=True, show_progress=show_progress, **layout)
     config = as_mender_config(config, before, clean=len(cases.of("clean")))
-    return mend_cases(cases, cases.of("noisy"), out=out, config=config, show_progress=show_progress, layout=layout)
+    return mend_cases(cases, cases.of("noisy"), out=out, config=config, chosen=chosen, show_progress=show_progress, layout=layout)
 
 
-def _settings_before(out: Path) -> dict[str, Any]:
-    """Return the settings of a mending that was stopped in the folder; none where there is no record of it."""
+def _record_before(out: Path) -> dict[str, Any]:
+    """Return the record of a mending that was stopped in the folder, with its settings (`config`, `chosen`); empty where there is none."""
     try:
-        return dict(json.loads((out / WORK / "next" / OF).read_text(encoding="utf-8"))["config"])
+        record = json.loads((out / WORK / "next" / OF).read_text(encoding="utf-8"))
+        return {name: dict(record[name]) for name in ("config", "chosen")}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
@@ -164,7 +167,14 @@ def _check_out(out: Path, resume: bool) -> None:
 
 
 def mend_cases(
-    cases: Cases, listed: CaseList, *, out: Path, config: Config, show_progress: bool = True, layout: Layout | None = None
+    cases: Cases,
+    listed: CaseList,
+    *,
+    out: Path,
+    config: Config,
+    chosen: Mapping[str, Any] | None = None,
+    show_progress: bool = True,
+    layout: Layout | None = None,
 ) -> Mended:
     """Mend masks as `mend` does, into a folder that may have the results of an earlier mending: they are replaced at the end.
 
@@ -172,8 +182,9 @@ def mend_cases(
         cases: the data; menders learn from its pairs.
         listed: the cases that the folder lists: the noisy ones, and pairs of a review.
         config: the settings of the menders, before they are settled by the data.
+        chosen: those that were given, which a mending anew begins with.
     """
-    started, chosen, config = time.perf_counter(), chosen_settings(config, clean=len(cases.of("clean"))), settle(config, cases)
+    started, config = time.perf_counter(), settle(config, cases)
     if len(cases.pairs) < FEWEST_PAIRS:
         raise DataError(
             f"{cases.data}: {count(len(cases.pairs), 'pair')} (cases with a noisy and a clean mask), and from fewer than {FEWEST_PAIRS} it "
@@ -182,7 +193,7 @@ def mend_cases(
     check_names(listed, cases.data)
     _, ranks, moved = choose_device(config)
     config = choose_crop(config, cases, show_progress=show_progress and ranks.rank == 0)
-    work = _Work(cases, listed, out, config, chosen, ranks, show_progress=show_progress and ranks.rank == 0)
+    work = _Work(cases, listed, out, config, chosen or {}, ranks, show_progress=show_progress and ranks.rank == 0)
     with naming_write_errors(out), ExitStack() as held:
         ranks.on_rank_0(lambda: work.begin(held))
         estimate, table = work.run(layout or {}, started)
@@ -199,7 +210,7 @@ class _Work:
     out: Path
     config: Config
     chosen: Mapping[str, Any]
-    """The settings that are not the usual ones."""
+    """The settings that were given."""
     ranks: Ranks
     show_progress: bool
     notes: list[str] = field(default_factory=list, init=False)
@@ -221,7 +232,7 @@ class _Work:
         held.enter_context(exclusive_lock(self.out / WORK / "lock", f"{self.out}: another process mends here; wait for its end"))
         masks = [file for case in (*self.cases.of("clean"), *self.listed) for file in (case.mask, noisy_mask(case))]
         files = [[str(file), file.stat().st_mtime_ns] for file in masks]
-        record = {"data": str(self.cases.data.resolve()), "files": files, "config": to_values(self.config)}
+        record = {"data": str(self.cases.data.resolve()), "files": files, "config": to_values(self.config), "chosen": dict(self.chosen)}
         file = self.next / OF
         if not (file.is_file() and _without_further(json.loads(file.read_text(encoding="utf-8"))) == _without_further(record)):
             shutil.rmtree(self.next, ignore_errors=True)
@@ -403,7 +414,7 @@ class _Work:
             axes=len(self.config.size),
             patch=patch_of(self.config),
             tilt=tuple(round(float(value), 4) for value in learned.pairs.tilt),
-            menders=self.chosen,
+            menders=dict(self.chosen),
             seconds=round(time.perf_counter() - started, 1),
         )
         write_csv(self._write_pairs(learned), self.next / "pairs.csv")
@@ -496,7 +507,8 @@ class _Learned:
 
 def _without_further(record: dict[str, Any]) -> dict[str, Any]:
     """Return the record of a mending without what a mending that goes on may change: whether further menders are trained."""
-    return record | {"config": {name: value for name, value in record["config"].items() if name != "stronger_below"}}
+    config = {name: value for name, value in record["config"].items() if name != "stronger_below"}
+    return record | {"config": config, "chosen": None}
 
 
 def _remove(entry: Path) -> None:

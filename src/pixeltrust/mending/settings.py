@@ -78,16 +78,16 @@ def settle_mender_config(read: Callable[[Mapping[str, Any]], Config], clean: int
     return config
 
 
-def chosen_settings(config: Config, *, clean: int) -> dict[str, Any]:
-    """Return the settings of menders that differ from those that they would have by themselves, but for those of the data and the machine.
+def chosen_settings(given: Config | Mapping[str, Any] | None, config: Config) -> dict[str, Any]:
+    """Return the settings of menders that a call was given, as plain values, without those of the data and the machine.
 
     Args:
-        clean: how many clean cases they learn from.
+        given: all settings, or some.
+        config: what became of them.
     """
-    patch = patch_of(config)
-    usual = to_values(as_mender_config({"image_size": patch} if patch else None, clean=clean))
-    kept = ("image_size",) if patch else ()
-    return {name: value for name, value in to_values(config).items() if name not in _OF_DATA and (value != usual.get(name) or name in kept)}
+    values = to_values(config)
+    names = values if isinstance(given, Config) else given or ()
+    return {name: values.get(name) for name in names if name not in _OF_DATA}
 
 
 def method_for_mended(patch: Sequence[int]) -> str:

@@ -22,8 +22,8 @@ def probability_of(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Return the probability of every pixel's own label, float32 (*S); 1 of ignored pixels.
 
     Args:
-        labels: uint8 (*S).
-        probabilities: float32 (K, *S).
+        labels: uint8 (*S), below K, or 255.
+        probabilities: float32 (K, *S), K ≥ 2.
     """
     own = np.ones(labels.shape, np.float32)
     for label, plane in enumerate(probabilities):

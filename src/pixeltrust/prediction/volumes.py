@@ -16,7 +16,7 @@ import numpy as np
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case
 from pixeltrust.data.fitting import fit_image, fitted_shape, restore_planes
-from pixeltrust.data.image_files import SUFFIXES, case_id, image_suffix
+from pixeltrust.data.image_files import SUFFIXES, case_id, image_suffix, readable
 from pixeltrust.data.images import Header, read_header, write_labels
 from pixeltrust.data.listings import Listing, files_by_id, join_channels
 from pixeltrust.data.volumes import MAX_VOXELS, NIFTI, in_order, series_in, write_shares
@@ -70,13 +70,14 @@ def list_volumes(images: Path, channels: int) -> tuple[list[Case], list[str]]:
 def _list_series(images: Path, channels: int) -> tuple[list[Case], list[str]]:
     """Return the DICOM series of a folder, itself or each of its folders, and a note of what else lies there."""
     entries = sorted(path for path in images.iterdir() if not path.name.startswith("."))
-    inner = [path for path in entries if path.is_dir()]
-    is_one = bool(series_in(images)) or not inner
-    folders, others = ([images], inner) if is_one else (inner, [path for path in entries if not path.is_dir()])
     if not entries:
         raise DataError(f"{images}: there is no volume in it ({', '.join(SUFFIXES)}, or a folder for each DICOM series)")
     if channels > 1:
         raise DataError(f"{images}: the network takes {channels} channels, and a DICOM series has one; save them as <id>_0000.nii.gz …")
+    inner = [path for path in entries if path.is_dir()]
+    with readable(images, or_series=True):
+        is_one = bool(series_in(images)) or not inner
+    folders, others = ([images], inner) if is_one else (inner, [path for path in entries if not path.is_dir()])
     notes = [f"{images}: {count(len(others), 'entry', 'entries')} beside DICOM series left out: {some([path.name for path in others])}"]
     return [Case(path.resolve().name, path, path, "test") for path in folders], notes if others else []
 

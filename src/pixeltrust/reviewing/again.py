@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from pixeltrust.auditing.folder import Audit
-from pixeltrust.config import Config, to_values
+from pixeltrust.config import Config, batch_of_patches
 from pixeltrust.data.cases import CaseList, Cases, read_cases
 from pixeltrust.data.fitting import propose_patch
 from pixeltrust.data.images import map_name, write_labels
 from pixeltrust.mending.run import Mended, mend_cases
-from pixeltrust.mending.settings import as_mender_config
+from pixeltrust.mending.settings import as_mender_config, chosen_settings
 from pixeltrust.plumbing.files import make_folder
 from pixeltrust.plumbing.text import count
 from pixeltrust.reviewing.decisions import Decisions
@@ -40,14 +40,28 @@ def mend_again(folder: Path, *, config: Config | Mapping[str, Any] | None = None
     audit = Audit.read(folder)
     data = read_cases(audit.data, needed=("noisy",), may_be_volumes=True, show_progress=show_progress)
     cases, decided = _with_decisions(audit, data)
-    settings = to_values(config) if isinstance(config, Config) else {**audit.menders, **(config or {})}
-    if audit.axes == 3 and np.ndim(settings.get("image_size", 0)) == 0:
-        settings["image_size"] = audit.patch or propose_patch(data)
-    settings |= {"classes": audit.classes, **({} if audit.ignore_label is None else {"ignore_label": audit.ignore_label})}
-    config = as_mender_config(settings, clean=len(cases.of("clean")))
+    config, chosen, notes = _settle(config, audit, cases)
     listed = CaseList.of([case for case in cases.cases if case.role == "noisy" or case.id in decided])
-    notes = (*data.notes, f"{count(len(decided), 'pair')} by the decisions of this review")
-    return mend_cases(replace(cases, notes=notes), listed, out=audit.folder, config=config, show_progress=show_progress)
+    notes = [*data.notes, f"{count(len(decided), 'pair')} by the decisions of this review", *notes]
+    cases = replace(cases, notes=tuple(notes))
+    return mend_cases(cases, listed, out=audit.folder, config=config, chosen=chosen, show_progress=show_progress)
+
+
+def _settle(given: Config | Mapping[str, Any] | None, audit: Audit, cases: Cases) -> tuple[Config, dict[str, Any], list[str]]:
+    """Return the settings of the menders, those of them that were given now and before, and notes."""
+    before, notes = dict(audit.menders), []
+    if ":" in str(before.get("model", "")) and not (isinstance(given, Config) or "model" in (given or {})):
+        model = before.pop("model")  # it names code, and the folder may be somebody else's
+        notes.append(f"the menders before had model = {model!r}, which is used again only where it is given again, by --set model={model}")
+    chosen = before | chosen_settings(given, as_mender_config(given))
+    settings: Config | dict[str, Any] = given if isinstance(given, Config) else {**before, **(given or {})}
+    if audit.axes == 3 and not isinstance(settings, Config) and np.size(settings.get("image_size", 0)) != audit.axes:
+        settings = {**settings, "image_size": audit.patch or propose_patch(cases)}
+    config = as_mender_config(settings, clean=len(cases.of("clean")))
+    if audit.axes == 3 and len(config.size) == 2:
+        depth, height, width = audit.patch or propose_patch(cases)
+        config = replace(config, image_size=(depth, height, width), clean_batch_size=batch_of_patches((depth, height, width)))
+    return replace(config, classes=audit.classes, ignore_label=audit.ignore_label), chosen, notes
 
 
 def _with_decisions(audit: Audit, data: Cases) -> tuple[Cases, set[str]]:

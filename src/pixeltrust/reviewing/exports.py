@@ -160,7 +160,7 @@ def _choose_encoding(
         values[IGNORE] = audit.ignore_label
     if audit.classes == 1:
         is_one = audit.axes == 3 or (values[IGNORE] == IGNORE and (ignores or audit.ignore_label is not None))
-        values[1] = 1 if is_one else 255  # as programs have it for volumes, and for pictures
+        values[1] = 1 if is_one and audit.ignore_label != 1 else 255  # as programs have it for volumes, and for pictures
     if ignores and audit.classes == 1:
         notes.append(f"some pixels are ignored: train with --set ignore_label={values[IGNORE]}")
     return lambda labels: values[labels], notes

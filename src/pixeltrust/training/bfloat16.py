@@ -1,11 +1,10 @@
 """Whether torch can train a network in bfloat16 on this processor.
 
-torch 2.13 gets the weight gradient of a convolution in three axes wrong there where the depth of its input is smaller than the kernel, and
-says nothing (`docs/lab.md`). So every convolution is tried by itself, once, before the first update.
+torch 2.13 gets the weight gradient of a convolution in three axes wrong there where its input has more than one plane and fewer than the
+kernel, and says nothing (`docs/lab.md`). So every convolution is tried by itself, once, before the first update.
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -44,34 +43,55 @@ def wrong_convolutions(model: nn.Module, shape: tuple[int, ...]) -> dict[str, tu
     Args:
         shape: (B, C, *S) of the network's images.
     """
-    inputs: dict[str, Tensor] = {}
+    inputs: list[tuple[str, nn.Module, Tensor]] = []
 
-    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda _, arguments, __: inputs.update({name: arguments[0]})
+    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor], None]:
+        return lambda module, arguments, named, _: inputs.append((name, module, (*arguments, *named.values())[0]))
 
-    found = {name: module for name, module in model.named_modules() if isinstance(module, _CONVOLUTIONS)}
-    hooks = [module.register_forward_hook(note(name)) for name, module in found.items()]
+    hooks = [
+        module.register_forward_hook(note(name), with_kwargs=True)
+        for name, module in model.named_modules()
+        if isinstance(module, _CONVOLUTIONS) and any(parameter.requires_grad for parameter in module.parameters())
+    ]
     try:
         run_on_zeros(model, shape, training=False)
     finally:
         for hook in hooks:
             hook.remove()
     alike: dict[tuple[object, ...], bool] = {}
-    for name, images in inputs.items():
-        kind = (found[name].extra_repr(), images.shape)
+    wrong = {}
+    for name, module, images in inputs:
+        kind = (_plain(module), module.extra_repr(), images.shape, images.stride())
         if kind not in alike:
-            alike[kind] = _is_right(found[name], images)
-    return {name: tuple(images.shape[2:]) for name, images in inputs.items() if not alike[found[name].extra_repr(), images.shape]}
+            alike[kind] = _is_right(module, images)
+        if not alike[kind]:
+            wrong[name] = tuple(images.shape[2:])
+    return wrong
 
 
-def _is_right(convolution: nn.Module, images: Tensor) -> bool:
-    """Return whether the gradient in bfloat16 is that in float32 but for rounding, for random images like these."""
-    alone, random = deepcopy(convolution), torch.Generator().manual_seed(0)
-    shown = torch.empty_like(images).normal_(generator=random)
+def _plain(convolution: nn.Module) -> type[nn.Module]:
+    """Return torch's own kind of a convolution, which may be of a class made from it."""
+    return next(kind for kind in _CONVOLUTIONS if isinstance(convolution, kind))
+
+
+def _is_right(convolution: Any, images: Tensor) -> bool:
+    """Return whether the gradient in bfloat16 is that in float32 but for rounding, for random weights and images like these."""
+    names = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    more = {"output_padding": convolution.output_padding} if convolution.transposed else {}
+    random = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng([]):  # of the weights that are replaced at once
+        alone = _plain(convolution)(**{name: getattr(convolution, name) for name in names}, **more, bias=False)
+    weight = alone.get_parameter("weight")
+    layout = torch.channels_last_3d if images.dim() == 5 and images.is_contiguous(memory_format=torch.channels_last_3d) else None
+    with torch.no_grad():
+        weight.normal_(generator=random)
+    if layout is not None:
+        alone.to(memory_format=layout)  # type: ignore[call-overload]
+    shown = torch.empty_like(images, dtype=torch.float32).normal_(generator=random)
 
     def gradient(precise: bool) -> Tensor:
         with torch.enable_grad(), torch.autocast("cpu", torch.bfloat16, enabled=not precise):
-            return torch.autograd.grad(alone(shown).float().square().sum(), alone.get_parameter("weight"))[0]
+            return torch.autograd.grad(alone(shown).float().square().sum(), weight)[0]
 
     right = gradient(precise=True)
     return bool((gradient(precise=False) - right).norm() <= _ROUNDING * right.norm())  # False of NaN
