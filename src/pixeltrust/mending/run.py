@@ -153,7 +153,7 @@ def _record_before(out: Path) -> dict[str, Any]:
     """Return the record of a mending that was stopped in the folder, with its settings (`config`, `chosen`); empty where there is none."""
     try:
         record = json.loads((out / WORK / "next" / OF).read_text(encoding="utf-8"))
-        return {name: dict(record[name]) for name in ("config", "chosen")}
+        return {"config": dict(record["config"]), "chosen": dict(record.get("chosen", {}))}  # which earlier versions did not keep
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
