@@ -357,6 +357,15 @@ def test_convolutions_are_tried_however_they_are_made_and_called(monkeypatch):
     assert wrong_convolutions(model, (1, 1, 6, 8, 8)) == {"normed": (6, 8, 8)}
 
 
+def test_menders_are_tried_at_half_the_size_too(monkeypatch):
+    monkeypatch.setattr(bfloat16, "_is_right", lambda convolution, images: images.shape[2] != 20)
+    config = of_volumes(method="mender", precision="bf16", image_size=(40, 40, 40), coarse_share=0.75)
+    network = torch.nn.Conv3d(config.channels + config.planes, 3, 3, padding=1)
+    with pytest.raises(ConfigError, match="input has the size 20x20x20"):
+        bfloat16.refuse_wrong_gradients(network, config, torch.device("cpu"))
+    bfloat16.refuse_wrong_gradients(network, dataclasses.replace(config, coarse_share=0), torch.device("cpu"))
+
+
 def test_a_network_is_not_trained_by_wrong_gradients(data, tmp_path, monkeypatch):
     monkeypatch.setattr(bfloat16, "_is_right", lambda convolution, images: images.shape[2] != 10)
     with pytest.raises(ConfigError, match=r"2 of the network's convolutions wrong \(such as .*10x24x20.*use precision = '32'"):

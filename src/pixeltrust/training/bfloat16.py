@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pixeltrust.config import Config
 from pixeltrust.plumbing.errors import ConfigError
+from pixeltrust.training.methods import coarse_factors
 from pixeltrust.training.models import run_on_zeros
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -26,7 +27,12 @@ def refuse_wrong_gradients(model: nn.Module, config: Config, device: torch.devic
     """
     if config.precision == "32" or device.type != "cpu":
         return
-    wrong = wrong_convolutions(model, (1, config.channels + config.planes, *config.size))
+    sizes = [config.size]
+    if config.method == "mender" and config.coarse_share:
+        sizes.append(tuple(side // factor for side, factor in zip(config.size, coarse_factors(config), strict=True)))
+    wrong: dict[str, tuple[int, ...]] = {}
+    for size in sizes:
+        wrong |= wrong_convolutions(model, (1, config.channels + config.planes, *size))
     if wrong:
         name, size = next(iter(wrong.items()))
         raise ConfigError(

@@ -123,6 +123,11 @@ def clean(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
     return StepOutcome(loss=loss, clean_loss=loss)
 
 
+def coarse_factors(config: Config) -> list[int]:
+    """Return by what the first updates of a mender shrink each side of its images."""
+    return [2 if side >= SMALLEST_HALVED else 1 for side in config.size]
+
+
 def mender(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
     """Take Dice plus cross-entropy on a batch of pairs, whose images have the given masks as further channels.
 
@@ -130,7 +135,7 @@ def mender(model: nn.Module, feed: Feed, config: Config) -> StepOutcome:
     """
     batch = feed.pairs()
     if feed.update < round(config.coarse_share * feed.updates):
-        factors = [2 if side >= SMALLEST_HALVED else 1 for side in config.size]
+        factors = coarse_factors(config)
         every: Any = (..., *(slice(factor // 2, None, factor) for factor in factors))
         pooled = (avg_pool2d if len(factors) == 2 else avg_pool3d)(batch.images, factors)
         batch = Batch(pooled, batch.masks[every], ignore_label=batch.ignore_label)
