@@ -19,7 +19,7 @@ from pixeltrust.config import Config
 from pixeltrust.data.cases import CaseList, Cases
 from pixeltrust.data.checks import MIN_HELD_OUT
 from pixeltrust.data.fitting import crop_around, crops_of, fit_crops, fit_labels, fitted_shapes, read_spacing, threads_for, to_floats
-from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, role_faults
+from pixeltrust.data.masks import MaskMeaning, decode_labels, meaning_faults, read_mask, role_faults
 from pixeltrust.data.views import Views, cut_corner, draw_views
 from pixeltrust.method.addresses import Where, addresses_in_cases
 from pixeltrust.method.batch import Batch, to_device
@@ -177,7 +177,7 @@ class CaseCache:
         case, config = self.cases[index], self.config
         spacing, crop = read_spacing(case, config), None
         if "given" in self._arrays:
-            given = decode_labels(case.given, classes=config.classes, ignore_label=config.ignore_label)[0] if case.given else None
+            given = read_mask(case.given, config) if case.given else None
             crop = None if given is None else crop_around(given, config)
             self._case("given", index)[...] = IGNORE if given is None else fit_labels(given, spacing, config, crop)
         labels, meaning = decode_labels(case.mask, classes=config.classes, ignore_label=config.ignore_label)

@@ -19,7 +19,7 @@ import numpy as np
 
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, Cases, table_of
-from pixeltrust.data.fitting import crop_around, fit_image, fit_labels, read_spacing, restore, threads_for
+from pixeltrust.data.fitting import Crop, crop_around, fit_image, fit_labels, read_spacing, restore, threads_for
 from pixeltrust.data.folds import assign_folds, name_groups
 from pixeltrust.data.masks import read_mask
 from pixeltrust.mending.ways import in_two
@@ -158,9 +158,8 @@ def look(
     config, faults = networks[0].config, []
 
     def decode(case: Case) -> tuple[np.ndarray, np.ndarray]:
-        labels = read_mask(noisy_mask(case), config)
-        crop = crop_around(labels, config) if known else None
-        return fit_image(case, config, crop), fit_labels(labels, read_spacing(case, config), config, crop)
+        labels, crop = fit_given(case, config, known=known)
+        return fit_image(case, config, crop), labels
 
     most = networks[0].batch_size * math.prod(config.size)  # pixels in a batch, unless a single volume has more
     waiting: list[tuple[int, np.ndarray, np.ndarray]] = []
@@ -177,6 +176,17 @@ def look(
         yield from _look_at(networks, waiting, turns, known)
     if faults:
         raise DataError(f"{count(len(faults), 'case')} of {len(cases):,} cannot be read; repair them, and continue with --resume", faults)
+
+
+def fit_given(case: Case, config: Config, *, known: bool) -> tuple[np.ndarray, Crop]:
+    """Return the given mask of a case on the grid of training, uint8 (*S), and the part of the case that is shown.
+
+    Args:
+        known: whether the networks see that mask too; else they see the whole image.
+    """
+    labels = read_mask(noisy_mask(case), config)
+    crop = crop_around(labels, config) if known else None
+    return fit_labels(labels, read_spacing(case, config), config, crop), crop
 
 
 def _look_at(

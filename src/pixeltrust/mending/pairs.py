@@ -13,10 +13,10 @@ import numpy as np
 from pixeltrust.auditing.scores import count_confusion, estimate_tilt
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case, Cases
-from pixeltrust.data.fitting import crop_around, fit_labels, fitted_shapes, read_spacing, threads_for
+from pixeltrust.data.fitting import fitted_shapes, threads_for
 from pixeltrust.data.masks import read_mask
 from pixeltrust.mending.estimate import Measured
-from pixeltrust.mending.menders import Looked, Menders, enlarge, look, noisy_mask, share_turns
+from pixeltrust.mending.menders import Looked, Menders, enlarge, fit_given, look, noisy_mask, share_turns
 from pixeltrust.mending.seen import SeenMasks
 from pixeltrust.mending.ways import ALONE, WAYS, Way, dice_between, drop_parts_apart, in_two, propose, soft_dice
 from pixeltrust.plumbing.processes import Ranks
@@ -111,8 +111,7 @@ def _look_as_strangers(
 def _recall(cases: Cases, seen: SeenMasks, config: Config, known: bool) -> Iterator[tuple[int, Looked]]:
     """Yield every pair as it was seen before."""
     for place, case in enumerate(cases.pairs):
-        given, planes = read_mask(noisy_mask(case), config), np.array(seen.planes(place))
-        labels = fit_labels(given, read_spacing(case, config), config, crop_around(given, config) if known else None)
+        (labels, _), planes = fit_given(case, config, known=known), np.array(seen.planes(place))
         yield place, Looked(place, labels, planes, planes[None].astype(np.float32))
 
 
