@@ -1045,9 +1045,35 @@ def test_what_is_painted_on_a_volume_is_there_when_one_comes_back(browser, volum
         page.wait_for_selector("text=use the brush B")  # the draft is gone
 
 
+@pytest.mark.slow
+def test_an_answer_that_comes_late_does_not_hide_a_later_stroke(browser, volumes):
+    with served(volumes) as address, opened(browser, address) as page:
+        begin(page)
+        page.keyboard.press("b")
+        brush_size(page, 2)
+        page.locator("#size").blur()
+        info = json.loads(page.get_attribute("#case", "data-info"))
+        (plane,) = (each for each in info["planes"] if each["axis"] == 0)
+
+        def seen():
+            return shown_on(page, plane["name"]).reshape(plane["height"], plane["width"], 4)[[3, -3], [3, -3], 3] > 0
+
+        assert not seen().any()
+        late = []
+        page.route("**/volume/draft**axis=0**", lambda route: late.append((route, route.fetch())), times=1)
+        with page.expect_response("**/volume/draft**axis=1**"):
+            page.mouse.click(*on_plane(page, plane["name"], 3.5, 3.5))
+        with page.expect_response("**/volume/draft**axis=0**"):
+            page.mouse.click(*on_plane(page, plane["name"], plane["width"] - 2.5, plane["height"] - 2.5))
+        assert page.get_attribute(".planes", "aria-busy") == "true"
+        ((route, answer),) = late
+        route.fulfill(response=answer)
+        assert seen().all()
+
+
 def shown_on(page, name):
     """What the page's own canvas of a plane shows of the painted mask."""
-    page.wait_for_load_state("networkidle")
+    page.wait_for_selector(".planes[aria-busy=false]")
     next_frame(page)
     seen = page.evaluate(
         "name => { const c = document.getElementById(`painted-${name}`);"

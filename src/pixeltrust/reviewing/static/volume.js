@@ -69,15 +69,18 @@ function show() {
 }
 
 async function showSlice(pane) {
-  const { plane } = pane, at = voxels.at[plane.axis];
-  if (pane.wanted === at && pane.version === slices.version) return;
+  const { plane } = pane, at = voxels.at[plane.axis], { version } = slices;
+  if (pane.wanted === at && pane.version === version) return;
   if (pane.wanted !== at) pane.tools.lift();
   pane.wanted = at;
-  pane.version = slices.version;
+  pane.version = version;
+  pane.fetching = (pane.fetching ?? 0) + 1;
+  sayBusy();
   try {
     const [slice, mask] = await Promise.all([slices.get(plane, at), slices.draft(plane, at).catch((error) => ({ error }))]);
     if (mask.error && !slice.fault) throw mask.error; // else the image is shown all the same
-    if (pane.wanted !== at || pane.tools.stroke) return; // another one is looked at by now, or is painted on
+    if (pane.wanted !== at || pane.version !== version) return; // another one is looked at by now, or is painted anew
+    if (pane.tools.stroke) return; // the next answer has this stroke as well
     pane.slice = slice;
     pane.at = at;
     pane.mask = mask.labels ?? new Uint8Array(plane.width * plane.height);
@@ -86,8 +89,17 @@ async function showSlice(pane) {
     draw(pane);
     for (const next of [at + 1, at - 1]) if (next >= 0 && next < plane.slices) slices.get(plane, next).catch(() => null);
   } catch (error) {
+    if (pane.wanted === at) pane.wanted = null; // asked for again when one comes back to it
     complain(error.message);
+  } finally {
+    pane.fetching--;
+    sayBusy();
   }
+}
+
+/** Mark the planes as busy while slices or strokes are on their way. */
+function sayBusy() {
+  document.querySelector(".planes").setAttribute("aria-busy", String(waiting > 0 || panes.some((pane) => pane.fetching > 0)));
 }
 
 function draw(pane) {
@@ -210,6 +222,7 @@ function offerWindows() {
 /** Send a change behind those that are on their way, and show what came of it. */
 function edit(what, values, body) {
   waiting++;
+  sayBusy();
   const query = { id: info.id, who: who(), start: byId("from").value, ...values };
   edits = edits.then(async () => {
     const answer = await fetch(`/volume/${what}?${new URLSearchParams(query)}`, { method: "POST", body }).catch(() => null);
@@ -222,6 +235,7 @@ function edit(what, values, body) {
       slices.version++;
       show();
     }
+    sayBusy();
     return answer?.ok ? content : null;
   });
   return edits;
