@@ -9,6 +9,7 @@ from monai.inferers import sliding_window_inference
 from torch import nn
 
 from pixeltrust.config import Config
+from pixeltrust.data.image_files import written_suffix
 from pixeltrust.data.images import read_header, read_labels
 from pixeltrust.data.resampling import resample, resample_planes
 from pixeltrust.plumbing.errors import DataError
@@ -131,7 +132,7 @@ def test_few_planes_are_held_while_they_are_resampled():
 # Predictions
 
 
-@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"])
 def test_the_mask_is_the_known_one_in_the_format_and_on_the_grid_of_the_volume(run, tmp_path, out, ending):
     path = write_nifti(tmp_path / "nifti" / f"v{ending if ending.startswith('.nii') else '.nii'}", LABELS.astype(np.int16))
     if not ending.startswith(".nii"):
@@ -140,12 +141,13 @@ def test_the_mask_is_the_known_one_in_the_format_and_on_the_grid_of_the_volume(r
         itk.WriteImage(itk.ReadImage(str(path)), str(tmp_path / "others" / f"v{ending}"))
         path = tmp_path / "others" / f"v{ending}"
     summary = run_predict(run, path.parent, out)
-    assert (read_labels(out / f"v{ending}") == LABELS).all()
-    written, wanted = read_header(out / f"v{ending}").grid, read_header(path).grid
+    mask = out / f"v{written_suffix(path)}"  # as one file
+    assert (read_labels(mask) == LABELS).all()
+    written, wanted = read_header(mask).grid, read_header(path).grid
     assert (written.steps == wanted.steps).all()
     assert (written.origin == wanted.origin).all()
     if ending.startswith(".nii"):
-        assert geometry(out / f"v{ending}") == geometry(path)
+        assert geometry(mask) == geometry(path)
     assert "patches of [4, 16, 16] voxels at a spacing of [5.0, 0.8, 0.8] mm" in str(summary)
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import nibabel
@@ -10,9 +11,9 @@ import pandas as pd
 import pytest
 
 from pixeltrust.data.cases import check, read_cases
-from pixeltrust.data.images import mask_name, read_header, read_image, read_labels, read_shown, read_values, write_labels
-from pixeltrust.data.listings import Listing, join_channels
-from pixeltrust.data.volumes import Grid
+from pixeltrust.data.images import link_image, mask_name, read_header, read_image, read_labels, read_shown, read_values, write_labels
+from pixeltrust.data.listings import Listing, files_by_id, join_channels
+from pixeltrust.data.volumes import HEADERS, NIFTI, SUFFIXES, Grid
 from pixeltrust.formats.convert import convert
 from pixeltrust.noise.kinds import KINDS, VOLUME_KINDS, find_kind
 from pixeltrust.noise.simulate import simulate
@@ -54,8 +55,8 @@ def test_a_nifti_volume_is_read_slice_by_slice_with_its_grid(tmp_path, name):
     assert (values == LABELS).all()
 
 
-@pytest.mark.parametrize("ending", [".nrrd", ".mha"])
-def test_what_itk_writes_is_read_and_written_as_nifti_is(tmp_path, ending):
+@pytest.mark.parametrize(("ending", "written_as"), [(".nrrd", ".nrrd"), (".mha", ".mha"), *HEADERS.items()])
+def test_what_itk_writes_is_read_and_written_as_nifti_is(tmp_path, ending, written_as):
     itk = simple_itk()
     nifti = write_nifti(tmp_path / "v.nii.gz", LABELS)
     image = itk.GetImageFromArray(LABELS)
@@ -66,12 +67,61 @@ def test_what_itk_writes_is_read_and_written_as_nifti_is(tmp_path, ending):
     assert header.size == SHAPE
     assert header.grid.difference(read_header(nifti).grid) == ""
     assert (read_labels(path) == LABELS).all()
-    assert mask_name("w", path) == f"w{ending}"
-    write_labels(tmp_path / f"w{ending}", 2 - LABELS, like=path)
-    written = read_header(tmp_path / f"w{ending}").grid
-    assert (written.steps == header.grid.steps).all()
-    assert (written.origin == header.grid.origin).all()
-    assert (read_labels(tmp_path / f"w{ending}") == 2 - LABELS).all()
+    assert header.states_orientation
+    assert mask_name("w", path) == f"w{written_as}"
+    write_labels(tmp_path / f"w{written_as}", 2 - LABELS, like=path)
+    written = read_header(tmp_path / f"w{written_as}").grid
+    exact = 1e-5 if written_as in NIFTI else 0
+    assert written.steps == pytest.approx(header.grid.steps, abs=exact)
+    assert written.origin == pytest.approx(header.grid.origin, abs=exact)
+    assert (read_labels(tmp_path / f"w{written_as}") == 2 - LABELS).all()
+
+
+@pytest.mark.parametrize(("ending", "joined"), HEADERS.items())
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_header_and_the_file_beside_it_are_one_image(tmp_path, ending, joined, compressed):
+    itk = simple_itk()
+    values = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    nifti = write_nifti(tmp_path / "v.nii.gz", values)
+    (tmp_path / "two").mkdir()
+    itk.WriteImage(itk.ReadImage(str(nifti)), str(tmp_path / "two" / f"v.1{ending}"), useCompression=compressed)
+    (tmp_path / "two" / "notes.raw.txt").touch()
+    (tmp_path / "two" / "v.1.folder").mkdir()
+    assert len(list((tmp_path / "two").iterdir())) == 4
+    listing = files_by_id(tmp_path / "two")
+    assert list(listing.files) == ["v.1"]
+    assert [path.name for path in listing.others] == ["notes.raw.txt", "v.1.folder"]
+    (tmp_path / "one").mkdir()
+    to = link_image(listing.files["v.1"], tmp_path / "one", "w")
+    assert [path.name for path in (tmp_path / "one").iterdir()] == [f"w{joined}"] == [to.name]
+    assert (read_values(to) == values).all()
+    assert read_header(to).grid.difference(read_header(nifti).grid) == ""
+
+
+def test_a_pair_of_nifti_keeps_its_scale_and_its_type_as_one_file(tmp_path):
+    pair = nibabel.Nifti1Pair(LABELS.T.astype(np.int16), TURNED)
+    pair.header.set_slope_inter(0.5, -3)
+    pair.to_filename(tmp_path / "v.hdr")
+    to = link_image(tmp_path / "v.hdr", tmp_path, "w")
+    assert (read_values(to) == read_values(tmp_path / "v.hdr")).all()
+    assert nibabel.load(to).get_data_dtype() == np.int16
+    assert (nibabel.load(to).affine == nibabel.load(tmp_path / "v.hdr").affine).all()
+    nibabel.AnalyzeImage(LABELS.T.astype(np.int16), TURNED).to_filename(tmp_path / "old.img")
+    assert refused(read_header, tmp_path / "old.hdr").endswith("which does not tell left from right; save it as NIfTI")
+
+
+@pytest.mark.parametrize("ending", HEADERS)
+def test_a_file_beside_a_header_that_is_cut_off_or_lost_is_said(tmp_path, ending, capfd):
+    itk = simple_itk()
+    header = tmp_path / f"v{ending}"
+    itk.WriteImage(itk.GetImageFromArray(np.random.default_rng(0).normal(size=SHAPE)), str(header))
+    (voxels,) = (path for path in tmp_path.iterdir() if path != header)
+    voxels.write_bytes(voxels.read_bytes()[:900])
+    for read in (read_values, lambda path: link_image(path, tmp_path, "w")):
+        assert re.search("voxels are damaged, or cut off|Expected 38400 bytes, got 900", refused(read, header))
+    voxels.unlink()
+    assert "v" in refused(read_values, header)
+    assert [path.name for path in tmp_path.iterdir()] == [header.name]
 
 
 def test_a_damaged_gzip_is_refused(tmp_path):
@@ -144,7 +194,7 @@ def test_a_dicom_series_is_read_by_its_folder(tmp_path):
     (tmp_path / "scan" / "8.dcm").unlink()
     assert "do not lie evenly" in refused(read_header, tmp_path / "scan")
     (tmp_path / "none").mkdir()
-    assert "without a volume (.nii.gz, .nii, .nrrd, .mha) or a DICOM series" in refused(read_header, tmp_path / "none")
+    assert f"without a volume ({', '.join(SUFFIXES)}) or a DICOM series" in refused(read_header, tmp_path / "none")
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nii"])

@@ -30,6 +30,12 @@ def image_suffix(path: Path) -> str | None:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), None)
 
 
+def written_suffix(like: Path) -> str:
+    """Return the ending with which a file is written like another: its own; of one file, where that is two; NIfTI's for a DICOM series."""
+    suffix = image_suffix(like) or (volumes.NIFTI[0] if like.is_dir() else like.suffix)
+    return volumes.HEADERS.get(suffix, suffix)
+
+
 def case_id(path: Path) -> str:
     """Return the id of a file's case: its name without the image ending, as text that can be compared and written.
 

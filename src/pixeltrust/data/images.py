@@ -9,6 +9,7 @@ size    (height, width) in pixels, after the EXIF orientation is applied, or (D,
 """
 
 import math
+import shutil
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import ImageOps
 
 from pixeltrust.data import volumes
-from pixeltrust.data.image_files import MAX_PIXELS, image_suffix, one_at_a_time, readable, refusal, too_large
+from pixeltrust.data.image_files import MAX_PIXELS, image_suffix, one_at_a_time, readable, refusal, too_large, written_suffix
 from pixeltrust.data.nifti import Plane
 from pixeltrust.data.pictures import (
     STRETCH_PERCENTILES,
@@ -33,6 +34,7 @@ from pixeltrust.data.pictures import (
 from pixeltrust.data.resizing import resize_image
 from pixeltrust.data.volumes import Grid, Volume
 from pixeltrust.plumbing.errors import DataError
+from pixeltrust.plumbing.files import link_or_copy
 from pixeltrust.plumbing.text import count
 
 FIRST_SWAPPED = 5  # from this EXIF orientation on width and height change places
@@ -261,7 +263,27 @@ def write_labels(path: Path, labels: np.ndarray, *, like: Path, synced: bool = T
 
 def mask_name(identity: str, like: Path) -> str:
     """Return the name of the file in which `write_labels` puts a mask: PNG; that of a volume has its ending, of a DICOM series NIfTI's."""
-    return f"{identity}{(image_suffix(like) or volumes.NIFTI[0]) if read_header(like).grid else '.png'}"
+    return f"{identity}{written_suffix(like) if read_header(like).grid else '.png'}"
+
+
+def link_image(file: Path, folder: Path, stem: str) -> Path:
+    """Give the file of an image or mask another name in a folder, and return that: by a hard link, or a copy where those do not work.
+
+    A volume whose voxels lie beside its header is written as one file; the folder of a DICOM series is copied.
+
+    Raises:
+        DataError: it has to be read, and cannot be.
+    """
+    if file.is_dir():
+        shutil.copytree(file, to := folder / stem)
+        return to
+    to = folder / f"{stem}{written_suffix(file)}"
+    if image_suffix(file) in volumes.HEADERS:
+        with readable(file):
+            volumes.join_files(file, to)
+    else:
+        link_or_copy(file, to)
+    return to
 
 
 def map_name(identity: str, axes: int) -> str:

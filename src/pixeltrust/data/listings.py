@@ -44,11 +44,12 @@ def files_by_id(folder: Path, endings: Sequence[str] = ()) -> Listing:
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror or error}") from None
     by_id: dict[str, list[Path]] = defaultdict(list)
+    headed = {path.name[: -len(suffix)] for path in entries if (suffix := image_suffix(path)) in volumes.HEADERS}
     others = []
     for path in entries:
         if image_suffix(path) and not path.is_dir():  # so a link to nowhere is a fault, not an entry to leave out
             by_id[without_ending(case_id(path), endings)].append(path)
-        else:
+        elif path.is_dir() or headed.isdisjoint(_before_dots(path.name)):  # else it has the voxels of a header
             others.append(path)
     faults: list[str] = [
         Fault(
@@ -69,6 +70,11 @@ def files_by_id(folder: Path, endings: Sequence[str] = ()) -> Listing:
         named = some([path.name for path in others])
         notes.append(f"{folder}: {count(len(others), 'entry', 'entries')} that are not images left out: {named}")
     return Listing(folder, {identity: paths[0] for identity, paths in by_id.items()}, faults, notes, others)
+
+
+def _before_dots(name: str) -> list[str]:
+    """Return what stands before each dot of a name: `a.raw` and `a` for `a.raw.gz`."""
+    return [name[: dot.start()] for dot in re.finditer(r"\.", name)]
 
 
 def join_channels(images: Listing, masks: Collection[str], *, suffixes: Sequence[str] = volumes.SUFFIXES) -> dict[str, int]:

@@ -22,7 +22,10 @@ from pixeltrust.plumbing.errors import DataError, Fault
 from pixeltrust.plumbing.files import write_atomically
 
 NIFTI = (".nii.gz", ".nii")
-SUFFIXES = (*NIFTI, ".nrrd", ".mha")
+_PAIR = ".hdr"  # of NIfTI in two files
+HEADERS = {".nhdr": ".nrrd", ".mhd": ".mha", _PAIR: NIFTI[0]}
+"""Endings of headers whose voxels lie in a file beside them, and those of the same in one file, as which they are written."""
+SUFFIXES = (*NIFTI, ".nrrd", ".mha", *HEADERS)
 MAX_VOXELS = 1_000_000_000  # beyond this a file is taken for a decompression bomb
 NOT_YET = (
     "volumes can be checked, simulated, trained on, mended, audited, reviewed, predicted, evaluated and benchmarked; all else works on "
@@ -35,6 +38,7 @@ _SAME_ANGLE = 0.01  # degrees
 _UNEVEN = 0.01  # of the distance between slices
 _LEFT_BACK_UP = np.diag([-1.0, -1.0, 1.0])  # from NIfTI's right, front and up
 _COMPRESSION = 6  # of gzip
+_DAMAGED = "its voxels are damaged, or cut off"
 _SAVE_AGAIN = "save it again with a right one"
 
 
@@ -122,7 +126,7 @@ def open_volume(path: Path) -> Volume | None:
     try:
         if path.is_dir():
             return _open_series(path)
-        return _open_nifti(path) if path.name.lower().endswith(NIFTI) else _open_by_itk(path)
+        return _open_nifti(path) if path.name.lower().endswith((*NIFTI, _PAIR)) else _open_by_itk(path)
     except ValueError as error:
         raise DataError(Fault(f"{path}: {error}", kind="files whose affine gives their voxels no place", repair=_SAVE_AGAIN)) from None
 
@@ -147,6 +151,9 @@ def _load_nifti(path: Path) -> Any:
 
 def _open_nifti(path: Path) -> Volume | None:
     file = _load_nifti(path)
+    if "sform_code" not in file.header:
+        wrong = f"{path}: is in the format Analyze, which does not tell left from right"
+        raise DataError(Fault(wrong, kind="files in the format Analyze, which does not tell left from right", repair="save it as NIfTI"))
     if len(file.shape) >= 2 and all(extent == 1 for extent in file.shape[2:]):
         return None
     _check_axes(path, file.shape)
@@ -187,7 +194,7 @@ def _open_by_itk(path: Path) -> Volume:
     grid = Grid(_depth_first(reader.GetSize()), steps, np.array(reader.GetOrigin())[:3])
 
     def values(dtype: Any = None) -> np.ndarray:
-        with _itk(wrong="its voxels are damaged, or cut off") as itk:
+        with _itk(wrong=_DAMAGED) as itk:
             pixels = itk.GetArrayFromImage(itk.ReadImage(str(path)))
         return pixels.reshape(grid.shape).astype(dtype or pixels.dtype, copy=False)
 
@@ -231,7 +238,7 @@ def _open_series(folder: Path) -> Volume:
     grid = Grid((len(names), height, width), np.stack([step, columns[1] * spacing[1], columns[0] * spacing[0]]), np.array(origin))
 
     def values(dtype: Any = None) -> np.ndarray:
-        with _itk(wrong="its voxels are damaged, or cut off") as itk:
+        with _itk(wrong=_DAMAGED) as itk:
             pixels = itk.GetArrayFromImage(itk.ReadImage(names))
         if pixels.ndim != 3:
             raise DataError(f"{folder}: holds colours; one real number per voxel is what can be read")
@@ -271,27 +278,50 @@ def write_volume(path: Path, labels: np.ndarray, *, like: Path, note: str = "", 
     """Write uint8 labels (D, H, W) with the geometry of another volume, in its format to the bit; whole or not at all.
 
     Args:
-        path: is NIfTI, or has the ending of `like`.
+        path: is NIfTI, or has the ending of `like`, or of the same in one file (`HEADERS`).
         like: a file of the same shape, or the folder of a DICOM series.
         note: up to 79 bytes for the header of NIfTI.
         synced: as of `write_atomically`.
     """
-    with write_atomically(path, synced=synced) as unfinished:
-        if path.name.lower().endswith(NIFTI):
-            with _opened_as(path, unfinished) as file:
-                _header_like(like, np.uint8, note).write_to(file)
-                file.write(labels.tobytes())
-            return
-        named = unfinished.with_name(unfinished.name + path.suffix)  # its format is that of its ending
+    if path.name.lower().endswith(NIFTI):
+        with write_atomically(path, synced=synced) as unfinished, _opened_as(path, unfinished) as file:
+            _header_like(like, np.uint8, note).write_to(file)
+            file.write(labels.tobytes())
+        return
+    with _itk() as itk:
+        image, reader = itk.GetImageFromArray(labels), itk.ImageFileReader()
+        reader.SetFileName(str(like))
+        reader.ReadImageInformation()
+        image.SetSpacing(reader.GetSpacing()[:3])
+        image.SetOrigin(reader.GetOrigin()[:3])
+        image.SetDirection(np.reshape(reader.GetDirection(), (reader.GetDimension(), -1))[:3, :3].ravel().tolist())
+        _write_by_itk(image, path, synced=synced)
+
+
+def join_files(path: Path, to: Path) -> None:
+    """Write a volume that lies in two files, of which this is the header (`HEADERS`), as one, whole or not at all."""
+    if path.name.lower().endswith(_PAIR):
+        import nibabel
+
+        pair = _load_nifti(path)
+        values = pair.dataobj  # as they are stored; the header says by what to multiply them
+        header = nibabel.Nifti1Header.from_header(pair.header)
+        header.set_slope_inter(values.slope, values.inter)
+        with write_atomically(to) as unfinished, _opened_as(to, unfinished) as file:
+            header.write_to(file)
+            file.write(values.get_unscaled().tobytes(order="F"))
+        return
+    with _itk(wrong=_DAMAGED) as itk:
+        image = itk.ReadImage(str(path))
+    _write_by_itk(image, to)
+
+
+def _write_by_itk(image: Any, path: Path, *, synced: bool = True) -> None:
+    ending = next((each for each in SUFFIXES if path.name.lower().endswith(each)), path.suffix)
+    with write_atomically(path, synced=synced) as unfinished, _itk() as itk:
+        named = unfinished.with_name(unfinished.name + ending)  # its format is that of its ending
         try:
-            with _itk() as itk:
-                image, reader = itk.GetImageFromArray(labels), itk.ImageFileReader()
-                reader.SetFileName(str(like))
-                reader.ReadImageInformation()
-                image.SetSpacing(reader.GetSpacing()[:3])
-                image.SetOrigin(reader.GetOrigin()[:3])
-                image.SetDirection(np.reshape(reader.GetDirection(), (reader.GetDimension(), -1))[:3, :3].ravel().tolist())
-                itk.WriteImage(image, str(named), useCompression=True)
+            itk.WriteImage(image, str(named), useCompression=True)
             named.replace(unfinished)
         finally:
             named.unlink(missing_ok=True)

@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pixeltrust.data.cases import Case, CaseList, read_cases
-from pixeltrust.data.image_files import image_suffix
-from pixeltrust.data.images import read_header, read_image, read_values, write_labels
+from pixeltrust.data.image_files import image_suffix, written_suffix
+from pixeltrust.data.images import link_image, read_header, read_image, read_values, write_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.data.nnunet import CLEAN_IDS, IGNORED, RECORD, read_dataset
 from pixeltrust.data.pictures import write_png
 from pixeltrust.data.volumes import NIFTI
 from pixeltrust.plumbing.errors import ConfigError, DataError
-from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, write_file
+from pixeltrust.plumbing.files import fill_folder_atomically, write_file
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.text import count, some
@@ -110,7 +110,7 @@ def _ending(data: Path, cases: CaseList) -> str:
     """Return the one ending of the files to write."""
     if not read_header(cases[0].image).grid:
         return _PICTURES
-    such = {(NIFTI[0] if image_suffix(file) in NIFTI else image_suffix(file) or ""): file for case in cases for file in case.image_files}
+    such = {(NIFTI[0] if image_suffix(file) in NIFTI else written_suffix(file)): file for case in cases for file in case.image_files}
     if len(such) > 1:
         names = some(list(map(str, such.values())))
         raise DataError(f"{data}: images in {len(such)} formats (such as {names}); a dataset of nnU-Net has one: save them alike")
@@ -135,8 +135,8 @@ def _write_case(folder: Path, ending: str, case: Case, *, classes: int, ignore_l
             write_png(to, pixels[..., 0] if is_grey else pixels)
             continue
         read_values(file)  # what cannot be read, or is not finite, is named here; its bytes are kept as they are
-        if image_suffix(file) == ending:
-            link_or_copy(file, to)
+        if image_suffix(file) != NIFTI[1]:
+            link_image(file, to.parent, to.name.removesuffix(ending))
         else:
             with file.open("rb") as plain, gzip.open(to, "wb", compresslevel=6) as compressed:
                 shutil.copyfileobj(plain, compressed)

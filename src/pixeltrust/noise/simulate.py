@@ -23,14 +23,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pixeltrust.data.images import mask_name, read_values, write_labels
+from pixeltrust.data.image_files import case_id
+from pixeltrust.data.images import link_image, mask_name, read_values, write_labels
 from pixeltrust.data.known_truth import SourceCase, read_source
 from pixeltrust.data.masks import decode_labels
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.noise.kinds import KINDS, VOLUME_KINDS, Kind, Noise
 from pixeltrust.noise.structures import LABEL_KINDS, LabelKind, draw_labels, require_noise
 from pixeltrust.plumbing.errors import ConfigError, DataError, RunError
-from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free, write_file
+from pixeltrust.plumbing.files import fill_folder_atomically, require_free, write_file
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.seeds import generator
 from pixeltrust.plumbing.summaries import Summary
@@ -363,7 +364,7 @@ def _link_images(cases: list[SourceCase], folder: Path, show_progress: bool) -> 
 
     def link(case: SourceCase) -> None:
         for image in case.image_files:
-            link_or_copy(image, folder / image.name)
+            link_image(image, folder, case_id(image))
 
     map_in_threads(link, cases, text="images", complaint=_COMPLAINT, shown=show_progress)
 

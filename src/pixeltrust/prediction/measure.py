@@ -9,9 +9,9 @@ import pandas as pd
 
 from pixeltrust.config import Config
 from pixeltrust.data.fitting import channels_of
-from pixeltrust.data.image_files import image_suffix
+from pixeltrust.data.images import link_image
 from pixeltrust.data.listings import channel_files
-from pixeltrust.plumbing.files import link_or_copy, make_folder
+from pixeltrust.plumbing.files import make_folder
 from pixeltrust.prediction.evaluate import evaluate
 from pixeltrust.prediction.predict import predict
 from pixeltrust.training.run_folder import Run
@@ -46,5 +46,5 @@ def _link_case(row: dict[Hashable, Any], images: Path, masks: Path, config: Conf
     files = channel_files(Path(row["image"]), channels_of(config))
     for number, file in enumerate(files):
         name = f"{row['id']}_{number:04}" if len(files) > 1 else row["id"]
-        link_or_copy(file, images / f"{name}{image_suffix(file)}")
-    link_or_copy(Path(row["mask"]), masks / f"{row['id']}{image_suffix(Path(row['mask']))}")
+        link_image(file, images, name)
+    link_image(Path(row["mask"]), masks, row["id"])

@@ -16,7 +16,7 @@ import numpy as np
 from pixeltrust.config import Config
 from pixeltrust.data.cases import Case
 from pixeltrust.data.fitting import fit_image, fitted_shape, restore_planes
-from pixeltrust.data.image_files import SUFFIXES, case_id, image_suffix, readable
+from pixeltrust.data.image_files import SUFFIXES, case_id, image_suffix, readable, written_suffix
 from pixeltrust.data.images import Header, read_header, write_labels
 from pixeltrust.data.listings import Listing, files_by_id, join_channels
 from pixeltrust.data.volumes import MAX_VOXELS, NIFTI, in_order, series_in, write_shares
@@ -117,7 +117,7 @@ def volume_files(case: Case, out: Path, config: Config, with_probabilities: bool
     """Return the files of a predicted volume, its mask last: where that exists, the case is complete."""
     folders = [""] if config.classes == 1 else map(str, range(config.classes))
     probabilities = [out / "probabilities" / folder / f"{case.id}{NIFTI[0]}" for folder in folders] if with_probabilities else []
-    return [*probabilities, out / f"{case.id}{image_suffix(case.image) or NIFTI[0]}"]
+    return [*probabilities, out / f"{case.id}{written_suffix(case.image)}"]
 
 
 def read_volume_header(case: Case) -> Header:

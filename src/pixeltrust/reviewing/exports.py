@@ -1,6 +1,5 @@
 """`pixeltrust review --export`: decisions become a data folder for `pixeltrust train`."""
 
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,10 +12,10 @@ import pandas as pd
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.cases import COLUMNS, Case, Cases, read_cases
 from pixeltrust.data.image_files import image_suffix
-from pixeltrust.data.images import mask_name, read_header, write_labels
+from pixeltrust.data.images import link_image, mask_name, read_header, write_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.plumbing.files import fill_folder_atomically, link_or_copy, require_free
+from pixeltrust.plumbing.files import fill_folder_atomically, require_free
 from pixeltrust.plumbing.labels import IGNORE
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.summaries import Summary
@@ -174,36 +173,21 @@ def _write(
 
     def write(planned_case: _Planned) -> list[dict[str, str]]:
         case, decision = planned_case
-        images = [_link_image(file, folder, case.id, number if case.channels > 1 else None) for number, file in enumerate(case.image_files)]
+        stems = [f"{case.id}_{number:04}" if case.channels > 1 else case.id for number in range(case.channels)]
+        images = [link_image(file, folder / "images", stem) for file, stem in zip(case.image_files, stems, strict=True)]
         if decision:
             assert decision.after is not None
             labels = encode(decisions.mask(decision.after))
             mask = folder / case.role / (f"{case.id}.png" if labels.ndim == 2 else mask_name(case.id, case.mask))
             write_labels(mask, labels, like=case.mask)
         else:
-            mask = keep(case.mask, case.role, case.id)
-        masks = {case.role: mask} | ({"noisy": keep(case.given, "noisy", case.id)} if case.given else {})
+            mask = link_image(case.mask, folder / case.role, case.id)
+        masks = {case.role: mask} | ({"noisy": link_image(case.given, folder / "noisy", case.id)} if case.given else {})
         of_both = {"id": case.id, "image": images[0].relative_to(folder).as_posix(), "group": case.group or ""}
         return [{**of_both, "mask": path.relative_to(folder).as_posix(), "role": role} for role, path in masks.items()]
-
-    def keep(mask: Path, role: str, identity: str) -> Path:
-        kept = folder / role / f"{identity}{image_suffix(mask) or mask.suffix}"
-        link_or_copy(mask, kept)
-        return kept
 
     rows = list(chain.from_iterable(map_in_threads(write, planned, text="writing", complaint=_COMPLAINT, shown=show_progress)))
     names = (row[part] for row in rows for part in ("image", "mask"))
     needs_table = any(row["group"] or row["id"].startswith(".") for row in rows) or not all(image_suffix(Path(name)) for name in names)
     if needs_table:  # a folder alone has no groups, and skips hidden files and files without an image's ending
         write_csv(pd.DataFrame(rows)[[*COLUMNS, "group"]], folder / "cases.csv")
-
-
-def _link_image(file: Path, folder: Path, identity: str, channel: int | None) -> Path:
-    """Link or copy a file of an image into a data folder, or the folder of a DICOM series; return its place."""
-    number = "" if channel is None else f"_{channel:04}"
-    image = folder / "images" / f"{identity}{number}{image_suffix(file) or file.suffix}"
-    if file.is_dir():
-        shutil.copytree(file, image)
-    else:
-        link_or_copy(file, image)
-    return image
