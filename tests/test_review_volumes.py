@@ -14,7 +14,7 @@ from audits import audit_of_volumes
 from pixeltrust.auditing.blank import find_audit
 from pixeltrust.auditing.folder import Audit, read_audit_cases
 from pixeltrust.data.cases import check, read_cases
-from pixeltrust.data.images import read_header, read_labels, read_values
+from pixeltrust.data.images import read_header, read_labels, read_values, write_labels
 from pixeltrust.data.volumes import Grid
 from pixeltrust.plumbing.errors import PixeltrustError
 from pixeltrust.reviewing import again
@@ -188,6 +188,22 @@ def test_a_slice_has_the_image_and_its_masks(audit, client):
     for wrong in ({"axis": 3, "at": 0}, {"axis": 0, "at": SHAPE[0]}, {"axis": 0}):
         ask(client, "slice", status=400, **wrong)
     assert client.get("/image?id=n0").status_code == 404
+
+
+def test_a_volume_opens_where_its_given_mask_is_largest(tmp_path):
+    audit = audit_of_volumes(write_data(tmp_path / "data", noisy=2, clean=1), tmp_path / "audit", moved)
+    file = Path(read_audit_cases(audit).set_index("id").loc["n0", "mask"])
+    labels = np.zeros(read_labels(file).shape, np.uint8)
+    labels[1, 2:5, 3:6] = 2
+    labels[2, 1:3, 1:3] = 1
+    labels[3] = 255  # ignored
+    for client in clients(audit):
+        write_labels(file, labels, like=file)
+        assert ask(client, "scale").json()["at"] == [1, 3, 4]
+        write_labels(file, np.zeros_like(labels), like=file)
+        assert ask(client, "scale").json()["at"] is None
+        file.write_bytes(b"")
+        assert ask(client, "scale").json()["at"] is None
 
 
 def test_what_is_painted_is_decided_on_and_exported_as_nifti_on_the_grid_of_the_given_mask(audit, client, tmp_path):

@@ -219,7 +219,8 @@ def test_the_only_channel_of_nnunets_names_is_taken_off_and_other_numbers_are_id
     for folder, names in (("imagesTs", ("p_0000", "q_0000")), ("images", ("p_0000", "p_0001"))):
         for name in names:
             write_nifti(tmp_path / folder / f"{name}.nii.gz", LABELS.astype(np.float32))
-        run_predict(run, tmp_path / folder, out / folder)
+        summary = run_predict(run, tmp_path / folder, out / folder)
+        assert ("channels of 1 image by their names (such as p); the network takes one channel" in str(summary)) == (folder == "images")
     assert sorted(path.name for path in (out / "imagesTs").iterdir()) == ["p.nii.gz", "q.nii.gz"]
     assert sorted(path.name for path in (out / "images").iterdir()) == ["p_0000.nii.gz", "p_0001.nii.gz"]
 

@@ -319,5 +319,6 @@ def _volume_refusal(path: Path, grid: Grid, repair: str = volumes.NOT_YET) -> Da
 
 def _real(values: np.ndarray, path: Path) -> np.ndarray:
     if values.dtype.kind not in "biuf":
-        raise DataError(f"{path}: holds values of the type {values.dtype}; one real number per voxel is what can be read")
+        found = "colours" if values.dtype.names else f"values of the type {values.dtype}"
+        raise DataError(f"{path}: holds {found}; one real number per voxel is what can be read")
     return values

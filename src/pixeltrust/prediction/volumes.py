@@ -61,6 +61,9 @@ def list_volumes(images: Path, channels: int) -> tuple[list[Case], list[str]]:
         names = "<id>_0000, <id>_0001 …, all of a volume" if channels > 1 else "<id>, or <id>_0000"
         found = f"{count(len(wrong), 'volume')} of another number (such as {some(wrong, 3)})"
         listing.faults.append(f"{images}: the network takes {count(channels, 'channel')}, one a file ({names}); {found}")
+    elif several := sorted({match[1] for match in numbered.values() if f"{match[1]}_0000" in numbered and match[2] != "0000"}):
+        as_channels = f"channels of {count(len(several), 'image')} by their names (such as {some(several, 3)})"
+        listing.notes.append(f"{images}: {as_channels}; the network takes one channel, so each file is predicted as a volume of its own")
     if listing.faults:
         needed = "each needs an id of its own, and as many channels as the network"
         raise DataError(f"{images}: volumes that cannot be predicted; {needed}", listing.faults)

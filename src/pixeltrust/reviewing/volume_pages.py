@@ -3,7 +3,7 @@
 GET  /volume/slice    id, axis, at, channel: the image (uint16, little-endian) and the given mask, then, where the case is judged, the
                       proposed mask and the confidence (a byte each), row by row as the plane is seen; of what cannot be read zeros,
                       and the header X-Fault says why
-GET  /volume/scale    id, channel: what the numbers of the image mean
+GET  /volume/scale    id, channel: what the numbers of the image mean, and the voxel to begin at
 GET  /volume/draft    id, who, start, axis, at: the painted mask, a byte per pixel; the header X-Draft says what there is to undo
 POST /volume/paint    … top, left, bottom, right; the body is the labels of that box of the slice, row by row
 POST /volume/ball     … size (mm), label; the body is a JSON list of the [x, y] on the slice where the ball was
@@ -35,6 +35,7 @@ from pixeltrust.data.images import read_header
 from pixeltrust.data.volumes import Grid
 from pixeltrust.plumbing.errors import DataError, PixeltrustError
 from pixeltrust.plumbing.files import stamp
+from pixeltrust.plumbing.labels import is_foreground
 from pixeltrust.reviewing.decoded import Decoded
 from pixeltrust.reviewing.drafts import Draft, Drafts, ball, change_at
 from pixeltrust.reviewing.masks import allowed_labels
@@ -175,10 +176,23 @@ def channels_of(first: Path) -> list[Path]:
 
 
 def send_scale(review: "Review", request: Request) -> Response:
-    """Return what the numbers of an image mean, and the window that shows it at first; the image is decoded for it."""
+    """Return what the numbers of an image mean, the window that shows it at first, and where: at the given mask. The image is decoded."""
     case = review.case(request)
     _, scale = review.volumes.decoded.image(case["id"], review.volumes.image_file(case, request))
-    return JSONResponse(asdict(scale))
+    middle = None
+    with suppress(DataError):  # a slice says what is wrong with the mask
+        middle = _middle_of(review.volumes.given(case))
+    return JSONResponse({**asdict(scale), "at": middle})
+
+
+def _middle_of(labels: np.ndarray) -> list[int] | None:
+    """Return the middle (d, h, w) of the foreground in the slice that has most of it; None where there is none."""
+    foreground = is_foreground(labels)
+    of_each = foreground.sum(axis=(1, 2))
+    if not of_each.any():
+        return None
+    place = int(of_each.argmax())
+    return [place, *(int(np.median(where)) for where in foreground[place].nonzero())]
 
 
 def send_slice(review: "Review", request: Request) -> Response:

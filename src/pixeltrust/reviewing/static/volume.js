@@ -360,6 +360,7 @@ async function begin() {
     const [low, high] = memory.get(`range ${info.audit}`, [slices.scale.low, slices.scale.high]);
     offerWindows();
     setRange(low, high);
+    voxels.at = slices.scale.at ?? voxels.at;
     if (info.regions.length) zoomTo(0, false); else show();
     say(said);
     views.forEach((view) => view.fit());
