@@ -1063,6 +1063,7 @@ def test_an_answer_that_comes_late_does_not_hide_a_later_stroke(browser, volumes
         page.route("**/volume/draft**axis=0**", lambda route: late.append((route, route.fetch())), times=1)
         with page.expect_response("**/volume/draft**axis=1**"):
             page.mouse.click(*on_plane(page, plane["name"], 3.5, 3.5))
+        wait_for(lambda: late, sleep=lambda seconds: page.wait_for_timeout(1000 * seconds))  # time.sleep holds up the page's events too
         with page.expect_response("**/volume/draft**axis=0**"):
             page.mouse.click(*on_plane(page, plane["name"], plane["width"] - 2.5, plane["height"] - 2.5))
         assert page.get_attribute(".planes", "aria-busy") == "true"
