@@ -80,7 +80,10 @@ async function showSlice(pane) {
     const [slice, mask] = await Promise.all([slices.get(plane, at), slices.draft(plane, at).catch((error) => ({ error }))]);
     if (mask.error && !slice.fault) throw mask.error; // else the image is shown all the same
     if (pane.wanted !== at || pane.version !== version) return; // another one is looked at by now, or is painted anew
-    if (pane.tools.stroke) return; // the next answer has this stroke as well
+    if (pane.tools.stroke) { // it is finished first, and all is asked for again
+      pane.version = null;
+      return;
+    }
     pane.slice = slice;
     pane.at = at;
     pane.mask = mask.labels ?? new Uint8Array(plane.width * plane.height);
@@ -89,7 +92,7 @@ async function showSlice(pane) {
     draw(pane);
     for (const next of [at + 1, at - 1]) if (next >= 0 && next < plane.slices) slices.get(plane, next).catch(() => null);
   } catch (error) {
-    if (pane.wanted === at) pane.wanted = null; // asked for again when one comes back to it
+    if (pane.version === version) pane.version = null; // asked for again with whatever is shown next
     complain(error.message);
   } finally {
     pane.fetching--;
