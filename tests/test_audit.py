@@ -24,9 +24,11 @@ from pixeltrust.auditing.gain import Gain
 from pixeltrust.auditing.regions import list_regions, measure_agreement, measure_case
 from pixeltrust.auditing.run import audit
 from pixeltrust.auditing.scores import SHARE, TILT, compute_confidence, count_confusion, estimate_tilt
+from pixeltrust.auditing.writing import find_foreground_value
 from pixeltrust.data.batches import CaseCache
 from pixeltrust.data.cases import check, read_cases
 from pixeltrust.data.images import read_image, read_labels
+from pixeltrust.data.masks import decode_labels
 from pixeltrust.data.pictures import write_png
 from pixeltrust.formats.convert import convert
 from pixeltrust.pages.pictures import draw_overlay, png_source
@@ -672,3 +674,21 @@ def test_ids_that_look_like_numbers_or_nothing_stay_texts(tmp_path):
     assert read_audit_cases(tmp_path)["id"].tolist() == ["007", "NA"]
     with pytest.raises(DataError, match=re.escape(str(Path(tmp_path) / "regions.csv"))):
         read_audit_regions(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "ignore_label", "value"),
+    [
+        ([[0, 1], [0, 0], [0, 1], [0, 7]], None, 1),
+        ([[0, 255], [0, 0]], None, 255),
+        ([[0, 1, 255], [0, 0]], None, 1),
+        ([[9, 0, 200]], 200, 9),
+        ([[0, 0]], None, 255),
+        ([[0, 0]], 255, 1),
+    ],
+)
+def test_foreground_is_written_as_most_given_masks_have_it(tmp_path, files, ignore_label, value):
+    for number, values in enumerate(files):
+        write_png(tmp_path / f"{number}.png", np.array([values], np.uint8))
+    kinds = [decode_labels(tmp_path / f"{number}.png", classes=1, ignore_label=ignore_label)[1] for number in range(len(files))]
+    assert find_foreground_value(kinds, ignore_label) == value

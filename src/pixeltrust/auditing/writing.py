@@ -1,6 +1,7 @@
 """What an audit and a mending write alike into an audit folder (see `folder`): the pictures of a case, and the tables."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,8 +89,13 @@ class AuditWriter:
         return ((self.place or self.out) / "given.csv").resolve()
 
 
-def find_foreground_value(kinds: Iterable[MaskMeaning], ignore_label: int | None) -> int:
-    """Return what foreground is in files of two labels: 1 where 255, or another value, is ignored in some of them."""
+def find_foreground_value(kinds: Sequence[MaskMeaning], ignore_label: int | None) -> int:
+    """Return what foreground is in files of two labels: what it is in most of them.
+
+    Where none has any, it is 255, or 1 where 255 or another value is ignored in some of them.
+    """
+    if found := Counter(kind.foreground for kind in kinds if kind.foreground is not None):
+        return found.most_common(1)[0][0]
     return 1 if ignore_label is not None or any(kind.meaning == "ignored" for kind in kinds) else 255
 
 

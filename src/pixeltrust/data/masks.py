@@ -27,6 +27,8 @@ class MaskMeaning:
     meaning: Meaning
     labelled: bool = True
     """Whether a pixel that counts has a label other than 0."""
+    foreground: int | None = None
+    """The file's own value of label 1; None where it has none."""
 
 
 def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ignore: bool = True) -> tuple[np.ndarray, MaskMeaning]:
@@ -41,7 +43,9 @@ def decode_labels(path: Path, *, classes: int, ignore_label: int | None, may_ign
     except ValueError as error:
         kind, repair = _diagnosis(np.unique(values).tolist(), classes=classes, may_ignore=may_ignore)
         raise DataError(Fault(f"{path}: {error}", kind=kind, repair=repair)) from None
-    return labels, MaskMeaning(path, meaning, bool(is_foreground(labels).any()))
+    first = int((labels == 1).argmax())
+    own = int(values.flat[first]) if labels.flat[first] == 1 else None
+    return labels, MaskMeaning(path, meaning, bool(is_foreground(labels).any()), own)
 
 
 def read_binary(path: Path) -> np.ndarray:
