@@ -352,6 +352,24 @@ def test_the_expected_dice_is_right_for_masks_of_another_mixture():
     assert estimate.below["cases"] == 0
 
 
+@pytest.mark.parametrize(("poor", "told"), [(4, 0), (20, 20)])
+def test_masks_that_look_worse_than_every_pair_are_told_where_they_are_more_than_chance_allows(poor, told):
+    draws = np.random.default_rng(8)
+    values = measured(draws, given=0.9, mender=0.85)
+    soft = np.stack([np.r_[draws.uniform(0.2, 0.5, poor), draws.uniform(0.88, 0.95, 100 - poor)], np.full(100, 0.85)], 1)
+    noisy = np.ones(101, bool)
+    noisy[-1] = False
+    soft = np.vstack([soft, [0.01, 0.01]])  # corrected: it does not count
+    estimate, _ = make_estimate(values, choose(values, FOLDS, GROUPS), GROUPS, soft=soft, noisy=noisy)  # .96 ** 40 is .20, .8 ** 40 .0001
+    assert estimate.beyond == told
+    assert estimate.doubt().partition(" look")[0] == ("20 of 100 masks" if told else "")
+    near = np.stack([np.r_[values["given"][:, 1].min() - 0.005 * np.ones(50), np.full(51, 0.9)], soft[:, 1]], 1)
+    by_a_hair, _ = make_estimate(values, choose(values, FOLDS, GROUPS), GROUPS, soft=near, noisy=noisy)
+    assert by_a_hair.beyond == 0
+    of_one_patient, _ = make_estimate(values, choose(values, FOLDS, GROUPS), ["a", *"b" * 39], soft=soft, noisy=noisy)
+    assert of_one_patient.beyond == 0
+
+
 def test_further_pairs_are_worth_what_earlier_ones_were():
     values = measured(np.random.default_rng(5), given=0.5, mender=0.9)
     earlier = ({"pairs": 10, "dice": 0.8, "low": 0.7, "high": 0.9},)

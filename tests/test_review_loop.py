@@ -362,6 +362,7 @@ def test_an_estimate_is_a_sentence(tmp_path):
     assert sentence(tmp_path, more={"pairs": 20, "gain": 0.002}, below={"dice": 0.7, "cases": 1}).endswith(
         "20 more would bring less than +.01; 1 mask is expected below .70"
     )
+    assert f".70; 14 of {fake_mend.ESTIMATE['cases']} masks look worse than every pair" in sentence(tmp_path, beyond=14)
     assert sentence(tmp_path, way="given", more=None, below={"dice": 0.7, "cases": 0}) == (
         "given .61 (.58 to .64, from 5 pairs): no way is surely better, so no mask is changed"
     )

@@ -20,13 +20,15 @@ from pixeltrust.mending.ways import ALONE, WAYS, Way
 from pixeltrust.metrics import standard_error, student_factor
 from pixeltrust.plumbing.errors import RunError
 from pixeltrust.plumbing.files import write_file
-from pixeltrust.plumbing.text import one_line
+from pixeltrust.plumbing.text import count, one_line
 
 FILE, FORMAT = "estimate.json", 2
 LOW_DICE = 0.7  # masks that are expected below it are counted
 MORE_PAIRS = 20
 _SURE = 1.0  # standard errors by which a way must be ahead, on the same pairs, of the one that it takes the place of
 _PRIOR = 4.0  # pairs whose weight the prior of the calibration has: that the soft Dice is right but for a shift
+_CHANCE = 0.05  # with which pairs that are drawn at random look so much better than the other masks
+_FAR = 0.02  # Dice by which masks that look worse than every pair are so in the mean, where it is worth a word
 _ENDS = 1e-3  # Dice are kept this far from 0 and 1
 
 Kind: TypeAlias = Literal["usual", "stronger", "alone"]
@@ -178,6 +180,8 @@ class Estimate:
     """Of all masks, once they are mended."""
     below: Mapping[str, float]
     """`cases` expected below the Dice `dice`."""
+    beyond: int = 0
+    """Masks that look worse than every pair, where they are more than chance allows, and not by a hair. No pair says how bad those are."""
     more: Mapping[str, float] | None
     """About how much Dice (`gain`) so many `pairs` more would bring; None where these menders learned from one number of pairs only."""
     history: tuple[Mapping[str, Any], ...]
@@ -196,6 +200,15 @@ class Estimate:
         expected = self.expected
         interval = f"{short(expected.low)} to {short(expected.high)}, {pairs}"
         return f"given {short(given.dice)}, mended {short(expected.dice)} ({interval})"
+
+    def doubt(self) -> str:
+        """Say why the estimate may be wrong; empty where nothing tells."""
+        if not self.beyond:
+            return ""
+        return (
+            f"{self.beyond:,} of {count(self.cases, 'mask')} look worse than every pair, more than chance allows: the masks may be worse "
+            "than expected. Are the pairs drawn at random? More of them, at random, would show"
+        )
 
 
 def short(dice: float) -> str:
@@ -242,6 +255,7 @@ def make_estimate(
     changed = choice.changes(soft[:, 0], soft[:, 1])
     expected_given = choice.calibrations["given"].expect(soft[:, 0])
     treated = choice.calibrations[choice.way].expect(soft[:, 1])
+    beyond = _count_beyond(np.where(changed, treated, expected_given)[noisy], predicted, groups)
     if agreement is not None and (counted := changed & noisy).any():
         treated = spread(treated, agreement, counted)
     expected = np.where(changed, treated, expected_given)
@@ -259,6 +273,7 @@ def make_estimate(
         ways={way: mean_interval(values[:, 0], groups) for way, values in measured.items()},
         expected=overall,
         below={"dice": LOW_DICE, "cases": round(float(below))},
+        beyond=beyond,
         more=_gain_of_more(history),
         history=history,
     )
@@ -290,6 +305,20 @@ def _apply(choice: Choice, measured: Measured) -> tuple[np.ndarray, np.ndarray]:
     changed = choice.changes(given[:, 1], treated[:, 1])
     kept, expected = (choice.calibrations[way].expect(measured[way][:, 1]) for way in ("given", choice.way))
     return np.where(changed, treated[:, 0], given[:, 0]), np.where(changed, expected, kept)
+
+
+def _count_beyond(expected: np.ndarray, of_pairs: np.ndarray, groups: Sequence[str]) -> int:
+    """Return how many masks are expected to be worse than every pair; 0 where pairs drawn at random often leave so many out, or it is by
+    little.
+
+    Args:
+        expected, of_pairs: Dice by the calibrations, of the masks (M,) and of the pairs (N,).
+        groups: of the pairs; those of one group count as one draw.
+    """
+    worst = of_pairs.min()
+    beyond = expected[expected < worst]
+    is_chance = (1 - len(beyond) / len(expected)) ** len(set(groups)) >= _CHANCE
+    return 0 if is_chance or worst - beyond.mean() < _FAR else len(beyond)
 
 
 def _gain_of_more(history: Sequence[Mapping[str, Any]]) -> dict[str, float] | None:
@@ -328,6 +357,7 @@ def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
         "menders": _parsed_kind(values),
         "ways": {way: _parsed_quality(values["ways"][way]) for way in WAYS if way != "mender" or way in values["ways"]},
         "expected": _parsed_quality(values["expected"]),
+        "beyond": int(values.get("beyond", 0)),
         "below": {"dice": float(values["below"]["dice"]), "cases": int(values["below"]["cases"])},
         "more": more and {"pairs": int(more["pairs"]), "gain": float(more["gain"])},
         "history": tuple(

@@ -82,6 +82,7 @@ def _story(estimate: Estimate) -> str:
         f"{count(estimate.pairs, 'pair')}, each judged by networks that have not seen it, and carried over to the other masks. That holds "
         "as far as the pairs are like them: drawn at random, not picked for being bad. "
     ) + _MENDERS[estimate.menders]
+    words += f"{estimate.doubt()}. " * bool(estimate.beyond)
     if estimate.way == "given":
         return words + "No way to change the masks was surely better than to leave them, so all stay as they are."
     kept = estimate.cases - estimate.changed

@@ -97,6 +97,7 @@ class Mended(Summary):
             *self.notes,
             f"Dice on the pairs     {ways}",
             estimate.sentence(),
+            *([estimate.doubt()] if estimate.beyond else []),
             f"{estimate.changed:,} of {count(estimate.cases, 'mask')} changed"
             + (f"; about {count(low, 'mask')} expected below {short(below['dice'])}: the first of the list" if low else ""),
             f"the page is {self.out / 'report.html'}; `{review_command(self.out)}` goes through the masks, worst first",

@@ -21,6 +21,8 @@ def describe_estimate(estimate: Estimate) -> str:
         parts.append(f"{estimate.more['pairs']:,} more would bring {brought}")
     if cases := int(estimate.below["cases"]):
         parts.append(f"{count(cases, 'mask')} {'is' if cases == 1 else 'are'} expected below {short(estimate.below['dice'])}")
+    if estimate.beyond:
+        parts.append(estimate.doubt())
     return "; ".join(parts)
 
 
