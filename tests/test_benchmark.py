@@ -317,9 +317,9 @@ MENDER = {"model": "tiny:network", "image_size": 16, "epochs": 1, "updates_per_e
 
 @pytest.fixture(scope="module")
 def mended(source, tmp_path_factory):
-    """A benchmark with a cell whose masks are mended, run to its end."""
+    """A benchmark with cells whose masks are mended, run to its end."""
     out = tmp_path_factory.mktemp("mended") / "out"
-    done(source, out, methods=("plain", "mended"), clean=(6,), mender=MENDER)
+    done(source, out, methods=("plain", "mended", "mended+finetuned"), clean=(6,), mender=MENDER)
     return out
 
 
@@ -330,7 +330,7 @@ def test_a_network_is_trained_on_mended_masks_whose_quality_is_told_beside_the_e
     assert (record["way"], record["changed"], record["expected"]) == (estimate["way"], estimate["changed"], estimate["expected"]["dice"])
     assert estimate["pairs"] == 6
     noisy = Run(folder / "run").read_table("cases.csv").query("role == 'noisy'")
-    assert {Path(mask).parent for mask in noisy["mask"]} == {folder / "mended" / "mended"}
+    assert {Path(mask).parent for mask in noisy["mask"]} == {(folder / "mended").resolve() / "mended"}
     simulated = pd.read_csv(mended / "noise" / "triangle-0" / "simulation.csv", dtype={"id": str}).set_index("id")["dice"]
     masks = pd.read_csv(folder / "masks.csv", dtype={"id": str}).set_index("id")
     assert sorted(masks.index) == sorted(noisy["id"])
@@ -339,7 +339,25 @@ def test_a_network_is_trained_on_mended_masks_whose_quality_is_told_beside_the_e
     listed = pd.read_csv(folder / "mended" / "cases.csv", dtype={"id": str}).set_index("id")
     assert masks["expected"].to_dict() == listed["expected"].to_dict()
     table = pd.read_csv(mended / "cells.csv").set_index("method")
-    assert table["masks_mended"].isna().to_dict() == {"plain": True, "mended": False}
+    assert table["masks_mended"].isna().to_dict() == {"plain": True, "mended": False, "mended+finetuned": False}
+
+
+@pytest.mark.slow
+def test_cells_of_the_same_cases_share_a_mending_and_each_counts_its_time(mended):
+    (shared,) = (mended / "mendings").iterdir()
+    assert shared.name.startswith("triangle-6-0-")
+    took = read_json_record(shared / "mending.json")
+    for method in ("mended", "mended+finetuned"):
+        folder = mended / "cells" / f"{method}-triangle-6-0"
+        assert (folder / "mended").resolve() == (shared / "mended").resolve()
+        assert not (folder / "mended").readlink().is_absolute()  # the benchmark may be moved
+        record = read_json_record(folder / "cell.json")
+        assert record["seconds"] > took["seconds"]
+        assert record["cpu_seconds"] > took["cpu_seconds"]
+    trained = [
+        read_config(mended / "cells" / f"{method}-triangle-6-0" / "run" / "config.toml") for method in ("mended", "mended+finetuned")
+    ]
+    assert [config.method for config in trained] == ["plain", "finetuned"]
 
 
 @pytest.mark.slow
@@ -351,9 +369,11 @@ def test_menders_have_the_settings_of_the_grid_and_of_the_cell(mended):
 
 @pytest.mark.slow
 def test_a_mending_that_was_stopped_goes_on_and_the_seconds_of_all_its_goes_count(mended, tmp_path, monkeypatch):
-    folder = tmp_path / "mended-triangle-6-0"
-    shutil.copytree(mended / "cells" / "mended-triangle-6-0", folder, ignore=shutil.ignore_patterns("run", "mended", "cell.json"))
-    write_json(folder / "mending.json", {"seconds": 1000.0})  # of an earlier go
+    folder = tmp_path / "cells" / "mended-triangle-6-0"
+    shutil.copytree(mended / "cells" / folder.name, folder, symlinks=True, ignore=shutil.ignore_patterns("run", "mended", "cell.json"))
+    (shared,) = (tmp_path / "mendings" / each.name for each in (mended / "mendings").iterdir())
+    shared.mkdir(parents=True)
+    write_json(shared / "mending.json", {"seconds": 1000.0, "cpu_seconds": 2000.0})  # of an earlier go
     trained = []
 
     def train_but_stop(data, *, out, **options):
@@ -365,15 +385,16 @@ def test_a_mending_that_was_stopped_goes_on_and_the_seconds_of_all_its_goes_coun
     monkeypatch.setattr("pixeltrust.mending.menders.train", train_but_stop)
     with pytest.raises(KeyboardInterrupt):
         try_cell(folder)
-    before = read_json_record(folder / "mending.json")["seconds"]
-    assert before > 1000
-    first = folder / "mended" / ".mending" / "next" / "menders" / "1" / "history.csv"
+    before = read_json_record(shared / "mending.json")
+    assert before["seconds"] > 1000
+    assert before["cpu_seconds"] > 2000
+    first = shared / "mended" / ".mending" / "next" / "menders" / "1" / "history.csv"
     made = first.stat().st_mtime_ns
     assert try_cell(folder) is None
     assert (folder / "mended" / "menders" / "1" / "history.csv").stat().st_mtime_ns == made
-    record = read_json_record(folder / "cell.json")
-    assert record["seconds"] > read_json_record(folder / "mending.json")["seconds"] > before
-    assert record["cpu_seconds"] is None
+    record, took = read_json_record(folder / "cell.json"), read_json_record(shared / "mending.json")
+    assert record["seconds"] > took["seconds"] > before["seconds"]
+    assert record["cpu_seconds"] > took["cpu_seconds"] > before["cpu_seconds"]
     assert record["masks_mended"] == read_json_record(mended / "cells" / folder.name / "cell.json")["masks_mended"]
 
 

@@ -1,7 +1,7 @@
 """One cell: train, predict, evaluate, in a process of its own.
 
     OUT/cells/<cell>/  spec.json  cases.csv  truth.csv (where it is known)  run/  predicted/  test.csv  cell.json  log.txt  failed.json
-                         of some methods: halves/ (see `pruning`), mended/ (see `mended`)
+                         of some methods: halves/ (see `pruning`), mended (see `mended`)
 
 `python -m pixeltrust.benchmarking FOLDER` does what spec.json says and writes cell.json last of all: a cell that has it is finished.
 The costs of updates are measured by such a process too (see `costs`). A cell that was stopped continues its training where it was.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from pixeltrust.benchmarking import costs
 from pixeltrust.benchmarking.grid import Cell, mask_kind
-from pixeltrust.benchmarking.mended import judge_masks, mend_masks, seconds_of_mending
+from pixeltrust.benchmarking.mended import cost_of_mending, judge_masks, mend_once
 from pixeltrust.benchmarking.outcome.reading import is_finished, read_json_record
 from pixeltrust.benchmarking.pruning import prune, seconds_of_halves
 from pixeltrust.config import Config, config_from, to_values
@@ -86,15 +86,17 @@ def _train_and_measure(folder: Path) -> None:
         write_json(folder / "cell.json", costs.measure(folder, trainings, mender, spec["rounds"]))
         return
     cell, config = Cell(**spec["cell"]), config_from(spec["config"])
-    run, is_fresh, began = folder / "run", not any((folder / name).exists() for name in ("run", "halves", "mended")), time.process_time()
+    run, is_fresh = folder / "run", not any((folder / name).exists() for name in ("run", "halves"))
     data, settings, kind = folder / "cases.csv", config, mask_kind(cell.method)
+    if kind == "mended":
+        data = mend_once(folder, cell, config_from(spec["mender"]))
+    began = time.process_time()
     if kind == "pruned":
         data, settings = prune(folder, config)
-    elif kind == "mended":
-        data = mend_masks(folder, config_from(spec["mender"]))
     watch = _watch_weights(folder, config) if METHODS[config.method].takes_gains and (folder / "truth.csv").is_file() else None
     trained = train(data, out=run, config=settings, watch=watch, resume=True, show_progress=False)
-    cpu = time.process_time() - began
+    mending, mending_cpu = cost_of_mending(folder)
+    cpu = time.process_time() - began + mending_cpu
     shutil.rmtree(folder / CACHE, ignore_errors=True)
     tests = read_table(folder / "cases.csv").query("role == 'test'").to_dict("records")
     cases = measure_cases(Run(run), tests, folder, out=folder / "test.csv", show_progress=False)
@@ -103,7 +105,7 @@ def _train_and_measure(folder: Path) -> None:
         **{name: mean_of_defined(cases[name].to_numpy()) for name in ("dice", "jaccard")},
         "val_dice": trained.val_dice,
         "updates": trained.updates,
-        "seconds": sum(trained.seconds.values()) + seconds_of_halves(folder) + seconds_of_mending(folder),
+        "seconds": sum(trained.seconds.values()) + seconds_of_halves(folder) + mending,
         "cpu_seconds": cpu if is_fresh else None,  # of a training that was not stopped
         **(judge_masks(folder, config) if kind == "mended" else {}),
         "notes": list(trained.notes),

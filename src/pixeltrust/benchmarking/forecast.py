@@ -43,7 +43,8 @@ def forecast(work: Workload, cells: Sequence[Cell]) -> str:
         bar.add_task("measuring how long it will take", total=None)
         measured = measure_trainings(trainings_of(parts), None, table, work.out / "costs", work.launcher, rounds=1)
     seconds = {name: costs[0] * updates[name] for name, costs in costs_of(parts, measured).items()}
-    total = sum(seconds[cell.method] + seconds.get(f"{cell.method}: menders", 0.0) for cell in cells)
+    mendings = {replace(cell, method=""): seconds[f"{cell.method}: menders"] for cell in cells if mask_kind(cell.method) == "mended"}
+    total = sum(seconds[cell.method] for cell in cells) + sum(mendings.values())  # cells of other methods share a mending
     at_once = min(work.launcher.jobs, len(cells))
     made = count(max(updates[method] for method in phases), "update")
     mended = [cell for cell in cells if mask_kind(cell.method) == "mended" and cell.clean >= FEWEST_FOR_STRONGER]

@@ -1,25 +1,33 @@
 """The method `mended`: the noisy masks of a cell are mended by its pairs (see `pixeltrust.mending`), and then trained on as `plain`; and
 `mended+finetuned`, which ends on the clean masks.
 
-CELL/mended/        the folder of the mending
-CELL/mending.json   its seconds, of all its goes together
-CELL/masks.csv      where the truth is known, a row per noisy mask: id, its Dice with the truth (given, mended), the expected one
+OUT/mendings/<noise>-<clean>-<seed>-<hash>/   a mending, by all cells of the same cases and settings of menders: the first of them makes
+                                              it, those that come meanwhile wait
+    cases.csv  mended/ (the folder that `mend` writes)  mending.json (its seconds and those of the processor, of all its goes together)
+CELL/mended      a link to it
+CELL/masks.csv   where the truth is known, a row per noisy mask: id, its Dice with the truth (given, mended), the expected one
 """
 
+import hashlib
+import json
+import os
+import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from pixeltrust.benchmarking.cell_masks import CellMasks
 from pixeltrust.benchmarking.grid import Cell, mask_kind
 from pixeltrust.benchmarking.outcome.reading import read_json_record
 from pixeltrust.benchmarking.outcome.statistics import MASKS
-from pixeltrust.config import Config
+from pixeltrust.config import Config, to_values
 from pixeltrust.data.cases import FEWEST_PAIRS, read_cases
 from pixeltrust.data.images import map_name
 from pixeltrust.data.masks import read_mask
@@ -28,7 +36,7 @@ from pixeltrust.mending.run import mend_cases
 from pixeltrust.mending.ways import dice_between
 from pixeltrust.metrics import mean_of_defined
 from pixeltrust.plumbing.errors import DataError
-from pixeltrust.plumbing.files import write_file
+from pixeltrust.plumbing.files import make_folder, write_file
 from pixeltrust.plumbing.progress import map_in_threads
 from pixeltrust.plumbing.tables import read_table, write_csv
 from pixeltrust.plumbing.text import count
@@ -57,11 +65,34 @@ def count_pairs(masks: CellMasks, cell: Cell) -> int:
     return int(masks.table(cell)["id"].duplicated().sum())
 
 
-def mend_masks(folder: Path, config: Config) -> Path:
-    """Mend the noisy masks of a cell, once, and return the table to train on; a mending that was stopped continues.
+def mend_once(folder: Path, cell: Cell, config: Config) -> Path:
+    """Mend the noisy masks of a cell, or take what another cell has mended; return the table to train on.
 
     Args:
-        folder: of the cell, with its cases.csv.
+        folder: of the cell, OUT/cells/<cell>, with its cases.csv.
+        config: of the menders.
+    """
+    cases = (folder / "cases.csv").read_bytes()
+    key = hashlib.sha256(cases + json.dumps(to_values(config), sort_keys=True).encode()).hexdigest()[:8]
+    shared = folder.parents[1] / "mendings" / f"{replace(cell, method='').name.removeprefix('-')}-{key}"
+    make_folder(shared)
+    with FileLock(shared / ".lock"):
+        if not (shared / "cases.csv").is_file():
+            write_file(shared / "cases.csv", cases)
+        table = mend_masks(shared, config)
+    link = folder / "mended"
+    if link.is_dir() and not link.is_symlink():
+        shutil.rmtree(link)  # of an earlier version, stopped: cells had mendings of their own
+    link.unlink(missing_ok=True)
+    link.symlink_to(os.path.relpath(table.parent, folder))
+    return table
+
+
+def mend_masks(folder: Path, config: Config) -> Path:
+    """Mend the noisy masks of the cases of a folder, once, and return the table to train on; a mending that was stopped continues.
+
+    Args:
+        folder: has the cases.csv.
         config: of the menders.
     """
     mended = folder / "mended"
@@ -72,20 +103,23 @@ def mend_masks(folder: Path, config: Config) -> Path:
     return mended / "mended.csv"
 
 
-def seconds_of_mending(folder: Path) -> float:
-    """Return the seconds of a cell's mending, by the clock; 0 where there was none."""
-    file = folder / "mending.json"
-    return float(read_json_record(file)["seconds"]) if file.is_file() else 0.0
+def cost_of_mending(folder: Path) -> tuple[float, float]:
+    """Return the seconds of a cell's mending, by the clock and of the processor, also where another cell has made it; 0 where none was."""
+    if not (folder / "mended").exists():
+        return 0.0, 0.0
+    record = read_json_record((folder / "mended").resolve().parent / "mending.json")
+    return float(record["seconds"]), float(record["cpu_seconds"])
 
 
 @contextmanager
 def _clocked(file: Path) -> Iterator[None]:
-    """Add the seconds of a block to those in a file, now and then, so that a kill loses few."""
-    before = float(read_json_record(file)["seconds"]) if file.is_file() else 0.0
-    started, ended = time.perf_counter(), threading.Event()
+    """Add the seconds of a block, and those of the processor, to those in a file, now and then, so that a kill loses few."""
+    before = read_json_record(file) if file.is_file() else {"seconds": 0.0, "cpu_seconds": 0.0}
+    started, cpu_started, ended = time.perf_counter(), time.process_time(), threading.Event()
 
     def note() -> None:
-        write_file(file, f'{{"seconds": {before + time.perf_counter() - started:.2f}}}\n')
+        seconds, cpu = before["seconds"] + time.perf_counter() - started, before["cpu_seconds"] + time.process_time() - cpu_started
+        write_file(file, json.dumps({"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2)}) + "\n")
 
     def note_often() -> None:
         while not ended.wait(_NOTED_SECONDS):
