@@ -364,7 +364,7 @@ def test_an_estimate_is_a_sentence(tmp_path):
     )
     assert f".70; 14 of {fake_mend.ESTIMATE['cases']} masks look worse than every pair" in sentence(tmp_path, beyond=14)
     assert sentence(tmp_path, way="given", more=None, below={"dice": 0.7, "cases": 0}) == (
-        "given .61 (.58 to .64, from 5 pairs): no way is surely better, so no mask is changed"
+        "given .93 (.92 to .94, from 5 pairs): no way is surely better, so no mask is changed"
     )
 
 

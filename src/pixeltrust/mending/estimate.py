@@ -193,13 +193,11 @@ class Estimate:
 
     def sentence(self) -> str:
         """Return it in words."""
-        given, pairs = self.ways["given"], f"from {self.pairs:,} pairs"
-        if self.way == "given":
-            interval = f"{short(given.low)} to {short(given.high)}, {pairs}"
-            return f"given {short(given.dice)} ({interval}): no way is surely better, so no mask is changed"
         expected = self.expected
-        interval = f"{short(expected.low)} to {short(expected.high)}, {pairs}"
-        return f"given {short(given.dice)}, mended {short(expected.dice)} ({interval})"
+        interval = f"{short(expected.low)} to {short(expected.high)}, from {self.pairs:,} pairs"
+        if self.way == "given":
+            return f"given {short(expected.dice)} ({interval}): no way is surely better, so no mask is changed"
+        return f"given {short(self.ways['given'].dice)}, mended {short(expected.dice)} ({interval})"
 
     def doubt(self) -> str:
         """Say why the estimate may be wrong; empty where nothing tells."""

@@ -92,8 +92,8 @@ def _story(estimate: Estimate) -> str:
 
 
 def _numbers(estimate: Estimate) -> list[Number]:
-    given, expected, low = estimate.ways["given"], estimate.expected, estimate.below
-    more = estimate.more
+    expected, low, more = estimate.expected, estimate.below, estimate.more
+    given = expected if estimate.way == "given" else estimate.ways["given"]
     numbers = [
         Number(what="Dice as given", value=short(given.dice), interval=f"{short(given.low)} to {short(given.high)}"),
         Number(what="Dice once mended", value=short(expected.dice), interval=f"{short(expected.low)} to {short(expected.high)}, expected"),
