@@ -286,6 +286,12 @@ def link_image(file: Path, folder: Path, stem: str) -> Path:
     return to
 
 
+def link_channels(files: Sequence[Path], folder: Path, identity: str) -> list[Path]:
+    """Link the files of an image as `link_image`, and return them: by its id; <id>_0000, <id>_0001 … where there are several."""
+    stems = [f"{identity}_{number:04}" for number in range(len(files))] if len(files) > 1 else [identity]
+    return [link_image(file, folder, stem) for file, stem in zip(files, stems, strict=True)]
+
+
 def map_name(identity: str, axes: int) -> str:
     """Return the name of the file of a map, or of a mask that a program makes: PNG for a picture, NIfTI for a volume."""
     return f"{identity}.png" if axes == 2 else f"{identity}.nii.gz"

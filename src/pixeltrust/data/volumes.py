@@ -295,7 +295,7 @@ def write_volume(path: Path, labels: np.ndarray, *, like: Path, note: str = "", 
         image.SetSpacing(reader.GetSpacing()[:3])
         image.SetOrigin(reader.GetOrigin()[:3])
         image.SetDirection(np.reshape(reader.GetDirection(), (reader.GetDimension(), -1))[:3, :3].ravel().tolist())
-        _write_by_itk(image, path, synced=synced)
+    _write_by_itk(image, path, synced=synced)
 
 
 def join_files(path: Path, to: Path) -> None:
@@ -317,9 +317,8 @@ def join_files(path: Path, to: Path) -> None:
 
 
 def _write_by_itk(image: Any, path: Path, *, synced: bool = True) -> None:
-    ending = next((each for each in SUFFIXES if path.name.lower().endswith(each)), path.suffix)
     with write_atomically(path, synced=synced) as unfinished, _itk() as itk:
-        named = unfinished.with_name(unfinished.name + ending)  # its format is that of its ending
+        named = unfinished.with_name(unfinished.name + path.suffix)  # its format is that of its ending
         try:
             itk.WriteImage(image, str(named), useCompression=True)
             named.replace(unfinished)

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pixeltrust.config import Config
 from pixeltrust.data.fitting import channels_of
-from pixeltrust.data.images import link_image
+from pixeltrust.data.images import link_channels, link_image
 from pixeltrust.data.listings import channel_files
 from pixeltrust.plumbing.files import make_folder
 from pixeltrust.prediction.evaluate import evaluate
@@ -43,8 +43,5 @@ def measure_cases(run: Run, rows: Iterable[dict[Hashable, Any]], folder: Path, *
 
 def _link_case(row: dict[Hashable, Any], images: Path, masks: Path, config: Config) -> None:
     """Link the files of a case into two folders, by its id."""
-    files = channel_files(Path(row["image"]), channels_of(config))
-    for number, file in enumerate(files):
-        name = f"{row['id']}_{number:04}" if len(files) > 1 else row["id"]
-        link_image(file, images, name)
+    link_channels(channel_files(Path(row["image"]), channels_of(config)), images, row["id"])
     link_image(Path(row["mask"]), masks, row["id"])

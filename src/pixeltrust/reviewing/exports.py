@@ -12,7 +12,7 @@ import pandas as pd
 from pixeltrust.auditing.folder import Audit
 from pixeltrust.data.cases import COLUMNS, Case, Cases, read_cases
 from pixeltrust.data.image_files import image_suffix
-from pixeltrust.data.images import link_image, mask_name, read_header, write_labels
+from pixeltrust.data.images import link_channels, link_image, mask_name, read_header, write_labels
 from pixeltrust.data.masks import MaskMeaning, decode_labels, mixture_faults
 from pixeltrust.plumbing.errors import DataError
 from pixeltrust.plumbing.files import fill_folder_atomically, require_free
@@ -173,8 +173,7 @@ def _write(
 
     def write(planned_case: _Planned) -> list[dict[str, str]]:
         case, decision = planned_case
-        stems = [f"{case.id}_{number:04}" if case.channels > 1 else case.id for number in range(case.channels)]
-        images = [link_image(file, folder / "images", stem) for file, stem in zip(case.image_files, stems, strict=True)]
+        images = link_channels(case.image_files, folder / "images", case.id)
         if decision:
             assert decision.after is not None
             labels = encode(decisions.mask(decision.after))

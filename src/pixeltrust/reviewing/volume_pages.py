@@ -187,12 +187,11 @@ def send_scale(review: "Review", request: Request) -> Response:
 
 def _middle_of(labels: np.ndarray) -> list[int] | None:
     """Return the middle (d, h, w) of the foreground in the slice that has most of it; None where there is none."""
-    foreground = is_foreground(labels)
-    of_each = foreground.sum(axis=(1, 2))
-    if not of_each.any():
+    of_each = [np.count_nonzero(is_foreground(plane)) for plane in labels]  # a plane at a time: no second volume
+    if not any(of_each):
         return None
-    place = int(of_each.argmax())
-    return [place, *(int(np.median(where)) for where in foreground[place].nonzero())]
+    place = int(np.argmax(of_each))
+    return [place, *(int(np.median(where)) for where in is_foreground(labels[place]).nonzero())]
 
 
 def send_slice(review: "Review", request: Request) -> Response:
